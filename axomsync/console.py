@@ -1,0 +1,337 @@
+"""The five console calls: HTTP in, records out, every answer mapped to what the caller must do next.
+
+Failures handled: 401 (the key source is read again once, then `KeyRefused`), 403 (`Rejected`, names the missing scope),
+404, 400/409/422 (`Rejected` with the server's `detail`), 429/5xx/connection failures (`Transient`, honouring Retry-After
+in both forms), answers that are HTML, empty, huge, wrapped in an object or paged by a Link header, and entries that do
+not fit their documented shape (left out and counted, never a crash).
+
+The sources of facts are the vendor's pages "Models & datasets", "Authentication" and "Errors & conventions".
+"""
+
+import email.utils
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, quote, urljoin, urlsplit
+
+import httpx
+import orjson
+from pydantic import BaseModel as Shape
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from axomsync import __version__
+from axomsync.errors import BadConfig, KeyRefused, Rejected, Transient, printable
+from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
+
+log = logging.getLogger(__name__)
+
+ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; a catalog of 100,000 models is about 30 MB
+PAGE_LIMIT = 1000
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+R = TypeVar("R")
+
+
+class _Lenient(Shape):
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+
+
+class _BaseModelShape(_Lenient):
+    id: str = Field(min_length=1)
+    family: str | None = None
+    name: str | None = None
+    version: str | None = None
+    params: int | None = None
+    precision: str | None = None
+
+
+class _ModelShape(_Lenient):
+    id: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    version: str = Field(min_length=1)
+    params: int | None = None
+    base_model_id: str | None = None
+    status: str
+    created_at: str | None = None
+
+
+class _DatasetShape(_Lenient):
+    id: str = Field(min_length=1)
+    name: str | None = None
+    version: str | None = None
+    shard_count: int | None = None
+    bytes: int | None = None
+    status: str | None = None
+    created_at: str | None = None
+
+
+class _FileShape(_Lenient):
+    rel: str
+    size: int = Field(ge=0)
+    url: str = Field(min_length=1)
+
+
+class _ManifestShape(_Lenient):
+    model_id: str
+    files: list[_FileShape]
+
+
+class _PresignedShape(_Lenient):
+    upload_id: str = Field(min_length=1)
+    key: str = Field(min_length=1)
+    url: str = Field(min_length=1)
+    method: str = "PUT"
+
+
+class NotThere(Rejected):
+    """404: the id is unknown, or not there yet."""
+
+
+class Console:
+    """A client for one console. `read_key` is asked for the API key at the start and again after a 401."""
+
+    def __init__(
+        self,
+        url: str,
+        read_key: Callable[[], str],
+        *,
+        ca_file: str | None = None,
+        now: Callable[[], float] = time.time,
+        timeout: httpx.Timeout = TIMEOUT,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._read_key = read_key
+        self._key: str | None = None
+        self._now = now
+        self._client = httpx.Client(
+            verify=tls_context(ca_file),
+            timeout=timeout,
+            headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json"},
+            follow_redirects=False,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def base_models(self) -> list[BaseModel]:
+        """`GET /base-models` (scope read)."""
+        return [BaseModel(**shape.model_dump()) for shape in self._list("/base-models", _BaseModelShape)]
+
+    def models(self) -> list[RemoteModel]:
+        """`GET /models` (scope read), newest first, duplicates by id left out."""
+        shapes = {shape.id: shape for shape in reversed(self._list("/models", _ModelShape))}
+        return [RemoteModel(**shape.model_dump()) for shape in reversed(shapes.values())]
+
+    def datasets(self) -> list[Dataset]:
+        """`GET /datasets` (scope read), newest first."""
+        return [Dataset(**shape.model_dump()) for shape in self._list("/datasets", _DatasetShape)]
+
+    def manifest(self, model_id: str) -> Manifest:
+        """`GET /models/{id}/download` (scope models). Raises `NotThere` when the model vanished."""
+        answer, date = self._call("GET", f"/models/{quote(model_id, safe='')}/download", scope="models")
+        shape = _fit(_ManifestShape, answer, "the download manifest")
+        if shape.model_id != model_id:
+            raise Transient(f"the console answered with the manifest of another model ({printable(shape.model_id)})")
+        files = (ManifestFile(f.rel, f.size, f.url, url_lifetime(f.url, date or self._now())) for f in shape.files)
+        return Manifest(model_id, tuple(files))
+
+    def presign(self, filename: str, content_type: str) -> Presigned:
+        """`POST /uploads/presign` (scope datasets)."""
+        body = {"filename": filename, "content_type": content_type}
+        answer, date = self._call("POST", "/uploads/presign", scope="datasets", body=body)
+        shape = _fit(_PresignedShape, answer, "the presigned upload")
+        if shape.method.upper() != "PUT":
+            raise Rejected(f"the console wants {printable(shape.method)} for uploads; this version only knows PUT")
+        lifetime = url_lifetime(shape.url, date or self._now())
+        return Presigned(shape.upload_id, shape.key, shape.url, None if lifetime is None else self._now() + lifetime)
+
+    def _list(self, path: str, shape: type[R]) -> list[R]:
+        entries: list[R] = []
+        left_out = 0
+        adapter = TypeAdapter(shape)
+        for page in self._pages(path):
+            for entry in _entries(page, path):
+                try:
+                    entries.append(adapter.validate_python(entry))
+                except ValidationError:
+                    left_out += 1
+        if left_out:
+            log.debug("%s: %d entries without the documented fields were left out", path, left_out)
+        return entries
+
+    def _pages(self, path: str) -> Iterator[object]:
+        url: str | None = self.url + path
+        seen: set[str] = set()
+        while url is not None and url not in seen and len(seen) < PAGE_LIMIT:
+            seen.add(url)
+            with self._request("GET", url, "read") as response:
+                page = _decode(_body(response), path)
+                following = response.links.get("next", {}).get("url")
+            yield page
+            url = urljoin(url, following) if following else None
+            if url is not None and _origin(url) != _origin(self.url):
+                raise Rejected("the console's list goes on at another host; the key is not sent there")
+
+    def _call(self, method: str, path: str, *, scope: str, body: object = None) -> tuple[object, float | None]:
+        with self._request(method, self.url + path, scope, body) as response:
+            return _decode(_body(response), path), _date(response)
+
+    @contextmanager
+    def _request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
+        """A successful response, its body not yet read. A refused key is read anew from its source once."""
+        if self._key is None:
+            self._key = self._read_key()
+        for last_try in (False, True):
+            try:
+                with self._client.stream(method, url, json=body, headers=_bearer(self._key)) as response:
+                    if response.status_code == 401 and not last_try and self._key_was_rotated():
+                        continue
+                    self._raise_for_status(response, scope)
+                    yield response
+                    return
+            except httpx.HTTPError as error:
+                raise Transient(f"{self.url}: {_network_reason(error)}") from None
+
+    def _key_was_rotated(self) -> bool:
+        old, self._key = self._key, self._read_key()
+        return old != self._key
+
+    def _raise_for_status(self, response: httpx.Response, scope: str) -> None:
+        status = response.status_code
+        if status == 200:
+            return
+        call = f"{response.request.method} {response.request.url.path}"
+        detail = _detail(response)
+        if status == 401:
+            raise KeyRefused(
+                f"the console refuses the API key ({detail}): create a new one in the console, put it where "
+                "$AXOM_KEY, [console] key_file or the credential axom_key is read from, and reload"
+            )
+        if status == 403:
+            raise Rejected(f"{call}: the API key lacks the scope '{scope}' ({detail}); create a key that has it")
+        if status == 404:
+            raise NotThere(f"{call}: the console does not know it ({detail})")
+        if status == 429 or status >= 500 or status in (408, 425):
+            raise Transient(f"{self.url} answered {status} ({detail})", retry_after(response, self._now()))
+        if 300 <= status < 400:
+            raise Rejected(f"{call}: the console redirects elsewhere ({status}); correct [console] url")
+        raise Rejected(f"{call}: the console refuses it with {status}: {detail}")
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """The system's certificate authorities (or `SSL_CERT_FILE`), and those of `ca_file`."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:
+            raise BadConfig(f"[console] ca_file {ca_file}: can't be used: {error.strerror or error}") from None
+    return context
+
+
+def url_lifetime(url: str, now: float) -> float | None:
+    """Seconds that a SigV4-presigned URL still lives at `now` (the signer's clock), None when it does not say.
+
+    Source: `X-Amz-Date` and `X-Amz-Expires` of AWS Signature Version 4 query authentication.
+    """
+    query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    try:
+        signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        return signed + float(query["x-amz-expires"]) - now
+    except (KeyError, ValueError):
+        return None
+
+
+def retry_after(response: httpx.Response, now: float) -> float | None:
+    """The Retry-After header in seconds, from either of its forms (RFC 9110, 10.2.3)."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, TypeError):
+        return None
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+def _date(response: httpx.Response) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _body(response: httpx.Response) -> bytes:
+    body = bytearray()
+    for piece in response.iter_bytes():
+        body += piece
+        if len(body) > ANSWER_LIMIT:
+            raise Transient(f"{response.request.url.path}: the answer is larger than {ANSWER_LIMIT >> 20} MiB")
+    return bytes(body)
+
+
+def _decode(body: bytes, path: str) -> object:
+    try:
+        decoded: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        kind = "an HTML page" if body.lstrip()[:1] == b"<" else "an empty body" if not body.strip() else "no JSON"
+        raise Transient(f"{path}: the console (or a proxy before it) answered with {kind}") from None
+    return decoded
+
+
+def _entries(page: object, path: str) -> list[object]:
+    """The list in an answer, which may be wrapped in an object under whatever name."""
+    if isinstance(page, list):
+        return page
+    lists = [value for value in page.values() if isinstance(value, list)] if isinstance(page, dict) else []
+    if len(lists) != 1:
+        raise Transient(f"{path}: the console answered with something that is no list")
+    return lists[0]
+
+
+def _fit(shape: type[R], answer: object, what: str) -> R:
+    try:
+        return TypeAdapter(shape).validate_python(answer)
+    except ValidationError as failure:
+        first = failure.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the answer"
+        raise Rejected(f"{what} does not have its documented form: {place}: {first['msg']}") from None
+
+
+def _detail(response: httpx.Response) -> str:
+    """The server's own words, one short line; proxies answer with HTML, nothing at all, or a lot."""
+    piece = b""
+    for chunk in response.iter_bytes(4096):
+        piece += chunk
+        if len(piece) >= 4096:
+            break
+    try:
+        answer: Any = orjson.loads(piece)
+        detail = answer["detail"]
+        text = detail if isinstance(detail, str) else orjson.dumps(detail).decode()
+    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+        text = "no detail given"
+    return printable(" ".join(text.split()))[:300]
+
+
+def _network_reason(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.ConnectTimeout):
+        return "no connection in time"
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    if isinstance(error, httpx.ConnectError):
+        return f"can't connect ({error})"
+    return f"the connection broke ({type(error).__name__})"

@@ -1,0 +1,184 @@
+"""Is this file a JSONL dataset, and what are its digests? One sequential reading, in constant memory.
+
+Failures handled: content of another kind (named by its first bytes), lines that are no JSON object, broken UTF-8 (with
+the position of the byte), blank lines, a last line that was cut off, lines too long to load, an empty file, a file that
+ends before its size (`SourceChanged`). All problems up to a limit are reported, not just the first.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+
+from axomsync.errors import Rejected, SourceChanged
+from axomsync.records import Checked
+
+READ_SIZE = 4 * 1024 * 1024
+SAMPLE_SIZE = 1024 * 1024
+LINE_LIMIT = 256 * 1000 * 1000
+PROBLEM_LIMIT = 20
+
+_FOREIGN = (
+    (b"\x1f\x8b", "gzip data; unpack it first (gunzip)"),
+    (b"PK\x03\x04", "a zip archive; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first (unzstd)"),
+    (b"\xfd7zXZ\x00", "xz data; unpack it first (unxz)"),
+    (b"BZh", "bzip2 data; unpack it first (bunzip2)"),
+    (b"PAR1", "a Parquet file; export it as JSONL"),
+    (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
+    (b"\xef\xbb\xbf", "text with a byte-order mark; save it as UTF-8 without BOM"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong; line and column count from 1, and are None when the whole file is meant."""
+
+    reason: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        if self.line is None:
+            return self.reason
+        return f"line {self.line}" + (f", column {self.column}" if self.column else "") + f": {self.reason}"
+
+
+class InvalidDataset(Rejected):
+    """The file is no JSONL dataset. `faults` are the first problems, `total` counts them all."""
+
+    def __init__(self, faults: list[Fault], total: int) -> None:
+        more = f" (and {total - 1} more)" if total > 1 else ""
+        super().__init__(f"{faults[0]}{more}")
+        self.faults = faults
+        self.total = total
+
+
+def check(file: int, size: int, mode: Literal["full", "sample", "off"], beat: Callable[[], None]) -> Checked:
+    """Read exactly `size` bytes of the open `file`, and raise `InvalidDataset` unless it is a JSONL dataset.
+
+    `mode` "sample" parses only the lines near both ends, "off" none; the digests always cover every byte. `beat` is
+    called after each piece.
+    """
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    parser = _Parser()
+    if mode != "off":
+        parser.sniff(os.pread(file, 4096, 0), size)
+    newlines, last, offset = 0, b"", 0
+    while offset < size:
+        piece = os.pread(file, min(READ_SIZE, size - offset), offset)
+        if not piece:
+            raise SourceChanged("the file became shorter while it was read")
+        sha256.update(piece)
+        md5.update(piece)
+        near_an_end = offset < SAMPLE_SIZE or offset + len(piece) > size - SAMPLE_SIZE
+        parser.feed(piece, newlines, parse=mode == "full" or (mode == "sample" and near_an_end))
+        newlines += piece.count(b"\n")
+        last = piece[-1:]
+        offset += len(piece)
+        beat()
+    lines = newlines + (0 if last in (b"\n", b"") else 1)
+    parser.finish(lines)
+    return Checked(sha256.hexdigest(), md5.hexdigest(), size, lines)
+
+
+class _Parser:
+    """Parses lines as pieces come in and collects what is wrong."""
+
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+        self._total = 0
+        self._carry: list[bytes] | None = []  # the beginning of an unfinished line; None while lines are passed over
+        self._carried = 0
+        self._blank_from: int | None = None
+
+    def sniff(self, head: bytes, size: int) -> None:
+        """Recognise what is no JSONL at all, and end the check with a name for it."""
+        reason = "the file is empty" if size == 0 else _foreign_content(head)
+        if reason:
+            raise InvalidDataset([Fault(reason)], 1)
+
+    def feed(self, piece: bytes, newlines_before: int, *, parse: bool) -> None:
+        """Take in the next piece, before which `newlines_before` lines have ended."""
+        if not parse:
+            self._carry = None
+            return
+        *ended, tail = piece.split(b"\n")
+        for number, line in enumerate(ended, newlines_before + 1):
+            if self._carry is not None:
+                self._line(b"".join((*self._carry, line)) if self._carry else line, number)
+            self._carry, self._carried = [], 0
+        if tail and self._carry is not None:
+            self._carry.append(tail)
+            self._carried += len(tail)
+            if self._carried > LINE_LIMIT:
+                self._add(Fault(f"the line is longer than {LINE_LIMIT // 1_000_000} MB", newlines_before + len(ended) + 1))
+                raise InvalidDataset(self._faults, self._total)
+
+    def finish(self, lines: int) -> None:
+        """The file has ended after `lines` lines."""
+        unfinished = b"".join(self._carry) if self._carry else b""
+        if unfinished:
+            self._line(unfinished, lines, ended=False)
+        if not self._faults and self._blank_from == 1:
+            self._add(Fault("the file holds nothing but blank lines"))
+        if self._faults:
+            raise InvalidDataset(self._faults, self._total)
+
+    def _line(self, line: bytes, number: int, *, ended: bool = True) -> None:
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            self._broken(line, number, error, ended=ended)
+            return
+        if self._blank_from is not None:
+            self._add(Fault("the line is blank", self._blank_from))
+            self._blank_from = None
+        if type(value) is not dict:
+            self._add(Fault(f"a JSON object is needed, this is {_kind(value)}", number, 1))
+
+    def _broken(self, line: bytes, number: int, error: orjson.JSONDecodeError, *, ended: bool) -> None:
+        if not line.strip():
+            self._blank_from = self._blank_from or number  # harmless at the end of the file
+            return
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as bad:
+            self._add(
+                Fault(f"byte {bad.start + 1} of the line (0x{line[bad.start]:02x}) is not UTF-8", number, bad.start + 1)
+            )
+            return
+        cut_off = not ended and error.pos >= len(line.decode("utf-8").rstrip())
+        hint = "; the last line was cut off" if cut_off or (not ended and "unexpected end" in error.msg) else ""
+        self._add(Fault(f"not valid JSON: {error.msg.split(': line')[0]}{hint}", number, error.pos + 1))
+
+    def _add(self, fault: Fault) -> None:
+        self._total += 1
+        if len(self._faults) < PROBLEM_LIMIT:
+            self._faults.append(fault)
+
+
+def _foreign_content(head: bytes) -> str | None:
+    for magic, name in _FOREIGN:
+        if head.startswith(magic):
+            return f"this is not JSONL but {name}"
+    start = head.lstrip()[:100]
+    if start.startswith(b"<"):
+        return "this is not JSONL but HTML or XML; was an error page saved in place of the data?"
+    if start.startswith(b"["):
+        return "this is not JSONL but one JSON array; write one object a line (jq -c '.[]')"
+    if re.fullmatch(rb"\{\s*", head.splitlines()[0] if head.strip() else b""):
+        return "this is not JSONL but JSON over several lines; write one object a line (jq -c .)"
+    if re.match(rb"[^{}\n\"]*[\w\"]+\s*[,;\t][^{}\n]*\n", head):
+        return "this is not JSONL but looks like CSV; export it as JSONL"
+    return None
+
+
+def _kind(value: object) -> str:
+    names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+    return names.get(type(value), "null")

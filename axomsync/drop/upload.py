@@ -1,0 +1,303 @@
+"""The way of one file: check, presign, PUT, confirm, put away. Every step is in the ledger before the next begins.
+
+Failures handled: a file that changes on the way (starts over, what storage got under its old key is not handed out), an
+answer that is lost after storage took the bytes (the same URL is PUT again: same key, no second object), expired URLs,
+storage that is busy or resets, a checksum that differs, files too large for one PUT (`held`), a disk that can't take the
+archive, a crash between any two steps.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from axomsync.config import DropSettings
+from axomsync.console import Console
+from axomsync.drop import archive, jsonl
+from axomsync.drop.watch import stamp_at, stamp_of
+from axomsync.errors import (
+    AxomsyncError,
+    KeyRefused,
+    LocalFault,
+    Rejected,
+    SourceChanged,
+    Stopping,
+    Transient,
+    UrlExpired,
+    local_fault,
+    printable,
+)
+from axomsync.ledger import Ledger
+from axomsync.liveness import Beat
+from axomsync.meter import Gauge, Meter
+from axomsync.policy import backoff
+from axomsync.records import Presigned, Stamp, Upload, UploadState
+from axomsync.storage import Storage
+
+log = logging.getLogger(__name__)
+
+PUT_PIECE = 1024 * 1024
+QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
+EXPIRED_URLS_IN_A_ROW = 5
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an uploader works with. `random` yields 0 ≤ x < 1, `stop` ends everything soon after it is set."""
+
+    ledger: Ledger
+    console: Console
+    storage: Storage
+    meter: Meter
+    stop: threading.Event
+    random: Callable[[], float]
+    now: Callable[[], float] = time.time
+
+
+class Uploader:
+    """Carries files to storage; one call a file, from as many threads as one likes."""
+
+    def __init__(self, settings: DropSettings, around: Surroundings) -> None:
+        self._settings = settings
+        self._around = around
+        self._ledger = around.ledger
+        self._claims: set[tuple[str, str]] = set()
+        self._claims_lock = threading.Lock()
+
+    def carry(self, upload_row: int, beat: Beat) -> None:
+        """Take one file as far as it can go now. What keeps it is in the ledger afterwards.
+
+        Raises `KeyRefused` and `Stopping`; everything else is the file's own affair.
+        """
+        upload = self._ledger.read.upload(upload_row)
+        try:
+            self._carry(upload, beat)
+        except SourceChanged as changed:
+            self._start_over(upload, changed)
+        except jsonl.InvalidDataset as invalid:
+            self._set_aside(upload, invalid)
+        except (Transient, UrlExpired, LocalFault) as failure:
+            self._wait(upload, failure)
+        except Rejected as refusal:
+            self._park(upload, UploadState.FAILED, str(refusal))
+        except (Stopping, KeyRefused):
+            raise
+        except Exception as bug:  # one file that trips a bug must not stop the others
+            log.exception("%s: unexpected failure", _shown(upload.path))
+            self._park(upload, UploadState.FAILED, f"unexpected {type(bug).__name__}: {bug}; please report it")
+
+    def _carry(self, upload: Upload, beat: Beat) -> None:
+        if upload.state in (UploadState.SETTLING, UploadState.CHECKING):
+            upload = self._check(upload, beat)
+        if upload.state is UploadState.QUEUED:
+            if upload.stamp.size > self._settings.max_put:
+                self._hold(upload)
+                return
+            with self._claim(upload) as mine:
+                if not mine:
+                    return  # the same content is on its way under the same name; this one is looked at again after it
+                upload = self._deliver(upload, beat)
+        if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
+            self._put_away(upload)
+
+    # Checking
+
+    def _check(self, upload: Upload, beat: Beat) -> Upload:
+        self._ledger.move_upload(upload.id, UploadState.CHECKING, reason=None)
+        with self._opened(upload.path) as (file, stamp):
+            checked = jsonl.check(file, stamp.size, self._settings.validate_, self._step(beat))
+            self._still(file, upload.path, stamp)
+        self._ledger.record_check(upload.id, stamp, checked).result()
+        return self._ledger.read.upload(upload.id)
+
+    def _hold(self, upload: Upload) -> None:
+        size, most = upload.stamp.size, self._settings.max_put
+        reason = (
+            f"{size} bytes are more than storage takes in one PUT ([drop] max_put = {most} bytes); "
+            "split the file at line ends (split -C 4G FILE) and drop the parts"
+        )
+        self._park(upload, UploadState.HELD, reason)
+
+    # Delivering
+
+    def _deliver(self, upload: Upload, beat: Beat) -> Upload:
+        twin = self._ledger.read.same_content(upload.sha256 or "", upload.filename)
+        if twin is not None:
+            reason = f"the same content was uploaded under this name before (upload {twin.upload_id})"
+            self._ledger.move_upload(upload.id, UploadState.DUPLICATE, duplicate_of=twin.id, reason=reason).result()
+            log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
+            return self._ledger.read.upload(upload.id)
+        with self._opened(upload.path) as (file, stamp):
+            if stamp != upload.stamp:
+                raise SourceChanged("the file changed before it was uploaded")
+            with self._around.meter.transfer("up", _shown(upload.path), stamp.size) as gauge:
+                etag = self._put_until_confirmed(upload, file, gauge, beat)
+        self._ledger.record_uploaded(upload.id, etag)
+        upload = self._ledger.read.upload(upload.id)
+        log.info("%s: uploaded as %s (upload %s)", _shown(upload.path), printable(upload.key or ""), upload.upload_id)
+        return upload
+
+    def _put_until_confirmed(self, upload: Upload, file: int, gauge: Gauge, beat: Beat) -> str | None:
+        """Try at once a few times: most failures of storage are over in a second."""
+        tries = expired = 0
+        presigned = self._ledger.read.presigned(upload)
+        while True:
+            try:
+                if presigned is None or not self._lives(presigned):
+                    presigned = self._around.console.presign(upload.filename, self._settings.content_type)
+                self._ledger.record_presigned(upload.id, presigned)
+                return self._put(upload, presigned, file, gauge, beat)
+            except UrlExpired:
+                expired += 1
+                self._ledger.forget_presigned(upload.id)
+                presigned = None
+                if expired >= EXPIRED_URLS_IN_A_ROW:
+                    raise
+            except Transient as failure:
+                tries += 1
+                if tries >= QUICK_TRIES:
+                    raise
+                self._pause(backoff(tries, self._around.random, failure.retry_after), beat)
+
+    def _put(self, upload: Upload, presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> str | None:
+        size, step = upload.stamp.size, self._step(beat)
+        sent = 0
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal sent
+            while sent < size:
+                piece = os.pread(file, min(PUT_PIECE, size - sent), sent)
+                if not piece:
+                    raise SourceChanged("the file became shorter while it was uploaded")
+                yield piece
+                sent += len(piece)
+                gauge.receive(len(piece))
+                step()
+
+        try:
+            etag = self._around.storage.put(presigned.url, pieces(), size, self._settings.content_type)
+            self._still(file, upload.path, upload.stamp)
+            _compare(etag, upload.md5)
+        except BaseException:
+            gauge.receive(-sent)
+            raise
+        gauge.secure(size)
+        return etag
+
+    def _lives(self, presigned: Presigned) -> bool:
+        return presigned.expires_at is None or self._around.now() < presigned.expires_at
+
+    # Putting away
+
+    def _put_away(self, upload: Upload) -> None:
+        root = self._settings.folder
+        confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
+        if self._settings.after == "keep":
+            return
+        if self._settings.after == "archive":
+            archive.archive(root, upload, confirmed, self._around.now())
+        else:
+            archive.delete(root, upload)
+        self._ledger.record_moved_away(upload.id)
+
+    def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset) -> None:
+        log.warning("%s: rejected: %s", _shown(upload.path), invalid)
+        stamp = stamp_at(self._settings.folder, upload.path)
+        if stamp is None or stamp.size != upload.stamp.size:
+            return  # gone or changed meanwhile: the next scan sees to it
+        self._ledger.restamp(upload.id, stamp, UploadState.REJECTED, str(invalid)).result()
+        try:
+            archive.set_aside(self._settings.folder, self._ledger.read.upload(upload.id), invalid)
+        except (LocalFault, SourceChanged) as fault:
+            log.warning("%s: can't be moved to rejected/: %s", _shown(upload.path), fault)
+            return
+        self._ledger.record_moved_away(upload.id)
+
+    # What keeps a file
+
+    def _start_over(self, upload: Upload, changed: SourceChanged) -> None:
+        log.info("%s: %s", _shown(upload.path), changed)
+        current = self._ledger.read.upload(upload.id)
+        stamp = stamp_at(self._settings.folder, upload.path)
+        if current.state in (UploadState.UPLOADED, UploadState.DUPLICATE) or stamp is None:
+            self._ledger.record_moved_away(upload.id)  # what lies there now, if anything, is another file
+        else:
+            self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, str(changed)).result()
+
+    def _wait(self, upload: Upload, failure: AxomsyncError) -> None:
+        current = self._ledger.read.upload(upload.id)
+        attempts = current.attempts + 1
+        retry_after = failure.retry_after if isinstance(failure, Transient) else None
+        due = self._around.now() + backoff(attempts, self._around.random, retry_after)
+        state = {UploadState.UPLOADING: UploadState.QUEUED, UploadState.CHECKING: UploadState.SETTLING}.get(
+            current.state, current.state
+        )
+        if current.reason != str(failure):
+            log.warning("%s: %s; tried again later", _shown(upload.path), failure)
+        self._ledger.move_upload(upload.id, state, attempts=attempts, next_attempt=due, reason=str(failure)).result()
+
+    def _park(self, upload: Upload, state: UploadState, reason: str) -> None:
+        log.warning("%s: %s: %s", _shown(upload.path), state, reason)
+        self._ledger.move_upload(upload.id, state, reason=reason, next_attempt=None).result()
+
+    # Small parts
+
+    @contextmanager
+    def _opened(self, path: bytes) -> Iterator[tuple[int, Stamp]]:
+        whole = os.path.join(os.fsencode(self._settings.folder), path)
+        try:
+            file = os.open(whole, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise SourceChanged("the file went away") from None
+        except OSError as error:
+            raise local_fault(error, whole) from None
+        try:
+            yield file, stamp_of(os.fstat(file))
+        except OSError as error:
+            raise local_fault(error, whole) from None
+        finally:
+            os.close(file)
+
+    def _still(self, file: int, path: bytes, stamp: Stamp) -> None:
+        if stamp_of(os.fstat(file)) != stamp or stamp_at(self._settings.folder, path) != stamp:
+            raise SourceChanged("the file changed while it was read")
+
+    @contextmanager
+    def _claim(self, upload: Upload) -> Iterator[bool]:
+        content = (upload.sha256 or "", upload.filename)
+        with self._claims_lock:
+            mine = content not in self._claims
+            self._claims.add(content)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._claims.discard(content)
+
+    def _step(self, beat: Beat) -> Callable[[], None]:
+        def step() -> None:
+            beat()
+            if self._around.stop.is_set():
+                raise Stopping("the agent is stopping")
+
+        return step
+
+    def _pause(self, seconds: float, beat: Beat) -> None:
+        beat()
+        if self._around.stop.wait(seconds):
+            raise Stopping("the agent is stopping")
+
+
+def _compare(etag: str | None, md5: str | None) -> None:
+    """The ETag of an object that came by a single PUT is the MD5 of its bytes; other forms prove nothing."""
+    plain = (etag or "").strip('"').lower()
+    if md5 is not None and re.fullmatch(r"[0-9a-f]{32}", plain) and plain != md5:
+        raise Transient(f"storage has other bytes than were sent (MD5 {plain} instead of {md5})")
+
+
+def _shown(path: bytes) -> str:
+    return printable(os.fsdecode(path))

@@ -1,0 +1,161 @@
+"""What lies in the drop folder: scans that tell the truth, and watchdog hints that tell when to scan.
+
+Events are only hints: a queue that overflows, a root that is a symlink, a filesystem that raises none and a root that was
+deleted under the observer all lose them silently. A scan finds everything whatever was missed.
+
+Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and looking,
+sub-folders without permission (told once a scan), an observer that dies or can't start (inotify limits): told, and
+restarted by `heal`.
+"""
+
+import errno
+import fnmatch
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+from watchdog.observers.polling import PollingObserver
+
+from axomsync.errors import local_fault
+from axomsync.ledger import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.records import Stamp
+
+log = logging.getLogger(__name__)
+
+ARCHIVE, REJECTS = b"uploaded", b"rejected"
+TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
+POLLING_SECONDS = 5.0
+
+# mv and hard links raise only "created", temp-then-rename only "moved"; a tree that is moved in only its folder's event.
+HINTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent]
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp in what `stat` answered."""
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def scan(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[tuple[bytes, Stamp]]:
+    """Every regular file below `root` that is to be uploaded: path below the root and stamp.
+
+    Left alone: dotfiles, temporary names, what the globs leave out, symlinks, and the folders that axomsync itself fills.
+    Raises `LocalFault` when the root can't be read.
+    """
+    top = os.fsencode(root)
+    pending = [b""]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list(os.scandir(os.path.join(top, folder)))
+        except OSError as error:
+            if not folder:
+                raise local_fault(error, top) from None
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                log.debug("%s", local_fault(error))
+            continue
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            if entry.name.startswith(b".") or entry.name.endswith(TEMPORARY_SUFFIXES):
+                continue
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    if folder or entry.name not in (ARCHIVE, REJECTS):
+                        pending.append(path)
+                elif entry.is_file(follow_symlinks=False) and _wanted(path, include, exclude):
+                    yield path, stamp_of(entry.stat(follow_symlinks=False))
+            except FileNotFoundError:
+                continue
+
+
+def stamp_at(root: Path, path: bytes) -> Stamp | None:
+    """The stamp of one file now, None when it is gone or is no regular file any more."""
+    try:
+        status = os.lstat(os.path.join(os.fsencode(root), path))
+    except OSError:
+        return None
+    return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
+
+
+def _wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    whole = os.fsdecode(path)
+    names = (whole, os.path.basename(whole))
+    return _matches(names, include) and not _matches(names, exclude)
+
+
+def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
+
+
+class _Hint(FileSystemEventHandler):
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        self._wake()  # nothing else: an exception here would kill the observer's thread
+
+
+class Watcher:
+    """Calls `wake` when something may have appeared below `root`. `kind` says how it watches, or why it can't."""
+
+    def __init__(self, root: Path, mode: Literal["auto", "inotify", "polling"], wake: Callable[[], None]) -> None:
+        self._root, self._mode, self._wake = root, mode, wake
+        self._observer: BaseObserver | None = None
+        self._watched: tuple[int, int] | None = None
+        self.kind = "not watching"
+        self.fault: str | None = None
+
+    def heal(self) -> None:
+        """Start watching, or start anew when the observer died or the folder was replaced under it."""
+        target = Path(os.path.realpath(self._root))  # a watch on a symlink raises no event
+        try:
+            status = os.stat(target)
+        except OSError as error:
+            self.stop()
+            self.fault = str(local_fault(error, str(self._root)))
+            return
+        identity = (status.st_dev, status.st_ino)
+        if self._observer is not None and self._watched == identity and self._works(self._observer):
+            return
+        self.stop()
+        self._start(target)
+        self._watched = identity
+
+    def stop(self) -> None:
+        """Stop watching."""
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join(timeout=5)
+        self._observer, self.kind = None, "not watching"
+
+    def _start(self, target: Path) -> None:
+        polling = self._mode == "polling" or (self._mode == "auto" and filesystem_type(target) in REMOTE_FILESYSTEMS)
+        observer = PollingObserver(timeout=POLLING_SECONDS) if polling else Observer()
+        try:
+            observer.schedule(_Hint(self._wake), str(target), recursive=True, event_filter=HINTS)
+            observer.start()
+        except OSError as error:
+            limits = {
+                errno.ENOSPC: "too many folders are watched; raise fs.inotify.max_user_watches",
+                errno.EMFILE: "too many inotify instances; raise fs.inotify.max_user_instances",
+            }
+            self.fault = limits.get(error.errno or 0) or str(local_fault(error, str(target)))
+            return
+        self._observer, self.kind, self.fault = observer, "polling" if polling else "inotify", None
+
+    @staticmethod
+    def _works(observer: BaseObserver) -> bool:
+        return observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters)

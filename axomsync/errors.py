@@ -1,0 +1,117 @@
+"""Every failure that axomsync names, sorted by what to do next.
+
+    AxomsyncError                  exit code
+    ├── Transient           75     try again after a back-off, or after `retry_after`
+    ├── UrlExpired          75     ask the console for a fresh URL, then try again at once
+    ├── SourceChanged       75     what was being read is no longer what it was: start that file over
+    ├── Rejected             1     the far side or the input has given its final answer: park it with the reason
+    ├── LocalFault           1     this machine is in the way (disk, permission): say path and need, try again later
+    ├── Stopping             0     the agent was asked to stop: leave everything so that it can be taken up again
+    └── Fatal               any    the process can't go on
+        ├── KeyRefused       4
+        ├── AlreadyRunning   3
+        └── BadConfig       78
+
+Foreign exceptions are turned into these at one boundary each: `console` and `storage` for the network, `local_fault` for
+the operating system. A message is one line, names the thing and what to do, and never holds a key or a signed URL.
+"""
+
+import errno
+import os
+
+
+class AxomsyncError(Exception):
+    """Base of all expected failures; `exit_code` is what a command ends with when this one ends it."""
+
+    exit_code = 1
+
+
+class Transient(AxomsyncError):
+    """May well succeed later. `retry_after` is in seconds, as the far side asked, or None."""
+
+    exit_code = 75
+
+    def __init__(self, message: str, retry_after: float | None = None, *, congestion: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.congestion = congestion  # the far side asked for fewer requests (429, 503, SlowDown)
+
+
+class UrlExpired(AxomsyncError):
+    """Storage refused a signed URL (expired, revoked or of another method)."""
+
+    exit_code = 75
+
+
+class SourceChanged(AxomsyncError):
+    """A local file or a remote object changed while it was being read."""
+
+    exit_code = 75
+
+
+class Rejected(AxomsyncError):
+    """A final 'no': retrying the same thing can't help."""
+
+
+class LocalFault(AxomsyncError):
+    """The local machine can't do it now: full disk, missing folder, no permission, I/O error."""
+
+
+class Stopping(AxomsyncError):
+    """The agent was asked to stop."""
+
+    exit_code = 0
+
+
+class Fatal(AxomsyncError):
+    """The process must end."""
+
+
+class KeyRefused(Fatal):
+    """401: the key is missing, wrong or revoked."""
+
+    exit_code = 4
+
+
+class AlreadyRunning(Fatal):
+    """Another agent holds the state folder."""
+
+    exit_code = 3
+
+
+class BadConfig(Fatal):
+    """The configuration can't be used; the message has one line per error."""
+
+    exit_code = 78
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space (the agent goes on by itself)",
+    errno.EDQUOT: "the disk quota is used up; raise it or free some space",
+    errno.EROFS: "the filesystem is read-only; remount it read-write",
+    errno.EACCES: "permission denied; give the service's user access",
+    errno.EPERM: "operation not permitted; give the service's user access",
+    errno.ENOENT: "it does not exist; create it or correct the configuration",
+    errno.ENOTDIR: "a part of the path is not a folder; correct the configuration",
+    errno.EIO: "the disk reported an I/O error; check the kernel log",
+    errno.EMFILE: "too many open files; raise LimitNOFILE",
+    errno.ENFILE: "the system has too many open files; raise fs.file-max",
+    errno.ENAMETOOLONG: "the name is too long for this filesystem",
+}
+
+
+def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
+    """Map an operating-system error to a `LocalFault` that names the path and what is needed."""
+    subject = path if path is not None else error.filename
+    name = os.fsdecode(subject) if isinstance(subject, str | bytes) else "local file"
+    known = _ADVICE.get(error.errno or 0)
+    return LocalFault(f"{printable(name)}: {known or error.strerror or error}")
+
+
+def printable(text: str) -> str:
+    """`text` on one line: undecodable bytes, line breaks and control characters become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogateescape").decode() for c in _whole(text))
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

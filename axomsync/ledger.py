@@ -1,0 +1,732 @@
+"""The ledger: everything that must outlive the process, in one SQLite file. The only user of sqlite-utils.
+
+One thread owns the writing connection; others hand it closures and wait. Closures that queue up while a commit is being
+synced share the next one, so a thousand small files cost far fewer than a thousand fsyncs. Readers have a connection of
+their own (WAL lets them read while a write goes on), also in other processes.
+
+Failures handled: a crash at any point (each closure is whole or absent), a newer schema than this program knows (refused),
+an illegal state transition (refused: a bug must not become a lie in the ledger), a full or read-only disk (`LocalFault`),
+a second agent on the same state folder (`AlreadyRunning`), a filesystem on which locks lie (refused).
+"""
+
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlite_utils import Database, Migrations
+
+from axomsync.errors import AlreadyRunning, Fatal, LocalFault, Rejected, local_fault, printable
+from axomsync.records import (
+    Checked,
+    DurableSegment,
+    Model,
+    ModelFile,
+    ModelState,
+    Presigned,
+    Problem,
+    RemoteModel,
+    Stamp,
+    Transfer,
+    Upload,
+    UploadState,
+)
+
+T = TypeVar("T")
+Row = Mapping[str, Any]
+
+BUSY_TIMEOUT_SECONDS = 10.0
+GROUP_COMMIT_MOST = 256
+REMOTE_FILESYSTEMS = frozenset({"nfs", "nfs4", "lustre", "cifs", "smb3", "fuse.sshfs", "ceph", "fuse.s3fs", "9p", "beegfs"})
+
+_U = UploadState
+UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
+    _U.SETTLING: frozenset({_U.CHECKING}),
+    _U.CHECKING: frozenset({_U.SETTLING, _U.QUEUED, _U.REJECTED, _U.DUPLICATE, _U.HELD, _U.FAILED}),
+    _U.QUEUED: frozenset({_U.UPLOADING, _U.SETTLING, _U.DUPLICATE, _U.HELD, _U.FAILED}),
+    _U.UPLOADING: frozenset({_U.UPLOADED, _U.QUEUED, _U.SETTLING, _U.FAILED}),
+    _U.HELD: frozenset({_U.SETTLING}),
+    _U.FAILED: frozenset({_U.SETTLING, _U.QUEUED}),
+    _U.UPLOADED: frozenset(),
+    _U.REJECTED: frozenset({_U.SETTLING}),
+    _U.DUPLICATE: frozenset(),
+}
+
+_M = ModelState
+_ANY_TIME = frozenset({_M.WAITING, _M.IGNORED, _M.QUEUED, _M.GONE})  # the console or the configuration changed its mind
+MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
+    _M.WAITING: _ANY_TIME,
+    _M.IGNORED: _ANY_TIME | {_M.PUBLISHED},
+    _M.QUEUED: _ANY_TIME | {_M.DOWNLOADING, _M.BLOCKED, _M.FAILED, _M.PUBLISHED},
+    _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING, _M.BLOCKED, _M.FAILED},
+    _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.BLOCKED, _M.FAILED},
+    _M.PUBLISHED: frozenset({_M.QUEUED, _M.PRUNED}),
+    _M.BLOCKED: _ANY_TIME,
+    _M.FAILED: _ANY_TIME,
+    _M.GONE: _ANY_TIME,
+    _M.PRUNED: _ANY_TIME,
+}
+
+migrations = Migrations("axomsync")
+
+
+@migrations()
+def m001_first_schema(db: Database) -> None:
+    """Uploads, models, their files and segments, transfers in flight, and what the running agent says of itself."""
+    for statement in _FIRST_SCHEMA.split(";"):
+        if statement.strip():
+            db.execute(statement)
+
+
+_FIRST_SCHEMA = """
+CREATE TABLE uploads (
+  id INTEGER PRIMARY KEY,
+  path BLOB NOT NULL,              -- relative to the drop folder, as the filesystem has it
+  filename TEXT NOT NULL,
+  dev INTEGER NOT NULL, ino INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  sha256 TEXT, md5 TEXT, lines INTEGER,
+  state TEXT NOT NULL, reason TEXT,
+  upload_id TEXT, key TEXT, etag TEXT,
+  duplicate_of INTEGER REFERENCES uploads(id),
+  in_drop INTEGER NOT NULL DEFAULT 1,  -- 1 while the file lies where it was dropped
+  attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL,
+  created_at REAL NOT NULL, updated_at REAL NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX uploads_in_drop ON uploads(path) WHERE in_drop;
+CREATE INDEX uploads_content ON uploads(sha256, filename) WHERE state = 'uploaded';
+CREATE TABLE signed_urls (          -- secrets: only until the PUT is confirmed, never exported
+  upload INTEGER PRIMARY KEY REFERENCES uploads(id) ON DELETE CASCADE,
+  url TEXT NOT NULL, expires_at REAL
+) STRICT;
+CREATE TABLE models (
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL, version TEXT NOT NULL, params INTEGER, base_model_id TEXT,
+  remote_status TEXT NOT NULL, created_at TEXT,
+  state TEXT NOT NULL, reason TEXT, path TEXT,
+  bytes_total INTEGER,
+  attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL,
+  first_seen REAL NOT NULL, updated_at REAL NOT NULL
+) STRICT;
+CREATE TABLE files (
+  id INTEGER PRIMARY KEY,
+  model TEXT NOT NULL REFERENCES models(id) ON DELETE CASCADE,
+  rel TEXT NOT NULL, size INTEGER NOT NULL, etag TEXT,
+  UNIQUE (model, rel)
+) STRICT;
+CREATE TABLE segments (             -- bytes that are on disk for good
+  file INTEGER NOT NULL REFERENCES files(id) ON DELETE CASCADE,
+  start INTEGER NOT NULL, "end" INTEGER NOT NULL, blake3 TEXT NOT NULL,
+  PRIMARY KEY (file, start)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE transfers (
+  direction TEXT NOT NULL, name TEXT NOT NULL,
+  bytes_done INTEGER NOT NULL, bytes_received INTEGER NOT NULL, bytes_total INTEGER NOT NULL,
+  rate REAL NOT NULL, eta REAL,
+  PRIMARY KEY (direction, name)
+) STRICT;
+CREATE TABLE problems (             -- what keeps the agent from its work; those of single items are in their rows
+  subject TEXT PRIMARY KEY, reason TEXT NOT NULL, since REAL NOT NULL, next_attempt REAL
+) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) STRICT;
+"""
+
+
+class Ledger:
+    """The writing side, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
+
+    def __init__(self, folder: Path, now: Callable[[], float]) -> None:
+        self._now = now
+        self._lock_file = _hold(folder)
+        self.path = folder / "state.db"
+        try:
+            self._writer = _open(self.path)
+            _migrate(self._writer, self.path)
+        except BaseException:
+            os.close(self._lock_file)
+            raise
+        self._read = Reader(self.path)
+        self._jobs: queue.SimpleQueue[tuple[Callable[[Database], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the writes that were handed in, then let go of the state folder."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._read.close()
+        self._writer.close()
+        os.close(self._lock_file)
+
+    @property
+    def read(self) -> "Reader":
+        """The reading side."""
+        return self._read
+
+    # Writing
+
+    def submit(self, work: Callable[[Database], T]) -> Future[T]:
+        """Have `work` done in a transaction; the future is done once it is synced to disk."""
+        future: Future[T] = Future()
+        self._jobs.put((work, future))
+        return future
+
+    def write(self, work: Callable[[Database], T]) -> T:
+        """As `submit`, and wait for it."""
+        return self.submit(work).result()
+
+    def _write_loop(self) -> None:
+        closing = False
+        while not closing:
+            group = [self._jobs.get()]
+            while group[-1] is not None and len(group) < GROUP_COMMIT_MOST:
+                try:
+                    group.append(self._jobs.get_nowait())
+                except queue.Empty:
+                    break
+            closing = group[-1] is None
+            self._commit([job for job in group if job is not None])
+
+    def _commit(self, group: Sequence[tuple[Callable[[Database], Any], Future[Any]]]) -> None:
+        if not group:
+            return
+        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            # IMMEDIATE: a deferred transaction that reads first can fail at once with SQLITE_BUSY_SNAPSHOT.
+            self._writer.conn.execute("BEGIN IMMEDIATE")
+            for work, future in group:
+                outcomes.append((future, *self._in_savepoint(work)))
+            self._writer.conn.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            if self._writer.conn.in_transaction:
+                self._writer.conn.execute("ROLLBACK")
+            fault = _sqlite_fault(error, self.path)
+            outcomes = [(future, None, fault) for _, future in group]
+        for future, result, failure in outcomes:
+            if failure is None:
+                future.set_result(result)
+            else:
+                future.set_exception(failure)
+
+    def _in_savepoint(self, work: Callable[[Database], T]) -> tuple[T | None, BaseException | None]:
+        connection = self._writer.conn
+        connection.execute("SAVEPOINT job")
+        try:
+            result = work(self._writer)
+        except (sqlite3.OperationalError, OSError):
+            raise  # the disk, not the work: the whole group fails and is told why
+        except Exception as failure:  # noqa: BLE001  # it belongs to whoever handed the work in
+            connection.execute("ROLLBACK TO job")
+            connection.execute("RELEASE job")
+            return None, failure
+        connection.execute("RELEASE job")
+        return result, None
+
+    # Uploads
+
+    def see_uploads(self, found: Iterable[tuple[bytes, str, Stamp]]) -> None:
+        """Rows for files that were not known: `(path, filename, stamp)`, all in one transaction."""
+        now, rows = self._now(), list(found)
+
+        def work(db: Database) -> None:
+            for path, filename, stamp in rows:
+                db.conn.execute(
+                    "INSERT INTO uploads"
+                    " (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, state, created_at, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    (path, filename, *_stamp_row(stamp), UploadState.SETTLING, now, now),
+                )
+
+        self.write(work)
+
+    def forget_uploads(self, paths: Iterable[bytes]) -> None:
+        """Drop the rows of files that went away before anything was done for them; others are kept as history."""
+        gone = list(paths)
+
+        def work(db: Database) -> None:
+            for path in gone:
+                db.conn.execute(
+                    "DELETE FROM uploads WHERE path = ? AND in_drop AND upload_id IS NULL"
+                    " AND state IN ('settling', 'checking', 'queued', 'held', 'failed')",
+                    (path,),
+                )
+                db.conn.execute("UPDATE uploads SET in_drop = 0 WHERE path = ? AND in_drop", (path,))
+
+        self.write(work)
+
+    def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[None]:
+        """Move an upload to `state` and set columns. Raises `IllegalTransition` from the future."""
+        return self.submit(lambda db: self._move(db, "uploads", upload, state, changes))
+
+    def record_check(self, upload: int, stamp: Stamp, checked: Checked) -> Future[None]:
+        """The file was read whole and is valid: it may be uploaded."""
+        columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), _stamp_row(stamp), strict=True))
+        return self.move_upload(
+            upload,
+            UploadState.QUEUED,
+            sha256=checked.sha256,
+            md5=checked.md5,
+            lines=checked.lines,
+            reason=None,
+            **columns,
+        )
+
+    def record_presigned(self, upload: int, presigned: Presigned) -> None:
+        """Keep the signed URL before the PUT begins, so that an ambiguous loss can be repeated on the same key."""
+
+        def work(db: Database) -> None:
+            changes = {"upload_id": presigned.upload_id, "key": presigned.key, "reason": None, "next_attempt": None}
+            self._move(db, "uploads", upload, UploadState.UPLOADING, changes)
+            db.conn.execute(
+                "INSERT OR REPLACE INTO signed_urls (upload, url, expires_at) VALUES (?,?,?)",
+                (upload, presigned.url, presigned.expires_at),
+            )
+
+        self.write(work)
+
+    def forget_presigned(self, upload: int) -> None:
+        """Storage refused the URL: the next try asks for another."""
+        self.write(lambda db: _execute(db, "DELETE FROM signed_urls WHERE upload = ?", (upload,)))
+
+    def record_uploaded(self, upload: int, etag: str | None) -> None:
+        """Storage confirmed the bytes; the signed URL is forgotten."""
+
+        def work(db: Database) -> None:
+            changes = {"etag": etag, "reason": None, "next_attempt": None}
+            self._move(db, "uploads", upload, UploadState.UPLOADED, changes)
+            db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
+
+        self.write(work)
+
+    def record_moved_away(self, upload: int) -> Future[None]:
+        """The file no longer lies in the drop folder: archived, set aside or deleted, as configured."""
+        return self.submit(lambda db: _execute(db, "UPDATE uploads SET in_drop = 0 WHERE id = ?", (upload,)))
+
+    def restamp(self, upload: int, stamp: Stamp, state: UploadState, reason: str | None = None) -> Future[None]:
+        """The file changed: what was known of its content no longer holds."""
+        columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), _stamp_row(stamp), strict=True))
+
+        def work(db: Database) -> None:
+            changes = {**columns, "reason": reason, "sha256": None, "md5": None, "lines": None, "next_attempt": None}
+            self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
+            db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
+
+        return self.submit(work)
+
+    def recover(self) -> None:
+        """At the start of an agent: what was under way when the last one ended goes back to where it can be taken up."""
+
+        def work(db: Database) -> None:
+            now = self._now()
+            for table, state, back in (
+                ("uploads", UploadState.CHECKING, UploadState.SETTLING),
+                ("uploads", UploadState.UPLOADING, UploadState.QUEUED),
+                ("models", ModelState.DOWNLOADING, ModelState.QUEUED),
+                ("models", ModelState.VERIFYING, ModelState.QUEUED),
+            ):
+                db.conn.execute(
+                    f"UPDATE {table} SET state = ?, updated_at = ? WHERE state = ?",  # noqa: S608  # names from above
+                    (back, now, state),
+                )
+            db.conn.execute("DELETE FROM transfers")
+            db.conn.execute("DELETE FROM problems")
+
+        self.write(work)
+
+    # Models
+
+    def record_catalog(self, models: Iterable[tuple[RemoteModel, ModelState, str | None]]) -> None:
+        """What the console lists, with the state that it leads to here. Unchanged rows are not written."""
+        listed = list(models)
+
+        def work(db: Database) -> None:
+            now = self._now()
+            known = {row["id"]: row for row in db.query("SELECT * FROM models")}
+            for model, state, reason in listed:
+                labels = (model.name, model.version, model.params, model.base_model_id, model.status, model.created_at)
+                row = known.get(model.id)
+                if row is None:
+                    db.conn.execute(
+                        "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state,"
+                        " reason, first_seen, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                        (model.id, *labels, state, reason, now, now),
+                    )
+                    continue
+                db.conn.execute(
+                    "UPDATE models SET name = ?, version = ?, params = ?, base_model_id = ?, remote_status = ?,"
+                    " created_at = ? WHERE id = ?",
+                    (*labels, model.id),
+                )
+                if row["state"] != state:
+                    self._move(db, "models", model.id, state, {"reason": reason})
+
+        self.write(work)
+
+    def move_model(self, model_id: str, state: ModelState, **changes: Any) -> None:
+        """Move a model to `state` and set columns. Raises `IllegalTransition`."""
+        self.write(lambda db: self._move(db, "models", model_id, state, changes))
+
+    def plan_files(self, model_id: str, files: Iterable[tuple[str, int]]) -> None:
+        """The files of a model as its manifest has them; files that left the manifest or changed size are forgotten."""
+        wanted = dict(files)
+
+        def work(db: Database) -> None:
+            for row in list(db.query("SELECT id, rel, size FROM files WHERE model = ?", [model_id])):
+                if wanted.get(row["rel"]) != row["size"]:
+                    db.conn.execute("DELETE FROM files WHERE id = ?", (row["id"],))
+            for rel, size in wanted.items():
+                db.conn.execute(
+                    "INSERT INTO files (model, rel, size) VALUES (?,?,?) ON CONFLICT DO NOTHING", (model_id, rel, size)
+                )
+            db.conn.execute("UPDATE models SET bytes_total = ? WHERE id = ?", (sum(wanted.values()), model_id))
+
+        self.write(work)
+
+    def record_durable(self, entries: Iterable[tuple[str, str, str | None, DurableSegment]]) -> None:
+        """Segments that have been synced: `(model id, rel, ETag, segment)`. A segment that grew replaces itself."""
+        grown = list(entries)
+
+        def work(db: Database) -> None:
+            for model_id, rel, etag, segment in grown:
+                db.conn.execute("UPDATE files SET etag = ? WHERE model = ? AND rel = ?", (etag, model_id, rel))
+                db.conn.execute(
+                    'INSERT INTO segments (file, start, "end", blake3)'
+                    " SELECT id, ?, ?, ? FROM files WHERE model = ? AND rel = ?"
+                    ' ON CONFLICT (file, start) DO UPDATE SET "end" = excluded."end", blake3 = excluded.blake3'
+                    ' WHERE excluded."end" >= segments."end"',
+                    (segment.start, segment.end, segment.blake3, model_id, rel),
+                )
+
+        self.write(work)
+
+    def discard_file(self, model_id: str, rel: str) -> None:
+        """What was received of a file is no longer worth anything: its object changed, or its partial vanished."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "DELETE FROM segments WHERE file = (SELECT id FROM files WHERE model = ? AND rel = ?)", (model_id, rel)
+            )
+            db.conn.execute("UPDATE files SET etag = NULL WHERE model = ? AND rel = ?", (model_id, rel))
+
+        self.write(work)
+
+    # The agent about itself
+
+    def show_transfers(self, transfers: Iterable[Transfer]) -> None:
+        """Replace what other processes see of the transfers in flight."""
+        rows = list(transfers)
+
+        def work(db: Database) -> None:
+            db.conn.execute("DELETE FROM transfers")
+            for t in rows:
+                db.conn.execute(
+                    "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?)",
+                    (t.direction, t.name, t.bytes_done, t.bytes_received, t.bytes_total, t.rate, t.eta),
+                )
+
+        self.write(work)
+
+    def set_facts(self, **facts: str | None) -> None:
+        """Small facts about the agent that `status` shows, such as the last poll."""
+
+        def work(db: Database) -> None:
+            for name, value in facts.items():
+                db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+        self.write(work)
+
+    def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> None:
+        """Add a problem or change its reason; it keeps the time when it began."""
+        sql = (
+            "INSERT INTO problems VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"
+            " SET reason = excluded.reason, next_attempt = excluded.next_attempt"
+        )
+        self.write(lambda db: _execute(db, sql, (subject, reason, self._now(), next_attempt)))
+
+    def clear_problem(self, subject: str) -> None:
+        """The problem is over."""
+        self.write(lambda db: _execute(db, "DELETE FROM problems WHERE subject = ?", (subject,)))
+
+    def _move(self, db: Database, table: str, row_id: int | str, state: str, changes: Mapping[str, Any]) -> None:
+        row = db.conn.execute(f"SELECT state FROM {table} WHERE id = ?", (row_id,)).fetchone()  # noqa: S608
+        if row is None:
+            raise IllegalTransition(f"{table} {row_id} is not in the ledger")
+        if row[0] != state and not _legal(table, row[0], state):
+            raise IllegalTransition(f"{table} {row_id} can't go from {row[0]} to {state}")
+        columns = {**changes, "state": str(state), "updated_at": self._now()}
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        db.conn.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*columns.values(), row_id))  # noqa: S608
+
+
+class IllegalTransition(Fatal):
+    """The program tried to move a row where it can't go: a bug, stopped before it reaches the disk."""
+
+
+class Reader:
+    """The reading side: a read-only connection, usable from any thread and while an agent in another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise LocalFault(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
+        self._lock = threading.Lock()
+        try:
+            connection = sqlite3.connect(
+                f"file:{_uri_path(path)}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_TIMEOUT_SECONDS
+            )
+            self._db = Database(connection)
+            _refuse_newer(self._db, path)
+        except sqlite3.Error as error:
+            raise _sqlite_fault(error, path) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        with self._lock:
+            try:
+                return list(self._db.query(sql, list(parameters)))
+            except sqlite3.Error as error:
+                raise _sqlite_fault(error, self.path) from None
+
+    def uploads(self) -> list[Upload]:
+        """Every file ever taken, oldest first."""
+        return [_upload(row) for row in self._rows("SELECT * FROM uploads ORDER BY id")]
+
+    def uploads_in_drop(self) -> list[Upload]:
+        """Files that lie in the drop folder as far as the ledger knows."""
+        return [_upload(row) for row in self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id")]
+
+    def upload(self, upload: int) -> Upload:
+        """One upload by its row id."""
+        return _upload(self._rows("SELECT * FROM uploads WHERE id = ?", (upload,))[0])
+
+    def same_content(self, sha256: str, filename: str) -> Upload | None:
+        """An upload that storage has confirmed with this content under this name."""
+        rows = self._rows(
+            "SELECT * FROM uploads WHERE sha256 = ? AND filename = ? AND state = 'uploaded' LIMIT 1", (sha256, filename)
+        )
+        return _upload(rows[0]) if rows else None
+
+    def presigned(self, upload: Upload) -> Presigned | None:
+        """The signed URL that was kept for an upload. A secret."""
+        rows = self._rows("SELECT url, expires_at FROM signed_urls WHERE upload = ?", (upload.id,))
+        if not rows or upload.upload_id is None or upload.key is None:
+            return None
+        return Presigned(upload.upload_id, upload.key, rows[0]["url"], rows[0]["expires_at"])
+
+    def upload_counts(self) -> dict[str, int]:
+        """Uploads a state, zero included."""
+        return self._counts("uploads", UploadState)
+
+    def models(self) -> list[Model]:
+        """Every model ever listed, newest first."""
+        rows = self._rows(
+            'SELECT m.*, (SELECT coalesce(sum(s."end" - s.start), 0) FROM files f JOIN segments s ON s.file = f.id'
+            " WHERE f.model = m.id) AS bytes_done FROM models m ORDER BY created_at DESC, id"
+        )
+        return [_model(row) for row in rows]
+
+    def model_counts(self) -> dict[str, int]:
+        """Models a state, zero included."""
+        return self._counts("models", ModelState)
+
+    def files(self, model_id: str) -> list[ModelFile]:
+        """The files of a model with their durable segments, by path."""
+        segments: dict[int, list[DurableSegment]] = {}
+        query = 'SELECT s.file, s.start, s."end", s.blake3 FROM segments s JOIN files f ON f.id = s.file WHERE f.model = ?'
+        for row in self._rows(f"{query} ORDER BY s.start", (model_id,)):
+            segments.setdefault(row["file"], []).append(DurableSegment(row["start"], row["end"], row["blake3"]))
+        return [
+            ModelFile(row["rel"], row["size"], row["etag"], tuple(segments.get(row["id"], ())))
+            for row in self._rows("SELECT * FROM files WHERE model = ? ORDER BY rel", (model_id,))
+        ]
+
+    def transfers(self) -> list[Transfer]:
+        """Transfers in flight, as the agent last told."""
+        return [Transfer(**row) for row in self._rows("SELECT * FROM transfers ORDER BY direction, name")]
+
+    def problems(self) -> list[Problem]:
+        """What keeps the agent from its work, oldest first."""
+        return [Problem(**row) for row in self._rows("SELECT * FROM problems ORDER BY since")]
+
+    def facts(self) -> dict[str, str | None]:
+        """What the agent last said of itself."""
+        return {row["name"]: row["value"] for row in self._rows("SELECT * FROM facts")}
+
+    def _counts(self, table: str, states: Iterable[str]) -> dict[str, int]:
+        counted = self._rows(f"SELECT state, count(*) AS n FROM {table} GROUP BY state")  # noqa: S608  # own names
+        return {str(state): 0 for state in states} | {row["state"]: row["n"] for row in counted}
+
+
+def holder(folder: Path) -> int | None:
+    """Pid of the agent that holds the state folder, None when nobody does."""
+    try:
+        file = os.open(folder / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise local_fault(error, str(folder / "agent.lock")) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return int(os.pread(file, 32, 0).strip() or b"0")
+    finally:
+        os.close(file)
+    return None
+
+
+def _hold(folder: Path) -> int:
+    """Take the state folder for this process; the lock goes when the process goes, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        kind = filesystem_type(folder)
+        if kind in REMOTE_FILESYSTEMS:
+            raise Rejected(
+                f"[state] folder {folder} is on {kind}, where locks and WAL can't be trusted; name a folder on a local disk"
+            )
+        file = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise local_fault(error, str(folder)) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.pread(file, 32, 0).decode().strip()
+        os.close(file)
+        raise AlreadyRunning(
+            f"another agent (pid {pid}) holds {folder}; stop it, or give this one its own [state] folder"
+        ) from None
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    return file
+
+
+def filesystem_type(path: Path) -> str:
+    """Filesystem type of the mount that `path` lies on, from mountinfo; "" where it can't be told."""
+    target = os.path.realpath(path)
+    best, kind = "", ""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            for line in mounts:
+                fields, _, tail = line.partition(" - ")
+                point = fields.split()[4].encode().decode("unicode_escape")
+                if (target == point or target.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+                    best, kind = point, tail.split()[0]
+    except OSError:
+        return ""
+    return kind
+
+
+def _open(path: Path) -> Database:
+    mask = os.umask(0o027)
+    try:
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+        db = Database(connection)
+        if db.journal_mode != "wal":
+            db.enable_wal()
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error as error:
+        raise _sqlite_fault(error, path) from None
+    finally:
+        os.umask(mask)
+    return db
+
+
+def _migrate(db: Database, path: Path) -> None:
+    try:
+        _refuse_newer(db, path)
+        migrations.apply(db)
+    except sqlite3.Error as error:
+        raise _sqlite_fault(error, path) from None
+
+
+def _refuse_newer(db: Database, path: Path) -> None:
+    known = {migration.name for migration in migrations.pending(Database(memory=True))}
+    unknown = [applied.name for applied in migrations.applied(db) if applied.name not in known]
+    if unknown:
+        raise Fatal(
+            f"{path}: written by a newer axomsync (this one does not know {', '.join(unknown)}); "
+            "install that version again, or restore a ledger from before the upgrade"
+        )
+
+
+def _sqlite_fault(error: Exception, path: Path) -> LocalFault:
+    text = str(error)
+    advice = {
+        "database or disk is full": "the disk is full; free some space",
+        "attempt to write a readonly database": "it can't be written; give the service's user access",
+        "unable to open database file": "it can't be opened; check the folder and its permissions",
+        "file is not a database": "it is not a ledger; move it away, a new one loses no data",
+        "database disk image is malformed": "it is damaged; move it away, a new one loses no data",
+    }.get(text, text)
+    return LocalFault(f"{printable(str(path))}: {advice}")
+
+
+def _uri_path(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+
+
+def _execute(db: Database, sql: str, parameters: Sequence[object]) -> None:
+    db.conn.execute(sql, tuple(parameters))
+
+
+def _legal(table: str, old: str, new: str) -> bool:
+    if table == "uploads":
+        return new in UPLOAD_TRANSITIONS[UploadState(old)]
+    return new in MODEL_TRANSITIONS[ModelState(old)]
+
+
+def _stamp_row(stamp: Stamp) -> tuple[int, int, int, int, int]:
+    return (_signed(stamp.dev), _signed(stamp.ino), stamp.size, stamp.mtime_ns, stamp.ctime_ns)
+
+
+def _signed(number: int) -> int:
+    """SQLite integers are signed: 64-bit inode numbers of some filesystems need folding."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _unsigned(number: int) -> int:
+    return number + (1 << 64) if number < 0 else number
+
+
+def _upload(row: Row) -> Upload:
+    return Upload(
+        id=row["id"],
+        path=bytes(row["path"]),
+        filename=row["filename"],
+        stamp=Stamp(_unsigned(row["dev"]), _unsigned(row["ino"]), row["bytes"], row["mtime_ns"], row["ctime_ns"]),
+        state=UploadState(row["state"]),
+        **{
+            name: row[name]
+            for name in (
+                "reason", "sha256", "md5", "lines", "upload_id", "key", "etag",
+                "duplicate_of", "attempts", "next_attempt", "created_at", "updated_at",
+            )
+        },
+    )  # fmt: skip
+
+
+def _model(row: Row) -> Model:
+    return Model(
+        state=ModelState(row["state"]),
+        **{
+            name: row[name]
+            for name in (
+                "id", "name", "version", "params", "base_model_id", "remote_status", "created_at", "reason",
+                "path", "bytes_done", "bytes_total", "attempts", "next_attempt", "updated_at",
+            )
+        },
+    )  # fmt: skip

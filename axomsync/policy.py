@@ -1,0 +1,57 @@
+"""Decisions about time, pure: how long to back off, which bandwidth holds now, whether a URL is still worth starting.
+
+Clock and randomness are arguments, so every decision can be tested without waiting.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+BACKOFF_BASE = 1.0
+BACKOFF_CAP = 300.0
+
+
+def backoff(attempt: int, random: Callable[[], float], retry_after: float | None = None) -> float:
+    """Seconds to wait before try number `attempt + 1` (the first failure is attempt 1).
+
+    Full jitter over an exponential that is capped at five minutes; never sooner than the far side asked
+    (`retry_after`, seconds, itself capped at an hour so that a bad header can't park the agent for ever).
+    """
+    window = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(attempt, 16))
+    wait = random() * window
+    if retry_after is not None:
+        wait = max(wait, min(retry_after, 3600.0))
+    return wait
+
+
+def worth_starting(age: float, expires_in: float | None, used: bool) -> bool:
+    """Whether a request may be started on a signed URL that arrived `age` seconds ago.
+
+    A stream survives the expiry of its URL, a request does not start after it: keep 30 s in hand, or a quarter of the
+    lifetime when that is shorter. A URL that was never tried is worth one try whatever the clocks say, since they may be
+    wrong and storage is the judge.
+    """
+    if expires_in is None or not used:
+        return True
+    return age < expires_in - min(30.0, expires_in / 4)
+
+
+@dataclass(frozen=True, slots=True)
+class BandwidthRule:
+    """From `minute` of the day on, on `days` (0 is Monday), `rate` bytes a second hold; None is no limit."""
+
+    days: frozenset[int]
+    minute: int
+    rate: float | None
+
+
+def bandwidth_at(rules: tuple[BandwidthRule, ...], now: datetime) -> float | None:
+    """The rate that holds at local time `now`: that of the rule which began last, looking back over one week."""
+    for back in range(8):
+        day = now - timedelta(days=back)
+        begun = [
+            rule for rule in rules if day.weekday() in rule.days and (back > 0 or rule.minute <= now.hour * 60 + now.minute)
+        ]
+        if begun:
+            return max(begun, key=lambda rule: rule.minute).rate
+    return None

@@ -1,0 +1,38 @@
+"""What keeps the agent from its work: logged when it begins, changes and ends, never at each repeat; shown by `status`."""
+
+import logging
+import threading
+from contextlib import suppress
+
+from axomsync.errors import LocalFault
+from axomsync.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Problems:
+    """The problems that hold now, by subject."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._reasons: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
+        """`subject` has a problem; says so once until the reason changes."""
+        with self._lock:
+            new = self._reasons.get(subject) != reason
+            self._reasons[subject] = reason
+        if new:
+            log.warning("%s: %s", subject, reason)
+        with suppress(LocalFault):  # the ledger itself may be what is in trouble
+            self._ledger.show_problem(subject, reason, next_attempt)
+
+    def clear(self, subject: str) -> None:
+        """`subject` works again, if it did not."""
+        with self._lock:
+            had = self._reasons.pop(subject, None)
+        if had is not None:
+            log.info("%s: works again", subject)
+            with suppress(LocalFault):
+                self._ledger.clear_problem(subject)

@@ -1,0 +1,222 @@
+"""The nouns that every room speaks: frozen records and the words for states. No behaviour, no I/O.
+
+Sizes are bytes, times are seconds since the Unix epoch (UTC), digests are lower-case hex.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class UploadState(StrEnum):
+    """Where a file of the drop folder stands. The words are a contract: they appear in JSON, ledger, page and metrics."""
+
+    SETTLING = "settling"
+    CHECKING = "checking"
+    QUEUED = "queued"
+    UPLOADING = "uploading"
+    UPLOADED = "uploaded"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+    HELD = "held"
+    FAILED = "failed"
+
+
+class ModelState(StrEnum):
+    """Where a model stands. The words are a contract, as those of `UploadState` are."""
+
+    WAITING = "waiting"
+    IGNORED = "ignored"
+    QUEUED = "queued"
+    DOWNLOADING = "downloading"
+    VERIFYING = "verifying"
+    PUBLISHED = "published"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    GONE = "gone"
+    PRUNED = "pruned"
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells whether a file is still the same: any write, truncation or replacement changes it."""
+
+    dev: int
+    ino: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What one reading of a dataset file found."""
+
+    sha256: str
+    md5: str
+    bytes: int
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Presigned:
+    """The answer of `POST /uploads/presign`. `url` is a secret."""
+
+    upload_id: str
+    key: str
+    url: str = field(repr=False)
+    expires_at: float | None  # by the local clock; None when the URL does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file taken from the drop folder: a row of the ledger."""
+
+    id: int
+    path: bytes  # relative to the drop folder, as the filesystem has it
+    filename: str  # the name that the console is told
+    stamp: Stamp
+    state: UploadState
+    reason: str | None
+    sha256: str | None
+    md5: str | None
+    lines: int | None
+    upload_id: str | None
+    key: str | None
+    etag: str | None
+    duplicate_of: int | None
+    attempts: int
+    next_attempt: float | None
+    created_at: float
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A row of `GET /base-models`."""
+
+    id: str
+    family: str | None
+    name: str | None
+    version: str | None
+    params: int | None
+    precision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A row of `GET /datasets`."""
+
+    id: str
+    name: str | None
+    version: str | None
+    shard_count: int | None
+    bytes: int | None
+    status: str | None
+    created_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A row of `GET /models`. `id` is the identity; `name` and `version` are labels that people chose."""
+
+    id: str
+    name: str
+    version: str
+    params: int | None
+    base_model_id: str | None
+    status: str
+    created_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file of a download manifest. `url` is a secret."""
+
+    rel: str
+    size: int
+    url: str = field(repr=False)
+    expires_in: float | None  # seconds from the moment the manifest arrived; None when the URL does not say
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The answer of `GET /models/{id}/download`."""
+
+    model_id: str
+    files: tuple[ManifestFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes `start` to `end` (exclusive) of one file."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        """Bytes in the segment."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class DurableSegment:
+    """A segment that is on disk for good, with the BLAKE3 of its bytes."""
+
+    start: int
+    end: int
+    blake3: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What the ledger knows of one file of a model that is being mirrored."""
+
+    rel: str
+    size: int
+    etag: str | None
+    segments: tuple[DurableSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model of the catalog and what became of it here: a row of the ledger."""
+
+    id: str
+    name: str
+    version: str
+    params: int | None
+    base_model_id: str | None
+    remote_status: str
+    created_at: str | None  # as the console wrote it
+    state: ModelState
+    reason: str | None
+    path: str | None  # of the published folder
+    bytes_done: int
+    bytes_total: int | None
+    attempts: int
+    next_attempt: float | None
+    updated_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A transfer in flight, as `status` shows it. `rate` is bytes a second, `eta` seconds."""
+
+    direction: str  # "up" or "down"
+    name: str
+    bytes_done: int  # durable; never goes backwards while the transfer lives
+    bytes_received: int
+    bytes_total: int
+    rate: float
+    eta: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that keeps the agent from its work, as `status` shows it."""
+
+    subject: str
+    reason: str
+    since: float
+    next_attempt: float | None

@@ -1,0 +1,43 @@
+"""The sandbox as fixtures: one object store a test session (and xdist worker), a console and a relay of its own a test."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from axomsync.sandbox.console import Sandbox
+from axomsync.sandbox.objectstore import ObjectStore
+from tests.rig.recording import RecordingRelay
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A running SeaweedFS, shared: keys hold a UUID, so tests do not meet in it. A test that kills it starts its own."""
+    with ObjectStore(tmp_path_factory.mktemp("objectstore")) as store:
+        yield store
+
+
+SandboxFactory = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def sandbox_factory(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxFactory]:
+    """Makes running sandboxes whose `relay` is a `RecordingRelay`; takes any argument of `Sandbox`. Without a `folder` each
+    begins with an empty catalog; with the folder of one that was stopped, it goes on where that one was."""
+    with ExitStack() as running:
+
+        def make(
+            folder: Path | None = None, *, url_lifetime: timedelta = timedelta(minutes=15), **arguments: object
+        ) -> Sandbox:
+            arguments = {"store": object_store, "relay_class": RecordingRelay, **arguments}
+            home = folder or tmp_path_factory.mktemp("sandbox")
+            return running.enter_context(Sandbox(home, url_lifetime=url_lifetime, **arguments))
+
+        yield make
+
+
+@pytest.fixture
+def sandbox(sandbox_factory: SandboxFactory) -> Sandbox:
+    return sandbox_factory()
