@@ -58,16 +58,18 @@ UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
 }
 
 _M = ModelState
-_ANY_TIME = frozenset({_M.WAITING, _M.IGNORED, _M.QUEUED, _M.GONE})  # the console or the configuration changed its mind
+# The console or the configuration may change its mind at any time, and whatever is tried may fail.
+_ANY_TIME = frozenset({_M.WAITING, _M.IGNORED, _M.QUEUED, _M.BLOCKED, _M.FAILED, _M.GONE})
+_BEGIN = frozenset({_M.DOWNLOADING, _M.PUBLISHED})  # published at once: the folder was found whole
 MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.WAITING: _ANY_TIME,
-    _M.IGNORED: _ANY_TIME | {_M.PUBLISHED},
-    _M.QUEUED: _ANY_TIME | {_M.DOWNLOADING, _M.BLOCKED, _M.FAILED, _M.PUBLISHED},
-    _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING, _M.BLOCKED, _M.FAILED},
-    _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.BLOCKED, _M.FAILED},
+    _M.IGNORED: _ANY_TIME,
+    _M.QUEUED: _ANY_TIME | _BEGIN,
+    _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING},
+    _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.DOWNLOADING},
     _M.PUBLISHED: frozenset({_M.QUEUED, _M.PRUNED}),
-    _M.BLOCKED: _ANY_TIME,
-    _M.FAILED: _ANY_TIME,
+    _M.BLOCKED: _ANY_TIME | _BEGIN,
+    _M.FAILED: _ANY_TIME | _BEGIN,
     _M.GONE: _ANY_TIME,
     _M.PRUNED: _ANY_TIME,
 }
@@ -135,6 +137,12 @@ CREATE TABLE problems (             -- what keeps the agent from its work; those
 ) STRICT;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) STRICT;
 """
+
+
+_MODELS = (
+    'SELECT m.*, (SELECT coalesce(sum(s."end" - s.start), 0) FROM files f JOIN segments s ON s.file = f.id'
+    " WHERE f.model = m.id) AS bytes_done FROM models m"
+)
 
 
 class Ledger:
@@ -242,8 +250,8 @@ class Ledger:
         def work(db: Database) -> None:
             for path, filename, stamp in rows:
                 db.conn.execute(
-                    "INSERT INTO uploads"
-                    " (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, state, created_at, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, state, created_at,"
+                    " updated_at) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                     (path, filename, *_stamp_row(stamp), UploadState.SETTLING, now, now),
                 )
 
@@ -345,30 +353,23 @@ class Ledger:
 
     # Models
 
-    def record_catalog(self, models: Iterable[tuple[RemoteModel, ModelState, str | None]]) -> None:
-        """What the console lists, with the state that it leads to here. Unchanged rows are not written."""
-        listed = list(models)
+    def record_catalog(self, changes: Iterable[tuple[RemoteModel, ModelState, str | None]]) -> None:
+        """New labels and states of models, as reconciling with the console's list gave them."""
+        changed = list(changes)
 
         def work(db: Database) -> None:
             now = self._now()
-            known = {row["id"]: row for row in db.query("SELECT * FROM models")}
-            for model, state, reason in listed:
+            for model, state, reason in changed:
                 labels = (model.name, model.version, model.params, model.base_model_id, model.status, model.created_at)
-                row = known.get(model.id)
-                if row is None:
-                    db.conn.execute(
-                        "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state,"
-                        " reason, first_seen, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                        (model.id, *labels, state, reason, now, now),
-                    )
-                    continue
                 db.conn.execute(
-                    "UPDATE models SET name = ?, version = ?, params = ?, base_model_id = ?, remote_status = ?,"
-                    " created_at = ? WHERE id = ?",
-                    (*labels, model.id),
+                    "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, reason,"
+                    " first_seen, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET"
+                    " name = excluded.name, version = excluded.version, params = excluded.params,"
+                    " base_model_id = excluded.base_model_id, remote_status = excluded.remote_status,"
+                    " created_at = excluded.created_at",
+                    (model.id, *labels, state, reason, now, now),
                 )
-                if row["state"] != state:
-                    self._move(db, "models", model.id, state, {"reason": reason})
+                self._move(db, "models", model.id, state, {"reason": reason})
 
         self.write(work)
 
@@ -533,11 +534,23 @@ class Reader:
 
     def models(self) -> list[Model]:
         """Every model ever listed, newest first."""
-        rows = self._rows(
-            'SELECT m.*, (SELECT coalesce(sum(s."end" - s.start), 0) FROM files f JOIN segments s ON s.file = f.id'
-            " WHERE f.model = m.id) AS bytes_done FROM models m ORDER BY created_at DESC, id"
-        )
+        rows = self._rows(f"{_MODELS} ORDER BY created_at DESC, id")
         return [_model(row) for row in rows]
+
+    def models_due(self, states: Iterable[ModelState], now: float) -> list[Model]:
+        """Models in one of `states` whose next attempt is due, oldest first."""
+        among = ", ".join(f"'{state}'" for state in states)
+        sql = f"{_MODELS} WHERE state IN ({among}) AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
+        return [_model(row) for row in self._rows(sql, (now,))]
+
+    def published_below(self, folder: Path) -> list[Model]:
+        """Models that are published as sub-folders of `folder`."""
+        rows = self._rows(f"{_MODELS} WHERE state = 'published' AND path LIKE ? || '/%'", (str(folder),))
+        return [model for model in map(_model, rows) if model.path and Path(model.path).parent == folder]
+
+    def model(self, model_id: str) -> Model:
+        """One model by its id."""
+        return _model(self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,))[0])
 
     def model_counts(self) -> dict[str, int]:
         """Models a state, zero included."""

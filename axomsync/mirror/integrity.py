@@ -1,0 +1,157 @@
+"""Are the bytes on disk the ones that storage has, and do they make sense?
+
+A manifest has no checksums, so evidence is what storage itself says: an ETag that is the MD5 of the bytes, or the MD5 of
+the parts' MD5s with a part size that nobody tells. Then structure: a safetensors header must describe exactly the file,
+an index must name files that are there, a GGUF file must begin like one.
+
+Failures handled: other bytes than storage has (`Corrupt`, that file is fetched anew), a file whose structure is broken
+(`Rejected`: fetching it again would bring the same bytes).
+"""
+
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from pathlib import Path
+
+from axomsync.errors import AxomsyncError, Rejected, local_fault, printable
+
+READ_SIZE = 4 * 1024 * 1024
+MEBIBYTE = 1024 * 1024
+LARGEST_HEADER = 100 * 1000 * 1000  # bytes; the limit of the safetensors format
+
+# Part sizes that SDKs and tools use by default or by doubling, most common first.
+PART_SIZES = tuple(
+    [n * MEBIBYTE for n in (8, 5, 16, 64, 100, 10, 15, 25, 32, 50, 128, 256, 512, 1024, 4, 20, 2, 1)]
+    + [n * 1_000_000 for n in (8, 5, 10, 16, 50, 100)]
+)
+
+
+class Proof(StrEnum):
+    """What could be shown of a file's bytes."""
+
+    PROVEN = "proven"  # they have the checksum that storage gives
+    STRUCTURE = "structure"  # no checksum, but the format's own structure is whole
+    SIZE = "size only"
+
+
+class Corrupt(AxomsyncError):
+    """The bytes on disk are not those that storage has."""
+
+    exit_code = 75
+
+
+def prove(path: Path, etag: str | None, beat: Callable[[], None]) -> bool:
+    """Whether the ETag proves the file's bytes; False when it can prove nothing. Raises `Corrupt` when it disproves them."""
+    plain = (etag or "").strip('"').lower()
+    if re.fullmatch(r"[0-9a-f]{32}", plain):
+        found = _digest(path, beat)
+        if found != plain:
+            raise Corrupt(f"{printable(path.name)}: its MD5 is {found}, storage says {plain}")
+        return True
+    if composite := re.fullmatch(r"[0-9a-f]{32}-(\d{1,5})", plain):
+        size = path.stat().st_size
+        return any(_composite(path, part, beat) == plain for part in likely_part_sizes(size, int(composite[1])))
+    return False
+
+
+def likely_part_sizes(size: int, parts: int) -> list[int]:
+    """The usual part sizes with which an object of `size` bytes has `parts` parts."""
+    return [part for part in PART_SIZES if parts and -(-size // part) == parts]
+
+
+def structure(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[], None]) -> set[str]:
+    """Check the formats that are known and return the files whose structure was found whole. Raises `Rejected`.
+
+    `rels` are the files that were fetched, `listed` all that the model has.
+    """
+    whole = set()
+    for rel in sorted(rels):
+        beat()
+        path = folder / rel
+        if rel.endswith(".safetensors"):
+            _check_safetensors(path, rel)
+        elif rel.endswith(".safetensors.index.json"):
+            _check_index(path, rel, listed)
+        elif rel.endswith(".gguf"):
+            _check_gguf(path, rel)
+        else:
+            continue
+        whole.add(rel)
+    return whole
+
+
+def _check_safetensors(path: Path, rel: str) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 0 < length <= min(size - 8, LARGEST_HEADER):
+            raise _broken(rel, "its header length does not fit the file")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        extents = sorted(tuple(entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _broken(rel, "its header is not the JSON that safetensors prescribes") from None
+    position = 0
+    for extent in extents:
+        if len(extent) != 2 or extent[0] != position or not isinstance(extent[1], int) or extent[1] < position:
+            raise _broken(rel, f"its tensors overlap or leave a hole at byte {position} of the data")
+        position = extent[1]
+    if 8 + length + position != size:
+        raise _broken(rel, f"its header describes {8 + length + position} bytes, the file has {size}")
+
+
+def _check_index(path: Path, rel: str, listed: set[str]) -> None:
+    folder = os.path.dirname(rel)
+    try:
+        named = set(json.loads(path.read_bytes())["weight_map"].values())
+        missing = sorted(str(shard) for shard in named if os.path.join(folder, shard) not in listed)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _broken(rel, "it is not the JSON that an index must be") from None
+    if missing:
+        raise _broken(rel, f"it names {missing[0]!r}, which is not among the model's files")
+
+
+def _check_gguf(path: Path, rel: str) -> None:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise _broken(rel, "it does not begin like a GGUF file")
+
+
+def _broken(rel: str, what: str) -> Rejected:
+    return Rejected(f"{printable(rel)} is broken at its source: {what}; publish the model again in the console")
+
+
+def _digest(path: Path, beat: Callable[[], None]) -> str:
+    md5 = hashlib.md5(usedforsecurity=False)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(READ_SIZE):
+                md5.update(piece)
+                beat()
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    return md5.hexdigest()
+
+
+def _composite(path: Path, part: int, beat: Callable[[], None]) -> str:
+    digests = []
+    try:
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            for start in range(0, size, part):
+                md5, left = hashlib.md5(usedforsecurity=False), min(part, size - start)
+                while left and (piece := file.read(min(READ_SIZE, left))):
+                    md5.update(piece)
+                    left -= len(piece)
+                    beat()
+                digests.append(md5.digest())
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"

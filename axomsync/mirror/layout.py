@@ -1,0 +1,104 @@
+"""Names on disk, pure: which folder a model gets, and which manifests can't be trusted.
+
+Labels and paths come from elsewhere and may be hostile. A label becomes one path component by reversible escapes; a file
+path that would leave its model's folder, or clash with another, refuses the whole model (`Rejected`).
+"""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from urllib.parse import unquote
+
+from axomsync.errors import Rejected, printable
+from axomsync.records import ManifestFile, RemoteModel
+
+CURRENT = "current"
+RECORD = ".axomsync.json"
+LONGEST_COMPONENT = 255  # bytes, the limit of every common Linux filesystem
+LONGEST_LABEL = 240  # leaves room for "--" and 8 characters of the id
+LONGEST_PATH = 3000  # bytes, leaves room below PATH_MAX for the mirror's own folder
+
+
+def escape(label: str) -> str:
+    """`label` as one safe path component; `unescape` gives it back. Unremarkable labels stay as they are."""
+    text = "".join(c if c.isprintable() and c not in "/\\%" else _percent(c) for c in label)
+    if text.startswith(".") or text == CURRENT:
+        text = _percent(text[0]) + text[1:]
+    return text
+
+
+def unescape(component: str) -> str:
+    """The label that `escape` made `component` of."""
+    return unquote(component, errors="surrogatepass")
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
+    """The two path components of a model; `clash` says that another id already has `name/version`.
+
+    Raises `Rejected` when a label is too long for a file name.
+    """
+    name, version = escape(model.name), escape(model.version)
+    for label in (name, version):
+        if not label or len(label.encode()) > LONGEST_LABEL:
+            raise Rejected(f"its label {printable(label)[:40]!r} can't be a folder name (1 to {LONGEST_LABEL} bytes)")
+    return name, f"{version}--{escape(model.id)[:8]}" if clash else version
+
+
+def check_paths(files: Iterable[ManifestFile]) -> None:
+    """Raise `Rejected`, naming the path and what is wrong with it, unless every `rel` is safe and none clashes."""
+    seen: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    for file in files:
+        if fault := _path_fault(file.rel):
+            raise Rejected(f"its manifest can't be trusted: {_quoted(file.rel)} {fault}; nothing was written")
+        folded = file.rel.casefold()
+        if folded in seen:
+            other = "is listed twice" if seen[folded] == file.rel else f"differs from {_quoted(seen[folded])} only in case"
+            raise Rejected(f"its manifest can't be trusted: {_quoted(file.rel)} {other}; nothing was written")
+        seen[folded] = file.rel
+        parts = folded.split("/")
+        for depth in range(1, len(parts)):
+            folders.setdefault("/".join(parts[:depth]), file.rel)
+    for folder, rel in folders.items():
+        if folder in seen:
+            raise Rejected(
+                f"its manifest can't be trusted: {_quoted(rel)} lies under the path of the file {_quoted(seen[folder])}; "
+                "nothing was written"
+            )
+
+
+def _path_fault(rel: str) -> str | None:
+    if "\0" in rel:
+        return "holds a NUL byte"
+    if rel.startswith("/"):
+        return "is an absolute path"
+    parts = rel.split("/")
+    if ".." in parts:
+        return "would leave the model's folder"
+    if "" in parts or "." in parts:
+        return "is not a plain relative path"
+    if rel.casefold() == RECORD:
+        return "is a name that axomsync keeps for itself"
+    try:
+        too_long = len(rel.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_COMPONENT for part in parts)
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return "is too long for a file name" if too_long else None
+
+
+def _quoted(rel: str) -> str:
+    return repr(printable(rel)[:200])
+
+
+def selected(model: RemoteModel, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    """Whether the globs want this model; they are matched against name, name/version and id."""
+    names = (model.name, f"{model.name}/{model.version}", model.id)
+    return matches(names, include) and not matches(names, exclude)
+
+
+def matches(names: Sequence[str], globs: Sequence[str]) -> bool:
+    """Whether any name fits any glob; `*` also crosses slashes."""
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)

@@ -1,0 +1,168 @@
+"""Which bytes are fetched next. Pure: plans, leases and thefts over all files of all models; no I/O, no clock, no locks.
+
+A file's missing bytes are cut into segments that wait in one queue. A lane leases one, works through it, and either
+finishes it or gives the rest back. A lane that finds nothing waiting takes half of the largest remainder of another, and
+when what is left is too small to share, it may fetch a straggler's rest a second time; the first to finish wins.
+"""
+
+import bisect
+from collections import deque
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+from axomsync.records import Segment
+
+MEBIBYTE = 1024 * 1024
+SMALLEST_SEGMENT = 16 * MEBIBYTE
+LARGEST_SEGMENT = 256 * MEBIBYTE
+SMALLEST_THEFT = 8 * MEBIBYTE
+
+
+def segment_size(size: int, lanes: int) -> int:
+    """Bytes a segment for a file of `size` bytes: several a lane, so that lanes end together, but none too small."""
+    return max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, size // (4 * max(1, lanes))))
+
+
+def cut(gaps: Iterable[Segment], length: int) -> list[Segment]:
+    """The gaps in pieces of at most `length` bytes; a last piece under half of that goes with the one before it."""
+    pieces = []
+    for gap in gaps:
+        start = gap.start
+        while gap.end - start > length * 3 // 2:
+            pieces.append(Segment(start, start + length))
+            start += length
+        pieces.append(Segment(start, gap.end))
+    return pieces
+
+
+class Coverage:
+    """Which bytes of a file are there: segments are added in any order, overlapping or not."""
+
+    def __init__(self, size: int, segments: Iterable[Segment] = ()) -> None:
+        self.size = size
+        self.covered = 0
+        self._ranges: list[tuple[int, int]] = []  # sorted, apart from one another
+        for segment in segments:
+            self.add(segment.start, segment.end)
+
+    def add(self, start: int, end: int) -> int:
+        """Note bytes `start` to `end` (exclusive) and return how many of them are new."""
+        before = self.covered
+        low = bisect.bisect_left(self._ranges, start, key=lambda r: r[1])
+        high = bisect.bisect_right(self._ranges, end, key=lambda r: r[0])
+        joined = self._ranges[low:high]
+        merged = (min([start, *(r[0] for r in joined)]), max([end, *(r[1] for r in joined)]))
+        self._ranges[low:high] = [merged]
+        self.covered += merged[1] - merged[0] - sum(stop - begin for begin, stop in joined)
+        return self.covered - before
+
+    def gaps(self, start: int = 0, end: int | None = None) -> list[Segment]:
+        """What is missing between `start` and `end` (exclusive; the file's size by default)."""
+        end, position, gaps = self.size if end is None else end, start, []
+        for begin, stop in self._ranges:
+            if begin > position and position < end:
+                gaps.append(Segment(position, min(begin, end)))
+            position = max(position, stop)
+        if position < end:
+            gaps.append(Segment(position, end))
+        return gaps
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing."""
+        return self.covered == self.size
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """A segment that a lane works on: bytes up to `position` are received, `end` moves closer when a thief takes some."""
+
+    file: Hashable
+    start: int
+    position: int
+    end: int
+    twin: "Lease | None" = None  # the lease that fetches the same rest, if any
+    whole: bool = False  # the store sends all in one stream: nothing of it can be taken over
+    lost: bool = False  # the twin was faster, or the file is fetched anew: what comes now is worth nothing
+
+    @property
+    def left(self) -> int:
+        """Bytes still to come."""
+        return 0 if self.lost else max(0, self.end - self.position)
+
+
+@dataclass(slots=True)
+class Board:
+    """All segments that wait and all leases that run. The caller holds a lock around each call."""
+
+    waiting: deque[tuple[Hashable, Segment]] = field(default_factory=deque)
+    leases: set[Lease] = field(default_factory=set)
+
+    def add(self, file: Hashable, segments: Iterable[Segment]) -> None:
+        """Have these segments fetched, after all that wait already."""
+        self.waiting.extend((file, segment) for segment in segments)
+
+    def take(self) -> Lease | None:
+        """A lease on the next segment, or on half of the largest remainder, or None."""
+        if self.waiting:
+            file, segment = self.waiting.popleft()
+            return self._lease(file, segment.start, segment.end)
+        return self._steal()
+
+    def duplicate(self, slow: Iterable[Lease]) -> Lease | None:
+        """A second lease on the rest of the straggler with the most left, for the end of the game."""
+        candidates = [lease for lease in slow if lease in self.leases and _can_share(lease)]
+        if self.waiting or not candidates:
+            return None
+        straggler = max(candidates, key=lambda lease: lease.left)
+        twin = self._lease(straggler.file, straggler.position, straggler.end)
+        straggler.twin, twin.twin = twin, straggler
+        return twin
+
+    def finish(self, lease: Lease) -> None:
+        """All bytes of the lease are received. A twin that still works on them has lost."""
+        self.leases.discard(lease)
+        if lease.twin is not None:
+            lease.twin.lost = True
+            lease.twin.twin = None
+
+    def give_back(self, lease: Lease, rest: Iterable[Segment]) -> None:
+        """The lane can't go on: the `rest` is fetched next, by whoever comes, unless a twin is at it."""
+        self.leases.discard(lease)
+        if lease.twin is not None:
+            lease.twin.twin = None
+        elif not lease.lost:
+            self.waiting.extendleft((lease.file, segment) for segment in rest)
+
+    def drop(self, file: Hashable) -> None:
+        """Nothing more of this file is wanted."""
+        self.waiting = deque(item for item in self.waiting if item[0] != file)
+        for lease in [lease for lease in self.leases if lease.file == file]:
+            lease.lost = True
+            self.leases.discard(lease)
+
+    def widen(self, lease: Lease, size: int) -> None:
+        """The store sends the whole file to this lease: no other needs to fetch any of it."""
+        self.waiting = deque(item for item in self.waiting if item[0] != lease.file)
+        for other in [other for other in self.leases if other.file == lease.file and other is not lease]:
+            other.lost = True
+            self.leases.discard(other)
+        lease.twin, lease.end, lease.whole = None, size, True
+
+    def _lease(self, file: Hashable, start: int, end: int) -> Lease:
+        lease = Lease(file, start, start, end)
+        self.leases.add(lease)
+        return lease
+
+    def _steal(self) -> Lease | None:
+        victim = max(filter(_can_share, self.leases), key=lambda lease: lease.left, default=None)
+        if victim is None or victim.left < 2 * SMALLEST_THEFT:
+            return None
+        middle = victim.position + victim.left // 2
+        thief = self._lease(victim.file, middle, victim.end)
+        victim.end = middle
+        return thief
+
+
+def _can_share(lease: Lease) -> bool:
+    return lease.twin is None and not lease.whole and lease.left > 0

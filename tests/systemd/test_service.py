@@ -1,0 +1,161 @@
+"""The shipped unit under a real systemd, installed by the shipped installer."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.rig.container import Container
+from tests.rig.installation import PROGRAM, SOURCES, machine_with_program
+
+UNIT = "axomsync.service"
+CONFIG = "/etc/axomsync/config.toml"
+KEY = "/etc/axomsync/key"
+DROP_IN = f"/run/systemd/system/{UNIT}.d/test.conf"
+# Nobody listens there: an agent must be able to start before its console is up.
+GOOD_CONFIG = '[console]\nurl = "http://127.0.0.1:9/api"\n'
+
+
+def install(machine: Container, *arguments: str) -> str:
+    return machine.run("sh", f"{SOURCES}/systemd/install.sh", *arguments).stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """A booted machine with the service installed, and nothing running."""
+    with machine_with_program(tmp_path_factory.mktemp("program")) as machine:
+        install(machine, "--program", PROGRAM)
+        yield machine
+
+
+@pytest.fixture
+def machine(installed: Container) -> Container:
+    """The installed machine, with a good configuration and key, and the service stopped and without a past."""
+    installed.systemctl("stop", UNIT)
+    installed.run("rm", "-f", DROP_IN)
+    installed.systemctl("daemon-reload")
+    installed.systemctl("reset-failed", UNIT, check=False)
+    installed.write(CONFIG, GOOD_CONFIG)
+    installed.write(KEY, "axom_live_of_the_service_tests\n", mode=0o600)
+    return installed
+
+
+def until(condition: Callable[[], bool], what: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {patience} s"
+        time.sleep(0.05)
+
+
+def is_running(machine: Container) -> bool:
+    return machine.show(UNIT, "SubState") == "running"
+
+
+def test_systemd_has_nothing_to_say_about_the_unit(machine: Container) -> None:
+    verdict = machine.run("systemd-analyze", "verify", UNIT)
+    assert verdict.stdout + verdict.stderr == ""
+
+
+def test_the_service_is_locked_in(machine: Container) -> None:
+    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", "--offline=yes", UNIT)
+
+
+def test_start_returns_when_the_agent_is_ready(machine: Container) -> None:
+    machine.systemctl("start", UNIT)
+    assert machine.show(UNIT, "ActiveState") == "active"
+    assert machine.show(UNIT, "StatusText") != ""
+    pid = machine.show(UNIT, "MainPID")
+    assert machine.run("ps", "-o", "user=", pid).stdout.strip() == "axomsync"
+
+
+def test_reload_keeps_the_process(machine: Container) -> None:
+    machine.systemctl("start", UNIT)
+    pid = machine.show(UNIT, "MainPID")
+    machine.write(CONFIG, GOOD_CONFIG + '[log]\nlevel = "debug"\n')
+    machine.systemctl("reload", UNIT)
+    until(lambda: is_running(machine), "running after the reload", patience=10)
+    assert machine.show(UNIT, "MainPID") == pid
+
+
+def test_reload_with_a_bad_configuration_keeps_the_old_one_and_says_why(machine: Container) -> None:
+    machine.systemctl("start", UNIT)
+    pid = machine.show(UNIT, "MainPID")
+    machine.write(CONFIG, GOOD_CONFIG + '[drop]\nsettel = "5s"\n')
+    machine.systemctl("reload", UNIT)
+    until(lambda: "settel" in machine.journal(UNIT), "the reason in the journal", patience=10)
+    until(lambda: is_running(machine), "running after the reload", patience=10)
+    assert machine.show(UNIT, "MainPID") == pid
+
+
+def test_an_agent_that_was_killed_comes_back(machine: Container) -> None:
+    machine.systemctl("start", UNIT)
+    pid = machine.show(UNIT, "MainPID")
+    machine.systemctl("kill", "--signal=KILL", UNIT)
+    until(lambda: is_running(machine) and machine.show(UNIT, "MainPID") != pid, "a new process", patience=20)
+
+
+def test_the_watchdog_spares_an_idle_agent_and_replaces_a_frozen_one(machine: Container) -> None:
+    machine.write(DROP_IN, "[Service]\nWatchdogSec=3\nTimeoutAbortSec=1\nRestartSec=0\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", UNIT)
+    pid = machine.show(UNIT, "MainPID")
+    time.sleep(5)
+    assert machine.show(UNIT, "MainPID") == pid, "an idle agent was taken for a frozen one"
+    machine.systemctl("kill", "--signal=STOP", UNIT)
+    until(lambda: is_running(machine) and machine.show(UNIT, "MainPID") != pid, "a new process", patience=20)
+
+
+def test_stop_is_clean_and_takes_less_than_ten_seconds(machine: Container) -> None:
+    machine.systemctl("start", UNIT)
+    begun = time.monotonic()
+    machine.systemctl("stop", UNIT)
+    assert time.monotonic() - begun < 10
+    assert machine.show(UNIT, "Result") == "success"
+    assert machine.show(UNIT, "ExecMainStatus") == "0"
+
+
+def test_a_bad_configuration_stops_the_service_for_good_and_says_why(machine: Container) -> None:
+    machine.write(CONFIG, GOOD_CONFIG + '[mirror]\npol = "1m"\n[nonsense]\n')
+    assert machine.systemctl("start", UNIT, check=False).returncode != 0
+    assert machine.show(UNIT, "ExecMainStatus") == "78"
+    assert machine.show(UNIT, "SubState") == "failed", "it would be restarted"
+    journal = machine.journal(UNIT)
+    assert "did you mean poll?" in journal
+    assert "nonsense" in journal
+
+
+def test_without_a_key_the_service_stops_and_says_where_to_put_it(machine: Container) -> None:
+    machine.run("rm", KEY)
+    assert machine.systemctl("start", UNIT, check=False).returncode != 0
+    assert machine.show(UNIT, "ExecMainStatus") == "4"
+    assert machine.show(UNIT, "SubState") == "failed", "it would be restarted"
+    assert "key" in machine.journal(UNIT)
+
+
+def test_the_folders_are_for_whom_they_are_for(machine: Container) -> None:
+    listing = machine.run("stat", "-c", "%n %a %U:%G", "/srv/axom", "/srv/axom/drop", "/srv/axom/models").stdout
+    assert listing.splitlines() == [
+        "/srv/axom 755 root:root",
+        "/srv/axom/drop 2770 axomsync:axomsync",
+        "/srv/axom/models 755 axomsync:axomsync",
+    ]
+
+
+def test_the_installer_may_run_again(machine: Container) -> None:
+    said = install(machine, "--program", PROGRAM)
+    assert "written" not in said
+    assert f"{CONFIG}: kept" in said
+    assert machine.run("cat", CONFIG).stdout == GOOD_CONFIG
+
+
+def test_uninstalling_keeps_the_data(machine: Container) -> None:
+    machine.systemctl("enable", "--now", UNIT)
+    machine.write("/srv/axom/models/m/1/config.json", "{}")
+    install(machine, "--uninstall")
+    try:
+        assert machine.show(UNIT, "LoadState") == "not-found"
+        machine.run("test", "!", "-e", "/usr/local/bin/axomsync")
+        machine.run("test", "-f", "/srv/axom/models/m/1/config.json", "-a", "-f", CONFIG, "-a", "-f", KEY)
+        machine.run("test", "-d", "/var/lib/axomsync")
+    finally:
+        install(machine, "--program", PROGRAM)
