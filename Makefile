@@ -24,7 +24,7 @@ lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	ruff check .
 	ruff format --check .
 	mypy
-	lint-imports
+	lint-imports --no-logo
 
 bench: .venv/ready  ## measures against other clients, on loopback
 	@exec .venv/bin/python -m benchmarks $(ARGS)

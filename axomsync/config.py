@@ -6,6 +6,7 @@ outside the settings so that nothing that prints settings can print it.
 """
 
 import difflib
+import os
 import re
 import stat
 import tomllib
@@ -421,6 +422,31 @@ def _shown_rule(rule: BandwidthRule) -> str:
     days = " ".join(_DAYS[day].capitalize() for day in sorted(rule.days)) if len(rule.days) < 7 else "every day"
     rate = "off" if rule.rate is None else f"{rule.rate:g}B/s"
     return f"{days} {timedelta(minutes=rule.minute)} {rate}"
+
+
+def effective(loaded: Loaded) -> list[dict[str, object]]:
+    """Every key with its value and where that came from."""
+    rows: list[dict[str, object]] = []
+    for section, outer in Settings.model_fields.items():
+        values = getattr(loaded.settings, section)
+        for name, field in outer.annotation.model_fields.items():  # type: ignore[union-attr]  # sections are models
+            key = f"{section}.{field.alias or name}"
+            rows.append({"key": key, "value": shown(getattr(values, name)), "from": loaded.origins.get(key, "default")})
+    return rows
+
+
+def defaults_for_user(explicit: str | None, environ: Mapping[str, str]) -> tuple[Path, dict[str, object]]:
+    """Where `init` writes, and the folders that suit whoever runs it: the system's for root, else some below home."""
+    if os.geteuid() == 0:
+        return Path(explicit or environ.get("AXOMSYNC_CONFIG") or SYSTEM_CONFIG), {}
+    home = Path.home()
+    user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "axomsync" / "config.toml"
+    folders = {
+        "drop.folder": str(home / "axom" / "drop"),
+        "mirror.folder": str(home / "axom" / "models"),
+        "state.folder": str(Path(environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "axomsync"),
+    }
+    return Path(explicit or environ.get("AXOMSYNC_CONFIG") or user), dict(folders)
 
 
 def example(values: Mapping[str, object] | None = None) -> str:

@@ -118,6 +118,10 @@ class Console:
         """Close the connections."""
         self._client.close()
 
+    def forget_key(self) -> None:
+        """Read the API key from its source before the next call."""
+        self._key = None
+
     def base_models(self) -> list[BaseModel]:
         """`GET /base-models` (scope read)."""
         return [BaseModel(**shape.model_dump()) for shape in self._list("/base-models", _BaseModelShape)]
@@ -184,22 +188,19 @@ class Console:
     @contextmanager
     def _request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
         """A successful response, its body not yet read. A refused key is read anew from its source once."""
-        if self._key is None:
-            self._key = self._read_key()
+        key = self._key or self._read_key()
         for last_try in (False, True):
+            self._key = key
             try:
-                with self._client.stream(method, url, json=body, headers=_bearer(self._key)) as response:
-                    if response.status_code == 401 and not last_try and self._key_was_rotated():
+                with self._client.stream(method, url, json=body, headers=_bearer(key)) as response:
+                    if response.status_code == 401 and not last_try and (rotated := self._read_key()) != key:
+                        key = rotated
                         continue
                     self._raise_for_status(response, scope)
                     yield response
                     return
             except httpx.HTTPError as error:
                 raise Transient(f"{self.url}: {_network_reason(error)}") from None
-
-    def _key_was_rotated(self) -> bool:
-        old, self._key = self._key, self._read_key()
-        return old != self._key
 
     def _raise_for_status(self, response: httpx.Response, scope: str) -> None:
         status = response.status_code

@@ -80,7 +80,7 @@ migrations = Migrations("axomsync")
 @migrations()
 def m001_first_schema(db: Database) -> None:
     """Uploads, models, their files and segments, transfers in flight, and what the running agent says of itself."""
-    for statement in _FIRST_SCHEMA.split(";"):
+    for statement in _FIRST_SCHEMA.split(";\n"):
         if statement.strip():
             db.execute(statement)
 

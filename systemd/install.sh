@@ -81,9 +81,6 @@ install_service() {
     place "$checkout/README.md" "$manual"
     changed=no
     place "$checkout/systemd/axomsync.service" "$units/axomsync.service"
-    if [ "$(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')" -ge 254 ]; then
-        place "$checkout/systemd/axomsync-254.conf" "$units/axomsync.service.d/254.conf"
-    fi
     [ $changed = no ] || systemctl daemon-reload
 }
 
@@ -115,13 +112,13 @@ uninstall() {
         systemctl disable -q --now axomsync
         say "axomsync: stopped and disabled"
     fi
-    for file in "$units/axomsync.service" "$units/axomsync.service.d/254.conf" "$sysusers" "$tmpfiles" "$manual" "$link"; do
+    for file in "$units/axomsync.service" "$sysusers" "$tmpfiles" "$manual" "$link"; do
         if [ -e "$file" ] || [ -L "$file" ]; then
             rm "$file"
             say "$file: removed"
         fi
     done
-    rmdir "$units/axomsync.service.d" "${manual%/*}" 2>/dev/null || :
+    rmdir "${manual%/*}" 2>/dev/null || :
     if [ -e "$home/pyvenv.cfg" ]; then
         rm -r "$home"
         say "$home: removed"

@@ -37,6 +37,7 @@ from axomsync.meter import Gauge, Meter
 from axomsync.policy import backoff
 from axomsync.records import Presigned, Stamp, Upload, UploadState
 from axomsync.storage import Storage
+from axomsync.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Surroundings:
     console: Console
     storage: Storage
     meter: Meter
+    throttle: Throttle
     stop: threading.Event
     random: Callable[[], float]
     now: Callable[[], float] = time.time
@@ -128,7 +130,15 @@ class Uploader:
         twin = self._ledger.read.same_content(upload.sha256 or "", upload.filename)
         if twin is not None:
             reason = f"the same content was uploaded under this name before (upload {twin.upload_id})"
-            self._ledger.move_upload(upload.id, UploadState.DUPLICATE, duplicate_of=twin.id, reason=reason).result()
+            self._ledger.move_upload(
+                upload.id,
+                UploadState.DUPLICATE,
+                duplicate_of=twin.id,
+                upload_id=twin.upload_id,
+                key=twin.key,
+                etag=twin.etag,
+                reason=reason,
+            ).result()
             log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
             return self._ledger.read.upload(upload.id)
         with self._opened(upload.path) as (file, stamp):
@@ -164,15 +174,16 @@ class Uploader:
                 self._pause(backoff(tries, self._around.random, failure.retry_after), beat)
 
     def _put(self, upload: Upload, presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> str | None:
-        size, step = upload.stamp.size, self._step(beat)
+        size, step, throttle = upload.stamp.size, self._step(beat), self._around.throttle
         sent = 0
 
         def pieces() -> Iterator[bytes]:
             nonlocal sent
             while sent < size:
-                piece = os.pread(file, min(PUT_PIECE, size - sent), sent)
+                piece = os.pread(file, min(throttle.piece(PUT_PIECE), size - sent), sent)
                 if not piece:
                     raise SourceChanged("the file became shorter while it was uploaded")
+                throttle.take(len(piece))
                 yield piece
                 sent += len(piece)
                 gauge.receive(len(piece))

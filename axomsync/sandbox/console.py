@@ -79,6 +79,7 @@ class Sandbox:
         self.key = self.catalog.full_key()
         self._door = Door(*_host_and_port(listen))
         self._server: _Server | None = None
+        self._started = False
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -107,6 +108,10 @@ class Sandbox:
         self.relay.rate = rate
 
     def start(self) -> None:
+        """Raises `ObjectStoreError` when its store does not start. A stopped sandbox is followed by a new one."""
+        if self._started:
+            raise RuntimeError("a sandbox starts once")
+        self._started = True
         with contextlib.ExitStack() as started:
             started.callback(self._door.close)
             if self._own_store:

@@ -7,8 +7,8 @@ Failures handled:
 
 - no root, no systemd-nspawn, a kernel that refuses: `ContainerError` that says what to do (a skipped test proves nothing);
 - the boot hangs: `ContainerError` with what nspawn said;
-- a test fails, or the test process is killed: the mounts go with the namespace, the processes with nspawn, whose death
-  the kernel ties to ours.
+- a test fails: everything is taken down; the test process is killed: the kernel ends the processes and their mounts, and
+  an empty folder and empty control groups are all that stays.
 """
 
 import os
@@ -26,8 +26,8 @@ from typing import Self
 _BOOT_PATIENCE = 30.0
 _STOP_PATIENCE = 15.0
 
-# No mount outlives this namespace, and nspawn does not outlive us.
-_OWN_MOUNTS = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private")
+# Mounts end with their namespace and processes with theirs, whose first process the kernel ends with us.
+_WALLS = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child")
 
 # The bytes of the upper layer live in its tmpfs.
 # The machine's own mounts, identity and journal are not for the container.
@@ -75,7 +75,7 @@ class Container:
         self._folder = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         self._log = tempfile.TemporaryFile()
         self._nspawn = subprocess.Popen(
-            [*_OWN_MOUNTS, "sh", "-c", _BOOT, "boot", str(self._folder), self.name, *self._mounts],
+            [*_WALLS, "sh", "-c", _BOOT, "boot", str(self._folder), self.name, *self._mounts],
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "AXOM_RIG_CGROUPS": " ".join(self._cgroups)},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
@@ -138,7 +138,7 @@ class Container:
         while time.monotonic() < deadline:
             if self._nspawn.poll() is not None:
                 raise ContainerError(f"systemd-nspawn ended with {self._nspawn.returncode}: {self._said()}")
-            self._init = self._init or _only_child(self._nspawn.pid)
+            self._init = self._init or _init_of(self._nspawn.pid)
             if self._init and self.systemctl("is-active", "basic.target", check=False).stdout == "active\n":
                 return
             time.sleep(0.05)
@@ -188,13 +188,20 @@ def _remove_cgroup(group: Path) -> None:
                 time.sleep(0.02)
 
 
-def _only_child(pid: int) -> int:
-    """nspawn's child that is the container's init, or 0 while it has not become that."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        with suppress(OSError):
-            if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                return int(child)
+def _init_of(pid: int) -> int:
+    """The container's init, a grandchild of `pid` by way of nspawn; 0 while it has not become that."""
+    for child in _children(pid):
+        for grandchild in _children(child):
+            with suppress(OSError):
+                if Path(f"/proc/{grandchild}/comm").read_text() == "systemd\n":
+                    return grandchild
     return 0
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def _escaped(path: Path) -> str:

@@ -191,13 +191,14 @@ def test_urls_live_as_long_as_the_sandbox_says(sandbox: Sandbox, folder: Path) -
 def test_a_restart_in_the_same_folder_keeps_what_was_there(
     sandbox_factory: Callable[..., Sandbox], folder: Path, tmp_path: Path
 ) -> None:
-    with sandbox_factory(tmp_path / "state") as before:
-        model = before.publish_model("chassis", "v1", folder, part_size=5 << 20)
-        narrow = before.create_key(["read"])
-        grant = console(before).post("/uploads/presign", json={"filename": "a", "content_type": "b"}).json()
-        httpx.put(grant["url"], content=b"1")
-        before.register_dataset("wikitext", "v1", [grant["upload_id"]])
-        kept = [console(before).get(path).json() for path in ("/models", "/datasets")]
+    before = sandbox_factory(tmp_path / "state")
+    model = before.publish_model("chassis", "v1", folder, part_size=5 << 20)
+    narrow = before.create_key(["read"])
+    grant = console(before).post("/uploads/presign", json={"filename": "a", "content_type": "b"}).json()
+    httpx.put(grant["url"], content=b"1")
+    before.register_dataset("wikitext", "v1", [grant["upload_id"]])
+    kept = [console(before).get(path).json() for path in ("/models", "/datasets")]
+    before.stop()
     after = sandbox_factory(tmp_path / "state")
     assert after.key == before.key
     assert [console(after).get(path).json() for path in ("/models", "/datasets")] == kept

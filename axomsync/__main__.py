@@ -1,0 +1,5 @@
+"""`python -m axomsync`."""
+
+from axomsync.cli import main
+
+main()

@@ -1,0 +1,319 @@
+"""The composition root: builds the parts, starts and stops them, and lives with signals and the service manager.
+
+The only user of APScheduler, whose jobs do nothing but wake a worker. Failures handled: a worker that dies (the process
+ends with a message, the service manager starts another), a worker that hangs (the watchdog is no longer fed), a new
+configuration that is bad (the old one stays), a stop while storage hangs (the process ends in time all the same).
+"""
+
+import logging
+import math
+import os
+import random
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from axomsync import __version__, config
+from axomsync.config import Loaded, Settings
+from axomsync.console import Console
+from axomsync.drop.intake import Intake
+from axomsync.drop.upload import Surroundings
+from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Transient
+from axomsync.ledger import Ledger
+from axomsync.liveness import Liveness
+from axomsync.meter import Meter
+from axomsync.mirror.download import Lanes
+from axomsync.mirror.mirror import Mirror
+from axomsync.mirror.publish import Place
+from axomsync.ops import logs, systemd
+from axomsync.problems import Problems
+from axomsync.records import ModelState, UploadState
+from axomsync.report import STUCK_MODELS, STUCK_UPLOADS, iso
+from axomsync.storage import ANSWER_SECONDS, Storage
+from axomsync.throttle import Throttle
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.5
+STOP_SECONDS = 7.0  # of the 10 that a stop may take
+RUN_PATIENCE_SECONDS = 600.0
+SYNC_PATIENCE_SECONDS = 60.0
+
+
+class Parts:
+    """What one configuration needs in order to work. A reload replaces them as a whole; ledger and transfers' bytes stay."""
+
+    def __init__(self, settings: Settings, agent: "Agent", patience: float) -> None:
+        self.settings = settings
+        self.stop = threading.Event()
+        self._agent = agent
+        ca_file = str(settings.console.ca_file) if settings.console.ca_file else None
+        self.console = Console(settings.console.url, lambda: config.load_key(settings, agent.environ), ca_file=ca_file)
+        self.storage = Storage(stall=settings.transfer.stall, ca_file=ca_file, allow_http=settings.transfer.allow_http)
+        self.intake = self._build_intake() if settings.drop.enabled else None
+        self.mirror = self._build_mirror(patience) if settings.mirror.enabled else None
+        self._threads: list[threading.Thread] = []
+        self._scheduler = BackgroundScheduler(
+            timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+
+    def _build_intake(self) -> Intake:
+        a = self._agent
+        around = Surroundings(a.ledger, self.console, self.storage, a.meter, a.throttle, self.stop, a.random)
+        return Intake(self.settings.drop, around, a.problems, a.liveness)
+
+    def _build_mirror(self, patience: float) -> Mirror:
+        a, settings = self._agent, self.settings
+        lanes = Lanes(settings.transfer.connections, self.storage, a.ledger, a.throttle, a.liveness, self.stop, a.random)
+        place = Place(settings.mirror.folder, a.identity)
+        return Mirror(
+            settings.mirror, place, a.ledger, self.console, lanes, a.meter, a.problems, a.liveness, self.stop,
+            a.random, patience=patience,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Begin to work, each part in a thread of its own."""
+        if self.intake is not None:
+            self._schedule(self.intake.wake, self.settings.drop.rescan)
+            self._spawn("drop", self.intake.run)
+        if self.mirror is not None:
+            self._schedule(self.mirror.wake, self.settings.mirror.poll)
+            self._spawn("mirror", self.mirror.run)
+        self._scheduler.add_listener(_tell_trouble, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
+        self._scheduler.start()
+
+    def end(self, deadline: float) -> None:
+        """Stop working; by `deadline` (monotonic seconds) at the latest, even if storage hangs."""
+        self.stop.set()
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        for wake in (part.wake for part in (self.intake, self.mirror) if part is not None):
+            wake()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self.console.close()
+        self.storage.close()
+
+    def wake(self) -> None:
+        """Look at everything now."""
+        for part in (self.intake, self.mirror):
+            if part is not None:
+                part.wake()
+
+    def run_once(self) -> list[BaseException]:
+        """One pass of both directions at the same time; what ended either of them."""
+        failures: list[BaseException] = []
+        passes = [part.run_once for part in (self.intake, self.mirror) if part is not None]
+        for one_pass in passes:
+            self._spawn("pass", lambda one_pass=one_pass: _collect(one_pass, failures))  # type: ignore[misc]
+        while any(thread.is_alive() for thread in self._threads) and not self._agent.ended:
+            self._agent.tick()
+        return failures
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._agent.guard, args=(name, work), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _schedule(self, wake: Callable[[], None], seconds: float) -> None:
+        self._scheduler.add_job(wake, "interval", seconds=seconds)
+
+
+@dataclass
+class Agent:
+    """One agent on one state folder."""
+
+    loaded: Loaded
+    environ: Mapping[str, str]
+    random: Callable[[], float] = random.random
+    ended: bool = False
+    _exit_code: int = 0
+    _reload_asked: bool = False
+    _shown_transfers: bool = False
+    _wakes: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        settings = self.loaded.settings
+        self.ledger = Ledger(settings.state.folder, time.time)
+        self.ledger.recover()
+        self.identity = self.ledger.read.facts().get("identity") or uuid.uuid4().hex[:12]
+        self.ledger.set_facts(identity=self.identity, started_at=iso(time.time()), version=__version__, observer=None)
+        self.meter = Meter(time.monotonic)
+        self.throttle = Throttle(settings.transfer.bandwidth)
+        self.liveness = Liveness(settings.transfer.stall + ANSWER_SECONDS + 60.0, time.monotonic)
+        self.problems = Problems(self.ledger)
+
+    def run(self) -> int:
+        """Work until a signal ends it; returns the exit code."""
+        self._listen_to_signals()
+        if warning := config.key_file_warning(self.loaded.settings):
+            log.warning("%s", warning)
+        self.parts = Parts(self.loaded.settings, self, RUN_PATIENCE_SECONDS)
+        self.parts.start()
+        log.info("axomsync %s works with %s", __version__, self.loaded.path)
+        systemd.ready("working")
+        interval = systemd.watchdog_interval() or math.inf
+        next_feed = time.monotonic()
+        while not self.ended:
+            self.tick()
+            if self._reload_asked:
+                self._reload()
+            if time.monotonic() >= next_feed:
+                next_feed = time.monotonic() + min(interval, 10.0)
+                self._feed_watchdog()
+        systemd.stopping()
+        self.parts.end(time.monotonic() + STOP_SECONDS)
+        self._close()
+        log.info("stopped")
+        return self._exit_code
+
+    def sync(self) -> int:
+        """One pass; returns the exit code."""
+        self._listen_to_signals()
+        began = time.time()
+        self.parts = Parts(self.loaded.settings, self, SYNC_PATIENCE_SECONDS)
+        failures = self.parts.run_once()
+        interrupted = self.ended
+        self.parts.end(time.monotonic() + STOP_SECONDS)
+        code = 0 if interrupted else self._outcome(failures, began)
+        self._close()
+        return code or self._exit_code
+
+    def tick(self) -> None:
+        """A turn of the main thread: show the transfers to other processes."""
+        self._wakes.wait(TICK_SECONDS)
+        self._wakes.clear()
+        transfers = self.meter.read()
+        if transfers or self._shown_transfers:
+            try:
+                self.ledger.show_transfers(transfers)
+            except LocalFault as fault:
+                self.problems.report("ledger", str(fault))
+        self._shown_transfers = bool(transfers)
+
+    def guard(self, name: str, work: Callable[[], None]) -> None:
+        """Run a worker; one that dies takes the process with it, since half an agent is worse than a restart."""
+        try:
+            work()
+        except BaseException as death:
+            log.critical("the %s worker died: %s", name, death, exc_info=not isinstance(death, AxomsyncError))
+            self._exit_code = death.exit_code if isinstance(death, Fatal) else 1
+            self._end()
+
+    def _outcome(self, failures: list[BaseException], began: float) -> int:
+        codes = {failure.exit_code if isinstance(failure, AxomsyncError) else 1 for failure in failures}
+        for failure in failures:
+            log.error("%s", failure)
+        for upload in self.ledger.read.uploads():
+            if upload.state in STUCK_UPLOADS and (upload.state is not UploadState.REJECTED or upload.updated_at >= began):
+                codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
+            elif upload.next_attempt is not None:
+                codes.add(Transient.exit_code)
+        for model in self.ledger.read.models():
+            if model.state in STUCK_MODELS:
+                codes.add(1)
+            elif model.state is ModelState.QUEUED:
+                codes.add(Transient.exit_code)
+        for code in (KeyRefused.exit_code, 1, Transient.exit_code):
+            if code in codes:
+                return code
+        return max(codes, default=0)
+
+    def _feed_watchdog(self) -> None:
+        hanging = self.liveness.hanging()
+        if hanging:
+            self.problems.report("agent", f"no progress of: {', '.join(hanging)}; waiting for the watchdog to restart it")
+            return
+        self.problems.clear("agent")
+        systemd.watchdog()
+        systemd.status(self._summary())
+        if self.parts.intake is not None:
+            self._show_observer(self.parts.intake.observer)
+
+    def _show_observer(self, observer: str) -> None:
+        if self.ledger.read.facts().get("observer") != observer:
+            self.ledger.set_facts(observer=observer)
+
+    def _summary(self) -> str:
+        transfers = self.meter.read()
+        if not transfers:
+            return "nothing to do"
+        rate = sum(transfer.rate for transfer in transfers)
+        return f"{len(transfers)} transfers, {rate / 1e6:.1f} MB/s: {', '.join(t.name for t in transfers[:3])}"
+
+    # Signals
+
+    def _listen_to_signals(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._end())
+        signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
+
+    def _end(self) -> None:
+        self.ended = True
+        self._wakes.set()
+
+    def _ask_reload(self) -> None:
+        self._reload_asked = True
+        self._wakes.set()
+
+    def _reload(self) -> None:
+        self._reload_asked = False
+        systemd.reloading()
+        try:
+            loaded = config.load(self.loaded.path, self.environ)
+            if loaded.settings.state != self.loaded.settings.state:
+                raise BadConfig("[state] folder can't change while the agent runs; restart it")
+        except BadConfig as bad:
+            log.error("the new configuration is bad, the old one stays:\n%s", bad)
+            self.problems.report("configuration", f"the new one is bad, the old one stays: {bad}".replace("\n", " · "))
+            systemd.ready("working with the old configuration, the new one is bad")
+            return
+        self.problems.clear("configuration")
+        logs.set_up(loaded.settings.log.format, loaded.settings.log.level, self.environ)
+        self.throttle.change(loaded.settings.transfer.bandwidth)
+        self._replace_parts(loaded)
+        log.info("reloaded %s", loaded.path)
+        systemd.ready("working")
+
+    def _replace_parts(self, loaded: Loaded) -> None:
+        old, self.loaded = self.loaded.settings, loaded
+        unchanged = {"transfer": old.transfer.model_copy(update={"bandwidth": loaded.settings.transfer.bandwidth})}
+        if loaded.settings == old.model_copy(update={**unchanged, "log": loaded.settings.log}):
+            self.parts.console.forget_key()  # the key may have been rotated
+            self.parts.wake()
+            return
+        self.parts.end(time.monotonic() + STOP_SECONDS)
+        self.parts.close()
+        self.ledger.recover()
+        self.parts = Parts(loaded.settings, self, RUN_PATIENCE_SECONDS)
+        self.parts.start()
+
+    def _close(self) -> None:
+        self.ledger.show_transfers([])
+        self.ledger.close()
+
+
+def _collect(work: Callable[[], None], failures: list[BaseException]) -> None:
+    try:
+        work()
+    except AxomsyncError as failure:
+        failures.append(failure)
+
+
+def _tell_trouble(event: JobExecutionEvent) -> None:
+    log.warning("the scheduler had trouble with %s (event %d)", event.job_id, event.code)
+
+
+def exit_now(code: int) -> None:
+    """End the process even if a thread is stuck in a system call: all that matters is on disk by now."""
+    logging.shutdown()
+    os._exit(code)

@@ -1,0 +1,152 @@
+"""What the agent knows, as the JSON documents that users rely on. Reads the ledger only, so it works without an agent."""
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from axomsync import __version__
+from axomsync.config import Settings
+from axomsync.errors import printable
+from axomsync.ledger import Reader, holder
+from axomsync.records import Model, ModelState, RemoteModel, Transfer, Upload, UploadState
+
+STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
+STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
+
+Document = dict[str, Any]
+
+
+def iso(seconds: float | None) -> str | None:
+    """Seconds since the epoch as ISO-8601 UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def upload_document(upload: Upload) -> Document:
+    """One row of `axomsync uploads --json`."""
+    return {
+        "path": printable(os.fsdecode(upload.path)),
+        "filename": upload.filename,
+        "bytes": upload.stamp.size,
+        "sha256": upload.sha256,
+        "lines": upload.lines,
+        "state": str(upload.state),
+        "reason": upload.reason,
+        "upload_id": upload.upload_id,
+        "key": upload.key,
+        "etag": upload.etag,
+        "shards": [],
+        "created_at": iso(upload.created_at),
+        "updated_at": iso(upload.updated_at),
+    }
+
+
+def model_document(model: Model) -> Document:
+    """One row of `axomsync models --json`."""
+    total = model.bytes_total
+    return {
+        "id": model.id,
+        "name": model.name,
+        "version": model.version,
+        "params": model.params,
+        "remote_status": model.remote_status,
+        "state": str(model.state),
+        "reason": model.reason,
+        "bytes_done": model.bytes_done if total is None else min(model.bytes_done, total),
+        "bytes_total": total,
+        "path": model.path,
+        "created_at": model.created_at,
+    }
+
+
+def unseen_model_document(model: RemoteModel, state: ModelState, reason: str | None) -> Document:
+    """As `model_document`, for a model that no agent has looked at yet."""
+    return {
+        "id": model.id,
+        "name": model.name,
+        "version": model.version,
+        "params": model.params,
+        "remote_status": model.status,
+        "state": str(state),
+        "reason": reason,
+        "bytes_done": 0,
+        "bytes_total": None,
+        "path": None,
+        "created_at": model.created_at,
+    }
+
+
+def transfer_document(transfer: Transfer) -> Document:
+    """One transfer in flight."""
+    return {
+        "direction": transfer.direction,
+        "name": transfer.name,
+        "bytes_done": transfer.bytes_done,
+        "bytes_received": transfer.bytes_received,
+        "bytes_total": transfer.bytes_total,
+        "rate": transfer.rate,
+        "eta": transfer.eta,
+    }
+
+
+def status_document(settings: Settings, ledger: Reader | None) -> Document:
+    """`axomsync status --json`; `ledger` is None before the first start of an agent."""
+    pid = holder(settings.state.folder) if ledger else None
+    facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
+    problems = _problems(ledger) if ledger else []
+    console_error = next((p["reason"] for p in problems if p["subject"] == "console"), None)
+    last_poll = facts.get("last_poll")
+    return {
+        "version": __version__,
+        "agent": {
+            "running": pid is not None,
+            "pid": pid,
+            "since": facts.get("started_at") if pid is not None else None,
+            "paused": False,
+        },
+        "console": {
+            "url": settings.console.url,
+            "ok": None if last_poll is None and console_error is None else console_error is None,
+            "last_poll": iso(float(last_poll)) if last_poll else None,
+            "error": console_error,
+        },
+        "drop": {
+            "folder": str(settings.drop.folder),
+            "observer": facts.get("observer") if pid is not None else None,
+            "counts": ledger.upload_counts() if ledger else dict.fromkeys(map(str, UploadState), 0),
+        },
+        "mirror": {
+            "folder": str(settings.mirror.folder),
+            "counts": ledger.model_counts() if ledger else dict.fromkeys(map(str, ModelState), 0),
+            "free_bytes": free_bytes(str(settings.mirror.folder)),
+        },
+        "transfers": [transfer_document(t) for t in ledger.transfers()] if ledger and pid is not None else [],
+        "problems": problems,
+    }
+
+
+def free_bytes(folder: str) -> int | None:
+    """Bytes that an ordinary user can still write below `folder`, None when it is missing."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def _problems(ledger: Reader) -> list[Document]:
+    problems = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in ledger.problems()]
+    for upload in ledger.uploads_in_drop():
+        if upload.reason is not None and upload.state is not UploadState.DUPLICATE:
+            subject = printable(os.fsdecode(upload.path))
+            problems.append(_problem(subject, upload.reason, upload.updated_at, upload.next_attempt))
+    for model in ledger.models():
+        waits = model.state is ModelState.QUEUED and model.next_attempt is not None
+        if model.reason is not None and (model.state in STUCK_MODELS or waits):
+            subject = printable(f"{model.name}/{model.version}")
+            problems.append(_problem(subject, model.reason, model.updated_at, model.next_attempt))
+    return problems
+
+
+def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:
+    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": iso(next_attempt)}

@@ -1,0 +1,114 @@
+"""Documents as text for people: tables and colour on a terminal, plain aligned text in a pipe."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+GOOD = frozenset({"uploaded", "published", "ready"})
+BAD = frozenset({"rejected", "failed", "blocked", "held"})
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units: `91.2 MB`."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `1h 05m`."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+
+
+def screen() -> Console:
+    """Standard output; as wide as its lines need when it is no terminal."""
+    return Console(soft_wrap=True, highlight=False) if sys.stdout.isatty() else Console(width=10_000, highlight=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
+    """Rows under column heads; cells that are states get their colour."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(_cell(cell) for cell in row))
+    return made
+
+
+def _cell(cell: Any) -> Text:
+    text = "-" if cell is None else str(cell)
+    return Text(text, style="green" if text in GOOD else "red" if text in BAD else "")
+
+
+def uploads(documents: Sequence[dict[str, Any]]) -> Table:
+    """`axomsync uploads`."""
+    return table(
+        ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
+        (
+            (d["state"], d["path"], size(d["bytes"]), d["lines"], d["upload_id"], d["key"], d["reason"] or "")
+            for d in documents
+        ),
+    )
+
+
+def models(documents: Sequence[dict[str, Any]]) -> Table:
+    """`axomsync models`."""
+    return table(
+        ("STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "REASON"),
+        (
+            (d["state"], d["name"], d["version"], d["remote_status"], size(d["bytes_total"]), d["path"], d["reason"] or "")
+            for d in documents
+        ),
+    )
+
+
+def status(document: dict[str, Any]) -> list[Any]:
+    """`axomsync status`: one screen."""
+    agent, console, drop, mirror = (document[part] for part in ("agent", "console", "drop", "mirror"))
+    running = f"running (pid {agent['pid']}) since {agent['since']}" if agent["running"] else "not running"
+    reached = {True: "reachable", False: f"trouble: {console['error']}", None: "not asked yet"}[console["ok"]]
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_row("agent", f"axomsync {document['version']}, {running}")
+    facts.add_row(
+        "console", f"{console['url']}  {reached}" + (f", last poll {console['last_poll']}" * bool(console["last_poll"]))
+    )
+    facts.add_row(
+        "drop", f"{drop['folder']}  {_counts(drop['counts'])}" + f"  ({drop['observer']})" * bool(drop["observer"])
+    )
+    free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
+    facts.add_row("mirror", f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")
+    parts: list[Any] = [facts]
+    if document["transfers"]:
+        rows = ((_arrow(t), t["name"], _share(t), size(t["rate"]) + "/s", duration(t["eta"])) for t in document["transfers"])
+        parts += ["", table(("", "TRANSFER", "DONE", "RATE", "LEFT"), rows)]
+    if document["problems"]:
+        rows_ = ((p["subject"], p["reason"], p["since"], p["next_attempt"] or "-") for p in document["problems"])
+        parts += ["", table(("PROBLEM", "REASON", "SINCE", "NEXT TRY"), rows_)]
+    return parts
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing yet"
+
+
+def _arrow(transfer: dict[str, Any]) -> str:
+    return "up" if transfer["direction"] == "up" else "down"
+
+
+def _share(transfer: dict[str, Any]) -> str:
+    total = transfer["bytes_total"] or 1
+    return (
+        f"{size(transfer['bytes_received'])} of {size(transfer['bytes_total'])} ({transfer['bytes_received'] / total:.0%})"
+    )
