@@ -55,3 +55,67 @@ def bandwidth_at(rules: tuple[BandwidthRule, ...], now: datetime) -> float | Non
         if begun:
             return max(begun, key=lambda rule: rule.minute).rate
     return None
+
+
+FIRST_LANES = 4
+GROWTH_WORTH_HAVING = 1.10
+COLLAPSE = 0.5
+PROBE_AGAIN_SECONDS = 60.0
+
+
+class LaneCount:
+    """How many lanes to use: more as long as that brings at least 10 %, fewer when storage is overrun.
+
+    More lanes can be slower: storage that throttles, or a CPU that is full. So the total decides, not only errors. Fed with
+    one observation a second while every allowed lane is busy.
+    """
+
+    def __init__(self, most: int, first: int = FIRST_LANES) -> None:
+        self.most = most
+        self.count = max(1, min(first, most))
+        self._best_count, self._best_rate = self.count, 0.0
+        self._frozen_until: float | None = None
+        self._warming = True
+
+    def observe(self, rate: float, now: float) -> int:
+        """Take in the total `rate` (bytes a second) over the last interval and return the number of lanes from now on."""
+        if self._frozen_until is not None:
+            return self._watch(rate, now)
+        if self._warming:  # the first interval after a change measures the change itself
+            self._warming = False
+            return self.count
+        if rate >= self._best_rate * GROWTH_WORTH_HAVING:
+            self._best_count, self._best_rate = self.count, rate
+            if self.count < self.most:
+                return self._change(min(self.most, self.count * 2))
+        elif rate < self._best_rate:
+            self.count = self._best_count
+        self._frozen_until = now + PROBE_AGAIN_SECONDS
+        return self.count
+
+    def congested(self, now: float) -> int:
+        """Storage asked for fewer requests: halve, and stay there for a while."""
+        self.count = self._best_count = max(1, self.count // 2)
+        self._best_rate, self._frozen_until = 0.0, now + PROBE_AGAIN_SECONDS
+        return self.count
+
+    def _watch(self, rate: float, now: float) -> int:
+        if rate < self._best_rate * COLLAPSE and self.count > 1:
+            self._best_rate = rate
+            return self._change(max(1, self.count // 2))
+        if self._frozen_until is not None and now >= self._frozen_until and self.count < self.most:
+            self._best_rate = rate
+            return self._change(min(self.most, self.count * 2))
+        return self.count
+
+    def _change(self, count: int) -> int:
+        self.count, self._warming, self._frozen_until = count, True, None
+        return count
+
+
+def lagging(rates: dict[int, float]) -> set[int]:
+    """Who runs under a tenth of the median of all: broken connections, but never all of them at once."""
+    if len(rates) < 3:
+        return set()
+    median = sorted(rates.values())[len(rates) // 2]
+    return {who for who, rate in rates.items() if rate < median / 10}
