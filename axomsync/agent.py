@@ -32,6 +32,7 @@ from axomsync.mirror.download import Lanes
 from axomsync.mirror.mirror import Mirror
 from axomsync.mirror.publish import Place
 from axomsync.ops import logs, systemd
+from axomsync.policy import FIRST_LANES
 from axomsync.problems import Problems
 from axomsync.records import ModelState, UploadState
 from axomsync.report import STUCK_MODELS, STUCK_UPLOADS, iso
@@ -70,7 +71,17 @@ class Parts:
 
     def _build_mirror(self, patience: float) -> Mirror:
         a, settings = self._agent, self.settings
-        lanes = Lanes(settings.transfer.connections, self.storage, a.ledger, a.throttle, a.liveness, self.stop, a.random)
+        lanes = Lanes(
+            settings.transfer.connections,
+            self.storage,
+            a.ledger,
+            a.throttle,
+            a.liveness,
+            self.stop,
+            a.random,
+            hashes=settings.mirror.verify == "etag",
+            first_lanes=int(a.ledger.read.facts().get("lanes") or FIRST_LANES),
+        )
         place = Place(settings.mirror.folder, a.identity)
         return Mirror(
             settings.mirror, place, a.ledger, self.console, lanes, a.meter, a.problems, a.liveness, self.stop,

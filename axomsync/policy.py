@@ -3,9 +3,12 @@
 Clock and randomness are arguments, so every decision can be tested without waiting.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
+
+W = TypeVar("W", bound=Hashable)
 
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
@@ -113,7 +116,7 @@ class LaneCount:
         return count
 
 
-def lagging(rates: dict[int, float]) -> set[int]:
+def lagging(rates: Mapping[W, float]) -> set[W]:
     """Who runs under a tenth of the median of all: broken connections, but never all of them at once."""
     if len(rates) < 3:
         return set()

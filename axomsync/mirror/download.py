@@ -35,8 +35,9 @@ from axomsync.errors import (
 from axomsync.ledger import Ledger
 from axomsync.liveness import Liveness
 from axomsync.meter import Gauge
+from axomsync.mirror.evidence import Evidence
 from axomsync.mirror.segments import Board, Coverage, Lease, cut, segment_size
-from axomsync.policy import backoff, worth_starting
+from axomsync.policy import FIRST_LANES, LaneCount, backoff, lagging, worth_starting
 from axomsync.records import DurableSegment, Manifest, ModelFile, Segment
 from axomsync.storage import RangeIgnored, RangeReply, Storage
 from axomsync.throttle import Throttle
@@ -49,6 +50,9 @@ NOTE_SECONDS = 1.0  # …or this often
 COMMIT_BYTES = 256 * 1024 * 1024
 COMMIT_SECONDS = 5.0
 COMMIT_FILES = 256
+OBSERVE_SECONDS = 1.0
+LAG_SECONDS = 15.0
+FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 5
 CHANGES_OF_A_FILE = 3
 STRAGGLER_SECONDS = 2.0  # a rest that takes longer than this is worth a second lane at the end
@@ -113,6 +117,7 @@ class PartialFile:
         self.job, self.rel, self.size, self.path = job, known.rel, known.size, path
         self.etag = known.etag
         self.etag_is_md5 = True
+        self.evidence = Evidence(known.etag, known.size)
         self.received = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
         self.durable = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
         self.ranges = True  # False once the store was seen to ignore Range
@@ -144,6 +149,7 @@ class PartialFile:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
         self.received, self.durable, self.etag = Coverage(self.size), Coverage(self.size), None
+        self.evidence = Evidence(None, self.size)
 
     def _open(self) -> int:
         file = -1
@@ -259,9 +265,11 @@ class Journal:
         try:
             descriptor = mine[0].handle.descriptor
             os.fdatasync(descriptor)
+            follower = file.evidence.follower
             for note in mine:
-                # Mirroring must not push a training job's data out of the page cache.
-                os.posix_fadvise(descriptor, note.start, note.end - note.start, os.POSIX_FADV_DONTNEED)
+                # Mirroring must not push a training job's data out of the page cache; but what is still to be hashed stays.
+                if follower is None or note.end <= follower.position:
+                    os.posix_fadvise(descriptor, note.start, note.end - note.start, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             file.job.fail(local_fault(error, str(file.path)))
             return []
@@ -292,9 +300,16 @@ class Lanes:
         liveness: Liveness,
         stop: threading.Event,
         random: Callable[[], float],
+        *,
+        hashes: bool,
+        first_lanes: int = FIRST_LANES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connections = connections
+        self.hashes = hashes
+        self.lane_count = LaneCount(connections, first_lanes)
+        self._moved = 0
+        self._marks: dict[Lease, tuple[float, int]] = {}
         self._storage, self._ledger, self._throttle, self._liveness = storage, ledger, throttle, liveness
         self._stop, self._random, self._clock = stop, random, clock
         self._journal = Journal(ledger, clock)
@@ -303,8 +318,11 @@ class Lanes:
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
-    def fetch(self, job: Job) -> None:
-        """Fetch all that `job` lacks; on return every byte is durable. Raises the error that ended it, or `Stopping`."""
+    def fetch(self, job: Job, step: Callable[[], None]) -> None:
+        """Fetch all that `job` lacks; on return every byte is durable. Raises the error that ended it.
+
+        `step` is called all the while; what it raises ends the job too.
+        """
         job.last_progress = self._clock()
         with self._changed:
             self._start_threads()
@@ -314,16 +332,35 @@ class Lanes:
             if job.complete:
                 job.over.set()
             self._changed.notify_all()
-        while not job.over.wait(0.2) and not self._stop.is_set():
-            pass
-        with self._changed:
-            for file in job.files:
-                self._board.drop(file)
-        self._journal.commit()
+        try:
+            while not job.over.wait(0.0 if self._follow(job) else 0.2):
+                step()
+        finally:
+            job.over.set()
+            with self._changed:
+                for file in job.files:
+                    self._board.drop(file)
+            self._journal.commit()
         if job.failure is not None:
             raise job.failure
-        if not job.complete:
-            raise Stopping("the agent is stopping")
+
+    def _follow(self, job: Job) -> bool:
+        """While this thread waits, it hashes what can only be hashed in order. True when there was something to hash."""
+        if not self.hashes:
+            return False
+        for file in job.files:
+            follower = file.evidence.follower
+            if follower is None or follower.position >= (end := file.received.prefix):
+                continue
+            handle = file.acquire()
+            try:
+                follower.catch_up(handle.descriptor, min(end, follower.position + FOLLOW_BYTES))
+            except OSError as error:
+                job.fail(local_fault(error, str(file.path)))
+            finally:
+                file.release(handle)
+            return True
+        return False
 
     def _plan(self, file: PartialFile) -> None:
         if file.received.covered and not self._partial_is_there(file):
@@ -364,10 +401,36 @@ class Lanes:
             thread.start()
 
     def _commit_loop(self) -> None:
+        observed_at, moved = self._clock(), 0
         while not self._stop.is_set():
             left = self._journal.seconds_left()
-            if self._journal.due.wait(COMMIT_SECONDS / 5 if left is None else min(left, 1.0)) or left == 0.0:
+            if self._journal.due.wait(OBSERVE_SECONDS if left is None else min(left, OBSERVE_SECONDS)) or left == 0.0:
                 self._journal.commit()
+            now = self._clock()
+            if now - observed_at >= OBSERVE_SECONDS:
+                self._observe((self._moved - moved) / (now - observed_at), now)
+                observed_at, moved = now, self._moved
+
+    def _observe(self, rate: float, now: float) -> None:
+        """Once a second: would more lanes bring more, and is one of them far behind the others?"""
+        before = self.lane_count.count
+        with self._changed:
+            leases = self._board.leases
+            if self._board.waiting and len(leases) >= before:
+                self.lane_count.observe(rate, now)
+                self._changed.notify_all()
+            self._marks = {lease: self._marks.get(lease, (now, lease.position)) for lease in leases}
+            rates = {
+                lease: (lease.position - position) / (now - since)
+                for lease, (since, position) in self._marks.items()
+                if now - since >= LAG_SECONDS
+            }
+            for lease in lagging(rates):
+                lease.slow = True
+            for lease in rates:
+                self._marks[lease] = (now, lease.position)
+        if self.lane_count.count != before:
+            self._ledger.set_facts(lanes=str(self.lane_count.count))  # the next start begins there
 
     def _lane(self) -> None:
         while not self._stop.is_set():
@@ -387,7 +450,9 @@ class Lanes:
 
     def _take(self) -> Lease | None:
         with self._changed:
-            lease = self._board.take() or self._board.duplicate(self._stragglers())
+            lease = None
+            if len(self._board.leases) < self.lane_count.count:
+                lease = self._board.take() or self._board.duplicate(self._stragglers())
             if lease is None:
                 self._changed.wait(1.0)
                 return None
@@ -448,13 +513,19 @@ class Lanes:
         """The first answer for a file fixes its ETag; a store that sends more than was asked sends all."""
         with self._changed:
             if file.etag is None:
-                file.etag = reply.etag
+                self._meet(file, reply.etag)
             elif reply.etag is not None and reply.etag != file.etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {file.etag} became {reply.etag})")
             file.etag_is_md5 = reply.etag_is_md5
             if reply.end > lease.end or not file.ranges:
                 file.ranges = False
                 self._board.widen(lease, reply.end)
+
+    def _meet(self, file: PartialFile, etag: str | None) -> None:
+        file.etag, file.evidence = etag, Evidence(etag, file.size)
+        if file.evidence.parts is not None:
+            align = file.evidence.parts.part_size
+            self._board.recut(file, segment_size(file.size, self._connections, align), align)
 
     def advance(self, lease: Lease, file: PartialFile, written: int) -> int:
         """`written` bytes more lie on disk; returns how many of them this lease still had to bring."""
@@ -464,6 +535,7 @@ class Lanes:
             new = file.received.add(lease.position, lease.position + count) if count else 0
             lease.position += count
             job.missing -= new
+            self._moved += count
             job.last_progress, job.attempts, job.refusals = self._clock(), 0, 0
             if new and job.complete:
                 job.over.set()
@@ -485,6 +557,9 @@ class Lanes:
         elif isinstance(failure, SourceChanged):
             self._start_over(file, failure)
         elif isinstance(failure, Transient):
+            if failure.congestion:
+                with self._changed:
+                    self.lane_count.congested(self._clock())
             job.attempts += 1
             if self._clock() - job.last_progress > job.patience:
                 job.fail(failure)
@@ -529,6 +604,8 @@ class _Run:
         self._start = self._noted = lease.position
         self._noted_at = time.monotonic()
         self._digest = blake3()
+        parts = file.evidence.parts if lanes.hashes else None
+        self._parts = parts.run(lease.position) if parts is not None else None
         self._written_at = self._noted_at
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -547,6 +624,8 @@ class _Run:
                     break
                 if self._lanes.stopping or self._file.job.over.is_set():
                     raise Stopping("the agent is stopping")
+                if self._lease.slow:
+                    raise Transient("the connection runs under a tenth of the speed of its siblings")
         finally:
             self._write()
             self._note()
@@ -565,8 +644,12 @@ class _Run:
             raise local_fault(error, str(self._file.path)) from None
         left = self._lanes.advance(self._lease, self._file, written)
         for piece in pieces:
-            self._digest.update(piece if len(piece) <= left else piece[:left])
-            left -= min(left, len(piece))
+            if len(piece) > left:
+                piece = piece[:left]
+            self._digest.update(piece)
+            if self._parts is not None:
+                self._parts.update(piece)
+            left -= len(piece)
         self._written_at = time.monotonic()
         if self._lease.position - self._noted >= NOTE_BYTES or self._written_at - self._noted_at >= NOTE_SECONDS:
             self._note()

@@ -1,31 +1,46 @@
 """Checksums taken while the bytes arrive, so that verifying a model costs no second reading.
 
-Storage's ETag is the MD5 of the whole object, or the MD5 of its parts' MD5s. Parts can be hashed by the lanes as they come,
-each by the lane that brings it whole; the whole can only be hashed in order, which a follower does behind the lanes, out
-of the page cache. What neither has seen (after a restart, say) is read from disk at the end.
+Storage's ETag is the MD5 of the whole object, or the MD5 of its parts' MD5s with a part size that nobody tells. Parts are
+hashed by the lane that brings them whole. The whole of a large object can only be hashed in order: a follower does that
+behind the lanes, out of the page cache. What neither has seen, after a restart for instance, is read from disk at the end.
 """
 
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Callable
-from typing import Protocol
-
-from axomsync.mirror.integrity import likely_part_sizes
 
 READ_SIZE = 1024 * 1024
+MEBIBYTE = 1024 * 1024
+HASHED_BY_ONE_LANE = 16 * MEBIBYTE  # an object up to this size arrives in one run, and is its own only part
+
+# Part sizes that SDKs and tools use by default or by doubling, most common first.
+PART_SIZES = tuple(
+    [n * MEBIBYTE for n in (8, 5, 16, 64, 100, 10, 15, 25, 32, 50, 128, 256, 512, 1024, 4, 20, 2, 1)]
+    + [n * 1_000_000 for n in (8, 5, 10, 16, 50, 100)]
+)
 
 
-class Observer(Protocol):
-    """Looks at the bytes of one run, in order."""
+def plain_md5(etag: str | None) -> str | None:
+    """The MD5 that the ETag of an object from a single PUT is, None for any other ETag."""
+    text = (etag or "").strip('"').lower()
+    return text if re.fullmatch(r"[0-9a-f]{32}", text) else None
 
-    def update(self, piece: bytes) -> None:
-        """The next bytes of the run."""
+
+def composite_md5(etag: str | None) -> tuple[str, int] | None:
+    """The ETag of a multipart object and its number of parts, None for any other ETag."""
+    text = (etag or "").strip('"').lower()
+    match = re.fullmatch(r"[0-9a-f]{32}-(\d{1,5})", text)
+    return (text, int(match[1])) if match else None
+
+
+def likely_part_sizes(size: int, parts: int) -> list[int]:
+    """The usual part sizes with which an object of `size` bytes has `parts` parts."""
+    return [part for part in PART_SIZES if parts and -(-size // part) == parts]
 
 
 class PartDigests:
-    """MD5s of the parts of one multipart object, as far as they were seen whole."""
+    """MD5s of the parts of one object, as far as they were seen whole."""
 
     def __init__(self, size: int, part_size: int) -> None:
         self.size, self.part_size = size, part_size
@@ -35,17 +50,13 @@ class PartDigests:
         """An observer for bytes that arrive from `position` on."""
         return PartRun(self, position)
 
-    def forget(self) -> None:
-        """The object is fetched anew."""
-        self.digests = {}
-
 
 class PartRun:
-    """Feeds the parts that one run brings from their beginning to their end."""
+    """Hashes the parts that one run brings from their beginning to their end."""
 
     def __init__(self, parts: PartDigests, position: int) -> None:
         self._parts, self._position = parts, position
-        # A run that begins inside a part can't hash it; the next one that it reaches can be.
+        # A run that begins inside a part can't hash that one, only those after it.
         self._md5 = None if position % parts.part_size else hashlib.md5(usedforsecurity=False)
 
     def update(self, piece: bytes) -> None:
@@ -63,31 +74,40 @@ class PartRun:
                 self._md5 = hashlib.md5(usedforsecurity=False)
 
 
-def part_size_of(etag: str | None, size: int) -> int | None:
-    """The part size that a composite ETag most likely has, None when the ETag is no composite or none fits."""
-    match = re.fullmatch(r'"?[0-9a-fA-F]{32}-(\d{1,5})"?', etag or "")
-    fitting = likely_part_sizes(size, int(match[1])) if match else []
-    return fitting[0] if fitting else None
-
-
 class Follower:
-    """Computes the MD5 of a file behind the lanes that write it. `prefix` tells how many bytes from 0 on are there."""
+    """The MD5 of a file from its beginning up to `position`."""
 
-    def __init__(self, descriptor: int, size: int, prefix: Callable[[], int]) -> None:
-        self._descriptor, self._size, self._prefix = descriptor, size, prefix
+    def __init__(self) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self.position = 0
-        self._moved = threading.Event()
 
-    def catch_up(self) -> None:
-        """Hash what has arrived since the last call."""
-        end = self._prefix()
+    def catch_up(self, descriptor: int, end: int, beat: Callable[[], None] = lambda: None) -> None:
+        """Hash up to `end`. Raises `OSError`."""
         while self.position < end:
-            piece = os.pread(self._descriptor, min(READ_SIZE, end - self.position), self.position)
+            piece = os.pread(descriptor, min(READ_SIZE, end - self.position), self.position)
+            if not piece:
+                return
             self._md5.update(piece)
+            os.posix_fadvise(descriptor, self.position, len(piece), os.POSIX_FADV_DONTNEED)
             self.position += len(piece)
+            beat()
 
     def hexdigest(self) -> str:
-        """The MD5 of the whole file, once it has arrived."""
-        self.catch_up()
+        """The MD5 so far."""
         return self._md5.hexdigest()
+
+
+class Evidence:
+    """What is known of one object's checksum while it arrives; chosen by the form of its ETag."""
+
+    def __init__(self, etag: str | None, size: int) -> None:
+        self.parts: PartDigests | None = None
+        self.follower: Follower | None = None
+        composite = composite_md5(etag)
+        fitting = likely_part_sizes(size, composite[1]) if composite else []
+        if fitting:
+            self.parts = PartDigests(size, fitting[0])
+        elif plain_md5(etag) is not None and 0 < size <= HASHED_BY_ONE_LANE:
+            self.parts = PartDigests(size, size)
+        elif plain_md5(etag) is not None:
+            self.follower = Follower()

@@ -11,23 +11,15 @@ Failures handled: other bytes than storage has (`Corrupt`, that file is fetched 
 import hashlib
 import json
 import os
-import re
 import struct
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 
 from axomsync.errors import AxomsyncError, Rejected, local_fault, printable
+from axomsync.mirror.evidence import READ_SIZE, Evidence, Follower, composite_md5, likely_part_sizes, plain_md5
 
-READ_SIZE = 4 * 1024 * 1024
-MEBIBYTE = 1024 * 1024
 LARGEST_HEADER = 100 * 1000 * 1000  # bytes; the limit of the safetensors format
-
-# Part sizes that SDKs and tools use by default or by doubling, most common first.
-PART_SIZES = tuple(
-    [n * MEBIBYTE for n in (8, 5, 16, 64, 100, 10, 15, 25, 32, 50, 128, 256, 512, 1024, 4, 20, 2, 1)]
-    + [n * 1_000_000 for n in (8, 5, 10, 16, 50, 100)]
-)
 
 
 class Proof(StrEnum):
@@ -44,23 +36,25 @@ class Corrupt(AxomsyncError):
     exit_code = 75
 
 
-def prove(path: Path, etag: str | None, beat: Callable[[], None]) -> bool:
-    """Whether the ETag proves the file's bytes; False when it can prove nothing. Raises `Corrupt` when it disproves them."""
-    plain = (etag or "").strip('"').lower()
-    if re.fullmatch(r"[0-9a-f]{32}", plain):
-        found = _digest(path, beat)
-        if found != plain:
-            raise Corrupt(f"{printable(path.name)}: its MD5 is {found}, storage says {plain}")
-        return True
-    if composite := re.fullmatch(r"[0-9a-f]{32}-(\d{1,5})", plain):
-        size = path.stat().st_size
-        return any(_composite(path, part, beat) == plain for part in likely_part_sizes(size, int(composite[1])))
+def prove(path: Path, etag: str | None, seen: Evidence, beat: Callable[[], None]) -> bool:
+    """Whether the ETag proves the file's bytes; False when it can prove nothing. Raises `Corrupt` when it disproves them.
+
+    `seen` is what was hashed while the bytes arrived; only the rest is read from disk.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            if plain := plain_md5(etag):
+                found = _md5(file.fileno(), seen, beat)
+                if found != plain:
+                    raise Corrupt(f"{printable(path.name)}: its MD5 is {found}, storage says {plain}")
+                return True
+            if composite := composite_md5(etag):
+                size = os.fstat(file.fileno()).st_size
+                candidates = likely_part_sizes(size, composite[1])
+                return any(_composite(file.fileno(), size, part, seen, beat) == composite[0] for part in candidates)
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
     return False
-
-
-def likely_part_sizes(size: int, parts: int) -> list[int]:
-    """The usual part sizes with which an object of `size` bytes has `parts` parts."""
-    return [part for part in PART_SIZES if parts and -(-size // part) == parts]
 
 
 def structure(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[], None]) -> set[str]:
@@ -127,31 +121,28 @@ def _broken(rel: str, what: str) -> Rejected:
     return Rejected(f"{printable(rel)} is broken at its source: {what}; publish the model again in the console")
 
 
-def _digest(path: Path, beat: Callable[[], None]) -> str:
-    md5 = hashlib.md5(usedforsecurity=False)
-    try:
-        with path.open("rb", buffering=0) as file:
-            while piece := file.read(READ_SIZE):
-                md5.update(piece)
-                beat()
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    except OSError as error:
-        raise local_fault(error, str(path)) from None
-    return md5.hexdigest()
+def _md5(descriptor: int, seen: Evidence, beat: Callable[[], None]) -> str:
+    size = os.fstat(descriptor).st_size
+    if seen.parts is not None and seen.parts.part_size == size and 0 in seen.parts.digests:
+        return seen.parts.digests[0].hex()
+    follower = seen.follower or Follower()
+    follower.catch_up(descriptor, size, beat)
+    return follower.hexdigest()
 
 
-def _composite(path: Path, part: int, beat: Callable[[], None]) -> str:
-    digests = []
-    try:
-        with path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            for start in range(0, size, part):
-                md5, left = hashlib.md5(usedforsecurity=False), min(part, size - start)
-                while left and (piece := file.read(min(READ_SIZE, left))):
-                    md5.update(piece)
-                    left -= len(piece)
-                    beat()
-                digests.append(md5.digest())
-    except OSError as error:
-        raise local_fault(error, str(path)) from None
+def _composite(descriptor: int, size: int, part: int, seen: Evidence, beat: Callable[[], None]) -> str:
+    known = seen.parts.digests if seen.parts is not None and seen.parts.part_size == part else {}
+    digests = [
+        known.get(index) or _part_md5(descriptor, start, min(part, size - start), beat)
+        for index, start in enumerate(range(0, size, part))
+    ]
     return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+
+
+def _part_md5(descriptor: int, start: int, length: int, beat: Callable[[], None]) -> bytes:
+    md5, position, end = hashlib.md5(usedforsecurity=False), start, start + length
+    while position < end and (piece := os.pread(descriptor, min(READ_SIZE, end - position), position)):
+        md5.update(piece)
+        position += len(piece)
+        beat()
+    return md5.digest()

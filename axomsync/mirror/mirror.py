@@ -218,7 +218,7 @@ class Mirror:
                 log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
             with self._meter.transfer("down", shown(model), total, done) as gauge:
                 job = self._job(model, manifest, staging, known, gauge)
-                self._lanes.fetch(job)
+                self._lanes.fetch(job, self._step(beat))
             self._ledger.move_model(model.id, ModelState.VERIFYING)
             files = {file.rel: file for file in self._ledger.read.files(model.id)}
             try:
@@ -254,18 +254,14 @@ class Mirror:
         return job
 
     def _prove(self, staging: Path, files: dict[str, ModelFile], listed: set[str], job: Job, beat: Beat) -> dict[str, Proof]:
-        def step() -> None:
-            beat()
-            if self._stop.is_set():
-                raise Stopping("the agent is stopping")
-
+        step = self._step(beat)
         proofs = dict.fromkeys(files, Proof.SIZE)
         if self._settings.verify == "etag":
             for partial in job.files:
                 if not partial.etag_is_md5:
                     continue
                 try:
-                    if integrity.prove(partial.path, files[partial.rel].etag, step):
+                    if integrity.prove(partial.path, files[partial.rel].etag, partial.evidence, step):
                         proofs[partial.rel] = Proof.PROVEN
                 except Corrupt:
                     self._ledger.discard_file(job.model_id, partial.rel)
@@ -275,6 +271,14 @@ class Mirror:
             if proofs[rel] is Proof.SIZE:
                 proofs[rel] = Proof.STRUCTURE
         return proofs
+
+    def _step(self, beat: Beat) -> Callable[[], None]:
+        def step() -> None:
+            beat()
+            if self._stop.is_set():
+                raise Stopping("the agent is stopping")
+
+        return step
 
     def _record_published(self, model: Model, target: Path) -> None:
         changes = {"path": str(target), "reason": None, "attempts": 0, "next_attempt": None}

@@ -18,19 +18,24 @@ LARGEST_SEGMENT = 256 * MEBIBYTE
 SMALLEST_THEFT = 8 * MEBIBYTE
 
 
-def segment_size(size: int, lanes: int) -> int:
-    """Bytes a segment for a file of `size` bytes: several a lane, so that lanes end together, but none too small."""
-    return max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, size // (4 * max(1, lanes))))
+def segment_size(size: int, lanes: int, align: int = 1) -> int:
+    """Bytes a segment for a file of `size` bytes: several a lane, so that lanes end together, but none too small.
+
+    A multiple of `align`, so that the parts of a multipart object arrive whole.
+    """
+    length = max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, size // (4 * max(1, lanes))))
+    return -(-length // align) * align
 
 
-def cut(gaps: Iterable[Segment], length: int) -> list[Segment]:
-    """The gaps in pieces of at most `length` bytes; a last piece under half of that goes with the one before it."""
+def cut(gaps: Iterable[Segment], length: int, align: int = 1) -> list[Segment]:
+    """The gaps in pieces of about `length` bytes that end at multiples of `align`; a short last piece is not cut off."""
     pieces = []
     for gap in gaps:
         start = gap.start
         while gap.end - start > length * 3 // 2:
-            pieces.append(Segment(start, start + length))
-            start += length
+            end = (start + length) // align * align
+            pieces.append(Segment(start, end))
+            start = end
         pieces.append(Segment(start, gap.end))
     return pieces
 
@@ -68,6 +73,11 @@ class Coverage:
         return gaps
 
     @property
+    def prefix(self) -> int:
+        """How many bytes are there from the beginning on without a gap."""
+        return self._ranges[0][1] if self._ranges and self._ranges[0][0] == 0 else 0
+
+    @property
     def complete(self) -> bool:
         """Nothing is missing."""
         return self.covered == self.size
@@ -83,6 +93,7 @@ class Lease:
     end: int
     twin: "Lease | None" = None  # the lease that fetches the same rest, if any
     whole: bool = False  # the store sends all in one stream: nothing of it can be taken over
+    slow: bool = False  # far behind its siblings: its connection is to be given up
     lost: bool = False  # the twin was faster, or the file is fetched anew: what comes now is worth nothing
 
     @property
@@ -133,6 +144,22 @@ class Board:
             lease.twin.twin = None
         elif not lease.lost:
             self.waiting.extendleft((lease.file, segment) for segment in rest)
+
+    def recut(self, file: Hashable, length: int, align: int) -> None:
+        """Cut what waits of this file anew, in its place in the queue."""
+        mine = sorted((segment for owner, segment in self.waiting if owner == file), key=lambda segment: segment.start)
+        if not mine:
+            return
+        first = next(index for index, (owner, _) in enumerate(self.waiting) if owner == file)
+        others = [item for item in self.waiting if item[0] != file]
+        joined = [mine[0]]
+        for segment in mine[1:]:
+            if segment.start == joined[-1].end:
+                joined[-1] = Segment(joined[-1].start, segment.end)
+            else:
+                joined.append(segment)
+        fresh = [(file, segment) for segment in cut(joined, length, align)]
+        self.waiting = deque([*others[:first], *fresh, *others[first:]])
 
     def drop(self, file: Hashable) -> None:
         """Nothing more of this file is wanted."""
