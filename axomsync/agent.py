@@ -224,11 +224,13 @@ class Agent:
         codes = {failure.exit_code if isinstance(failure, AxomsyncError) else 1 for failure in failures}
         for failure in failures:
             log.error("%s", failure)
-        for upload in self.ledger.read.uploads():
-            if upload.state in STUCK_UPLOADS and (upload.state is not UploadState.REJECTED or upload.updated_at >= began):
-                codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
-            elif upload.next_attempt is not None:
+        if any(row.state is UploadState.REJECTED and row.updated_at >= began for row in self.ledger.read.uploads()):
+            codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
+        for upload in self.ledger.read.uploads_in_drop():
+            if upload.next_attempt is not None:
                 codes.add(Transient.exit_code)
+            elif upload.state in STUCK_UPLOADS:
+                codes.add(1)
         for model in self.ledger.read.models():
             if model.state in STUCK_MODELS:
                 codes.add(1)

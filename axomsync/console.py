@@ -251,7 +251,7 @@ def url_lifetime(url: str, now: float) -> float | None:
 def retry_after(response: httpx.Response, now: float) -> float | None:
     """The Retry-After header in seconds, from either of its forms (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
-    if value.isdigit():
+    if value.isdecimal():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)

@@ -53,7 +53,7 @@ UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
     _U.HELD: frozenset({_U.SETTLING}),
     _U.FAILED: frozenset({_U.SETTLING, _U.QUEUED}),
     _U.UPLOADED: frozenset(),
-    _U.REJECTED: frozenset({_U.SETTLING}),
+    _U.REJECTED: frozenset({_U.SETTLING, _U.CHECKING}),
     _U.DUPLICATE: frozenset(),
 }
 
@@ -67,7 +67,7 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.QUEUED: _ANY_TIME | _BEGIN,
     _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING},
     _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.DOWNLOADING},
-    _M.PUBLISHED: frozenset({_M.QUEUED, _M.PRUNED}),
+    _M.PUBLISHED: frozenset({_M.PRUNED, _M.QUEUED, _M.IGNORED, _M.WAITING}),  # the last three: its folder was removed
     _M.BLOCKED: _ANY_TIME | _BEGIN,
     _M.FAILED: _ANY_TIME | _BEGIN,
     _M.GONE: _ANY_TIME,
@@ -258,7 +258,10 @@ class Ledger:
         self.write(work)
 
     def forget_uploads(self, paths: Iterable[bytes]) -> None:
-        """Drop the rows of files that went away before anything was done for them; others are kept as history."""
+        """Drop the rows of files that went away before anything was done for them; others are kept as history.
+
+        Storage may have the bytes of one whose PUT had begun: that is told, and its signed URL forgotten.
+        """
         gone = list(paths)
 
         def work(db: Database) -> None:
@@ -268,7 +271,15 @@ class Ledger:
                     " AND state IN ('settling', 'checking', 'queued', 'held', 'failed')",
                     (path,),
                 )
-                db.conn.execute("UPDATE uploads SET in_drop = 0 WHERE path = ? AND in_drop", (path,))
+                db.conn.execute(
+                    "DELETE FROM signed_urls WHERE upload IN (SELECT id FROM uploads WHERE path = ? AND in_drop)", (path,)
+                )
+                db.conn.execute(
+                    "UPDATE uploads SET state = 'failed', reason = 'the file went away before storage had confirmed it'"
+                    " WHERE path = ? AND in_drop AND state IN ('queued', 'uploading')",
+                    (path,),
+                )
+                db.conn.execute("UPDATE uploads SET in_drop = 0, next_attempt = NULL WHERE path = ? AND in_drop", (path,))
 
         self.write(work)
 
@@ -542,11 +553,6 @@ class Reader:
         among = ", ".join(f"'{state}'" for state in states)
         sql = f"{_MODELS} WHERE state IN ({among}) AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
         return [_model(row) for row in self._rows(sql, (now,))]
-
-    def published_below(self, folder: Path) -> list[Model]:
-        """Models that are published as sub-folders of `folder`."""
-        rows = self._rows(f"{_MODELS} WHERE state = 'published' AND path LIKE ? || '/%'", (str(folder),))
-        return [model for model in map(_model, rows) if model.path and Path(model.path).parent == folder]
 
     def model(self, model_id: str) -> Model:
         """One model by its id."""

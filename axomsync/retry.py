@@ -10,14 +10,21 @@ from axomsync.policy import backoff
 T = TypeVar("T")
 
 QUICK_TRIES = 3
+LONGEST_PAUSE_SECONDS = 10.0
 
 
 def persist(call: Callable[[], T], stop: threading.Event, random: Callable[[], float], tries: int = QUICK_TRIES) -> T:
-    """The result of `call`, which is tried up to `tries` times as long as it raises `Transient`, with short pauses."""
+    """The result of `call`, which is tried up to `tries` times as long as it raises `Transient`, with short pauses.
+
+    A far side that asks to be left alone for longer is: its failure is raised at once.
+    """
     for attempt in range(1, tries):
         try:
             return call()
         except Transient as failure:
-            if stop.wait(min(10.0, backoff(attempt, random, failure.retry_after))):
+            pause = backoff(attempt, random, failure.retry_after)
+            if pause > LONGEST_PAUSE_SECONDS:
+                raise
+            if stop.wait(pause):
                 raise Stopping("the agent is stopping") from failure
     return call()

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -63,12 +64,19 @@ class Storage:
     def __init__(self, *, stall: float, ca_file: str | None = None, allow_http: bool = False) -> None:
         self._allow_http = allow_http
         self._stall = stall
-        self._downloads = httpx.Client(transport=_bulk_transport(ca_file, stall), headers=_HEADERS, timeout=None)  # noqa: S113
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers before storage set them
+        self._downloads = httpx.Client(
+            transport=_bulk_transport(ca_file, stall),
+            headers=_HEADERS,
+            cookies=no_cookies,
+            timeout=None,  # noqa: S113  # the transport has its own
+        )
         # Uploads keep httpx's own transport: its timeouts hold for each write and read. The Rust one has a read timeout
         # that runs while a body is being sent, and so ends every upload that takes longer.
         self._uploads = httpx.Client(
             verify=tls_context(ca_file),
             headers=_HEADERS,
+            cookies=no_cookies,
             timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=max(stall, ANSWER_SECONDS), pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
@@ -87,7 +95,7 @@ class Storage:
         """
         self._check(url)
         headers = {"Range": f"bytes={start}-{end - 1}"}
-        if etag is not None:
+        if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
         with self._mapped(url), self._downloads.stream("GET", url, headers=headers) as response:
             _raise_for_status(response)
@@ -108,6 +116,14 @@ class Storage:
             return etag
 
     def _check(self, url: str) -> None:
+        """Refuse what is no address of storage, or would be sent with more than its signature."""
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or parts.username or parts.password:
+            raise Rejected("the console gave something that is no signed URL of a storage")
         if not may_use_plain_http(url, self._allow_http):
             raise Rejected(f"storage at {_host(url)} is offered over plain http; [transfer] allow_http = true allows that")
 
@@ -206,6 +222,8 @@ def _raise_for_status(response: httpx.Response) -> None:
         raise SourceChanged(f"the object is shorter than the manifest says: {message}")
     if code == "RequestTimeTooSkewed":
         raise Transient(f"{message}; this machine's clock is off, set up time synchronisation")
+    if 300 <= status < 400:
+        raise Rejected(f"{message}: it redirects elsewhere, which a signed URL does not cover")
     if status in (401, 403) or code in EXPIRED_CODES:
         raise UrlExpired(message)
     if status in (408, 425, 429) or status >= 500 or code in RETRY_CODES:

@@ -1,22 +1,35 @@
 """Where a file goes when its way is over: into `uploaded/` with its receipt, into `rejected/` with the reason, or nowhere.
 
-A name that is taken is never overwritten. Failures handled: folders that can't be made or written (`LocalFault`), a file
-that changed or vanished at the last moment (`SourceChanged`, it is left where it is).
+A name that is taken is never overwritten, and a file that is not the one that was read is never moved for good nor
+deleted: files are moved first, by one atomic call, and looked at afterwards.
+
+Failures handled: folders that can't be made or written and full disks (`LocalFault`), names that leave no room for
+`.receipt.json`, a file that changed, vanished or was replaced at the last moment (`SourceChanged`, it is left where it
+is), a crash between any two steps (the same call again finishes it).
 """
 
+import ctypes
+import errno
 import json
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.watch import ARCHIVE, REJECTS, stamp_at
-from axomsync.errors import SourceChanged, local_fault, printable
+from axomsync.errors import LocalFault, SourceChanged, local_fault, printable
 from axomsync.records import Upload
 
+NAMES_TO_TRY = 10_000
+LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
 
-def archive(root: Path, upload: Upload, confirmed: Upload, now: float) -> None:
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def archive(root: Path, upload: Upload, confirmed: Upload) -> None:
     """Move an uploaded file to the archive and write its receipt; `confirmed` is the upload that storage has."""
     receipt = {
         "path": printable(os.fsdecode(upload.path)),
@@ -28,7 +41,7 @@ def archive(root: Path, upload: Upload, confirmed: Upload, now: float) -> None:
         "etag": confirmed.etag,
         "bytes": upload.stamp.size,
         "lines": confirmed.lines,
-        "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
+        "time": datetime.fromtimestamp(confirmed.updated_at, UTC).isoformat(timespec="seconds"),
         "duplicate": upload.id != confirmed.id,
     }
     text = json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
@@ -42,67 +55,115 @@ def set_aside(root: Path, upload: Upload, invalid: InvalidDataset) -> None:
     lines += [f"- {fault}" for fault in invalid.faults]
     if invalid.total > len(invalid.faults):
         lines.append(f"- … and {invalid.total - len(invalid.faults)} more")
-    lines += ["", f"To try again, correct the file and move it back to {root / os.fsdecode(upload.path)!s}".rstrip(), ""]
+    lines += ["", f"To try again, correct the file and move it back to {printable(str(root))}/{name}", ""]
     _move_away(root, upload, REJECTS, b".reason.txt", "\n".join(lines))
 
 
 def delete(root: Path, upload: Upload) -> None:
     """Remove a file whose content storage has confirmed, unless it has changed since."""
-    _still_the_same(root, upload)
+    source = os.path.join(os.fsencode(root), upload.path)
+    doomed = os.path.join(os.fsencode(root), b".axomsync-deleting-%d" % upload.id)
+    _demand_unchanged(root, upload)
     try:
-        os.unlink(os.path.join(os.fsencode(root), upload.path))
+        with suppress(FileNotFoundError):
+            os.unlink(doomed)  # what a crash left
+        _move(root, upload, source, doomed)
+        os.unlink(doomed)
     except OSError as error:
-        raise local_fault(error) from None
+        raise local_fault(error, source) from None
 
 
 def _move_away(root: Path, upload: Upload, folder: bytes, suffix: bytes, note: str) -> None:
     top = os.fsencode(root)
     source = os.path.join(top, upload.path)
     wanted = os.path.join(top, folder, upload.path)
-    _still_the_same(root, upload)
+    _demand_unchanged(root, upload)
     try:
         os.makedirs(os.path.dirname(wanted), exist_ok=True)
-        target = _free_name(wanted, upload, suffix)
-        _write(target + suffix, note)
-        _rename_without_replacing(source, target, suffix)
+        for target in _names(wanted, upload, len(suffix)):
+            if os.path.lexists(target) or not _write_new(target + suffix, note):
+                continue
+            try:
+                _move(root, upload, source, target)
+            except BaseException as error:
+                os.unlink(target + suffix)
+                if isinstance(error, FileExistsError):
+                    continue
+                raise
+            return
     except OSError as error:
         raise local_fault(error) from None
+    raise LocalFault(f"{printable(os.fsdecode(wanted))}: this name and {NAMES_TO_TRY} like it are taken; tidy up the folder")
 
 
-def _still_the_same(root: Path, upload: Upload) -> None:
+def _demand_unchanged(root: Path, upload: Upload) -> None:
     if stamp_at(root, upload.path) != upload.stamp:
         raise SourceChanged("the file changed after it was read; its new content is taken as a new file")
 
 
-def _free_name(wanted: bytes, upload: Upload, suffix: bytes) -> bytes:
-    """`wanted`, or a name next to it that is not taken and that says which content it holds."""
-    stem, extension = os.path.splitext(wanted)
+def _move(root: Path, upload: Upload, source: bytes, target: bytes) -> None:
+    """Rename, then see whether the file that was moved is the one that was meant; another one is put back."""
+    _rename_to_new(source, target)
+    moved = os.lstat(target)
+    stamp = upload.stamp
+    if (moved.st_ino, moved.st_size, moved.st_mtime_ns) != (stamp.ino, stamp.size, stamp.mtime_ns):  # renaming sets ctime
+        with suppress(FileExistsError):  # something lies there again: both are kept
+            _rename_to_new(target, source)
+        raise SourceChanged("the file changed while it was put away; its new content is taken as a new file")
+
+
+def _names(wanted: bytes, upload: Upload, suffix: int) -> Iterator[bytes]:
+    """`wanted`, then names next to it that say which content they stand for; all leave room for a `suffix`."""
+    folder, name = os.path.split(wanted)
+    stem, extension = os.path.splitext(name)
+    if len(extension) > LONGEST_EXTENSION:
+        stem, extension = name, b""
+    room = os.pathconf(folder, "PC_NAME_MAX") - suffix
+    if len(name) <= room:
+        yield wanted
     digest = (upload.sha256 or "").encode()[:8]
-    names = [wanted] + [
-        b"-".join(filter(None, (stem + b"-", digest, b"%d" % n if n else b""))) + extension for n in range(10_000)
-    ]
-    return next(name for name in names if not os.path.lexists(name) and not os.path.lexists(name + suffix))
+    for number in range(1, NAMES_TO_TRY):
+        mark = b"-".join(filter(None, (digest, b"" if digest and number == 1 else b"%d" % number)))
+        tail = b"--" + mark + extension
+        yield os.path.join(folder, _cut(stem, room - len(tail)) + tail)
 
 
-def _rename_without_replacing(source: bytes, target: bytes, suffix: bytes) -> None:
-    try:
-        os.link(source, target, follow_symlinks=False)  # fails when the name is taken, as rename does not
-    except FileExistsError:
-        os.unlink(target + suffix)
-        raise
-    except OSError:
-        os.rename(source, target)  # a filesystem without hard links
-        return
-    os.unlink(source)
+def _cut(text: bytes, length: int) -> bytes:
+    """The first `length` bytes, or up to three fewer so that no UTF-8 character is cut in two."""
+    end = min(length, len(text))
+    while end < len(text) and end > length - 4 and text[end] & 0xC0 == 0x80:
+        end -= 1
+    return text[:end]
 
 
-def _write(path: bytes, text: str) -> None:
+def _write_new(path: bytes, text: str) -> bool:
+    """Write a file that was not there, whole or not at all. True too when it is there with the same text already."""
     temporary = os.path.join(os.path.dirname(path), b"." + os.path.basename(path)[-200:] + b".part")
     try:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
-        os.rename(temporary, path)
-    except OSError:
+        _rename_to_new(temporary, path)
+    except FileExistsError:
+        os.unlink(temporary)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read() == text
+    except OSError as error:
         with suppress(OSError):
             os.unlink(temporary)
-        raise
+        raise local_fault(error, path) from None
+    return True
+
+
+def _rename_to_new(source: bytes, target: bytes) -> None:
+    """As rename(2), but a target that exists makes it a `FileExistsError`, in one atomic call (Linux 3.15, glibc 2.28)."""
+    if _renameat2 is None:
+        code = errno.ENOSYS
+    elif _renameat2(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE) == 0:
+        return
+    else:
+        code = ctypes.get_errno()
+    if code not in (errno.ENOSYS, errno.EINVAL):
+        raise OSError(code, os.strerror(code), source, None, target)
+    if os.path.lexists(target):  # a filesystem that knows only the plain call, such as NFS
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
+    os.rename(source, target)

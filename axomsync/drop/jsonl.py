@@ -59,19 +59,27 @@ class InvalidDataset(Rejected):
         self.total = total
 
 
-def check(file: int, size: int, mode: Literal["full", "sample", "off"], beat: Callable[[], None]) -> Checked:
+def check(
+    file: int,
+    size: int,
+    mode: Literal["full", "sample", "off"],
+    beat: Callable[[], None],
+    *,
+    read_size: int = READ_SIZE,
+    line_limit: int = LINE_LIMIT,
+) -> Checked:
     """Read exactly `size` bytes of the open `file`, and raise `InvalidDataset` unless it is a JSONL dataset.
 
     `mode` "sample" parses only the lines near both ends, "off" none; the digests always cover every byte. `beat` is
-    called after each piece.
+    called after each piece of at most `read_size` bytes. A line longer than `line_limit` bytes ends the check.
     """
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    parser = _Parser()
+    parser = _Parser(line_limit)
     if mode != "off":
         parser.sniff(os.pread(file, 4096, 0), size)
     newlines, last, offset = 0, b"", 0
     while offset < size:
-        piece = os.pread(file, min(READ_SIZE, size - offset), offset)
+        piece = os.pread(file, min(read_size, size - offset), offset)
         if not piece:
             raise SourceChanged("the file became shorter while it was read")
         sha256.update(piece)
@@ -90,7 +98,8 @@ def check(file: int, size: int, mode: Literal["full", "sample", "off"], beat: Ca
 class _Parser:
     """Parses lines as pieces come in and collects what is wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, line_limit: int) -> None:
+        self._line_limit = line_limit
         self._faults: list[Fault] = []
         self._total = 0
         self._carry: list[bytes] | None = []  # the beginning of an unfinished line; None while lines are passed over
@@ -111,14 +120,19 @@ class _Parser:
         *ended, tail = piece.split(b"\n")
         for number, line in enumerate(ended, newlines_before + 1):
             if self._carry is not None:
+                self._demand_short(len(line), number)
                 self._line(b"".join((*self._carry, line)) if self._carry else line, number)
             self._carry, self._carried = [], 0
         if tail and self._carry is not None:
+            self._demand_short(len(tail), newlines_before + len(ended) + 1)
             self._carry.append(tail)
             self._carried += len(tail)
-            if self._carried > LINE_LIMIT:
-                self._add(Fault(f"the line is longer than {LINE_LIMIT // 1_000_000} MB", newlines_before + len(ended) + 1))
-                raise InvalidDataset(self._faults, self._total)
+
+    def _demand_short(self, more: int, number: int) -> None:
+        if self._carried + more > self._line_limit:
+            self._flush_blank()
+            self._add(Fault(f"the line is longer than {self._line_limit // 1_000_000} MB; split its object", number))
+            raise InvalidDataset(self._faults, self._total)
 
     def finish(self, lines: int) -> None:
         """The file has ended after `lines` lines."""
@@ -134,33 +148,42 @@ class _Parser:
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            self._broken(line, number, error, ended=ended)
+            if not line.strip():
+                self._blank_from = self._blank_from or number  # harmless at the end of the file
+                return
+            self._flush_blank()
+            self._add(_not_utf8(line, number, ended) or _not_json(line, number, ended, error))
             return
-        if self._blank_from is not None:
-            self._add(Fault("the line is blank", self._blank_from))
-            self._blank_from = None
+        self._flush_blank()
         if type(value) is not dict:
             self._add(Fault(f"a JSON object is needed, this is {_kind(value)}", number, 1))
 
-    def _broken(self, line: bytes, number: int, error: orjson.JSONDecodeError, *, ended: bool) -> None:
-        if not line.strip():
-            self._blank_from = self._blank_from or number  # harmless at the end of the file
-            return
-        try:
-            line.decode("utf-8")
-        except UnicodeDecodeError as bad:
-            self._add(
-                Fault(f"byte {bad.start + 1} of the line (0x{line[bad.start]:02x}) is not UTF-8", number, bad.start + 1)
-            )
-            return
-        cut_off = not ended and error.pos >= len(line.decode("utf-8").rstrip())
-        hint = "; the last line was cut off" if cut_off or (not ended and "unexpected end" in error.msg) else ""
-        self._add(Fault(f"not valid JSON: {error.msg.split(': line')[0]}{hint}", number, error.pos + 1))
+    def _flush_blank(self) -> None:
+        """More lines follow after blank ones, so they do matter; one fault stands for a run of them."""
+        if self._blank_from is not None:
+            self._add(Fault("the line is blank", self._blank_from))
+            self._blank_from = None
 
     def _add(self, fault: Fault) -> None:
         self._total += 1
         if len(self._faults) < PROBLEM_LIMIT:
             self._faults.append(fault)
+
+
+def _not_utf8(line: bytes, number: int, ended: bool) -> Fault | None:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as bad:
+        column = len(line[: bad.start].decode("utf-8")) + 1
+        if not ended and bad.end == len(line) and bad.reason == "unexpected end of data":
+            return Fault("the last line was cut off within a character", number, column)
+        return Fault(f"byte {bad.start + 1} of the line (0x{line[bad.start]:02x}) is not UTF-8", number, column)
+    return None
+
+
+def _not_json(line: bytes, number: int, ended: bool, error: orjson.JSONDecodeError) -> Fault:
+    hint = "" if ended or error.pos < len(line.decode("utf-8").rstrip()) else "; the last line was cut off"
+    return Fault(f"not valid JSON: {error.msg.split(': line')[0]}{hint}", number, error.pos + 1)
 
 
 def _foreign_content(head: bytes) -> str | None:

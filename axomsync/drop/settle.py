@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from axomsync.records import Stamp, Upload, UploadState
 
 FINISHED = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE, UploadState.REJECTED})
+LONGEST_WAIT_SECONDS = 2 * 3600.0  # no back-off is longer; what is due later than that was planned by a clock that was wrong
 
 
 @dataclass(slots=True)
@@ -17,15 +18,22 @@ class Meaning:
     changed: list[Upload] = field(default_factory=list)  # what was known of the content no longer holds
     settling: dict[bytes, Stamp] = field(default_factory=dict)  # to be watched until they stand still
     unfinished: list[Upload] = field(default_factory=list)  # checked or even uploaded, and still lying there
-    vanished: list[bytes] = field(default_factory=list)  # row, but no file
+    vanished: list[Upload] = field(default_factory=list)  # row, but no file
+    next_due: float | None = None  # when the first of those comes that wait for a time
 
 
 def interpret(
-    found: Mapping[bytes, Stamp], rows: Iterable[Upload], busy: Container[int], now: float, *, keeps: bool
+    found: Mapping[bytes, Stamp],
+    rows: Iterable[Upload],
+    busy: Container[int],
+    now: float,
+    *,
+    keeps: bool,
+    max_put: float,
 ) -> Meaning:
-    """Compare a scan with the ledger's rows. `busy` uploads are left alone, those with a later `next_attempt` too.
+    """Compare a scan with the ledger's rows. `busy` uploads are left alone, those whose time has not come too.
 
-    `keeps` says that finished files stay where they are.
+    `keeps` says that finished files stay where they are. Held files that `max_put` (bytes) allows are taken up again.
     """
     meaning = Meaning()
     unknown = dict(found)
@@ -34,22 +42,36 @@ def interpret(
         if row.id in busy:
             continue
         if stamp is None:
-            meaning.vanished.append(row.path)
-        elif row.state is UploadState.SETTLING:
-            if row.next_attempt is None or row.next_attempt <= now:
-                meaning.settling[row.path] = stamp
-        elif stamp != row.stamp:
-            (meaning.replaced if row.state in FINISHED else meaning.changed).append(row)
-        elif _goes_on(row, now, keeps):
+            meaning.vanished.append(row)
+        elif row.state in FINISHED and stamp != row.stamp:
+            meaning.replaced.append(row)
+        elif _starts_over(row, stamp, max_put):
+            meaning.changed.append(row)
+        elif (due := _waits_for(row, now)) is not None and stamp == row.stamp:
+            meaning.next_due = due if meaning.next_due is None else min(due, meaning.next_due)
+        elif row.state in (UploadState.SETTLING, UploadState.CHECKING):
+            meaning.settling[row.path] = stamp
+        elif _goes_on(row, keeps):
             meaning.unfinished.append(row)
     meaning.new = list(unknown)
     return meaning
 
 
-def _goes_on(row: Upload, now: float, keeps: bool) -> bool:
-    due = row.next_attempt is None or row.next_attempt <= now
+def _starts_over(row: Upload, stamp: Stamp, max_put: float) -> bool:
+    was_read = row.state is not UploadState.SETTLING
+    return (was_read and stamp != row.stamp) or (row.state is UploadState.HELD and stamp.size <= max_put)
+
+
+def _waits_for(row: Upload, now: float) -> float | None:
+    due = row.next_attempt
+    return due if due is not None and now < due <= now + LONGEST_WAIT_SECONDS else None
+
+
+def _goes_on(row: Upload, keeps: bool) -> bool:
+    # Uploading although nobody is busy with it: the ledger could not be written when its carrier gave up.
+    to_deliver = row.state in (UploadState.QUEUED, UploadState.UPLOADING)
     to_put_away = row.state in (UploadState.UPLOADED, UploadState.DUPLICATE) and not keeps
-    return due and (row.state is UploadState.QUEUED or to_put_away)
+    return to_deliver or to_put_away or row.state is UploadState.REJECTED
 
 
 class Settler:
@@ -68,10 +90,10 @@ class Settler:
             path: (stamp, known[1] if (known := self._since.get(path)) and known[0] == stamp else now)
             for path, stamp in found.items()
         }
-        still = [path for path, (_, since) in self._since.items() if now - since >= self._settle]
+        still = [path for path, (_, since) in self._since.items() if since + self._settle <= now]
         return sorted(still, key=lambda path: (found[path].mtime_ns, path))
 
     def due_in(self, now: float) -> float | None:
-        """Seconds until the next path can have settled, None when none is observed."""
-        waits = [self._settle - (now - since) for _, since in self._since.values()]
-        return max(0.0, min(waits)) if waits else None
+        """Seconds until the next path can have settled, None when no more can."""
+        ends = [end for _, since in self._since.values() if (end := since + self._settle) > now]
+        return min(ends) - now if ends else None

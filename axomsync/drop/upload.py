@@ -1,11 +1,15 @@
 """The way of one file: check, presign, PUT, confirm, put away. Every step is in the ledger before the next begins.
 
-Failures handled: a file that changes on the way (starts over, what storage got under its old key is not handed out), an
-answer that is lost after storage took the bytes (the same URL is PUT again: same key, no second object), expired URLs,
-storage that is busy or resets, a checksum that differs, files too large for one PUT (`held`), a disk that can't take the
-archive, a crash between any two steps.
+The last bytes of a PUT are sent only when all of them are known to be those that were checked, so storage never has an
+object with anything else.
+
+Failures handled: a file that changes on the way, even through a mapping that leaves its stamp alone (it starts over; what
+storage may have under its old key is not handed out), an answer that is lost after storage took the bytes (the same URL
+is PUT again: same key, no second object), expired URLs, storage that is busy or resets, a checksum that differs, files
+too large for one PUT (`held`), a disk that can't take the archive, a crash between any two steps.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -21,7 +25,7 @@ from axomsync.drop import archive, jsonl
 from axomsync.drop.watch import stamp_at, stamp_of
 from axomsync.errors import (
     AxomsyncError,
-    KeyRefused,
+    Fatal,
     LocalFault,
     Rejected,
     SourceChanged,
@@ -70,51 +74,63 @@ class Uploader:
         self._claims: set[tuple[str, str]] = set()
         self._claims_lock = threading.Lock()
 
-    def carry(self, upload_row: int, beat: Beat) -> None:
+    def carry(self, upload_row: int, beat: Beat) -> bool:
         """Take one file as far as it can go now. What keeps it is in the ledger afterwards.
 
-        Raises `KeyRefused` and `Stopping`; everything else is the file's own affair.
+        Returns False when nothing was done because the same content is on its way under the same name: this one is to
+        be looked at again after that. Raises `KeyRefused` and `Stopping`, and `LocalFault` when the ledger can't be
+        written; everything else is the file's own affair.
         """
         upload = self._ledger.read.upload(upload_row)
         try:
-            self._carry(upload, beat)
+            return self._carry(upload, beat)
         except SourceChanged as changed:
             self._start_over(upload, changed)
-        except jsonl.InvalidDataset as invalid:
-            self._set_aside(upload, invalid)
         except (Transient, UrlExpired, LocalFault) as failure:
             self._wait(upload, failure)
         except Rejected as refusal:
             self._park(upload, UploadState.FAILED, str(refusal))
-        except (Stopping, KeyRefused):
+        except (Stopping, Fatal):
             raise
         except Exception as bug:  # one file that trips a bug must not stop the others
             log.exception("%s: unexpected failure", _shown(upload.path))
             self._park(upload, UploadState.FAILED, f"unexpected {type(bug).__name__}: {bug}; please report it")
+        return True
 
-    def _carry(self, upload: Upload, beat: Beat) -> None:
-        if upload.state in (UploadState.SETTLING, UploadState.CHECKING):
-            upload = self._check(upload, beat)
-        if upload.state is UploadState.QUEUED:
+    def _carry(self, upload: Upload, beat: Beat) -> bool:
+        if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
+            upload, invalid = self._check(upload, beat)
+            if invalid is not None:
+                self._set_aside(upload, invalid)
+                return True
+        if upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
             if upload.stamp.size > self._settings.max_put:
                 self._hold(upload)
-                return
+                return True
             with self._claim(upload) as mine:
                 if not mine:
-                    return  # the same content is on its way under the same name; this one is looked at again after it
+                    return False
                 upload = self._deliver(upload, beat)
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
             self._put_away(upload)
+        return True
 
     # Checking
 
-    def _check(self, upload: Upload, beat: Beat) -> Upload:
-        self._ledger.move_upload(upload.id, UploadState.CHECKING, reason=None)
+    def _check(self, upload: Upload, beat: Beat) -> tuple[Upload, jsonl.InvalidDataset | None]:
         with self._opened(upload.path) as (file, stamp):
-            checked = jsonl.check(file, stamp.size, self._settings.validate_, self._step(beat))
+            if stamp != upload.stamp:
+                self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, upload.reason)
+            self._ledger.move_upload(upload.id, UploadState.CHECKING)
+            try:
+                checked = jsonl.check(file, stamp.size, self._settings.validate_, self._step(beat))
+            except jsonl.InvalidDataset as invalid:
+                self._still(file, upload.path, stamp)
+                self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=str(invalid)).result()
+                return self._ledger.read.upload(upload.id), invalid
             self._still(file, upload.path, stamp)
         self._ledger.record_check(upload.id, stamp, checked).result()
-        return self._ledger.read.upload(upload.id)
+        return self._ledger.read.upload(upload.id), None
 
     def _hold(self, upload: Upload) -> None:
         size, most = upload.stamp.size, self._settings.max_put
@@ -129,7 +145,7 @@ class Uploader:
     def _deliver(self, upload: Upload, beat: Beat) -> Upload:
         twin = self._ledger.read.same_content(upload.sha256 or "", upload.filename)
         if twin is not None:
-            reason = f"the same content was uploaded under this name before (upload {twin.upload_id})"
+            reason = _same_as(twin)
             self._ledger.move_upload(
                 upload.id,
                 UploadState.DUPLICATE,
@@ -179,10 +195,14 @@ class Uploader:
 
         def pieces() -> Iterator[bytes]:
             nonlocal sent
+            sha256 = hashlib.sha256()
             while sent < size:
                 piece = os.pread(file, min(throttle.piece(PUT_PIECE), size - sent), sent)
-                if not piece:
-                    raise SourceChanged("the file became shorter while it was uploaded")
+                sha256.update(piece)
+                if not piece or stamp_of(os.fstat(file)) != upload.stamp:
+                    raise SourceChanged("the file changed while it was uploaded")
+                if sent + len(piece) == size and sha256.hexdigest() != upload.sha256:
+                    raise SourceChanged("the file's content changed after it was checked, without a sign of it")
                 throttle.take(len(piece))
                 yield piece
                 sent += len(piece)
@@ -205,27 +225,28 @@ class Uploader:
     # Putting away
 
     def _put_away(self, upload: Upload) -> None:
-        root = self._settings.folder
-        confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
-        if self._settings.after == "keep":
+        root, after = self._settings.folder, self._settings.after
+        if after == "keep":
             return
-        if self._settings.after == "archive":
-            archive.archive(root, upload, confirmed, self._around.now())
-        else:
-            archive.delete(root, upload)
+        confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
+        try:
+            if after == "archive":
+                archive.archive(root, upload, confirmed)
+            else:
+                archive.delete(root, upload)
+        except LocalFault as fault:
+            raise LocalFault(f"uploaded, but it can't be put away: {fault}") from None
+        if upload.next_attempt is not None:
+            reason = None if upload is confirmed else _same_as(confirmed)
+            self._ledger.move_upload(upload.id, upload.state, reason=reason, next_attempt=None)
         self._ledger.record_moved_away(upload.id)
 
     def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset) -> None:
         log.warning("%s: rejected: %s", _shown(upload.path), invalid)
-        stamp = stamp_at(self._settings.folder, upload.path)
-        if stamp is None or stamp.size != upload.stamp.size:
-            return  # gone or changed meanwhile: the next scan sees to it
-        self._ledger.restamp(upload.id, stamp, UploadState.REJECTED, str(invalid)).result()
         try:
-            archive.set_aside(self._settings.folder, self._ledger.read.upload(upload.id), invalid)
-        except (LocalFault, SourceChanged) as fault:
-            log.warning("%s: can't be moved to rejected/: %s", _shown(upload.path), fault)
-            return
+            archive.set_aside(self._settings.folder, upload, invalid)
+        except LocalFault as fault:
+            raise LocalFault(f"{invalid}; it can't be moved to rejected/: {fault}") from None
         self._ledger.record_moved_away(upload.id)
 
     # What keeps a file
@@ -234,8 +255,10 @@ class Uploader:
         log.info("%s: %s", _shown(upload.path), changed)
         current = self._ledger.read.upload(upload.id)
         stamp = stamp_at(self._settings.folder, upload.path)
-        if current.state in (UploadState.UPLOADED, UploadState.DUPLICATE) or stamp is None:
-            self._ledger.record_moved_away(upload.id)  # what lies there now, if anything, is another file
+        if stamp is None:
+            self._ledger.forget_uploads([upload.path])
+        elif current.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
+            self._ledger.record_moved_away(upload.id)  # what lies there now is another file
         else:
             self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, str(changed)).result()
 
@@ -247,8 +270,11 @@ class Uploader:
         state = {UploadState.UPLOADING: UploadState.QUEUED, UploadState.CHECKING: UploadState.SETTLING}.get(
             current.state, current.state
         )
-        if current.reason != str(failure):
+        if upload.reason != str(failure):
             log.warning("%s: %s; tried again later", _shown(upload.path), failure)
+        stamp = stamp_at(self._settings.folder, upload.path)
+        if state is UploadState.SETTLING and stamp is not None and stamp != current.stamp:
+            self._ledger.restamp(upload.id, stamp, state)  # so that another change ends the waiting
         self._ledger.move_upload(upload.id, state, attempts=attempts, next_attempt=due, reason=str(failure)).result()
 
     def _park(self, upload: Upload, state: UploadState, reason: str) -> None:
@@ -301,6 +327,10 @@ class Uploader:
         beat()
         if self._around.stop.wait(seconds):
             raise Stopping("the agent is stopping")
+
+
+def _same_as(twin: Upload) -> str:
+    return f"the same content was uploaded under this name before (upload {twin.upload_id})"
 
 
 def _compare(etag: str | None, md5: str | None) -> None:

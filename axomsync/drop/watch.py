@@ -4,16 +4,16 @@ Events are only hints: a queue that overflows, a root that is a symlink, a files
 deleted under the observer all lose them silently. A scan finds everything whatever was missed.
 
 Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and looking,
-sub-folders without permission (told once a scan), an observer that dies or can't start (inotify limits): told, and
-restarted by `heal`.
+sub-folders without permission (named in the scan; what they hold is not taken for gone), an observer that dies or can't
+start (inotify limits): told, and restarted by `heal`.
 """
 
 import errno
 import fnmatch
-import logging
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -30,11 +30,9 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-from axomsync.errors import local_fault
+from axomsync.errors import LocalFault, local_fault
 from axomsync.ledger import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.records import Stamp
-
-log = logging.getLogger(__name__)
 
 ARCHIVE, REJECTS = b"uploaded", b"rejected"
 TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
@@ -49,13 +47,33 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def scan(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator[tuple[bytes, Stamp]]:
-    """Every regular file below `root` that is to be uploaded: path below the root and stamp.
+@dataclass(slots=True)
+class Scan:
+    """What one look at the drop folder found: paths below the root with their stamps.
+
+    What is in or below an `unreadable` path is not known to be gone.
+    """
+
+    found: dict[bytes, Stamp] = field(default_factory=dict)
+    unreadable: dict[bytes, LocalFault] = field(default_factory=dict)
+    device: int = 0  # of the root
+
+    def hides(self, path: bytes) -> bool:
+        """Whether `path` may exist without having been found."""
+        return any(path == folder or path.startswith(folder + b"/") for folder in self.unreadable)
+
+
+def scan(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Scan:
+    """Every regular file below `root` that is to be uploaded.
 
     Left alone: dotfiles, temporary names, what the globs leave out, symlinks, and the folders that axomsync itself fills.
     Raises `LocalFault` when the root can't be read.
     """
     top = os.fsencode(root)
+    try:
+        result = Scan(device=os.stat(top).st_dev)
+    except OSError as error:
+        raise local_fault(error, top) from None
     pending = [b""]
     while pending:
         folder = pending.pop()
@@ -64,8 +82,7 @@ def scan(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator
         except OSError as error:
             if not folder:
                 raise local_fault(error, top) from None
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                log.debug("%s", local_fault(error))
+            _note(result, folder, error)
             continue
         for entry in entries:
             path = os.path.join(folder, entry.name)
@@ -76,9 +93,15 @@ def scan(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Iterator
                     if folder or entry.name not in (ARCHIVE, REJECTS):
                         pending.append(path)
                 elif entry.is_file(follow_symlinks=False) and _wanted(path, include, exclude):
-                    yield path, stamp_of(entry.stat(follow_symlinks=False))
-            except FileNotFoundError:
-                continue
+                    result.found[path] = stamp_of(entry.stat(follow_symlinks=False))
+            except OSError as error:
+                _note(result, path, error)
+    return result
+
+
+def _note(result: Scan, path: bytes, error: OSError) -> None:
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # it went away since it was listed
+        result.unreadable[path] = local_fault(error)
 
 
 def stamp_at(root: Path, path: bytes) -> Stamp | None:

@@ -32,11 +32,11 @@ from axomsync.errors import (
     local_fault,
     printable,
 )
-from axomsync.ledger import Ledger
+from axomsync.ledger import Ledger, filesystem_type
 from axomsync.liveness import Liveness
 from axomsync.meter import Gauge
 from axomsync.mirror.evidence import Evidence
-from axomsync.mirror.segments import Board, Coverage, Lease, cut, segment_size
+from axomsync.mirror.segments import SMALLEST_SEGMENT, Board, Coverage, Lease, cut, segment_size
 from axomsync.policy import FIRST_LANES, LaneCount, backoff, lagging, worth_starting
 from axomsync.records import DurableSegment, Manifest, ModelFile, Segment
 from axomsync.storage import RangeIgnored, RangeReply, Storage
@@ -156,7 +156,7 @@ class PartialFile:
         try:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             if os.fstat(file).st_size != self.size:
-                allocate(file, self.size)
+                allocate(file, self.size, self.path)
             return file
         except OSError as error:
             if file >= 0:
@@ -164,12 +164,16 @@ class PartialFile:
             raise local_fault(error, str(self.path)) from None
 
 
-def allocate(file: int, size: int) -> None:
-    """Give an open file `size` bytes of disk, so that a full disk is met before the download and not in its middle."""
+def allocate(file: int, size: int, path: Path) -> None:
+    """Give an open file `size` bytes of disk, so that a full disk is met before the download and not in its middle.
+
+    Small files are not worth the call, and on tmpfs it would only write zeros.
+    """
     os.ftruncate(file, size)
+    if size < SMALLEST_SEGMENT or filesystem_type(path) == "tmpfs":
+        return
     try:
-        if size:
-            os.posix_fallocate(file, 0, size)
+        os.posix_fallocate(file, 0, size)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
@@ -338,8 +342,7 @@ class Lanes:
         finally:
             job.over.set()
             with self._changed:
-                for file in job.files:
-                    self._board.drop(file)
+                self._board.drop(set(job.files))
             self._journal.commit()
         if job.failure is not None:
             raise job.failure
@@ -382,7 +385,7 @@ class Lanes:
 
     def _forget(self, file: PartialFile) -> None:
         """Discard what was received of one file, here and in the ledger."""
-        self._board.drop(file)
+        self._board.drop({file})
         file.job.missing += file.received.covered
         file.job.gauge.receive(-file.received.covered)
         file.job.gauge.secure(-file.durable.covered)
@@ -474,14 +477,20 @@ class Lanes:
         with self._changed:
             self._begun.pop(lease, None)
             if file.job.over.is_set():
-                self._board.drop(file)
+                self._board.drop({file})
             elif file.ranges:
                 rest = file.received.gaps(lease.position, lease.end)
                 self._board.give_back(lease, cut(rest, segment_size(file.size, 1)))
             elif not lease.lost:
                 self._forget(file)  # without ranges there is no going on in the middle
                 self._board.add(file, [Segment(0, file.size)])
+            self._leave_nothing_out(file)
             self._changed.notify_all()
+
+    def _leave_nothing_out(self, file: PartialFile) -> None:
+        """What was received is the truth: gaps that nobody works on and that do not wait are fetched, however they arose."""
+        if not (file.received.complete or file.job.over.is_set() or self._board.knows(file)):
+            self._plan(file)
 
     # One lease
 
@@ -489,9 +498,10 @@ class Lanes:
         with self._liveness.worker("lane") as beat:
             url, generation = file.job.links.url(file.rel)
             handle = file.acquire()
+            asked = lease.end  # a thief may move it closer while the answer is on its way
             try:
-                with self._storage.get(url, lease.position, lease.end, file.size, file.etag) as reply:
-                    self._accept(lease, file, reply)
+                with self._storage.get(url, lease.position, asked, file.size, file.etag) as reply:
+                    self._accept(lease, file, reply, asked)
                     _Run(self, lease, file, handle.descriptor, beat).receive(reply)
             except RangeIgnored:
                 file.ranges = False
@@ -507,9 +517,10 @@ class Lanes:
                 self._board.give_back(lease, file.received.gaps(lease.position, lease.end))
             else:
                 self._board.finish(lease)
+            self._leave_nothing_out(file)
             self._changed.notify_all()
 
-    def _accept(self, lease: Lease, file: PartialFile, reply: RangeReply) -> None:
+    def _accept(self, lease: Lease, file: PartialFile, reply: RangeReply, asked: int) -> None:
         """The first answer for a file fixes its ETag; a store that sends more than was asked sends all."""
         with self._changed:
             if file.etag is None:
@@ -517,7 +528,7 @@ class Lanes:
             elif reply.etag is not None and reply.etag != file.etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {file.etag} became {reply.etag})")
             file.etag_is_md5 = reply.etag_is_md5
-            if reply.end > lease.end or not file.ranges:
+            if reply.end > asked or not file.ranges:
                 file.ranges = False
                 self._board.widen(lease, reply.end)
 

@@ -10,16 +10,22 @@ Failures handled: other bytes than storage has (`Corrupt`, that file is fetched 
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from axomsync.errors import AxomsyncError, Rejected, local_fault, printable
 from axomsync.mirror.evidence import READ_SIZE, Evidence, Follower, composite_md5, likely_part_sizes, plain_md5
 
 LARGEST_HEADER = 100 * 1000 * 1000  # bytes; the limit of the safetensors format
+ELEMENT_BYTES = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E5M2": 1, "F8_E4M3": 1, "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
+    "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
 
 
 class Proof(StrEnum):
@@ -46,7 +52,7 @@ def prove(path: Path, etag: str | None, seen: Evidence, beat: Callable[[], None]
             if plain := plain_md5(etag):
                 found = _md5(file.fileno(), seen, beat)
                 if found != plain:
-                    raise Corrupt(f"{printable(path.name)}: its MD5 is {found}, storage says {plain}")
+                    raise Corrupt(f"its MD5 is {found}, storage says {plain}")
                 return True
             if composite := composite_md5(etag):
                 size = os.fstat(file.fileno()).st_size
@@ -65,17 +71,25 @@ def structure(folder: Path, rels: Iterable[str], listed: set[str], beat: Callabl
     whole = set()
     for rel in sorted(rels):
         beat()
-        path = folder / rel
-        if rel.endswith(".safetensors"):
-            _check_safetensors(path, rel)
-        elif rel.endswith(".safetensors.index.json"):
-            _check_index(path, rel, listed)
-        elif rel.endswith(".gguf"):
-            _check_gguf(path, rel)
-        else:
-            continue
-        whole.add(rel)
+        try:
+            if _check(folder / rel, rel, listed):
+                whole.add(rel)
+        except OSError as error:
+            raise local_fault(error, str(folder / rel)) from None
     return whole
+
+
+def _check(path: Path, rel: str, listed: set[str]) -> bool:
+    """Whether the file has a format that is known; raises `Rejected` when it is broken."""
+    if rel.endswith(".safetensors"):
+        _check_safetensors(path, rel)
+    elif rel.endswith(".safetensors.index.json"):
+        _check_index(path, rel, listed)
+    elif rel.endswith(".gguf"):
+        _check_gguf(path, rel)
+    else:
+        return False
+    return True
 
 
 def _check_safetensors(path: Path, rel: str) -> None:
@@ -88,9 +102,13 @@ def _check_safetensors(path: Path, rel: str) -> None:
         text = file.read(length)
     try:
         header = json.loads(text)
-        extents = sorted(tuple(entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__")
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        extents = sorted(tuple(entry["data_offsets"]) for entry in tensors.values())
+        lying = [name for name, entry in tensors.items() if not _fits_its_extent(entry)]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _broken(rel, "its header is not the JSON that safetensors prescribes") from None
+    if lying:
+        raise _broken(rel, f"the shape of its tensor {printable(lying[0])!r} does not fit the bytes that it claims")
     position = 0
     for extent in extents:
         if len(extent) != 2 or extent[0] != position or not isinstance(extent[1], int) or extent[1] < position:
@@ -98,6 +116,12 @@ def _check_safetensors(path: Path, rel: str) -> None:
         position = extent[1]
     if 8 + length + position != size:
         raise _broken(rel, f"its header describes {8 + length + position} bytes, the file has {size}")
+
+
+def _fits_its_extent(entry: dict[str, Any]) -> bool:
+    begin, end = entry["data_offsets"]
+    element = ELEMENT_BYTES.get(entry["dtype"])  # of a type that is newer than this table nothing is asked
+    return element is None or end - begin == element * math.prod(entry["shape"])
 
 
 def _check_index(path: Path, rel: str, listed: set[str]) -> None:

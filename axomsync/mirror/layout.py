@@ -5,7 +5,7 @@ path that would leave its model's folder, or clash with another, refuses the who
 """
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 from axomsync.errors import Rejected, printable
@@ -16,6 +16,7 @@ RECORD = ".axomsync.json"
 LONGEST_COMPONENT = 255  # bytes, the limit of every common Linux filesystem
 LONGEST_LABEL = 240  # leaves room for "--" and 8 characters of the id
 LONGEST_PATH = 3000  # bytes, leaves room below PATH_MAX for the mirror's own folder
+LARGEST_MODEL = 1 << 62  # bytes; what is larger fits neither a filesystem nor the ledger
 
 
 def escape(label: str) -> str:
@@ -47,8 +48,12 @@ def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
     return name, f"{version}--{escape(model.id)[:8]}" if clash else version
 
 
-def check_paths(files: Iterable[ManifestFile]) -> None:
+def check_manifest(files: Sequence[ManifestFile]) -> None:
     """Raise `Rejected`, naming the path and what is wrong with it, unless every `rel` is safe and none clashes."""
+    if not files:
+        raise Rejected("its manifest lists no files")
+    if sum(file.size for file in files) > LARGEST_MODEL:
+        raise Rejected("its manifest can't be trusted: it claims more bytes than any disk holds; nothing was written")
     seen: dict[str, str] = {}
     folders: dict[str, str] = {}
     for file in files:
@@ -80,7 +85,7 @@ def _path_fault(rel: str) -> str | None:
         return "would leave the model's folder"
     if "" in parts or "." in parts:
         return "is not a plain relative path"
-    if rel.casefold() == RECORD:
+    if parts[0].casefold() == RECORD:
         return "is a name that axomsync keeps for itself"
     try:
         too_long = len(rel.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_COMPONENT for part in parts)

@@ -9,16 +9,29 @@ anywhere (taken up from what is durable; a folder that was published before the 
 import logging
 import math
 import os
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.config import MirrorSettings
 from axomsync.console import Console, NotThere
-from axomsync.errors import AxomsyncError, KeyRefused, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.errors import (
+    AxomsyncError,
+    KeyRefused,
+    LocalFault,
+    Rejected,
+    SourceChanged,
+    Stopping,
+    Transient,
+    UrlExpired,
+    printable,
+)
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
@@ -26,7 +39,7 @@ from axomsync.mirror import integrity, layout
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Job, Lanes, Links, PartialFile
 from axomsync.mirror.integrity import Corrupt, Proof
-from axomsync.mirror.publish import Place, newest, shown
+from axomsync.mirror.publish import Place, shown
 from axomsync.policy import backoff
 from axomsync.problems import Problems
 from axomsync.records import Manifest, ManifestFile, Model, ModelFile, ModelState
@@ -39,8 +52,27 @@ CORRUPT_TRIES = 3
 LONGEST_NAP_SECONDS = 5.0
 KEY_PAUSE_SECONDS = 30.0
 REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same question; upstream may mend it within the hour
-DISK_PAUSE_SECONDS = 60.0
+DISK_PAUSE_SECONDS = 10.0  # looking again costs a statvfs, and the console nothing
+WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
 DUE = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
+
+
+@dataclass(frozen=True)
+class _Booking:
+    """The disk space that a model needs."""
+
+    staging: Path
+    files: tuple[ModelFile, ...]
+
+    def unallocated(self) -> int:
+        """Bytes that are still to be taken from the disk; blocks that are allocated already count as taken."""
+        missing = 0
+        for file in self.files:
+            try:
+                missing += max(0, file.size - (self.staging / file.rel).stat().st_blocks * 512)
+            except OSError:
+                missing += file.size
+        return missing
 
 
 class Mirror:
@@ -74,6 +106,9 @@ class Mirror:
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
         self._publish_lock = threading.Lock()
+        self._room_lock = threading.Lock()
+        self._booked: dict[str, _Booking] = {}  # models under way
+        self._lacking: dict[str, _Booking] = {}  # models that did not fit when they were last tried
 
     def wake(self) -> None:
         """Poll now."""
@@ -88,7 +123,7 @@ class Mirror:
                 if self._wake.is_set() and self._clock() >= next_poll:
                     self._wake.clear()
                     next_poll = self._clock() + self._poll_and_tell()
-                self._begin_due(self._now())
+                self._begin_due_and_tell()
                 if (left := next_poll - self._clock()) > 0:
                     self._stop.wait(min(left, LONGEST_NAP_SECONDS))
                 else:
@@ -109,10 +144,11 @@ class Mirror:
     def poll(self) -> None:
         """Ask the console for the catalog and bring the ledger in line with it."""
         listed = persist(self._console.models, self._stop, self._random)
-        self._place.room(0)  # a missing folder must not look like removed models
+        busy = {model for model, future in self._in_flight.items() if not future.done()}
         known = self._ledger.read.models()
+        self._place.check([row for row in known if row.state is ModelState.PUBLISHED])
         selection = Selection(self._settings.include, self._settings.exclude)
-        changes = reconcile(listed, known, selection, lambda row: row.path is not None and os.path.isdir(row.path))
+        changes = reconcile(listed, known, selection, lambda row: os.path.isdir(row.path or ""), busy)
         if changes:
             self._ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
         self._ledger.set_facts(last_poll=str(self._now()))
@@ -141,8 +177,19 @@ class Mirror:
         self._wake.set()
         return seconds
 
+    def _begin_due_and_tell(self) -> None:
+        try:
+            self._begin_due(self._now())
+        except LocalFault as fault:
+            self._problems.report("ledger", str(fault))
+        else:
+            self._problems.clear("ledger")
+
     def _begin_due(self, now: float) -> None:
         self._in_flight = {model: future for model, future in self._in_flight.items() if not future.done()}
+        for model in self._ledger.read.models_due(WORKED_ON, math.inf):
+            if model.id not in self._in_flight:  # its end could not be recorded, on a full disk for instance
+                self._ledger.move_model(model.id, ModelState.QUEUED)
         for model in self._ledger.read.models_due(DUE, now):
             if model.id not in self._in_flight:
                 self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
@@ -176,7 +223,7 @@ class Mirror:
             self._set_back(model, ModelState.FAILED, reason, REFUSED_PAUSE_SECONDS)
 
     def _set_back(self, model: Model, state: ModelState, reason: str, pause: float) -> None:
-        if model.reason != reason:
+        if _without_numbers(model.reason or "") != _without_numbers(reason):
             log.warning("%s: %s: %s", shown(model), state, reason)
         attempts, due = model.attempts + 1, self._now() + pause
         self._ledger.move_model(model.id, state, reason=reason, attempts=attempts, next_attempt=due)
@@ -184,25 +231,40 @@ class Mirror:
     def _mirror(self, model: Model, beat: Beat) -> None:
         target = self._place.find(model)
         if self._place.owner(target) == model.id:
-            with self._publish_lock:
-                self._record_published(model, target)  # published before a crash, or by another agent
+            self._adopt(model, target)
             return
-        self._ledger.move_model(model.id, ModelState.DOWNLOADING, next_attempt=None)
-        beat()
-        manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
-        wanted = self._wanted(manifest)
-        self._ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
-        staging = self._place.prepare(model.id, {file.rel: file.size for file in wanted})
-        files, proofs = self._fetch_and_prove(model, manifest, staging, beat)
-        with self._publish_lock:  # two models may claim one name
-            target = self._place.publish(model, files, proofs, self._now())
+        if model.id in self._lacking:
+            self._book(model.id, self._lacking[model.id])
+        try:
+            self._ledger.move_model(model.id, ModelState.DOWNLOADING, next_attempt=None)
+            beat()
+            manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
+            wanted = self._wanted(manifest)
+            self._ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
+            staging = self._place.prepare(model.id, {file.rel: file.size for file in wanted})
+            files, proofs = self._fetch_and_prove(model, manifest, staging, beat)
+            with self._publish_lock:  # two models may claim one name
+                target = self._place.publish(model, files, proofs, self._now())
             self._record_published(model, target)
+        finally:
+            self._booked.pop(model.id, None)
+
+    def _adopt(self, model: Model, target: Path) -> None:
+        """It was published before a crash, or before the ledger was lost, or by another agent."""
+        with self._publish_lock:
+            files = self._place.adopt(model, target)
+        self._ledger.plan_files(model.id, ((file.rel, file.size) for file in files))
+        self._ledger.record_durable((model.id, file.rel, file.etag, part) for file in files for part in file.segments)
+        self._record_published(model, target)
+
+    def _record_published(self, model: Model, target: Path) -> None:
+        changes = {"path": str(target), "reason": None, "attempts": 0, "next_attempt": None}
+        self._ledger.move_model(model.id, ModelState.PUBLISHED, **changes)
+        log.info("%s: published at %s", shown(model), target)
 
     def _wanted(self, manifest: Manifest) -> list[ManifestFile]:
-        layout.check_paths(manifest.files)
+        layout.check_manifest(manifest.files)
         wanted = [file for file in manifest.files if layout.matches((file.rel,), self._settings.files)]
-        if not manifest.files:
-            raise Rejected("its manifest lists no files")
         if not wanted:
             raise Rejected("[mirror] files leaves out all of its files")
         return wanted
@@ -210,10 +272,11 @@ class Mirror:
     def _fetch_and_prove(
         self, model: Model, manifest: Manifest, staging: Path, beat: Beat
     ) -> tuple[dict[str, ModelFile], dict[str, Proof]]:
-        for attempt in range(1, CORRUPT_TRIES + 1):
+        tries: Counter[str] = Counter()
+        while True:
             known = self._ledger.read.files(model.id)
-            total, done = sum(file.size for file in known), sum(_durable(file) for file in known)
-            self._check_room(staging, known, total)
+            total, done = sum(file.size for file in known), sum(map(_durable, known))
+            self._book(model.id, _Booking(staging, tuple(known)))
             if done:
                 log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
             with self._meter.transfer("down", shown(model), total, done) as gauge:
@@ -221,31 +284,31 @@ class Mirror:
                 self._lanes.fetch(job, self._step(beat))
             self._ledger.move_model(model.id, ModelState.VERIFYING)
             files = {file.rel: file for file in self._ledger.read.files(model.id)}
-            try:
-                return files, self._prove(staging, files, {file.rel for file in manifest.files}, job, beat)
-            except Corrupt as corrupt:
-                if attempt == CORRUPT_TRIES:
-                    raise Rejected(
-                        f'{corrupt}, {CORRUPT_TRIES} times in a row; [mirror] verify = "size" skips this'
-                    ) from None
-                log.warning("%s: %s; fetched again", shown(model), corrupt)
-                self._ledger.move_model(model.id, ModelState.DOWNLOADING)
-        raise AssertionError("unreachable")
+            proofs, corrupt = self._prove(files, job, beat)
+            if not corrupt:
+                self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
+                return files, proofs
+            for rel, fault in corrupt.items():
+                tries[rel] += 1
+                if tries[rel] == CORRUPT_TRIES:
+                    raise Rejected(f'{fault}, {CORRUPT_TRIES} times in a row; [mirror] verify = "size" skips this')
+                log.warning("%s: %s; fetched again", shown(model), fault)
+            self._ledger.move_model(model.id, ModelState.DOWNLOADING)
 
-    def _check_room(self, staging: Path, known: list[ModelFile], total: int) -> None:
-        """All of the model must fit before its first byte is fetched; blocks that are allocated already count as there."""
-        allocated = 0
-        for file in known:
-            try:
-                allocated += min(file.size, (staging / file.rel).stat().st_blocks * 512)
-            except OSError:
-                continue
-        lacking = total - allocated - self._place.room(self._settings.reserve)
-        if lacking > 0:
-            raise LocalFault(
-                f"{self._place.root}: {lacking} more bytes must be free for this model and the [mirror] reserve; "
-                "the agent goes on by itself when there is room"
-            )
+    def _book(self, model_id: str, booking: _Booking) -> None:
+        """All of a model must fit, beside the rest of those under way, before its first byte is fetched."""
+        with self._room_lock:
+            wanted = {**self._booked, model_id: booking}.values()
+            lacking = sum(booked.unallocated() for booked in wanted) - self._place.room(self._settings.reserve)
+            if lacking <= 0:
+                self._booked[model_id] = booking
+                self._lacking.pop(model_id, None)
+                return
+            self._lacking[model_id] = booking
+        raise LocalFault(
+            f"{self._place.root}: {lacking} more bytes must be free for this model and the [mirror] reserve; "
+            "the agent goes on by itself when there is room"
+        )
 
     def _job(self, model: Model, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
         links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)
@@ -253,24 +316,27 @@ class Mirror:
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]
         return job
 
-    def _prove(self, staging: Path, files: dict[str, ModelFile], listed: set[str], job: Job, beat: Beat) -> dict[str, Proof]:
-        step = self._step(beat)
-        proofs = dict.fromkeys(files, Proof.SIZE)
-        if self._settings.verify == "etag":
-            for partial in job.files:
-                if not partial.etag_is_md5:
-                    continue
-                try:
-                    if integrity.prove(partial.path, files[partial.rel].etag, partial.evidence, step):
-                        proofs[partial.rel] = Proof.PROVEN
-                except Corrupt:
-                    self._ledger.discard_file(job.model_id, partial.rel)
-                    partial.start_over()
-                    raise
-        for rel in integrity.structure(staging, files, listed, step):
+    def _prove(self, files: dict[str, ModelFile], job: Job, beat: Beat) -> tuple[dict[str, Proof], dict[str, Corrupt]]:
+        """What the ETags show of each file, and which files they disprove: those are forgotten and must be fetched again."""
+        proofs, corrupt, step = dict.fromkeys(files, Proof.SIZE), {}, self._step(beat)
+        for partial in job.files:
+            if self._settings.verify != "etag" or not partial.etag_is_md5:
+                continue
+            try:
+                if integrity.prove(partial.path, files[partial.rel].etag, partial.evidence, step):
+                    proofs[partial.rel] = Proof.PROVEN
+            except Corrupt as fault:
+                self._ledger.discard_file(job.model_id, partial.rel)
+                partial.start_over()
+                corrupt[partial.rel] = Corrupt(f"{printable(partial.rel)}: {fault}")
+        return proofs, corrupt
+
+    def _check_structure(
+        self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
+    ) -> None:
+        for rel in integrity.structure(staging, rels, listed, self._step(beat)):
             if proofs[rel] is Proof.SIZE:
                 proofs[rel] = Proof.STRUCTURE
-        return proofs
 
     def _step(self, beat: Beat) -> Callable[[], None]:
         def step() -> None:
@@ -280,13 +346,11 @@ class Mirror:
 
         return step
 
-    def _record_published(self, model: Model, target: Path) -> None:
-        changes = {"path": str(target), "reason": None, "attempts": 0, "next_attempt": None}
-        self._ledger.move_model(model.id, ModelState.PUBLISHED, **changes)
-        log.info("%s: published at %s", shown(model), target)
-        latest = newest(self._ledger.read.published_below(target.parent))
-        self._place.point_current(Path(latest.path or target))
-
 
 def _durable(file: ModelFile) -> int:
     return sum(segment.end - segment.start for segment in file.segments)
+
+
+def _without_numbers(reason: str) -> str:
+    """How many bytes are missing changes all the time; that is not worth a line in the log each time."""
+    return re.sub(r"\d+", "", reason)

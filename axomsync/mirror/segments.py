@@ -7,7 +7,7 @@ when what is left is too small to share, it may fetch a straggler's rest a secon
 
 import bisect
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Container, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from axomsync.records import Segment
@@ -161,10 +161,14 @@ class Board:
         fresh = [(file, segment) for segment in cut(joined, length, align)]
         self.waiting = deque([*others[:first], *fresh, *others[first:]])
 
-    def drop(self, file: Hashable) -> None:
-        """Nothing more of this file is wanted."""
-        self.waiting = deque(item for item in self.waiting if item[0] != file)
-        for lease in [lease for lease in self.leases if lease.file == file]:
+    def knows(self, file: Hashable) -> bool:
+        """Whether any of this file waits or is being fetched."""
+        return any(lease.file == file for lease in self.leases) or any(owner == file for owner, _ in self.waiting)
+
+    def drop(self, files: Container[Hashable]) -> None:
+        """Nothing more of these files is wanted."""
+        self.waiting = deque(item for item in self.waiting if item[0] not in files)
+        for lease in [lease for lease in self.leases if lease.file in files]:
             lease.lost = True
             self.leases.discard(lease)
 

@@ -1,0 +1,190 @@
+"""How fast models come down: one large file into memory and onto disk, capped connections, many small files."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import peers
+from benchmarks.bench import GIB, MIB, Bench, Goal, Result, Row, case, solid
+from benchmarks.console import Console
+from benchmarks.origin import Origin
+
+FILE = "model.safetensors.bin"  # no format that the agent would look into
+PART = 8 * MIB  # what the AWS clients upload by
+CAP = 20_000_000
+CONNECTIONS = 16
+
+
+@contextmanager
+def one_file(bench: Bench, size: int, *, rate: int = 0, lifetime: int = 3600) -> Iterator[tuple[Origin, Console, Path]]:
+    """An origin with a file of that size, and a console that lists it as the model `big`."""
+    with bench.folder(bench.memory) as files:
+        source = solid(files / FILE, size)
+        with bench.origin(files, rate=rate, lifetime=lifetime) as origin, Console() as console:
+            console.publish("big", [(FILE, size, lambda: origin.sign(FILE))])
+            yield origin, console, source
+
+
+def best(rows: list[Row]) -> Row:
+    """The fastest peer; the first row is ours."""
+    return min(rows[1:], key=lambda row: row.seconds)
+
+
+def named(rows: list[Row], name: str) -> Row:
+    """The row of one contender."""
+    return next(row for row in rows if row.name == name)
+
+
+@case(
+    "tmpfs",
+    "one 4 GiB file, TLS, loopback, everyone writing to tmpfs",
+    "wall ≤ the best peer, ≤ 0.67x aria2c -x16; CPU-seconds a GB ≤ 1.25x curl, with journal and BLAKE3 on",
+)
+def file_to_tmpfs(bench: Bench) -> Result:
+    size = bench.size(4 * GIB)
+    with one_file(bench, size) as (origin, console, source):
+        url, ca = origin.sign(FILE), origin.ca
+        streams = "--multi-thread-streams=16"
+        contenders = {
+            "axomsync": bench.agent(console, origin, bench.memory, source, "big"),
+            "curl": bench.peer(lambda to: peers.curl(url, to, ca), bench.memory, source),
+            "aria2c -x16": bench.peer(lambda to: peers.aria2c(url, to, ca), bench.memory, source),
+            "rclone": bench.peer(lambda to: peers.rclone_file(origin.open_url(), to, ca), bench.memory, source),
+            "rclone, 16 streams": bench.peer(
+                lambda to: peers.rclone_file(origin.open_url(), to, ca, streams), bench.memory, source
+            ),
+            "hf_transfer": bench.peer(
+                lambda to: peers.hf_transfer(url, to), bench.memory, source, {"SSL_CERT_FILE": str(ca)}
+            ),
+        }
+        rows = bench.race(contenders, size)
+    ours, fastest = rows[0], best(rows)
+    return Result(rows, [
+        Goal(f"wall, against the best peer ({fastest.name})", ours.seconds / fastest.seconds, 1.0),
+        Goal("wall, against aria2c -x16", ours.seconds / named(rows, "aria2c -x16").seconds, 0.67),
+        Goal("CPU-seconds a GB, against curl", ours.cpu_per_gb / named(rows, "curl").cpu_per_gb, 1.25),
+    ])  # fmt: skip
+
+
+@case(
+    "disk",
+    "the same onto the disk, until durable (the peers followed by `sync FILE`)",
+    "wall ≤ the best peer",
+)
+def file_to_disk(bench: Bench) -> Result:
+    size = bench.size(4 * GIB)
+    with one_file(bench, size) as (origin, console, source):
+        url, ca = origin.sign(FILE), origin.ca
+        streams = "--multi-thread-streams=16"
+        contenders = {
+            "axomsync": bench.agent(console, origin, bench.disk, source, "big"),
+            "curl": bench.peer(lambda to: peers.until_durable(peers.curl(url, to, ca), to), bench.disk, source),
+            "aria2c -x16": bench.peer(lambda to: peers.until_durable(peers.aria2c(url, to, ca), to), bench.disk, source),
+            "rclone": bench.peer(
+                lambda to: peers.until_durable(peers.rclone_file(origin.open_url(), to, ca), to), bench.disk, source
+            ),
+            "rclone, 16 streams": bench.peer(
+                lambda to: peers.until_durable(peers.rclone_file(origin.open_url(), to, ca, streams), to),
+                bench.disk,
+                source,
+            ),
+            "hf_transfer": bench.peer(
+                lambda to: peers.until_durable(peers.hf_transfer(url, to), to),
+                bench.disk,
+                source,
+                {"SSL_CERT_FILE": str(ca)},
+            ),
+        }
+        rows = bench.race(contenders, size)
+    fastest = best(rows)
+    return Result(rows, [Goal(f"wall, against the best peer ({fastest.name})", rows[0].seconds / fastest.seconds, 1.0)])
+
+
+@case("composite", 'the same with `verify = "etag"` and a composite ETag', "≤ 1.3x the line above")
+def composite_etag(bench: Bench) -> Result:
+    size = bench.size(4 * GIB)
+    with bench.folder(bench.memory) as files:
+        source = solid(files / FILE, size)
+        with bench.origin(files, etag=_composite_etag(source)) as origin, Console() as hashed, Console() as plain:
+            hashed.publish("big", [(FILE, size, lambda: origin.sign(FILE, "composite"))])
+            plain.publish("big", [(FILE, size, lambda: origin.sign(FILE))])
+            contenders = {
+                "axomsync, composite ETag": bench.agent(hashed, origin, bench.disk, source, "big"),
+                "axomsync, no usable ETag": bench.agent(plain, origin, bench.disk, source, "big"),
+            }
+            rows = bench.race(contenders, size)
+    return Result(rows, [Goal("wall, against the same without checksums", rows[0].seconds / rows[1].seconds, 1.3)])
+
+
+@case(
+    "capped",
+    "20 MB/s a connection, as object stores cap it",
+    "≥ 0.9 x connections x cap; ≥ 3x rclone's defaults; ≥ aria2c -x16",
+)
+def capped_connections(bench: Bench) -> Result:
+    size = bench.size(4 * GIB)
+    with one_file(bench, size, rate=CAP) as (origin, console, source):
+        url, ca = origin.sign(FILE), origin.ca
+        contenders = {
+            "axomsync": bench.agent(console, origin, bench.memory, source, "big"),
+            "aria2c -x16": bench.peer(lambda to: peers.aria2c(url, to, ca), bench.memory, source),
+            "rclone": bench.peer(lambda to: peers.rclone_file(origin.open_url(), to, ca), bench.memory, source),
+        }
+        rows = bench.race(contenders, size, warm_up=False)
+    ours, aria2c, rclone = (row.rate for row in rows)
+    return Result(rows, [
+        Goal("rate, against 16 connections at the cap", ours / (CONNECTIONS * CAP), 0.9, at_least=True),
+        Goal("rate, against rclone's defaults", ours / rclone, 3.0, at_least=True),
+        Goal("rate, against aria2c -x16", ours / aria2c, 1.0, at_least=True),
+    ])  # fmt: skip
+
+
+@case("mixed", "a model of 2 x 512 MiB and 500 x 64 KiB", "wall ≤ rclone `--transfers 16`")
+def mixed_model(bench: Bench) -> Result:
+    large, small = [bench.size(512 * MIB)] * 2, [64 * 1024] * (50 if bench.quick else 500)
+    sizes = {f"large-{n}.bin": size for n, size in enumerate(large)} | {
+        f"small-{n:03}": size for n, size in enumerate(small)
+    }
+    with bench.folder(bench.memory) as files:
+        source = files / "mixed"
+        for rel, size in sizes.items():
+            solid(source / rel, size)
+        with bench.origin(files) as origin, Console() as console:
+            publish_folder(console, origin, source)
+            url, ca = origin.open_url("mixed/"), origin.ca
+            contenders = {
+                "axomsync": bench.agent(console, origin, bench.disk, source, "mixed"),
+                "rclone --transfers 16, until durable": bench.peer(
+                    lambda to: peers.until_durable(peers.rclone_folder(url, to, ca, "--transfers=16"), to),
+                    bench.disk,
+                    source,
+                ),
+                "rclone --transfers 16": bench.peer(
+                    lambda to: peers.rclone_folder(url, to, ca, "--transfers=16"), bench.disk, source
+                ),
+                "rclone": bench.peer(lambda to: peers.rclone_folder(url, to, ca), bench.disk, source),
+            }
+            rows = bench.race(contenders, sum(sizes.values()))
+    ours, durable, cached, _ = (row.seconds for row in rows)
+    return Result(rows, [
+        Goal("wall, against rclone --transfers 16 followed by `sync` of all files", ours / durable, 1.0),
+        Goal("wall, against rclone --transfers 16, whose files are still in the page cache", ours / cached, 1.0),
+    ])  # fmt: skip
+
+
+def publish_folder(console: Console, origin: Origin, folder: Path) -> None:
+    """List a folder of the origin as a model of that name."""
+    console.publish(folder.name, [
+        (file.name, file.stat().st_size, lambda name=file.name: origin.sign(f"{folder.name}/{name}"))  # type: ignore[misc]
+        for file in sorted(folder.iterdir())
+    ])  # fmt: skip
+
+
+def _composite_etag(file: Path) -> str:
+    """As storage gives it for an object that came in parts."""
+    parts = []
+    with file.open("rb") as source:
+        while part := source.read(PART):
+            parts.append(hashlib.md5(part, usedforsecurity=False).digest())
+    return f"{hashlib.md5(b''.join(parts), usedforsecurity=False).hexdigest()}-{len(parts)}"

@@ -1,0 +1,69 @@
+"""An agent that only uploads, and what tests of the drop folder ask of storage and disk."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axomsync.sandbox.console import Sandbox
+from tests.rig.agent import AgentProcess, Config
+
+AgentFactory = Callable[..., AgentProcess]
+
+
+def dataset(name: str, lines: int = 3) -> bytes:
+    """A valid dataset whose content tells what it is."""
+    return b"".join(json.dumps({"text": f"{name}, line {n}"}).encode() + b"\n" for n in range(1, lines + 1))
+
+
+def stored(sandbox: Sandbox) -> dict[str, list[bytes]]:
+    """What storage holds: the bytes of every object, by the file name that the console was told."""
+    objects: dict[str, list[bytes]] = {}
+    for upload in sandbox.uploads():
+        if upload.stored is not None:
+            objects.setdefault(upload.filename, []).append(sandbox.store.get_bytes(upload.key))
+    return objects
+
+
+def puts(sandbox: Sandbox) -> list[str]:
+    """The object keys of every PUT so far, oldest first."""
+    requests = sandbox.relay.requests  # type: ignore[attr-defined]  # a RecordingRelay
+    return [request.path.removeprefix("/axom/") for request in requests if request.method == "PUT"]
+
+
+def receipt(file: Path) -> dict[str, Any]:
+    """The receipt next to an archived file."""
+    document: dict[str, Any] = json.loads(file.with_name(f"{file.name}.receipt.json").read_bytes())
+    return document
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, by its path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def make_agent(tmp_path: Path) -> Iterator[AgentFactory]:
+    """Makes an agent of a sandbox that only uploads; keyword arguments are keys of `[drop]`."""
+    with ExitStack() as running:
+
+        def make(sandbox: Sandbox, *, key: str | None = None, config: Config | None = None, **drop: object) -> AgentProcess:
+            sections: dict[str, dict[str, object]] = {"mirror": {"enabled": False}, "drop": drop}
+            for name, values in (config or {}).items():
+                sections.setdefault(name, {}).update(values)
+            return running.enter_context(AgentProcess(tmp_path, sandbox.url, key or sandbox.key, sections))
+
+        yield make
+
+
+@pytest.fixture
+def agent(make_agent: AgentFactory, sandbox: Sandbox) -> AgentProcess:
+    return make_agent(sandbox)

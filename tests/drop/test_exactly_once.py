@@ -1,0 +1,310 @@
+"""One stored object per file with the right bytes and one row for it, whatever happens to the agent or to the wire."""
+
+import mmap
+import os
+import random
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import AgentFactory, dataset, puts, receipt, sha256, stored
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.fixtures import SandboxFactory
+from tests.rig.moody import MoodyStorage, Mood, refusal
+from tests.rig.recording import RecordingRelay, StorageRequest
+
+MB = 1_000_000
+
+
+def big(megabytes: float) -> bytes:
+    line = b'{"text": "' + b"x" * 988 + b'"}\n'
+    return b'{"text": "first"}\n' + line * int(megabytes * MB / len(line))
+
+
+def requests(sandbox: Sandbox) -> list[StorageRequest]:
+    assert isinstance(sandbox.relay, RecordingRelay)
+    return [request for request in sandbox.relay.requests if request.method == "PUT"]
+
+
+def assert_taken_once(agent: AgentProcess, sandbox: Sandbox, name: str, data: bytes) -> dict[str, object]:
+    """Storage has these bytes once, under the key that ledger and receipt hand out; returns the row."""
+    assert stored(sandbox)[name] == [data]
+    rows = [row for row in agent.uploads() if row["filename"] == name]
+    assert [(row["state"], row["sha256"], row["bytes"]) for row in rows] == [("uploaded", sha256(data), len(data))]
+    archived = agent.drop / "uploaded" / name
+    assert archived.read_bytes() == data
+    note = receipt(archived)
+    assert (note["key"], note["upload_id"]) == (rows[0]["key"], rows[0]["upload_id"])
+    assert sandbox.store.get_bytes(str(note["key"])) == data
+    return rows[0]
+
+
+def test_an_agent_that_is_killed_at_any_moment_of_its_upload_begins_again_on_the_same_key(
+    sandbox: Sandbox, agent: AgentProcess
+) -> None:
+    data = big(12)
+    (agent.drop / "a.jsonl").write_bytes(data)
+    sandbox.rate = 12 * MB
+    for share in (0.0, random.random() * 0.8, 0.9):
+        begun = len(requests(sandbox))
+        agent.start()
+        eventually("a PUT", lambda begun=begun: len(requests(sandbox)) > begun)
+        eventually("its body", lambda share=share: requests(sandbox)[-1].body_received >= share * len(data))
+        agent.kill()
+        assert requests(sandbox)[-1].ended_at is None
+    assert stored(sandbox) == {}
+    sandbox.rate = None
+    agent.sync()
+    row = assert_taken_once(agent, sandbox, "a.jsonl", data)
+    assert puts(sandbox) == [row["key"]] * 4
+    assert len(sandbox.uploads()) == 1
+    agent.sync()
+    assert len(puts(sandbox)) == 4
+
+
+def test_an_agent_that_is_killed_at_random_loses_and_doubles_nothing(sandbox: Sandbox, agent: AgentProcess) -> None:
+    files = {f"{n}.jsonl": dataset(str(n), 200) for n in range(60)}
+    for name, data in files.items():
+        (agent.drop / name).write_bytes(data)
+    for _ in range(4):
+        kept = len(list(agent.drop.rglob("*.receipt.json")))
+        wanted = kept + random.randrange(0, 10)
+        agent.launch("run")
+        eventually("more receipts", lambda wanted=wanted: len(list(agent.drop.rglob("*.receipt.json"))) >= wanted)
+        agent.kill()
+    agent.sync()
+    assert stored(sandbox) == {name: [data] for name, data in files.items()}
+    assert {row["path"]: row["sha256"] for row in agent.uploads()} == {name: sha256(data) for name, data in files.items()}
+    assert len(agent.uploads()) == len(files)
+    archived = {p.name: p.read_bytes() for p in (agent.drop / "uploaded").iterdir() if p.suffix == ".jsonl"}
+    assert archived == files
+
+
+def test_an_upload_that_outlives_its_url_needs_no_second_one(sandbox_factory: SandboxFactory, make_agent: AgentFactory) -> None:
+    sandbox = sandbox_factory(url_lifetime=timedelta(seconds=1), rate=4 * MB)
+    agent = make_agent(sandbox)
+    data = big(9)
+    (agent.drop / "a.jsonl").write_bytes(data)
+    agent.sync()
+    row = assert_taken_once(agent, sandbox, "a.jsonl", data)
+    (request,) = requests(sandbox)
+    assert request.ended_at is not None
+    assert request.ended_at - request.at > 1.5
+    assert puts(sandbox) == [row["key"]]
+
+
+def test_a_url_that_expired_while_the_agent_was_down_is_replaced(
+    sandbox_factory: SandboxFactory, make_agent: AgentFactory
+) -> None:
+    sandbox = sandbox_factory(url_lifetime=timedelta(seconds=1), rate=MB)
+    agent = make_agent(sandbox)
+    data = big(4)
+    (agent.drop / "a.jsonl").write_bytes(data)
+    agent.start()
+    eventually("a PUT", lambda: requests(sandbox))
+    agent.kill()
+    expired = time.monotonic() + 1
+    sandbox.rate = None
+    eventually("expiry", lambda: time.monotonic() > expired)
+    agent.sync()
+    row = assert_taken_once(agent, sandbox, "a.jsonl", data)
+    assert len(puts(sandbox)) == 2
+    assert puts(sandbox)[1] == row["key"] != puts(sandbox)[0]
+
+
+def test_a_connection_that_breaks_in_the_middle_is_made_again_at_once(sandbox: Sandbox, agent: AgentProcess) -> None:
+    assert isinstance(sandbox.relay, RecordingRelay)
+    data = big(3)
+    (agent.drop / "a.jsonl").write_bytes(data)
+    sandbox.relay.cut(MB, method="PUT")
+    agent.sync()
+    row = assert_taken_once(agent, sandbox, "a.jsonl", data)
+    assert puts(sandbox) == [row["key"]] * 2
+    assert [request.was_cut for request in requests(sandbox)] == [True, False]
+
+
+def test_whatever_storage_answers_each_file_is_stored_once(
+    sandbox_factory: SandboxFactory, make_agent: AgentFactory
+) -> None:
+    sandbox = sandbox_factory(relay_class=MoodyStorage)
+    storage = sandbox.relay
+    assert isinstance(storage, MoodyStorage)
+    agent = make_agent(sandbox)
+    moods = {
+        "faithful.jsonl": [],
+        "busy.jsonl": [refusal(503, "SlowDown", Retry_After="1")],
+        "broken.jsonl": [refusal(500, "InternalError")],
+        "slow.jsonl": [refusal(400, "RequestTimeout")],
+        "proxy.jsonl": [Mood(502, b"<html>Bad Gateway</html>")],
+        "expired.jsonl": [refusal(403, "AccessDenied", "Request has expired")],
+        "early.jsonl": [Mood(503, b"", early=True)],
+        "mute.jsonl": [Mood(hangs_up=True)],
+        "lost.jsonl": [Mood(stores=True, hangs_up=True)],
+        "stored, then 500.jsonl": [Mood(500, b"", stores=True)],
+        "other bytes.jsonl": [Mood(200, headers={"ETag": '"d41d8cd98f00b204e9800998ecf8427e"'})],
+        "no etag.jsonl": [Mood(200, stores=True)],
+        "odd etag.jsonl": [Mood(200, headers={"ETag": '"d41d8cd98f00b204e9800998ecf8427e-1"'}, stores=True)],
+    }
+    files = {name: dataset(name) for name in moods}
+    for name, data in files.items():
+        (agent.drop / name).write_bytes(data)
+        storage.be(name, *moods[name])
+    agent.sync()
+
+    assert stored(sandbox) == {name: [data] for name, data in files.items()}
+    rows = {row["path"]: row for row in agent.uploads()}
+    assert len(rows) == len(agent.uploads()) == len(files)
+    keys = {name: [put.path.removeprefix("/axom/") for put in storage.puts_of(name)] for name in files}
+    for name, row in rows.items():
+        assert (row["state"], row["sha256"], row["reason"]) == ("uploaded", sha256(files[name]), None)
+        assert keys[name][-1] == row["key"]
+    once = {"faithful.jsonl", "no etag.jsonl", "odd etag.jsonl"}
+    assert {name: len(tries) for name, tries in keys.items()} == {name: 1 if name in once else 2 for name in files}
+    # Only a URL that storage refused is replaced: anything else might leave a second object behind.
+    assert {name for name, tries in keys.items() if len(set(tries)) > 1} == {"expired.jsonl"}
+    first, second = storage.puts_of("busy.jsonl")
+    assert second.at - first.at >= 1  # as Retry-After asked
+    for put in storage.puts:
+        assert "authorization" not in put.headers
+        assert put.headers["content-length"] == str(len(files[put.path.rpartition("/")[2]]))
+        assert "transfer-encoding" not in put.headers
+
+
+def test_a_refusal_for_good_is_told_in_storages_words_and_the_file_stays(
+    sandbox_factory: SandboxFactory, make_agent: AgentFactory
+) -> None:
+    sandbox = sandbox_factory(relay_class=MoodyStorage)
+    storage = sandbox.relay
+    assert isinstance(storage, MoodyStorage)
+    agent = make_agent(sandbox)
+    storage.be("a.jsonl", refusal(400, "EntityTooLarge", "Your proposed upload exceeds the maximum"))
+    (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+    done = agent.sync(expect=1)
+    assert "400 (EntityTooLarge: Your proposed upload exceeds the maximum)" in done.stderr
+    (row,) = agent.uploads()
+    assert row["state"] == "failed"
+    assert (agent.drop / "a.jsonl").read_bytes() == dataset("a")
+    agent.sync(expect=1)
+    assert len(storage.puts) == 1  # it does not hammer
+    (agent.drop / "a.jsonl").write_bytes(dataset("smaller"))
+    agent.sync()
+    assert_taken_once(agent, sandbox, "a.jsonl", dataset("smaller"))
+
+
+def test_a_kill_between_storing_and_confirming_ends_in_one_object(
+    sandbox_factory: SandboxFactory, make_agent: AgentFactory
+) -> None:
+    sandbox = sandbox_factory(relay_class=MoodyStorage)
+    storage = sandbox.relay
+    assert isinstance(storage, MoodyStorage)
+    agent = make_agent(sandbox)
+    gone = Event()
+    storage.be("a.jsonl", Mood(stores=True, hold=gone))
+    (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+    agent.start()
+    eventually("stored bytes", lambda: storage.puts and storage.puts[0].stored)
+    agent.kill()
+    gone.set()
+    agent.sync()
+    row = assert_taken_once(agent, sandbox, "a.jsonl", dataset("a"))
+    assert [put.path for put in storage.puts] == [f"/axom/{row['key']}"] * 2
+
+
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b'{"text": "one more"}\n')
+
+
+def rewrite_in_place(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b'{"text": "FIRST"}\n')
+
+
+def replace(path: Path) -> None:
+    path.with_name(".new").write_bytes(dataset("another file"))
+    os.rename(path.with_name(".new"), path)
+
+
+def shorten(path: Path) -> None:
+    os.truncate(path, len(b'{"text": "first"}\n'))
+
+
+@pytest.mark.parametrize("change", [append, rewrite_in_place, replace, shorten])
+def test_a_file_that_changes_while_it_is_uploaded_is_handed_out_only_as_it_ended(
+    sandbox: Sandbox, agent: AgentProcess, change: Callable[[Path], None]
+) -> None:
+    data = big(12)
+    path = agent.drop / "a.jsonl"
+    path.write_bytes(data)
+    sandbox.rate = 12 * MB
+    agent.start()
+    eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
+    change(path)
+    final = path.read_bytes()
+    eventually("the end of that PUT", lambda: sandbox.relay.open_connections == 0 or len(requests(sandbox)) > 1)
+    sandbox.rate = None
+    eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
+    assert agent.terminate() == 0
+    row = assert_taken_once(agent, sandbox, "a.jsonl", final)
+    assert [request.status for request in requests(sandbox)] == [None, 200]  # no object of what was there before
+    assert puts(sandbox)[1] == row["key"] != puts(sandbox)[0]
+
+
+def test_a_change_through_a_mapping_that_leaves_the_stamp_alone_is_found(sandbox: Sandbox, agent: AgentProcess) -> None:
+    data = big(12)
+    path = agent.drop / "a.jsonl"
+    path.write_bytes(data)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+        mapping[-4:-3] = b"y"  # from now on the page is dirty, and writing to it leaves no trace
+        sandbox.rate = 12 * MB
+        agent.start()
+        eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
+        before = path.stat()
+        mapping[-4:-3] = b"z"
+        assert path.stat() == before
+        sandbox.rate = None
+        eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
+        assert agent.terminate() == 0
+    final = data[:-4] + b"z" + data[-3:]
+    assert_taken_once(agent, sandbox, "a.jsonl", final)
+    assert "changed after it was checked" in agent.log()
+
+
+def test_the_same_content_again_is_a_duplicate_and_other_content_a_new_upload(sandbox: Sandbox, agent: AgentProcess) -> None:
+    path = agent.drop / "a.jsonl"
+    path.write_bytes(dataset("a"))
+    agent.sync()
+    path.write_bytes(dataset("a"))
+    agent.sync()
+    assert len(puts(sandbox)) == 1
+    path.write_bytes(dataset("b"))
+    (agent.drop / "renamed.jsonl").write_bytes(dataset("a"))
+    agent.sync()
+    assert stored(sandbox) == {"a.jsonl": [dataset("b"), dataset("a")], "renamed.jsonl": [dataset("a")]}
+    assert [(row["path"], row["state"]) for row in agent.uploads()] == [
+        ("a.jsonl", "uploaded"),
+        ("a.jsonl", "duplicate"),
+        ("a.jsonl", "uploaded"),
+        ("renamed.jsonl", "uploaded"),
+    ]
+
+
+def test_copies_that_arrive_while_the_first_is_on_its_way_wait_for_it(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+    agent = make_agent(sandbox, rescan="1h")
+    data = big(8)
+    sandbox.rate = 8 * MB
+    for folder in ("x", "y", "z"):
+        (agent.drop / folder).mkdir()
+        (agent.drop / folder / "a.jsonl").write_bytes(data)
+    agent.start()
+    eventually("three receipts", lambda: len(list(agent.drop.rglob("*.receipt.json"))) == 3)
+    assert agent.terminate() == 0
+    assert stored(sandbox) == {"a.jsonl": [data]}
+    assert len(puts(sandbox)) == 1
+    assert sorted(row["state"] for row in agent.uploads()) == ["duplicate", "duplicate", "uploaded"]
+    assert len({row["upload_id"] for row in agent.uploads()}) == 1

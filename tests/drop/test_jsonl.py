@@ -1,0 +1,237 @@
+"""The JSONL checker: every kind of fault with its place, and properties over any dataset and any read size."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axomsync.drop.jsonl import PROBLEM_LIMIT, READ_SIZE, SAMPLE_SIZE, InvalidDataset, check
+from axomsync.errors import SourceChanged
+from axomsync.records import Checked
+
+GOOD = b'{"text": "good"}\n'
+LINE_LIMIT = 1_000_000
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[int]:
+    file = os.memfd_create("dataset")
+    try:
+        assert os.write(file, data) == len(data)
+        yield file
+    finally:
+        os.close(file)
+
+
+def checked(data: bytes, mode: str = "full", *, read_size: int = READ_SIZE, beat: Callable[[], None] = lambda: None) -> Checked:
+    with opened(data) as file:
+        return check(file, len(data), mode, beat, read_size=read_size, line_limit=LINE_LIMIT)  # type: ignore[arg-type]
+
+
+def faults(data: bytes, mode: str = "full", *, read_size: int = READ_SIZE) -> InvalidDataset:
+    with pytest.raises(InvalidDataset) as caught:
+        checked(data, mode, read_size=read_size)
+    return caught.value
+
+
+# What is wrong with a line: its bytes, line number, column (in characters, from 1) and a part of the reason.
+BROKEN = {
+    "unquoted value": (GOOD + b'{"a": x}\n' + GOOD, 2, 7, "not valid JSON: unexpected character"),
+    "column counts characters": (b'{"\xc3\xa9\xf0\x9f\x99\x82": x}\n', 1, 8, "not valid JSON: unexpected character"),
+    "single quotes": (b"{'a': 1}\n", 1, 2, "not valid JSON"),
+    "NaN": (b'{"a": NaN}\n', 1, 7, "not valid JSON"),
+    "Infinity": (b'{"a": -Infinity}\n', 1, 8, "not valid JSON"),
+    "trailing comma": (b'{"a": 1,}\n', 1, 8, "not valid JSON: trailing comma"),
+    "two objects on one line": (b'{"a": 1} {"b": 2}\n', 1, 10, "not valid JSON: unexpected content after document"),
+    "comma between lines": (b'{"a": 1},\n{"b": 2}\n', 1, 9, "not valid JSON: unexpected content after document"),
+    "raw tab in a string": (b'{"a": "\t"}\n', 1, 8, "not valid JSON: unexpected control character"),
+    "lone surrogate": (b'{"a": "\\ud800"}\n', 1, 8, "not valid JSON"),
+    "object over two lines": (GOOD + b'{"a":\n1}\n', 2, 6, "not valid JSON: unexpected end of data"),
+    "carriage returns only": (b'{"a": 1}\r{"b": 2}', 1, 10, "not valid JSON: unexpected content after document"),
+    "array": (GOOD + b"[1, 2]\n", 2, 1, "a JSON object is needed, this is an array"),
+    "string": (GOOD + b'"text"\n', 2, 1, "a JSON object is needed, this is a string"),
+    "number": (GOOD + b"1\n", 2, 1, "a JSON object is needed, this is a number"),
+    "fraction": (GOOD + b"1.5\n", 2, 1, "a JSON object is needed, this is a number"),
+    "true": (GOOD + b"true\n", 2, 1, "a JSON object is needed, this is true or false"),
+    "null": (GOOD + b"null\n", 2, 1, "a JSON object is needed, this is null"),
+    "invalid byte": (GOOD + b'{"\xc3\xa9": "\xff"}\n', 2, 8, "byte 9 of the line (0xff) is not UTF-8"),
+    "overlong encoding": (b'{"a": "\xc0\xaf"}\n', 1, 8, "byte 8 of the line (0xc0) is not UTF-8"),
+    "UTF-16 surrogate in UTF-8": (b'{"a": "\xed\xa0\x80"}\n', 1, 8, "byte 8 of the line (0xed) is not UTF-8"),
+    "blank line": (GOOD + b"\n" + GOOD, 2, None, "the line is blank"),
+    "line of spaces": (GOOD + b"  \t\r\n" + GOOD, 2, None, "the line is blank"),
+    "blank line before a broken one": (GOOD + b"\n" + b"x\n", 2, None, "the line is blank"),
+    "blank line at the beginning": (b"\n" + GOOD, 1, None, "the line is blank"),
+    "cut off in a string": (GOOD + b'{"a": "b', 2, 9, "not valid JSON: unexpected end of data; the last line was cut off"),
+    "cut off after a key": (GOOD + b'{"a"', 2, 5, "not valid JSON: unexpected end of data; the last line was cut off"),
+    "cut off in a character": (GOOD + b'{"a": "\xf0\x9f', 2, 8, "the last line was cut off within a character"),
+    "NUL bytes where a crash left a hole": (GOOD + b"\0" * 100, 2, 1, "not valid JSON"),
+    "line too long": (GOOD + b'{"a": "' + b"b" * LINE_LIMIT + b'"}\n', 2, None, "the line is longer than 1 MB"),
+    "only blank lines": (b"\n\n  \n", None, None, "the file holds nothing but blank lines"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_fault_is_named_with_its_line_and_column(name: str) -> None:
+    data, line, column, reason = BROKEN[name]
+    first = faults(data, read_size=100_000).faults[0]
+    assert (first.line, first.column) == (line, column)
+    assert first.reason.startswith(reason)
+
+
+FOREIGN = {
+    "empty": (b"", "the file is empty"),
+    "gzip": (b"\x1f\x8b\x08\x00rest", "gzip data"),
+    "zip": (b"PK\x03\x04rest", "a zip archive"),
+    "zstd": (b"\x28\xb5\x2f\xfdrest", "zstd data"),
+    "xz": (b"\xfd7zXZ\x00rest", "xz data"),
+    "bzip2": (b"BZh9rest", "bzip2 data"),
+    "parquet": (b"PAR1rest", "a Parquet file"),
+    "UTF-16": ('{"a": 1}\n'.encode("utf-16"), "UTF-16 text"),
+    "byte-order mark": (b"\xef\xbb\xbf" + GOOD, "text with a byte-order mark"),
+    "HTML": (b"\n<!DOCTYPE html>\n<html></html>\n", "HTML or XML"),
+    "JSON array": (b'[{"a": 1},\n{"a": 2}]\n', "one JSON array"),
+    "pretty-printed JSON": (b'{\n  "a": 1\n}\n', "JSON over several lines"),
+    "CSV": (b"id,text\n1,good\n", "looks like CSV"),
+    "CSV in quotes": (b'"id";"text"\n1;"good"\n', "looks like CSV"),
+    "TSV": (b"id\ttext\n1\tgood\n", "looks like CSV"),
+}
+
+
+@pytest.mark.parametrize("mode", ["full", "sample"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_content_is_named(name: str, mode: str) -> None:
+    data, reason = FOREIGN[name]
+    invalid = faults(data, mode)
+    assert invalid.total == 1
+    assert reason in invalid.faults[0].reason
+    assert invalid.faults[0].line is None
+
+
+GOOD_FILES = {
+    "no newline at the end": (b'{"a": 1}\n{"b": 2}', 2),
+    "CRLF": (b'{"a": 1}\r\n{"b": 2}\r\n', 2),
+    "blank lines at the end": (b'{"a": 1}\n\n\n', 3),
+    "empty objects": (b"{}\n{}\n", 2),
+    "the same key twice": (b'{"a": 1, "a": 2}\n', 1),
+    "spaces around": (b' {"a": 1} \n', 1),
+    "deep": (b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}\n", 1),
+    "numbers beyond 64 bits": (b'{"a": 123456789012345678901234567890}\n', 1),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_FILES)
+def test_what_json_allows_is_accepted(name: str) -> None:
+    data, lines = GOOD_FILES[name]
+    assert checked(data).lines == lines
+
+
+def test_every_fault_up_to_a_limit_is_listed_in_order_and_all_are_counted() -> None:
+    invalid = faults((GOOD + b"\n" + b"x\n") * 30)
+    assert invalid.total == 60
+    assert [fault.line for fault in invalid.faults] == [n for k in range(PROBLEM_LIMIT // 2) for n in (3 * k + 2, 3 * k + 3)]
+    assert str(invalid) == "line 2: the line is blank (and 59 more)"
+
+
+def test_sampling_parses_both_ends_only_and_still_hashes_everything() -> None:
+    half = GOOD * (2 * SAMPLE_SIZE // len(GOOD))
+    broken_in_the_middle = half + b"broken\n" + half
+    result = checked(broken_in_the_middle, "sample", read_size=64 * 1024)
+    assert result == Checked(
+        hashlib.sha256(broken_in_the_middle).hexdigest(),
+        hashlib.md5(broken_in_the_middle).hexdigest(),
+        len(broken_in_the_middle),
+        broken_in_the_middle.count(b"\n"),
+    )
+    assert faults(half + b"broken\n", "sample", read_size=64 * 1024).faults[0].line == half.count(b"\n") + 1
+    assert faults(b"broken\n" + half, "sample", read_size=64 * 1024).faults[0].line == 1
+
+
+def test_off_takes_anything_even_nothing() -> None:
+    assert checked(b"\x1f\x8b\n\xff", "off").lines == 2
+    assert checked(b"", "off") == Checked(hashlib.sha256().hexdigest(), hashlib.md5().hexdigest(), 0, 0)
+
+
+def test_exactly_the_given_size_is_read(tmp_path: Path) -> None:
+    with opened(GOOD + b"growing, and not yet wh") as file:
+        result = check(file, len(GOOD), "full", lambda: None)
+    assert (result.bytes, result.sha256) == (len(GOOD), hashlib.sha256(GOOD).hexdigest())
+
+
+def test_a_file_that_ends_early_has_changed() -> None:
+    with opened(GOOD) as file, pytest.raises(SourceChanged):
+        check(file, len(GOOD) + 1, "full", lambda: None)
+
+
+def test_a_beat_follows_each_piece() -> None:
+    beats: list[None] = []
+    checked(GOOD * 10, read_size=len(GOOD), beat=lambda: beats.append(None))
+    assert len(beats) == 10
+
+
+text = st.text(st.characters(codec="utf-8"), max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=8,
+)
+objects = st.dictionaries(text, values, max_size=5)
+read_sizes = st.integers(1, 200)
+
+
+@given(st.lists(objects, min_size=1, max_size=20), read_sizes, st.booleans(), st.booleans(), st.sampled_from(["\n", "\r\n"]))
+def test_any_list_of_objects_is_accepted_whatever_the_read_size(
+    rows: list[dict[str, object]], read_size: int, ascii_only: bool, ends: bool, newline: str
+) -> None:
+    data = newline.join(json.dumps(row, ensure_ascii=ascii_only) for row in rows).encode() + (newline.encode() if ends else b"")
+    result = checked(data, read_size=read_size)
+    assert result == Checked(hashlib.sha256(data).hexdigest(), hashlib.md5(data).hexdigest(), len(data), len(rows))
+
+
+def _cut_off(line: bytes, place: int) -> bytes:
+    return line[: 1 + place % (len(line) - 1)]
+
+
+def _bad_byte(line: bytes, place: int) -> bytes:
+    cut = place % (len(line) + 1)
+    return line[:cut] + b"\xff" + line[cut:]
+
+
+def _nul(line: bytes, place: int) -> bytes:
+    cut = place % (len(line) + 1)
+    return line[:cut] + b"\0" + line[cut:]
+
+
+def _two_in_one(line: bytes, place: int) -> bytes:
+    return line + line
+
+
+def _no_object(line: bytes, place: int) -> bytes:
+    return b"[" + line + b"]"
+
+
+def _blank(line: bytes, place: int) -> bytes:
+    return b"\n" + line
+
+
+@given(
+    rows=st.lists(objects, min_size=1, max_size=12),
+    corrupt=st.sampled_from([_cut_off, _bad_byte, _nul, _two_in_one, _no_object, _blank]),
+    which=st.integers(0, 1000),
+    place=st.integers(0, 1000),
+    read_size=read_sizes,
+)
+def test_any_single_corruption_is_found_in_its_line(
+    rows: list[dict[str, object]], corrupt: Callable[[bytes, int], bytes], which: int, place: int, read_size: int
+) -> None:
+    lines = [GOOD.rstrip(), *(json.dumps(row, ensure_ascii=False).encode() for row in rows)]  # the first is never foreign
+    number = 1 + which % len(rows)
+    lines[number] = corrupt(lines[number], place)
+    invalid = faults(b"\n".join(lines) + b"\n", read_size=read_size)
+    assert [fault.line for fault in invalid.faults] == [number + 1]
+    assert invalid.total == 1

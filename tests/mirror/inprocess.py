@@ -1,0 +1,79 @@
+"""The mirror's own parts put together as the agent does it, but in this process, and with back-offs that take no time."""
+
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from axomsync.config import MirrorSettings
+from axomsync.console import Console
+from axomsync.ledger import Ledger
+from axomsync.liveness import Liveness
+from axomsync.meter import Meter
+from axomsync.mirror.download import Lanes
+from axomsync.mirror.mirror import Mirror
+from axomsync.mirror.publish import Place
+from axomsync.problems import Problems
+from axomsync.records import Model, ModelFile
+from axomsync.storage import Storage
+from axomsync.throttle import Throttle
+from tests.rig.faults import KEY, FaultyServer
+
+
+class MirrorHere:
+    """One installation below `home`. Each `sync()` is a life of its own: nothing but what is on disk survives it."""
+
+    def __init__(self, home: Path, server: FaultyServer) -> None:
+        self.folder, self.state = home / "models", home / "state"
+        self.folder.mkdir(parents=True)
+        self.settings: dict[str, Any] = {}
+        self.stall = 5.0
+        self.lanes = 4
+        self.patience = 10.0
+        self._server = server
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            print(f"--- requests\n{chr(10).join(map(str, self._server.requests[-60:]))}")
+
+    def sync(self) -> None:
+        """One pass. Raises what the console refuses."""
+        stop = threading.Event()
+        settings = MirrorSettings(**{"folder": self.folder, "reserve": "0B", **self.settings})
+        with Ledger(self.state, time.time) as ledger:
+            ledger.recover()
+            liveness = Liveness(600.0, time.monotonic)
+            console, storage = Console(self._server.url, lambda: KEY), Storage(stall=self.stall)
+            hashes = settings.verify == "etag"
+            try:
+                lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, _no_jitter, hashes=hashes)
+                mirror = Mirror(
+                    settings, Place(self.folder, "here"), ledger, console, lanes, Meter(time.monotonic), Problems(ledger),
+                    liveness, stop, _no_jitter, patience=self.patience,
+                )  # fmt: skip
+                mirror.run_once()
+            finally:
+                stop.set()
+                console.close()
+                storage.close()
+
+    def model(self, model_id: str) -> Model:
+        """What the ledger says of a model."""
+        return next(model for model in self._ledger().models() if model.id == model_id)
+
+    def files(self, model_id: str) -> list[ModelFile]:
+        return self._ledger().files(model_id)
+
+    def _ledger(self) -> Any:
+        from axomsync.ledger import Reader
+
+        return Reader(self.state / "state.db")
+
+
+def _no_jitter() -> float:
+    """The least that full jitter gives: no pause but those that the far side asks for."""
+    return 0.0
