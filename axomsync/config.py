@@ -6,6 +6,7 @@ outside the settings so that nothing that prints settings can print it.
 """
 
 import difflib
+import ipaddress
 import os
 import re
 import stat
@@ -367,8 +368,15 @@ def _contradictions(settings: Settings) -> list[str]:
 def may_use_plain_http(url: str, allow_http: bool) -> bool:
     """Plain http is for loopback alone, unless the user allowed it."""
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    return parts.scheme == "https" or allow_http or host in ("localhost", "::1") or host.startswith("127.")
+    return parts.scheme == "https" or allow_http or is_loopback(parts.hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host of a URL is this machine, by its name alone: what a resolver says is not to be relied on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load_key(settings: Settings, environ: Mapping[str, str]) -> str:

@@ -2,38 +2,53 @@
 
 Failures handled: 401 (the key source is read again once, then `KeyRefused`), 403 (`Rejected`, names the missing scope),
 404, 400/409/422 (`Rejected` with the server's `detail`), 429/5xx/connection failures (`Transient`, honouring Retry-After
-in both forms), answers that are HTML, empty, huge, wrapped in an object or paged by a Link header, and entries that do
-not fit their documented shape (left out and counted, never a crash).
+in both forms), answers that are HTML, empty, huge, endless, wrapped in an object or paged by a Link header, entries that
+do not fit their documented shape (left out and told, never a crash), a far side that repeats our key in what it says.
 
 The sources of facts are the vendor's pages "Models & datasets", "Authentication" and "Errors & conventions".
 """
 
-import email.utils
 import logging
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
-from urllib.parse import parse_qs, quote, urljoin, urlsplit
+from typing import Annotated, Any, TypeVar
+from urllib.parse import parse_qs, quote, urljoin, urlsplit, urlunsplit
 
 import httpx
 import orjson
 from pydantic import BaseModel as Shape
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from axomsync import __version__
-from axomsync.errors import BadConfig, KeyRefused, Rejected, Transient, printable
+from axomsync.config import is_loopback
+from axomsync.errors import KeyRefused, Rejected, Transient, printable
+from axomsync.http import http_date, retry_after, tls_context
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
 
 log = logging.getLogger(__name__)
 
 ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; a catalog of 100,000 models is about 30 MB
+ANSWER_SECONDS = 300.0  # for one whole answer; a far side that trickles must not hold a worker for ever
+DETAIL_LIMIT = 16 * 1024
 PAGE_LIMIT = 1000
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+LARGEST_NUMBER = (1 << 63) - 1  # that the ledger can hold
 
 R = TypeVar("R")
+
+
+def _none_unless_valid(value: object, valid: ValidatorFunctionWrapHandler) -> object:
+    """What is only told to people must not cost a model its place in the list."""
+    try:
+        return valid(value)
+    except ValidationError:
+        return None
+
+
+_Text = Annotated[str | None, WrapValidator(_none_unless_valid)]
+_Number = Annotated[int | None, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER), WrapValidator(_none_unless_valid)]
 
 
 class _Lenient(Shape):
@@ -42,31 +57,31 @@ class _Lenient(Shape):
 
 class _BaseModelShape(_Lenient):
     id: str = Field(min_length=1)
-    family: str | None = None
-    name: str | None = None
-    version: str | None = None
-    params: int | None = None
-    precision: str | None = None
+    family: _Text = None
+    name: _Text = None
+    version: _Text = None
+    params: _Number = None
+    precision: _Text = None
 
 
 class _ModelShape(_Lenient):
     id: str = Field(min_length=1)
     name: str = Field(min_length=1)
     version: str = Field(min_length=1)
-    params: int | None = None
-    base_model_id: str | None = None
+    params: _Number = None
+    base_model_id: _Text = None
     status: str
-    created_at: str | None = None
+    created_at: _Text = None
 
 
 class _DatasetShape(_Lenient):
     id: str = Field(min_length=1)
-    name: str | None = None
-    version: str | None = None
-    shard_count: int | None = None
-    bytes: int | None = None
-    status: str | None = None
-    created_at: str | None = None
+    name: _Text = None
+    version: _Text = None
+    shard_count: _Number = None
+    bytes: _Number = None
+    status: _Text = None
+    created_at: _Text = None
 
 
 class _FileShape(_Lenient):
@@ -107,11 +122,13 @@ class Console:
         self._read_key = read_key
         self._key: str | None = None
         self._now = now
+        self._left_out: dict[str, int] = {}
         self._client = httpx.Client(
             verify=tls_context(ca_file),
             timeout=timeout,
             headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json"},
             follow_redirects=False,
+            trust_env=not is_loopback(urlsplit(self.url).hostname or ""),  # no proxy leads back to this machine
         )
 
     def close(self) -> None:
@@ -164,26 +181,42 @@ class Console:
                     entries.append(adapter.validate_python(entry))
                 except ValidationError:
                     left_out += 1
-        if left_out:
-            log.debug("%s: %d entries without the documented fields were left out", path, left_out)
+        if left_out != self._left_out.get(path, 0):
+            log.warning("%s: %d entries lack the documented fields and are left out", path, left_out)
+        self._left_out[path] = left_out
         return entries
 
     def _pages(self, path: str) -> Iterator[object]:
         url: str | None = self.url + path
         seen: set[str] = set()
-        while url is not None and url not in seen and len(seen) < PAGE_LIMIT:
+        while url is not None and url not in seen:
+            if len(seen) == PAGE_LIMIT:  # half a list would make models look removed
+                raise Transient(f"{path}: the console's list has more than {PAGE_LIMIT} pages")
             seen.add(url)
-            with self._request("GET", url, "read") as response:
-                page = _decode(_body(response), path)
-                following = response.links.get("next", {}).get("url")
+            try:
+                with self._request("GET", url, "read") as response:
+                    page = _decode(_body(response), path)
+                    following = response.links.get("next", {}).get("url")
+            except NotThere as absent:
+                raise Rejected(f"{absent}; is [console] url right?") from None
             yield page
-            url = urljoin(url, following) if following else None
-            if url is not None and _origin(url) != _origin(self.url):
-                raise Rejected("the console's list goes on at another host; the key is not sent there")
+            url = self._following(url, following) if following else None
+
+    def _following(self, url: str, following: str) -> str:
+        """The next page's URL at our own origin: the key goes nowhere else, whatever host or scheme a proxy writes."""
+        own = urlsplit(self.url)
+        try:
+            parts = urlsplit(urljoin(url, following))
+            foreign = parts.hostname != own.hostname or (parts.port or 0) not in (0, 80, 443, own.port)
+        except ValueError:
+            foreign = True
+        if foreign:
+            raise Rejected("the console's list goes on at another host; the key is not sent there")
+        return urlunsplit((own.scheme, own.netloc, parts.path, parts.query, ""))
 
     def _call(self, method: str, path: str, *, scope: str, body: object = None) -> tuple[object, float | None]:
         with self._request(method, self.url + path, scope, body) as response:
-            return _decode(_body(response), path), _date(response)
+            return _decode(_body(response), path), http_date(response.headers.get("Date", ""))
 
     @contextmanager
     def _request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
@@ -201,13 +234,15 @@ class Console:
                     return
             except httpx.HTTPError as error:
                 raise Transient(f"{self.url}: {_network_reason(error)}") from None
+            except httpx.InvalidURL as error:
+                raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
 
     def _raise_for_status(self, response: httpx.Response, scope: str) -> None:
         status = response.status_code
-        if status == 200:
+        if 200 <= status < 300:
             return
-        call = f"{response.request.method} {response.request.url.path}"
-        detail = _detail(response)
+        call = f"{response.request.method} {printable(response.request.url.path)}"
+        detail = _detail(response).replace(self._key or "\n", "…")
         if status == 401:
             raise KeyRefused(
                 f"the console refuses the API key ({detail}): create a new one in the console, put it where "
@@ -224,38 +259,16 @@ class Console:
         raise Rejected(f"{call}: the console refuses it with {status}: {detail}")
 
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """The system's certificate authorities (or `SSL_CERT_FILE`), and those of `ca_file`."""
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except OSError as error:
-            raise BadConfig(f"[console] ca_file {ca_file}: can't be used: {error.strerror or error}") from None
-    return context
-
-
 def url_lifetime(url: str, now: float) -> float | None:
     """Seconds that a SigV4-presigned URL still lives at `now` (the signer's clock), None when it does not say.
 
     Source: `X-Amz-Date` and `X-Amz-Expires` of AWS Signature Version 4 query authentication.
     """
-    query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     try:
+        query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
-        return signed + float(query["x-amz-expires"]) - now
+        return signed + int(query["x-amz-expires"]) - now
     except (KeyError, ValueError):
-        return None
-
-
-def retry_after(response: httpx.Response, now: float) -> float | None:
-    """The Retry-After header in seconds, from either of its forms (RFC 9110, 10.2.3)."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
-    except (ValueError, TypeError):
         return None
 
 
@@ -263,24 +276,15 @@ def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
-
-
-def _date(response: httpx.Response) -> float | None:
-    try:
-        return email.utils.parsedate_to_datetime(response.headers["Date"]).timestamp()
-    except (KeyError, ValueError, TypeError):
-        return None
-
-
 def _body(response: httpx.Response) -> bytes:
     body = bytearray()
+    began = time.monotonic()
     for piece in response.iter_bytes():
         body += piece
         if len(body) > ANSWER_LIMIT:
-            raise Transient(f"{response.request.url.path}: the answer is larger than {ANSWER_LIMIT >> 20} MiB")
+            raise Transient(f"{printable(response.request.url.path)}: the answer is larger than {ANSWER_LIMIT >> 20} MiB")
+        if time.monotonic() - began > ANSWER_SECONDS:
+            raise Transient(f"{printable(response.request.url.path)}: the answer took more than {ANSWER_SECONDS:g} s")
     return bytes(body)
 
 
@@ -289,7 +293,9 @@ def _decode(body: bytes, path: str) -> object:
         decoded: object = orjson.loads(body)
     except orjson.JSONDecodeError:
         kind = "an HTML page" if body.lstrip()[:1] == b"<" else "an empty body" if not body.strip() else "no JSON"
-        raise Transient(f"{path}: the console (or a proxy before it) answered with {kind}") from None
+        raise Transient(
+            f"{path}: the console (or a proxy before it) answered with {kind}; is [console] url right?"
+        ) from None
     return decoded
 
 
@@ -297,10 +303,13 @@ def _entries(page: object, path: str) -> list[object]:
     """The list in an answer, which may be wrapped in an object under whatever name."""
     if isinstance(page, list):
         return page
-    lists = [value for value in page.values() if isinstance(value, list)] if isinstance(page, dict) else []
+    lists = {name: value for name, value in page.items() if isinstance(value, list)} if isinstance(page, dict) else {}
+    for name in (path.strip("/").replace("-", "_"), "data", "items", "results"):
+        if name in lists:
+            return lists[name]
     if len(lists) != 1:
         raise Transient(f"{path}: the console answered with something that is no list")
-    return lists[0]
+    return next(iter(lists.values()))
 
 
 def _fit(shape: type[R], answer: object, what: str) -> R:
@@ -317,15 +326,26 @@ def _detail(response: httpx.Response) -> str:
     piece = b""
     for chunk in response.iter_bytes(4096):
         piece += chunk
-        if len(piece) >= 4096:
+        if len(piece) >= DETAIL_LIMIT:
             break
     try:
-        answer: Any = orjson.loads(piece)
-        detail = answer["detail"]
-        text = detail if isinstance(detail, str) else orjson.dumps(detail).decode()
+        text = _words(orjson.loads(piece)["detail"])
     except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
-        text = "no detail given"
-    return printable(" ".join(text.split()))[:300]
+        text = ""
+    return printable(" ".join(text.split()))[:300] or "no detail given"
+
+
+def _words(detail: Any) -> str:
+    """`detail` as text; frameworks write a list of `{"loc": ["body", "filename"], "msg": "…"}` for what is invalid."""
+    if isinstance(detail, str):
+        return detail
+    if isinstance(detail, list):
+        return ", ".join(map(_words, detail))
+    if isinstance(detail, dict) and isinstance(detail.get("msg"), str):
+        place = detail.get("loc")
+        where = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
+        return f"{where}{detail['msg']}"
+    return orjson.dumps(detail).decode()
 
 
 def _network_reason(error: httpx.HTTPError) -> str:

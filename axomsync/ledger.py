@@ -5,8 +5,9 @@ synced share the next one, so a thousand small files cost far fewer than a thous
 their own (WAL lets them read while a write goes on), also in other processes.
 
 Failures handled: a crash at any point (each closure is whole or absent), a newer schema than this program knows (refused),
-an illegal state transition (refused: a bug must not become a lie in the ledger), a full or read-only disk (`LocalFault`),
-a second agent on the same state folder (`AlreadyRunning`), a filesystem on which locks lie (refused).
+an illegal state transition (refused: a bug must not become a lie in the ledger), a full, failing or read-only disk and a
+damaged or locked file (`LocalFault`), a second agent on the same state folder (`AlreadyRunning`), a filesystem on which
+locks lie (`BadConfig`).
 """
 
 import fcntl
@@ -14,14 +15,18 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlite_utils import Database, Migrations
 
-from axomsync.errors import AlreadyRunning, Fatal, LocalFault, Rejected, local_fault, printable
+from axomsync.errors import AlreadyRunning, BadConfig, Fatal, LocalFault, local_fault, printable
+from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.records import (
     Checked,
     DurableSegment,
@@ -41,8 +46,10 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 
 BUSY_TIMEOUT_SECONDS = 10.0
+LOCK_FILE = "agent.lock"
+PID_WIDTH = 10
+LOCK_PATIENCE_SECONDS = 1.0  # `status` takes the lock for an instant too, to see whether somebody has it
 GROUP_COMMIT_MOST = 256
-REMOTE_FILESYSTEMS = frozenset({"nfs", "nfs4", "lustre", "cifs", "smb3", "fuse.sshfs", "ceph", "fuse.s3fs", "9p", "beegfs"})
 
 _U = UploadState
 UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
@@ -145,6 +152,15 @@ _MODELS = (
 )
 
 
+# What SQLite says of a wrong statement or value, rather than of the disk.
+_BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    why: BaseException
+
+
 class Ledger:
     """The writing side, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
 
@@ -154,11 +170,10 @@ class Ledger:
         self.path = folder / "state.db"
         try:
             self._writer = _open(self.path)
-            _migrate(self._writer, self.path)
+            self._read = Reader(self.path)
         except BaseException:
             os.close(self._lock_file)
             raise
-        self._read = Reader(self.path)
         self._jobs: queue.SimpleQueue[tuple[Callable[[Database], Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
         self._thread.start()
@@ -204,42 +219,47 @@ class Ledger:
                 except queue.Empty:
                     break
             closing = group[-1] is None
-            self._commit([job for job in group if job is not None])
+            jobs = [job for job in group if job is not None]
+            try:
+                outcomes = self._commit([work for work, _ in jobs])
+            except BaseException as failure:  # noqa: BLE001  # whatever it is: nobody must wait for ever
+                outcomes = [_Failed(failure)] * len(jobs)
+            for (_, future), outcome in zip(jobs, outcomes, strict=True):
+                if isinstance(outcome, _Failed):
+                    future.set_exception(outcome.why)
+                else:
+                    future.set_result(outcome)
 
-    def _commit(self, group: Sequence[tuple[Callable[[Database], Any], Future[Any]]]) -> None:
-        if not group:
-            return
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+    def _commit(self, works: Sequence[Callable[[Database], Any]]) -> list[Any]:
+        """All of `works` in one transaction: what each returned, or `_Failed`. Raises when none is on disk."""
+        connection = self._writer.conn
         try:
             # IMMEDIATE: a deferred transaction that reads first can fail at once with SQLITE_BUSY_SNAPSHOT.
-            self._writer.conn.execute("BEGIN IMMEDIATE")
-            for work, future in group:
-                outcomes.append((future, *self._in_savepoint(work)))
-            self._writer.conn.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            if self._writer.conn.in_transaction:
-                self._writer.conn.execute("ROLLBACK")
-            fault = _sqlite_fault(error, self.path)
-            outcomes = [(future, None, fault) for _, future in group]
-        for future, result, failure in outcomes:
-            if failure is None:
-                future.set_result(result)
-            else:
-                future.set_exception(failure)
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [self._in_savepoint(work) for work in works]
+            connection.execute("COMMIT")
+        except BaseException as error:
+            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error | OSError):
+                raise _sqlite_fault(error, self.path) from None
+            raise
+        return outcomes
 
-    def _in_savepoint(self, work: Callable[[Database], T]) -> tuple[T | None, BaseException | None]:
+    def _in_savepoint(self, work: Callable[[Database], T]) -> "T | _Failed":
+        """What `work` returned, or why it failed; then it has changed nothing. Raises when the disk is to blame."""
         connection = self._writer.conn
         connection.execute("SAVEPOINT job")
         try:
             result = work(self._writer)
-        except (sqlite3.OperationalError, OSError):
-            raise  # the disk, not the work: the whole group fails and is told why
-        except Exception as failure:  # noqa: BLE001  # it belongs to whoever handed the work in
+        except Exception as failure:
+            if isinstance(failure, sqlite3.Error | OSError) and not isinstance(failure, _BUGS):
+                raise  # the whole group fails and is told why
             connection.execute("ROLLBACK TO job")
             connection.execute("RELEASE job")
-            return None, failure
+            return _Failed(failure)  # it belongs to whoever handed the work in
         connection.execute("RELEASE job")
-        return result, None
+        return result
 
     # Uploads
 
@@ -497,7 +517,10 @@ class Reader:
                 f"file:{_uri_path(path)}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_TIMEOUT_SECONDS
             )
             self._db = Database(connection)
-            _refuse_newer(self._db, path)
+            with _closed_on_failure(connection):
+                _refuse_newer(self._db, path)
+                if migrations.pending(self._db):
+                    raise LocalFault(f"{path}: written by an older axomsync; the agent brings it up to date when it starts")
         except sqlite3.Error as error:
             raise _sqlite_fault(error, path) from None
 
@@ -593,11 +616,11 @@ class Reader:
 def holder(folder: Path) -> int | None:
     """Pid of the agent that holds the state folder, None when nobody does."""
     try:
-        file = os.open(folder / "agent.lock", os.O_RDWR | os.O_CLOEXEC)
+        file = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise local_fault(error, str(folder / "agent.lock")) from None
+        raise local_fault(error, str(folder / LOCK_FILE)) from None
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -613,50 +636,50 @@ def _hold(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         kind = filesystem_type(folder)
         if kind in REMOTE_FILESYSTEMS:
-            raise Rejected(
+            raise BadConfig(
                 f"[state] folder {folder} is on {kind}, where locks and WAL can't be trusted; name a folder on a local disk"
             )
-        file = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
-        raise local_fault(error, str(folder)) from None
+        raise local_fault(error, error.filename or str(folder)) from None
+    deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
+    while not _locked(file):
+        if time.monotonic() > deadline:
+            pid = os.pread(file, 32, 0).decode().strip()
+            os.close(file)
+            raise AlreadyRunning(
+                f"another agent (pid {pid}) holds {folder}; stop it, or give this one its own [state] folder"
+            )
+        time.sleep(0.02)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pid = os.pread(file, 32, 0).decode().strip()
+        os.pwrite(file, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)  # at once whole: others may be reading it
+    except OSError as error:
         os.close(file)
-        raise AlreadyRunning(
-            f"another agent (pid {pid}) holds {folder}; stop it, or give this one its own [state] folder"
-        ) from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        raise local_fault(error, str(folder / LOCK_FILE)) from None
     return file
 
 
-def filesystem_type(path: Path) -> str:
-    """Filesystem type of the mount that `path` lies on, from mountinfo; "" where it can't be told."""
-    target = os.path.realpath(path)
-    best, kind = "", ""
+def _locked(file: int) -> bool:
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            for line in mounts:
-                fields, _, tail = line.partition(" - ")
-                point = fields.split()[4].encode().decode("unicode_escape")
-                if (target == point or target.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-                    best, kind = point, tail.split()[0]
-    except OSError:
-        return ""
-    return kind
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open(path: Path) -> Database:
-    mask = os.umask(0o027)
+    """The writing connection, with the newest schema. Raises `LocalFault`, or `Fatal` for a schema that is newer still."""
+    mask = os.umask(0o027)  # what goes where is nobody else's business
     try:
         connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
-        db = Database(connection)
-        if db.journal_mode != "wal":
-            db.enable_wal()
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        with _closed_on_failure(connection):
+            db = Database(connection)
+            _refuse_newer(db, path)
+            if db.journal_mode != "wal":
+                db.enable_wal()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            migrations.apply(db)
     except sqlite3.Error as error:
         raise _sqlite_fault(error, path) from None
     finally:
@@ -664,12 +687,13 @@ def _open(path: Path) -> Database:
     return db
 
 
-def _migrate(db: Database, path: Path) -> None:
+@contextmanager
+def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
     try:
-        _refuse_newer(db, path)
-        migrations.apply(db)
-    except sqlite3.Error as error:
-        raise _sqlite_fault(error, path) from None
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _refuse_newer(db: Database, path: Path) -> None:
@@ -682,16 +706,19 @@ def _refuse_newer(db: Database, path: Path) -> None:
         )
 
 
+_SQLITE_ADVICE = {
+    "database or disk is full": "the disk is full; free some space (the agent goes on by itself)",
+    "disk I/O error": "the disk is full or failing; free some space, and look at the kernel log",
+    "attempt to write a readonly database": "it can't be written; give the service's user access to it and its folder",
+    "unable to open database file": "it can't be opened; give the service's user access to it and its folder",
+    "database is locked": "another program keeps it locked, a backup or an SQLite shell perhaps; end that",
+    "file is not a database": "it is not a ledger; move it away, a new one loses no data",
+    "database disk image is malformed": "it is damaged; move it away, a new one loses no data",
+}
+
+
 def _sqlite_fault(error: Exception, path: Path) -> LocalFault:
-    text = str(error)
-    advice = {
-        "database or disk is full": "the disk is full; free some space",
-        "attempt to write a readonly database": "it can't be written; give the service's user access",
-        "unable to open database file": "it can't be opened; check the folder and its permissions",
-        "file is not a database": "it is not a ledger; move it away, a new one loses no data",
-        "database disk image is malformed": "it is damaged; move it away, a new one loses no data",
-    }.get(text, text)
-    return LocalFault(f"{printable(str(path))}: {advice}")
+    return LocalFault(f"{printable(str(path))}: {_SQLITE_ADVICE.get(str(error), error)}")
 
 
 def _uri_path(path: Path) -> str:

@@ -3,12 +3,9 @@
 Clock and randomness are arguments, so every decision can be tested without waiting.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeVar
-
-W = TypeVar("W", bound=Hashable)
 
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
@@ -114,11 +111,3 @@ class LaneCount:
     def _change(self, count: int) -> int:
         self.count, self._warming, self._frozen_until = count, True, None
         return count
-
-
-def lagging(rates: Mapping[W, float]) -> set[W]:
-    """Who runs under a tenth of the median of all: broken connections, but never all of them at once."""
-    if len(rates) < 3:
-        return set()
-    median = sorted(rates.values())[len(rates) // 2]
-    return {who for who, rate in rates.items() if rate < median / 10}

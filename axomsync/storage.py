@@ -28,8 +28,8 @@ from pyreqwest.exceptions import RequestTimeoutError as TransportTimeout
 
 from axomsync import __version__
 from axomsync.config import may_use_plain_http
-from axomsync.console import retry_after, tls_context
 from axomsync.errors import BadConfig, Rejected, SourceChanged, Transient, UrlExpired, printable
+from axomsync.http import retry_after, tls_context
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # storage may think for long between the last byte of a large PUT and its answer

@@ -112,17 +112,19 @@ class Intake:
     def _nap(self, began: float, took: float, beat: Beat) -> None:
         """Until the next scan: when one is due, a file may have settled, a try is due, or something happened; but not at
         once again."""
+        now = self._clock()
         earliest = began + took * (1 + SCAN_SHARE)
-        reasons = [began + self._settings.rescan]
-        if self._key_pause_ends > began:
-            reasons.append(self._key_pause_ends)
+        latest = began + self._settings.rescan
+        if (due := self._settler.due_in(now)) is not None:
+            latest = min(latest, now + due)
+        if self._key_pause_ends > now:
+            latest = min(latest, self._key_pause_ends)
         elif self._retry_at is not None:
-            reasons.append(self._clock() + self._retry_at - self._around.now())
+            latest = min(latest, now + self._retry_at - self._around.now())
+        until = max(earliest, latest)
         while not self._around.stop.is_set():
             beat()
             now = self._clock()
-            due = self._settler.due_in(now)
-            until = max(earliest, min(*reasons, math.inf if due is None else now + due))
             if now >= until or (now >= earliest and self._wake.is_set()):
                 return
             if now < earliest:

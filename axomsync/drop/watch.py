@@ -31,7 +31,7 @@ from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
 from axomsync.errors import LocalFault, local_fault
-from axomsync.ledger import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.records import Stamp
 
 ARCHIVE, REJECTS = b"uploaded", b"rejected"

@@ -32,12 +32,13 @@ from axomsync.errors import (
     local_fault,
     printable,
 )
-from axomsync.ledger import Ledger, filesystem_type
+from axomsync.filesystems import filesystem_type
+from axomsync.ledger import Ledger
 from axomsync.liveness import Liveness
 from axomsync.meter import Gauge
 from axomsync.mirror.evidence import Evidence
-from axomsync.mirror.segments import SMALLEST_SEGMENT, Board, Coverage, Lease, cut, segment_size
-from axomsync.policy import FIRST_LANES, LaneCount, backoff, lagging, worth_starting
+from axomsync.mirror.segments import SMALLEST_SEGMENT, Board, Coverage, Lease, Pace, cut, segment_size
+from axomsync.policy import FIRST_LANES, LaneCount, backoff, worth_starting
 from axomsync.records import DurableSegment, Manifest, ModelFile, Segment
 from axomsync.storage import RangeIgnored, RangeReply, Storage
 from axomsync.throttle import Throttle
@@ -51,11 +52,9 @@ COMMIT_BYTES = 256 * 1024 * 1024
 COMMIT_SECONDS = 5.0
 COMMIT_FILES = 256
 OBSERVE_SECONDS = 1.0
-LAG_SECONDS = 15.0
 FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 5
 CHANGES_OF_A_FILE = 3
-STRAGGLER_SECONDS = 2.0  # a rest that takes longer than this is worth a second lane at the end
 
 
 class ManifestChanged(SourceChanged):
@@ -313,12 +312,11 @@ class Lanes:
         self.hashes = hashes
         self.lane_count = LaneCount(connections, first_lanes)
         self._moved = 0
-        self._marks: dict[Lease, tuple[float, int]] = {}
+        self._pace = Pace()
         self._storage, self._ledger, self._throttle, self._liveness = storage, ledger, throttle, liveness
         self._stop, self._random, self._clock = stop, random, clock
         self._journal = Journal(ledger, clock)
         self._board = Board()
-        self._begun: dict[Lease, tuple[float, int]] = {}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -422,16 +420,9 @@ class Lanes:
             if self._board.waiting and len(leases) >= before:
                 self.lane_count.observe(rate, now)
                 self._changed.notify_all()
-            self._marks = {lease: self._marks.get(lease, (now, lease.position)) for lease in leases}
-            rates = {
-                lease: (lease.position - position) / (now - since)
-                for lease, (since, position) in self._marks.items()
-                if now - since >= LAG_SECONDS
-            }
-            for lease in lagging(rates):
+            self._pace.observe(leases, now)
+            for lease in self._pace.lagging(now):
                 lease.slow = True
-            for lease in rates:
-                self._marks[lease] = (now, lease.position)
         if self.lane_count.count != before:
             self._ledger.set_facts(lanes=str(self.lane_count.count))  # the next start begins there
 
@@ -455,27 +446,14 @@ class Lanes:
         with self._changed:
             lease = None
             if len(self._board.leases) < self.lane_count.count:
-                lease = self._board.take() or self._board.duplicate(self._stragglers())
+                lease = self._board.take(self._pace.smallest_theft) or self._board.duplicate(self._pace.stragglers())
             if lease is None:
                 self._changed.wait(1.0)
-                return None
-            self._begun[lease] = (self._clock(), lease.position)
             return lease
-
-    def _stragglers(self) -> list[Lease]:
-        now = self._clock()
-        slow = []
-        for lease in self._board.leases:
-            began, position = self._begun[lease]
-            rate = (lease.position - position) / (now - began) if now > began else 0.0
-            if now - began > STRAGGLER_SECONDS and lease.left > STRAGGLER_SECONDS * rate:
-                slow.append(lease)
-        return slow
 
     def _retreat(self, lease: Lease, file: PartialFile) -> None:
         """The lane leaves its lease unfinished: others take up what is left."""
         with self._changed:
-            self._begun.pop(lease, None)
             if file.job.over.is_set():
                 self._board.drop({file})
             elif file.ranges:
@@ -512,7 +490,6 @@ class Lanes:
             finally:
                 file.release(handle)
         with self._changed:
-            self._begun.pop(lease, None)
             if lease.left:  # storage may answer with less than was asked
                 self._board.give_back(lease, file.received.gaps(lease.position, lease.end))
             else:

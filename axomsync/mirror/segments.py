@@ -15,7 +15,10 @@ from axomsync.records import Segment
 MEBIBYTE = 1024 * 1024
 SMALLEST_SEGMENT = 16 * MEBIBYTE
 LARGEST_SEGMENT = 256 * MEBIBYTE
-SMALLEST_THEFT = 8 * MEBIBYTE
+LARGEST_MINIMUM_THEFT = 8 * MEBIBYTE
+SMALLEST_MINIMUM_THEFT = MEBIBYTE
+INTERVAL_SECONDS = 0.9
+LAG_SECONDS = 15.0
 
 
 def segment_size(size: int, lanes: int, align: int = 1) -> int:
@@ -113,12 +116,12 @@ class Board:
         """Have these segments fetched, after all that wait already."""
         self.waiting.extend((file, segment) for segment in segments)
 
-    def take(self) -> Lease | None:
-        """A lease on the next segment, or on half of the largest remainder, or None."""
+    def take(self, smallest_theft: int = LARGEST_MINIMUM_THEFT) -> Lease | None:
+        """A lease on the next segment, or on half of the largest remainder (at least `smallest_theft` bytes), or None."""
         if self.waiting:
             file, segment = self.waiting.popleft()
             return self._lease(file, segment.start, segment.end)
-        return self._steal()
+        return self._steal(smallest_theft)
 
     def duplicate(self, slow: Iterable[Lease]) -> Lease | None:
         """A second lease on the rest of the straggler with the most left, for the end of the game."""
@@ -185,9 +188,9 @@ class Board:
         self.leases.add(lease)
         return lease
 
-    def _steal(self) -> Lease | None:
+    def _steal(self, smallest: int) -> Lease | None:
         victim = max(filter(_can_share, self.leases), key=lambda lease: lease.left, default=None)
-        if victim is None or victim.left < 2 * SMALLEST_THEFT:
+        if victim is None or victim.left < 2 * smallest:
             return None
         middle = victim.position + victim.left // 2
         thief = self._lease(victim.file, middle, victim.end)
@@ -197,3 +200,49 @@ class Board:
 
 def _can_share(lease: Lease) -> bool:
     return lease.twin is None and not lease.whole and lease.left > 0
+
+
+@dataclass(slots=True)
+class _Track:
+    at: float
+    position: int
+    rate: float | None = None  # bytes a second over the last interval
+    lagging_since: float | None = None
+
+
+class Pace:
+    """How fast each lease runs, and who is far behind the others. Fed about once a second; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[Lease, _Track] = {}
+        self.typical = 0.0  # median rate of the leases that move
+
+    def observe(self, leases: Iterable[Lease], now: float) -> None:
+        """Take in where the leases stand."""
+        self._tracks = {lease: self._tracks.get(lease) or _Track(now, lease.position) for lease in leases}
+        for lease, track in self._tracks.items():
+            if now - track.at >= INTERVAL_SECONDS:
+                track.rate = (lease.position - track.position) / (now - track.at)
+                track.at, track.position = now, lease.position
+        moving = sorted(track.rate for track in self._tracks.values() if track.rate)
+        self.typical = moving[len(moving) // 2] if moving else self.typical
+        for track in self._tracks.values():
+            lags = track.rate is not None and track.rate < self.typical / 10
+            track.lagging_since = (track.lagging_since or now) if lags else None
+
+    @property
+    def smallest_theft(self) -> int:
+        """Less than about a second's work is not worth a request of its own."""
+        return int(max(SMALLEST_MINIMUM_THEFT, min(LARGEST_MINIMUM_THEFT, self.typical)))
+
+    def stragglers(self) -> list[Lease]:
+        """Leases so slow that another lane, which starts where they are, would overtake them."""
+        return [lease for lease, t in self._tracks.items() if t.rate is not None and t.rate < self.typical / 3]
+
+    def lagging(self, now: float) -> list[Lease]:
+        """Leases that have run under a tenth of the typical rate for so long that their connection must be broken."""
+        return [
+            lease
+            for lease, track in self._tracks.items()
+            if track.lagging_since is not None and now - track.lagging_since >= LAG_SECONDS
+        ]

@@ -3,8 +3,8 @@
 Owns the story, a temporary folder and everything that runs in it. What is shown is what the agent's own commands say, and
 every claim is checked against storage, the relay's record or the files.
 
-Failures handled: a claim that does not hold, an agent that gets stuck and a store that does not start (told, exit code 1), a disk that is too small (told
-at once), Ctrl-C, SIGTERM and SIGHUP anywhere (agent and sandbox stopped, folder removed).
+Failures handled: a claim that does not hold, an agent that gets stuck and a store that does not start (told, exit code 1),
+a disk that is too small (told at once), Ctrl-C, SIGTERM and SIGHUP anywhere (agent and sandbox stopped, folder removed).
 """
 
 import hashlib

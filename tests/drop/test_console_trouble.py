@@ -1,0 +1,52 @@
+"""A console that refuses or is away: what is said, what is kept, and that it goes on."""
+
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import AgentFactory, dataset, puts, stored, tree
+from tests.rig.agent import AgentProcess, eventually
+
+
+def test_a_refused_key_ends_a_pass_with_4_and_touches_nothing(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+    files = {f"{n}.jsonl": dataset(str(n)) for n in range(20)}
+    agent = make_agent(sandbox, key="axom_live_wrong")
+    for name, data in files.items():
+        (agent.drop / name).write_bytes(data)
+    done = agent.sync(expect=4)
+    assert "the console refuses the API key (missing, wrong or revoked key): create a new one" in done.stderr
+    assert "axom_live_wrong" not in done.stderr
+    assert tree(agent.drop) == files
+    assert len([request for request in sandbox.console_requests if request.status == 401]) <= 8  # it does not hammer
+    agent.environ["AXOM_KEY"] = sandbox.key
+    agent.sync()
+    assert stored(sandbox) == {name: [data] for name, data in files.items()}
+
+
+def test_a_key_without_the_scope_says_which_one(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+    agent = make_agent(sandbox, key=sandbox.create_key(["read", "models"]))
+    (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+    done = agent.sync(expect=1)
+    assert "the API key lacks the scope 'datasets'" in done.stderr
+    assert tree(agent.drop) == {"a.jsonl": dataset("a")}
+
+
+def test_a_console_that_is_away_ends_a_pass_with_75_and_is_waited_for_by_a_running_agent(
+    sandbox: Sandbox, agent: AgentProcess
+) -> None:
+    sandbox.stop_console()
+    (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+    agent.start()
+    eventually("the message", lambda: "a.jsonl: http" in agent.log())
+    (problem,) = agent.status()["problems"]
+    assert problem["subject"] == "a.jsonl"
+    assert problem["next_attempt"] is not None
+    sandbox.start_console()
+    eventually("the receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
+    assert agent.terminate() == 0
+    assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+    assert len(puts(sandbox)) == 1
+
+
+def test_a_key_that_is_refused_in_the_middle_of_an_upload_does_not_strand_it(
+    sandbox: Sandbox, agent: AgentProcess
+) -> None:
+    """The URL expires, a new one is asked for, and just then the key is refused."""
+    (agent.drop / "a.jsonl").write_bytes(dataset("a"))

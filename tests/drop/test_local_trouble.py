@@ -1,0 +1,165 @@
+"""A machine that is in the way: the message names path and need, nothing is lost, and it goes on by itself.
+
+Needs root for mounts. Root reads everything, so where permission matters the agent runs without that privilege.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import AgentFactory, dataset, puts, stored, tree
+from tests.rig.agent import AgentProcess, eventually
+
+WITHOUT_PRIVILEGE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+
+@pytest.fixture(autouse=True)
+def root() -> None:
+    assert os.geteuid() == 0, "these tests mount filesystems; run them as root"
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "axom-test", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def sync_without_privilege(agent: AgentProcess) -> tuple[int, str]:
+    before = len(agent.log()) if agent.log_file.exists() else 0
+    agent.launch("sync", prefix=WITHOUT_PRIVILEGE)
+    return agent.wait(), agent.log()[before:]
+
+
+def test_a_full_disk_keeps_the_file_and_the_archive_is_made_later(sandbox: Sandbox, agent: AgentProcess) -> None:
+    with mounted(agent.drop, "size=64k"):
+        (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+        (agent.drop / "b.jsonl").write_bytes(b"broken")
+        filler = agent.drop / "filler.bin"
+        with filler.open("wb", buffering=0) as file:
+            with pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(bytes(4096))
+        for _ in range(2):
+            done = agent.sync(expect=1)
+            need = "the disk is full; free some space (the agent goes on by itself)"
+            assert f"uploaded, but it can't be put away: {agent.drop}/uploaded" in done.stderr
+            assert f"it can't be moved to rejected/: {agent.drop}/rejected" in done.stderr
+            assert done.stderr.count(need) == 2
+            assert {"a.jsonl", "b.jsonl"} <= tree(agent.drop).keys()
+            assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+            assert {problem["subject"] for problem in agent.status()["problems"]} == {"a.jsonl", "b.jsonl"}
+        filler.unlink()
+        agent.sync(expect=1)  # a file is rejected in this pass
+        left = tree(agent.drop)
+        assert "line 1, column 1" in left.pop("rejected/b.jsonl.reason.txt").decode()
+        assert left.pop("uploaded/a.jsonl.receipt.json")
+        assert left == {"uploaded/a.jsonl": dataset("a"), "rejected/b.jsonl": b"broken"}
+        assert {row["path"]: row["state"] for row in agent.uploads()} == {"a.jsonl": "uploaded", "b.jsonl": "rejected"}
+        agent.sync()
+    assert len(puts(sandbox)) == 1
+
+
+def test_a_read_only_folder_is_uploaded_from_and_named(sandbox: Sandbox, agent: AgentProcess) -> None:
+    with mounted(agent.drop, "size=1m"):
+        (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+        subprocess.run(["mount", "-o", "remount,ro", agent.drop], check=True)
+        for _ in range(2):
+            done = agent.sync(expect=75)
+            assert f"{agent.drop}/uploaded: the filesystem is read-only; remount it read-write" in done.stderr
+        subprocess.run(["mount", "-o", "remount,rw", agent.drop], check=True)
+        agent.sync()
+        assert (agent.drop / "uploaded" / "a.jsonl").read_bytes() == dataset("a")
+        (row,) = agent.uploads()
+        assert (row["state"], row["reason"]) == ("uploaded", None)
+    assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+    assert len(puts(sandbox)) == 1
+
+
+def test_a_missing_folder_is_named_and_taken_up_when_it_appears(sandbox: Sandbox, agent: AgentProcess) -> None:
+    agent.drop.rmdir()
+    done = agent.sync(expect=1)
+    assert f"{agent.drop}: it does not exist; create it or correct the configuration" in done.stderr
+    assert not agent.drop.exists()
+    agent.drop.mkdir()
+    (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+    agent.sync()
+    assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+
+
+def test_a_filesystem_that_is_not_mounted_is_not_taken_for_files_that_went_away(
+    sandbox: Sandbox, make_agent: AgentFactory
+) -> None:
+    agent = make_agent(sandbox, after="keep")
+    with mounted(agent.home / "elsewhere", "size=1m"):
+        (agent.home / "elsewhere" / "a.jsonl").write_bytes(dataset("a"))
+        subprocess.run(["mount", "--bind", agent.home / "elsewhere", agent.drop], check=True)
+        try:
+            agent.sync()
+        finally:
+            subprocess.run(["umount", agent.drop], check=True)
+        agent.sync()  # the empty folder below the mount point
+        subprocess.run(["mount", "--bind", agent.home / "elsewhere", agent.drop], check=True)
+        try:
+            agent.sync()
+        finally:
+            subprocess.run(["umount", agent.drop], check=True)
+    assert [row["state"] for row in agent.uploads()] == ["uploaded"]
+    assert len(puts(sandbox)) == 1
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(sandbox: Sandbox, agent: AgentProcess) -> None:
+    for path in ("secret.jsonl", "open.jsonl", "locked/a.jsonl", "listed/b.jsonl"):
+        (agent.drop / path).parent.mkdir(exist_ok=True)
+        (agent.drop / path).write_bytes(dataset(path))
+    (agent.drop / "secret.jsonl").chmod(0)
+    (agent.drop / "locked").chmod(0)
+    (agent.drop / "listed").chmod(0o444)
+    code, said = sync_without_privilege(agent)
+    assert code == 75, said
+    need = "permission denied; give the service's user access"
+    assert f"secret.jsonl: {agent.drop}/secret.jsonl: {need}" in said
+    assert f"drop folder: {agent.drop}/l" in said
+    assert f"{need} (and 1 more)" in said
+    assert stored(sandbox) == {"open.jsonl": [dataset("open.jsonl")]}
+
+    for path, mode in (("secret.jsonl", 0o600), ("locked", 0o755), ("listed", 0o755)):
+        (agent.drop / path).chmod(mode)
+    code, said = sync_without_privilege(agent)
+    assert code == 0, said
+    assert {name: len(objects) for name, objects in stored(sandbox).items()} == {
+        "open.jsonl": 1, "secret.jsonl": 1, "a.jsonl": 1, "b.jsonl": 1,
+    }  # fmt: skip
+
+
+def test_a_running_agent_takes_a_file_as_soon_as_it_may_read_it(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+    agent = make_agent(sandbox, rescan="500ms")
+    (agent.drop / "secret.jsonl").write_bytes(dataset("secret"))
+    (agent.drop / "secret.jsonl").chmod(0)
+    agent.start(*WITHOUT_PRIVILEGE)
+    eventually("the message", lambda: "secret.jsonl: permission denied" in agent.log())
+    (agent.drop / "secret.jsonl").chmod(0o600)
+    eventually("the receipt", (agent.drop / "uploaded" / "secret.jsonl.receipt.json").exists)
+    assert stored(sandbox) == {"secret.jsonl": [dataset("secret")]}
+
+
+def test_files_in_a_folder_that_cannot_be_read_for_a_while_are_not_forgotten(
+    sandbox: Sandbox, make_agent: AgentFactory
+) -> None:
+    agent = make_agent(sandbox, after="keep")
+    (agent.drop / "sub").mkdir()
+    (agent.drop / "sub" / "a.jsonl").write_bytes(dataset("a"))
+    agent.sync()
+    (agent.drop / "sub").chmod(0)
+    sync_without_privilege(agent)
+    (agent.drop / "sub").chmod(0o755)
+    agent.sync()
+    assert [row["state"] for row in agent.uploads()] == ["uploaded"]

@@ -1,0 +1,81 @@
+"""Hostile file names: they arrive, under a name that the ledger maps back."""
+
+import os
+
+import pytest
+
+from axomsync.drop.intake import console_name
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import AgentProcess, dataset, stored
+
+# What the console is told for a name on disk.
+HOSTILE = {
+    b"new\nline.jsonl": "new%0Aline.jsonl",
+    b"invalid \xff\xfe utf-8.jsonl": "invalid%20%FF%FE%20utf-8.jsonl",
+    b"..%2F..%2Fetc%2Fpasswd.jsonl": "..%2F..%2Fetc%2Fpasswd.jsonl",
+    b"-rf.jsonl": "-rf.jsonl",
+    "emoji 🙂🏳️‍🌈.jsonl".encode(): "emoji 🙂🏳️%E2%80%8D🌈.jsonl",
+    "right-to-left \u202egnp.jsonl".encode(): "right-to-left %E2%80%AEgnp.jsonl",
+    "שלום.jsonl".encode(): "שלום.jsonl",
+    b"tab\tand \\ and \x1b[31m.jsonl": "tab%09and \\ and %1B[31m.jsonl",
+    b"quote\"'`$(x);&?#+.jsonl": "quote\"'`$(x);&?#+.jsonl",
+    b"*.jsonl": "*.jsonl",
+    b"a" * 249 + b".jsonl": "a" * 249 + ".jsonl",
+    "é".encode() * 124 + b"_.jsonl": "é" * 124 + "_.jsonl",
+}
+LONG_AND_INVALID = b"\xff" * 249 + b".jsonl"
+
+
+@pytest.mark.parametrize(("name", "told"), HOSTILE.items())
+def test_the_console_is_told_printable_text(name: bytes, told: str) -> None:
+    assert console_name(b"folder/" + name) == told
+
+
+def test_a_name_that_encoding_makes_too_long_is_cut_and_marked() -> None:
+    told, other = console_name(LONG_AND_INVALID), console_name(b"\xff" * 248 + b"\xfe.jsonl")
+    for name in (told, other):
+        assert len(name) == 255
+        assert name.startswith("%FF" * 79)
+        assert name.endswith(".jsonl")
+    assert told != other
+
+
+def test_files_with_hostile_names_arrive_and_are_archived(sandbox: Sandbox, agent: AgentProcess) -> None:
+    told = {**HOSTILE, LONG_AND_INVALID: console_name(LONG_AND_INVALID)}
+    files = {name: dataset(str(number)) for number, name in enumerate(told)}
+    folder = os.fsencode(agent.drop)
+    for name, data in files.items():
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+    done = agent.sync()
+    assert "Traceback" not in done.stderr
+    assert all(line.isprintable() for line in done.stderr.splitlines())
+
+    assert stored(sandbox) == {told[name]: [data] for name, data in files.items()}
+    rows = {row["path"]: row for row in agent.uploads()}
+    assert len(rows) == len(files)
+    assert {row["filename"] for row in rows.values()} == set(told.values())
+    assert all(row["state"] == "uploaded" and path.isprintable() for path, row in rows.items())
+
+    archive = os.path.join(folder, b"uploaded")
+    archived = os.listdir(archive)
+    for name, data in files.items():
+        kept = name if len(name) + len(b".receipt.json") <= 255 else next(n for n in archived if _short_for(n, name, data))
+        with open(os.path.join(archive, kept), "rb") as file:
+            assert file.read() == data
+        assert kept + b".receipt.json" in archived
+    assert len(archived) == 2 * len(files)
+
+
+def _short_for(short: bytes, name: bytes, data: bytes) -> bool:
+    """A name that is too long for a receipt next to it is cut, between two characters, and marked with its content."""
+    stem, mark, rest = short.rpartition(b"--")
+    return bool(mark) and name.startswith(stem) and len(stem) > 200 and rest.endswith(b".jsonl") and _reads(stem, name)
+
+
+def _reads(stem: bytes, name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return True
+    return bool(stem.decode())
