@@ -7,6 +7,7 @@
 
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
+CASE ?=# what `make bench` measures; everything when empty
 UV := $(shell command -v uv)
 
 help:  ## this list
@@ -26,8 +27,15 @@ lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	mypy
 	lint-imports --no-logo
 
-bench: .venv/ready  ## measures against other clients, on loopback
-	@exec .venv/bin/python -m benchmarks $(ARGS)
+bench: .venv/bench  ## measures against other clients, on loopback; CASE=name only one, ARGS=--help for more
+	@tests/debian-packages.sh nginx:nginx-light aria2c:aria2 curl:curl openssl:openssl setpriv:util-linux
+	exec .venv/bin/python -m benchmarks $(CASE) $(ARGS)
+
+# The other clients: compared with, never needed, and so not pinned.
+.venv/bench: .venv/ready
+	@if [ -n "$(UV)" ]; then pip() { "$(UV)" pip "$$@" -p .venv/bin/python; }; else pip() { .venv/bin/python -m pip "$$@"; }; fi
+	pip install -q --no-build-isolation -e '.[bench]'
+	touch $@
 
 stress: .venv/ready  ## the long tortures
 	@tests/debian-packages.sh

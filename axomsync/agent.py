@@ -2,19 +2,23 @@
 
 The only user of APScheduler, whose jobs do nothing but wake a worker. Failures handled: a worker that dies (the process
 ends with a message, the service manager starts another), a worker that hangs (the watchdog is no longer fed), a new
-configuration that is bad (the old one stays), a stop while storage hangs (the process ends in time all the same).
+configuration that is bad (the old one stays), a stop while storage hangs (the process ends in time all the same), a
+state folder that can't be written for a while (told, and tried again).
 """
 
 import logging
 import math
 import os
+import queue
 import random
 import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -99,13 +103,20 @@ class Parts:
         self._scheduler.add_listener(_tell_trouble, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
         self._scheduler.start()
 
-    def end(self, deadline: float) -> None:
-        """Stop working; by `deadline` (monotonic seconds) at the latest, even if storage hangs."""
+    @property
+    def working(self) -> bool:
+        """Whether a part has not come to its end yet."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def end(self) -> None:
+        """Have all parts come to their end; one that waits for storage needs until its stall time is over."""
         self.stop.set()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
-        for wake in (part.wake for part in (self.intake, self.mirror) if part is not None):
-            wake()
+        self.hurry()
+
+    def wait(self, deadline: float) -> None:
+        """Wait for the end of all parts, until `deadline` (monotonic seconds) at the latest."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
@@ -114,19 +125,20 @@ class Parts:
         self.console.close()
         self.storage.close()
 
-    def wake(self) -> None:
-        """Look at everything now."""
+    def hurry(self) -> None:
+        """Look at everything now, and end the pauses that a refused key or a console in trouble asked for."""
         for part in (self.intake, self.mirror):
             if part is not None:
-                part.wake()
+                part.hurry()
 
-    def run_once(self) -> list[BaseException]:
-        """One pass of both directions at the same time; what ended either of them."""
-        failures: list[BaseException] = []
-        passes = [part.run_once for part in (self.intake, self.mirror) if part is not None]
-        for one_pass in passes:
-            self._spawn("pass", lambda one_pass=one_pass: _collect(one_pass, failures))  # type: ignore[misc]
-        while any(thread.is_alive() for thread in self._threads) and not self._agent.ended:
+    def run_once(self) -> dict[str, AxomsyncError]:
+        """One pass of both directions at the same time; what ended either of them, by the folder it works on."""
+        failures: dict[str, AxomsyncError] = {}
+        if self.intake is not None:
+            self._spawn("drop", partial(_collect, "drop folder", self.intake.run_once, failures))
+        if self.mirror is not None:
+            self._spawn("mirror", partial(_collect, "mirror folder", self.mirror.run_once, failures))
+        while self.working and not self._agent.ended:
             self._agent.tick()
         return failures
 
@@ -150,7 +162,9 @@ class Agent:
     _exit_code: int = 0
     _reload_asked: bool = False
     _shown_transfers: bool = False
-    _wakes: threading.Event = field(default_factory=threading.Event)
+    _next_feed: float = -math.inf
+    # Not an Event: a signal handler that sets one can meet its lock held by the very thread that it interrupted.
+    _wakes: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
 
     def __post_init__(self) -> None:
         settings = self.loaded.settings
@@ -160,55 +174,47 @@ class Agent:
         self.ledger.set_facts(identity=self.identity, started_at=iso(time.time()), version=__version__, observer=None)
         self.meter = Meter(time.monotonic)
         self.throttle = Throttle(settings.transfer.bandwidth)
-        self.liveness = Liveness(settings.transfer.stall + ANSWER_SECONDS + 60.0, time.monotonic)
+        self.liveness = Liveness(_silence_allowed(settings), time.monotonic)
         self.problems = Problems(self.ledger)
 
     def run(self) -> int:
         """Work until a signal ends it; returns the exit code."""
-        self._listen_to_signals()
-        if warning := config.key_file_warning(self.loaded.settings):
-            log.warning("%s", warning)
+        self._begin()
         self.parts = Parts(self.loaded.settings, self, RUN_PATIENCE_SECONDS)
         self.parts.start()
         log.info("axomsync %s works with %s", __version__, self.loaded.path)
         systemd.ready("working")
-        interval = systemd.watchdog_interval() or math.inf
-        next_feed = time.monotonic()
-        while not self.ended:
-            self.tick()
-            if self._reload_asked:
-                self._reload()
-            if time.monotonic() >= next_feed:
-                next_feed = time.monotonic() + min(interval, 10.0)
-                self._feed_watchdog()
+        self.guard("agent", self._work)
         systemd.stopping()
-        self.parts.end(time.monotonic() + STOP_SECONDS)
+        self._end_parts()
         self._close()
         log.info("stopped")
         return self._exit_code
 
     def sync(self) -> int:
         """One pass; returns the exit code."""
-        self._listen_to_signals()
+        self._begin()
         began = time.time()
         self.parts = Parts(self.loaded.settings, self, SYNC_PATIENCE_SECONDS)
         failures = self.parts.run_once()
         interrupted = self.ended
-        self.parts.end(time.monotonic() + STOP_SECONDS)
+        self._end_parts()
         code = 0 if interrupted else self._outcome(failures, began)
         self._close()
         return code or self._exit_code
 
     def tick(self) -> None:
         """A turn of the main thread: show the transfers to other processes."""
-        self._wakes.wait(TICK_SECONDS)
-        self._wakes.clear()
+        with suppress(queue.Empty):
+            self._wakes.get(timeout=TICK_SECONDS)
         transfers = self.meter.read()
         if transfers or self._shown_transfers:
             try:
                 self.ledger.show_transfers(transfers)
             except LocalFault as fault:
                 self.problems.report("ledger", str(fault))
+                return
+            self.problems.clear("ledger")
         self._shown_transfers = bool(transfers)
 
     def guard(self, name: str, work: Callable[[], None]) -> None:
@@ -216,14 +222,49 @@ class Agent:
         try:
             work()
         except BaseException as death:
+            if self.ended:  # what it works with is being closed
+                log.debug("the %s worker ended with: %s", name, death)
+                return
             log.critical("the %s worker died: %s", name, death, exc_info=not isinstance(death, AxomsyncError))
             self._exit_code = death.exit_code if isinstance(death, Fatal) else 1
             self._end()
 
-    def _outcome(self, failures: list[BaseException], began: float) -> int:
-        codes = {failure.exit_code if isinstance(failure, AxomsyncError) else 1 for failure in failures}
-        for failure in failures:
-            log.error("%s", failure)
+    def _begin(self) -> None:
+        self._listen_to_signals()
+        if warning := config.key_file_warning(self.loaded.settings):
+            log.warning("%s", warning)
+
+    def _work(self) -> None:
+        while not self.ended:
+            self._turn()
+            if self._reload_asked:
+                self._reload()
+
+    def _turn(self) -> None:
+        self.tick()
+        if time.monotonic() >= self._next_feed:
+            self._next_feed = time.monotonic() + min(systemd.watchdog_interval() or math.inf, 10.0)
+            self._feed_watchdog()
+
+    def _end_parts(self) -> None:
+        self.parts.end()
+        self.parts.wait(time.monotonic() + STOP_SECONDS)
+
+    def _outcome(self, failures: Mapping[str, AxomsyncError], began: float) -> int:
+        for folder, failure in failures.items():
+            self.problems.report(folder if isinstance(failure, LocalFault) else "console", str(failure))
+        try:
+            codes = {failure.exit_code for failure in failures.values()} | self._codes_of_what_is_left(began)
+        except LocalFault as fault:
+            log.error("%s", fault)
+            return fault.exit_code
+        for code in (KeyRefused.exit_code, 1, Transient.exit_code):
+            if code in codes:
+                return code
+        return max(codes, default=0)
+
+    def _codes_of_what_is_left(self, began: float) -> set[int]:
+        codes = set()
         if any(row.state is UploadState.REJECTED and row.updated_at >= began for row in self.ledger.read.uploads()):
             codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
         for upload in self.ledger.read.uploads_in_drop():
@@ -236,10 +277,7 @@ class Agent:
                 codes.add(1)
             elif model.state is ModelState.QUEUED:
                 codes.add(Transient.exit_code)
-        for code in (KeyRefused.exit_code, 1, Transient.exit_code):
-            if code in codes:
-                return code
-        return max(codes, default=0)
+        return codes
 
     def _feed_watchdog(self) -> None:
         hanging = self.liveness.hanging()
@@ -253,8 +291,9 @@ class Agent:
             self._show_observer(self.parts.intake.observer)
 
     def _show_observer(self, observer: str) -> None:
-        if self.ledger.read.facts().get("observer") != observer:
-            self.ledger.set_facts(observer=observer)
+        with suppress(LocalFault):  # told by whoever can't do its work because of it
+            if self.ledger.read.facts().get("observer") != observer:
+                self.ledger.set_facts(observer=observer)
 
     def _summary(self) -> str:
         transfers = self.meter.read()
@@ -272,11 +311,11 @@ class Agent:
 
     def _end(self) -> None:
         self.ended = True
-        self._wakes.set()
+        self._wakes.put(None)
 
     def _ask_reload(self) -> None:
         self._reload_asked = True
-        self._wakes.set()
+        self._wakes.put(None)
 
     def _reload(self) -> None:
         self._reload_asked = False
@@ -285,41 +324,59 @@ class Agent:
             loaded = config.load(self.loaded.path, self.environ)
             if loaded.settings.state != self.loaded.settings.state:
                 raise BadConfig("[state] folder can't change while the agent runs; restart it")
-        except BadConfig as bad:
+            parts = Parts(loaded.settings, self, RUN_PATIENCE_SECONDS) if self._needs_other_parts(loaded.settings) else None
+        except (BadConfig, LocalFault) as bad:
             log.error("the new configuration is bad, the old one stays:\n%s", bad)
             self.problems.report("configuration", f"the new one is bad, the old one stays: {bad}".replace("\n", " · "))
             systemd.ready("working with the old configuration, the new one is bad")
             return
         self.problems.clear("configuration")
+        self.loaded = loaded
         logs.set_up(loaded.settings.log.format, loaded.settings.log.level, self.environ)
         self.throttle.change(loaded.settings.transfer.bandwidth)
-        self._replace_parts(loaded)
+        self.parts.console.forget_key()  # it may have been rotated
+        if parts is None:
+            self.parts.hurry()
+        else:
+            self._replace_parts(parts)
         log.info("reloaded %s", loaded.path)
         systemd.ready("working")
 
-    def _replace_parts(self, loaded: Loaded) -> None:
-        old, self.loaded = self.loaded.settings, loaded
-        unchanged = {"transfer": old.transfer.model_copy(update={"bandwidth": loaded.settings.transfer.bandwidth})}
-        if loaded.settings == old.model_copy(update={**unchanged, "log": loaded.settings.log}):
-            self.parts.console.forget_key()  # the key may have been rotated
-            self.parts.wake()
+    def _needs_other_parts(self, new: Settings) -> bool:
+        """Whether more has changed than what can change under way; transfers are not interrupted for that."""
+        old = self.parts.settings
+        transfer = old.transfer.model_copy(update={"bandwidth": new.transfer.bandwidth})
+        return new != old.model_copy(update={"transfer": transfer, "log": new.log})
+
+    def _replace_parts(self, parts: Parts) -> None:
+        """Let the old parts come to their end first: two that carry the same file would undo each other's work."""
+        self.parts.end()
+        while self.parts.working and not self.ended:
+            self._turn()
+        if self.ended:
             return
-        self.parts.end(time.monotonic() + STOP_SECONDS)
         self.parts.close()
         self.ledger.recover()
-        self.parts = Parts(loaded.settings, self, RUN_PATIENCE_SECONDS)
+        self.liveness.limit = _silence_allowed(parts.settings)
+        self.parts = parts
         self.parts.start()
 
     def _close(self) -> None:
-        self.ledger.show_transfers([])
+        with suppress(LocalFault):
+            self.ledger.show_transfers([])
         self.ledger.close()
 
 
-def _collect(work: Callable[[], None], failures: list[BaseException]) -> None:
+def _silence_allowed(settings: Settings) -> float:
+    """Seconds that a worker may be silent: storage may be, for as long, and the worker then needs a while."""
+    return settings.transfer.stall + ANSWER_SECONDS + 60.0
+
+
+def _collect(folder: str, work: Callable[[], None], failures: dict[str, AxomsyncError]) -> None:
     try:
         work()
     except AxomsyncError as failure:
-        failures.append(failure)
+        failures[folder] = failure
 
 
 def _tell_trouble(event: JobExecutionEvent) -> None:

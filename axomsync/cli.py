@@ -1,8 +1,12 @@
 """The command line: one small function a verb. Exit codes are mapped in `main`, and nowhere else.
 
 What is heavy is imported inside the verb that needs it, so that `--help` and `status` answer at once.
+
+Failures handled: every expected failure (one line a problem, without secrets, and the exit code that `interface.md`
+fixes), a reader of the output that goes away, an output that can't show every character, a signal while still starting.
 """
 
+import io
 import json
 import os
 import sys
@@ -14,11 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from axomsync import __version__
-from axomsync.errors import AxomsyncError, BadConfig, LocalFault, Transient, local_fault
+from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, local_fault
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
     from axomsync.console import Console
+    from axomsync.ledger import Reader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,10 +32,16 @@ USAGE_EXIT_CODE = 2
 
 def main() -> None:
     """Run the command line and end the process with the exit code that `interface.md` fixes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli(standalone_mode=False)
+        sys.stdout.flush()
     except AxomsyncError as error:
-        click.echo("\n".join(f"axomsync: {line}" for line in str(error).splitlines()), err=True)
+        from axomsync.ops.logs import redact
+
+        click.echo("\n".join(f"axomsync: {line}" for line in redact(str(error)).splitlines()), err=True)
         code = error.exit_code
     except click.ClickException as error:
         error.show()
@@ -61,6 +72,7 @@ def cli() -> None:
 @_config_option
 def run(config_file: str | None) -> None:
     """Run the agent in the foreground (what systemd starts)."""
+    _stop_at_a_signal()
     from axomsync.agent import Agent, exit_now
 
     exit_now(Agent(_load_and_log(config_file), os.environ).run())
@@ -71,6 +83,7 @@ def run(config_file: str | None) -> None:
 @_json_option
 def sync(config_file: str | None, as_json: bool) -> None:
     """One pass, then exit: upload every settled file, mirror every ready model."""
+    _stop_at_a_signal()
     from axomsync.agent import Agent, exit_now
 
     loaded = _load_and_log(config_file)
@@ -124,7 +137,7 @@ def models(config_file: str | None, as_json: bool) -> None:
     with _Ledger(loaded) as ledger:
         known = ledger.models() if ledger else []
     documents = [model_document(model) for model in known]
-    unreachable = None
+    refusal: AxomsyncError | None = None
     try:
         selection = Selection(loaded.settings.mirror.include, loaded.settings.mirror.exclude)
         changes = reconcile(_console(loaded).models(), known, selection, lambda row: True)
@@ -132,11 +145,12 @@ def models(config_file: str | None, as_json: bool) -> None:
         documents = [d | _news(changed.pop(d["id"], None)) for d in documents]
         documents += [unseen_model_document(c.model, c.state, c.reason) for c in changed.values()]
         documents.sort(key=lambda d: (d["created_at"] or "", d["id"]), reverse=True)
-    except Transient as failure:
-        unreachable = failure
+    except AxomsyncError as failure:
+        refusal = failure
     _print(documents, as_json, tables.models)
-    if unreachable is not None:
-        raise Transient(f"{unreachable}; this is what the ledger knows")
+    if refusal is not None:
+        refusal.args = (f"{refusal}; what is listed is what the ledger knows",)
+        raise refusal
 
 
 @cli.command()
@@ -166,7 +180,10 @@ def config_group() -> None:
 @_config_option
 def config_check(config_file: str | None) -> None:
     """Validate the configuration: every error at once, with its key and line."""
+    from axomsync.http import tls_context
+
     loaded = _load(config_file)
+    tls_context(_ca_file(loaded))
     click.echo(f"{loaded.path}: good")
 
 
@@ -176,10 +193,11 @@ def config_check(config_file: str | None) -> None:
 def config_show(config_file: str | None, as_json: bool) -> None:
     """The effective values, and where each came from."""
     from axomsync import tables
-    from axomsync.config import effective
+    from axomsync.config import as_toml, effective
 
-    values = effective(_load(config_file))
-    _print(values, as_json, lambda rows: tables.table(("KEY", "VALUE", "FROM"), (tuple(r.values()) for r in rows)))
+    rows = effective(_load(config_file))
+    heads = ("KEY", "VALUE", "FROM")
+    _print(rows, as_json, lambda rows: tables.table(heads, ((r["key"], as_toml(r["value"]), r["from"]) for r in rows)))
 
 
 @cli.command()
@@ -194,17 +212,19 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
     """Write a commented configuration, create the folders, test the key."""
     from axomsync import config
 
-    path, values = config.defaults_for_user(config_file, os.environ)
-    values |= {f"{name}.folder": str(Path(folder).absolute()) for name, folder in folders.items() if folder}
+    path, values = config.defaults_for_user(config_file, os.environ, root=os.geteuid() == 0)
+    values |= {f"{name}.folder": _absolute(folder) for name, folder in folders.items() if folder}
     values |= {"console.url": url} if url else {}
-    values |= {"console.key_file": str(Path(key_file).absolute())} if key_file else {}
-    if path.exists() and not force:
+    values |= {"console.key_file": _absolute(key_file)} if key_file else {}
+    text = config.example(values)
+    loaded = config.parse(text, path, os.environ)
+    if os.path.lexists(path) and not force:
         raise BadConfig(f"{path} exists already; --force overwrites it")
-    _write_config(path, config.example(values))
-    loaded = config.load(path, os.environ)
-    for part in (loaded.settings.drop.folder, loaded.settings.mirror.folder, loaded.settings.state.folder):
-        _make_folder(part)
+    _write_config(path, text)
     click.echo(f"wrote {path}")
+    settings = loaded.settings
+    for folder, mode in ((settings.drop.folder, 0o755), (settings.mirror.folder, 0o755), (settings.state.folder, 0o750)):
+        _make_folder(folder, mode)
     _test_key(loaded)
 
 
@@ -250,14 +270,18 @@ class _Ledger:
 
     def __init__(self, loaded: "Loaded") -> None:
         self._path = loaded.settings.state.folder / "state.db"
+        self._reader: Reader | None = None
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> "Reader | None":
         from axomsync.ledger import Reader
 
         try:
-            self._reader = Reader(self._path) if self._path.exists() else None
-        except PermissionError as error:
+            self._path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
             raise local_fault(error, str(self._path)) from None
+        self._reader = Reader(self._path)
         return self._reader
 
     def __exit__(self, *exception: object) -> None:
@@ -283,8 +307,10 @@ def _load(config_file: str | None) -> "Loaded":
 
 
 def _load_and_log(config_file: str | None) -> "Loaded":
+    from axomsync.http import keep_loopback_off_proxies
     from axomsync.ops import logs
 
+    keep_loopback_off_proxies(os.environ)
     loaded = _load(config_file)
     logs.set_up(loaded.settings.log.format, loaded.settings.log.level)
     return loaded
@@ -297,14 +323,25 @@ def _status(loaded: "Loaded") -> dict[str, Any]:
         return status_document(loaded.settings, ledger)
 
 
+def _stop_at_a_signal() -> None:
+    """Until the agent listens itself: a stop that comes while it is still starting is a clean stop too."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _ca_file(loaded: "Loaded") -> str | None:
+    ca_file = loaded.settings.console.ca_file
+    return str(ca_file) if ca_file else None
+
+
 def _console(loaded: "Loaded") -> "Console":
     from axomsync.config import load_key
     from axomsync.console import Console
 
-    ca_file = loaded.settings.console.ca_file
-    return Console(
-        loaded.settings.console.url, lambda: load_key(loaded.settings, os.environ), ca_file=str(ca_file) if ca_file else None
-    )
+    return Console(loaded.settings.console.url, lambda: load_key(loaded.settings, os.environ), ca_file=_ca_file(loaded))
 
 
 def _catalog(loaded: "Loaded", what: str, columns: tuple[str, ...], as_json: bool) -> None:
@@ -342,29 +379,37 @@ def _print_json_line(document: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
 def _write_config(path: Path, text: str) -> None:
+    """Whole or not at all: a crash must not leave half of what was a good file."""
+    fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except UnicodeEncodeError:
+        raise BadConfig(f"{path}: a path that is not UTF-8 can't be written down; name another folder") from None
     except OSError as error:
         raise local_fault(error, str(path)) from None
 
 
-def _make_folder(folder: Path) -> None:
+def _make_folder(folder: Path, mode: int) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, mode=mode)
     except OSError as error:
         raise local_fault(error, str(folder)) from None
 
 
 def _test_key(loaded: "Loaded") -> None:
-    from axomsync.errors import KeyRefused
-
     try:
         count = len(_console(loaded).models())
-    except KeyRefused as refused:
-        raise KeyRefused(f"the configuration is written, but {refused}") from None
-    except Transient as failure:
-        raise Transient(f"the configuration is written, but the key could not be tested: {failure}") from None
+    except AxomsyncError as failure:
+        untested = "" if isinstance(failure, KeyRefused) else "the key could not be tested: "
+        failure.args = (f"the configuration is written, but {untested}{failure}",)
+        raise
     click.echo(f"the key works: the console lists {count} model{'s' if count != 1 else ''}")
     click.echo("next: `axomsync run`, or for a service: systemctl enable --now axomsync")

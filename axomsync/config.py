@@ -3,24 +3,38 @@
 Reports every error at once, each with file, line and key, and says how to write it right. Unknown keys, sections and
 units are errors, since a mistyped key that is ignored is found at 3 a.m. The API key is loaded here too; it is held
 outside the settings so that nothing that prints settings can print it.
+
+Failures handled: a file that is missing, unreadable, not UTF-8 or no TOML, wrong and contradicting values, an API key
+written where its file should be named (it is not repeated), a home folder that nobody knows (all `BadConfig`); a key
+that is missing or is none (`KeyRefused`).
 """
 
 import difflib
 import ipaddress
+import json
 import os
 import re
 import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationError,
+)
 
-from axomsync.errors import BadConfig, KeyRefused
+from axomsync.errors import BadConfig, KeyRefused, printable
 from axomsync.policy import BandwidthRule
 
 SYSTEM_CONFIG = "/etc/axomsync/config.toml"
@@ -34,7 +48,10 @@ _SIZE_UNITS = {
     "KB": 1000,
 }
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_KEY = re.compile(r"axom_[a-z]+_[A-Za-z0-9_-]+")
+_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
+_LONGEST_SECONDS = 366 * 86400.0  # timers of the operating system end somewhere beyond
+_LARGEST_BYTES = 1 << 62
 
 
 def parse_duration(value: object) -> float:
@@ -42,7 +59,18 @@ def parse_duration(value: object) -> float:
     amount = _amount(value, _DURATION_UNITS)
     if amount is None:
         raise ValueError(f'{_shown(value)} is not a duration; write it like "90s", "5m" or "2h"')
+    if amount > _LONGEST_SECONDS:
+        raise ValueError(f"{_shown(value)} is longer than a year")
     return amount
+
+
+def show_duration(seconds: float) -> str:
+    """As `parse_duration` reads it, in the largest unit that needs no fraction."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        count = seconds / _DURATION_UNITS[unit]
+        if seconds and count == int(count):
+            return f"{int(count)}{unit}"
+    return f"{Decimal(repr(seconds)):f}s" if seconds else "0s"
 
 
 def parse_size(value: object) -> int:
@@ -50,7 +78,15 @@ def parse_size(value: object) -> int:
     amount = _amount(value, _SIZE_UNITS)
     if amount is None:
         raise ValueError(f'{_shown(value)} is not a size; write it like "64MiB" or "5GB"')
+    if amount > _LARGEST_BYTES:
+        raise ValueError(f"{_shown(value)} is more than any disk holds")
     return int(amount)
+
+
+def show_size(count: float) -> str:
+    """As `parse_size` reads it, in the unit that needs the fewest digits without a fraction."""
+    whole = [f"{int(count) // size}{unit}" for unit, size in _SIZE_UNITS.items() if unit != "KB" and count % size == 0]
+    return min(whole, key=len) if count and whole else f"{Decimal(repr(count)):f}B"
 
 
 def parse_bandwidth(value: object) -> tuple[BandwidthRule, ...]:
@@ -76,30 +112,60 @@ def _bandwidth_rule(line: str) -> BandwidthRule:
     return BandwidthRule(days, int(match[3]) * 60 + int(match[4]), _rate(match[5]))
 
 
+def show_bandwidth(rules: tuple[BandwidthRule, ...]) -> str | list[str]:
+    """As `parse_bandwidth` reads it."""
+    if len(rules) == 1 and len(rules[0].days) == 7 and rules[0].minute == 0 and rules[0].rate is not None:
+        return _show_rate(rules[0].rate)
+    return [f"{_show_days(rule.days)}{rule.minute // 60:02}:{rule.minute % 60:02} {_show_rate(rule.rate)}" for rule in rules]
+
+
+def _show_days(days: frozenset[int]) -> str:
+    if len(days) == 7:
+        return ""
+    first = next(day for day in days if (day - 1) % 7 not in days)
+    last = next(day for day in days if (day + 1) % 7 not in days)
+    names = [_DAYS[day].capitalize() for day in (first, last)]
+    return f"{names[0]} " if first == last else f"{'-'.join(names)} "
+
+
+def _show_rate(rate: float | None) -> str:
+    return "off" if rate is None else f"{show_size(rate)}/s"
+
+
 def _rate(text: str) -> float | None:
     if text == "off":
         return None
     amount = _amount(text.removesuffix("/s"), _SIZE_UNITS) if text.endswith("/s") else None
-    if not amount:
+    if not amount or amount > _LARGEST_BYTES:
         raise ValueError(f'{text!r} is not a rate; write it like "100MB/s", or "off" for no limit')
     return amount
 
 
 def _amount(value: object, units: Mapping[str, float]) -> float | None:
     match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if not match or match[2] not in units:
+    if not match or match[2] not in units or len(match[1]) > 30:
         return None
-    return float(match[1]) * units[match[2]]
+    exact = Decimal(match[1]) * Decimal(repr(units[match[2]]))
+    return int(exact) if exact == int(exact) else float(exact)
 
 
 def _shown(value: object) -> str:
-    return f'"{value}"' if isinstance(value, str) else repr(value)
+    """A value as in the file; not an API key that somebody wrote in the wrong place."""
+    text = _KEY.sub("axom_…", str(value))
+    return f'"{printable(text)}"' if isinstance(value, str) else printable(text)
 
 
 def _absolute(value: Path) -> Path:
-    path = value.expanduser()
+    if _KEY.search(str(value)):
+        raise ValueError("this is an API key, not the name of a file; write the key into a file and name that here")
+    if "\0" in str(value):
+        raise ValueError("a path can't hold a NUL character")
+    try:
+        path = value.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{_shown(str(value))}: nobody knows that home folder; write the whole path") from None
     if not path.is_absolute():
-        raise ValueError(f'"{value}" is a relative path; write the whole path, beginning with "/" or "~"')
+        raise ValueError(f'{_shown(str(value))} is a relative path; write the whole path, beginning with "/" or "~"')
     return path
 
 
@@ -108,28 +174,50 @@ def _optional(value: object) -> object:
 
 
 def _console_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f'"{value}" is not a URL; write it like "https://console.axomlabs.ai/api"')
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets that hold no address
+        usable = False
+    if not usable or any(c.isspace() or not c.isprintable() for c in value):
+        raise ValueError(f'{_shown(value)} is not a URL; write it like "https://console.axomlabs.ai/api"')
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("the URL must not hold a user, a password, a query or a fragment")
     return value.rstrip("/")
 
 
 def _listen(value: str) -> str:
-    if value and not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]+):\d{1,5}", value):
-        raise ValueError(f'"{value}" is not host:port; write it like "127.0.0.1:9464", or "" for off')
+    match = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", value)
+    if value and (match is None or int(match[1]) > 65535):
+        raise ValueError(f'{_shown(value)} is not host:port; write it like "127.0.0.1:9464", or "" for off')
     return value
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Size = Annotated[int, BeforeValidator(parse_size)]
-OptionalSize = Annotated[int | None, BeforeValidator(lambda value: None if value == "" else parse_size(value))]
-Bandwidth = Annotated[tuple[BandwidthRule, ...], BeforeValidator(parse_bandwidth)]
+def _list(value: object) -> object:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f'{_shown(value)} is not a list of texts; write it like ["one", "another"]')
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(show_duration)]
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(show_size)]
+OptionalSize = Annotated[
+    int | None,
+    BeforeValidator(lambda value: None if value == "" else parse_size(value)),
+    PlainSerializer(lambda value: "" if value is None else show_size(value)),
+]
+Bandwidth = Annotated[tuple[BandwidthRule, ...], BeforeValidator(parse_bandwidth), PlainSerializer(show_bandwidth)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
-OptionalFile = Annotated[Path | None, BeforeValidator(_optional), AfterValidator(lambda v: v and _absolute(v))]
-Globs = tuple[Annotated[str, Field(min_length=1)], ...]
-Command = tuple[str, ...]
+OptionalFile = Annotated[
+    Path | None,
+    BeforeValidator(_optional),
+    AfterValidator(lambda value: value and _absolute(value)),
+    PlainSerializer(lambda value: "" if value is None else str(value)),
+]
+Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_list)]
+Command = Annotated[tuple[str, ...], BeforeValidator(_list)]
+Whole = Annotated[int, Strict()]  # true is no number
+Switch = Annotated[bool, Strict()]
 
 
 def _key(default: object, why: str, **constraints: Any) -> Any:
@@ -159,7 +247,7 @@ class StateSettings(_Section):
 class DropSettings(_Section):
     """`[drop]`: the folder whose new files are uploaded."""
 
-    enabled: bool = _key(True, "false makes an agent that only mirrors")
+    enabled: Switch = _key(True, "false makes an agent that only mirrors")
     folder: Folder = _key("/srv/axom/drop", "every new dataset file below it is uploaded")
     include: Globs = _key(["*.jsonl"], "names to take; matched against the file name and the path below the folder")
     exclude: Globs = _key([], "names to leave alone, besides dotfiles, *.part, *.tmp and *~")
@@ -180,13 +268,13 @@ class DropSettings(_Section):
 class MirrorSettings(_Section):
     """`[mirror]`: the folder in which every ready model appears."""
 
-    enabled: bool = _key(True, "false makes an agent that only uploads")
+    enabled: Switch = _key(True, "false makes an agent that only uploads")
     folder: Folder = _key("/srv/axom/models", "every ready model appears below it as name/version")
     poll: Duration = _key("1m", "how often the console is asked for models", gt=0)
     include: Globs = _key(["*"], "models to mirror: globs over name, name/version or id")
     exclude: Globs = _key([], "models to leave out, likewise")
     files: Globs = _key(["*"], "files of a model to fetch: globs over the path inside the model")
-    keep: int = _key(0, "newest versions of a name to keep; 0 keeps all", ge=0)
+    keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all", ge=0)
     reserve: Size = _key("1GiB", "free space that mirroring never uses up", ge=0)
     verify: Literal["etag", "size"] = _key("etag", "etag compares checksums where storage gives them; size saves the CPU")
 
@@ -194,10 +282,10 @@ class MirrorSettings(_Section):
 class TransferSettings(_Section):
     """`[transfer]`: how bytes travel."""
 
-    connections: int = _key(16, "most connections to storage at once", ge=1, le=256)
+    connections: Whole = _key(16, "most connections to storage at once", ge=1, le=256)
     bandwidth: Bandwidth = _key("", 'a rate like "100MB/s" or a timetable like ["Mon-Fri 08:00 50MB/s", "20:00 off"]')
     stall: Duration = _key("30s", "a connection that brings no byte for so long is given up and tried again", gt=0)
-    allow_http: bool = _key(False, "true allows plain http to hosts other than this one")
+    allow_http: Switch = _key(False, "true allows plain http to hosts other than this one")
 
 
 class WebSettings(_Section):
@@ -250,37 +338,76 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     """The configuration file to use, in the order that `interface.md` fixes."""
     if explicit or environ.get("AXOMSYNC_CONFIG"):
         return Path(explicit or environ["AXOMSYNC_CONFIG"])
-    user = Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "axomsync" / "config.toml"
+    user = _user_config(environ)
     for candidate in (Path(SYSTEM_CONFIG), user):
-        if candidate.exists():
+        if os.path.exists(candidate):  # Path.exists raises where a folder above is closed to us
             return candidate
     raise BadConfig(f"no configuration at {SYSTEM_CONFIG} or {user}; `axomsync init` writes one")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Loaded:
     """Read `path`, lay the environment over it and validate. Raises `BadConfig` with one line per error."""
-    text = _read(path)
+    return parse(_read(path), path, environ)
+
+
+def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
+    """As `load`, for the text of a file that may not be written yet."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadConfig(f"{path}: not valid TOML: {error}") from None
-    lines = _key_lines(text)
-    origins = {key: f"{path}:{line}" for key, line in lines.items()}
+        raise BadConfig(_syntax_error(path, text, str(error))) from None
+    origins = {key: f"{path}:{line}" for key, line in _key_lines(text).items()}
     errors = _overlay(tree, origins, environ)
+    errors += _misplaced(tree, origins, path)
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as failure:
-        errors += [_explain(dict(error), origins, path) for error in failure.errors()]
-        raise BadConfig("\n".join(errors)) from None
-    errors += [f"{path}: {problem}" for problem in _contradictions(settings)]
+        found = failure.errors()
+        errors += [_explain(dict(error), origins, path) for error in found]
+        settings = _what_is_good(tree, [error["loc"] for error in found])
+    errors += _contradictions(settings, origins, path)
     if errors:
-        raise BadConfig("\n".join(errors))
+        raise BadConfig("\n".join(sorted(dict.fromkeys(errors), key=_place_in_file)))
     return Loaded(settings, origins, path)
+
+
+def _syntax_error(path: Path, text: str, message: str) -> str:
+    """tomllib ends its messages with `(at line 3, column 5)` or `(at end of document)`."""
+    reason, _, place = message.rpartition(" (at ")
+    number = re.match(r"line (\d+)", place)
+    return f"{path}:{number[1] if number else max(1, len(text.splitlines()))}: not valid TOML: {reason or message}"
+
+
+def _place_in_file(error: str) -> tuple[int, str]:
+    line = re.match(r".*?:(\d+): ", error)
+    return (int(line[1]) if line else 1 << 30, error)
+
+
+def _misplaced(tree: dict[str, Any], origins: Mapping[str, str], path: Path) -> list[str]:
+    """Takes what stands outside of any section out of `tree`, and says where it belongs."""
+    errors = []
+    for key in [key for key, value in tree.items() if not isinstance(value, dict)]:
+        del tree[key]
+        place = origins.get(key, str(path))
+        if key in Settings.model_fields:
+            errors.append(f"{place}: [{key}] is a section; write [{key}] on a line of its own and its keys below")
+            continue
+        homes = [f"[{name}]" for name, field in Settings.model_fields.items() if key in _names(field.annotation)]
+        errors.append(f"{place}: {printable(key)}: outside of any section; it belongs below {' or '.join(homes) or 'one'}")
+    return errors
+
+
+def _what_is_good(tree: dict[str, Any], bad: list[tuple[int | str, ...]]) -> Settings:
+    """The settings with defaults in the place of what is wrong, to look for contradictions in the rest."""
+    good = {section: dict(values) for section, values in tree.items() if section in Settings.model_fields}
+    for place in bad:
+        good.get(str(place[0]), {}).pop(str(place[1]) if len(place) > 1 else "", None)
+    return Settings.model_validate(good)
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadConfig(f"{path}: there is no such file; `axomsync init --config {path}` writes one") from None
     except UnicodeDecodeError as error:
@@ -294,75 +421,115 @@ def _key_lines(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     section = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
-            section = header[1].strip("\"'")
+        if header := re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]", line):
+            section = _unquoted(header[1])
             lines.setdefault(section, number)
         elif key := re.match(r"\s*([\w\"'.-]+)\s*=", line):
-            lines.setdefault(f"{section}.{key[1]}".strip("."), number)
+            lines.setdefault(f"{section}.{_unquoted(key[1])}".strip("."), number)
     return lines
 
 
+def _unquoted(key: str) -> str:
+    return ".".join(part.strip().strip("\"'") for part in key.split("."))
+
+
 def _overlay(tree: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Lays `AXOMSYNC_<SECTION>__<KEY>` over `tree`; returns the errors."""
     errors = []
     for name, value in sorted(environ.items()):
-        if not name.startswith(ENVIRONMENT_PREFIX) or "__" not in name:
+        if not name.startswith(ENVIRONMENT_PREFIX):
             continue
-        section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
-        if not isinstance(tree.setdefault(section, {}), dict):
-            errors.append(f"${name}: [{section}] is not a section")
+        section, separator, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not separator:
+            if (near := _one_underscore(section)) is not None:
+                errors.append(f"${name}: two underscores are missing; did you mean {near}?")
             continue
-        tree[section][key] = _environment_value(section, key, value)
+        values = tree.setdefault(section, {})
+        if not isinstance(values, dict):
+            continue  # told as misplaced
+        values[key] = _environment_value(section, key, value)
         origins[f"{section}.{key}"] = f"${name}"
+        origins.setdefault(section, f"${name}")
     return errors
 
 
+def _one_underscore(name: str) -> str | None:
+    """`drop_settle` → `AXOMSYNC_DROP__SETTLE`, None for what is no key of ours."""
+    section, _, key = name.partition("_")
+    field = Settings.model_fields.get(section)
+    known = field is not None and key in _names(field.annotation)
+    return f"{ENVIRONMENT_PREFIX}{section}__{key}".upper() if known else None
+
+
 def _environment_value(section: str, key: str, value: str) -> object:
-    """Booleans, integers and lists are written as in TOML; whatever does not parse so is a string."""
+    """Booleans, numbers, lists and quoted texts are written as in TOML; everything else is a text as it stands."""
+    outer = Settings.model_fields.get(section)
+    fields = outer.annotation.model_fields if outer is not None else {}  # type: ignore[union-attr]  # sections are models
+    plain = key not in fields or not isinstance(fields[key].default, bool | int)
+    if plain and value[:1] not in ("[", '"', "'"):
+        return value
     try:
-        parsed: object = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
         return value
-    return parsed
+    return parsed["value"] if len(parsed) == 1 else value
 
 
 def _explain(error: dict[str, Any], origins: Mapping[str, str], path: Path) -> str:
     where = [str(part) for part in error["loc"]]
-    key = ".".join(where[:2])
-    place = origins.get(key) or origins.get(where[0] if where else "") or str(path)
-    name = f"[{where[0]}] {where[1]}" if len(where) > 1 else f"[{where[0]}]" if where else "file"
+    place = origins.get(".".join(where[:2])) or origins.get(where[0]) or str(path)
+    name = f"[{printable(where[0])}]" + (f" {printable(where[1])}" if len(where) > 1 else "")
     return f"{place}: {name}: {_advice(error, where)}"
 
 
 def _advice(error: dict[str, Any], where: list[str]) -> str:
     if error["type"] == "extra_forbidden":
         known = _names(Settings) if len(where) == 1 else _names(Settings.model_fields[where[0]].annotation)
-        near = difflib.get_close_matches(where[-1], known, n=1)
+        near = difflib.get_close_matches(where[-1], known, n=1) or [name for name in known if where[-1] in name]
         kind = "section" if len(where) == 1 else "key"
         return f"unknown {kind}; " + (f"did you mean {near[0]}?" if near else f"known ones are {', '.join(known)}")
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
+    value = _shown(error.get("input"))
+    plain = {
+        "bool_type": "write true or false",
+        "int_type": "write a whole number",
+        "string_type": 'write a text, as in "text"',
+        "string_too_short": "it is empty",
+        "path_type": 'write a path, as in "/srv/axom"',
+    }.get(error["type"])
     message = str(error["msg"])
-    return f"{_shown(error.get('input'))}: {message[:1].lower()}{message[1:]}"
+    return f"{value}: {plain or message[:1].lower() + message[1:]}"
 
 
 def _names(model: Any) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _contradictions(settings: Settings) -> list[str]:
-    problems = []
-    folders = [("[state] folder", settings.state.folder)]
-    folders += [("[drop] folder", settings.drop.folder)] if settings.drop.enabled else []
-    folders += [("[mirror] folder", settings.mirror.folder)] if settings.mirror.enabled else []
+def _contradictions(settings: Settings, origins: Mapping[str, str], path: Path) -> list[str]:
+    """What is right by itself and wrong together; told at the first of its keys that somebody wrote."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    folders = [("state", settings.state.folder)]
+    folders += [("drop", settings.drop.folder)] if settings.drop.enabled else []
+    folders += [("mirror", settings.mirror.folder)] if settings.mirror.enabled else []
     for index, (name, folder) in enumerate(folders):
         for other_name, other in folders[index + 1 :]:
-            if folder == other or folder in other.parents or other in folder.parents:
-                problems.append(f"{name} ({folder}) and {other_name} ({other}) lie inside one another; keep them apart")
+            real, other_real = (Path(os.path.realpath(each)) for each in (folder, other))
+            if real == other_real or real in other_real.parents or other_real in real.parents:
+                told = (
+                    f"[{name}] folder ({folder}) and [{other_name}] folder ({other}) lie inside one another; keep them apart"
+                )
+                found.append(((f"{other_name}.folder", f"{name}.folder"), told))
     if not may_use_plain_http(settings.console.url, settings.transfer.allow_http):
-        problems.append("[console] url: plain http would show the key to the network; use https (or allow_http)")
+        told = "[console] url: plain http would show the key to the network; use https, or [transfer] allow_http = true"
+        found.append((("console.url",), told))
     if not settings.drop.enabled and not settings.mirror.enabled:
-        problems.append("[drop] enabled and [mirror] enabled are both false: nothing is left to do")
-    return problems
+        told = "[drop] enabled and [mirror] enabled are both false: nothing is left to do"
+        found.append((("mirror.enabled", "drop.enabled"), told))
+    if settings.drop.shard is not None and not 0 < settings.drop.shard <= settings.drop.max_put:
+        told = "[drop] shard: must be more than 0 and at most [drop] max_put, or storage would not take the parts"
+        found.append((("drop.shard", "drop.max_put"), told))
+    return [f"{next((origins[key] for key in keys if key in origins), path)}: {told}" for keys, told in found]
 
 
 def may_use_plain_http(url: str, allow_http: bool) -> bool:
@@ -400,7 +567,9 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
 
 def _clean_key(text: str, source: str) -> str:
     key = text.strip()
-    if not key or not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
+    if not key:
+        raise KeyRefused(f"no API key: {source} is empty; put the key there, one word such as axom_live_…")
+    if not key.isascii() or any(c.isspace() or not c.isprintable() for c in key):
         raise KeyRefused(f"{source}: this is not an API key; it holds one word such as axom_live_…")
     return key
 
@@ -415,46 +584,40 @@ def key_file_warning(settings: Settings) -> str | None:
     return f"{file}: every user of this machine can read the API key; run chmod 600 {file}" if exposed else None
 
 
-def shown(value: object) -> object:
-    """A setting as it would be written in the file, for `config show` and `config.example.toml`."""
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple):
-        return [shown(item) for item in value]
-    if isinstance(value, BandwidthRule):
-        return _shown_rule(value)
-    return "" if value is None else value
-
-
-def _shown_rule(rule: BandwidthRule) -> str:
-    days = " ".join(_DAYS[day].capitalize() for day in sorted(rule.days)) if len(rule.days) < 7 else "every day"
-    rate = "off" if rule.rate is None else f"{rule.rate:g}B/s"
-    return f"{days} {timedelta(minutes=rule.minute)} {rate}"
-
-
 def effective(loaded: Loaded) -> list[dict[str, object]]:
-    """Every key with its value and where that came from."""
-    rows: list[dict[str, object]] = []
-    for section, outer in Settings.model_fields.items():
-        values = getattr(loaded.settings, section)
-        for name, field in outer.annotation.model_fields.items():  # type: ignore[union-attr]  # sections are models
-            key = f"{section}.{field.alias or name}"
-            rows.append({"key": key, "value": shown(getattr(values, name)), "from": loaded.origins.get(key, "default")})
-    return rows
+    """Every key with its value as it would be written in the file, and where that came from."""
+    return [
+        {"key": f"{section}.{key}", "value": value, "from": loaded.origins.get(f"{section}.{key}", "default")}
+        for section, values in loaded.settings.model_dump(mode="json", by_alias=True).items()
+        for key, value in values.items()
+    ]
 
 
-def defaults_for_user(explicit: str | None, environ: Mapping[str, str]) -> tuple[Path, dict[str, object]]:
+def _user_config(environ: Mapping[str, str]) -> Path:
+    folder = environ.get("XDG_CONFIG_HOME")
+    return (Path(folder) if folder else _home(environ) / ".config") / "axomsync" / "config.toml"
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        raise BadConfig("this user has no home folder; name the configuration with --config FILE") from None
+
+
+def defaults_for_user(explicit: str | None, environ: Mapping[str, str], *, root: bool) -> tuple[Path, dict[str, object]]:
     """Where `init` writes, and the folders that suit whoever runs it: the system's for root, else some below home."""
-    if os.geteuid() == 0:
-        return Path(explicit or environ.get("AXOMSYNC_CONFIG") or SYSTEM_CONFIG), {}
-    home = Path.home()
-    user = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "axomsync" / "config.toml"
-    folders = {
+    path = explicit or environ.get("AXOMSYNC_CONFIG")
+    if root:
+        return Path(path or SYSTEM_CONFIG), {}
+    home = _home(environ)
+    state = environ.get("XDG_STATE_HOME")
+    folders: dict[str, object] = {
         "drop.folder": str(home / "axom" / "drop"),
         "mirror.folder": str(home / "axom" / "models"),
-        "state.folder": str(Path(environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "axomsync"),
+        "state.folder": str((Path(state) if state else home / ".local" / "state") / "axomsync"),
     }
-    return Path(explicit or environ.get("AXOMSYNC_CONFIG") or user), dict(folders)
+    return Path(path) if path else _user_config(environ), folders
 
 
 def example(values: Mapping[str, object] | None = None) -> str:
@@ -467,17 +630,17 @@ def example(values: Mapping[str, object] | None = None) -> str:
         for name, field in model.model_fields.items():  # type: ignore[union-attr]  # sections are models
             key = field.alias or name
             value = chosen.get(f"{section}.{key}", field.default)
-            lines.append(f"{key} = {_toml(value)}  # {field.description}")
+            lines.append(f"{key} = {as_toml(value)}  # {field.description}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
-def _toml(value: object) -> str:
+def as_toml(value: object) -> str:
+    """A value as it is written in the file."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+        return f"[{', '.join(as_toml(item) for item in value)}]"
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -333,6 +333,10 @@ class Ledger:
 
         self.write(work)
 
+    def make_uploads_due(self) -> None:
+        """Whatever waits for its next try in the drop folder is to be tried now."""
+        self.write(lambda db: _execute(db, "UPDATE uploads SET next_attempt = NULL WHERE in_drop", ()))
+
     def forget_presigned(self, upload: int) -> None:
         """Storage refused the URL: the next try asks for another."""
         self.write(lambda db: _execute(db, "DELETE FROM signed_urls WHERE upload = ?", (upload,)))
@@ -520,7 +524,7 @@ class Reader:
             with _closed_on_failure(connection):
                 _refuse_newer(self._db, path)
                 if migrations.pending(self._db):
-                    raise LocalFault(f"{path}: written by an older axomsync; the agent brings it up to date when it starts")
+                    raise LocalFault(f"{path}: not brought up to date yet; the agent does that when it starts")
         except sqlite3.Error as error:
             raise _sqlite_fault(error, path) from None
 
@@ -707,7 +711,7 @@ def _refuse_newer(db: Database, path: Path) -> None:
 
 
 _SQLITE_ADVICE = {
-    "database or disk is full": "the disk is full; free some space (the agent goes on by itself)",
+    "database or disk is full": "the disk is full; free some space",
     "disk I/O error": "the disk is full or failing; free some space, and look at the kernel log",
     "attempt to write a readonly database": "it can't be written; give the service's user access to it and its folder",
     "unable to open database file": "it can't be opened; give the service's user access to it and its folder",

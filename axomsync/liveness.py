@@ -12,10 +12,10 @@ Beat = Callable[[], None]
 
 
 class Liveness:
-    """The beats of all workers. `clock` is monotonic, in seconds."""
+    """The beats of all workers. `clock` is monotonic, in seconds; so is `limit`, which may be changed at any time."""
 
     def __init__(self, limit: float, clock: Callable[[], float]) -> None:
-        self._limit = limit
+        self.limit = limit
         self._clock = clock
         self._last: dict[int, tuple[str, float]] = {}
         self._lock = threading.Lock()
@@ -41,4 +41,4 @@ class Liveness:
         """Names of the workers that have been silent for longer than the limit."""
         now = self._clock()
         with self._lock:
-            return sorted({name for name, last in self._last.values() if now - last > self._limit})
+            return sorted({name for name, last in self._last.values() if now - last > self.limit})

@@ -60,7 +60,8 @@ class Meter:
         try:
             yield gauge
         finally:
-            self._gauges.pop((direction, name), None)
+            if self._gauges.get((direction, name)) is gauge:  # of two models with one name, the later one is shown
+                del self._gauges[direction, name]
 
     def read(self) -> list[Transfer]:
         """All transfers as they stand."""

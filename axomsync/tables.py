@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from axomsync.errors import printable
+
 GOOD = frozenset({"uploaded", "published", "ready"})
 BAD = frozenset({"rejected", "failed", "blocked", "held"})
 
@@ -32,9 +34,14 @@ def duration(seconds: float | None) -> str:
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # `main` knows what to do; rich would end the process with 1
+
+
 def screen() -> Console:
     """Standard output; as wide as its lines need when it is no terminal."""
-    return Console(soft_wrap=True, highlight=False) if sys.stdout.isatty() else Console(width=10_000, highlight=False)
+    return _Screen(highlight=False) if sys.stdout.isatty() else _Screen(width=10_000, highlight=False)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
@@ -48,7 +55,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
 
 
 def _cell(cell: Any) -> Text:
-    text = "-" if cell is None else str(cell)
+    text = "-" if cell is None else printable(str(cell))  # names come from elsewhere, with escape sequences perhaps
     return Text(text, style="green" if text in GOOD else "red" if text in BAD else "")
 
 

@@ -9,6 +9,8 @@ from axomsync.policy import BandwidthRule, bandwidth_at
 
 LONGEST_PAUSE_SECONDS = 5.0  # storage drops a sender that is silent for about 20 s
 RULE_SECONDS = 1.0  # how long a rate is used before the timetable is read again
+PIECES_A_SECOND = 64  # even a few hundred lanes that wait in line for their pieces then wait less than the longest pause
+SMALLEST_PIECE = 4096
 
 
 class Throttle:
@@ -34,7 +36,10 @@ class Throttle:
             self._rules, self._read_at = rules, None
 
     def take(self, count: int) -> None:
-        """Wait until `count` bytes may be moved, but never longer than 5 s: what is owed then slows those that follow."""
+        """Wait until `count` bytes may be moved, but never longer than 5 s: what is owed then slows those that follow.
+
+        What is owed at one rate is forgiven when another begins: it would take hours to pay off a slow night by day.
+        """
         if not self._rules:
             return
         with self._lock:
@@ -49,12 +54,14 @@ class Throttle:
             self._sleep(pause)
 
     def piece(self, wanted: int) -> int:
-        """How many bytes to move at a time: at most `wanted`, fewer where they would take longer than a second."""
+        """How many bytes to move at a time: at most `wanted`, fewer where many lanes share a low rate."""
         with self._lock:
             rate = self._current_rate(self._clock()) if self._rules else None
-        return wanted if rate is None else max(4096, min(wanted, int(rate)))
+        return wanted if rate is None else min(wanted, max(SMALLEST_PIECE, int(rate / PIECES_A_SECOND)))
 
     def _current_rate(self, now: float) -> float | None:
         if self._read_at is None or now - self._read_at >= RULE_SECONDS:
-            self._rate, self._read_at = bandwidth_at(self._rules, self._local_time()), now
+            rate, self._read_at = bandwidth_at(self._rules, self._local_time()), now
+            if rate != self._rate:
+                self._rate, self._free_at = rate, now
         return self._rate

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 SAMPLE_SECONDS = 0.05
-PATIENCE_SECONDS = 900.0
+PATIENCE_SECONDS = 300.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 

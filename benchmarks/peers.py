@@ -37,6 +37,11 @@ def rclone_folder(folder_url: str, target: Path, ca: Path, *options: str) -> Com
     return [_own("rclone"), "copy", ":http:", target, *_rclone(folder_url, ca), *options]
 
 
+def rclone_url(url: str, target: Path, ca: Path) -> Command:
+    """One connection, to a link as it was given."""
+    return [_own("rclone"), "copyurl", url, target, "--config=", "--ca-cert", ca]
+
+
 def hf_transfer(url: str, target: Path) -> Command:
     """Sixteen connections. Trusts `$SSL_CERT_FILE`."""
     call = f"import sys, hf_transfer; hf_transfer.download(sys.argv[1], sys.argv[2], 16, {HF_CHUNK})"

@@ -72,6 +72,11 @@ class Intake:
         """Look at the folder now."""
         self._wake.set()
 
+    def hurry(self) -> None:
+        """As `wake`, and without the pause that a refused key asks for."""
+        self._key_pause_ends = -math.inf
+        self._wake.set()
+
     def run(self) -> None:
         """Work until the agent stops."""
         with self._liveness.worker("drop") as beat:
@@ -81,7 +86,7 @@ class Intake:
                 self._wake.clear()
                 began = self._clock()
                 try:
-                    self._turn(self._around.now())
+                    self._turn()
                 except LocalFault as fault:
                     self._problems.report("drop folder", str(fault), self._around.now() + self._settings.rescan)
                 self._nap(began, self._clock() - began, beat)
@@ -92,15 +97,16 @@ class Intake:
         """One pass, for `sync`: every file that stands still for `settle` goes as far as it can. Raises `KeyRefused`,
         and `LocalFault` when the folder can't be read or the ledger not be written."""
         try:
-            first = self._turn(math.inf)
+            self._ledger.make_uploads_due()
+            first = self._turn()
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
                 self._around.stop.wait(left)
-            self._turn(math.inf, only=first)
+            self._turn(only=first)
             while self._in_flight and self._stopped_by() is None:
                 for future in wait_for(self._in_flight.values()).done:
                     future.result()
-                self._turn(self._around.now(), only=first)
+                self._turn(only=first)
         finally:
             self._pool.shutdown(cancel_futures=True)
         if (failure := self._stopped_by()) is not None:
@@ -139,10 +145,10 @@ class Intake:
         else:
             self._problems.clear("watching the drop folder")
 
-    def _turn(self, now: float, only: Container[bytes] | None = None) -> Container[bytes]:
+    def _turn(self, only: Container[bytes] | None = None) -> Container[bytes]:
         """One scan and what follows from it; returns the paths found. Raises `LocalFault`.
 
-        What is due by `now` is begun, if it is in `only`.
+        What is due is begun, if it is in `only`.
         """
         # Before the scan: a file that is archived after it must not be taken for a new one.
         self._in_flight = {row: future for row, future in self._in_flight.items() if not future.done()}
@@ -152,7 +158,7 @@ class Intake:
             seen.found,
             self._ledger.read.uploads_in_drop(),
             self._in_flight,
-            now,
+            self._around.now(),
             keeps=self._settings.after == "keep",
             max_put=self._settings.max_put,
         )
@@ -203,6 +209,8 @@ class Intake:
 
     def _carry(self, row: int) -> bool:
         """In a thread of the pool: one file. Returns whether something came of it, however it ended."""
+        if self._clock() < self._key_pause_ends:
+            return False  # refused while this one stood in the queue
         try:
             with self._liveness.worker("upload") as beat:
                 went_on = self._uploader.carry(row, beat)
@@ -237,11 +245,12 @@ class Intake:
 def console_name(path: bytes) -> str:
     """The file name that the console is told: the last component, with what is not printable UTF-8 percent-encoded.
 
-    It has at most 255 bytes, as the name of a file has; a longer one ends in a mark that keeps it apart from its like.
+    So are backslashes, which some stores take for slashes. The name has at most 255 bytes, as the name of a file has; a
+    longer one ends in a mark that keeps it apart from its like.
     """
     name = os.path.basename(path)
     try:
-        told = "".join(c if c.isprintable() else quote(c) for c in name.decode("utf-8"))
+        told = "".join(c if c.isprintable() and c != "\\" else quote(c) for c in name.decode("utf-8"))
     except UnicodeDecodeError:
         told = quote(name)
     if len(told.encode()) <= NAME_LIMIT:

@@ -73,6 +73,7 @@ class Uploader:
         self._ledger = around.ledger
         self._claims: set[tuple[str, str]] = set()
         self._claims_lock = threading.Lock()
+        self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
 
     def carry(self, upload_row: int, beat: Beat) -> bool:
         """Take one file as far as it can go now. What keeps it is in the ledger afterwards.
@@ -83,7 +84,9 @@ class Uploader:
         """
         upload = self._ledger.read.upload(upload_row)
         try:
-            return self._carry(upload, beat)
+            went_on = self._carry(upload, beat)
+            self._told.pop(upload.id, None)
+            return went_on
         except SourceChanged as changed:
             self._start_over(upload, changed)
         except (Transient, UrlExpired, LocalFault) as failure:
@@ -126,7 +129,7 @@ class Uploader:
                 checked = jsonl.check(file, stamp.size, self._settings.validate_, self._step(beat))
             except jsonl.InvalidDataset as invalid:
                 self._still(file, upload.path, stamp)
-                self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=str(invalid)).result()
+                self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=str(invalid), next_attempt=None).result()
                 return self._ledger.read.upload(upload.id), invalid
             self._still(file, upload.path, stamp)
         self._ledger.record_check(upload.id, stamp, checked).result()
@@ -154,6 +157,7 @@ class Uploader:
                 key=twin.key,
                 etag=twin.etag,
                 reason=reason,
+                next_attempt=None,
             ).result()
             log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
             return self._ledger.read.upload(upload.id)
@@ -236,17 +240,17 @@ class Uploader:
                 archive.delete(root, upload)
         except LocalFault as fault:
             raise LocalFault(f"uploaded, but it can't be put away: {fault}") from None
-        if upload.next_attempt is not None:
+        if upload.attempts:
             reason = None if upload is confirmed else _same_as(confirmed)
             self._ledger.move_upload(upload.id, upload.state, reason=reason, next_attempt=None)
         self._ledger.record_moved_away(upload.id)
 
     def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset) -> None:
-        log.warning("%s: rejected: %s", _shown(upload.path), invalid)
         try:
             archive.set_aside(self._settings.folder, upload, invalid)
         except LocalFault as fault:
-            raise LocalFault(f"{invalid}; it can't be moved to rejected/: {fault}") from None
+            raise LocalFault(f"rejected: {invalid}; it can't be moved to rejected/: {fault}") from None
+        log.warning("%s: rejected: %s", _shown(upload.path), invalid)
         self._ledger.record_moved_away(upload.id)
 
     # What keeps a file
@@ -270,7 +274,8 @@ class Uploader:
         state = {UploadState.UPLOADING: UploadState.QUEUED, UploadState.CHECKING: UploadState.SETTLING}.get(
             current.state, current.state
         )
-        if upload.reason != str(failure):
+        if self._told.get(upload.id) != str(failure):
+            self._told[upload.id] = str(failure)
             log.warning("%s: %s; tried again later", _shown(upload.path), failure)
         stamp = stamp_at(self._settings.folder, upload.path)
         if state is UploadState.SETTLING and stamp is not None and stamp != current.stamp:

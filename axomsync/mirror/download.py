@@ -46,14 +46,15 @@ from axomsync.throttle import Throttle
 log = logging.getLogger(__name__)
 
 WRITE_SIZE = 1024 * 1024
-NOTE_BYTES = 32 * 1024 * 1024  # a segment under way is noted for the next sync this often…
-NOTE_SECONDS = 1.0  # …or this often
+PIECES_A_WRITE = 1000  # the kernel takes 1024
+WRITE_SECONDS = 1.0  # bytes that trickle in are written this often
 COMMIT_BYTES = 256 * 1024 * 1024
 COMMIT_SECONDS = 5.0
 COMMIT_FILES = 256
 OBSERVE_SECONDS = 1.0
 FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 5
+LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 CHANGES_OF_A_FILE = 3
 
 
@@ -121,6 +122,7 @@ class PartialFile:
         self.durable = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
         self.ranges = True  # False once the store was seen to ignore Range
         self.changes = 0
+        self.generation = 0  # grows when the file starts over; what was written before is worth nothing then
         self._handle: Handle | None = None
         self._lock = threading.Lock()
 
@@ -185,6 +187,7 @@ class Job:
         self.model_id, self.links, self.gauge, self.patience = model_id, links, gauge, patience
         self.files: list[PartialFile] = []
         self.missing = 0  # bytes that are still to be received
+        self.unnoted = 0  # bytes that were received and not yet noted in the journal
         self.over = threading.Event()
         self.failure: AxomsyncError | None = None
         self.last_progress = 0.0
@@ -199,8 +202,8 @@ class Job:
 
     @property
     def complete(self) -> bool:
-        """All bytes of all files were received."""
-        return self.missing == 0
+        """All bytes of all files were received, and the journal knows them."""
+        return self.missing == 0 and self.unnoted == 0
 
 
 @dataclass(slots=True)
@@ -224,9 +227,11 @@ class Journal:
         self._commit_lock = threading.Lock()
         self.due = threading.Event()
 
-    def note(self, file: PartialFile, start: int, end: int, digest: str) -> None:
+    def note(self, file: PartialFile, generation: int, start: int, end: int, digest: str) -> None:
         """Bytes `start` to `end` of `file` are written and have this digest; an earlier note from `start` is replaced."""
         with self._lock:
+            if generation != file.generation:
+                return
             known = self._pending.get((file, start))
             handle = known.handle if known else file.acquire()
             self._pending[file, start] = _Note(file, handle, start, end, digest)
@@ -258,6 +263,7 @@ class Journal:
         """The file starts over: nothing of it is recorded any more."""
         with self._commit_lock:
             with self._lock:
+                file.generation += 1
                 dropped = [self._pending.pop(key) for key in list(self._pending) if key[0] is file]
             for note in dropped:
                 file.release(note.handle)
@@ -523,12 +529,18 @@ class Lanes:
             new = file.received.add(lease.position, lease.position + count) if count else 0
             lease.position += count
             job.missing -= new
+            job.unnoted += count
             self._moved += count
             job.last_progress, job.attempts, job.refusals = self._clock(), 0, 0
-            if new and job.complete:
-                job.over.set()
         job.gauge.receive(new)
         return count
+
+    def noted(self, job: Job, count: int) -> None:
+        """The journal knows `count` more bytes; the job is over when it knows all."""
+        with self._changed:
+            job.unnoted -= count
+            if job.complete:
+                job.over.set()
 
     # What to do about a failure
 
@@ -549,10 +561,11 @@ class Lanes:
                 with self._changed:
                     self.lane_count.congested(self._clock())
             job.attempts += 1
-            if self._clock() - job.last_progress > job.patience:
+            pause = backoff(min(job.attempts, 5), self._random, failure.retry_after)
+            if self._clock() - job.last_progress > job.patience or pause > min(job.patience, LONGEST_PAUSE_SECONDS):
                 job.fail(failure)
             else:
-                self._stop.wait(backoff(min(job.attempts, 5), self._random, failure.retry_after))
+                job.over.wait(pause)
         else:
             job.fail(failure)
 
@@ -590,11 +603,11 @@ class _Run:
     def __init__(self, lanes: Lanes, lease: Lease, file: PartialFile, descriptor: int, beat: Callable[[], None]) -> None:
         self._lanes, self._lease, self._file, self._descriptor, self._beat = lanes, lease, file, descriptor, beat
         self._start = self._noted = lease.position
-        self._noted_at = time.monotonic()
+        self._generation = file.generation
         self._digest = blake3()
         parts = file.evidence.parts if lanes.hashes else None
         self._parts = parts.run(lease.position) if parts is not None else None
-        self._written_at = self._noted_at
+        self._written_at = time.monotonic()
         self._buffer: list[bytes] = []
         self._buffered = 0
 
@@ -606,7 +619,7 @@ class _Run:
                 self._buffer.append(chunk)
                 self._buffered += len(chunk)
                 self._beat()
-                if self._buffered >= WRITE_SIZE or time.monotonic() - self._written_at >= NOTE_SECONDS:
+                if self._is_due():
                     self._write()
                 if self._lease.lost or self._lease.position + self._buffered >= self._lease.end:
                     break
@@ -616,7 +629,10 @@ class _Run:
                     raise Transient("the connection runs under a tenth of the speed of its siblings")
         finally:
             self._write()
-            self._note()
+
+    def _is_due(self) -> bool:
+        late = time.monotonic() - self._written_at >= WRITE_SECONDS
+        return late or self._buffered >= WRITE_SIZE or len(self._buffer) >= PIECES_A_WRITE
 
     def _write(self) -> None:
         if not self._buffer:
@@ -639,11 +655,12 @@ class _Run:
                 self._parts.update(piece)
             left -= len(piece)
         self._written_at = time.monotonic()
-        if self._lease.position - self._noted >= NOTE_BYTES or self._written_at - self._noted_at >= NOTE_SECONDS:
-            self._note()
+        self._note()
 
     def _note(self) -> None:
-        position = self._lease.position
-        if position > self._noted:
-            self._lanes.journal.note(self._file, self._start, position, self._digest.hexdigest())
-            self._noted, self._noted_at = position, time.monotonic()
+        """At once, since a lane that hangs afterwards could not."""
+        position, count = self._lease.position, self._lease.position - self._noted
+        if count:
+            self._lanes.journal.note(self._file, self._generation, self._start, position, self._digest.hexdigest())
+            self._noted = position
+            self._lanes.noted(self._file.job, count)

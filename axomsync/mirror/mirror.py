@@ -101,6 +101,7 @@ class Mirror:
         self._patience, self._now, self._clock = patience, now, clock
         self._wake = threading.Event()
         self._wake.set()
+        self._hurry = threading.Event()
         self._pool = ThreadPoolExecutor(MODELS_AT_ONCE, thread_name_prefix="model")
         self._in_flight: dict[str, Future[None]] = {}
         self._failed_polls = 0
@@ -114,6 +115,11 @@ class Mirror:
         """Poll now."""
         self._wake.set()
 
+    def hurry(self) -> None:
+        """As `wake`, and without the pause that a console in trouble or a refused key asks for."""
+        self._wake.set()
+        self._hurry.set()
+
     def run(self) -> None:
         """Work until the agent stops."""
         next_poll = -math.inf
@@ -122,10 +128,13 @@ class Mirror:
                 beat()
                 if self._wake.is_set() and self._clock() >= next_poll:
                     self._wake.clear()
+                    self._hurry.clear()
                     next_poll = self._clock() + self._poll_and_tell()
                 self._begin_due_and_tell()
                 if (left := next_poll - self._clock()) > 0:
-                    self._stop.wait(min(left, LONGEST_NAP_SECONDS))
+                    if self._hurry.wait(min(left, LONGEST_NAP_SECONDS)):
+                        self._hurry.clear()
+                        next_poll = -math.inf
                 else:
                     self._wake.wait(LONGEST_NAP_SECONDS)
         self._pool.shutdown(cancel_futures=True)

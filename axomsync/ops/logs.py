@@ -8,8 +8,10 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Literal, TextIO
 
 import orjson
@@ -68,7 +70,7 @@ def set_up(form: Format, level: str, environ: Mapping[str, str] = os.environ, st
     """Send all log records to `stream` (standard error by default)."""
     stream = stream or sys.stderr
     if form == "auto":
-        form = "journal" if "JOURNAL_STREAM" in environ and not stream.isatty() else "console"
+        form = "journal" if _is_journal(stream, environ) else "console"
     handler = logging.StreamHandler(stream)
     handler.setFormatter({"console": _Console, "journal": _Journal, "json": _Json}[form]())
     root = logging.getLogger()
@@ -76,3 +78,27 @@ def set_up(form: Format, level: str, environ: Mapping[str, str] = os.environ, st
     root.setLevel(level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # what a faulty message would print instead is not redacted
+    sys.excepthook = lambda kind, error, trace: _tell_death("the program", (kind, error, trace))
+    threading.excepthook = lambda death: _tell_death(
+        f"thread {death.thread.name if death.thread else '?'}",
+        (death.exc_type, death.exc_value or death.exc_type(), death.exc_traceback),
+    )
+
+
+def _tell_death(what: str, death: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
+    """What Python would print by itself may hold secrets too."""
+    if not issubclass(death[0], SystemExit):
+        logging.getLogger(__name__).critical("%s ended unexpectedly: %s", what, death[1], exc_info=death)
+
+
+def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether what is written there ends up in the journal; the variable alone is inherited by whole login sessions.
+
+    Source: systemd.exec(5), `$JOURNAL_STREAM`.
+    """
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def watched(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory)
     (home / "drop").symlink_to(real)
     config = {"mirror": {"enabled": False}, "drop": {"rescan": "1h"}}
     with (
-        Sandbox(home / "sandbox", store=object_store, relay_class=RecordingRelay, url_lifetime=timedelta(minutes=5)) as sandbox,
+        Sandbox(home / "sandbox", store=object_store, relay_class=RecordingRelay) as sandbox,
         AgentProcess(home, sandbox.url, sandbox.key, config) as agent,
     ):
         agent.start()

@@ -1,8 +1,13 @@
 """A console that refuses or is away: what is said, what is kept, and that it goes on."""
 
+from pathlib import Path
+from threading import Event
+
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, stored, tree
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.fixtures import SandboxFactory
+from tests.rig.moody import MoodyStorage, refusal
 
 
 def test_a_refused_key_ends_a_pass_with_4_and_touches_nothing(sandbox: Sandbox, make_agent: AgentFactory) -> None:
@@ -46,7 +51,29 @@ def test_a_console_that_is_away_ends_a_pass_with_75_and_is_waited_for_by_a_runni
 
 
 def test_a_key_that_is_refused_in_the_middle_of_an_upload_does_not_strand_it(
-    sandbox: Sandbox, agent: AgentProcess
+    sandbox_factory: SandboxFactory, make_agent: AgentFactory, tmp_path: Path
 ) -> None:
-    """The URL expires, a new one is asked for, and just then the key is refused."""
+    """The URL expires, a new one is asked for, and just then the key is revoked."""
+    sandbox = sandbox_factory(relay_class=MoodyStorage)
+    storage = sandbox.relay
+    assert isinstance(storage, MoodyStorage)
+    revoked, key_file = Event(), tmp_path / "key"
+    expired = refusal(403, "AccessDenied", "Request has expired")
+    expired.hold = revoked
+    storage.be("a.jsonl", expired)
+    old_key = sandbox.create_key(["datasets"])
+    key_file.write_text(old_key)
+    agent = make_agent(sandbox, rescan="1h", config={"console": {"key_file": str(key_file)}})
+    del agent.environ["AXOM_KEY"]
     (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+    agent.start()
+    eventually("a PUT", lambda: storage.puts)
+    sandbox.revoke_key(old_key)
+    revoked.set()
+    eventually("the refusal", lambda: "console: the console refuses the API key" in agent.log())
+    assert tree(agent.drop) == {"a.jsonl": dataset("a")}
+    key_file.write_text(sandbox.key)
+    agent.hangup()
+    eventually("the receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
+    assert agent.terminate() == 0
+    assert stored(sandbox) == {"a.jsonl": [dataset("a")]}

@@ -15,7 +15,7 @@ from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, receipt, sha256, stored
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.fixtures import SandboxFactory
-from tests.rig.moody import MoodyStorage, Mood, refusal
+from tests.rig.moody import Mood, MoodyStorage, refusal
 from tests.rig.recording import RecordingRelay, StorageRequest
 
 MB = 1_000_000
@@ -79,13 +79,16 @@ def test_an_agent_that_is_killed_at_random_loses_and_doubles_nothing(sandbox: Sa
         agent.kill()
     agent.sync()
     assert stored(sandbox) == {name: [data] for name, data in files.items()}
-    assert {row["path"]: row["sha256"] for row in agent.uploads()} == {name: sha256(data) for name, data in files.items()}
-    assert len(agent.uploads()) == len(files)
+    listed = agent.uploads()
+    assert {row["path"]: row["sha256"] for row in listed} == {name: sha256(data) for name, data in files.items()}
+    assert len(listed) == len(files)
     archived = {p.name: p.read_bytes() for p in (agent.drop / "uploaded").iterdir() if p.suffix == ".jsonl"}
     assert archived == files
 
 
-def test_an_upload_that_outlives_its_url_needs_no_second_one(sandbox_factory: SandboxFactory, make_agent: AgentFactory) -> None:
+def test_an_upload_that_outlives_its_url_needs_no_second_one(
+    sandbox_factory: SandboxFactory, make_agent: AgentFactory
+) -> None:
     sandbox = sandbox_factory(url_lifetime=timedelta(seconds=1), rate=4 * MB)
     agent = make_agent(sandbox)
     data = big(9)
@@ -157,8 +160,9 @@ def test_whatever_storage_answers_each_file_is_stored_once(
     agent.sync()
 
     assert stored(sandbox) == {name: [data] for name, data in files.items()}
-    rows = {row["path"]: row for row in agent.uploads()}
-    assert len(rows) == len(agent.uploads()) == len(files)
+    listed = agent.uploads()
+    rows = {row["path"]: row for row in listed}
+    assert len(listed) == len(rows) == len(files)
     keys = {name: [put.path.removeprefix("/axom/") for put in storage.puts_of(name)] for name in files}
     for name, row in rows.items():
         assert (row["state"], row["sha256"], row["reason"]) == ("uploaded", sha256(files[name]), None)
@@ -306,5 +310,6 @@ def test_copies_that_arrive_while_the_first_is_on_its_way_wait_for_it(sandbox: S
     assert agent.terminate() == 0
     assert stored(sandbox) == {"a.jsonl": [data]}
     assert len(puts(sandbox)) == 1
-    assert sorted(row["state"] for row in agent.uploads()) == ["duplicate", "duplicate", "uploaded"]
-    assert len({row["upload_id"] for row in agent.uploads()}) == 1
+    rows = agent.uploads()
+    assert sorted(row["state"] for row in rows) == ["duplicate", "duplicate", "uploaded"]
+    assert len({row["upload_id"] for row in rows}) == 1

@@ -74,7 +74,8 @@ def test_settled_valid_files_are_stored_once_and_the_others_are_where_they_belon
     first, copy = receipt(agent.drop / "uploaded/one.jsonl"), receipt(agent.drop / "uploaded/sub/one.jsonl")
     assert first["upload_id"] == copy["upload_id"]
     assert sorted([first["duplicate"], copy["duplicate"]]) == [False, True]
-    rows = {row["path"]: row for row in agent.uploads()}
+    listed = agent.uploads()
+    rows = {row["path"]: row for row in listed}
     assert sorted([rows["one.jsonl"]["state"], rows["sub/one.jsonl"]["state"]]) == ["duplicate", "uploaded"]
     assert {path: row["state"] for path, row in rows.items() if "one" not in path} == {
         "two.jsonl": "uploaded",
@@ -82,4 +83,4 @@ def test_settled_valid_files_are_stored_once_and_the_others_are_where_they_belon
         "growing.jsonl": "uploaded",
     }
     assert (rows["growing.jsonl"]["sha256"], rows["growing.jsonl"]["bytes"]) == (sha256(final), len(final))
-    assert len(rows) == len(agent.uploads()) == 5
+    assert len(listed) == len(rows) == 5

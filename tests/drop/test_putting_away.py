@@ -1,9 +1,12 @@
 """What becomes of a file once storage has it, or once it turned out to be no dataset."""
 
+import fcntl
 import os
 import signal
+import sqlite3
 import stat
 import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -72,7 +75,7 @@ def test_names_that_are_taken_are_never_overwritten(sandbox: Sandbox, agent: Age
     a, b = (f"uploaded/{name}--{sha256(dataset(name))[:8]}" for name in ("a", "b"))
     notes = {name for name in left if name.endswith((".receipt.json", ".reason.txt"))} - theirs.keys()
     assert notes == {
-        f"{a}.jsonl.receipt.json", f"{a[: -len(sha256(b'')[:0]) or None]}-2.jsonl.receipt.json", f"{b}.jsonl.receipt.json",
+        f"{a}.jsonl.receipt.json", f"{a}-2.jsonl.receipt.json", f"{b}.jsonl.receipt.json",
         "rejected/c--1.jsonl.reason.txt", "rejected/c--2.jsonl.reason.txt",
     }  # fmt: skip
     assert {name: data for name, data in left.items() if name not in notes} == {
@@ -125,8 +128,13 @@ def test_a_broken_file_that_grew_while_it_settled_is_rejected_too(sandbox: Sandb
     agent.start()
     path = agent.drop / "a.jsonl"
     with path.open("wb", buffering=0) as file:
-        file.write(dataset("a"))
-        eventually("a row for it", lambda: agent.status()["drop"]["counts"]["settling"] == 1 or file.write(dataset("a")) < 0)
+
+        def grow_and_look() -> bool:
+            file.write(dataset("a"))
+            with closing(sqlite3.connect(f"file:{agent.state}/state.db?mode=ro", uri=True)) as ledger:
+                return bool(ledger.execute("SELECT count(*) FROM uploads").fetchone()[0])
+
+        eventually("a row for it", grow_and_look)
         file.write(b"broken\n")
     eventually("the reason", (agent.drop / "rejected" / "a.jsonl.reason.txt").exists)
     eventually("the file", (agent.drop / "rejected" / "a.jsonl").exists)
@@ -142,7 +150,7 @@ def test_a_corrected_file_that_is_moved_back_is_uploaded(sandbox: Sandbox, agent
     assert rejected.with_name("a.jsonl.reason.txt").read_text() == (
         "a.jsonl was not uploaded: 5 problems found.\n\n"
         "- line 2: the line is blank\n"
-        "- line 3, column 2: not valid JSON: unexpected character, expected 'null'\n"
+        "- line 3, column 1: not valid JSON: invalid literal, expected 'null'\n"
         "- line 4, column 1: a JSON object is needed, this is an array\n"
         "- line 5, column 8: byte 8 of the line (0xff) is not UTF-8\n"
         "- line 6, column 12: not valid JSON: unexpected end of data; the last line was cut off\n\n"
@@ -166,7 +174,7 @@ def test_a_crash_at_any_step_of_archiving_is_finished_by_the_next_agent(
         agent.launch("sync", prefix=strace(agent, f"signal=KILL:when={call}"))
         eventually("the crash", lambda: agent.process is not None and agent.process.poll() is not None)
     else:
-        agent.launch("sync", prefix=strace(agent, f"delay_exit=20000000:when={call}"))
+        agent.launch("sync", prefix=strace(agent, f"delay_exit=5000000:when={call}"))
         eventually("the step", archived.with_name("a.jsonl.receipt.json").exists if call == 1 else archived.exists)
         kill_traced(agent)
     assert len(stored(sandbox)) == 1
@@ -208,6 +216,9 @@ def strace(agent: AgentProcess, fault: str) -> tuple[str, ...]:
 
 
 def kill_traced(agent: AgentProcess) -> None:
-    """SIGKILL for the agent itself, which its ledger's lock names, not for strace."""
-    os.kill(int((agent.state / "agent.lock").read_text()), signal.SIGKILL)
-    agent.wait()
+    """SIGKILL for the agent itself, which its ledger's lock names, and then for strace."""
+    lock = agent.state / "agent.lock"
+    os.kill(int(lock.read_text()), signal.SIGKILL)
+    agent.kill()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # held until the agent is gone

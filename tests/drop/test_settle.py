@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axomsync.drop.settle import FINISHED, LONGEST_WAIT_SECONDS, Meaning, Settler, interpret
@@ -12,6 +12,8 @@ from axomsync.records import Stamp, Upload, UploadState
 NOW = 1_000_000.0
 STAMP = Stamp(dev=1, ino=2, size=3, mtime_ns=4, ctime_ns=5)
 OTHER = replace(STAMP, size=4)
+
+patient = settings(deadline=None)  # for a busy machine
 
 
 def row(state: UploadState, **changes: object) -> Upload:
@@ -95,6 +97,7 @@ def test_new_and_vanished() -> None:
 waiting_states = st.sampled_from([S.SETTLING, S.CHECKING, S.QUEUED, S.UPLOADING, S.UPLOADED, S.DUPLICATE, S.REJECTED])
 
 
+@patient
 @given(waiting_states, st.floats(0.001, LONGEST_WAIT_SECONDS))
 def test_a_row_waits_for_its_time_unless_its_file_changes(state: UploadState, wait: float) -> None:
     waiting = row(state, next_attempt=NOW + wait)
@@ -104,11 +107,13 @@ def test_a_row_waits_for_its_time_unless_its_file_changes(state: UploadState, wa
     assert verdict(meaning_of({b"a.jsonl": OTHER}, [waiting])) in ("settling", "changed", "replaced")
 
 
+@patient
 @given(waiting_states, st.floats(LONGEST_WAIT_SECONDS + 1, 1e9))
 def test_a_time_that_a_wrong_clock_planned_does_not_hold(state: UploadState, wait: float) -> None:
     assert verdict(meaning_of({b"a.jsonl": STAMP}, [row(state, next_attempt=NOW + wait)])) in ("settling", "unfinished")
 
 
+@patient
 @given(
     st.dictionaries(st.sampled_from([b"a", b"b", b"c", b"d"]), st.sampled_from([STAMP, OTHER])),
     st.dictionaries(st.sampled_from([b"a", b"b", b"c", b"d"]), st.sampled_from(list(UploadState))),
@@ -154,6 +159,7 @@ looks = st.lists(
 )
 
 
+@patient
 @given(looks, st.floats(0, 10))
 def test_settled_means_unchanged_in_every_look_for_as_long_as_settle(
     history: list[tuple[float, dict[bytes, int]]], settle: float

@@ -91,7 +91,7 @@ def _handler(storage: MoodyStorage, target: tuple[str, int]) -> type[BaseHTTPReq
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_PUT(self) -> None:  # noqa: N802 (http.server's name)
+        def do_PUT(self) -> None:
             put = Put(unquote(urlsplit(self.path).path), time.monotonic(), {k.lower(): v for k, v in self.headers.items()})
             storage.puts.append(put)
             mood = storage.mood(put.path)

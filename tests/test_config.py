@@ -1,0 +1,401 @@
+"""Configuration: what is read, what is refused, and where each error is said to be."""
+
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axomsync import config
+from axomsync.errors import BadConfig, KeyRefused
+from axomsync.policy import BandwidthRule
+
+FILE = Path("/etc/axomsync/config.toml")
+CHECKOUT = Path(__file__).parents[1]
+
+
+def parse(text: str, **environ: str) -> config.Loaded:
+    return config.parse(text, FILE, environ)
+
+
+def errors_of(text: str, **environ: str) -> list[str]:
+    with pytest.raises(BadConfig) as refusal:
+        parse(text, **environ)
+    assert refusal.value.exit_code == 78
+    return str(refusal.value).replace(f"{FILE}:", "line ").splitlines()
+
+
+def test_an_empty_file_is_a_whole_configuration() -> None:
+    settings = parse("").settings
+    assert settings.console.url == "https://console.axomlabs.ai/api"
+    assert (settings.drop.settle, settings.drop.max_put, settings.drop.shard) == (5.0, 5115 * 1024**2, None)
+    assert settings.transfer.bandwidth == ()
+
+
+def test_the_example_is_what_the_program_writes_and_holds_every_key_with_its_default() -> None:
+    text = (CHECKOUT / "config.example.toml").read_text(encoding="utf-8")
+    assert text == config.example()
+    assert parse(text).settings == parse("").settings
+    keys = {f"{section}.{key}" for section, values in tomllib.loads(text).items() for key in values}
+    assert keys == {row["key"] for row in config.effective(parse(""))}
+    for line in text.splitlines():
+        assert "=" not in line or "  # " in line, f"no reason given: {line}"
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        ("[drop]\nsettel = '5s'", ["line 2: [drop] settel: unknown key; did you mean settle?"]),
+        ("\n[dorp]\nsettle = '5s'", ["line 2: [dorp]: unknown section; did you mean drop?"]),
+        ("[zzz]", ["known ones are console, state, drop, mirror, transfer, web, hooks, log"]),
+        ("[log]\nqqq = 1", ["[log] qqq: unknown key; known ones are format, level"]),
+        ("settle = '5s'", ["line 1: settle: outside of any section; it belongs below [drop]"]),
+        ("folder = '/x'", ["it belongs below [state] or [drop] or [mirror]"]),
+        ("drop = 5", ["line 1: [drop] is a section; write [drop] on a line of its own"]),
+        ("[[drop]]", ["line 1: [drop] is a section"]),
+        ("[drop]\n'settle' = '5 weeks'", ['line 2: [drop] settle: "5 weeks" is not a duration; write it like "90s"']),
+        ("[drop]\nsettle = 5", ["line 2: [drop] settle: 5 is not a duration"]),
+        ("drop.settle = '-5s'", ['line 1: [drop] settle: "-5s" is not a duration']),
+        ("[drop]\nrescan = '400d'", ['"400d" is longer than a year']),
+        ("[drop]\nrescan = '0s'", ["line 2: [drop] rescan: ", "greater than 0"]),
+        ("[drop]\nmax_put = '5 GIB'", ['"5 GIB" is not a size; write it like "64MiB" or "5GB"']),
+        ("[mirror]\nreserve = '99999999999TB'", ["is more than any disk holds"]),
+        ("[mirror]\nkeep = true", ["line 2: [mirror] keep: True: write a whole number"]),
+        ("[mirror]\nkeep = -1", ["[mirror] keep: ", "greater than or equal to 0"]),
+        ("[mirror]\nenabled = 'no'", ['[mirror] enabled: "no": write true or false']),
+        ("[mirror]\ninclude = '*'", ['[mirror] include: "*" is not a list of texts; write it like ["one", "another"]']),
+        ("[mirror]\ninclude = ['']", ['[mirror] include: "": it is empty']),
+        ("[mirror]\nverify = 'md5'", ["[mirror] verify: \"md5\": input should be 'etag' or 'size'"]),
+        ("[mirror]\nfolder = 'models'", ['"models" is a relative path; write the whole path']),
+        ("[mirror]\nfolder = 5", ["[mirror] folder: 5: write a path"]),
+        ('[mirror]\nfolder = "/a\\u0000b"', ["a path can't hold a NUL character"]),
+        ("[mirror]\nfolder = '~nobody-has-this-name/x'", ["nobody knows that home folder"]),
+        ("[transfer]\nconnections = 0", ["[transfer] connections: "]),
+        ("[transfer]\nconnections = 1000", ["[transfer] connections: "]),
+        ("[transfer]\nbandwidth = '100'", ["'100' is not a rate; write it like \"100MB/s\""]),
+        ("[transfer]\nbandwidth = '0MB/s'", ["'0MB/s' is not a rate"]),
+        ("[transfer]\nbandwidth = ['Moo 08:00 1MB/s']", ["'Moo 08:00 1MB/s' names an unknown day"]),
+        ("[transfer]\nbandwidth = ['24:00 1MB/s']", ["'24:00 1MB/s' is not a line of a timetable"]),
+        ("[transfer]\nbandwidth = 100", ['give a rate like "100MB/s" or a list']),
+        ("[console]\nurl = 'console.axomlabs.ai'", ["line 2: [console] url: ", "is not a URL"]),
+        ("[console]\nurl = 'https://host:port/'", ["is not a URL"]),
+        ("[console]\nurl = 'https://[::1'", ["is not a URL"]),
+        ("[console]\nurl = 'https://me:pass@host/api'", ["the URL must not hold a user, a password"]),
+        ("[web]\nlisten = '9464'", ['"9464" is not host:port']),
+        ("[web]\nlisten = 'localhost:94640'", ["is not host:port"]),
+        ("[drop]\nsettle = '5s'\nsettle = '6s'", ["line 3: not valid TOML: Cannot overwrite a value"]),
+        ("[drop\n", ["line 1: not valid TOML"]),
+        ("[hooks]\nfailed = 'mail'", ["[hooks] failed: ", "is not a list of texts"]),
+    ],
+)
+def test_an_error_says_where_it_is_and_how_to_write_it_right(text: str, errors: list[str]) -> None:
+    (told,) = errors_of(text)
+    for error in errors:
+        assert error in told
+
+
+def test_every_error_is_told_at_once_in_the_order_of_the_file() -> None:
+    text = """\
+[console]
+url = "http://console.example/api"
+[drop]
+folder = "/srv/axom"
+settle = "five"
+after = "burn"
+[mirror]
+folder = "/srv/axom/models"
+pol = "1m"
+[nonsense]
+"""
+    told = errors_of(text, AXOMSYNC_LOG__LEVEL="loud")
+    assert [line.split(":")[0] for line in told] == [
+        *(f"line {number}" for number in (2, 5, 6, 8, 9, 10)),
+        "$AXOMSYNC_LOG__LEVEL",
+    ]
+    assert "plain http would show the key" in told[0]
+    assert "lie inside one another" in told[3]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("[drop]\nfolder = '/a'\n[mirror]\nfolder = '/a'", "line 4: [drop] folder (/a) and [mirror] folder (/a) lie inside"),
+        ("[drop]\nfolder = '/a/../b'\n[mirror]\nfolder = '/b/c'", "line 4: [drop] folder (/a/../b) and [mirror] folder"),
+        ("[state]\nfolder = '/srv/axom/drop/state'", "line 2: [state] folder (/srv/axom/drop/state) and [drop] folder"),
+        ("[drop]\nenabled = false\n[mirror]\nenabled = false", "line 4: [drop] enabled and [mirror] enabled are both false"),
+        ("[console]\nurl = 'http://127.evil.example/api'", "plain http would show the key"),
+        ("[console]\nurl = 'http://localhost.example/api'", "plain http would show the key"),
+        ("[drop]\nshard = '6GB'", "line 2: [drop] shard: must be more than 0 and at most [drop] max_put"),
+        ("[drop]\nshard = '0B'", "line 2: [drop] shard: must be more than 0"),
+    ],
+)
+def test_what_contradicts_is_refused(text: str, error: str) -> None:
+    (told,) = errors_of(text)
+    assert error in told
+
+
+def test_folders_that_meet_through_a_symlink_contradict(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "drop").symlink_to(tmp_path / "models")
+    (told,) = errors_of(f"[drop]\nfolder = '{tmp_path}/drop'\n[mirror]\nfolder = '{tmp_path}/models'")
+    assert "lie inside one another" in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[drop]\nenabled = false\nfolder = '/srv/axom/models'",  # a folder that is not used is in nobody's way
+        "[console]\nurl = 'http://127.0.0.2:80/api'",
+        "[console]\nurl = 'http://[::1]:8000/api'",
+        "[console]\nurl = 'http://localhost/api'",
+        "[console]\nurl = 'http://console.example/api'\n[transfer]\nallow_http = true",
+        "\ufeff[drop]\nsettle = '5s'"[1:],
+    ],
+)
+def test_what_is_unusual_but_right_is_taken(text: str) -> None:
+    parse(text)
+
+
+# Environment
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key", "meant"),
+    [
+        ("DROP__SETTLE", "90s", "drop.settle", 90.0),
+        ("DROP__SETTLE", '"90s"', "drop.settle", 90.0),
+        ("DROP__ENABLED", "false", "drop.enabled", False),
+        ("MIRROR__KEEP", "3", "mirror.keep", 3),
+        ("MIRROR__INCLUDE", '["llama-*", "*/v2"]', "mirror.include", ("llama-*", "*/v2")),
+        ("MIRROR__RESERVE", "5GB", "mirror.reserve", 5_000_000_000),
+        ("MIRROR__VERIFY", "size", "mirror.verify", "size"),
+        ("DROP__VALIDATE", "off", "drop.validate_", "off"),
+        ("DROP__FOLDER", "/in/coming", "drop.folder", Path("/in/coming")),
+        ("DROP__CONTENT_TYPE", "12", "drop.content_type", "12"),
+        ("CONSOLE__CA_FILE", "", "console.ca_file", None),
+        ("WEB__LISTEN", "", "web.listen", ""),
+        ("TRANSFER__BANDWIDTH", "1MB/s", "transfer.bandwidth", (BandwidthRule(frozenset(range(7)), 0, 1e6),)),
+        ("TRANSFER__BANDWIDTH", '["20:00 off"]', "transfer.bandwidth", (BandwidthRule(frozenset(range(7)), 1200, None),)),
+    ],
+)
+def test_the_environment_overrides_each_kind_of_key(name: str, value: str, key: str, meant: object) -> None:
+    loaded = parse("[drop]\nsettle = '1s'", **{f"AXOMSYNC_{name}": value})
+    section, attribute = key.split(".")
+    assert getattr(getattr(loaded.settings, section), attribute) == meant
+    assert loaded.origins[key.rstrip("_")] == f"$AXOMSYNC_{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("AXOMSYNC_DROP__SETTEL", "5s", "$AXOMSYNC_DROP__SETTEL: [drop] settel: unknown key; did you mean settle?"),
+        ("AXOMSYNC_DROP_SETTLE", "5s", "two underscores are missing; did you mean AXOMSYNC_DROP__SETTLE?"),
+        ("AXOMSYNC_DORP__SETTLE", "5s", "$AXOMSYNC_DORP__SETTLE: [dorp]: unknown section; did you mean drop?"),
+        ("AXOMSYNC_DROP__ENABLED", "maybe", '$AXOMSYNC_DROP__ENABLED: [drop] enabled: "maybe": write true or false'),
+        ("AXOMSYNC_MIRROR__KEEP", "3\nfolder = '/'", "[mirror] keep: "),
+        ("AXOMSYNC_DROP__FOLDER", "drop", "is a relative path"),
+    ],
+)
+def test_errors_in_the_environment_name_the_variable(name: str, value: str, error: str) -> None:
+    (told,) = errors_of("", **{name: value})
+    assert error in told
+
+
+def test_other_variables_of_that_prefix_are_not_ours() -> None:
+    parse("", AXOMSYNC_CONFIG="/x", AXOMSYNC_HOME="/y")
+
+
+# Amounts
+
+
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@given(st.integers(0, 366), st.sampled_from(sorted(UNITS)))
+def test_durations_go_there_and_back(count: int, unit: str) -> None:
+    seconds = config.parse_duration(f"{count}{unit}")
+    assert seconds == pytest.approx(count * UNITS[unit])
+    assert config.parse_duration(config.show_duration(seconds)) == seconds
+
+
+@given(st.integers(0, 1 << 62))
+def test_sizes_go_there_and_back_to_the_byte(count: int) -> None:
+    shown = config.show_size(count)
+    assert config.parse_size(shown) == count
+    assert len(shown) <= len(f"{count}B")
+
+
+@given(st.text(max_size=12) | st.from_regex(r"[0-9.]{1,8} ?[a-zA-Z/]{1,4}", fullmatch=True) | st.integers() | st.none())
+def test_amounts_are_read_or_refused_but_never_crash(value: object) -> None:
+    for read in (config.parse_duration, config.parse_size, config.parse_bandwidth):
+        with suppress(ValueError):
+            read(value)
+
+
+_LINES = st.builds(
+    "{}{:02}:{:02} {}".format,
+    st.sampled_from(["", "Mon ", "Sat-Sun ", "Fri-Mon ", "mon-fri "]),
+    st.integers(0, 23),
+    st.integers(0, 59),
+    st.sampled_from(["off", "50MB/s", "1.5MiB/s", "1B/s", "0.5kB/s"]),
+)
+
+
+@given(st.lists(_LINES, max_size=5))
+def test_timetables_go_there_and_back(lines: list[str]) -> None:
+    rules = config.parse_bandwidth(lines)
+    assert len(rules) == len(lines)
+    assert config.parse_bandwidth(config.show_bandwidth(rules)) == rules
+
+
+def test_days_of_a_timetable_may_go_over_the_weekend() -> None:
+    (rule,) = config.parse_bandwidth(["Sat-Mon 23:59 1MB/s"])
+    assert rule == BandwidthRule(frozenset({5, 6, 0}), 23 * 60 + 59, 1e6)
+
+
+# What is shown
+
+
+def test_what_is_shown_can_be_written_into_a_file_again() -> None:
+    given_text = """
+[drop]
+settle = "1500ms"
+exclude = ["a\\"b", "\\\\"]
+shard = "100MB"
+[mirror]
+enabled = false
+[transfer]
+bandwidth = ["Mon-Fri 08:00 50MB/s", "20:00 off"]
+"""
+    loaded = parse(given_text)
+    sections: dict[str, list[str]] = {}
+    for row in config.effective(loaded):
+        section, key = str(row["key"]).split(".")
+        sections.setdefault(section, []).append(f"{key} = {config.as_toml(row['value'])}")
+    again = "\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items())
+    assert parse(again).settings == loaded.settings
+
+
+def test_what_is_shown_says_where_it_came_from() -> None:
+    rows = {row["key"]: row for row in config.effective(parse("[drop]\n\nsettle = '90s'", AXOMSYNC_MIRROR__KEEP="2"))}
+    assert rows["drop.settle"] == {"key": "drop.settle", "value": "90s", "from": f"{FILE}:3"}
+    assert rows["mirror.keep"] == {"key": "mirror.keep", "value": 2, "from": "$AXOMSYNC_MIRROR__KEEP"}
+    assert rows["drop.validate"] == {"key": "drop.validate", "value": "full", "from": "default"}
+
+
+# Files
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"there is no such file; `axomsync init --config .*none\.toml` writes one"):
+        config.load(tmp_path / "none.toml", {})
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    with pytest.raises(BadConfig, match="byte 5 is not UTF-8"):
+        config.load(tmp_path / "latin.toml", {})
+    with pytest.raises(BadConfig, match="can't be read: Is a directory"):
+        config.load(tmp_path, {})
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[drop]\nsettle = '9s'\n", encoding="utf-8-sig")
+    assert config.load(file, {}).settings.drop.settle == 9.0
+
+
+def test_which_file_is_used(tmp_path: Path) -> None:
+    named, user = tmp_path / "named.toml", tmp_path / "home" / ".config" / "axomsync" / "config.toml"
+    user.parent.mkdir(parents=True)
+    user.touch()
+    environ = {"AXOMSYNC_CONFIG": str(named), "HOME": str(tmp_path / "home")}
+    assert config.find("/explicit.toml", environ) == Path("/explicit.toml")
+    assert config.find(None, environ) == named
+    del environ["AXOMSYNC_CONFIG"]
+    assert config.find(None, environ) == user
+    user.unlink()
+    with pytest.raises(BadConfig, match="`axomsync init` writes one"):
+        config.find(None, environ)
+
+
+def test_init_writes_where_its_user_may() -> None:
+    path, values = config.defaults_for_user(None, {"HOME": "/home/elsewhere"}, root=True)
+    assert (path, values) == (Path("/etc/axomsync/config.toml"), {})
+    path, values = config.defaults_for_user(None, {"HOME": "/home/elsewhere"}, root=False)
+    assert path == Path("/home/elsewhere/.config/axomsync/config.toml")
+    assert values == {
+        "drop.folder": "/home/elsewhere/axom/drop",
+        "mirror.folder": "/home/elsewhere/axom/models",
+        "state.folder": "/home/elsewhere/.local/state/axomsync",
+    }
+    moved = {"HOME": "/home/elsewhere", "XDG_CONFIG_HOME": "/c", "XDG_STATE_HOME": "/s"}
+    path, values = config.defaults_for_user(None, moved, root=False)
+    assert (path, values["state.folder"]) == (Path("/c/axomsync/config.toml"), "/s/axomsync")
+    assert config.defaults_for_user("/x.toml", moved, root=False)[0] == Path("/x.toml")
+
+
+# The key
+
+
+def key_of(environ: dict[str, str], key_file: Path | None = None) -> str:
+    return config.load_key(parse(f"[console]\nkey_file = '{key_file or ''}'").settings, environ)
+
+
+def test_the_key_comes_from_the_first_source_that_is_there(tmp_path: Path) -> None:
+    file, credentials = tmp_path / "key", tmp_path / "credentials"
+    credentials.mkdir()
+    file.write_text("axom_live_file\n")
+    (credentials / "axom_key").write_text("  axom_live_credential\n\n")
+    systemd = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    assert key_of({"AXOM_KEY": "axom_live_environment", **systemd}, file) == "axom_live_environment"
+    assert key_of({"AXOM_KEY": "", **systemd}, file) == "axom_live_file"
+    assert key_of(systemd) == "axom_live_credential"
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, "the API key can't be read: No such file or directory"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"two words", "this is not an API key"),
+        ("schl\u00fcssel".encode(), "this is not an API key"),
+        (b"\xff\xfe", "it is not text"),
+        (b"a\x00b", "this is not an API key"),
+    ],
+)
+def test_a_key_that_is_none_is_refused_by_its_source(content: bytes | None, error: str, tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(KeyRefused, match=error) as refusal:
+        key_of({}, file)
+    assert str(file) in str(refusal.value)
+    assert refusal.value.exit_code == 4
+
+
+def test_without_any_source_the_user_is_told_all_three() -> None:
+    with pytest.raises(KeyRefused, match=r"\$AXOM_KEY.*key_file.*LoadCredential"):
+        key_of({})
+
+
+@pytest.mark.parametrize("line", ["key_file", "ca_file", "url"])
+def test_a_key_in_the_wrong_place_is_not_repeated(line: str) -> None:
+    (told,) = errors_of(f"[console]\n{line} = 'axom_live_0123456789abcdef'")
+    assert "0123456789abcdef" not in told
+    (told,) = errors_of("", AXOMSYNC_CONSOLE__KEY="axom_live_0123456789abcdef")
+    assert "did you mean key_file?" in told
+    assert "0123456789abcdef" not in told
+
+
+def test_a_key_file_that_everybody_can_read_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("axom_live_x")
+    settings: Any = parse(f"[console]\nkey_file = '{file}'").settings
+    file.chmod(0o644)
+    assert "run chmod 600" in (config.key_file_warning(settings) or "")
+    file.chmod(0o640)
+    assert config.key_file_warning(settings) is None
+    file.unlink()
+    assert config.key_file_warning(settings) is None

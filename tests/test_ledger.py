@@ -1,0 +1,512 @@
+"""The ledger: what it keeps through crashes, what it refuses, and what it says when the disk is in the way."""
+
+import itertools
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axomsync.errors import AlreadyRunning, Fatal, LocalFault
+from axomsync.filesystems import filesystem_type
+from axomsync.ledger import (
+    MODEL_TRANSITIONS,
+    UPLOAD_TRANSITIONS,
+    IllegalTransition,
+    Ledger,
+    Reader,
+    holder,
+)
+from axomsync.records import (
+    Checked,
+    DurableSegment,
+    ModelState,
+    Presigned,
+    RemoteModel,
+    Stamp,
+    Transfer,
+    UploadState,
+)
+from tests.rig.disks import fill, remount, small_disk
+
+NOW = 1_900_000_000.0
+OLD_DUMP = (Path(__file__).parent / "ledger_of_schema_1.sql").read_text(encoding="utf-8")
+STAMP = Stamp(2049, 17, 100, 5, 6)
+CHECKED = Checked("a" * 64, "b" * 32, 100, 3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def ledger(folder: Path) -> Iterator[Ledger]:
+    with Ledger(folder, lambda: NOW) as ledger:
+        yield ledger
+
+
+def look(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    """What any SQLite tool sees in the file."""
+    database = sqlite3.connect(folder / "state.db")
+    try:
+        return database.execute(sql).fetchall()
+    finally:
+        database.close()
+
+
+def an_upload(ledger: Ledger, name: str = "a.jsonl") -> int:
+    ledger.see_uploads([(name.encode(), name, STAMP)])
+    return next(row.id for row in ledger.read.uploads() if row.filename == name)
+
+
+def a_model(ledger: Ledger, model_id: str = "m-1") -> str:
+    remote = RemoteModel(model_id, "llama", "v1", 7, "base", "ready", "2027-01-01T00:00:00Z")
+    ledger.record_catalog([(remote, ModelState.QUEUED, None)])
+    return model_id
+
+
+# Schema
+
+
+def schema(folder: Path) -> set[tuple[Any, ...]]:
+    rows = look(folder, "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE '%sqlite_%'")
+    return {(kind, name, table, " ".join((sql or "").split())) for kind, name, table, sql in rows}
+
+
+def old_ledger(folder: Path, dump: str = OLD_DUMP) -> None:
+    folder.mkdir(parents=True)
+    database = sqlite3.connect(folder / "state.db")
+    database.executescript(dump)
+    database.close()
+
+
+def test_a_ledger_of_the_first_schema_is_taken_over_with_all_it_holds(folder: Path, tmp_path: Path) -> None:
+    old_ledger(folder)
+    with Ledger(folder, lambda: NOW) as ledger:
+        first, second, rejected, going = ledger.read.uploads()
+        assert (first.state, first.upload_id, first.stamp.ino) == (UploadState.UPLOADED, "up-1", (1 << 64) - 5)
+        assert (second.path, second.duplicate_of) == (b"sub/caf\xe9.jsonl", 1)
+        assert (rejected.state, rejected.reason) == (UploadState.REJECTED, "line 1: no JSON")
+        assert ledger.read.presigned(going) is not None
+        model = ledger.read.model("m-1")
+        assert (model.state, model.bytes_done, model.bytes_total) == (ModelState.DOWNLOADING, 610, 1010)
+        files = {file.rel: file for file in ledger.read.files("m-1")}
+        assert files["model.safetensors"].segments == (DurableSegment(0, 600, "1" * 64),)
+        assert ledger.read.facts()["identity"] == "0123456789ab"
+        ledger.recover()
+        assert ledger.read.upload(going.id).state is UploadState.QUEUED
+        assert ledger.read.model("m-1").state is ModelState.QUEUED
+        assert (ledger.read.transfers(), ledger.read.problems()) == ([], [])
+    with Ledger(tmp_path / "fresh", lambda: NOW):
+        pass
+    # A column that was added to an old migration instead of a new one would be missing here.
+    assert schema(folder) == schema(tmp_path / "fresh")
+
+
+def test_every_table_is_strict_and_the_file_is_crash_safe(ledger: Ledger, folder: Path) -> None:
+    tables = look(folder, "SELECT name, strict FROM pragma_table_list WHERE schema = 'main' AND name NOT LIKE '%sqlite_%'")
+    assert len(tables) >= 8
+    assert [name for name, strict in tables if not strict] == []
+    assert look(folder, "PRAGMA journal_mode") == [("wal",)]
+    assert ledger.write(lambda db: db.execute("PRAGMA synchronous").fetchone()) == (2,)  # FULL
+    assert ledger.write(lambda db: db.execute("PRAGMA foreign_keys").fetchone()) == (1,)
+
+
+def test_a_newer_schema_is_refused_and_the_file_left_as_it_is(folder: Path) -> None:
+    newer = "INSERT INTO _sqlite_migrations VALUES(2,'axomsync','m999_from_the_future','2031-01-01');\nCOMMIT;"
+    old_ledger(folder, OLD_DUMP.replace("COMMIT;", newer))
+    before = (folder / "state.db").read_bytes()
+    for open_it in (lambda: Ledger(folder, lambda: NOW), lambda: Reader(folder / "state.db")):
+        with pytest.raises(Fatal, match=r"state.db: written by a newer axomsync .*m999_from_the_future.*install") as refusal:
+            open_it()
+        assert refusal.value.exit_code == 1
+    assert (folder / "state.db").read_bytes() == before
+    assert holder(folder) is None, "the lock was kept"
+
+
+def test_foreign_keys_hold(ledger: Ledger) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.write(lambda db: db.execute("INSERT INTO files (model, rel, size) VALUES ('nobody', 'a', 1)"))
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.write(lambda db: db.execute("INSERT INTO facts VALUES ('a', x'00')"))  # STRICT
+    ledger.set_facts(still="works")
+
+
+def test_nobody_else_can_read_it(ledger: Ledger, folder: Path) -> None:
+    ledger.set_facts(a="b")
+    assert folder.stat().st_mode & 0o007 == 0
+    for file in folder.iterdir():
+        assert file.stat().st_mode & 0o007 == 0, file
+
+
+# Transitions
+
+
+def put_upload(ledger: Ledger, state: UploadState) -> int:
+    row = an_upload(ledger, f"{state}-{os.urandom(4).hex()}.jsonl")
+    ledger.write(lambda db: db.execute("UPDATE uploads SET state = ? WHERE id = ?", [str(state), row]) and None)
+    return row
+
+
+def put_model(ledger: Ledger, state: ModelState) -> str:
+    model = a_model(ledger, os.urandom(4).hex())
+    ledger.write(lambda db: db.execute("UPDATE models SET state = ? WHERE id = ?", [str(state), model]) and None)
+    return model
+
+
+def test_uploads_move_as_the_map_says_and_never_otherwise(ledger: Ledger) -> None:
+    assert set(UPLOAD_TRANSITIONS) == set(UploadState)
+    for old, new in itertools.product(UploadState, UploadState):
+        row = put_upload(ledger, old)
+        future = ledger.move_upload(row, new)
+        if new is old or new in UPLOAD_TRANSITIONS[old]:
+            future.result()
+            assert ledger.read.upload(row).state is new
+        else:
+            with pytest.raises(IllegalTransition, match=f"can't go from {old} to {new}"):
+                future.result()
+            assert ledger.read.upload(row).state is old
+
+
+def test_models_move_as_the_map_says_and_never_otherwise(ledger: Ledger) -> None:
+    assert set(MODEL_TRANSITIONS) == set(ModelState)
+    for old, new in itertools.product(ModelState, ModelState):
+        model = put_model(ledger, old)
+        if new is old or new in MODEL_TRANSITIONS[old]:
+            ledger.move_model(model, new)
+            assert ledger.read.model(model).state is new
+        else:
+            with pytest.raises(IllegalTransition, match=f"can't go from {old} to {new}"):
+                ledger.move_model(model, new)
+            assert ledger.read.model(model).state is old
+
+
+def test_what_is_over_stays_over() -> None:
+    assert UPLOAD_TRANSITIONS[UploadState.UPLOADED] == UPLOAD_TRANSITIONS[UploadState.DUPLICATE] == frozenset()
+    assert ModelState.DOWNLOADING not in MODEL_TRANSITIONS[ModelState.PUBLISHED]
+
+
+def test_a_row_that_is_not_there_can_not_move(ledger: Ledger) -> None:
+    with pytest.raises(IllegalTransition, match="uploads 99 is not in the ledger"):
+        ledger.move_upload(99, UploadState.CHECKING).result()
+
+
+def test_an_upload_s_way_leaves_no_signed_url_behind(ledger: Ledger) -> None:
+    row = an_upload(ledger)
+    ledger.move_upload(row, UploadState.CHECKING)
+    ledger.record_check(row, STAMP, CHECKED)
+    signed = Presigned("up-1", "tmp/up-1/a.jsonl", "https://s/?X-Amz-Signature=1", NOW + 60)
+    ledger.record_presigned(row, signed)
+    assert ledger.read.presigned(ledger.read.upload(row)) == signed
+    ledger.record_uploaded(row, '"etag"')
+    ledger.record_moved_away(row).result()
+    upload = ledger.read.upload(row)
+    assert ledger.read.presigned(upload) is None
+    assert ledger.read.same_content("a" * 64, "a.jsonl") == upload
+    assert ledger.read.uploads_in_drop() == []
+
+
+def test_a_failed_piece_of_work_changes_nothing_and_spoils_nothing(ledger: Ledger) -> None:
+    row = an_upload(ledger)
+
+    def half(db: Any) -> None:
+        db.execute("UPDATE uploads SET reason = 'half'")
+        raise ValueError("a bug")
+
+    futures = [ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES ('a', '1')") and None), ledger.submit(half)]
+    futures.append(ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES ('b', '2')") and None))
+    with pytest.raises(ValueError, match="a bug"):
+        futures[1].result(10)
+    for future in (futures[0], futures[2]):
+        future.result(10)
+    assert ledger.read.upload(row).reason is None
+    assert {"a": "1", "b": "2"}.items() <= ledger.read.facts().items()
+
+
+# Models
+
+
+def test_durable_segments_only_grow(ledger: Ledger) -> None:
+    model = a_model(ledger)
+    ledger.plan_files(model, [("w", 1000)])
+    for end, digest in ((400, "1" * 64), (700, "2" * 64), (500, "3" * 64)):
+        ledger.record_durable([(model, "w", '"e"', DurableSegment(0, end, digest))])
+    (file,) = ledger.read.files(model)
+    assert file.segments == (DurableSegment(0, 700, "2" * 64),)
+    assert ledger.read.model(model).bytes_done == 700
+
+
+def test_a_file_that_changed_size_loses_its_segments_and_no_other_does(ledger: Ledger) -> None:
+    model = a_model(ledger)
+    ledger.plan_files(model, [("w", 1000), ("c", 10), ("gone", 1)])
+    ledger.record_durable((model, rel, '"e"', DurableSegment(0, 1, "1" * 64)) for rel in ("w", "c", "gone"))
+    ledger.plan_files(model, [("w", 1001), ("c", 10)])
+    assert {file.rel: (file.size, len(file.segments)) for file in ledger.read.files(model)} == {"w": (1001, 0), "c": (10, 1)}
+    assert ledger.read.model(model).bytes_total == 1011
+
+
+def test_transfers_problems_and_facts_are_what_was_said_last(ledger: Ledger) -> None:
+    transfer = Transfer("down", "llama/v1", 1, 2, 3, 4.5, None)
+    ledger.show_transfers([transfer])
+    assert ledger.read.transfers() == [transfer]
+    ledger.show_transfers([])
+    assert ledger.read.transfers() == []
+    ledger.show_problem("console", "down", 5.0)
+    ledger.show_problem("console", "still down", 6.0)
+    (problem,) = ledger.read.problems()
+    assert (problem.reason, problem.since, problem.next_attempt) == ("still down", NOW, 6.0)
+    ledger.clear_problem("console")
+    assert ledger.read.problems() == []
+
+
+# Several at once
+
+
+def test_many_threads_share_commits_and_each_gets_its_own_answer(ledger: Ledger) -> None:
+    def write(number: int) -> int:
+        def work(db: Any) -> int:
+            db.execute("INSERT INTO facts VALUES (?, ?)", [f"n{number}", str(number)])
+            return number * 2
+
+        return ledger.write(work)
+
+    begun = threading.Barrier(32)
+
+    def in_a_row(thread: int) -> None:
+        begun.wait(10)
+        for number in range(thread * 20, thread * 20 + 20):
+            assert write(number) == number * 2
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(in_a_row, range(32)))
+    assert sum(name.startswith("n") for name in ledger.read.facts()) == 640
+
+
+def test_readers_in_other_processes_see_what_was_acknowledged(ledger: Ledger, folder: Path) -> None:
+    program = (
+        "import sys, pathlib; from axomsync.ledger import Reader; print(Reader(pathlib.Path(sys.argv[1])).facts()['n'])"
+    )
+    for number in ("1", "2"):
+        ledger.set_facts(n=number)
+        seen = subprocess.run(
+            [sys.executable, "-c", program, folder / "state.db"], capture_output=True, text=True, check=True
+        )
+        assert seen.stdout.strip() == number
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from axomsync.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]), time.time)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_agent_is_refused_by_the_pid_of_the_first(folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"held\n"
+        assert holder(folder) == first.pid
+        with pytest.raises(AlreadyRunning, match=rf"another agent \(pid {first.pid}\) holds {folder}; stop it") as refusal:
+            Ledger(folder, lambda: NOW)
+        assert refusal.value.exit_code == 3
+        first.kill()
+        first.wait()
+        assert holder(folder) is None
+    with Ledger(folder, lambda: NOW):
+        assert holder(folder) == os.getpid()
+
+
+def test_looking_who_holds_the_folder_never_keeps_an_agent_from_starting(folder: Path) -> None:
+    Ledger(folder, lambda: NOW).close()
+    over = threading.Event()
+
+    def look_all_the_time() -> None:
+        while not over.is_set():
+            holder(folder)
+
+    watchers = [threading.Thread(target=look_all_the_time) for _ in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(30):
+            Ledger(folder, lambda: NOW).close()
+    finally:
+        over.set()
+        for watcher in watchers:
+            watcher.join()
+
+
+# Crashes
+
+WRITE_FOR_EVER = """
+import sys, threading, time
+from pathlib import Path
+from axomsync.ledger import Ledger
+from axomsync.records import DurableSegment, ModelState, RemoteModel
+ledger = Ledger(Path(sys.argv[1]), time.time)
+def segments(model):
+    ledger.record_catalog([(RemoteModel(model, "n", model, None, None, "ready", None), ModelState.QUEUED, None)])
+    ledger.plan_files(model, [("w", 1 << 40)])
+    for start in range(0, 1 << 40, 10):
+        ledger.record_durable([(model, "w", "e", DurableSegment(start, start + 10, "0" * 64))])
+        sys.stdout.write(f"{model} {start}\\n")
+        sys.stdout.flush()
+prefix = sys.argv[2]
+for number in range(4):
+    threading.Thread(target=segments, args=(f"{prefix}-{number}",)).start()
+"""
+
+
+def test_sigkill_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+    acknowledged: dict[str, set[int]] = {}
+    for attempt in range(5):
+        arguments = [sys.executable, "-c", WRITE_FOR_EVER, str(folder), f"m{attempt}"]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for line, _ in zip(writer.stdout, range(20 + 30 * attempt), strict=False):
+                model, start = line.split()
+                acknowledged.setdefault(model, set()).add(int(start))
+            writer.send_signal(signal.SIGKILL)
+            for line in writer.stdout:
+                if line.endswith("\n"):
+                    model, start = line.split()
+                    acknowledged.setdefault(model, set()).add(int(start))
+        with Ledger(folder, lambda: NOW) as ledger:
+            assert ledger.write(lambda db: db.execute("PRAGMA integrity_check").fetchall()) == [("ok",)]
+            for model, starts in acknowledged.items():
+                (file,) = ledger.read.files(model)
+                assert starts <= {segment.start for segment in file.segments}
+    assert len(acknowledged) >= 5
+
+
+# The disk in the way
+
+
+def fault_of(folder: Path) -> str:
+    with pytest.raises(LocalFault) as fault:
+        Ledger(folder, lambda: NOW)
+    assert "\n" not in str(fault.value)
+    return str(fault.value)
+
+
+def test_a_full_disk_is_told_at_the_start(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m") as disk:
+        filler = fill(disk)
+        told = fault_of(disk / "state")
+        assert told.startswith(f"{disk}/state")
+        assert "the disk is full; free some space" in told
+        filler.unlink()
+        with Ledger(disk / "state", lambda: NOW):
+            pass
+
+
+def test_a_disk_that_fills_up_fails_each_write_until_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m") as disk, Ledger(disk / "state", lambda: NOW) as ledger:
+        model = a_model(ledger)
+        ledger.plan_files(model, [("w", 1 << 40)])
+        filler = fill(disk)
+        kept = []
+        with pytest.raises(LocalFault, match=rf"{disk}/state/state.db: the disk is full"):
+            for start in range(0, 1_000_000, 10):
+                ledger.record_durable([(model, "w", None, DurableSegment(start, start + 10, "0" * 64))])
+                kept.append(start)
+        futures = [
+            ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES (hex(randomblob(5000)), '')")) for _ in "123"
+        ]
+        for future in futures:
+            with pytest.raises(LocalFault):
+                future.result(20)
+        assert ledger.read.model(model).bytes_done == 10 * len(kept), "what was kept can't be read any more"
+        filler.unlink()
+        ledger.set_facts(room="again")
+        assert ledger.read.facts()["room"] == "again"
+        assert ledger.write(lambda db: db.execute("PRAGMA integrity_check").fetchall()) == [("ok",)]
+
+
+def test_a_read_only_disk_is_told_with_path_and_need(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=4m") as disk:
+        Ledger(disk / "state", lambda: NOW).close()
+        remount(disk, "ro")
+        assert fault_of(disk / "state") == f"{disk}/state/agent.lock: the filesystem is read-only; remount it read-write"
+        remount(disk, "rw")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (b"this is no database, it is a letter to the editor, and a long one at that" * 100, "it is not a ledger; move it"),
+        (None, "it is damaged; move it away, a new one loses no data"),
+    ],
+)
+def test_a_damaged_ledger_is_told_with_what_to_do(damage: bytes | None, told: str, folder: Path) -> None:
+    with Ledger(folder, lambda: NOW) as ledger:
+        for number in range(200):
+            ledger.submit(lambda db, n=number: db.execute("INSERT INTO facts VALUES (?, ?)", [f"f{n}", "x" * 500]) and None)
+    file = folder / "state.db"
+    whole = bytearray(file.read_bytes())
+    whole[4096 : len(whole)] = os.urandom(len(whole) - 4096)
+    file.write_bytes(damage or bytes(whole))
+    assert f"{file}: {told}" in fault_of(folder)
+    assert holder(folder) is None, "the lock was kept"
+    file.unlink()
+    with Ledger(folder, lambda: NOW):
+        pass
+
+
+def test_a_state_folder_that_can_not_be_made_is_named_with_what_is_in_its_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = fault_of(tmp_path / "file" / "state")
+    assert told == f"{tmp_path}/file/state: a part of the path is not a folder; correct the configuration"
+
+
+def test_a_lock_by_another_program_is_told(folder: Path) -> None:
+    with Ledger(folder, lambda: NOW) as ledger:
+        other = sqlite3.connect(folder / "state.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            future = ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES ('a', 'b')") and None)
+            with pytest.raises(LocalFault, match=r"state.db: another program keeps it locked"):
+                future.result(30)
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+        ledger.set_facts(a="b")
+
+
+def test_reading_what_is_not_there_says_how_it_comes_to_be(folder: Path) -> None:
+    with pytest.raises(LocalFault, match=r"there is no ledger yet; `axomsync run` or `axomsync sync` creates it"):
+        Reader(folder / "state.db")
+    assert not folder.exists()
+
+
+# Filesystems
+
+
+def test_network_filesystems_are_refused_for_state(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(
+        b"22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        b"30 22 0:40 / /data rw shared:2 master:1 - nfs4 server:/export rw\n"
+        b"31 30 0:41 / /data/my\\040disk rw - xfs /dev/sdb rw\n"
+        b"32 22 0:42 / /mnt/caf\xe9 rw - lustre mds:/fs rw\n"
+        b"33 22 0:43 / /over rw - tmpfs t rw\n"
+        b"34 22 0:44 / /over rw - fuse.sshfs me@there rw\n"
+    )
+    seen = {
+        path: filesystem_type(Path(path), mounts)
+        for path in ("/srv", "/data/x", "/data/my disk/x", "/data/my diskette", os.fsdecode(b"/mnt/caf\xe9/x"), "/over/x")
+    }
+    assert list(seen.values()) == ["ext4", "nfs4", "xfs", "nfs4", "lustre", "fuse.sshfs"]
+    assert filesystem_type(Path("/srv"), tmp_path / "none") == ""
+    assert filesystem_type(Path("/proc")) == "proc"
