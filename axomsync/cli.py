@@ -120,7 +120,8 @@ def uploads(config_file: str | None, as_json: bool) -> None:
     from axomsync.report import upload_document
 
     with _Ledger(_load(config_file)) as ledger:
-        documents = [upload_document(upload) for upload in ledger.uploads()] if ledger else []
+        shards = ledger.all_shards() if ledger else {}
+        documents = [upload_document(upload, shards.get(upload.id, ())) for upload in ledger.uploads()] if ledger else []
     _print(documents, as_json, tables.uploads)
 
 

@@ -117,11 +117,13 @@ class Console:
         ca_file: str | None = None,
         now: Callable[[], float] = time.time,
         timeout: httpx.Timeout = TIMEOUT,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.url = url.rstrip("/")
         self._read_key = read_key
         self._key: str | None = None
         self._now = now
+        self._answer_seconds = answer_seconds
         self._left_out: dict[str, int] = {}
         self._client = httpx.Client(
             verify=tls_context(ca_file),
@@ -145,8 +147,10 @@ class Console:
 
     def models(self) -> list[RemoteModel]:
         """`GET /models` (scope read), newest first, duplicates by id left out."""
-        shapes = {shape.id: shape for shape in reversed(self._list("/models", _ModelShape))}
-        return [RemoteModel(**shape.model_dump()) for shape in reversed(shapes.values())]
+        shapes: dict[str, _ModelShape] = {}
+        for shape in self._list("/models", _ModelShape):
+            shapes.setdefault(shape.id, shape)
+        return [RemoteModel(**shape.model_dump()) for shape in shapes.values()]
 
     def datasets(self) -> list[Dataset]:
         """`GET /datasets` (scope read), newest first."""
@@ -195,7 +199,7 @@ class Console:
             seen.add(url)
             try:
                 with self._request("GET", url, "read") as response:
-                    page = _decode(_body(response), path)
+                    page = _decode(self._body(response), path)
                     following = response.links.get("next", {}).get("url")
             except NotThere as absent:
                 raise Rejected(f"{absent}; is [console] url right?") from None
@@ -216,7 +220,7 @@ class Console:
 
     def _call(self, method: str, path: str, *, scope: str, body: object = None) -> tuple[object, float | None]:
         with self._request(method, self.url + path, scope, body) as response:
-            return _decode(_body(response), path), http_date(response.headers.get("Date", ""))
+            return _decode(self._body(response), path), http_date(response.headers.get("Date", ""))
 
     @contextmanager
     def _request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
@@ -236,6 +240,17 @@ class Console:
                 raise Transient(f"{self.url}: {_network_reason(error)}") from None
             except httpx.InvalidURL as error:
                 raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
+
+    def _body(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        began, path = time.monotonic(), printable(response.request.url.path)
+        for piece in response.iter_bytes():
+            body += piece
+            if len(body) > ANSWER_LIMIT:
+                raise Transient(f"{path}: the answer is larger than {ANSWER_LIMIT >> 20} MiB")
+            if time.monotonic() - began > self._answer_seconds:
+                raise Transient(f"{path}: the answer took more than {self._answer_seconds:g} s")
+        return bytes(body)
 
     def _raise_for_status(self, response: httpx.Response, scope: str) -> None:
         status = response.status_code
@@ -274,18 +289,6 @@ def url_lifetime(url: str, now: float) -> float | None:
 
 def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
-
-
-def _body(response: httpx.Response) -> bytes:
-    body = bytearray()
-    began = time.monotonic()
-    for piece in response.iter_bytes():
-        body += piece
-        if len(body) > ANSWER_LIMIT:
-            raise Transient(f"{printable(response.request.url.path)}: the answer is larger than {ANSWER_LIMIT >> 20} MiB")
-        if time.monotonic() - began > ANSWER_SECONDS:
-            raise Transient(f"{printable(response.request.url.path)}: the answer took more than {ANSWER_SECONDS:g} s")
-    return bytes(body)
 
 
 def _decode(body: bytes, path: str) -> object:

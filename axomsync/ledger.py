@@ -36,6 +36,8 @@ from axomsync.records import (
     Presigned,
     Problem,
     RemoteModel,
+    Segment,
+    Shard,
     Stamp,
     Transfer,
     Upload,
@@ -87,7 +89,17 @@ migrations = Migrations("axomsync")
 @migrations()
 def m001_first_schema(db: Database) -> None:
     """Uploads, models, their files and segments, transfers in flight, and what the running agent says of itself."""
-    for statement in _FIRST_SCHEMA.split(";\n"):
+    _execute_all(db, _FIRST_SCHEMA)
+
+
+@migrations()
+def m002_shards(db: Database) -> None:
+    """Large files that go up as several objects."""
+    _execute_all(db, _SHARDS)
+
+
+def _execute_all(db: Database, statements: str) -> None:
+    for statement in statements.split(";\n"):
         if statement.strip():
             db.execute(statement)
 
@@ -143,6 +155,21 @@ CREATE TABLE problems (             -- what keeps the agent from its work; those
   subject TEXT PRIMARY KEY, reason TEXT NOT NULL, since REAL NOT NULL, next_attempt REAL
 ) STRICT;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) STRICT;
+"""
+
+_SHARDS = """
+CREATE TABLE shards (               -- ranges of a file that are uploaded as objects of their own
+  upload INTEGER NOT NULL REFERENCES uploads(id) ON DELETE CASCADE,
+  number INTEGER NOT NULL,
+  filename TEXT NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
+  upload_id TEXT, key TEXT, etag TEXT, uploaded INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (upload, number)
+) STRICT;
+CREATE TABLE signed_shard_urls (    -- secrets, as signed_urls
+  upload INTEGER NOT NULL, number INTEGER NOT NULL, url TEXT NOT NULL, expires_at REAL,
+  PRIMARY KEY (upload, number),
+  FOREIGN KEY (upload, number) REFERENCES shards(upload, number) ON DELETE CASCADE
+) STRICT;
 """
 
 
@@ -351,6 +378,52 @@ class Ledger:
 
         self.write(work)
 
+    def plan_shards(self, upload: int, shards: Iterable[tuple[str, Segment]]) -> None:
+        """The upload goes up as these `(filename, range)`, numbered from 1."""
+        planned = list(shards)
+
+        def work(db: Database) -> None:
+            self._move(db, "uploads", upload, UploadState.UPLOADING, {"reason": None, "next_attempt": None})
+            db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
+            for number, (filename, segment) in enumerate(planned, 1):
+                db.conn.execute(
+                    'INSERT INTO shards (upload, number, filename, start, "end") VALUES (?,?,?,?,?)',
+                    (upload, number, filename, segment.start, segment.end),
+                )
+
+        self.write(work)
+
+    def record_shard_presigned(self, upload: int, number: int, presigned: Presigned) -> None:
+        """As `record_presigned`, for one shard."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "UPDATE shards SET upload_id = ?, key = ? WHERE upload = ? AND number = ?",
+                (presigned.upload_id, presigned.key, upload, number),
+            )
+            db.conn.execute(
+                "INSERT OR REPLACE INTO signed_shard_urls (upload, number, url, expires_at) VALUES (?,?,?,?)",
+                (upload, number, presigned.url, presigned.expires_at),
+            )
+
+        self.write(work)
+
+    def forget_shard_presigned(self, upload: int, number: int) -> None:
+        """As `forget_presigned`, for one shard."""
+        sql = "DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?"
+        self.write(lambda db: _execute(db, sql, (upload, number)))
+
+    def record_shard_uploaded(self, upload: int, number: int, etag: str | None) -> None:
+        """Storage confirmed one shard."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "UPDATE shards SET uploaded = 1, etag = ? WHERE upload = ? AND number = ?", (etag, upload, number)
+            )
+            db.conn.execute("DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?", (upload, number))
+
+        self.write(work)
+
     def record_moved_away(self, upload: int) -> Future[None]:
         """The file no longer lies in the drop folder: archived, set aside or deleted, as configured."""
         return self.submit(lambda db: _execute(db, "UPDATE uploads SET in_drop = 0 WHERE id = ?", (upload,)))
@@ -362,6 +435,7 @@ class Ledger:
         def work(db: Database) -> None:
             changes = {**columns, "reason": reason, "sha256": None, "md5": None, "lines": None, "next_attempt": None}
             self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
+            db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
             db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
         return self.submit(work)
@@ -565,6 +639,27 @@ class Reader:
         if not rows or upload.upload_id is None or upload.key is None:
             return None
         return Presigned(upload.upload_id, upload.key, rows[0]["url"], rows[0]["expires_at"])
+
+    def shards(self, upload: int) -> list[Shard]:
+        """The shards of an upload in order, none when it goes up whole."""
+        return self.all_shards("WHERE upload = ?", upload).get(upload, [])
+
+    def all_shards(self, where: str = "", *parameters: object) -> dict[int, list[Shard]]:
+        """The shards of every upload that has some, by its row id."""
+        columns = 'upload, number, filename, start, "end", upload_id, key, etag, uploaded'
+        shards: dict[int, list[Shard]] = {}
+        for row in self._rows(f"SELECT {columns} FROM shards {where} ORDER BY upload, number", parameters):  # noqa: S608
+            upload, facts = row["upload"], {name: row[name] for name in row if name != "upload"}
+            shards.setdefault(upload, []).append(Shard(**{**facts, "uploaded": bool(facts["uploaded"])}))
+        return shards
+
+    def shard_presigned(self, upload: int, shard: Shard) -> Presigned | None:
+        """The signed URL that was kept for a shard. A secret."""
+        sql = "SELECT url, expires_at FROM signed_shard_urls WHERE upload = ? AND number = ?"
+        rows = self._rows(sql, (upload, shard.number))
+        if not rows or shard.upload_id is None or shard.key is None:
+            return None
+        return Presigned(shard.upload_id, shard.key, rows[0]["url"], rows[0]["expires_at"])
 
     def upload_counts(self) -> dict[str, int]:
         """Uploads a state, zero included."""

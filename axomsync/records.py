@@ -91,6 +91,20 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """A range of a large file that is uploaded as an object of its own. `number` counts from 1."""
+
+    number: int
+    filename: str
+    start: int
+    end: int
+    upload_id: str | None
+    key: str | None
+    etag: str | None
+    uploaded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class BaseModel:
     """A row of `GET /base-models`."""
 

@@ -1,7 +1,7 @@
 """What the agent knows, as the JSON documents that users rely on. Reads the ledger only, so it works without an agent."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ from axomsync import __version__
 from axomsync.config import Settings
 from axomsync.errors import printable
 from axomsync.ledger import Reader, holder
-from axomsync.records import Model, ModelState, RemoteModel, Transfer, Upload, UploadState
+from axomsync.records import Model, ModelState, RemoteModel, Shard, Transfer, Upload, UploadState
 
 STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
@@ -22,7 +22,7 @@ def iso(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def upload_document(upload: Upload) -> Document:
+def upload_document(upload: Upload, shards: Iterable[Shard] = ()) -> Document:
     """One row of `axomsync uploads --json`."""
     return {
         "path": printable(os.fsdecode(upload.path)),
@@ -35,9 +35,20 @@ def upload_document(upload: Upload) -> Document:
         "upload_id": upload.upload_id,
         "key": upload.key,
         "etag": upload.etag,
-        "shards": [],
+        "shards": [shard_document(shard) for shard in shards],
         "created_at": iso(upload.created_at),
         "updated_at": iso(upload.updated_at),
+    }
+
+
+def shard_document(shard: Shard) -> Document:
+    """One shard of an upload, in its row and in its receipt."""
+    return {
+        "filename": shard.filename,
+        "bytes": shard.end - shard.start,
+        "upload_id": shard.upload_id,
+        "key": shard.key,
+        "etag": shard.etag,
     }
 
 

@@ -13,7 +13,7 @@ The sources of facts are the S3 API reference, "Error responses" and "Authentica
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -51,6 +51,7 @@ class RangeReply:
     total: int
     etag: str | None
     etag_is_md5: bool  # False when storage says that it encrypted the object with a key of its own
+    whole: bool  # the store ignored the range and sends all
     chunks: Iterator[bytes]
 
 
@@ -97,21 +98,19 @@ class Storage:
         headers = {"Range": f"bytes={start}-{end - 1}"}
         if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
-        with self._mapped(url), self._downloads.stream("GET", url, headers=headers) as response:
-            _raise_for_status(response)
+        with self._mapped(url), _answer(self._downloads.stream("GET", url, headers=headers)) as response:
             begin, stop = _extent(response, start, end, total)
             found = response.headers.get("ETag")
             if etag is not None and found is not None and found != etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {etag} became {printable(found)})")
             body = _exactly(response.iter_raw(), stop - begin)
-            yield RangeReply(begin, stop, total, found, not _encrypted(response), body)
+            yield RangeReply(begin, stop, total, found, not _encrypted(response), response.status_code == 200, body)
 
     def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> str | None:
         """PUT `length` bytes that `pieces` yields, and return the ETag that storage gives."""
         self._check(url)
         headers = {"Content-Length": str(length)} | signed_headers(url, content_type)
-        with self._mapped(url), self._uploads.stream("PUT", url, content=pieces, headers=headers) as response:
-            _raise_for_status(response)
+        with self._mapped(url), _answer(self._uploads.stream("PUT", url, content=pieces, headers=headers)) as response:
             etag: str | None = response.headers.get("ETag")
             return etag
 
@@ -140,6 +139,18 @@ class Storage:
             raise Transient(f"storage {_host(url)}: can't connect") from None
         except (httpx.HTTPError, httpx.InvalidURL, PyreqwestError) as error:
             raise Transient(f"storage {_host(url)}: the connection broke ({type(error).__name__})") from None
+
+
+@contextmanager
+def _answer(exchange: AbstractContextManager[httpx.Response]) -> Iterator[httpx.Response]:
+    """A successful answer, its body not yet read."""
+    with ExitStack() as stack:
+        try:
+            response = stack.enter_context(exchange)
+        except ValueError:  # so says the Rust transport
+            raise Transient("storage answered with what is not HTTP") from None
+        _raise_for_status(response)
+        yield response
 
 
 def signed_headers(url: str, content_type: str) -> dict[str, str]:

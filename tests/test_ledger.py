@@ -411,16 +411,20 @@ def test_a_full_disk_is_told_at_the_start(tmp_path: Path) -> None:
             pass
 
 
+def record_for_ever(ledger: Ledger, model: str, kept: list[int]) -> None:
+    for start in itertools.count(0, 10):
+        ledger.record_durable([(model, "w", None, DurableSegment(start, start + 10, "0" * 64))])
+        kept.append(start)
+
+
 def test_a_disk_that_fills_up_fails_each_write_until_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk, Ledger(disk / "state", lambda: NOW) as ledger:
         model = a_model(ledger)
         ledger.plan_files(model, [("w", 1 << 40)])
         filler = fill(disk)
-        kept = []
+        kept: list[int] = []
         with pytest.raises(LocalFault, match=rf"{disk}/state/state.db: the disk is full"):
-            for start in range(0, 1_000_000, 10):
-                ledger.record_durable([(model, "w", None, DurableSegment(start, start + 10, "0" * 64))])
-                kept.append(start)
+            record_for_ever(ledger, model, kept)
         futures = [
             ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES (hex(randomblob(5000)), '')")) for _ in "123"
         ]

@@ -12,7 +12,7 @@ import ctypes
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,8 @@ from pathlib import Path
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.watch import ARCHIVE, REJECTS, stamp_at
 from axomsync.errors import LocalFault, SourceChanged, local_fault, printable
-from axomsync.records import Upload
+from axomsync.records import Shard, Upload
+from axomsync.report import shard_document
 
 NAMES_TO_TRY = 10_000
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
@@ -29,7 +30,7 @@ _AT_FDCWD, _RENAME_NOREPLACE = -100, 1
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
-def archive(root: Path, upload: Upload, confirmed: Upload) -> None:
+def archive(root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> None:
     """Move an uploaded file to the archive and write its receipt; `confirmed` is the upload that storage has."""
     receipt = {
         "path": printable(os.fsdecode(upload.path)),
@@ -43,6 +44,7 @@ def archive(root: Path, upload: Upload, confirmed: Upload) -> None:
         "lines": confirmed.lines,
         "time": datetime.fromtimestamp(confirmed.updated_at, UTC).isoformat(timespec="seconds"),
         "duplicate": upload.id != confirmed.id,
+        "shards": [shard_document(shard) for shard in shards],
     }
     text = json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
     _move_away(root, upload, ARCHIVE, b".receipt.json", text)

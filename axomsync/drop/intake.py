@@ -160,7 +160,7 @@ class Intake:
             self._in_flight,
             self._around.now(),
             keeps=self._settings.after == "keep",
-            max_put=self._settings.max_put,
+            max_put=math.inf if self._settings.shard else self._settings.max_put,
         )
         self._retry_at = meaning.next_due
         self._forget(meaning.vanished, seen)

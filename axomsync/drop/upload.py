@@ -16,12 +16,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from axomsync.config import DropSettings
 from axomsync.console import Console
-from axomsync.drop import archive, jsonl
+from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.watch import stamp_at, stamp_of
 from axomsync.errors import (
     AxomsyncError,
@@ -39,7 +41,7 @@ from axomsync.ledger import Ledger
 from axomsync.liveness import Beat
 from axomsync.meter import Gauge, Meter
 from axomsync.policy import backoff
-from axomsync.records import Presigned, Stamp, Upload, UploadState
+from axomsync.records import Presigned, Shard, Stamp, Upload, UploadState
 from axomsync.storage import Storage
 from axomsync.throttle import Throttle
 
@@ -48,6 +50,7 @@ log = logging.getLogger(__name__)
 PUT_PIECE = 1024 * 1024
 QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
 EXPIRED_URLS_IN_A_ROW = 5
+SHARDS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Uploader:
                 self._set_aside(upload, invalid)
                 return True
         if upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
-            if upload.stamp.size > self._settings.max_put:
+            if self._largest_put(upload) > self._settings.max_put:
                 self._hold(upload)
                 return True
             with self._claim(upload) as mine:
@@ -139,9 +142,13 @@ class Uploader:
         size, most = upload.stamp.size, self._settings.max_put
         reason = (
             f"{size} bytes are more than storage takes in one PUT ([drop] max_put = {most} bytes); "
-            "split the file at line ends (split -C 4G FILE) and drop the parts"
+            'set [drop] shard = "4GiB" to have it uploaded in parts that end at line ends'
         )
         self._park(upload, UploadState.HELD, reason)
+
+    def _largest_put(self, upload: Upload) -> int:
+        shard = self._settings.shard
+        return upload.stamp.size if shard is None else min(upload.stamp.size, shard)
 
     # Delivering
 
@@ -164,26 +171,60 @@ class Uploader:
         with self._opened(upload.path) as (file, stamp):
             if stamp != upload.stamp:
                 raise SourceChanged("the file changed before it was uploaded")
-            with self._around.meter.transfer("up", _shown(upload.path), stamp.size) as gauge:
-                etag = self._put_until_confirmed(upload, file, gauge, beat)
+            planned = self._shards(upload, file)
+            done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
+            with self._around.meter.transfer("up", _shown(upload.path), stamp.size, done) as gauge:
+                if planned:
+                    etag = None
+                    self._put_shards(upload, planned, file, gauge, beat)
+                else:
+                    etag = self._put_until_confirmed(_Whole(self._ledger, upload), file, gauge, beat)
         self._ledger.record_uploaded(upload.id, etag)
         upload = self._ledger.read.upload(upload.id)
-        log.info("%s: uploaded as %s (upload %s)", _shown(upload.path), printable(upload.key or ""), upload.upload_id)
+        as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
+        log.info("%s: uploaded as %s", _shown(upload.path), as_what)
         return upload
 
-    def _put_until_confirmed(self, upload: Upload, file: int, gauge: Gauge, beat: Beat) -> str | None:
+    def _shards(self, upload: Upload, file: int) -> list[Shard]:
+        """The ranges that the file goes up in; none when it goes up whole. What was begun is gone on with."""
+        shard = self._settings.shard
+        if upload.upload_id is not None or shard is None or upload.stamp.size <= shard:
+            return self._ledger.read.shards(upload.id)
+        if not self._ledger.read.shards(upload.id):
+            ranges = shards.plan(file, upload.stamp.size, shard)
+            names = (shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1))
+            self._ledger.plan_shards(upload.id, zip(names, ranges, strict=True))
+        return self._ledger.read.shards(upload.id)
+
+    def _put_shards(self, upload: Upload, planned: list[Shard], file: int, gauge: Gauge, beat: Beat) -> None:
+        """Several at once; each is tried by itself, and what is confirmed is not sent again."""
+        if upload.state is not UploadState.UPLOADING:
+            self._ledger.move_upload(upload.id, UploadState.UPLOADING, reason=None, next_attempt=None).result()
+        with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
+            puts = [
+                pool.submit(self._put_until_confirmed, _Part(self._ledger, upload, shard), file, gauge, beat)
+                for shard in planned
+                if not shard.uploaded
+            ]
+            failures = [failure for put in puts if (failure := put.exception()) is not None]
+        if failures:
+            raise min(failures, key=lambda failure: isinstance(failure, Transient))  # what a person must see comes first
+
+    def _put_until_confirmed(self, body: "_Body", file: int, gauge: Gauge, beat: Beat) -> str | None:
         """Try at once a few times: most failures of storage are over in a second."""
         tries = expired = 0
-        presigned = self._ledger.read.presigned(upload)
+        presigned = body.kept()
         while True:
             try:
                 if presigned is None or not self._lives(presigned):
-                    presigned = self._around.console.presign(upload.filename, self._settings.content_type)
-                self._ledger.record_presigned(upload.id, presigned)
-                return self._put(upload, presigned, file, gauge, beat)
+                    presigned = self._around.console.presign(body.filename, self._settings.content_type)
+                body.keep(presigned)
+                etag = self._put(body, presigned, file, gauge, beat)
+                body.confirm(etag)
+                return etag
             except UrlExpired:
                 expired += 1
-                self._ledger.forget_presigned(upload.id)
+                body.forget()
                 presigned = None
                 if expired >= EXPIRED_URLS_IN_A_ROW:
                     raise
@@ -193,20 +234,23 @@ class Uploader:
                     raise
                 self._pause(backoff(tries, self._around.random, failure.retry_after), beat)
 
-    def _put(self, upload: Upload, presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> str | None:
-        size, step, throttle = upload.stamp.size, self._step(beat), self._around.throttle
-        sent = 0
+    def _put(self, body: "_Body", presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> str | None:
+        length, step, throttle = body.end - body.start, self._step(beat), self._around.throttle
+        sent, md5 = 0, hashlib.md5(usedforsecurity=False)
 
         def pieces() -> Iterator[bytes]:
             nonlocal sent
             sha256 = hashlib.sha256()
-            while sent < size:
-                piece = os.pread(file, min(throttle.piece(PUT_PIECE), size - sent), sent)
-                sha256.update(piece)
-                if not piece or stamp_of(os.fstat(file)) != upload.stamp:
+            while sent < length:
+                piece = os.pread(file, min(throttle.piece(PUT_PIECE), length - sent), body.start + sent)
+                if not piece or stamp_of(os.fstat(file)) != body.upload.stamp:
                     raise SourceChanged("the file changed while it was uploaded")
-                if sent + len(piece) == size and sha256.hexdigest() != upload.sha256:
-                    raise SourceChanged("the file's content changed after it was checked, without a sign of it")
+                if body.sha256 is None:
+                    md5.update(piece)
+                else:
+                    sha256.update(piece)
+                    if sent + len(piece) == length and sha256.hexdigest() != body.sha256:
+                        raise SourceChanged("the file's content changed after it was checked, without a sign of it")
                 throttle.take(len(piece))
                 yield piece
                 sent += len(piece)
@@ -214,13 +258,13 @@ class Uploader:
                 step()
 
         try:
-            etag = self._around.storage.put(presigned.url, pieces(), size, self._settings.content_type)
-            self._still(file, upload.path, upload.stamp)
-            _compare(etag, upload.md5)
+            etag = self._around.storage.put(presigned.url, pieces(), length, self._settings.content_type)
+            self._still(file, body.upload.path, body.upload.stamp)
+            _compare(etag, body.md5 or md5.hexdigest())
         except BaseException:
             gauge.receive(-sent)
             raise
-        gauge.secure(size)
+        gauge.secure(length)
         return etag
 
     def _lives(self, presigned: Presigned) -> bool:
@@ -235,7 +279,7 @@ class Uploader:
         confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
         try:
             if after == "archive":
-                archive.archive(root, upload, confirmed)
+                archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id))
             else:
                 archive.delete(root, upload)
         except LocalFault as fault:
@@ -332,6 +376,64 @@ class Uploader:
         beat()
         if self._around.stop.wait(seconds):
             raise Stopping("the agent is stopping")
+
+
+class _Body(Protocol):
+    """What goes up as one object: a range of a file, and where its signed URL is kept until storage confirms."""
+
+    upload: Upload
+    filename: str
+    start: int
+    end: int
+    sha256: str | None  # of the range, where it is known beforehand
+    md5: str | None
+
+    def kept(self) -> Presigned | None: ...
+    def keep(self, presigned: Presigned) -> None: ...
+    def forget(self) -> None: ...
+    def confirm(self, etag: str | None) -> None: ...
+
+
+class _Whole:
+    """A file that goes up whole. Its caller records the confirmation together with the upload's end."""
+
+    def __init__(self, ledger: Ledger, upload: Upload) -> None:
+        self._ledger, self.upload, self.filename = ledger, upload, upload.filename
+        self.start, self.end, self.sha256, self.md5 = 0, upload.stamp.size, upload.sha256, upload.md5
+
+    def kept(self) -> Presigned | None:
+        return self._ledger.read.presigned(self.upload)
+
+    def keep(self, presigned: Presigned) -> None:
+        self._ledger.record_presigned(self.upload.id, presigned)
+
+    def forget(self) -> None:
+        self._ledger.forget_presigned(self.upload.id)
+
+    def confirm(self, etag: str | None) -> None:
+        return None
+
+
+class _Part:
+    """One shard of a file."""
+
+    def __init__(self, ledger: Ledger, upload: Upload, shard: Shard) -> None:
+        self._ledger, self.upload, self._shard, self.filename = ledger, upload, shard, shard.filename
+        self.start, self.end = shard.start, shard.end
+        self.sha256: str | None = None  # only the whole file's is known; the MD5 is taken on the way
+        self.md5: str | None = None
+
+    def kept(self) -> Presigned | None:
+        return self._ledger.read.shard_presigned(self.upload.id, self._shard)
+
+    def keep(self, presigned: Presigned) -> None:
+        self._ledger.record_shard_presigned(self.upload.id, self._shard.number, presigned)
+
+    def forget(self) -> None:
+        self._ledger.forget_shard_presigned(self.upload.id, self._shard.number)
+
+    def confirm(self, etag: str | None) -> None:
+        self._ledger.record_shard_uploaded(self.upload.id, self._shard.number, etag)
 
 
 def _same_as(twin: Upload) -> str:

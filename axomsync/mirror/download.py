@@ -56,6 +56,7 @@ FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 5
 LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 CHANGES_OF_A_FILE = 3
+IGNORED_IN_A_ROW = 3
 
 
 class ManifestChanged(SourceChanged):
@@ -120,7 +121,9 @@ class PartialFile:
         self.evidence = Evidence(known.etag, known.size)
         self.received = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
         self.durable = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
-        self.ranges = True  # False once the store was seen to ignore Range
+        self.ranges = True  # False once the store is known to ignore Range
+        self.ranged = False  # it has answered with a part at least once
+        self.ignored = 0  # how often in a row it answered with all where a part was asked
         self.changes = 0
         self.generation = 0  # grows when the file starts over; what was written before is worth nothing then
         self._handle: Handle | None = None
@@ -151,6 +154,11 @@ class PartialFile:
                 os.unlink(self.path)
         self.received, self.durable, self.etag = Coverage(self.size), Coverage(self.size), None
         self.evidence = Evidence(None, self.size)
+
+    def ignore_range(self) -> None:
+        """The store sent all where a part was asked. One that has sent parts before may only have slipped."""
+        self.ignored += 1
+        self.ranges = self.ranged and self.ignored < IGNORED_IN_A_ROW
 
     def _open(self) -> int:
         file = -1
@@ -488,7 +496,7 @@ class Lanes:
                     self._accept(lease, file, reply, asked)
                     _Run(self, lease, file, handle.descriptor, beat).receive(reply)
             except RangeIgnored:
-                file.ranges = False
+                file.ignore_range()
                 raise Transient("storage ignores ranges") from None
             except UrlExpired:
                 file.job.links.refused(generation)
@@ -511,8 +519,11 @@ class Lanes:
             elif reply.etag is not None and reply.etag != file.etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {file.etag} became {reply.etag})")
             file.etag_is_md5 = reply.etag_is_md5
-            if reply.end > asked or not file.ranges:
-                file.ranges = False
+            if not reply.whole:
+                file.ranges, file.ranged, file.ignored = True, True, 0
+            else:
+                if asked < file.size:
+                    file.ignore_range()
                 self._board.widen(lease, reply.end)
 
     def _meet(self, file: PartialFile, etag: str | None) -> None:

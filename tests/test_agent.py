@@ -1,0 +1,336 @@
+"""The running agent: signals, reloads, a console in trouble, and workers that die, each as a process of its own."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from axomsync.sandbox.console import Sandbox
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, Content, Fault, FaultyServer
+from tests.rig.fixtures import SandboxFactory
+
+ONE_LINE = b'{"text": "one"}\n'
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+        yield agent
+
+
+def transfers(agent: AgentProcess) -> dict[str, tuple[int, int]]:
+    """Direction → bytes received and durable, as the ledger tells any SQLite tool; quicker than a process a look."""
+    ledger = sqlite3.connect(f"file:{agent.state}/state.db?mode=ro", uri=True)
+    try:
+        rows = ledger.execute("SELECT direction, bytes_received, bytes_done FROM transfers").fetchall()
+    finally:
+        ledger.close()
+    return {direction: (received, done) for direction, received, done in rows}
+
+
+def lines_with(agent: AgentProcess, *words: str) -> list[str]:
+    return [line for line in agent.log().splitlines() if all(word in line for word in words)]
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("verb", ["run", "sync"])
+def test_a_signal_stops_cleanly_wherever_it_finds_the_agent(
+    verb: str, number: signal.Signals, agent: AgentProcess, server: FaultyServer
+) -> None:
+    server.rate = 100_000
+    server.add_model("big", "v1", {"w": Content(100_000_000)})
+    agent.launch(verb)
+    assert agent.process is not None
+    eventually("a download", lambda: server.sent() > 10_000)
+    began = time.monotonic()
+    agent.process.send_signal(number)
+    assert agent.wait(10) == 0
+    assert time.monotonic() - began < 10
+    assert "Traceback" not in agent.log()
+    assert not (agent.mirror / "big").exists()
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.6])
+def test_a_signal_while_starting_is_a_clean_stop_too(moment: float, agent: AgentProcess) -> None:
+    agent.launch("run")
+    assert agent.process is not None
+    maps = Path(f"/proc/{agent.process.pid}/maps")
+    eventually("the program", lambda: b"python" in maps.read_bytes())
+    handled = Path(f"/proc/{agent.process.pid}/status")
+
+    def listens() -> bool:
+        caught = next(line for line in handled.read_text().splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+
+    eventually("somebody who listens", listens)
+    deadline = time.monotonic() + moment
+    while time.monotonic() < deadline:
+        os.sched_yield()
+    assert agent.terminate() == 0
+    assert "Traceback" not in agent.log()
+
+
+def test_a_storage_that_hangs_does_not_keep_the_agent_from_stopping(sandbox_factory: SandboxFactory, tmp_path: Path) -> None:
+    sandbox = sandbox_factory(rate=100_000)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "w.bin").write_bytes(os.urandom(1_000_000))
+    sandbox.publish_model("big", "v1", model)
+    with AgentProcess(tmp_path / "box", sandbox.url, sandbox.key, {"transfer": {"stall": "60s"}}) as agent:
+        (agent.drop / "big.jsonl").write_bytes(b'{"text": "' + b"x" * 1_000_000 + b'"}\n')
+        agent.start()
+
+        eventually("transfers both ways", lambda: [r for r, _ in transfers(agent).values() if r > 0][1:])
+        sandbox.rate = 0
+        assert agent.terminate() == 0
+        assert agent.status()["agent"]["running"] is False
+        sandbox.rate = None
+        sandbox.relay.drop_connections()
+        agent.sync()
+        assert (agent.mirror / "big" / "v1" / "w.bin").read_bytes() == (model / "w.bin").read_bytes()
+        assert [row["state"] for row in agent.uploads()] == ["uploaded"]
+
+
+def test_signals_without_number_end_in_one_clean_stop(agent: AgentProcess) -> None:
+    """A handler that takes a lock can meet it taken by the very thread that it interrupts."""
+    agent.start()
+    assert agent.process is not None
+    for _ in range(3000):
+        agent.process.send_signal(signal.SIGHUP)
+    eventually("a reload", lambda: "reloaded" in agent.log())
+    assert agent.terminate() == 0
+
+
+# The console in trouble
+
+
+def test_a_console_that_is_down_is_told_once_and_waited_for(server: FaultyServer, agent: AgentProcess) -> None:
+    server.inject(Fault(status=502, body=b"<html>Bad Gateway</html>"), "/api/", times=4)
+    agent.start()
+    eventually("several polls", lambda: len(server.console_requests("/models")) >= 5)
+    eventually("the end of the trouble", lambda: "console: works again" in agent.log())
+    assert len(lines_with(agent, "console: ", "answered 502")) == 1
+    assert agent.status()["console"] | {"last_poll": None} == {
+        "url": server.url,
+        "ok": True,
+        "last_poll": None,
+        "error": None,
+    }
+    server.add_model("late", "v1", {"w": Content(1000)})
+    eventually("the model", (agent.mirror / "late" / "v1" / "w").exists)
+
+
+def test_status_tells_what_is_wrong_with_the_console_while_it_is(server: FaultyServer, agent: AgentProcess) -> None:
+    server.inject(Fault(status=503, headers={"Retry-After": "60"}), "/api/", times=100)
+    agent.start()
+    eventually("the trouble", lambda: "answered 503" in agent.log())
+    status = agent.status()
+    assert status["console"]["ok"] is False
+    assert "answered 503" in status["console"]["error"]
+    (problem,) = status["problems"]
+    assert (problem["subject"], problem["next_attempt"] is not None) == ("console", True)
+    assert len(server.console_requests("/models")) == 1, "it asked again before the minute was over"
+
+
+def test_a_pass_tells_status_what_it_failed_on(server: FaultyServer, agent: AgentProcess) -> None:
+    server.inject(Fault(status=503, headers={"Retry-After": "60"}), "/api/", times=1)
+    agent.sync(expect=75)
+    assert agent.status()["console"]["ok"] is False
+    agent.sync()
+    assert agent.status()["console"]["ok"] is True
+    assert agent.status()["problems"] == []
+
+
+# Reloading
+
+
+def test_a_good_configuration_replaces_the_old_one_under_way(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("wanted", "v1", {"w": Content(100)})
+    agent.configure({"mirror": {"include": ["nothing"]}})
+    agent.start()
+    eventually("polls", lambda: len(server.console_requests("/models")) > 1)
+    assert [row["state"] for row in agent.models()] == ["ignored"]
+    agent.configure({})
+    agent.hangup()
+    eventually("the model", (agent.mirror / "wanted" / "v1" / "w").exists)
+    assert agent.process is not None
+    assert agent.process.poll() is None
+    assert agent.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("drop", {"settel": "5s"}, "[drop] settel: unknown key; did you mean settle?"),
+        ("state", {"folder": "/somewhere/else"}, "[state] folder can't change while the agent runs; restart it"),
+        ("console", {"ca_file": "/nowhere/ca.pem"}, "[console] ca_file /nowhere/ca.pem: can't be used: No such file"),
+    ],
+)
+def test_a_bad_configuration_leaves_the_old_one_working_and_is_told(
+    section: str, values: dict[str, object], told: str, server: FaultyServer, agent: AgentProcess
+) -> None:
+    agent.start()
+    agent.configure({section: values})
+    agent.hangup()
+    eventually("the reason", lambda: lines_with(agent, "the new configuration is bad, the old one stays"))
+    assert told in agent.log()
+    agent.configure({})
+    (problem,) = agent.status()["problems"]
+    assert problem["subject"] == "configuration"
+    assert told in problem["reason"]
+    server.add_model("after", "v1", {"w": Content(100)})
+    eventually("work by the old configuration", (agent.mirror / "after" / "v1" / "w").exists)
+    agent.hangup()
+    eventually("the problem to be over", lambda: "configuration: works again" in agent.log())
+    assert agent.status()["problems"] == []
+    assert agent.terminate() == 0
+
+
+def test_a_key_is_rotated_by_a_reload_without_interrupting_what_is_under_way(sandbox: Sandbox, tmp_path: Path) -> None:
+    key_file, model = tmp_path / "key", tmp_path / "model"
+    model.mkdir()
+    (model / "w.bin").write_bytes(os.urandom(2_000_000))
+    first = sandbox.create_key(["read", "models", "datasets"])
+    key_file.write_text(first)
+    key_file.chmod(0o600)
+    sandbox.rate = 1_000_000
+    sandbox.publish_model("big", "v1", model)
+    with AgentProcess(tmp_path / "box", sandbox.url, None, {"console": {"key_file": str(key_file)}}) as agent:
+        agent.start()
+        eventually("a download", lambda: transfers(agent))
+        sandbox.revoke_key(first)
+        eventually("the refusal", lambda: "the console refuses the API key" in agent.log())
+        assert agent.status()["console"]["ok"] is False
+        key_file.write_text(sandbox.key)
+        began = time.monotonic()
+        agent.hangup()
+        eventually("the console to work again", lambda: "console: works again" in agent.log())
+        assert time.monotonic() - began < 10, "a new key was not tried at once"
+        eventually("the model", (agent.mirror / "big" / "v1" / "w.bin").exists)
+        requests = [r for r in sandbox.relay.requests if r.method == "GET"]  # type: ignore[attr-defined]
+        assert sum(request.body_sent for request in requests) < 2_100_000, "the download began anew"
+        assert first not in agent.log()
+        assert agent.terminate() == 0
+
+
+def test_transfers_give_way_to_a_configuration_that_changes_them_and_lose_nothing(
+    server: FaultyServer, agent: AgentProcess
+) -> None:
+    server.rate = 1_000_000
+    content = Content(20_000_000, seed=3)
+    server.add_model("big", "v1", {"w": content})
+    agent.start()
+    eventually("some durable bytes", lambda: transfers(agent).get("down", (0, 0))[1])
+    agent.configure({"transfer": {"connections": 3}})
+    agent.hangup()
+    eventually("the reload", lambda: lines_with(agent, "reloaded"))
+    server.rate = None
+    eventually("the model", (agent.mirror / "big" / "v1" / "w").exists)
+    assert content.fault_in(agent.mirror / "big" / "v1" / "w") is None
+    assert server.sent() < 2 * content.size
+    assert agent.terminate() == 0
+
+
+# The service manager
+
+
+def test_the_service_manager_hears_ready_reloading_status_and_stopping(server: FaultyServer, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        with AgentProcess(tmp_path / "box", server.url, KEY, environ=environ) as agent:
+
+            def hear(word: str) -> str:
+                while True:
+                    said = manager.recv(4096).decode()
+                    if word in said.splitlines() or any(line.startswith(word) for line in said.splitlines()):
+                        return said
+
+            agent.launch("run")
+            assert "STATUS=working" in hear("READY=1")
+            hear("WATCHDOG=1")
+            assert "nothing to do" in hear("STATUS=")
+            agent.hangup()
+            assert "MONOTONIC_USEC=" in hear("RELOADING=1")
+            hear("READY=1")
+            hear("WATCHDOG=1")
+            assert agent.terminate() == 0
+            hear("STOPPING=1")
+
+
+FROM_WITHIN = """
+import os, sys, threading
+from pathlib import Path
+from axomsync import agent, config
+from axomsync.ops import logs
+logs.set_up("console", "info")
+made = agent.Agent(config.load(Path(sys.argv[1]), os.environ), os.environ)
+"""
+
+DIES = """
+def work():
+    raise RuntimeError("https://storage.example/x?X-Amz-Signature=1234 went wrong")
+threading.Timer(0.3, made.guard, ("mirror", work)).start()
+agent.exit_now(made.run())
+"""
+
+HANGS = """
+def work():
+    with made.liveness.worker("lane"):
+        threading.Event().wait()
+made.liveness.limit = 7.0
+threading.Thread(target=work, daemon=True).start()
+agent.exit_now(made.run())
+"""
+
+
+def from_within(program: str, agent: AgentProcess) -> list[str]:
+    return [sys.executable, "-c", FROM_WITHIN + program, str(agent.config_file)]
+
+
+def test_a_worker_that_dies_ends_the_process_with_a_message(agent: AgentProcess) -> None:
+    done = subprocess.run(
+        from_within(DIES, agent), env=agent.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "the mirror worker died: https://storage.example/x?… went wrong" in done.stderr
+    assert "RuntimeError" in done.stderr, "a bug without a traceback"
+    assert "1234" not in done.stderr
+
+
+def test_a_worker_that_hangs_is_told_and_the_watchdog_no_longer_fed(agent: AgentProcess, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        environ = agent.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        with subprocess.Popen(from_within(HANGS, agent), env=environ, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said = next(line for line in process.stderr if "no progress" in line)
+            assert said.rstrip().endswith("agent: no progress of: lane; waiting for the watchdog to restart it")
+            manager.setblocking(False)
+            while True:  # what was fed before
+                try:
+                    manager.recv(4096)
+                except BlockingIOError:
+                    break
+            manager.settimeout(1.5)
+            with pytest.raises(TimeoutError):
+                manager.recv(4096)
+            process.kill()

@@ -1,0 +1,470 @@
+"""The console client before a server that misbehaves on the wire: what every answer is taken for."""
+
+import json
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from axomsync.console import Console, NotThere, url_lifetime
+from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
+from axomsync.http import tls_context
+from tests.rig.faults import KEY, Content, Fault, FaultyServer, http_date, json_answer
+
+MODEL = {"id": "m-1", "name": "llama", "version": "v1", "params": 7, "status": "ready", "created_at": "2027-01-01"}
+
+
+class Keys:
+    """A source of keys: the last one stays."""
+
+    def __init__(self, *keys: str) -> None:
+        self._keys = list(keys)
+        self.read = 0
+
+    def __call__(self) -> str:
+        self.read += 1
+        return self._keys.pop(0) if len(self._keys) > 1 else self._keys[0]
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+Connect = Callable[..., Console]
+
+
+@pytest.fixture
+def connect(server: FaultyServer) -> Iterator[Connect]:
+    with ExitStack() as opened:
+
+        def make(url: str | None = None, key: Callable[[], str] = lambda: KEY, seconds: float = 5.0) -> Console:
+            console = Console(url or server.url, key, timeout=httpx.Timeout(seconds, connect=seconds))
+            opened.callback(console.close)
+            return console
+
+        yield make
+
+
+def failure_of(console: Console, kind: type[AxomsyncError]) -> AxomsyncError:
+    with pytest.raises(kind) as failure:
+        console.models()
+    assert type(failure.value) is kind
+    told = str(failure.value)
+    assert "\n" not in told
+    assert KEY not in told
+    assert len(told) < 700
+    return failure.value
+
+
+# The five calls
+
+
+def test_the_five_calls_say_what_is_documented(server: FaultyServer, connect: Connect) -> None:
+    model_id = server.add_model("llama", "v1", {"a/w.bin": Content(10)})
+    base = {"id": "b", "family": "f", "name": "n", "version": "1", "params": 3, "precision": "bf16"}
+    dataset = {"id": "d", "name": "n", "version": "1", "shard_count": 2, "bytes": 9, "status": "ready", "created_at": "2027"}
+    server.inject(json_answer([base]), "/api/base-models")
+    server.inject(json_answer([dataset]), "/api/datasets")
+    console = connect()
+    assert [model.precision for model in console.base_models()] == ["bf16"]
+    assert [entry.shard_count for entry in console.datasets()] == [2]
+    assert [(model.id, model.status) for model in console.models()] == [(model_id, "ready")]
+    manifest = console.manifest(model_id)
+    assert [(file.rel, file.size) for file in manifest.files] == [("a/w.bin", 10)]
+    assert 890 < (manifest.files[0].expires_in or 0) <= 900
+    presigned = console.presign("train.jsonl", "application/jsonl")
+    assert presigned.key.endswith("train.jsonl")
+    assert json.loads(server.console_requests("/presign")[0].body) == {
+        "filename": "train.jsonl",
+        "content_type": "application/jsonl",
+    }
+    for request in server.requests:
+        assert request.headers["authorization"] == f"Bearer {KEY}"
+
+
+def test_unknown_fields_and_wrong_kinds_of_unimportant_ones_are_no_reason_to_miss_a_model(
+    server: FaultyServer, connect: Connect
+) -> None:
+    odd = MODEL | {"params": "7B", "base_model_id": ["x"], "created_at": None, "new": {"deep": 1}, "version": 2}
+    huge = MODEL | {"id": 17, "params": 1 << 70, "name": "b"}
+    server.inject(json_answer([odd, huge]), "/api/models")
+    first, second = connect().models()
+    assert (first.params, first.base_model_id, first.version) == (None, None, "2")
+    assert (second.id, second.params) == ("17", None)
+
+
+def test_malformed_entries_are_left_out_and_told_once(
+    server: FaultyServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [{}, None, 5, "x", [], MODEL | {"id": ""}, MODEL | {"name": None}, MODEL]
+    server.inject(json_answer(entries), "/api/models", times=3)
+    console = connect()
+    for _ in range(3):
+        assert [model.id for model in console.models()] == ["m-1"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "/models: 7 entries lack the documented fields and are left out"
+    ]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"data": [MODEL]},
+        {"models": [MODEL], "warnings": []},
+        {"whatever": [MODEL], "next": None, "total": 1},
+        {"items": [MODEL], "extra": [1, 2]},
+    ],
+)
+def test_a_wrapped_list_is_a_list(document: object, server: FaultyServer, connect: Connect) -> None:
+    server.inject(json_answer(document), "/api/models")
+    assert [model.id for model in connect().models()] == ["m-1"]
+
+
+def test_a_model_that_is_listed_twice_counts_once(server: FaultyServer, connect: Connect) -> None:
+    server.inject(json_answer([MODEL | {"id": "m-2"}, MODEL | {"status": "new"}, MODEL]), "/api/models")
+    assert [(model.id, model.status) for model in connect().models()] == [("m-2", "ready"), ("m-1", "new")]
+
+
+def test_any_success_will_do(server: FaultyServer, connect: Connect) -> None:
+    server.inject(Fault(201), "/presign", method="POST")
+    assert connect().presign("a.jsonl", "application/jsonl").upload_id
+
+
+# Answers that are no answers
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (Fault(200, {"Content-Type": "text/html"}, b"<html>captive portal</html>"), "an HTML page"),
+        (Fault(200, body=b""), "an empty body"),
+        (Fault(204, body=b""), "an empty body"),
+        (Fault(200, body=b"\xff\xfe[]"), "no JSON"),
+        (Fault(200, body=b'{"models": '), "no JSON"),
+        (Fault(200, body=b"[" * 100_000), "no JSON"),
+        (Fault(200, body=b"null"), "something that is no list"),
+        (Fault(200, body=b'{"a": [], "b": []}'), "something that is no list"),
+        (Fault(200, body=b'"models"'), "something that is no list"),
+        (Fault(cut=20, body=json.dumps([MODEL] * 9).encode()), "the connection broke"),
+        (Fault(cut=20, ending="reset", body=json.dumps([MODEL] * 9).encode()), "the connection broke"),
+        (Fault(cut=20, ending="stall", body=json.dumps([MODEL] * 9).encode()), "no answer in time"),
+        (Fault(headers={"Content-Encoding": "gzip"}, body=b"no gzip at all"), "the connection broke"),
+        (
+            Fault(headers={"Content-Length": None, "Transfer-Encoding": "chunked"}, body=b"zzz\r\n", cut=5),
+            "connection broke",
+        ),
+    ],
+)
+def test_an_answer_that_is_none_is_worth_another_try(
+    fault: Fault, told: str, server: FaultyServer, connect: Connect
+) -> None:
+    server.models = [MODEL]
+    server.inject(fault, "/api/models")
+    console = connect(seconds=0.5)
+    assert told in str(failure_of(console, Transient))
+    assert [model.id for model in console.models()] == ["m-1"]
+
+
+def test_an_answer_without_end_is_given_up_before_memory_is(server: FaultyServer, connect: Connect) -> None:
+    server.inject(Fault(200, body=b"[" + b'"x",' * (1 << 24) + b'"x"' + b"," * 100), "/api/models")
+    assert "larger than 64 MiB" in str(failure_of(connect(), Transient))
+
+
+def test_an_answer_that_trickles_is_given_up(server: FaultyServer) -> None:
+    server.inject(Fault(200, body=b"[" + b" " * 100_000, rate=2000), "/api/models")
+    console = Console(server.url, lambda: KEY, answer_seconds=0.3)
+    assert "the answer took more than 0.3 s" in str(failure_of(console, Transient))
+    console.close()
+
+
+def test_a_console_that_is_not_there_is_worth_another_try(connect: Connect) -> None:
+    with FaultyServer() as gone:
+        url = gone.url
+    assert f"{url}: can't connect" in str(failure_of(connect(url), Transient))
+
+
+# Refusals
+
+
+def test_401_reads_the_key_again_once_and_goes_on_with_a_new_one(server: FaultyServer, connect: Connect) -> None:
+    keys = Keys("axom_live_old", KEY)
+    console = connect(key=keys)
+    assert console.models() == []
+    assert keys.read == 2
+    assert console.models() == []
+    assert keys.read == 2, "the key is read at each call"
+    assert [request.status for request in server.requests] == [401, 200, 200]
+
+
+def test_401_with_the_same_key_says_what_to_do(server: FaultyServer, connect: Connect) -> None:
+    keys = Keys("axom_live_revoked")
+    told = failure_of(connect(key=keys), KeyRefused)
+    assert told.exit_code == 4
+    assert "missing, wrong or revoked key" in str(told)
+    assert "create a new one in the console, put it where $AXOM_KEY, [console] key_file or the credential" in str(told)
+    assert "axom_live_revoked" not in str(told)
+    assert len(server.requests) == 1, "the same key was tried twice"
+
+
+def test_two_refused_keys_are_not_tried_for_ever(server: FaultyServer, connect: Connect) -> None:
+    failure_of(connect(key=Keys("axom_live_1", "axom_live_2", "axom_live_3")), KeyRefused)
+    assert len(server.requests) == 2
+
+
+def test_a_refused_key_is_read_again_at_the_next_call(connect: Connect) -> None:
+    console = connect(key=Keys("axom_live_old", "axom_live_old", KEY))
+    failure_of(console, KeyRefused)
+    assert console.models() == []
+
+
+def refusal(status: int, detail: object = None, **headers: str) -> Fault:
+    fault = json_answer({} if detail is None else {"detail": detail}, **headers)
+    return Fault(status, fault.headers, fault.body)
+
+
+@pytest.mark.parametrize(
+    ("call", "path", "scope"),
+    [
+        (lambda console: console.models(), "/api/models", "read"),
+        (lambda console: console.datasets(), "/api/datasets", "read"),
+        (lambda console: console.base_models(), "/api/base-models", "read"),
+        (lambda console: console.manifest("m-1"), "/download", "models"),
+        (lambda console: console.presign("a.jsonl", "x"), "/presign", "datasets"),
+    ],
+)
+def test_403_names_the_scope_that_is_missing(
+    call: Callable[[Console], object], path: str, scope: str, server: FaultyServer, connect: Connect
+) -> None:
+    for method in ("GET", "POST"):
+        server.inject(refusal(403, "forbidden"), path, method=method)
+    with pytest.raises(Rejected, match=rf"the API key lacks the scope '{scope}' \(forbidden\); create a key that has it"):
+        call(connect())
+
+
+def test_404_of_a_model_is_an_answer_and_404_of_a_list_a_wrong_url(server: FaultyServer, connect: Connect) -> None:
+    with pytest.raises(NotThere, match="the console does not know it"):
+        connect().manifest("../../x?y#z")
+    assert server.requests[-1].path == "/api/models/../../x?y#z/download"
+    assert "is [console] url right?" in str(failure_of(connect(server.url + "/v9"), Rejected))
+
+
+@pytest.mark.parametrize("status", [400, 409, 422, 418])
+@pytest.mark.parametrize(
+    ("detail", "told"),
+    [
+        ("the name\nis taken\x1b[31m", "the name is taken\\x1b[31m"),
+        (
+            [{"loc": ["body", "filename"], "msg": "field required", "type": "missing", "input": {"a": 1}}],
+            "body.filename: field required",
+        ),
+        ({"code": 7}, '{"code":7}'),
+        (None, "no detail given"),
+        ("", "no detail given"),
+    ],
+)
+def test_what_is_refused_for_good_is_told_in_the_server_s_words(
+    status: int, detail: object, told: str, server: FaultyServer, connect: Connect
+) -> None:
+    server.inject(refusal(status, detail), "/presign", method="POST")
+    with pytest.raises(Rejected) as failure:
+        connect().presign("a.jsonl", "x")
+    assert str(failure.value) == f"POST /api/uploads/presign: the console refuses it with {status}: {told}"
+
+
+@pytest.mark.parametrize("body", [b"<html>" + b"x" * 10_000_000, b"", b"[]", b'{"detail": "' + b"y" * 1_000_000 + b'"}'])
+def test_a_refusal_may_be_html_or_nothing_or_huge(body: bytes, server: FaultyServer, connect: Connect) -> None:
+    server.inject(Fault(400, body=body), "/api/models")
+    assert str(failure_of(connect(), Rejected)).endswith("no detail given")
+
+
+def test_a_key_that_the_far_side_repeats_is_not_passed_on(server: FaultyServer, connect: Connect) -> None:
+    server.inject(refusal(400, f"bad header Authorization: Bearer {KEY}!"), "/api/models")
+    assert str(failure_of(connect(), Rejected)).endswith("bad header Authorization: Bearer …!")
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408, 425])
+def test_a_console_in_trouble_is_worth_another_try(status: int, server: FaultyServer, connect: Connect) -> None:
+    server.inject(refusal(status, "later"), "/api/models")
+    failure = failure_of(connect(), Transient)
+    assert str(failure) == f"{server.url} answered {status} (later)"
+    assert isinstance(failure, Transient)
+    assert failure.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", (7, 7)),
+        (" 120 ", (120, 120)),
+        ("in the future", (50, 61)),
+        ("in the past", (0, 0)),
+        ("9" * 400, (1e300, float("inf"))),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("²", None),
+        ("Mon, 99 Xyz 2027 00:00:00 GMT", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_honoured_in_both_forms(
+    value: str, seconds: tuple[float, float] | None, server: FaultyServer, connect: Connect
+) -> None:
+    value = {"in the future": http_date(60), "in the past": http_date(-60)}.get(value, value)
+    server.inject(refusal(503, "busy", Retry_After=value), "/api/models")
+    failure = failure_of(connect(), Transient)
+    assert isinstance(failure, Transient)
+    if seconds is None:
+        assert failure.retry_after is None
+    else:
+        assert failure.retry_after is not None
+        assert seconds[0] <= failure.retry_after <= seconds[1]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(status: int, server: FaultyServer, connect: Connect) -> None:
+    with FaultyServer() as elsewhere:
+        server.inject(Fault(status, {"Location": f"{elsewhere.url}/models"}), "/api/models")
+        assert "redirects elsewhere" in str(failure_of(connect(), Rejected))
+        assert elsewhere.requests == []
+
+
+# Pages
+
+
+def page(server: FaultyServer, number: int, following: str | None) -> None:
+    link = {} if following is None else {"Link": f'<{following}>; rel="next"'}
+    server.inject(
+        json_answer([MODEL | {"id": f"m-{number}"}], **link),
+        "/api/models",
+        where=lambda request: request.query.get("page", "1") == str(number),
+        times=9,
+    )
+
+
+def test_pages_are_followed_relative_or_not(server: FaultyServer, connect: Connect) -> None:
+    page(server, 1, "?page=2")
+    page(server, 2, f"{server.url}/models?page=3")
+    page(server, 3, f"https://127.0.0.1:{server.url.split(':')[2].split('/')[0]}/api/models?page=4")  # a proxy did TLS
+    page(server, 4, None)
+    assert [model.id for model in connect().models()] == ["m-1", "m-2", "m-3", "m-4"]
+
+
+def test_pages_that_go_in_a_circle_end(server: FaultyServer, connect: Connect) -> None:
+    page(server, 1, "/api/models?page=2")
+    page(server, 2, "/api/models?page=1")
+    assert [model.id for model in connect().models()] == ["m-1", "m-2"]
+    assert len(server.requests) == 3
+
+
+def test_pages_without_end_are_no_list_rather_than_half_a_list(server: FaultyServer, connect: Connect) -> None:
+    for number in range(1001):
+        server.inject(json_answer([MODEL], Link=f"<?page={number}>; rel=next"), "/api/models")
+    assert "more than 1000 pages" in str(failure_of(connect(), Transient))
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["{elsewhere}/models", "//elsewhere.example/models", "https://127.0.0.1:1/x", "http://[::1", "file:///etc/passwd"],
+)
+def test_the_key_goes_to_no_other_host(link: str, server: FaultyServer, connect: Connect) -> None:
+    with FaultyServer() as elsewhere:
+        page(server, 1, link.format(elsewhere=elsewhere.url))
+        assert "goes on at another host; the key is not sent there" in str(failure_of(connect(), Rejected))
+        assert elsewhere.requests == []
+        assert len(server.requests) == 1
+
+
+# Manifests and uploads
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ([], "the download manifest does not have its documented form"),
+        ({"model_id": "m-1"}, "files: Field required"),
+        ({"model_id": "m-1", "files": [{"rel": "a", "size": -1, "url": "x"}]}, "files.0.size: "),
+        ({"model_id": "m-1", "files": [{"rel": "a", "size": 1}]}, "files.0.url: Field required"),
+    ],
+)
+def test_a_manifest_without_its_fields_is_refused(answer: object, told: str, server: FaultyServer, connect: Connect) -> None:
+    server.inject(json_answer(answer), "/download")
+    with pytest.raises(Rejected) as failure:
+        connect().manifest("m-1")
+    assert told in str(failure.value)
+
+
+def test_the_manifest_of_another_model_is_not_taken(server: FaultyServer, connect: Connect) -> None:
+    server.inject(json_answer({"model_id": "m-2", "files": []}), "/download")
+    with pytest.raises(Transient, match="the manifest of another model"):
+        connect().manifest("m-1")
+
+
+def test_an_upload_by_another_method_is_refused(server: FaultyServer, connect: Connect) -> None:
+    answer = {"upload_id": "u", "key": "k", "url": "https://s/", "method": "POST"}
+    server.inject(json_answer(answer), "/presign", method="POST")
+    with pytest.raises(Rejected, match="the console wants POST for uploads; this version only knows PUT"):
+        connect().presign("a.jsonl", "x")
+
+
+@pytest.mark.parametrize(
+    ("url", "lifetime"),
+    [
+        ("https://s/b?X-Amz-Date=20270101T000000Z&X-Amz-Expires=900", 800),
+        ("https://s/b?x-amz-date=20270101T000000Z&x-amz-expires=100", 0),
+        ("https://s/b", None),
+        ("https://s/b?X-Amz-Date=20270101T000000Z", None),
+        ("https://s/b?X-Amz-Date=yesterday&X-Amz-Expires=900", None),
+        ("https://s/b?X-Amz-Date=20270101T000000Z&X-Amz-Expires=nan", None),
+        ("https://[s/b?X-Amz-Date=20270101T000000Z&X-Amz-Expires=9", None),
+    ],
+)
+def test_how_long_a_url_lives_is_read_from_it(url: str, lifetime: float | None) -> None:
+    assert url_lifetime(url, 1_798_761_700.0) == lifetime
+
+
+def test_a_clock_that_is_off_does_not_shorten_the_life_of_urls(server: FaultyServer, connect: Connect) -> None:
+    """The signer's own clock is in the Date header: its URLs live as long whatever time it is here."""
+    model_id = server.add_model("llama", "v1", {"w": Content(1)})
+    server.inject(Fault(headers={"Date": http_date(-86400)}), "/download")
+    (file,) = connect().manifest(model_id).files
+    assert file.expires_in is not None
+    assert 86400 < file.expires_in < 86400 + 902
+
+
+# Proxies and certificates
+
+
+def test_loopback_is_not_reached_through_a_proxy(
+    server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultyServer() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.endpoint)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert connect().models() == []
+        assert proxy.requests == []
+
+
+def test_other_hosts_are_reached_through_the_proxy(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FaultyServer() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.endpoint)
+        with pytest.raises(AxomsyncError):
+            connect("http://console.invalid/api").models()
+        assert proxy.requests
+
+
+@pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_certificate_file_that_is_none_is_named(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(BadConfig, match=rf"\[console\] ca_file {file}: can't be used: (No such file|it holds no PEM)"):
+        tls_context(str(file))
+    assert tls_context(None).verify_mode == ssl.CERT_REQUIRED

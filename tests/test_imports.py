@@ -1,0 +1,42 @@
+"""The import contract of pyproject.toml, as a test; and that what people wait for every day does not load the heavy half."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def test_imports_point_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    broken = lint_imports(config_filename=str(CHECKOUT / "pyproject.toml"), no_cache=True)
+    assert not broken, capsys.readouterr().out
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "axomsync", *arguments],
+        env={name: value for name, value in os.environ.items() if not name.startswith("AXOM")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (("--help",), {"pydantic", "httpx", "sqlite_utils", "rich", "ssl", "asyncio"}),
+        (("status", "--json", "--config", "config.example.toml"), {"httpx", "watchdog", "apscheduler", "pyreqwest", "ssl"}),
+    ],
+)
+def test_what_is_asked_often_loads_little(arguments: tuple[str, ...], heavy: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    loaded = loaded_by(*arguments)
+    assert "axomsync.cli" in loaded
+    assert not loaded & heavy

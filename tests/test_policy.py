@@ -1,0 +1,124 @@
+"""Decisions about time and lanes, with the clock in the test's hand."""
+
+import math
+import random
+from datetime import datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axomsync.config import parse_bandwidth
+from axomsync.policy import (
+    BACKOFF_CAP,
+    BandwidthRule,
+    LaneCount,
+    backoff,
+    bandwidth_at,
+    worth_starting,
+)
+
+MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # the hour on the wall is what a timetable is about
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, allow_infinity=True))
+def test_a_back_off_is_within_its_bounds(attempt: int, chance: float, asked: float | None) -> None:
+    wait = backoff(attempt, lambda: chance, asked)
+    assert 0 <= wait <= max(BACKOFF_CAP, min(asked or 0, 3600))
+    assert wait <= max(2.0**attempt if attempt < 20 else math.inf, min(asked or 0, 3600))
+    if asked is not None:
+        assert wait >= min(asked, 3600), "the far side is asked sooner than it wants"
+
+
+def test_back_offs_spread_over_the_whole_window_and_the_window_grows() -> None:
+    chance = random.Random(7).random
+    for attempt, window in ((1, 2), (3, 8), (20, 300)):
+        waits = [backoff(attempt, chance) for _ in range(500)]
+        assert min(waits) < window * 0.05
+        assert max(waits) > window * 0.95
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1e9), st.booleans())
+def test_a_url_is_started_on_only_while_it_lives(age: float, expires_in: float, used: bool) -> None:
+    assert worth_starting(age, None, used)
+    assert worth_starting(age, expires_in, used=False), "a URL that nobody tried is worth a try whatever the clocks say"
+    if worth_starting(age, expires_in, used=True):
+        assert age < expires_in
+    else:
+        assert age >= expires_in - 30
+
+
+def minute_by_minute(rules: tuple[BandwidthRule, ...], begin: datetime, minutes: int) -> list[float | None]:
+    return [bandwidth_at(rules, begin + timedelta(minutes=minute)) for minute in range(minutes)]
+
+
+def test_a_timetable_holds_over_weeks() -> None:
+    rules = parse_bandwidth(["Mon-Fri 08:00 50MB/s", "Mon-Fri 20:00 off", "Sun 12:30 1MB/s"])
+    week = minute_by_minute(rules, MONDAY, 7 * 24 * 60)
+    assert minute_by_minute(rules, MONDAY + timedelta(weeks=3), 7 * 24 * 60) == week
+    for day in range(7):
+        for hour, expected in {
+            0: [1e6, None, None, None, None, None, None],
+            8: [50e6, 50e6, 50e6, 50e6, 50e6, None, None],
+            12: [50e6, 50e6, 50e6, 50e6, 50e6, None, None],
+            13: [50e6, 50e6, 50e6, 50e6, 50e6, None, 1e6],
+            20: [None, None, None, None, None, None, 1e6],
+        }.items():
+            assert week[(day * 24 + hour) * 60] == expected[day], (day, hour)
+    assert [week[(6 * 24 + 12) * 60 + minute] for minute in (29, 30)] == [None, 1e6]
+
+
+_RULES = st.lists(
+    st.builds(
+        BandwidthRule,
+        st.frozensets(st.integers(0, 6), min_size=1),
+        st.integers(0, 1439),
+        st.none() | st.floats(1, 1e12),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(_RULES, st.integers(0, 7 * 1440 - 1))
+def test_the_rule_that_began_last_holds(rules: list[BandwidthRule], at: int) -> None:
+    def minutes_since(rule: BandwidthRule) -> int:
+        return min((at - (day * 1440 + rule.minute)) % (7 * 1440) for day in rule.days)
+
+    begun = [minutes_since(rule) for rule in rules]
+    possible = {rule.rate for rule, since in zip(rules, begun, strict=True) if since == min(begun)}
+    assert bandwidth_at(tuple(rules), MONDAY + timedelta(minutes=at)) in possible
+
+
+def test_without_rules_there_is_no_limit() -> None:
+    assert bandwidth_at((), MONDAY) is None
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.lists(st.tuples(st.floats(0, 1e9), st.floats(0.5, 100), st.booleans()), max_size=60),
+)
+def test_the_number_of_lanes_stays_within_its_bounds(most: int, first: int, story: list[tuple[float, float, bool]]) -> None:
+    lanes, now = LaneCount(most, first), 0.0
+    for rate, seconds, overrun in story:
+        now += seconds
+        before = lanes.count
+        count = lanes.congested(now) if overrun else lanes.observe(rate, now)
+        assert 1 <= count <= most
+        assert count == lanes.count
+        if overrun:
+            assert count == max(1, before // 2)
+
+
+def settled(lanes: LaneCount, throughput: dict[int, float], seconds: int = 40) -> int:
+    for second in range(seconds):
+        count = lanes.count
+        rate = throughput[max(known for known in throughput if known <= count)]
+        lanes.observe(rate, float(second))
+    return lanes.count
+
+
+def test_lanes_grow_while_that_brings_something_and_stop_when_it_does_not() -> None:
+    assert settled(LaneCount(64), {1: 25, 2: 50, 4: 100, 8: 200, 16: 380, 32: 370, 64: 360}) == 16
+    assert settled(LaneCount(64), {1: 100, 2: 200, 4: 300, 8: 20}) == 4, "more lanes were slower"
+    assert settled(LaneCount(3), {1: 1, 2: 2, 3: 3}) == 3

@@ -1,0 +1,181 @@
+"""The limit on bandwidth, the meter and the beats of workers, with every clock in the test's hand."""
+
+import heapq
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axomsync.config import parse_bandwidth
+from axomsync.liveness import Liveness
+from axomsync.meter import Meter
+from axomsync.throttle import Throttle
+
+MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # the hour on the wall is what a timetable is about
+MEBIBYTE = 1 << 20
+
+
+class World:
+    """A clock that stands still until somebody sleeps, and lanes that take turns on it."""
+
+    def __init__(self, begin: datetime = MONDAY) -> None:
+        self.now = 1000.0
+        self.begin = begin
+        self.slept = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def local_time(self) -> datetime:
+        return self.begin + timedelta(seconds=self.now - 1000.0)
+
+    def sleep(self, seconds: float) -> None:
+        assert 0 < seconds <= 5, "storage drops a sender that is silent for long"
+        self.slept = seconds
+
+    def throttle(self, bandwidth: object) -> Throttle:
+        return Throttle(parse_bandwidth(bandwidth), self.clock, self.sleep, self.local_time)
+
+    def run(self, throttle: Throttle, lanes: int, seconds: float) -> float:
+        """Bytes a second that so many lanes move, each a piece at a time as uploads do."""
+        end, moved = self.now + seconds, 0
+        turns = [(self.now, lane) for lane in range(lanes)]
+        while turns[0][0] < end:
+            self.now, lane = heapq.heappop(turns)
+            piece = throttle.piece(MEBIBYTE)
+            self.slept = 0.0
+            throttle.take(piece)
+            moved += piece
+            # A lane needs a moment for a piece even without a limit.
+            heapq.heappush(turns, (self.now + self.slept + piece / 10e9, lane))
+        self.now = end
+        return moved / seconds
+
+
+@pytest.mark.parametrize("rate", [1_000_000, 10_000_000, 200_000_000])
+@pytest.mark.parametrize("lanes", [1, 4, 16, 256])
+def test_the_rate_is_kept_however_many_share_it(rate: int, lanes: int) -> None:
+    world = World()
+    assert world.run(world.throttle(f"{rate}B/s"), lanes, 60) == pytest.approx(rate, rel=0.1)
+
+
+def test_a_tiny_rate_still_moves_something_now_and_then() -> None:
+    world = World()
+    assert 1_000 <= world.run(world.throttle("1kB/s"), 4, 60) <= 4 * 4096
+
+
+def test_a_timetable_changes_the_rate_under_way() -> None:
+    world = World()
+    throttle = world.throttle(["00:00 1MB/s", "00:01 20MB/s", "00:02 off"])
+    assert world.run(throttle, 8, 60) == pytest.approx(1e6, rel=0.1)
+    assert world.run(throttle, 8, 60) == pytest.approx(20e6, rel=0.1)
+    assert world.run(throttle, 1, 1) > 1e9
+
+
+def test_what_was_owed_at_a_low_rate_does_not_slow_a_higher_one() -> None:
+    world = World()
+    throttle = world.throttle("1kB/s")
+    world.run(throttle, 16, 600)
+    throttle.change(parse_bandwidth("50MB/s"))
+    assert world.run(throttle, 16, 10) == pytest.approx(50e6, rel=0.1)
+    throttle.change(())
+    assert throttle.piece(MEBIBYTE) == MEBIBYTE
+    world.slept = 0.0
+    throttle.take(1 << 40)
+    assert world.slept == 0.0
+
+
+# The meter
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["receive", "secure"]), st.integers(-500, 1000), st.floats(0.01, 5)),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_what_is_shown_as_done_never_goes_backwards(story: list[tuple[str, int, float]]) -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    with meter.transfer("down", "llama/v1", 10_000, done=300) as gauge:
+        seen = []
+        for act, count, seconds in story:
+            clock.now += seconds
+            getattr(gauge, act)(count)
+            (transfer,) = meter.read()
+            assert transfer.bytes_received >= transfer.bytes_done >= 300
+            assert transfer.rate >= 0
+            assert transfer.eta is None or transfer.eta >= 0
+            seen.append(transfer.bytes_done)
+        assert all(earlier <= later for earlier, later in pairwise(seen))
+    assert meter.read() == []
+
+
+def test_rate_and_time_left_are_those_of_the_last_ten_seconds() -> None:
+    clock = Clock()
+    meter = Meter(clock)
+    with meter.transfer("up", "a.jsonl", 100_000) as gauge:
+        for rate in (0, 0, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000):
+            clock.now += 1
+            gauge.receive(rate)
+            (transfer,) = meter.read()
+        assert transfer.rate == pytest.approx(1000, rel=0.2)
+        assert transfer.eta == pytest.approx((100_000 - 13_000) / transfer.rate)
+        clock.now += 60
+        meter.read()
+        clock.now += 1
+        assert meter.read()[0].rate == 0
+        assert meter.read()[0].eta is None
+
+
+def test_of_two_transfers_by_one_name_the_one_that_goes_on_is_shown() -> None:
+    meter = Meter(Clock())
+    with meter.transfer("down", "llama/v1", 10) as _:
+        with meter.transfer("down", "llama/v1", 20):
+            pass
+        first = meter.transfer("down", "llama/v1", 10)
+        first.__enter__()
+        with meter.transfer("down", "llama/v1", 20):
+            first.__exit__(None, None, None)
+            assert [transfer.bytes_total for transfer in meter.read()] == [20]
+
+
+# Beats
+
+
+def test_a_worker_hangs_when_it_is_silent_for_longer_than_the_limit() -> None:
+    clock = Clock()
+    liveness = Liveness(10.0, clock)
+    assert liveness.hanging() == []
+    with liveness.worker("lane") as lane, liveness.worker("drop") as drop, liveness.worker("lane"):
+        clock.now += 10
+        assert liveness.hanging() == []
+        drop()
+        clock.now += 0.1
+        assert liveness.hanging() == ["lane"]
+        lane()
+        assert liveness.hanging() == ["lane"], "its sibling of the same name still hangs"
+        liveness.limit = 60.0
+        assert liveness.hanging() == []
+        clock.now += 60
+        assert liveness.hanging() == ["drop", "lane"]
+    assert liveness.hanging() == []
+
+
+def test_a_worker_that_ended_by_an_error_does_not_hang() -> None:
+    clock = Clock()
+    liveness = Liveness(10.0, clock)
+    with pytest.raises(ValueError, match="dead"), liveness.worker("lane"):
+        raise ValueError("dead")
+    clock.now += 100
+    assert liveness.hanging() == []
