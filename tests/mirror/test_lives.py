@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from safetensors import safe_open
 
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, eventually
-from tests.rig.faults import KEY, Content, FaultyServer
+from tests.rig.faults import EXPIRED, FOREVER, KEY, Content, Fault, FaultyServer, http_date, s3_error
 
 MIB = 1 << 20
 Ranges = dict[str, list[tuple[int, int]]]
@@ -173,27 +174,27 @@ def test_a_model_that_turns_ready_is_picked_up_by_a_running_agent(agent: AgentPr
 
 
 def test_killed_twenty_times_at_random_moments(agent: AgentProcess, server: FaultyServer) -> None:
-    """Short answers make many segments, and 256 of those are a reason to commit: so each short life leaves something."""
-    files = {"weights/a.bin": Content(200 * MIB, 1), "weights/b.bin": Content(100 * MIB + 1, 2), "c.json": Content(999, 3)}
+    """Short answers make many segments, and 256 of those are a reason to commit: so a short life leaves something too."""
+    files = {"weights/a.bin": Content(70 * MIB, 1), "weights/b.bin": Content(30 * MIB + 1, 2), "c.json": Content(999, 3)}
     model_id = server.add_model("chassis", "v1", files)
     total, dice, lives = sum(content.size for content in files.values()), random.Random(20), []
-    server.longest_answer, server.rate = 32 * 1024, 4 * MIB
+    server.longest_answer = 8 * 1024
     with never_incomplete(agent.mirror / "chassis" / "v1", files) as incomplete:
         for _ in range(20):
             kept, since = durable(agent) if lives else {}, len(server.requests)
             lives.append(size_of(kept))
             agent.launch("sync")
             eventually("a request for bytes", lambda since=since: len(server.requests) > since + 3)
-            threading.Event().wait(dice.uniform(0.0, 1.0))
+            threading.Event().wait(dice.uniform(0.0, 0.8))
             agent.kill()
             assert fetched_again(server, model_id, kept, since) == []
         kept, since = durable(agent), len(server.requests)
-        server.longest_answer = server.rate = None
+        server.longest_answer = None
         agent.sync()
     assert fetched_again(server, model_id, kept, since) == []
     assert lives == sorted(lives), "what is durable stays durable"
     assert 0 < size_of(kept) < total, "too fast or too slow to prove anything"
-    assert len(set(lives)) > 10, f"lives that left something: {lives}"
+    assert len(set(lives)) > 5, f"lives that left something: {lives}"
     assert incomplete == []
     assert faults_in(agent.mirror / "chassis" / "v1", files) == []
 
@@ -217,8 +218,6 @@ def test_stopped_in_the_middle_it_goes_on_from_there(agent: AgentProcess, server
 
 
 def test_stopped_while_storage_hangs_it_ends_in_time(agent: AgentProcess, server: FaultyServer) -> None:
-    from tests.rig.faults import FOREVER, Fault
-
     agent.configure({"drop": {"enabled": False}, "transfer": {"stall": "1m"}})
     server.add_model("chassis", "v1", {"a.bin": Content(40 * MIB, 1)})
     server.inject(Fault(cut=MIB, ending="stall"), times=FOREVER)
@@ -313,43 +312,34 @@ def test_urls_that_live_two_seconds_in_a_transfer_of_thirty(agent: AgentProcess,
 
 
 def test_one_connection_that_crawls_does_not_hold_up_the_rest(agent: AgentProcess, server: FaultyServer) -> None:
-    from tests.rig.faults import Fault
-
     files = {"a.bin": Content(32 * MIB, 1), "b.bin": Content(32 * MIB, 2)}
     server.add_model("chassis", "v1", files)
     server.rate = 8 * MIB
     server.inject(Fault(rate=10_000), where=lambda r: r.start == 0)
     began = time.monotonic()
     agent.sync()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 12, "at the rate of the one it would take 28 minutes"
     assert faults_in(agent.mirror / "chassis" / "v1", files) == []
 
 
 def test_a_storage_that_asks_for_a_long_pause_is_left_alone(agent: AgentProcess, server: FaultyServer) -> None:
-    from tests.rig.faults import FOREVER, http_date, s3_error
-
     files = {"a.bin": Content(1000, 1)}
     server.add_model("fine", "v1", files)
     slow = server.add_model("slow", "v1", {"a.bin": Content(40 * MIB, 1)})
-    server.inject(s3_error(503, "SlowDown", "Reduce your rate.", Retry_After=http_date(1800)), slow, times=FOREVER)
+    server.inject(
+        s3_error(503, "SlowDown", "Reduce your rate.", Retry_After=http_date(1800)), f"/bucket/{slow}", times=FOREVER
+    )
     done = agent.sync(expect=75)
     assert "SlowDown: Reduce your rate." in done.stderr
     assert faults_in(agent.mirror / "fine" / "v1", files) == []
     assert len([r for r in server.storage_requests() if slow in r.path]) <= 16
     problem = next(p for p in agent.status()["problems"] if p["subject"] == "slow/v1")
-    assert time.time() + 1500 < _seconds(problem["next_attempt"]) < time.time() + 1900
-
-
-def _seconds(iso: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(iso).timestamp()
+    next_attempt = datetime.fromisoformat(problem["next_attempt"]).timestamp()
+    assert time.time() + 1500 < next_attempt < time.time() + 1900
 
 
 def test_a_broken_storage_is_not_hammered(agent: AgentProcess, server: FaultyServer) -> None:
     """For as long as one looks, requests become rarer; then storage works again, and so does the agent."""
-    from tests.rig.faults import FOREVER, s3_error
-
     files = {"a.bin": Content(40 * MIB, 1)}
     server.add_model("chassis", "v1", files)
     server.inject(s3_error(500, "InternalError", "We encountered an internal error."), times=FOREVER)
@@ -368,11 +358,9 @@ def test_a_broken_storage_is_not_hammered(agent: AgentProcess, server: FaultySer
 
 
 def test_nothing_secret_is_told(agent: AgentProcess, server: FaultyServer) -> None:
-    from tests.rig.faults import EXPIRED, FOREVER
-
     agent.configure({"drop": {"enabled": False}, "log": {"level": "debug"}})
     model_id = server.add_model("chassis", "v1", {"a.bin": Content(1000, 1)})
-    server.inject(EXPIRED, model_id, times=FOREVER)
+    server.inject(EXPIRED, f"/bucket/{model_id}", times=FOREVER)
     done = agent.sync(expect=75)
     told = done.stdout + done.stderr + json.dumps(agent.models()) + json.dumps(agent.status())
     with closing(sqlite3.connect(f"file:{agent.state}/state.db?mode=ro", uri=True)) as db:

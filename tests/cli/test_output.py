@@ -1,0 +1,231 @@
+"""What the verbs print: JSON with fixed keys in every state, tables on a terminal, plain text in a pipe."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, Content, FaultyServer
+
+STATUS = {
+    "version": str,
+    "agent": {"running": bool, "pid": (int, None), "since": (str, None), "paused": bool},
+    "console": {"url": str, "ok": (bool, None), "last_poll": (str, None), "error": (str, None)},
+    "drop": {"folder": str, "observer": (str, None), "counts": dict},
+    "mirror": {"folder": str, "counts": dict, "free_bytes": (int, None)},
+    "transfers": list,
+    "problems": list,
+}
+TRANSFER = {"direction", "name", "bytes_done", "bytes_received", "bytes_total", "rate", "eta"}
+PROBLEM = {"subject", "reason", "since", "next_attempt"}
+UPLOAD = {
+    "path", "filename", "bytes", "sha256", "lines", "state", "reason", "upload_id", "key", "etag", "shards", "created_at",
+    "updated_at",
+}  # fmt: skip
+MODEL = {
+    "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",
+}  # fmt: skip
+UPLOAD_STATES = ["settling", "checking", "queued", "uploading", "uploaded", "rejected", "duplicate", "held", "failed"]
+MODEL_STATES = [
+    "waiting", "ignored", "queued", "downloading", "verifying", "published", "blocked", "failed", "gone", "pruned",
+]  # fmt: skip
+
+
+def assert_form(document: Any, form: Any) -> None:
+    if isinstance(form, dict):
+        assert list(document) == list(form)
+        for key, inner in form.items():
+            assert_form(document[key], inner)
+    elif isinstance(form, tuple):
+        assert document is None or isinstance(document, form[0])
+    else:
+        assert isinstance(document, form)
+
+
+def documents_of(agent: AgentProcess) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    status, uploads, models = agent.status(), agent.uploads(), agent.models()
+    assert_form(status, STATUS)
+    assert list(status["drop"]["counts"]) == UPLOAD_STATES
+    assert list(status["mirror"]["counts"]) == MODEL_STATES
+    for rows, keys in ((status["transfers"], TRANSFER), (status["problems"], PROBLEM), (uploads, UPLOAD), (models, MODEL)):
+        for row in rows:
+            assert set(row) == keys
+    return status, uploads, models
+
+
+def test_json_has_its_keys_whatever_the_agent_does(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("llama", "v1", {"w": Content(5_000_000)})
+    server.add_model("soon", "v2", {"w": Content(1)}, status="training")
+    status, uploads, models = documents_of(agent)
+    assert (status["agent"]["running"], status["console"]["ok"], uploads) == (False, None, [])
+    assert {(row["name"], row["state"]) for row in models} == {("llama", "queued"), ("soon", "waiting")}
+
+    server.rate = 300_000
+    (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+    (agent.drop / "b.jsonl").write_text("broken\n")
+    agent.start()
+    eventually("a download", lambda: agent.status()["transfers"])
+    eventually("the rejection", (agent.drop / "rejected" / "b.jsonl").exists)
+    status, uploads, models = documents_of(agent)
+    assert agent.process is not None
+    assert (status["agent"]["running"], status["agent"]["pid"]) == (True, agent.process.pid)
+    assert status["transfers"], "it was over too soon"
+    assert status["transfers"][0]["direction"] == "down"
+    assert status["console"]["ok"] is True
+
+    server.rate = None
+    eventually("the model", (agent.mirror / "llama" / "v1" / "w").exists)
+    assert agent.terminate() == 0
+    status, uploads, models = documents_of(agent)
+    assert (status["agent"]["running"], status["agent"]["pid"], status["transfers"]) == (False, None, [])
+    assert {row["path"]: row["state"] for row in uploads} == {"a.jsonl": "uploaded", "b.jsonl": "rejected"}
+    assert [row["path"] for row in models if row["state"] == "published"] == [str(agent.mirror / "llama" / "v1")]
+
+
+def test_what_the_ledger_knows_is_listed_even_when_the_console_does_not_answer(
+    server: FaultyServer, agent: AgentProcess
+) -> None:
+    server.add_model("llama", "v1", {"w": Content(10)})
+    agent.sync()
+    for key, code in ((KEY, 75), ("axom_live_wrong", 4)):
+        agent.environ["AXOM_KEY"] = key
+        if code == 75:
+            server.stop()
+            done = agent.call("models", "--json")
+            assert done.returncode == 75
+            assert [row["state"] for row in json.loads(done.stdout)] == ["published"]
+            assert "what is listed is what the ledger knows" in done.stderr
+
+
+# Pipes
+
+
+def test_in_a_pipe_it_is_plain_text_however_long(server: FaultyServer, agent: AgentProcess) -> None:
+    name = "a-model-with-a-name-that-goes-on-" * 5
+    server.add_model(name, "v1", {"w": Content(10)})
+    agent.sync()
+    done = agent.call("models")
+    assert "\x1b" not in done.stdout
+    heads, row = done.stdout.splitlines()
+    assert heads.split() == ["STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "REASON"]
+    assert row.split() == ["published", name, "v1", "ready", "10", "B", str(agent.mirror / name / "v1")]
+
+
+def test_a_reader_that_goes_away_is_no_error(server: FaultyServer, agent: AgentProcess) -> None:
+    for number in range(3000):
+        server.models.append({"id": f"m-{number}", "name": "n" * 60, "version": f"v{number}", "status": "training"})
+    for verb in (("models",), ("models", "--json")):
+        command = " ".join(f"'{word}'" for word in agent.command(*verb))
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command} | head -1"],
+            env=agent.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0
+        assert len(done.stdout.splitlines()) == 1
+        assert done.stderr == ""
+
+
+def test_a_full_device_is_told_without_a_traceback(agent: AgentProcess) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            agent.command("status", "--json"), env=agent.environ, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "No space left on device" in done.stderr
+
+
+def test_an_output_that_knows_only_ascii_is_no_error(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("größe", "v1", {"w": Content(1)}, status="training")
+    agent.environ |= {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    done = agent.call("models")
+    assert done.returncode == 0, done.stderr
+    assert "gr\\xf6\\xdfe" in done.stdout
+
+
+def test_names_from_elsewhere_can_not_steer_the_terminal(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("\x1b[31mred\x07\n", "v1", {"w": Content(1)}, status="training\x1b]0;x\x07")
+    done = agent.call("models")
+    assert "\x1b" not in done.stdout
+    assert "\\x1b[31mred\\x07\\n" in done.stdout
+    assert agent.models()[0]["name"] == "\x1b[31mred\x07\n", "JSON has its own escapes"
+
+
+# Terminals
+
+
+def on_a_terminal(agent: AgentProcess, *verb: str, width: int, **environ: str) -> str:
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    with subprocess.Popen(
+        agent.command(*verb),
+        env=agent.environ | {"TERM": "xterm-256color"} | environ,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+    ) as process:
+        os.close(child)
+        output = b""
+        while True:
+            try:
+                piece = os.read(parent, 65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            output += piece
+        assert process.wait() == 0, output
+    os.close(parent)
+    return output.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def worked(server: FaultyServer, agent: AgentProcess) -> AgentProcess:
+    """An installation with something to show of every kind."""
+    for name in agent.environ.copy():
+        if name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "CLICOLOR"):
+            del agent.environ[name]
+    server.add_model("llama", "v1", {"w": Content(10)})
+    server.add_model("evil", "v1", {"../w": Content(10)})
+    (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+    (agent.drop / "broken.jsonl").write_text("broken\n")
+    agent.sync(expect=1)
+    return agent
+
+
+@pytest.mark.parametrize("verb", [("status",), ("models",), ("uploads",), ("config", "show")])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_tables_fit_the_terminal_and_lose_nothing(verb: tuple[str, ...], width: int, worked: AgentProcess) -> None:
+    shown = on_a_terminal(worked, *verb, width=width)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert max(map(len, plain.splitlines())) <= width
+    words = {"status": "running", "models": "published", "uploads": "rejected", "config": "drop.settle"}
+    letters = "".join(plain.split())
+    if width >= 80:
+        assert words[verb[0]] in letters
+
+
+def test_colour_is_for_terminals_that_want_it(worked: AgentProcess) -> None:
+    assert "\x1b[32mpublished" in on_a_terminal(worked, "models", width=200)
+    assert "\x1b[3" not in on_a_terminal(worked, "models", width=200, NO_COLOR="1")
+    assert "\x1b" not in on_a_terminal(worked, "models", width=200, TERM="dumb")
+
+
+def test_status_is_one_screen_that_names_each_problem(worked: AgentProcess) -> None:
+    shown = worked.call("status").stdout
+    assert "not running" in shown
+    assert "1 published, 1 blocked" in shown
+    assert "evil/v1" in shown
+    assert Path(worked.drop).name in shown

@@ -1,0 +1,116 @@
+"""Reconciling with the console's list: settles at once, and takes nothing away that was published."""
+
+import dataclasses
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from axomsync.ledger import MODEL_TRANSITIONS
+from axomsync.mirror.catalog import READY, Change, Selection, reconcile
+from axomsync.records import Model, ModelState, RemoteModel
+
+S = ModelState
+ids = st.sampled_from("abcdef")
+remotes = st.builds(
+    RemoteModel,
+    id=ids,
+    name=st.sampled_from(["n", "m"]),
+    version=st.sampled_from(["1", "2"]),
+    params=st.none(),
+    base_model_id=st.none(),
+    status=st.sampled_from([READY, "training", "weird"]),
+    created_at=st.sampled_from(["2026-01-01T00:00:00Z", None]),
+)
+selections = st.builds(
+    Selection,
+    include=st.sampled_from([("*",), ("n",), ("n/1", "m"), ()]),
+    exclude=st.sampled_from([(), ("m",), ("a",), ("*/2",)]),
+)
+
+
+def row(remote: RemoteModel, state: ModelState, reason: str | None = None) -> Model:
+    return Model(
+        remote.id, remote.name, remote.version, None, None, remote.status, remote.created_at, state, reason,
+        f"/{remote.name}/{remote.version}", 0, None, 0, None, 0.0,
+    )  # fmt: skip
+
+
+rows = st.lists(st.builds(row, remotes, st.sampled_from(S), st.sampled_from([None, "why"])), unique_by=lambda r: r.id)
+
+
+def apply(known: list[Model], changes: list[Change]) -> list[Model]:
+    after = {model.id: model for model in known}
+    for change in changes:
+        after[change.model.id] = row(change.model, change.state, change.reason)
+    return list(after.values())
+
+
+@given(st.lists(remotes), rows, selections, st.sets(ids), st.sets(ids))
+def test_a_second_time_changes_nothing(
+    listed: list[RemoteModel], known: list[Model], selection: Selection, on_disk: set[str], busy: set[str]
+) -> None:
+    first = reconcile(listed, known, selection, lambda model: model.id in on_disk, busy)
+    again = reconcile(listed, apply(known, first), selection, lambda model: model.id in on_disk, busy)
+    assert again == []
+
+
+@given(st.lists(remotes), rows, selections, st.sets(ids), st.sets(ids))
+def test_every_change_is_legal_and_of_a_model_of_its_own(
+    listed: list[RemoteModel], known: list[Model], selection: Selection, on_disk: set[str], busy: set[str]
+) -> None:
+    before = {model.id: model.state for model in known}
+    changes = reconcile(listed, known, selection, lambda model: model.id in on_disk, busy)
+    assert len({change.model.id for change in changes}) == len(changes)
+    assert not busy & {change.model.id for change in changes}
+    for change in changes:
+        old = before.get(change.model.id)
+        assert old in (None, change.state) or change.state in MODEL_TRANSITIONS[old]
+        if old is None:
+            assert change.state in (S.QUEUED, S.WAITING, S.IGNORED)
+
+
+@given(st.lists(remotes), rows, selections)
+def test_what_is_published_stays_whatever_the_list_says(
+    listed: list[RemoteModel], known: list[Model], selection: Selection
+) -> None:
+    for change in reconcile(listed, known, selection, lambda model: True):
+        if change.model.id in {model.id for model in known if model.state is S.PUBLISHED}:
+            assert change.state is S.PUBLISHED
+
+
+@given(st.lists(remotes, unique_by=lambda r: r.id), rows, selections, st.randoms(use_true_random=False))
+def test_order_and_repetition_mean_nothing(
+    listed: list[RemoteModel], known: list[Model], selection: Selection, dice: object
+) -> None:
+    shuffled = [*listed, *listed]
+    dice.shuffle(shuffled)  # type: ignore[attr-defined]
+    expected = reconcile(listed, known, selection, lambda model: True)
+    found = reconcile(shuffled, known, selection, lambda model: True)
+    assert sorted(found, key=lambda c: c.model.id) == sorted(expected, key=lambda c: c.model.id)
+
+
+@given(st.lists(remotes, unique_by=lambda r: r.id), selections)
+def test_an_empty_list_is_forgotten_as_soon_as_the_models_are_back(listed: list[RemoteModel], selection: Selection) -> None:
+    known = apply([], reconcile(listed, [], selection, lambda model: True))
+    during = apply(known, reconcile([], known, selection, lambda model: True))
+    assert {model.state for model in during} <= {S.GONE}
+    after = apply(during, reconcile(listed, during, selection, lambda model: True))
+    assert {model.id: model.state for model in after} == {model.id: model.state for model in known}
+
+
+@given(st.lists(remotes, unique_by=lambda r: r.id), selections)
+def test_only_ready_and_selected_models_are_queued(listed: list[RemoteModel], selection: Selection) -> None:
+    changes = reconcile(listed, [], selection, lambda model: False)
+    queued = {change.model.id for change in changes if change.state is S.QUEUED}
+    assert queued <= {model.id for model in listed if model.status == READY}
+    assert all(change.reason for change in changes if change.state is not S.QUEUED)
+
+
+def test_a_status_that_changes_changes_the_reason() -> None:
+    remote = RemoteModel("a", "n", "1", None, None, "training", None)
+    (first,) = reconcile([remote], [], Selection(("*",), ()), lambda model: False)
+    known = row(remote, first.state, first.reason)
+    (second,) = reconcile(
+        [dataclasses.replace(remote, status="on hold")], [known], Selection(("*",), ()), lambda model: False
+    )
+    assert second.reason == "the console says 'on hold'"

@@ -1,0 +1,140 @@
+"""Files that can't be what they claim to be: found, and named with what is wrong."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axomsync.errors import LocalFault, Rejected
+from axomsync.mirror.evidence import Evidence, PartDigests, likely_part_sizes
+from axomsync.mirror.integrity import Corrupt, prove, structure
+from tests.rig.faults import Content
+
+MIB = 1 << 20
+
+
+def nothing() -> None:
+    return None
+
+
+def safetensors(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(start: int, end: int, dtype: str = "U8", shape: list[int] | None = None) -> dict[str, object]:
+    return {"dtype": dtype, "shape": [end - start] if shape is None else shape, "data_offsets": [start, end]}
+
+
+def index(**shards: str) -> bytes:
+    return json.dumps({"metadata": {}, "weight_map": shards}).encode()
+
+
+WHOLE = {
+    "no tensors": ("a.safetensors", safetensors({})),
+    "one": ("a.safetensors", safetensors({"w": tensor(0, 4)}, b"1234")),
+    "metadata": ("a.safetensors", safetensors({"__metadata__": {"format": "pt"}, "w": tensor(0, 4, "F32", [1])}, b"1234")),
+    "any order": ("a.safetensors", safetensors({"b": tensor(2, 4), "a": tensor(0, 2)}, b"1234")),
+    "a scalar and nothing": ("a.safetensors", safetensors({"s": tensor(0, 2, "BF16", []), "n": tensor(2, 2)}, b"12")),
+    "a type that is new": ("a.safetensors", safetensors({"w": tensor(0, 3, "F6_E3M2", [4])}, b"123")),
+    "in a folder": ("x/y.safetensors", safetensors({"w": tensor(0, 1)}, b"1")),
+    "index": ("model.safetensors.index.json", index(a="shard-1.safetensors", b="shard-1.safetensors")),
+    "gguf": ("a.gguf", b"GGUF\x03\0\0\0"),
+}
+BROKEN = {
+    "empty": ("a.safetensors", b"", "its header length does not fit the file"),
+    "seven bytes": ("a.safetensors", b"1234567", "its header length does not fit the file"),
+    "longer than the file": ("a.safetensors", safetensors({}, length=99), "its header length does not fit the file"),
+    "no header": ("a.safetensors", safetensors(b"", b"1234"), "its header length does not fit the file"),
+    "not JSON": ("a.safetensors", safetensors(b"{"), "its header is not the JSON"),
+    "a page": ("a.safetensors", b"<!DOCTYPE html><html>", "its header length does not fit the file"),
+    "not UTF-8": ("a.safetensors", safetensors(b'{"\xff": 1}'), "its header is not the JSON"),
+    "a list": ("a.safetensors", safetensors([1]), "its header is not the JSON"),
+    "no offsets": ("a.safetensors", safetensors({"w": {"dtype": "U8", "shape": [1]}}, b"1"), "its header is not the JSON"),
+    "deep": ("a.safetensors", safetensors(b"[" * 100_000), "its header is not the JSON"),
+    "truncated": ("a.safetensors", safetensors({"w": tensor(0, 9)}, b"1234"), "describes"),
+    "too long": ("a.safetensors", safetensors({"w": tensor(0, 2)}, b"1234"), "describes"),
+    "a hole": ("a.safetensors", safetensors({"a": tensor(0, 1), "b": tensor(2, 4)}, b"1234"), "a hole at byte 1"),
+    "an overlap": ("a.safetensors", safetensors({"a": tensor(0, 3), "b": tensor(2, 4)}, b"1234"), "overlap or leave a hole"),
+    "backwards": ("a.safetensors", safetensors({"a": tensor(4, 0, shape=[-4])}, b"1234"), "overlap or leave a hole"),
+    "text": ("a.safetensors", safetensors({"a": {**tensor(0, 4), "data_offsets": ["0", "4"]}}, b"1234"), "JSON"),
+    "a shape that lies": ("a.safetensors", safetensors({"w": tensor(0, 4, "F32", [2])}, b"1234"), "tensor 'w' does not fit"),
+    "a type that lies": ("a.safetensors", safetensors({"w": tensor(0, 4, "F64", [1])}, b"1234"), "tensor 'w' does not fit"),
+    "index of a missing shard": ("m.safetensors.index.json", index(a="gone.safetensors"), "it names 'gone.safetensors'"),
+    "index that leaves": ("m.safetensors.index.json", index(a="../m"), "it names '../m'"),
+    "index without a map": ("m.safetensors.index.json", b"{}", "not the JSON that an index must be"),
+    "index of numbers": ("m.safetensors.index.json", b'{"weight_map": {"a": 1}}', "not the JSON that an index must be"),
+    "index that is cut": ("m.safetensors.index.json", b'{"weight_map": {', "not the JSON that an index must be"),
+    "gguf": ("a.gguf", b"GGML", "does not begin like a GGUF file"),
+    "gguf, empty": ("a.gguf", b"", "does not begin like a GGUF file"),
+}
+
+
+def put(folder: Path, rel: str, data: bytes) -> set[str]:
+    (folder / rel).parent.mkdir(parents=True, exist_ok=True)
+    (folder / rel).write_bytes(data)
+    return {rel, "shard-1.safetensors", "config.json"}
+
+
+@pytest.mark.parametrize(("rel", "data"), WHOLE.values(), ids=WHOLE.keys())
+def test_what_is_whole(tmp_path: Path, rel: str, data: bytes) -> None:
+    assert structure(tmp_path, [rel], put(tmp_path, rel, data), nothing) == {rel}
+
+
+@pytest.mark.parametrize(("rel", "data", "fault"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_broken(tmp_path: Path, rel: str, data: bytes, fault: str) -> None:
+    listed = put(tmp_path, rel, data)
+    with pytest.raises(Rejected) as refusal:
+        structure(tmp_path, [rel], listed, nothing)
+    assert str(refusal.value).startswith(f"{rel} is broken at its source: ")
+    assert fault in str(refusal.value)
+
+
+def test_formats_that_nobody_knows_prove_nothing(tmp_path: Path) -> None:
+    assert structure(tmp_path, ["a.bin"], put(tmp_path, "a.bin", b"\0"), nothing) == set()
+
+
+def test_a_file_that_vanished_is_a_fault_of_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(LocalFault, match=r"a\.gguf: it does not exist"):
+        structure(tmp_path, ["a.gguf"], {"a.gguf"}, nothing)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    size=st.integers(1, 12 * MIB),
+    part=st.sampled_from([None, MIB, 5 * MIB, 8 * MIB, 5_000_000]),
+    runs=st.lists(st.tuples(st.integers(0, 12 * MIB), st.integers(1, 6 * MIB)), max_size=4),
+    damage=st.booleans(),
+)
+def test_an_etag_proves_the_bytes_however_they_arrived(
+    tmp_path_factory: pytest.TempPathFactory, size: int, part: int | None, runs: list[tuple[int, int]], damage: bool
+) -> None:
+    """`runs` are what lanes hashed while bytes arrived; the rest is read from disk."""
+    content, path = Content(size, 5), tmp_path_factory.mktemp("file") / "a.bin"
+    etag = content.etag(part)
+    seen = Evidence(etag, size)
+    if seen.parts is not None:
+        assert isinstance(seen.parts, PartDigests)
+        for start, length in runs:
+            run = seen.parts.run(min(start, size))
+            for piece in content.pieces(min(start, size), min(size, start + length)):
+                run.update(bytes(piece))
+    data = bytearray(content.read())
+    if damage and seen.parts is None:
+        data[size // 2] ^= 1
+    path.write_bytes(data)
+    proven = part is None or likely_part_sizes(size, -(-size // part))[:1] != []
+    if damage and seen.parts is None and part is None:
+        with pytest.raises(Corrupt, match="its MD5 is [0-9a-f]{32}, storage says [0-9a-f]{32}"):
+            prove(path, etag, seen, nothing)
+    else:
+        assert prove(path, etag, seen, nothing) is proven
+
+
+@pytest.mark.parametrize("etag", [None, "", '"abc"', '"0123-x"', 'W/"d41d8cd98f00b204e9800998ecf8427e"', '"opaque-3"'])
+def test_an_etag_that_is_no_checksum_proves_nothing(tmp_path: Path, etag: str | None) -> None:
+    (tmp_path / "a").write_bytes(b"1234")
+    assert prove(tmp_path / "a", etag, Evidence(etag, 4), nothing) is False
