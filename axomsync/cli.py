@@ -49,9 +49,18 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except BrokenPipeError:  # the reader of our output has gone, as in `axomsync uploads | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for the interpreter's last flush
         code = 0
+        _give_up_output()
+    except OSError as error:
+        code = LocalFault.exit_code
+        click.echo(f"axomsync: {local_fault(error, error.filename or 'standard output')}", err=True)
+        _give_up_output()
     sys.exit(code)
+
+
+def _give_up_output() -> None:
+    """So that the interpreter's last flush does not fail too."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _config_option(function: F) -> F:
@@ -394,7 +403,7 @@ def _write_config(path: Path, text: str) -> None:
     except UnicodeEncodeError:
         raise BadConfig(f"{path}: a path that is not UTF-8 can't be written down; name another folder") from None
     except OSError as error:
-        raise local_fault(error, str(path)) from None
+        raise local_fault(error, error.filename or str(path)) from None
 
 
 def _make_folder(folder: Path, mode: int) -> None:
@@ -402,7 +411,7 @@ def _make_folder(folder: Path, mode: int) -> None:
         if not folder.is_dir():
             folder.mkdir(parents=True, mode=mode)
     except OSError as error:
-        raise local_fault(error, str(folder)) from None
+        raise local_fault(error, error.filename or str(folder)) from None
 
 
 def _test_key(loaded: "Loaded") -> None:

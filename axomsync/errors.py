@@ -92,6 +92,7 @@ _ADVICE = {
     errno.EACCES: "permission denied; give the service's user access",
     errno.EPERM: "operation not permitted; give the service's user access",
     errno.ENOENT: "it does not exist; create it or correct the configuration",
+    errno.EEXIST: "something else is in its place; move that away or correct the configuration",
     errno.ENOTDIR: "a part of the path is not a folder; correct the configuration",
     errno.EIO: "the disk reported an I/O error; check the kernel log",
     errno.EMFILE: "too many open files; raise LimitNOFILE",

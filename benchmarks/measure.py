@@ -65,7 +65,7 @@ class Program:
                 stdout=output,
                 stderr=output,
                 env=clean_environ() | dict(environ or {}),
-                start_new_session=True,  # a group of its own, to be stopped with its children
+                process_group=0,  # its own, to be stopped with its children
             )
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()

@@ -140,7 +140,7 @@ class Origin:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                process_group=0,  # Ctrl-C is for us, who stop it in turn
             )
         self._wait_ready()
         return self

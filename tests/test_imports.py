@@ -35,7 +35,9 @@ def loaded_by(*arguments: str) -> set[str]:
         (("status", "--json", "--config", "config.example.toml"), {"httpx", "watchdog", "apscheduler", "pyreqwest", "ssl"}),
     ],
 )
-def test_what_is_asked_often_loads_little(arguments: tuple[str, ...], heavy: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_asked_often_loads_little(
+    arguments: tuple[str, ...], heavy: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(CHECKOUT)
     loaded = loaded_by(*arguments)
     assert "axomsync.cli" in loaded

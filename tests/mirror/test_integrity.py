@@ -128,7 +128,7 @@ def test_an_etag_proves_the_bytes_however_they_arrived(
     path.write_bytes(data)
     proven = part is None or likely_part_sizes(size, -(-size // part))[:1] != []
     if damage and seen.parts is None and part is None:
-        with pytest.raises(Corrupt, match="its MD5 is [0-9a-f]{32}, storage says [0-9a-f]{32}"):
+        with pytest.raises(Corrupt, match=r"its MD5 is [0-9a-f]{32}, storage says [0-9a-f]{32}"):
             prove(path, etag, seen, nothing)
     else:
         assert prove(path, etag, seen, nothing) is proven

@@ -1,4 +1,4 @@
-"""Any order of leasing, stealing, doubling, failing and finishing covers every byte, and no byte is worked on by chance twice."""
+"""Any order of leasing, stealing, doubling, failing and finishing covers every byte, and only twins share any."""
 
 from itertools import pairwise
 

@@ -1,0 +1,202 @@
+"""One contract for storage, held by the real S3 server and by the one that misbehaves; then what only the latter does."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from axomsync.errors import Rejected, SourceChanged, Transient, UrlExpired
+from axomsync.sandbox.console import Sandbox
+from axomsync.storage import RangeIgnored, Storage
+from tests.rig.faults import EXPIRED, Content, Fault, FaultyServer, http_date, s3_error
+
+SIZE = 3_000_001
+CONTENT = Content(SIZE, seed=8)
+Presign = Callable[[str, str], str]
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = Storage(stall=0.5)
+    yield storage
+    storage.close()
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        server.replace("object", CONTENT)
+        yield server
+
+
+@pytest.fixture(params=["real", "faulty"])
+def presign(request: pytest.FixtureRequest) -> Presign:
+    """Signs URLs of a store that holds `CONTENT` under `object`."""
+    if request.param == "faulty":
+        server: FaultyServer = request.getfixturevalue("server")
+        return server.presign
+    sandbox: Sandbox = request.getfixturevalue("sandbox")
+    root = f"tmp/{uuid.uuid4()}"
+    sandbox.store.put_bytes(f"{root}/object", CONTENT.read())
+    return lambda method, key: sandbox.presign(method, f"{root}/{key}")  # type: ignore[arg-type]
+
+
+def get(storage: Storage, url: str, start: int, end: int, *, total: int = SIZE, etag: str | None = None) -> bytes:
+    with storage.get(url, start, end, total, etag) as reply:
+        assert (reply.start, reply.end, reply.whole) == (start, end, False)
+        assert reply.etag is not None
+        return b"".join(reply.chunks)
+
+
+# The contract
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, SIZE), (0, 1), (SIZE - 1, SIZE), (1_000_000, 2_500_000)])
+def test_any_part_of_an_object(storage: Storage, presign: Presign, start: int, end: int) -> None:
+    assert get(storage, presign("GET", "object"), start, end, etag=CONTENT.etag()) == CONTENT.read(start, end)
+
+
+def test_an_object_that_is_another_by_now(storage: Storage, presign: Presign) -> None:
+    with pytest.raises(SourceChanged, match="the object changed"):
+        get(storage, presign("GET", "object"), 0, 10, etag='"0123456789abcdef0123456789abcdef"')
+
+
+def test_an_object_that_is_shorter(storage: Storage, presign: Presign) -> None:
+    with pytest.raises(SourceChanged, match="shorter than the manifest says"):
+        get(storage, presign("GET", "object"), SIZE, SIZE + 5, total=SIZE + 5)
+
+
+def test_an_object_that_is_longer(storage: Storage, presign: Presign) -> None:
+    with pytest.raises(SourceChanged, match=f"storage has {SIZE} bytes where the manifest says {SIZE - 5}"):
+        get(storage, presign("GET", "object"), 0, 10, total=SIZE - 5)
+
+
+def test_an_object_that_is_not_there(storage: Storage, presign: Presign) -> None:
+    with pytest.raises(Rejected, match="404"):
+        get(storage, presign("GET", "nothing"), 0, 10)
+
+
+def test_a_url_of_another_method(storage: Storage, presign: Presign) -> None:
+    with pytest.raises(UrlExpired, match="403"):
+        get(storage, presign("PUT", "object"), 0, 10)
+
+
+def test_a_forged_url(storage: Storage, presign: Presign) -> None:
+    with pytest.raises(UrlExpired, match="SignatureDoesNotMatch"):
+        get(storage, presign("GET", "object").replace("Signature=", "Signature=0"), 0, 10)
+
+
+def test_what_is_put_can_be_got(storage: Storage, presign: Presign) -> None:
+    etag = storage.put(presign("PUT", "new"), CONTENT.pieces(), SIZE, "application/jsonl")  # type: ignore[arg-type]
+    assert etag == CONTENT.etag()
+    assert get(storage, presign("GET", "new"), 0, SIZE, etag=etag) == CONTENT.read()
+
+
+# What only happens on bad days
+
+
+def test_an_expired_url(storage: Storage, server: FaultyServer) -> None:
+    server.inject(EXPIRED)
+    with pytest.raises(UrlExpired, match=r"answered 403 \(AccessDenied: Request has expired\)"):
+        get(storage, server.presign("GET", "object"), 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("fault", "retry_after", "congestion"),
+    [
+        (s3_error(503, "SlowDown", "Reduce your rate."), None, True),
+        (s3_error(503, "SlowDown", "Reduce your rate.", Retry_After="7"), 7, True),
+        (s3_error(503, "SlowDown", "Reduce your rate.", Retry_After=http_date(60)), 60, True),
+        (s3_error(503, "SlowDown", "Reduce your rate.", Retry_After=http_date(-60)), 0, True),
+        (s3_error(503, "SlowDown", "Reduce your rate.", Retry_After="soon"), None, True),
+        (Fault(429, body=b""), None, True),
+        (s3_error(500, "InternalError", "We encountered an internal error."), None, False),
+        (s3_error(400, "RequestTimeout", "Your socket connection was not read from."), None, False),
+    ],
+)
+def test_what_may_succeed_later(
+    storage: Storage, server: FaultyServer, fault: Fault, retry_after: float | None, congestion: bool
+) -> None:
+    server.inject(fault)
+    with pytest.raises(Transient) as failure:
+        get(storage, server.presign("GET", "object"), 0, 10)
+    assert failure.value.congestion is congestion
+    assert failure.value.retry_after == pytest.approx(retry_after, abs=3)
+
+
+BROKEN = {
+    "reset before the answer": (Fault(cut=0, ending="reset"), "the connection broke|cut short"),
+    "reset in the body": (Fault(cut=500_000, ending="reset"), "the connection broke|cut short"),
+    "end in the body": (Fault(cut=500_000), "the connection broke|cut short"),
+    "a length that is too short": (Fault(body=CONTENT.read(0, 1000)), "cut short: 999000 of 1000000 bytes are missing"),
+    "stall": (Fault(cut=500_000, ending="stall"), r"no byte for 0\.5 s"),
+    "another range": (Fault(headers={"Content-Range": f"bytes 1-999999/{SIZE}"}), "where 0-999999 were asked"),
+    "beyond the range": (Fault(headers={"Content-Range": f"bytes 0-1000000/{SIZE}"}), "where 0-999999 were asked"),
+    "no range": (Fault(headers={"Content-Range": None}), "without a usable Content-Range"),
+    "headers that are not text": (Fault(headers={"ETag": '"ÿ"'}), "not HTTP"),
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), BROKEN.values(), ids=BROKEN.keys())
+def test_an_exchange_that_breaks(storage: Storage, server: FaultyServer, fault: Fault, reason: str) -> None:
+    server.inject(fault)
+    url = server.presign("GET", "object")
+    with pytest.raises(Transient, match=reason) as failure:
+        get(storage, url, 0, 1_000_000)
+    assert "Signature" not in str(failure.value)
+    assert get(storage, url, 0, 1_000_000) == CONTENT.read(0, 1_000_000)
+
+
+def test_less_than_was_asked_is_taken_as_far_as_it_goes(storage: Storage, server: FaultyServer) -> None:
+    server.longest_answer = 1000
+    with storage.get(server.presign("GET", "object"), 500, SIZE, SIZE, None) as reply:
+        assert (reply.start, reply.end) == (500, 1500)
+        assert b"".join(reply.chunks) == CONTENT.read(500, 1500)
+
+
+def test_a_store_that_ignores_ranges(storage: Storage, server: FaultyServer) -> None:
+    server.inject(Fault(ignores_range=True), times=2)
+    with storage.get(server.presign("GET", "object"), 0, 1000, SIZE, None) as reply:
+        assert (reply.start, reply.end, reply.whole) == (0, SIZE, True)
+        assert b"".join(reply.chunks) == CONTENT.read()
+    with pytest.raises(RangeIgnored):
+        get(storage, server.presign("GET", "object"), 1000, 2000)
+
+
+def test_nothing_is_sent_but_what_was_signed(storage: Storage, server: FaultyServer) -> None:
+    server.inject(Fault(headers={"Set-Cookie": "AWSALB=abc; Path=/"}))
+    url = server.presign("GET", "object")
+    for _ in range(2):
+        get(storage, url, 0, 10, etag=CONTENT.etag())
+    storage.put(server.presign("PUT", "new"), iter([b"1234"]), 4, "application/jsonl")
+    got, again, put = server.requests
+    assert set(got.headers) == set(again.headers)
+    assert set(got.headers) - {"connection", "accept"} == {"host", "user-agent", "accept-encoding", "range", "if-match"}
+    assert got.headers["accept-encoding"] == "identity"
+    assert set(put.headers) - {"connection", "accept"} == {"host", "user-agent", "accept-encoding", "content-length"}
+
+
+def test_a_weak_etag_is_no_condition(storage: Storage, server: FaultyServer) -> None:
+    server.objects["object"].etag = weak = 'W/"1"'
+    assert get(storage, server.presign("GET", "object"), 0, 10, etag=weak) == CONTENT.read(0, 10)
+    assert "if-match" not in server.requests[0].headers
+
+
+def test_connections_are_used_again(storage: Storage, server: FaultyServer) -> None:
+    url = server.presign("GET", "object")
+    opened = threading.active_count()
+    for start in range(20):
+        get(storage, url, start, start + 10)
+    assert threading.active_count() <= opened + 2  # the server has a thread a connection
+
+
+def test_a_store_that_is_not_there(storage: Storage) -> None:
+    server = FaultyServer()
+    url = server.presign("GET", "object")
+    server.stop()
+    began = time.monotonic()
+    with pytest.raises(Transient, match="can't connect"):
+        get(storage, url, 0, 10)
+    assert time.monotonic() - began < 5
