@@ -228,6 +228,8 @@ class Agent:
             log.critical("the %s worker died: %s", name, death, exc_info=not isinstance(death, AxomsyncError))
             self._exit_code = death.exit_code if isinstance(death, Fatal) else 1
             self._end()
+        finally:
+            self._wakes.put(None)  # a pass may be over
 
     def _begin(self) -> None:
         self._listen_to_signals()
@@ -339,6 +341,8 @@ class Agent:
             self.parts.hurry()
         else:
             self._replace_parts(parts)
+        if self.ended:
+            return
         log.info("reloaded %s", loaded.path)
         systemd.ready("working")
 

@@ -246,6 +246,7 @@ def test_transfers_give_way_to_a_configuration_that_changes_them_and_lose_nothin
     assert content.fault_in(agent.mirror / "big" / "v1" / "w") is None
     assert server.sent() < 2 * content.size
     assert agent.terminate() == 0
+    assert "Traceback" not in agent.log()
 
 
 # The service manager

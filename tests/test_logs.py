@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Literal
 
@@ -26,9 +27,16 @@ SECRETS = ("feedfacefeedface", "AKIA", "sesame", "0123456789")
 def stream() -> Iterator[io.StringIO]:
     """What is logged; the process's own logging is as before afterwards."""
     root = logging.getLogger()
-    before = (root.handlers[:], root.level, logging.raiseExceptions, sys.excepthook)
+    handlers, level, raises, hooks = (
+        root.handlers[:],
+        root.level,
+        logging.raiseExceptions,
+        (sys.excepthook, threading.excepthook),
+    )
     yield io.StringIO()
-    root.handlers[:], root.level, logging.raiseExceptions, sys.excepthook = before
+    root.handlers[:], logging.raiseExceptions = handlers, raises
+    root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.mark.parametrize("form", ["console", "journal", "json"])
@@ -50,7 +58,7 @@ def test_secrets_are_taken_out_of_messages_arguments_and_tracebacks(
 ) -> None:
     logs.set_up(form, "debug", {}, stream)
     log = logging.getLogger("axomsync.test")
-    log.warning(secret)  # noqa: G004
+    log.warning(secret)
     log.warning("failed: %s", secret)
     try:
         raise RuntimeError(secret)
@@ -112,7 +120,7 @@ def test_an_error_that_nobody_caught_is_told_without_secrets() -> None:
     assert "thread lane-3 ended unexpectedly: https://s.example/b?…" in done.stderr
     assert "the program ended unexpectedly: https://s.example/b?…" in done.stderr
     assert done.stderr.count("RuntimeError") == 2
-    assert "feedface" not in done.stderr.replace("X-Amz-Signature=feedface", "", 0).replace(FAILS, "")
+    assert "feedface" not in done.stderr
     assert "0123456789" not in done.stderr
 
 

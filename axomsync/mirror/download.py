@@ -474,10 +474,18 @@ class Lanes:
                 rest = file.received.gaps(lease.position, lease.end)
                 self._board.give_back(lease, cut(rest, segment_size(file.size, 1)))
             elif not lease.lost:
-                self._forget(file)  # without ranges there is no going on in the middle
-                self._board.add(file, [Segment(0, file.size)])
+                self._begin_again_without_ranges(lease, file)
             self._leave_nothing_out(file)
             self._changed.notify_all()
+
+    def _begin_again_without_ranges(self, lease: Lease, file: PartialFile) -> None:
+        """There is no going on in the middle. A lane that asked for the beginning is about to get all."""
+        others = (other for other in self._board.leases if other.file is file and other is not lease)
+        if first := next((other for other in others if other.start == 0), None):
+            self._board.widen(first, file.size)
+        else:
+            self._forget(file)
+            self._board.add(file, [Segment(0, file.size)])
 
     def _leave_nothing_out(self, file: PartialFile) -> None:
         """What was received is the truth: gaps that nobody works on and that do not wait are fetched, however they arose."""
@@ -514,6 +522,8 @@ class Lanes:
     def _accept(self, lease: Lease, file: PartialFile, reply: RangeReply, asked: int) -> None:
         """The first answer for a file fixes its ETag; a store that sends more than was asked sends all."""
         with self._changed:
+            if lease.lost:
+                return
             if file.etag is None:
                 self._meet(file, reply.etag)
             elif reply.etag is not None and reply.etag != file.etag:

@@ -112,7 +112,7 @@ class Board:
     """All segments that wait and all leases that run. The caller holds a lock around each call."""
 
     waiting: deque[tuple[Hashable, Segment]] = field(default_factory=deque)
-    leases: set[Lease] = field(default_factory=set)
+    leases: dict[Lease, None] = field(default_factory=dict)  # a set that keeps its order: chance decides nothing
 
     def add(self, file: Hashable, segments: Iterable[Segment]) -> None:
         """Have these segments fetched, after all that wait already."""
@@ -137,14 +137,14 @@ class Board:
 
     def finish(self, lease: Lease) -> None:
         """All bytes of the lease are received. A twin that still works on them has lost."""
-        self.leases.discard(lease)
+        self.leases.pop(lease, None)
         if lease.twin is not None:
             lease.twin.lost = True
             lease.twin.twin = None
 
     def give_back(self, lease: Lease, rest: Iterable[Segment]) -> None:
         """The lane can't go on: the `rest` is fetched next, by whoever comes, unless a twin is at it."""
-        self.leases.discard(lease)
+        self.leases.pop(lease, None)
         if lease.twin is not None:
             lease.twin.twin = None
         elif not lease.lost:
@@ -175,19 +175,19 @@ class Board:
         self.waiting = deque(item for item in self.waiting if item[0] not in files)
         for lease in [lease for lease in self.leases if lease.file in files]:
             lease.lost = True
-            self.leases.discard(lease)
+            self.leases.pop(lease, None)
 
     def widen(self, lease: Lease, size: int) -> None:
         """The store sends the whole file to this lease: no other needs to fetch any of it."""
         self.waiting = deque(item for item in self.waiting if item[0] != lease.file)
         for other in [other for other in self.leases if other.file == lease.file and other is not lease]:
             other.lost = True
-            self.leases.discard(other)
+            self.leases.pop(other, None)
         lease.twin, lease.end, lease.whole = None, size, True
 
     def _lease(self, file: Hashable, start: int, end: int) -> Lease:
         lease = Lease(file, start, start, end)
-        self.leases.add(lease)
+        self.leases[lease] = None
         return lease
 
     def _steal(self, smallest: int) -> Lease | None:

@@ -89,7 +89,7 @@ def test_an_agent_that_is_killed_at_random_loses_and_doubles_nothing(sandbox: Sa
 def test_an_upload_that_outlives_its_url_needs_no_second_one(
     sandbox_factory: SandboxFactory, make_agent: AgentFactory
 ) -> None:
-    sandbox = sandbox_factory(url_lifetime=timedelta(seconds=1), rate=4 * MB)
+    sandbox = sandbox_factory(url_lifetime=timedelta(seconds=2), rate=3.5 * MB)
     agent = make_agent(sandbox)
     data = big(9)
     (agent.drop / "a.jsonl").write_bytes(data)
@@ -97,7 +97,7 @@ def test_an_upload_that_outlives_its_url_needs_no_second_one(
     row = assert_taken_once(agent, sandbox, "a.jsonl", data)
     (request,) = requests(sandbox)
     assert request.ended_at is not None
-    assert request.ended_at - request.at > 1.5
+    assert request.ended_at - request.at > 2
     assert puts(sandbox) == [row["key"]]
 
 
@@ -112,14 +112,14 @@ def test_a_url_that_expired_while_the_agent_was_down_is_replaced(
     eventually("a PUT", lambda: requests(sandbox))
     agent.kill()
     expired = time.monotonic() + 1
-    sandbox.rate = None
+    sandbox.rate, sandbox.url_lifetime = None, timedelta(minutes=15)
     eventually("expiry", lambda: time.monotonic() > expired)
     agent.sync()
     row = assert_taken_once(agent, sandbox, "a.jsonl", data)
     *refused, last = puts(sandbox)  # the agent's idea of the expiry may be a second late: then storage tells it
     assert last == row["key"]
-    assert len(set(refused)) == 1
-    assert len(sandbox.uploads()) == 2
+    assert last not in refused
+    assert len(sandbox.uploads()) == len({last, *refused})
 
 
 def test_a_connection_that_breaks_in_the_middle_is_made_again_at_once(sandbox: Sandbox, agent: AgentProcess) -> None:

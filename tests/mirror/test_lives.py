@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
+import safetensors
 
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, eventually
@@ -143,8 +143,8 @@ def test_three_ready_models_and_one_that_is_not(sandbox: Sandbox, tmp_path: Path
             assert all(path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644) for path in mirrored.rglob("*"))
         assert sorted(path.name for path in (agent.mirror / "chassis").iterdir()) == ["current", "v1", "v2", "β 3"]
         assert (agent.mirror / "chassis" / "current").readlink() == Path("β 3")
-        with safe_open(agent.mirror / "chassis" / "v1" / "model.safetensors", "numpy") as opened:
-            assert opened.get_tensor("weight").tobytes() == Content(300_000, 1).read()
+        tensors = dict(safetensors.deserialize((agent.mirror / "chassis" / "v1" / "model.safetensors").read_bytes()))
+        assert tensors["weight"]["data"] == Content(300_000, 1).read()
         states = {model["id"]: (model["state"], model["reason"]) for model in agent.models()}
         assert states == {
             **dict.fromkeys(ids.values(), ("published", None)),
@@ -339,19 +339,15 @@ def test_a_storage_that_asks_for_a_long_pause_is_left_alone(agent: AgentProcess,
 
 
 def test_a_broken_storage_is_not_hammered(agent: AgentProcess, server: FaultyServer) -> None:
-    """For as long as one looks, requests become rarer; then storage works again, and so does the agent."""
-    files = {"a.bin": Content(40 * MIB, 1)}
-    server.add_model("chassis", "v1", files)
+    server.add_model("chassis", "v1", {"a.bin": Content(80 * MIB, 1)})
     server.inject(s3_error(500, "InternalError", "We encountered an internal error."), times=FOREVER)
     agent.configure({"drop": {"enabled": False}, "transfer": {"connections": 4}})
     agent.start()
-    eventually("ten tries", lambda: len(server.storage_requests()) >= 10)
-    first, tenth = server.storage_requests()[0].at, server.storage_requests()[9].at
-    assert tenth - first > 2, "ten requests came faster than that"
-    server.heal()
-    eventually("the model", lambda: (agent.mirror / "chassis" / "v1").exists(), patience=90)
+    began = eventually("a try", lambda: [r.at for r in server.storage_requests()])[0]
+    eventually("six seconds", lambda: time.monotonic() - began > 6)
+    assert 4 <= len(server.storage_requests()) <= 20
+    assert len(server.console_requests()) <= 20
     assert agent.terminate() == 0
-    assert faults_in(agent.mirror / "chassis" / "v1", files) == []
 
 
 # The key and signatures

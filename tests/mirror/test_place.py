@@ -1,4 +1,4 @@
-"""The mirror folder: what is in the way is never followed or overwritten, and `current` leads to the newest that is there."""
+"""The mirror folder: what is in the way is never followed or overwritten, and `current` leads to the newest."""
 
 import json
 import os
@@ -170,7 +170,7 @@ def test_a_published_folder_that_is_not_whole_is_not_adopted(server: FaultyServe
 
 
 def test_only_the_files_that_are_wanted(server: FaultyServer, mirror: MirrorHere) -> None:
-    mirror.settings["files"] = ("*.bin",)
+    mirror.settings["files"] = ["*.bin"]
     model_id = server.add_model("chassis", "v1", {**FILES, "README.md": Content(9, 9)})
     mirror.sync()
     published = mirror.folder / "chassis" / "v1"

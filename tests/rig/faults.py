@@ -192,7 +192,6 @@ class FaultyServer:
         self.manifests: dict[str, list[dict[str, Any]]] = {}  # model id → {rel, size, key}
         self.objects: dict[str, StoredObject] = {}
         self.requests: list[Request] = []
-        self.stored: dict[str, bytes] = {}  # by PUT
         self._rules: list[_Rule] = []
         self._numbers = itertools.count()
         self._epoch = 0
@@ -424,9 +423,9 @@ class FaultyServer:
         if refusal := self._refusal(request):
             return refusal
         if request.method == "PUT":
-            self.stored[request.key] = request.body
-            etag = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
-            return _answer(200, b"", ETag=f'"{etag}"')
+            content = Content(len(request.body), head=request.body)
+            self.objects[request.key] = StoredObject(content, content.etag())
+            return _answer(200, b"", ETag=content.etag())
         stored = self.objects.get(request.key)
         if stored is None:
             return _error(s3_error(404, "NoSuchKey", "The specified key does not exist."))
