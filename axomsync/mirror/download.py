@@ -498,7 +498,7 @@ class Lanes:
         with self._liveness.worker("lane") as beat:
             url, generation = file.job.links.url(file.rel)
             handle = file.acquire()
-            asked = lease.end  # a thief may move it closer while the answer is on its way
+            asked, began = lease.end, self._clock()  # a thief may move it closer while the answer is on its way
             try:
                 with self._storage.get(url, lease.position, asked, file.size, file.etag) as reply:
                     self._accept(lease, file, reply, asked)
@@ -516,6 +516,7 @@ class Lanes:
                 self._board.give_back(lease, file.received.gaps(lease.position, lease.end))
             else:
                 self._board.finish(lease)
+                self._pace.finish(lease.position - lease.start, self._clock() - began)
             self._leave_nothing_out(file)
             self._changed.notify_all()
 

@@ -19,6 +19,7 @@ LARGEST_MINIMUM_THEFT = 8 * MEBIBYTE
 SMALLEST_MINIMUM_THEFT = MEBIBYTE
 INTERVAL_SECONDS = 0.9
 LAG_SECONDS = 15.0
+FINISHED_REMEMBERED = 8
 
 
 def segment_size(size: int, lanes: int, align: int = 1) -> int:
@@ -213,11 +214,17 @@ class _Track:
 
 
 class Pace:
-    """How fast each lease runs, and who is far behind the others. Fed about once a second; times are monotonic seconds."""
+    """How fast each lease runs, and who is far behind the others. Observed about once a second; times are monotonic."""
 
     def __init__(self) -> None:
         self._tracks: dict[Lease, _Track] = {}
-        self.typical = 0.0  # median rate of the leases that move
+        self._finished: deque[float] = deque(maxlen=FINISHED_REMEMBERED)
+        self.typical = 0.0  # bytes a second: the median of the leases that move and of those that ended last
+
+    def finish(self, count: int, seconds: float) -> None:
+        """A lease brought `count` bytes in that time. Many are too short to be observed while they run."""
+        if seconds > 0 and count >= SMALLEST_MINIMUM_THEFT:  # of small ones the time to begin is all one sees
+            self._finished.append(count / seconds)
 
     def observe(self, leases: Iterable[Lease], now: float) -> None:
         """Take in where the leases stand."""
@@ -226,9 +233,9 @@ class Pace:
             if now - track.at >= INTERVAL_SECONDS:
                 track.rate = (lease.position - track.position) / (now - track.at)
                 track.at, track.position = now, lease.position
-        moving = sorted(track.rate for track in self._tracks.values() if track.rate)
-        if len(moving) > 1:  # one that is left alone at the end shows nothing of what is typical
-            self.typical = moving[len(moving) // 2]
+        rates = sorted([*self._finished, *(track.rate for track in self._tracks.values() if track.rate)])
+        if len(rates) > 1:  # one that is left alone shows nothing of what is typical
+            self.typical = rates[len(rates) // 2]
         for track in self._tracks.values():
             lags = track.rate is not None and track.rate < self.typical / 10
             track.lagging_since = (track.lagging_since or now) if lags else None

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-import safetensors
+from safetensors import deserialize
 
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, eventually
@@ -143,7 +143,7 @@ def test_three_ready_models_and_one_that_is_not(sandbox: Sandbox, tmp_path: Path
             assert all(path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644) for path in mirrored.rglob("*"))
         assert sorted(path.name for path in (agent.mirror / "chassis").iterdir()) == ["current", "v1", "v2", "β 3"]
         assert (agent.mirror / "chassis" / "current").readlink() == Path("β 3")
-        tensors = dict(safetensors.deserialize((agent.mirror / "chassis" / "v1" / "model.safetensors").read_bytes()))
+        tensors = dict(deserialize((agent.mirror / "chassis" / "v1" / "model.safetensors").read_bytes()))
         assert tensors["weight"]["data"] == Content(300_000, 1).read()
         states = {model["id"]: (model["state"], model["reason"]) for model in agent.models()}
         assert states == {

@@ -173,6 +173,17 @@ def test_the_one_that_is_left_alone_at_the_end_is_still_a_straggler() -> None:
         assert pace.stragglers() == [slow]
 
 
+def test_the_last_of_a_short_transfer_is_a_straggler_too() -> None:
+    """The others had ended before they could be observed twice."""
+    pace, (slow,) = Pace(), leases(0)
+    for _ in range(3):
+        pace.finish(16 * MIB, 0.5)
+    for second in range(3):
+        pace.observe([slow], float(second))
+        slow.position += 10_000
+    assert pace.stragglers() == [slow]
+
+
 def test_a_lane_that_is_alone_from_the_beginning_is_no_straggler() -> None:
     pace, (only,) = Pace(), leases(0)
     for second in range(10):
