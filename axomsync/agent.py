@@ -235,6 +235,8 @@ class Agent:
         self._listen_to_signals()
         if warning := config.key_file_warning(self.loaded.settings):
             log.warning("%s", warning)
+        for line in config.not_acted_on(self.loaded):
+            log.warning("%s", line)
 
     def _work(self) -> None:
         while not self.ended:

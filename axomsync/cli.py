@@ -190,10 +190,13 @@ def config_group() -> None:
 @_config_option
 def config_check(config_file: str | None) -> None:
     """Validate the configuration: every error at once, with its key and line."""
+    from axomsync.config import not_acted_on
     from axomsync.http import tls_context
 
     loaded = _load(config_file)
     tls_context(_ca_file(loaded))
+    for line in not_acted_on(loaded):
+        click.echo(line)
     click.echo(f"{loaded.path}: good")
 
 

@@ -220,6 +220,9 @@ Whole = Annotated[int, Strict()]  # true is no number
 Switch = Annotated[bool, Strict()]
 
 
+_NOT_YET = " (not acted on by this version)"
+
+
 def _key(default: object, why: str, **constraints: Any) -> Any:
     return Field(default=default, validate_default=True, description=why, **constraints)
 
@@ -274,7 +277,7 @@ class MirrorSettings(_Section):
     include: Globs = _key(["*"], "models to mirror: globs over name, name/version or id")
     exclude: Globs = _key([], "models to leave out, likewise")
     files: Globs = _key(["*"], "files of a model to fetch: globs over the path inside the model")
-    keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all", ge=0)
+    keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all" + _NOT_YET, ge=0)
     reserve: Size = _key("1GiB", "free space that mirroring never uses up", ge=0)
     verify: Literal["etag", "size"] = _key("etag", "etag compares checksums where storage gives them; size saves the CPU")
 
@@ -291,16 +294,18 @@ class TransferSettings(_Section):
 class WebSettings(_Section):
     """`[web]`: the status page and metrics."""
 
-    listen: Annotated[str, AfterValidator(_listen)] = _key("127.0.0.1:9464", 'host:port of the status page; "" is off')
+    listen: Annotated[str, AfterValidator(_listen)] = _key(
+        "127.0.0.1:9464", 'host:port of the status page; "" is off' + _NOT_YET
+    )
 
 
 class HookSettings(_Section):
     """`[hooks]`: commands that run when something happens."""
 
-    model_published: Command = _key([], "argument list that runs when a model has been published")
-    upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
-    failed: Command = _key([], "argument list that runs when a transfer is parked")
-    timeout: Duration = _key("1m", "a hook that runs longer is stopped", gt=0)
+    model_published: Command = _key([], "argument list that runs when a model has been published" + _NOT_YET)
+    upload_done: Command = _key([], "argument list that runs when a file has been uploaded" + _NOT_YET)
+    failed: Command = _key([], "argument list that runs when a transfer is parked" + _NOT_YET)
+    timeout: Duration = _key("1m", "a hook that runs longer is stopped" + _NOT_YET, gt=0)
 
 
 class LogSettings(_Section):
@@ -582,6 +587,19 @@ def key_file_warning(settings: Settings) -> str | None:
     except OSError:
         return None
     return f"{file}: every user of this machine can read the API key; run chmod 600 {file}" if exposed else None
+
+
+def not_acted_on(loaded: Loaded) -> list[str]:
+    """A line for each key that was changed from its default although this version does nothing with it."""
+    lines = []
+    for section, outer in Settings.model_fields.items():
+        values, defaults = getattr(loaded.settings, section), getattr(Settings(), section)
+        for name, field in outer.annotation.model_fields.items():  # type: ignore[union-attr]  # sections are models
+            value = getattr(values, name)
+            if (field.description or "").endswith(_NOT_YET) and value and value != getattr(defaults, name):
+                place = loaded.origins.get(f"{section}.{name}", str(loaded.path))
+                lines.append(f"{place}: [{section}] {name}: accepted, but this version does not act on it")
+    return lines
 
 
 def effective(loaded: Loaded) -> list[dict[str, object]]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +23,8 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 QUICK_SHARE = 16
 SAMPLES = 256
+MEMORY = 10 * GIB  # the most that a case may put into memory: an object, a second form of it, a copy that is written
+SPARE = 2 * GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +120,28 @@ class Bench:
 
     def __init__(self, rounds: int, *, quick: bool, memory: Path, disk: Path) -> None:
         self.rounds, self.quick = rounds, quick
+        self._check_memory()
         self.memory = Path(tempfile.mkdtemp(prefix="axomsync-bench-", dir=memory))
         self.disk = Path(tempfile.mkdtemp(prefix="axomsync-bench-", dir=disk))
         self._numbers = count(1)
 
     def __enter__(self) -> "Bench":
+        # A filesystem of its own: what goes wrong in here may fill it, but not the machine's memory.
+        options = f"size={MEMORY},mode=700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "axomsync-bench", self.memory], check=True)
         return self
 
     def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "--lazy", self.memory], check=True)
         for folder in (self.memory, self.disk):
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _check_memory(self) -> None:
+        needed = MEMORY // QUICK_SHARE if self.quick else MEMORY + SPARE
+        with open("/proc/meminfo", encoding="ascii") as file:
+            free = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+        if free < needed:
+            raise Failed(f"{needed >> 30} GiB of memory must be free, and {free >> 30} GiB are; --quick needs less")
 
     def size(self, full: int) -> int:
         """A size, or a small share of it in a quick run."""

@@ -72,6 +72,10 @@ http {{
             proxy_cache_key $uri;
             proxy_cache_valid 200 1d;
             proxy_force_ranges on;
+            # However many ask at once for what is not there yet, it is fetched once.
+            proxy_cache_lock on;
+            proxy_cache_lock_age 1h;
+            proxy_cache_lock_timeout 1h;
         }}
         location /put/ {{
             {judged}
