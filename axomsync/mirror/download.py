@@ -438,7 +438,8 @@ class Lanes:
             for lease in self._pace.lagging(now):
                 lease.slow = True
         if self.lane_count.count != before:
-            self._ledger.set_facts(lanes=str(self.lane_count.count))  # the next start begins there
+            with suppress(LocalFault):  # only a better beginning for the next start, which begins there
+                self._ledger.set_facts(lanes=str(self.lane_count.count))
 
     def _lane(self) -> None:
         while not self._stop.is_set():
