@@ -183,5 +183,6 @@ def test_a_root_that_is_deleted_and_made_again_is_watched_again(sandbox: Sandbox
     (agent.drop / "a.jsonl").write_bytes(dataset("a"))
     eventually("its receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
     assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
-    assert agent.log().count("it does not exist") == 2  # of the folder and of the watch on it: once each, not every 0.3 s
+    # Of the folder, and of the watch on it if that was looked at meanwhile: once each, not every 0.3 s.
+    assert agent.log().count("it does not exist") in (1, 2)
     assert agent.status()["problems"] == []
