@@ -36,7 +36,6 @@ from axomsync.mirror.download import Lanes
 from axomsync.mirror.mirror import Mirror
 from axomsync.mirror.publish import Place
 from axomsync.ops import logs, systemd
-from axomsync.policy import FIRST_LANES
 from axomsync.problems import Problems
 from axomsync.records import ModelState, UploadState
 from axomsync.report import STUCK_MODELS, STUCK_UPLOADS, iso
@@ -84,7 +83,6 @@ class Parts:
             self.stop,
             a.random,
             hashes=settings.mirror.verify == "etag",
-            first_lanes=int(a.ledger.read.facts().get("lanes") or FIRST_LANES),
         )
         place = Place(settings.mirror.folder, a.identity)
         return Mirror(

@@ -7,8 +7,9 @@ import email.utils
 import ssl
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from axomsync.errors import BadConfig
+from axomsync.errors import BadConfig, printable
 
 if TYPE_CHECKING:
     import httpx
@@ -26,6 +27,14 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
             reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
             raise BadConfig(f"[console] ca_file {ca_file}: can't be used: {reason or error}") from None
     return context
+
+
+def host_of(url: str) -> str:
+    """The host of a URL with its port, for messages: never what else a signed URL holds."""
+    try:
+        return printable(urlsplit(url).netloc.rpartition("@")[2])
+    except ValueError:
+        return "?"
 
 
 def retry_after(response: "httpx.Response", now: float) -> float | None:

@@ -29,7 +29,7 @@ from pyreqwest.exceptions import RequestTimeoutError as TransportTimeout
 from axomsync import __version__
 from axomsync.config import may_use_plain_http
 from axomsync.errors import BadConfig, Rejected, SourceChanged, Transient, UrlExpired, printable
-from axomsync.http import retry_after, tls_context
+from axomsync.http import host_of, retry_after, tls_context
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # storage may think for long between the last byte of a large PUT and its answer
@@ -124,7 +124,7 @@ class Storage:
         if not usable or parts.username or parts.password:
             raise Rejected("the console gave something that is no signed URL of a storage")
         if not may_use_plain_http(url, self._allow_http):
-            raise Rejected(f"storage at {_host(url)} is offered over plain http; [transfer] allow_http = true allows that")
+            raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
 
     @contextmanager
     def _mapped(self, url: str) -> Iterator[None]:
@@ -132,13 +132,13 @@ class Storage:
         try:
             yield
         except (httpx.ConnectTimeout, httpx.PoolTimeout):
-            raise Transient(f"storage {_host(url)}: no connection in time") from None
+            raise Transient(f"storage {host_of(url)}: no connection in time") from None
         except (httpx.TimeoutException, TransportTimeout):
-            raise Transient(f"storage {_host(url)}: no byte for {self._stall:g} s") from None
+            raise Transient(f"storage {host_of(url)}: no byte for {self._stall:g} s") from None
         except httpx.ConnectError:
-            raise Transient(f"storage {_host(url)}: can't connect") from None
+            raise Transient(f"storage {host_of(url)}: can't connect") from None
         except (httpx.HTTPError, httpx.InvalidURL, PyreqwestError) as error:
-            raise Transient(f"storage {_host(url)}: the connection broke ({type(error).__name__})") from None
+            raise Transient(f"storage {host_of(url)}: the connection broke ({type(error).__name__})") from None
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def _extent(response: httpx.Response, start: int, end: int, total: int) -> tuple
         return 0, total
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
     if match is None:
-        raise Transient(f"storage {_host(str(response.request.url))}: a 206 without a usable Content-Range")
+        raise Transient(f"storage {host_of(str(response.request.url))}: a 206 without a usable Content-Range")
     if match[3] != "*" and int(match[3]) != total:
         raise SourceChanged(f"storage has {match[3]} bytes where the manifest says {total}")
     begin, stop = int(match[1]), int(match[2]) + 1
@@ -226,7 +226,7 @@ def _raise_for_status(response: httpx.Response) -> None:
     if status in (200, 201, 204, 206):
         return
     code, words = _error_document(response)
-    message = f"storage {_host(str(response.request.url))} answered {status} ({words})"
+    message = f"storage {host_of(str(response.request.url))} answered {status} ({words})"
     if status == 412:
         raise SourceChanged(f"the object changed while it was fetched: {message}")
     if status == 416:
@@ -260,7 +260,3 @@ def _error_document(response: httpx.Response) -> tuple[str, str]:
 def _element(document: bytes, name: bytes) -> str:
     match = re.search(rb"<%s>([^<]{1,200})</%s>" % (name, name), document)
     return printable(match[1].decode("utf-8", "replace")) if match else ""
-
-
-def _host(url: str) -> str:
-    return printable(urlsplit(url).netloc.rpartition("@")[2])

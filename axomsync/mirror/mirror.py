@@ -37,8 +37,10 @@ from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
 from axomsync.mirror import integrity, layout
 from axomsync.mirror.catalog import Selection, reconcile
-from axomsync.mirror.download import Job, Lanes, Links, PartialFile
+from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
+from axomsync.mirror.links import Links
+from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.publish import Place, shown
 from axomsync.policy import backoff
 from axomsync.problems import Problems

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Container, Hashable, Iterable
 from dataclasses import dataclass, field
 
+from axomsync.policy import LaneCount
 from axomsync.records import Segment
 
 MEBIBYTE = 1024 * 1024
@@ -256,3 +257,13 @@ class Pace:
             for lease, track in self._tracks.items()
             if track.lagging_since is not None and now - track.lagging_since >= LAG_SECONDS
         ]
+
+
+@dataclass(slots=True)
+class Host:
+    """One storage host: what is fetched from it, by how many lanes, and how fast those run."""
+
+    lanes: LaneCount
+    board: Board = field(default_factory=Board)
+    pace: Pace = field(default_factory=Pace)
+    moved: int = 0  # bytes that came since it was last observed

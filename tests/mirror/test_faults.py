@@ -454,7 +454,7 @@ def test_a_model_that_vanishes_half_way_leaves_what_it_brought(
     server.requests.clear()
     mirror.sync()
     published(mirror, model_id)
-    assert server.sent() == BIG.size + SMALL.size - kept
+    assert server.asked() == BIG.size + SMALL.size - kept
 
 
 def test_a_manifest_of_another_model_is_not_used(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:

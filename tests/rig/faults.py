@@ -26,6 +26,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from axomsync.mirror.segments import Coverage
+
 KEY = "axom_live_of_the_server_that_misbehaves"
 FOREVER = 1 << 30
 
@@ -320,6 +322,14 @@ class FaultyServer:
     def sent(self) -> int:
         """Body bytes of objects that were sent."""
         return sum(r.sent for r in self.storage_requests() if r.status in (200, 206))
+
+    def asked(self) -> int:
+        """How many different bytes of objects were asked for: of what a thief takes over, some may be sent twice."""
+        ranges: dict[str, Coverage] = {}
+        for r in self.storage_requests():
+            if r.status in (200, 206) and r.start is not None and r.end is not None:
+                ranges.setdefault(r.path, Coverage(r.end)).add(r.start, r.end)
+        return sum(coverage.covered for coverage in ranges.values())
 
     # How it works
 

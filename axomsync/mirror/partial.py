@@ -1,0 +1,134 @@
+"""A model while it is fetched: its files in the staging folder, and how much of each is there.
+
+Failures handled: a disk that is full or can't be written (`LocalFault`, met when the file is made and not in the middle of
+it), an object that changes while lanes still write the old one (the new file is another one).
+"""
+
+import errno
+import os
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from axomsync.errors import AxomsyncError, local_fault
+from axomsync.filesystems import filesystem_type
+from axomsync.meter import Gauge
+from axomsync.mirror.evidence import Evidence
+from axomsync.mirror.links import Links
+from axomsync.mirror.segments import SMALLEST_SEGMENT, Coverage
+from axomsync.records import ModelFile, Segment
+
+IGNORED_IN_A_ROW = 3
+
+
+@dataclass(eq=False, slots=True)
+class Handle:
+    """An open file that several lanes use; closed when the last lets go."""
+
+    descriptor: int
+    users: int = 0
+
+
+class PartialFile:
+    """One file being fetched into the staging folder. Opened when first needed, closed when nobody needs it."""
+
+    def __init__(self, job: "Job", known: ModelFile, path: Path) -> None:
+        self.job, self.rel, self.size, self.path = job, known.rel, known.size, path
+        self.host = job.links.host(known.rel)
+        self.etag = known.etag
+        self.etag_is_md5 = True
+        self.evidence = Evidence(known.etag, known.size)
+        self.received = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
+        self.durable = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
+        self.ranges = True  # False once the store is known to ignore Range
+        self.ranged = False  # it has answered with a part at least once
+        self.ignored = 0  # how often in a row it answered with all where a part was asked
+        self.changes = 0
+        self.generation = 0  # grows when the file starts over; what was written before is worth nothing then
+        self._handle: Handle | None = None
+        self._lock = threading.Lock()
+
+    def acquire(self) -> Handle:
+        """An open handle, valid until it is released. Raises `LocalFault`."""
+        with self._lock:
+            if self._handle is None:
+                self._handle = Handle(self._open())
+            self._handle.users += 1
+            return self._handle
+
+    def release(self, handle: Handle) -> None:
+        """The handle is no longer needed by one user."""
+        with self._lock:
+            handle.users -= 1
+            if handle.users == 0:
+                os.close(handle.descriptor)
+                if handle is self._handle:
+                    self._handle = None
+
+    def start_over(self) -> None:
+        """Nothing is received. Whoever still writes old bytes writes them into the old file, which nobody sees any more."""
+        with self._lock:
+            self._handle = None
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+        self.received, self.durable, self.etag = Coverage(self.size), Coverage(self.size), None
+        self.evidence = Evidence(None, self.size)
+
+    def ignore_range(self) -> None:
+        """The store sent all where a part was asked. One that has sent parts before may only have slipped."""
+        self.ignored += 1
+        self.ranges = self.ranged and self.ignored < IGNORED_IN_A_ROW
+
+    def _open(self) -> int:
+        file = -1
+        try:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            if os.fstat(file).st_size != self.size:
+                allocate(file, self.size, self.path)
+            return file
+        except OSError as error:
+            if file >= 0:
+                os.close(file)
+            raise local_fault(error, str(self.path)) from None
+
+
+def allocate(file: int, size: int, path: Path) -> None:
+    """Give an open file `size` bytes of disk, so that a full disk is met before the download and not in its middle.
+
+    Small files are not worth the call, and on tmpfs it would only write zeros.
+    """
+    os.ftruncate(file, size)
+    if size < SMALLEST_SEGMENT or filesystem_type(path) == "tmpfs":
+        return
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+class Job:
+    """All files of one model; `patience` is how many seconds it may bring nothing before it is given up for now."""
+
+    def __init__(self, model_id: str, links: Links, gauge: Gauge, patience: float) -> None:
+        self.model_id, self.links, self.gauge, self.patience = model_id, links, gauge, patience
+        self.files: list[PartialFile] = []
+        self.missing = 0  # bytes that are still to be received
+        self.unnoted = 0  # bytes that were received and not yet noted in the journal
+        self.over = threading.Event()
+        self.failure: AxomsyncError | None = None
+        self.last_progress = 0.0
+        self.attempts = 0
+        self.refusals = 0
+
+    def fail(self, failure: AxomsyncError) -> None:
+        """End the job; the first reason counts."""
+        if self.failure is None:
+            self.failure = failure
+        self.over.set()
+
+    @property
+    def complete(self) -> bool:
+        """All bytes of all files were received, and the journal knows them."""
+        return self.missing == 0 and self.unnoted == 0
