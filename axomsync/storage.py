@@ -52,7 +52,7 @@ class RangeReply:
     etag: str | None
     etag_is_md5: bool  # False when storage says that it encrypted the object with a key of its own
     whole: bool  # the store ignored the range and sends all
-    chunks: Iterator[bytes]
+    chunks: Iterator[memoryview]
 
 
 class RangeIgnored(Exception):  # the store's habit, not a failure
@@ -103,7 +103,7 @@ class Storage:
             found = response.headers.get("ETag")
             if etag is not None and found is not None and found != etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {etag} became {printable(found)})")
-            body = _exactly(response.iter_raw(), stop - begin)
+            body = _exactly(_chunks(response), stop - begin)
             yield RangeReply(begin, stop, total, found, not _encrypted(response), response.status_code == 200, body)
 
     def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> str | None:
@@ -168,6 +168,7 @@ def signed_headers(url: str, content_type: str) -> dict[str, str]:
 def _bulk_transport(ca_file: str | None, stall: float) -> SyncHttpxTransport:
     builder = (
         SyncClientBuilder()
+        .runtime_multithreaded(True)  # one thread can decrypt about 10 Gbit/s
         .http1_only()
         .follow_redirects(False)
         .referer(False)
@@ -209,7 +210,14 @@ def _encrypted(response: httpx.Response) -> bool:
     return kms or "x-amz-server-side-encryption-customer-algorithm" in response.headers
 
 
-def _exactly(chunks: Iterator[bytes], length: int) -> Iterator[bytes]:
+def _chunks(response: httpx.Response) -> Iterator[memoryview]:
+    """The body as the transport has it. Its httpx layer would copy each byte twice more, a tenth of all that CPU."""
+    reader = response.extensions["pyreqwest_response"].body_reader
+    while (chunk := reader.read_chunk()) is not None:
+        yield memoryview(chunk)
+
+
+def _exactly(chunks: Iterator[memoryview], length: int) -> Iterator[memoryview]:
     left = length
     for chunk in chunks:
         if len(chunk) > left:

@@ -390,7 +390,7 @@ class _Run:
         parts = file.evidence.parts if lanes.hashes else None
         self._parts = parts.run(lease.position) if parts is not None else None
         self._written_at = time.monotonic()
-        self._buffer: list[bytes] = []
+        self._buffer: list[memoryview] = []
         self._buffered = 0
 
     def receive(self, reply: RangeReply) -> None:

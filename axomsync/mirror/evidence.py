@@ -59,7 +59,7 @@ class PartRun:
         # A run that begins inside a part can't hash that one, only those after it.
         self._md5 = None if position % parts.part_size else hashlib.md5(usedforsecurity=False)
 
-    def update(self, piece: bytes) -> None:
+    def update(self, piece: bytes | memoryview) -> None:
         """The next bytes of the run."""
         parts, view = self._parts, memoryview(piece)
         while view:
