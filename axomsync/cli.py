@@ -149,7 +149,8 @@ def models(config_file: str | None, as_json: bool) -> None:
     documents = [model_document(model) for model in known]
     refusal: AxomsyncError | None = None
     try:
-        selection = Selection(loaded.settings.mirror.include, loaded.settings.mirror.exclude)
+        wanted = loaded.settings.mirror
+        selection = Selection(wanted.include, wanted.exclude, wanted.keep, wanted.max_size)
         changes = reconcile(_console(loaded).models(), known, selection, lambda row: True)
         changed = {change.model.id: change for change in changes}
         documents = [d | _news(changed.pop(d["id"], None)) for d in documents]

@@ -206,6 +206,11 @@ OptionalSize = Annotated[
     BeforeValidator(lambda value: None if value == "" else parse_size(value)),
     PlainSerializer(lambda value: "" if value is None else show_size(value)),
 ]
+OptionalDuration = Annotated[
+    float | None,
+    BeforeValidator(lambda value: None if value == "" else parse_duration(value)),
+    PlainSerializer(lambda value: "" if value is None else show_duration(value)),
+]
 Bandwidth = Annotated[tuple[BandwidthRule, ...], BeforeValidator(parse_bandwidth), PlainSerializer(show_bandwidth)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 OptionalFile = Annotated[
@@ -277,9 +282,12 @@ class MirrorSettings(_Section):
     include: Globs = _key(["*"], "models to mirror: globs over name, name/version or id")
     exclude: Globs = _key([], "models to leave out, likewise")
     files: Globs = _key(["*"], "files of a model to fetch: globs over the path inside the model")
-    keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all" + _NOT_YET, ge=0)
+    keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all", ge=0)
+    keep_gone: Switch = _key(True, "false lets retention remove what was removed in the console, a day and ten polls later")
+    max_size: OptionalSize = _key("", 'most bytes that all models together may take; "" is as many as the disk has')
     reserve: Size = _key("1GiB", "free space that mirroring never uses up", ge=0)
     verify: Literal["etag", "size"] = _key("etag", "etag compares checksums where storage gives them; size saves the CPU")
+    scrub: OptionalDuration = _key("30d", 'how often the published bytes are read again, slowly, and mended; "" is never')
 
 
 class TransferSettings(_Section):
@@ -302,10 +310,10 @@ class WebSettings(_Section):
 class HookSettings(_Section):
     """`[hooks]`: commands that run when something happens."""
 
-    model_published: Command = _key([], "argument list that runs when a model has been published" + _NOT_YET)
-    upload_done: Command = _key([], "argument list that runs when a file has been uploaded" + _NOT_YET)
-    failed: Command = _key([], "argument list that runs when a transfer is parked" + _NOT_YET)
-    timeout: Duration = _key("1m", "a hook that runs longer is stopped" + _NOT_YET, gt=0)
+    model_published: Command = _key([], "argument list that runs when a model has been published")
+    upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
+    failed: Command = _key([], "argument list that runs when a transfer is parked")
+    timeout: Duration = _key("1m", "a hook that runs longer is stopped, and tried again", gt=0)
 
 
 class LogSettings(_Section):

@@ -152,6 +152,11 @@ class Console:
             shapes.setdefault(shape.id, shape)
         return [RemoteModel(**shape.model_dump()) for shape in shapes.values()]
 
+    @property
+    def models_left_out(self) -> int:
+        """Entries of the last list of models that lacked what is documented: the list does not show all there are."""
+        return self._left_out.get("/models", 0)
+
     def datasets(self) -> list[Dataset]:
         """`GET /datasets` (scope read), newest first."""
         return [Dataset(**shape.model_dump()) for shape in self._list("/datasets", _DatasetShape)]

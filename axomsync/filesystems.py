@@ -30,3 +30,12 @@ def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> 
         if (target == point or target.startswith(point.rstrip(b"/") + b"/")) and len(point) >= len(best):
             best, kind = point, tail.split()[0].decode("ascii", "replace")
     return kind
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable which names a folder has. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -30,6 +30,7 @@ from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.records import (
     Checked,
     DurableSegment,
+    Event,
     Model,
     ModelFile,
     ModelState,
@@ -76,7 +77,8 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.QUEUED: _ANY_TIME | _BEGIN,
     _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING},
     _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.DOWNLOADING},
-    _M.PUBLISHED: frozenset({_M.PRUNED, _M.QUEUED, _M.IGNORED, _M.WAITING}),  # the last three: its folder was removed
+    # All but the first: its folder was removed.
+    _M.PUBLISHED: frozenset({_M.PRUNED, _M.QUEUED, _M.IGNORED, _M.WAITING, _M.GONE}),
     _M.BLOCKED: _ANY_TIME | _BEGIN,
     _M.FAILED: _ANY_TIME | _BEGIN,
     _M.GONE: _ANY_TIME,
@@ -96,6 +98,12 @@ def m001_first_schema(db: Database) -> None:
 def m002_shards(db: Database) -> None:
     """Large files that go up as several objects."""
     _execute_all(db, _SHARDS)
+
+
+@migrations()
+def m004_retention_and_hooks(db: Database) -> None:
+    """What retention and verification know of models; what hooks are to be run for, noted with the transition itself."""
+    _execute_all(db, _RETENTION + _EVENTS)
 
 
 def _execute_all(db: Database, statements: str) -> None:
@@ -170,6 +178,40 @@ CREATE TABLE signed_shard_urls (    -- secrets, as signed_urls
   PRIMARY KEY (upload, number),
   FOREIGN KEY (upload, number) REFERENCES shards(upload, number) ON DELETE CASCADE
 ) STRICT;
+"""
+
+_RETENTION = """
+ALTER TABLE models ADD COLUMN pulled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE models ADD COLUMN absent_polls INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE models ADD COLUMN absent_since REAL;
+ALTER TABLE models ADD COLUMN damage TEXT;
+ALTER TABLE models ADD COLUMN verified_at REAL;
+"""
+
+# A model that is blocked again and again, by a full disk for instance, has failed once until it is published.
+_EVENTS = """
+CREATE TABLE events (               -- what hooks are run for; kept a while with what the hook said
+  id INTEGER PRIMARY KEY,
+  kind TEXT NOT NULL, "table" TEXT NOT NULL, subject TEXT NOT NULL, at REAL NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL,
+  done INTEGER NOT NULL DEFAULT 0, output TEXT
+) STRICT;
+CREATE INDEX events_due ON events(next_attempt) WHERE NOT done;
+CREATE INDEX events_of ON events("table", subject);
+CREATE TRIGGER model_published AFTER UPDATE OF state ON models
+  WHEN new.state = 'published' AND old.state <> 'published' BEGIN
+  DELETE FROM events WHERE kind = 'failed' AND "table" = 'models' AND subject = new.id AND done;  -- it may fail anew
+  INSERT INTO events (kind, "table", subject, at) VALUES ('model_published', 'models', new.id, new.updated_at); END;
+CREATE TRIGGER model_failed AFTER UPDATE OF state ON models
+  WHEN new.state IN ('blocked', 'failed') AND old.state <> new.state
+  AND NOT EXISTS (SELECT 1 FROM events WHERE kind = 'failed' AND "table" = 'models' AND subject = new.id) BEGIN
+  INSERT INTO events (kind, "table", subject, at) VALUES ('failed', 'models', new.id, new.updated_at); END;
+CREATE TRIGGER upload_done AFTER UPDATE OF state ON uploads
+  WHEN new.state = 'uploaded' AND old.state <> 'uploaded' BEGIN
+  INSERT INTO events (kind, "table", subject, at) VALUES ('upload_done', 'uploads', new.id, new.updated_at); END;
+CREATE TRIGGER upload_failed AFTER UPDATE OF state ON uploads
+  WHEN new.state IN ('failed', 'rejected', 'held') AND old.state <> new.state BEGIN
+  INSERT INTO events (kind, "table", subject, at) VALUES ('failed', 'uploads', new.id, new.updated_at); END;
 """
 
 
@@ -482,6 +524,68 @@ class Ledger:
 
         self.write(work)
 
+    def note_presence(self, listed: Iterable[str]) -> None:
+        """One more list of the console: who is in it is there, of all others one more absence is counted."""
+        there = list(listed)
+
+        def work(db: Database) -> None:
+            db.conn.execute("CREATE TEMP TABLE IF NOT EXISTS listed (id TEXT PRIMARY KEY)")
+            db.conn.execute("DELETE FROM listed")
+            db.conn.executemany("INSERT OR IGNORE INTO listed VALUES (?)", ((model_id,) for model_id in there))
+            db.conn.execute(
+                "UPDATE models SET absent_polls = 0, absent_since = NULL"
+                " WHERE absent_since IS NOT NULL AND id IN (SELECT id FROM listed)"
+            )
+            db.conn.execute(
+                "UPDATE models SET absent_polls = absent_polls + 1, absent_since = coalesce(absent_since, ?)"
+                " WHERE id NOT IN (SELECT id FROM listed)",
+                (self._now(),),
+            )
+
+        self.write(work)
+
+    def record_found(self, model: RemoteModel, path: str, files: Iterable[ModelFile]) -> None:
+        """A model that lies in the mirror folder, and that this ledger knows nothing of."""
+        found = list(files)
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, path,"
+                " bytes_total, first_seen, updated_at) VALUES (?,?,?,?,?,?,?,'published',?,?,?,?)",
+                (
+                    model.id, model.name, model.version, model.params, model.base_model_id, model.status, model.created_at,
+                    path, sum(file.size for file in found), self._now(), self._now(),
+                ),
+            )  # fmt: skip
+            _insert_files(db, model.id, found)
+
+        self.write(work)
+
+    def replace_files(self, model_id: str, files: Iterable[ModelFile]) -> None:
+        """What is published of a model now, in the place of what was."""
+        fresh = list(files)
+
+        def work(db: Database) -> None:
+            db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
+            _insert_files(db, model_id, fresh)
+
+        self.write(work)
+
+    def record_pruned(self, model_id: str, reason: str) -> None:
+        """Retention has removed the folder of a model: nothing of it is on disk any more."""
+
+        def work(db: Database) -> None:
+            changes = {"reason": reason, "path": None, "damage": None, "verified_at": None}
+            self._move(db, "models", model_id, ModelState.PRUNED, changes)
+            db.conn.execute("DELETE FROM segments WHERE file IN (SELECT id FROM files WHERE model = ?)", (model_id,))
+
+        self.write(work)
+
+    def note_verified(self, model_id: str, damage: str | None) -> None:
+        """The bytes of a published model were read and compared just now; `damage` is what is wrong with them."""
+        sql = "UPDATE models SET damage = ?, verified_at = ? WHERE id = ?"
+        self.write(lambda db: _execute(db, sql, (damage, self._now(), model_id)))
+
     def move_model(self, model_id: str, state: ModelState, **changes: Any) -> None:
         """Move a model to `state` and set columns. Raises `IllegalTransition`."""
         self.write(lambda db: self._move(db, "models", model_id, state, changes))
@@ -527,6 +631,26 @@ class Ledger:
                 "DELETE FROM segments WHERE file = (SELECT id FROM files WHERE model = ? AND rel = ?)", (model_id, rel)
             )
             db.conn.execute("UPDATE files SET etag = NULL WHERE model = ? AND rel = ?", (model_id, rel))
+
+        self.write(work)
+
+    # Events for hooks
+
+    def record_hook(self, event: int, output: str, next_attempt: float | None) -> None:
+        """A hook was run for an event, and said `output`; it is done with it unless there is a `next_attempt`."""
+        sql = "UPDATE events SET attempts = attempts + 1, output = ?, next_attempt = ?, done = ? WHERE id = ?"
+        self.write(lambda db: _execute(db, sql, (output, next_attempt, int(next_attempt is None), event)))
+
+    def drop_events(self, kinds: Iterable[str], done_before: float) -> None:
+        """Nobody wants to hear of these kinds; and of what was done with before that time, only failures that last."""
+        unwanted = list(kinds)
+
+        def work(db: Database) -> None:
+            for kind in unwanted:
+                db.conn.execute("UPDATE events SET done = 1 WHERE kind = ? AND NOT done", (kind,))
+            db.conn.execute(
+                "DELETE FROM events WHERE done AND at < ? AND NOT (kind = 'failed' AND \"table\" = 'models')", (done_before,)
+            )
 
         self.write(work)
 
@@ -695,6 +819,12 @@ class Reader:
             for row in self._rows("SELECT * FROM files WHERE model = ? ORDER BY rel", (model_id,))
         ]
 
+    def events_due(self, now: float) -> list[Event]:
+        """What hooks are to be run for, oldest first."""
+        sql = 'SELECT id, kind, "table", subject, at, attempts FROM events'
+        rows = self._rows(f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id", (now,))
+        return [Event(**row) for row in rows]
+
     def transfers(self) -> list[Transfer]:
         """Transfers in flight, as the agent last told."""
         return [Transfer(**row) for row in self._rows("SELECT * FROM transfers ORDER BY direction, name")]
@@ -828,6 +958,17 @@ def _execute(db: Database, sql: str, parameters: Sequence[object]) -> None:
     db.conn.execute(sql, tuple(parameters))
 
 
+def _insert_files(db: Database, model_id: str, files: Iterable[ModelFile]) -> None:
+    for file in files:
+        cursor = db.conn.execute(
+            "INSERT INTO files (model, rel, size, etag) VALUES (?,?,?,?)", (model_id, file.rel, file.size, file.etag)
+        )
+        db.conn.executemany(
+            'INSERT INTO segments (file, start, "end", blake3) VALUES (?,?,?,?)',
+            ((cursor.lastrowid, part.start, part.end, part.blake3) for part in file.segments),
+        )
+
+
 def _legal(table: str, old: str, new: str) -> bool:
     if table == "uploads":
         return new in UPLOAD_TRANSITIONS[UploadState(old)]
@@ -871,7 +1012,9 @@ def _model(row: Row) -> Model:
             name: row[name]
             for name in (
                 "id", "name", "version", "params", "base_model_id", "remote_status", "created_at", "reason",
-                "path", "bytes_done", "bytes_total", "attempts", "next_attempt", "updated_at",
+                "path", "bytes_done", "bytes_total", "attempts", "next_attempt", "updated_at", "absent_polls",
+                "absent_since", "damage", "verified_at",
             )
         },
+        pulled=bool(row["pulled"]),
     )  # fmt: skip

@@ -211,6 +211,23 @@ class Model:
     attempts: int
     next_attempt: float | None
     updated_at: float
+    pulled: bool = False  # asked for by name: neither the selection nor `keep` concerns it
+    absent_polls: int = 0  # lists of the console in a row that it was missing from
+    absent_since: float | None = None
+    damage: str | None = None  # what the last reading found of bytes that are no longer as they were published
+    verified_at: float | None = None  # when its bytes were last read and compared
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that a hook may be run for. `subject` is a model's id or the row of an upload."""
+
+    id: int
+    kind: str  # "model_published", "upload_done" or "failed"
+    table: str  # "models" or "uploads"
+    subject: str
+    at: float
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)

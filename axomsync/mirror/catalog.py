@@ -4,23 +4,28 @@ A list that is empty, shrunken, reordered or repeats itself removes nothing: who
 is `gone` until it is listed again, what was received of it is kept, and what is published stays published.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
-from axomsync.mirror.layout import selected
+from axomsync.mirror.layout import age, selected
+from axomsync.mirror.retention import is_within
 from axomsync.records import Model, ModelState, RemoteModel
 
 READY = "ready"
-_NOT_BEGUN = frozenset({ModelState.WAITING, ModelState.IGNORED, ModelState.GONE})
+_NOT_BEGUN = frozenset({ModelState.WAITING, ModelState.IGNORED, ModelState.GONE, ModelState.PRUNED})
 _UNDECIDED = _NOT_BEGUN | {ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED}
+_TURNED_DOWN = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which models are wanted: the globs of `[mirror]`."""
+    """Which models are wanted: the globs of `[mirror]`, and what it says about how much to keep."""
 
     include: tuple[str, ...]
     exclude: tuple[str, ...]
+    keep: int = 0  # newest versions of a name; 0 is all
+    max_size: int | None = None  # bytes
 
 
 @dataclass(frozen=True)
@@ -44,38 +49,100 @@ def reconcile(
     `is_published` says whether the folder that a row names is really there. The ids in `busy` are being worked on, and
     whoever does that moves their rows: they are left for the next time.
     """
-    rows = {row.id: row for row in known if row.id not in busy}
+    everyone = list(known)
+    rows = {row.id: row for row in everyone if row.id not in busy}
     models: dict[str, RemoteModel] = {}
     for model in listed:
-        if model.id not in busy:
-            models.setdefault(model.id, model)  # of an id that is listed twice, the newest counts
+        models.setdefault(model.id, model)  # of an id that is listed twice, the newest counts
+    judge = _Judge(selection, models.values(), everyone, is_published)
     changes = []
     for model in models.values():
+        if model.id in busy:
+            continue
         row = rows.pop(model.id, None)
-        state, reason = _state(model, row, selection, is_published)
+        state, reason = judge.state(model, row)
         if row is None or (state, reason) != (row.state, row.reason) or _labels(model) != _labels(_remote(row)):
             changes.append(Change(model, state, reason))
     for row in rows.values():
-        if row.state in _UNDECIDED - {ModelState.GONE}:
-            changes.append(Change(_remote(row), ModelState.GONE, "the console no longer lists it"))
+        state, reason = judge.state_of_missing(row)
+        if (state, reason) != (row.state, row.reason):
+            changes.append(Change(_remote(row), state, reason))
     return changes
 
 
-def _state(
-    model: RemoteModel, row: Model | None, selection: Selection, is_published: Callable[[Model], bool]
-) -> tuple[ModelState, str | None]:
-    was_removed = row is not None and row.state is ModelState.PUBLISHED and not is_published(row)
-    if row is not None and row.state not in _UNDECIDED and not was_removed:
+class _Judge:
+    """The state that each model should have, in the light of all others."""
+
+    def __init__(
+        self,
+        selection: Selection,
+        listed: Iterable[RemoteModel],
+        known: Iterable[Model],
+        is_published: Callable[[Model], bool],
+    ) -> None:
+        self._selection, self._is_published = selection, is_published
+        here = [row for row in known if row.state is ModelState.PUBLISHED]
+        self._there = {row.id for row in here if is_published(row)}
+        self._published_bytes = sum(row.bytes_total or 0 for row in here if row.id in self._there)
+        self._newest = _newest((model for model in listed if model.status == READY and self._selects(model)), selection.keep)
+
+    def state(self, model: RemoteModel, row: Model | None) -> tuple[ModelState, str | None]:
+        if row is not None and row.state is ModelState.PUBLISHED and row.id in self._there:
+            return ModelState.PUBLISHED, self._remark(model, row)
+        if row is not None and row.state not in _UNDECIDED and row.state is not ModelState.PUBLISHED:
+            return row.state, row.reason
+        was_removed = row is not None and row.state is ModelState.PUBLISHED
+        # Who removes the folder of what was pulled takes the wish back.
+        pulled = row is not None and row.pulled and not was_removed and row.state not in _TURNED_DOWN
+        if not pulled and not self._selects(model):
+            return ModelState.IGNORED, "left out by [mirror] include and exclude"
+        if model.status != READY:
+            return ModelState.WAITING, f"the console says {model.status[:60]!r}"
+        if row is not None and row.state is ModelState.PRUNED and not self._would_stay(row):
+            return row.state, row.reason
+        if not pulled and model.id not in self._newest:
+            keep = self._selection.keep
+            return ModelState.IGNORED, f"not among the newest {keep} of its name ([mirror] keep)"
+        if was_removed:
+            return ModelState.QUEUED, "its folder was removed; fetched again"
+        if row is None or row.state in _NOT_BEGUN:
+            return ModelState.QUEUED, None
         return row.state, row.reason
-    if not selected(model, selection.include, selection.exclude):
-        return ModelState.IGNORED, "left out by [mirror] include and exclude"
-    if model.status != READY:
-        return ModelState.WAITING, f"the console says {model.status[:60]!r}"
-    if was_removed:
-        return ModelState.QUEUED, "its folder was removed; fetched again"
-    if row is None or row.state in _NOT_BEGUN:
-        return ModelState.QUEUED, None
-    return row.state, row.reason
+
+    def state_of_missing(self, row: Model) -> tuple[ModelState, str | None]:
+        """Of one that the console does not list."""
+        if row.state is ModelState.PUBLISHED and row.id in self._there:
+            return row.state, "the console no longer lists it; its copy stays"
+        if row.state is ModelState.PUBLISHED or row.state in _UNDECIDED - {ModelState.PRUNED}:
+            return ModelState.GONE, "the console no longer lists it"
+        return row.state, row.reason
+
+    def _selects(self, model: RemoteModel) -> bool:
+        return selected(model, self._selection.include, self._selection.exclude)
+
+    def _remark(self, model: RemoteModel, row: Model) -> str | None:
+        """What the console or the configuration would say today, had it not been published."""
+        if model.status != READY:
+            return f"the console says {model.status[:60]!r} now; its copy stays"
+        if not row.pulled and not self._selects(model):
+            return "left out by [mirror] include and exclude now; its copy stays"
+        return None
+
+    def _would_stay(self, row: Model) -> bool:
+        """Whether what retention removed would no longer be removed."""
+        fits = is_within(row.bytes_total or 0, self._published_bytes, self._selection.max_size)
+        return fits and row.id in self._newest
+
+
+def _newest(models: Iterable[RemoteModel], keep: int) -> set[str]:
+    names: dict[str, list[RemoteModel]] = defaultdict(list)
+    for model in models:
+        names[model.name].append(model)
+    newest = set()
+    for versions in names.values():
+        versions.sort(key=lambda model: age(model.created_at, model.id), reverse=True)
+        newest |= {model.id for model in versions[: keep or None]}
+    return newest
 
 
 def _remote(row: Model) -> RemoteModel:

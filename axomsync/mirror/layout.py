@@ -6,10 +6,13 @@ path that would leave its model's folder, or clash with another, refuses the who
 
 import fnmatch
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from urllib.parse import unquote
 
 from axomsync.errors import Rejected, printable
 from axomsync.records import ManifestFile, RemoteModel
+
+Age = tuple[float, str]
 
 CURRENT = "current"
 RECORD = ".axomsync.json"
@@ -96,6 +99,15 @@ def _path_fault(rel: str) -> str | None:
 
 def _quoted(rel: str) -> str:
     return repr(printable(rel)[:200])
+
+
+def age(created_at: str | None, model_id: str) -> Age:
+    """Grows with the time of creation, as the console wrote it; the id decides between equals."""
+    try:
+        created = datetime.fromisoformat(created_at or "")
+    except (ValueError, TypeError):
+        return 0.0, model_id
+    return (created if created.tzinfo else created.replace(tzinfo=UTC)).timestamp(), model_id
 
 
 def selected(model: RemoteModel, include: Sequence[str], exclude: Sequence[str]) -> bool:

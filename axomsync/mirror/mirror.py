@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.config import MirrorSettings
@@ -42,6 +41,7 @@ from axomsync.mirror.integrity import Corrupt, Proof
 from axomsync.mirror.links import Links
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.publish import Place, shown
+from axomsync.mirror.space import Booking, Space
 from axomsync.policy import backoff
 from axomsync.problems import Problems
 from axomsync.records import Manifest, ManifestFile, Model, ModelFile, ModelState
@@ -57,24 +57,6 @@ REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same question; upst
 DISK_PAUSE_SECONDS = 10.0  # looking again costs a statvfs, and the console nothing
 WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
 DUE = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
-
-
-@dataclass(frozen=True)
-class _Booking:
-    """The disk space that a model needs."""
-
-    staging: Path
-    files: tuple[ModelFile, ...]
-
-    def unallocated(self) -> int:
-        """Bytes that are still to be taken from the disk; blocks that are allocated already count as taken."""
-        missing = 0
-        for file in self.files:
-            try:
-                missing += max(0, file.size - (self.staging / file.rel).stat().st_blocks * 512)
-            except OSError:
-                missing += file.size
-        return missing
 
 
 class Mirror:
@@ -109,9 +91,8 @@ class Mirror:
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
         self._publish_lock = threading.Lock()
-        self._room_lock = threading.Lock()
-        self._booked: dict[str, _Booking] = {}  # models under way
-        self._lacking: dict[str, _Booking] = {}  # models that did not fit when they were last tried
+        self._space = Space(settings, place, ledger, now)
+        self._looked_around = False
 
     def wake(self) -> None:
         """Poll now."""
@@ -147,6 +128,7 @@ class Mirror:
             self.poll()
             self._begin_due(math.inf)
             wait_for(self._in_flight.values())
+            self._space.retain()
         finally:
             self._pool.shutdown(cancel_futures=True)
         if self._key_refused is not None:
@@ -155,14 +137,36 @@ class Mirror:
     def poll(self) -> None:
         """Ask the console for the catalog and bring the ledger in line with it."""
         listed = persist(self._console.models, self._stop, self._random)
+        if not self._looked_around:
+            self._look_around()
         busy = {model for model, future in self._in_flight.items() if not future.done()}
         known = self._ledger.read.models()
         self._place.check([row for row in known if row.state is ModelState.PUBLISHED])
-        selection = Selection(self._settings.include, self._settings.exclude)
+        settings = self._settings
+        selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size)
         changes = reconcile(listed, known, selection, lambda row: os.path.isdir(row.path or ""), busy)
         if changes:
             self._ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
+        self._note_presence({model.id for model in listed}, known)
         self._ledger.set_facts(last_poll=str(self._now()))
+        self._space.retain()
+
+    def _look_around(self) -> None:
+        """Once at the start: what lies in the mirror folder is known again, though the ledger may be new."""
+        self._place.sweep()
+        known = {row.id for row in self._ledger.read.models()}
+        for folder, record in self._place.published():
+            if record.model.id not in known and self._place.lacks(folder, record) is None:
+                self._ledger.record_found(record.model, str(folder), record.files)
+                log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
+        self._looked_around = True
+
+    def _note_presence(self, listed: set[str], known: list[Model]) -> None:
+        """That somebody removed a model is not concluded from a list that is empty, or that shows less than there is."""
+        if self._settings.keep_gone or not listed or self._console.models_left_out:
+            return
+        if any(row.absent_since is not None or row.id not in listed for row in known if row.state is ModelState.PUBLISHED):
+            self._ledger.note_presence(listed)
 
     def _poll_and_tell(self) -> float:
         """Seconds to keep away from the console: it is never asked in a tight loop, however often one is woken."""
@@ -244,8 +248,7 @@ class Mirror:
         if self._place.owner(target) == model.id:
             self._adopt(model, target)
             return
-        if model.id in self._lacking:
-            self._book(model.id, self._lacking[model.id])
+        self._space.book_again(model.id)
         try:
             self._ledger.move_model(model.id, ModelState.DOWNLOADING, next_attempt=None)
             beat()
@@ -258,7 +261,7 @@ class Mirror:
                 target = self._place.publish(model, files, proofs, self._now())
             self._record_published(model, target)
         finally:
-            self._booked.pop(model.id, None)
+            self._space.release(model.id)
 
     def _adopt(self, model: Model, target: Path) -> None:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
@@ -287,7 +290,7 @@ class Mirror:
         while True:
             known = self._ledger.read.files(model.id)
             total, done = sum(file.size for file in known), sum(map(_durable, known))
-            self._book(model.id, _Booking(staging, tuple(known)))
+            self._space.book(Booking(model, staging, tuple(known)))
             if done:
                 log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
             with self._meter.transfer("down", shown(model), total, done) as gauge:
@@ -305,21 +308,6 @@ class Mirror:
                     raise Rejected(f'{fault}, {CORRUPT_TRIES} times in a row; [mirror] verify = "size" skips this')
                 log.warning("%s: %s; fetched again", shown(model), fault)
             self._ledger.move_model(model.id, ModelState.DOWNLOADING)
-
-    def _book(self, model_id: str, booking: _Booking) -> None:
-        """All of a model must fit, beside the rest of those under way, before its first byte is fetched."""
-        with self._room_lock:
-            wanted = {**self._booked, model_id: booking}.values()
-            lacking = sum(booked.unallocated() for booked in wanted) - self._place.room(self._settings.reserve)
-            if lacking <= 0:
-                self._booked[model_id] = booking
-                self._lacking.pop(model_id, None)
-                return
-            self._lacking[model_id] = booking
-        raise LocalFault(
-            f"{self._place.root}: {lacking} more bytes must be free for this model and the [mirror] reserve; "
-            "the agent goes on by itself when there is room"
-        )
 
     def _job(self, model: Model, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
         links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)

@@ -1,39 +1,30 @@
 """From staging to the place where servers read: all at once, or not at all.
 
-A published folder appears by one rename, after every byte of it was synced; `current` moves by one rename too. What is
-there already is never written into. Failures handled: a crash between any two steps (the next start finds the folder by
-its record and goes on), a folder that belongs to another model or to nobody (a name of its own is taken), a symlink where
-the model's folder should be (`Rejected`), a `current` that somebody else made (left alone, told), a full disk.
+A published folder appears by one rename, after every byte of it was synced, and goes by one. What is there already is
+never written into. Failures handled: a crash between any two steps (the next start finds the folder by its record and goes
+on), a folder that belongs to another model or to nobody (a name of its own is taken), a symlink where the model's folder
+should be (`Rejected`), a folder that somebody opens while it is removed (put back), a full disk.
 """
 
-import json
-import logging
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from axomsync.errors import LocalFault, Rejected, local_fault, printable
+from axomsync.filesystems import sync_folder
+from axomsync.mirror import current
 from axomsync.mirror.integrity import Proof
-from axomsync.mirror.layout import CURRENT, RECORD, folder_names
-from axomsync.records import DurableSegment, Model, ModelFile, RemoteModel
-
-log = logging.getLogger(__name__)
+from axomsync.mirror.layout import folder_names
+from axomsync.mirror.readers import reader_of
+from axomsync.mirror.record import Record, read_record, write_record
+from axomsync.records import Model, ModelFile, RemoteModel
 
 INTERNAL = ".axomsync"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What `.axomsync.json` in a published folder says."""
-
-    model: RemoteModel
-    files: tuple[ModelFile, ...]
+REMOVED = ".removed-"  # no staging folder begins with a dot
 
 
 class Place:
@@ -106,12 +97,12 @@ class Place:
         staging, target = self.staging(model.id), self.find(model)
         try:
             _remove_strangers(staging, set(files))
-            _write_record(staging / RECORD, record_of(model, files, proofs, now))
+            write_record(staging, _record(model, files, proofs, now))
             _make_readable_and_sync(staging)
             _make_folders(target.parent, self.root)
             self._rename(staging, target, model.id)
-            _sync_folder(target.parent)
-            _sync_folder(self.root)
+            sync_folder(target.parent)
+            sync_folder(self.root)
         except OSError as error:
             raise local_fault(error) from None
         self.point_current(target.parent)
@@ -123,44 +114,69 @@ class Place:
         Raises `Rejected` when a file of it is missing or has another size.
         """
         record = read_record(folder)
-        files = record.files if record else ()
-        for file in files:
-            with suppress(OSError):
-                if (folder / file.rel).stat().st_size == file.size:
-                    continue
-            raise Rejected(f"{folder} is not whole, {printable(file.rel)} was changed or removed; remove the folder")
+        if record is not None and (rel := self.lacks(folder, record)) is not None:
+            raise Rejected(f"{folder} is not whole, {printable(rel)} was changed or removed; remove the folder")
         self.point_current(folder.parent)
         self.discard_staging(model.id)
-        return files
+        return record.files if record else ()
+
+    @staticmethod
+    def lacks(folder: Path, record: Record) -> str | None:
+        """A file of a published model that is missing or has another size, None when there is none."""
+        for file in record.files:
+            with suppress(OSError):
+                if (folder / file.rel).stat(follow_symlinks=False).st_size == file.size:
+                    continue
+            return file.rel
+        return None
 
     def point_current(self, parent: Path) -> None:
-        """Make `current` in the folder of a name lead to the version that was created last, by one rename.
+        """Make `current` in the folder of a name lead where it should. Raises `LocalFault`."""
+        current.point(parent, self.scratch())
 
-        What is on disk decides, not a ledger: that one may be new, or that of another agent.
-        """
-        try:
-            versions = {entry.name: read_record(Path(entry.path)) for entry in os.scandir(parent) if _is_folder(entry)}
-        except OSError as error:
-            raise local_fault(error, str(parent)) from None
-        ours = {name: record.model for name, record in versions.items() if record and _belongs(record.model, parent, name)}
-        link, newest = parent / CURRENT, max(ours, key=lambda name: _age(ours[name]), default=None)
-        if newest is None:
-            return
-        if os.path.lexists(link) and not link.is_symlink():
-            log.warning("%s is not a symlink of ours; it is left alone and does not lead to %s", link, newest)
-            return
-        with suppress(OSError):
-            if os.readlink(link) == newest:
-                return
+    def scratch(self) -> Path:
+        """A folder of this agent's own on the filesystem of the mirror. Raises `LocalFault`."""
         try:
             _make_folders(self._internal, self.root)
-            fresh = self._internal / f"{CURRENT}.new"
-            fresh.unlink(missing_ok=True)
-            os.symlink(newest, fresh)
-            os.rename(fresh, link)
-            _sync_folder(parent)
         except OSError as error:
-            raise local_fault(error, str(link)) from None
+            raise local_fault(error) from None
+        return self._internal
+
+    def published(self) -> Iterator[tuple[Path, Record]]:
+        """Every folder below the mirror that a model is published in. Raises `LocalFault`."""
+        try:
+            names = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            raise local_fault(error, str(self.root)) from None
+        for entry in names:
+            for version in current.versions(Path(entry.path)) if entry.name != INTERNAL else ():
+                if record := read_record(Path(entry.path, version)):
+                    yield Path(entry.path, version), record
+
+    def remove(self, folder: Path, model_id: str) -> str | None:
+        """Take a published model out of sight by one rename, then delete it. Raises `LocalFault`.
+
+        Returns who opened it in that very moment, if somebody did: it is back in its place then.
+        """
+        grave = self.scratch() / f"{REMOVED}{self.staging(model_id).name}"
+        try:
+            shutil.rmtree(grave, ignore_errors=True)
+            os.rename(folder, grave)
+            sync_folder(folder.parent)
+            if reader := reader_of(grave):  # it will want to open more of it
+                os.rename(grave, folder)
+                return reader
+        except FileNotFoundError:
+            return None  # somebody else has removed it
+        except OSError as error:
+            raise local_fault(error) from None
+        shutil.rmtree(grave, ignore_errors=True)
+        return None
+
+    def sweep(self) -> None:
+        """Delete what a crash has left of what was being removed."""
+        for grave in self._internal.glob(f"{REMOVED}*"):
+            shutil.rmtree(grave, ignore_errors=True)
 
     def _rename(self, staging: Path, target: Path, model_id: str) -> None:
         try:
@@ -175,74 +191,12 @@ class Place:
         shutil.rmtree(self.staging(model_id), ignore_errors=True)
 
 
-def record_of(model: Model, files: Mapping[str, ModelFile], proofs: Mapping[str, Proof], now: float) -> dict[str, Any]:
-    """The content of `.axomsync.json`: enough to rebuild the ledger without fetching a byte."""
-    return {
-        "format": 1,
-        "model_id": model.id,
-        "name": model.name,
-        "version": model.version,
-        "params": model.params,
-        "base_model_id": model.base_model_id,
-        "created_at": model.created_at,
-        "published_at": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
-        "files": [
-            {
-                "rel": rel,
-                "size": file.size,
-                "etag": file.etag,
-                "proof": str(proofs[rel]),
-                "blake3": [[s.start, s.end, s.blake3] for s in file.segments],
-            }
-            for rel, file in sorted(files.items())
-        ],
-    }
-
-
-def read_record(folder: Path) -> Record | None:
-    """The record of a published folder, None when there is none or it is not one of ours."""
-    try:
-        document = json.loads((folder / RECORD).read_bytes())
-        model = RemoteModel(
-            str(document["model_id"]), str(document["name"]), str(document["version"]),
-            document["params"], document["base_model_id"], "ready", document["created_at"],
-        )  # fmt: skip
-        files = tuple(
-            ModelFile(
-                str(file["rel"]), int(file["size"]), file["etag"],
-                tuple(DurableSegment(start, end, digest) for start, end, digest in file["blake3"]),
-            )
-            for file in document["files"]
-        )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return Record(model, files)
-
-
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(record, file, indent=1)
-        file.write("\n")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False)
-
-
-def _belongs(model: RemoteModel, parent: Path, name: str) -> bool:
-    """Whether that is where this model is published; a copy that somebody made of the folder is not."""
-    with suppress(Rejected):
-        return (parent.name, name) in (folder_names(model, clash=False), folder_names(model, clash=True))
-    return False
-
-
-def _age(model: RemoteModel) -> tuple[float, str]:
-    """Grows with the time of creation; the id decides between equals."""
-    try:
-        created = datetime.fromisoformat(model.created_at or "")
-    except (ValueError, TypeError):
-        return 0.0, model.id
-    return (created if created.tzinfo else created.replace(tzinfo=UTC)).timestamp(), model.id
+def _record(model: Model, files: Mapping[str, ModelFile], proofs: Mapping[str, Proof], now: float) -> Record:
+    remote = RemoteModel(
+        model.id, model.name, model.version, model.params, model.base_model_id, model.remote_status, model.created_at
+    )
+    published_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    return Record(remote, tuple(files.values()), proofs, published_at)
 
 
 def _remove_strangers(staging: Path, wanted: set[str]) -> None:
@@ -265,7 +219,7 @@ def _make_readable_and_sync(folder: Path) -> None:
                 os.fchmod(file.fileno(), 0o644)
                 os.fsync(file.fileno())
         os.chmod(parent, 0o755)  # noqa: S103  # servers run as other users
-        _sync_folder(Path(parent))
+        sync_folder(Path(parent))
 
 
 def _make_folders(folder: Path, root: Path) -> None:
@@ -282,14 +236,6 @@ def _make_folders(folder: Path, root: Path) -> None:
         return
     if not stat.S_ISDIR(kind):
         raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def shown(model: Model) -> str:

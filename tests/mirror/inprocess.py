@@ -31,6 +31,7 @@ class MirrorHere:
         self.stall = 5.0
         self.lanes = 4
         self.patience = 10.0
+        self.later = 0.0  # seconds that the wall clock is ahead
         self._server = server
 
     def __enter__(self) -> Self:
@@ -44,7 +45,7 @@ class MirrorHere:
         """One pass. Raises what the console refuses."""
         stop = threading.Event()
         settings = MirrorSettings(**{"folder": self.folder, "reserve": "0B", **self.settings})
-        with Ledger(self.state, time.time) as ledger:
+        with Ledger(self.state, self._now) as ledger:
             ledger.recover()
             liveness = Liveness(600.0, time.monotonic)
             console, storage = Console(self._server.url, lambda: KEY), Storage(stall=self.stall)
@@ -53,7 +54,7 @@ class MirrorHere:
                 lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, _no_jitter, hashes=hashes)
                 mirror = Mirror(
                     settings, Place(self.folder, "here"), ledger, console, lanes, Meter(time.monotonic), Problems(ledger),
-                    liveness, stop, _no_jitter, patience=self.patience,
+                    liveness, stop, _no_jitter, patience=self.patience, now=self._now,
                 )  # fmt: skip
                 mirror.run_once()
             finally:
@@ -67,6 +68,9 @@ class MirrorHere:
 
     def files(self, model_id: str) -> list[ModelFile]:
         return self._ledger().files(model_id)
+
+    def _now(self) -> float:
+        return time.time() + self.later
 
     def _ledger(self) -> Any:
         from axomsync.ledger import Reader

@@ -25,23 +25,34 @@ selections = st.builds(
     Selection,
     include=st.sampled_from([("*",), ("n",), ("n/1", "m"), ()]),
     exclude=st.sampled_from([(), ("m",), ("a",), ("*/2",)]),
+    keep=st.sampled_from([0, 0, 1, 2]),
+    max_size=st.sampled_from([None, 100]),
 )
 
 
-def row(remote: RemoteModel, state: ModelState, reason: str | None = None) -> Model:
+def row(
+    remote: RemoteModel, state: ModelState, reason: str | None = None, size: int | None = None, pulled: bool = False
+) -> Model:
     return Model(
         remote.id, remote.name, remote.version, None, None, remote.status, remote.created_at, state, reason,
-        f"/{remote.name}/{remote.version}", 0, None, 0, None, 0.0,
+        f"/{remote.name}/{remote.version}", 0, size, 0, None, 0.0, pulled,
     )  # fmt: skip
 
 
-rows = st.lists(st.builds(row, remotes, st.sampled_from(S), st.sampled_from([None, "why"])), unique_by=lambda r: r.id)
+rows = st.lists(
+    st.builds(
+        row, remotes, st.sampled_from(S), st.sampled_from([None, "why"]), st.sampled_from([None, 40, 70]), st.booleans()
+    ),
+    unique_by=lambda r: r.id,
+)
 
 
 def apply(known: list[Model], changes: list[Change]) -> list[Model]:
     after = {model.id: model for model in known}
     for change in changes:
-        after[change.model.id] = row(change.model, change.state, change.reason)
+        before = after.get(change.model.id)
+        facts = (before.bytes_total, before.pulled) if before else (None, False)
+        after[change.model.id] = row(change.model, change.state, change.reason, *facts)
     return list(after.values())
 
 
@@ -114,3 +125,39 @@ def test_a_status_that_changes_changes_the_reason() -> None:
         [dataclasses.replace(remote, status="on hold")], [known], Selection(("*",), ()), lambda model: False
     )
     assert second.reason == "the console says 'on hold'"
+
+
+def test_only_the_newest_of_a_name_are_fetched_and_what_was_pulled() -> None:
+    listed = [RemoteModel(i, "n", i, None, None, READY, f"2026-01-0{i}T00:00:00Z") for i in "123"]
+    pulled = row(listed[0], S.QUEUED, pulled=True)
+    changes = {c.model.id: c for c in reconcile(listed, [pulled], Selection(("*",), (), keep=1), lambda model: True)}
+    assert changes["3"].state is S.QUEUED
+    assert (changes["2"].state, changes["2"].reason) == (S.IGNORED, "not among the newest 1 of its name ([mirror] keep)")
+    assert "1" not in changes, "it is asked for by name, and stays queued"
+
+
+def test_what_retention_removed_comes_back_only_when_it_would_stay() -> None:
+    listed = [RemoteModel(i, "n", i, None, None, READY, f"2026-01-0{i}T00:00:00Z") for i in "12"]
+    known = [row(listed[0], S.PRUNED, "why", 70), row(listed[1], S.PUBLISHED, None, 70)]
+    assert reconcile(listed, known, Selection(("*",), (), keep=1), lambda model: True) == []
+    assert reconcile(listed, known, Selection(("*",), (), max_size=100), lambda model: True) == []
+    (change,) = reconcile(listed, known, Selection(("*",), (), keep=2, max_size=140), lambda model: True)
+    assert (change.model.id, change.state) == ("1", S.QUEUED)
+
+
+def test_what_is_published_says_what_the_console_and_the_configuration_say_of_it_now() -> None:
+    remote = RemoteModel("a", "n", "1", None, None, READY, None)
+    known = [row(remote, S.PUBLISHED)]
+    said = {}
+    for status, include in ((READY, "*"), ("training", "*"), (READY, "other")):
+        changes = reconcile(
+            [dataclasses.replace(remote, status=status)], known, Selection((include,), ()), lambda model: True
+        )
+        said[status, include] = changes[0].reason if changes else None
+    assert said == {
+        (READY, "*"): None,
+        ("training", "*"): "the console says 'training' now; its copy stays",
+        (READY, "other"): "left out by [mirror] include and exclude now; its copy stays",
+    }
+    (gone,) = reconcile([], known, Selection(("*",), ()), lambda model: True)
+    assert (gone.state, gone.reason) == (S.PUBLISHED, "the console no longer lists it; its copy stays")

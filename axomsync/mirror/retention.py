@@ -1,0 +1,124 @@
+"""Which published versions may go, pure: those beyond `keep`, those gone upstream, and the oldest beyond `max_size`.
+
+What is pinned, what `current` leads to, what was pulled by name and what a process has open is never among them; nor is
+what was merely missing from a list or two: that somebody removed it upstream counts once it was missing from
+`GONE_POLLS` lists in a row over `GONE_SECONDS`, and only without `keep_gone`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from axomsync.mirror.layout import Age
+
+GONE_POLLS = 10
+GONE_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version that is published, or that is coming."""
+
+    id: str
+    name: str
+    age: Age
+    size: int  # bytes
+    pinned: bool = False
+    current: bool = False
+    pulled: bool = False
+    absent_polls: int = 0
+    absent_since: float | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What `[mirror]` says about how much to keep."""
+
+    keep: int = 0  # newest versions of a name; 0 is all
+    max_size: int | None = None  # bytes of all versions together
+    keep_gone: bool = True
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A version that may go, and why."""
+
+    version: Version
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What may go, in the order in which it should; and what might, were it not open."""
+
+    removals: tuple[Removal, ...]
+    spared: tuple[Removal, ...]
+
+
+def plan(
+    published: Iterable[Version],
+    policy: Policy,
+    now: float,
+    is_open: Callable[[Version], bool],
+    coming: Version | None = None,
+) -> Plan:
+    """What retention may remove at `now`; removing it and asking again gives nothing.
+
+    `coming` is a version that lacks room: it counts as published, and nothing younger makes room for it. `is_open` is asked
+    of nothing but what would have to go otherwise.
+    """
+    versions = sorted(published, key=lambda version: version.age)
+    removals: list[Removal] = []
+    spared: list[Removal] = []
+
+    def weigh(version: Version, reason: str) -> bool:
+        removal = Removal(version, reason)
+        goes = not is_open(version)
+        (removals if goes else spared).append(removal)
+        return goes
+
+    everyone = versions if coming is None else sorted([*versions, coming], key=lambda version: version.age)
+    newest = _newest(everyone, policy.keep)
+    total = sum(version.size for version in everyone)
+    rest = []
+    for version in versions:
+        reason = None if _is_protected(version) else _why_superfluous(version, policy, newest, now)
+        if reason is None:
+            rest.append(version)
+        elif weigh(version, reason):
+            total -= version.size
+    for version in rest:
+        if policy.max_size is None or total <= policy.max_size or (coming is not None and version.age > coming.age):
+            break
+        if not _is_protected(version) and weigh(version, "the mirror would be larger than [mirror] max_size"):
+            total -= version.size
+    return Plan(tuple(removals), tuple(spared))
+
+
+def is_within(size: int, others: int, max_size: int | None) -> bool:
+    """Whether `size` more bytes beside `others` stay within `max_size`."""
+    return max_size is None or size + others <= max_size
+
+
+def _is_protected(version: Version) -> bool:
+    return version.pinned or version.current or version.pulled
+
+
+def _why_superfluous(version: Version, policy: Policy, newest: set[str], now: float) -> str | None:
+    if policy.keep and version.id not in newest:
+        return f"not among the newest {policy.keep} of its name ([mirror] keep)"
+    if not policy.keep_gone and _is_gone(version, now):
+        return "removed in the console ([mirror] keep_gone = false)"
+    return None
+
+
+def _is_gone(version: Version, now: float) -> bool:
+    since = version.absent_since
+    return since is not None and version.absent_polls >= GONE_POLLS and now - since >= GONE_SECONDS
+
+
+def _newest(by_age: list[Version], keep: int) -> set[str]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for version in by_age:
+        names[version.name].append(version.id)
+    return {model_id for ids in names.values() for model_id in ids[-keep:]} if keep else set()

@@ -1,0 +1,200 @@
+"""Room in the mirror: what retention removes from a real folder, what it leaves, and what comes back."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from axomsync.mirror import current
+from axomsync.mirror.readers import reader_of
+from axomsync.records import ModelState
+from tests.mirror.inprocess import MirrorHere
+from tests.rig.disks import small_disk
+from tests.rig.faults import Content, FaultyServer
+
+MIB = 1 << 20
+FILES = {"a.bin": Content(300_000, 1), "sub/b.bin": Content(5000, 2)}
+
+
+def add(server: FaultyServer, *versions: int, name: str = "chassis", size: int = 300_000) -> list[str]:
+    """Versions of one name, each newer than the one before."""
+    return [server.add_model(name, f"v{n}", {**FILES, "a.bin": Content(size, n)}) for n in versions]
+
+
+def unlist(server: FaultyServer, model_id: str) -> None:
+    server.models[:] = [model for model in server.models if model["id"] != model_id]
+
+
+def there(mirror: MirrorHere, name: str = "chassis") -> list[str]:
+    return sorted(entry for entry in os.listdir(mirror.folder / name) if not entry.startswith("."))
+
+
+def test_older_versions_go_when_newer_ones_have_come(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["keep"] = 2
+    ids = add(server, 1, 2)
+    mirror.sync()
+    assert there(mirror) == ["current", "v1", "v2"]
+    ids += add(server, 3)
+    mirror.sync()
+    assert there(mirror) == ["current", "v2", "v3"]
+    pruned = mirror.model(ids[0])
+    assert (pruned.state, pruned.path, pruned.bytes_done) == (ModelState.PRUNED, None, 0)
+    assert pruned.reason == "not among the newest 2 of its name ([mirror] keep)"
+    asked = len(server.storage_requests())
+    mirror.sync()
+    assert (there(mirror), len(server.storage_requests())) == (["current", "v2", "v3"], asked)
+    mirror.settings["keep"] = 0
+    mirror.sync()
+    assert there(mirror) == ["current", "v1", "v2", "v3"], "who wants more of them gets them back"
+
+
+def test_an_older_version_than_what_is_kept_is_not_even_fetched(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["keep"] = 1
+    ids = add(server, 1, 2)
+    mirror.sync()
+    assert there(mirror) == ["current", "v2"]
+    assert mirror.model(ids[0]).state == ModelState.IGNORED
+
+
+def test_a_version_that_is_open_stays_until_it_is_closed(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["keep"] = 1
+    add(server, 1)
+    mirror.sync()
+    old = mirror.folder / "chassis" / "v1"
+    for holds in ("open", "map"):
+        code = {
+            "open": "import sys; f = open(sys.argv[1])",
+            "map": "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()",
+        }[holds]
+        command = [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", old / "a.bin"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server_process:
+            assert server_process.stdout is not None
+            server_process.stdout.readline()
+            reader = reader_of(old)
+            assert reader is not None
+            assert f"(pid {server_process.pid})" in reader
+            add(server, 2 if holds == "open" else 3)
+            mirror.sync()
+            assert "v1" in there(mirror)
+            server_process.communicate()
+    mirror.sync()
+    assert there(mirror) == ["current", "v3"]
+
+
+def test_who_can_not_look_into_a_process_still_knows_that_a_file_is_open(tmp_path: Path) -> None:
+    """A service user sees only its own processes in /proc; the kernel still tells of a file that is open."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a.bin").write_bytes(b"x" * 100)
+    for path in (folder, folder / "a.bin"):
+        os.chown(path, 65534, 65534)
+    look = "import os; from pathlib import Path; from axomsync.mirror.readers import reader_of; os.setuid(65534)"
+    command = [sys.executable, "-c", f"{look}; print(reader_of(Path('.')))"]
+    with (folder / "a.bin").open("rb"):
+        told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert told == "a process of another user or container, which has a.bin open\n"
+    assert subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout == "None\n"
+
+
+def test_a_pinned_version_stays_and_current_stays_with_it(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["keep"] = 1
+    add(server, 1)
+    mirror.sync()
+    parent = mirror.folder / "chassis"
+    current.pin(parent, "v1", mirror.folder / ".axomsync")
+    add(server, 2, 3)
+    mirror.sync()
+    assert there(mirror) == ["current", "v1", "v3"]
+    assert os.readlink(parent / "current") == "v1"
+    shutil.rmtree(mirror.state)
+    mirror.sync()
+    assert os.readlink(parent / "current") == "v1", "a pin outlives the ledger"
+    assert current.unpin(parent, mirror.folder / ".axomsync")
+    assert os.readlink(parent / "current") == "v3"
+    mirror.sync()
+    assert there(mirror) == ["current", "v3"]
+
+
+def test_what_the_console_lost_goes_after_a_day_of_polls_and_not_before(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["keep_gone"] = False
+    ids = add(server, 1, 2)
+    mirror.sync()
+    unlist(server, ids[0])
+    for hours in range(0, 24, 2):
+        mirror.later = hours * 3600.0
+        mirror.sync()
+        assert "v1" in there(mirror), hours
+    assert mirror.model(ids[0]).reason == "the console no longer lists it; its copy stays"
+    mirror.later = 25 * 3600.0
+    mirror.sync()
+    assert there(mirror) == ["current", "v2"]
+    assert mirror.model(ids[0]).reason == "removed in the console ([mirror] keep_gone = false)"
+
+
+@pytest.mark.parametrize("kind", ["empty", "malformed"])
+def test_a_list_that_shows_less_than_there_is_removes_nothing_however_long(
+    server: FaultyServer, mirror: MirrorHere, kind: str
+) -> None:
+    mirror.settings["keep_gone"] = False
+    ids = add(server, 1, 2)
+    mirror.sync()
+    if kind == "empty":
+        server.models.clear()
+    else:
+        unlist(server, ids[0])
+        server.models.append({"id": "nameless", "status": "ready"})
+    for hours in range(0, 60, 4):
+        mirror.later = hours * 3600.0
+        mirror.sync()
+    assert there(mirror) == ["current", "v1", "v2"]
+
+
+def test_no_more_bytes_than_max_size(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["max_size"] = "700kB"
+    add(server, 1, 2)
+    mirror.sync()
+    assert there(mirror) == ["current", "v1", "v2"]
+    add(server, 3)
+    mirror.sync()
+    assert there(mirror) == ["current", "v2", "v3"]
+    (large,) = add(server, 4, size=900_000)
+    mirror.sync()
+    assert "bytes too many for [mirror] max_size with this model" in (mirror.model(large).reason or "")
+    assert there(mirror) == ["current", "v3"], "what may go went; what servers see stays"
+
+
+def test_a_full_disk_is_freed_of_what_is_superfluous(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["keep"] = 2
+    with small_disk(mirror.folder, "size=8m"):
+        add(server, 1, 2, size=3 * MIB)
+        mirror.sync()
+        assert there(mirror) == ["current", "v1", "v2"]
+        add(server, 3, size=3 * MIB)
+        mirror.sync()
+        assert there(mirror) == ["current", "v2", "v3"]
+
+
+def test_what_lies_in_the_folder_is_known_again_though_nobody_lists_it(server: FaultyServer, mirror: MirrorHere) -> None:
+    ids = add(server, 1, 2)
+    mirror.sync()
+    before = mirror.files(ids[0])
+    shutil.rmtree(mirror.state)
+    server.models.clear()
+    asked = len(server.storage_requests())
+    mirror.sync()
+    found = mirror.model(ids[0])
+    assert (found.state, found.path) == (ModelState.PUBLISHED, str(mirror.folder / "chassis" / "v1"))
+    assert mirror.files(ids[0]) == before
+    assert len(server.storage_requests()) == asked
+
+
+def test_what_a_crash_left_of_a_removal_is_swept_away(server: FaultyServer, mirror: MirrorHere) -> None:
+    add(server, 1)
+    mirror.sync()
+    grave = mirror.folder / ".axomsync" / "here" / ".removed-x"
+    shutil.copytree(mirror.folder / "chassis" / "v1", grave)
+    mirror.sync()
+    assert not grave.exists()
