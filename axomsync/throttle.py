@@ -11,6 +11,7 @@ LONGEST_PAUSE_SECONDS = 5.0  # storage drops a sender that is silent for about 2
 RULE_SECONDS = 1.0  # how long a rate is used before the timetable is read again
 PIECES_A_SECOND = 64  # even a few hundred lanes that wait in line for their pieces then wait less than the longest pause
 SMALLEST_PIECE = 4096
+BYTES_A_SECOND_A_LANE = 1_000_000  # storage hands over up to 400 KiB at once: less often, a lane would owe for too long
 
 
 class Throttle:
@@ -58,6 +59,12 @@ class Throttle:
         with self._lock:
             rate = self._current_rate(self._clock()) if self._rules else None
         return wanted if rate is None else min(wanted, max(SMALLEST_PIECE, int(rate / PIECES_A_SECOND)))
+
+    def lanes(self, wanted: int) -> int:
+        """How many lanes to use: at most `wanted`, fewer where the rate is too low to be shared by so many."""
+        with self._lock:
+            rate = self._current_rate(self._clock()) if self._rules else None
+        return wanted if rate is None else min(wanted, max(1, int(rate / BYTES_A_SECOND_A_LANE)))
 
     def _current_rate(self, now: float) -> float | None:
         if self._read_at is None or now - self._read_at >= RULE_SECONDS:

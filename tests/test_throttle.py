@@ -38,13 +38,13 @@ class World:
     def throttle(self, bandwidth: object) -> Throttle:
         return Throttle(parse_bandwidth(bandwidth), self.clock, self.sleep, self.local_time)
 
-    def run(self, throttle: Throttle, lanes: int, seconds: float) -> float:
-        """Bytes a second that so many lanes move, each a piece at a time as uploads do."""
+    def run(self, throttle: Throttle, lanes: int, seconds: float, chunk: int | None = None) -> float:
+        """Bytes a second that so many lanes move, each a piece at a time as uploads do, or what storage hands over."""
         end, moved = self.now + seconds, 0
         turns = [(self.now, lane) for lane in range(lanes)]
         while turns[0][0] < end:
             self.now, lane = heapq.heappop(turns)
-            piece = throttle.piece(MEBIBYTE)
+            piece = chunk or throttle.piece(MEBIBYTE)
             self.slept = 0.0
             throttle.take(piece)
             moved += piece
@@ -59,6 +59,17 @@ class World:
 def test_the_rate_is_kept_however_many_share_it(rate: int, lanes: int) -> None:
     world = World()
     assert world.run(world.throttle(f"{rate}B/s"), lanes, 60) == pytest.approx(rate, rel=0.1)
+
+
+@pytest.mark.parametrize("rate", [100_000, 300_000, 1_000_000, 5_000_000, 100_000_000])
+def test_downloads_keep_the_rate_with_fewer_lanes_where_it_is_low(rate: int) -> None:
+    world = World()
+    throttle = world.throttle(f"{rate}B/s")
+    assert world.run(throttle, throttle.lanes(16), 60, chunk=400 * 1024) == pytest.approx(rate, rel=0.1)
+
+
+def test_without_a_limit_all_lanes_may_run() -> None:
+    assert World().throttle(["00:00 off"]).lanes(16) == 16
 
 
 def test_a_tiny_rate_still_moves_something_now_and_then() -> None:

@@ -187,6 +187,7 @@ class Lanes:
             host.pace.observe(host.board.leases, now)
             for lease in host.pace.lagging(now):
                 lease.slow = True
+            host.board.shrink(self._throttle.lanes(host.lanes.count))
         if host.lanes.count != before:
             with suppress(LocalFault):  # only a better beginning for the next start, which begins there
                 self._ledger.set_facts(**{_fact_of(name): str(host.lanes.count)})
@@ -210,7 +211,7 @@ class Lanes:
     def _take(self) -> Lease | None:
         with self._changed:
             for host in sorted(self._hosts.values(), key=lambda host: len(host.board.leases)):
-                if len(host.board.leases) < host.lanes.count:
+                if len(host.board.leases) < self._throttle.lanes(host.lanes.count):
                     lease = host.board.take(host.pace.smallest_theft) or host.board.duplicate(host.pace.stragglers())
                     if lease is not None:
                         return lease
@@ -337,7 +338,9 @@ class Lanes:
             if failure.congestion:
                 with self._changed:
                     self._host(file).lanes.congested(self._clock())
-            job.attempts += 1
+            if self._clock() >= job.trouble_until:  # what fails at the same time fails for the same reason
+                job.attempts += 1
+                job.trouble_until = self._clock() + backoff(min(job.attempts, 5), lambda: 1.0)
             pause = backoff(min(job.attempts, 5), self._random, failure.retry_after)
             if self._clock() - job.last_progress > job.patience or pause > min(job.patience, LONGEST_PAUSE_SECONDS):
                 job.fail(failure)
@@ -403,7 +406,7 @@ class _Run:
                 self._beat()
                 if self._is_due():
                     self._write()
-                if self._lease.lost or self._lease.position + self._buffered >= self._lease.end:
+                if self._lease.lost or self._lease.surplus or self._lease.position + self._buffered >= self._lease.end:
                     break
                 if self._lanes.stopping or self._file.job.over.is_set():
                     raise Stopping("the agent is stopping")

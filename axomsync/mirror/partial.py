@@ -119,7 +119,8 @@ class Job:
         self.over = threading.Event()
         self.failure: AxomsyncError | None = None
         self.last_progress = 0.0
-        self.attempts = 0
+        self.attempts = 0  # in a row that failed
+        self.trouble_until = 0.0  # lanes that fail before then add nothing to the attempts
         self.refusals = 0
 
     def fail(self, failure: AxomsyncError) -> None:

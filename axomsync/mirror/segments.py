@@ -101,6 +101,7 @@ class Lease:
     twin: "Lease | None" = None  # the lease that fetches the same rest, if any
     whole: bool = False  # the store sends all in one stream: nothing of it can be taken over
     slow: bool = False  # far behind its siblings: its connection is to be given up
+    surplus: bool = False  # fewer lanes are to be used from now on
     lost: bool = False  # the twin was faster, or the file is fetched anew: what comes now is worth nothing
 
     @property
@@ -171,6 +172,11 @@ class Board:
     def knows(self, file: Hashable) -> bool:
         """Whether any of this file waits or is being fetched."""
         return any(lease.file == file for lease in self.leases) or any(owner == file for owner, _ in self.waiting)
+
+    def shrink(self, count: int) -> None:
+        """No more than so many leases are to go on: what those that began last still have to bring is left to others."""
+        for lease in list(self.leases)[count:]:
+            lease.surplus = not lease.whole  # of one stream for all there is no going on elsewhere
 
     def drop(self, files: Container[Hashable]) -> None:
         """Nothing more of these files is wanted."""

@@ -157,6 +157,16 @@ TestGame = Game.TestCase
 TestGame.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
+def test_fewer_lanes_leave_those_that_began_first_and_streams_that_bring_all() -> None:
+    board = Board()
+    board.add("file", cut([Segment(0, 80 * MIB)], 16 * MIB))
+    first, second, third, fourth = (board.take() for _ in range(4))
+    assert third is not None
+    third.whole = True
+    board.shrink(1)
+    assert [lease.surplus for lease in (first, second, third, fourth) if lease] == [False, True, False, True]
+
+
 def leases(*positions: int) -> list[Lease]:
     return [Lease("file", 0, position, 1 << 40) for position in positions]
 
