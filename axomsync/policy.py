@@ -59,6 +59,9 @@ def bandwidth_at(rules: tuple[BandwidthRule, ...], now: datetime) -> float | Non
 
 FIRST_LANES = 4
 GROWTH_WORTH_HAVING = 1.10
+GROWTH_BEYOND_DOUBT = 1.5
+EARLY_SECONDS = 0.5
+SETTLED_SECONDS = 2.0  # new connections have found their speed by then, also over a long way
 COLLAPSE = 0.5
 PROBE_AGAIN_SECONDS = 60.0
 
@@ -66,8 +69,9 @@ PROBE_AGAIN_SECONDS = 60.0
 class LaneCount:
     """How many lanes to use: more as long as that brings at least 10 %, fewer when storage is overrun.
 
-    More lanes can be slower: storage that throttles, or a CPU that is full. So the total decides, not only errors. Fed with
-    one observation a second while every allowed lane is busy.
+    More lanes can be slower: storage that throttles, or a CPU that is full. So the total decides, not only errors. Where
+    each connection is capped, twice as many lanes bring twice as much within half a second; that no more comes can only be
+    said after two. Fed a few times a second while every allowed lane is busy; times are monotonic seconds.
     """
 
     def __init__(self, most: int, first: int = FIRST_LANES) -> None:
@@ -75,39 +79,52 @@ class LaneCount:
         self.count = max(1, min(first, most))
         self._best_count, self._best_rate = self.count, 0.0
         self._frozen_until: float | None = None
-        self._warming = True
+        self._since: float | None = None  # when the rates below began to be taken
+        self._rates: list[float] = []
 
     def observe(self, rate: float, now: float) -> int:
         """Take in the total `rate` (bytes a second) over the last interval and return the number of lanes from now on."""
-        if self._frozen_until is not None:
-            return self._watch(rate, now)
-        if self._warming:  # the first interval after a change measures the change itself
-            self._warming = False
+        if self._since is None:
+            self._since = now
+        age = now - self._since
+        if age < EARLY_SECONDS:  # measures the change itself
             return self.count
-        if rate >= self._best_rate * GROWTH_WORTH_HAVING:
-            self._best_count, self._best_rate = self.count, rate
+        self._rates.append(rate)
+        mean = sum(self._rates) / len(self._rates)
+        if self._frozen_until is not None:
+            if age >= SETTLED_SECONDS:
+                self._watch(mean, now)
+        elif mean > self._best_rate * (GROWTH_WORTH_HAVING if age >= SETTLED_SECONDS else GROWTH_BEYOND_DOUBT):
+            self._best_count, self._best_rate = self.count, mean
             if self.count < self.most:
-                return self._change(min(self.most, self.count * 2))
-        elif rate < self._best_rate:
-            self.count = self._best_count
-        self._frozen_until = now + PROBE_AGAIN_SECONDS
+                self._change(min(self.most, self.count * 2))
+            else:
+                self._freeze(now)
+        elif age >= SETTLED_SECONDS:
+            if mean < self._best_rate:
+                self.count = self._best_count
+            self._freeze(now)
         return self.count
 
     def congested(self, now: float) -> int:
         """Storage asked for fewer requests: halve, and stay there for a while."""
         self.count = self._best_count = max(1, self.count // 2)
-        self._best_rate, self._frozen_until = 0.0, now + PROBE_AGAIN_SECONDS
+        self._best_rate = 0.0
+        self._freeze(now)
         return self.count
 
-    def _watch(self, rate: float, now: float) -> int:
+    def _watch(self, rate: float, now: float) -> None:
         if rate < self._best_rate * COLLAPSE and self.count > 1:
             self._best_rate = rate
-            return self._change(max(1, self.count // 2))
-        if self._frozen_until is not None and now >= self._frozen_until and self.count < self.most:
+            self._change(max(1, self.count // 2))
+        elif self._frozen_until is not None and now >= self._frozen_until and self.count < self.most:
             self._best_rate = rate
-            return self._change(min(self.most, self.count * 2))
-        return self.count
+            self._change(min(self.most, self.count * 2))
+        else:
+            self._since, self._rates = now, []
 
-    def _change(self, count: int) -> int:
-        self.count, self._warming, self._frozen_until = count, True, None
-        return count
+    def _freeze(self, now: float) -> None:
+        self._frozen_until, self._since, self._rates = now + PROBE_AGAIN_SECONDS, None, []
+
+    def _change(self, count: int) -> None:
+        self.count, self._frozen_until, self._since, self._rates = count, None, None, []

@@ -110,11 +110,11 @@ def test_the_number_of_lanes_stays_within_its_bounds(most: int, first: int, stor
             assert count == max(1, before // 2)
 
 
-def settled(lanes: LaneCount, throughput: dict[int, float], seconds: int = 40) -> int:
-    for second in range(seconds):
+def settled(lanes: LaneCount, throughput: dict[int, float], seconds: float = 40.0) -> int:
+    for step in range(int(seconds * 4)):
         count = lanes.count
         rate = throughput[max(known for known in throughput if known <= count)]
-        lanes.observe(rate, float(second))
+        lanes.observe(rate, step / 4)
     return lanes.count
 
 
@@ -122,3 +122,18 @@ def test_lanes_grow_while_that_brings_something_and_stop_when_it_does_not() -> N
     assert settled(LaneCount(64), {1: 25, 2: 50, 4: 100, 8: 200, 16: 380, 32: 370, 64: 360}) == 16
     assert settled(LaneCount(64), {1: 100, 2: 200, 4: 300, 8: 20}) == 4, "more lanes were slower"
     assert settled(LaneCount(3), {1: 1, 2: 2, 3: 3}) == 3
+
+
+def test_where_each_connection_is_capped_all_lanes_run_after_two_seconds() -> None:
+    assert settled(LaneCount(16), {lanes: 20 * lanes for lanes in range(1, 17)}, seconds=2) == 16
+
+
+def test_connections_that_need_a_second_to_find_their_speed_are_waited_for() -> None:
+    lanes, changed, count = LaneCount(16), 0.0, 4
+    for step in range(80):
+        now = step / 4
+        if lanes.count != count:
+            changed, count = now, lanes.count
+        fresh = count / 2 if changed else 0  # half of the lanes are new
+        lanes.observe(20 * (count - fresh) + 20 * fresh * min(1.0, (now - changed) / 1.5), now)
+    assert lanes.count == 16

@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 WRITE_SIZE = 1024 * 1024
 PIECES_A_WRITE = 1000  # the kernel takes 1024
 WRITE_SECONDS = 1.0  # bytes that trickle in are written this often
-OBSERVE_SECONDS = 1.0
+OBSERVE_SECONDS = 0.25
 FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 5
 LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
@@ -178,7 +178,7 @@ class Lanes:
                 observed_at = now
 
     def _observe(self, name: str, host: Host, seconds: float, now: float) -> None:
-        """Once a second: would more lanes bring more, and is one of them far behind the others?"""
+        """Would more lanes bring more, and is one of them far behind the others?"""
         with self._changed:
             before, host.moved, rate = host.lanes.count, 0, host.moved / seconds
             if host.board.waiting and len(host.board.leases) >= before:
