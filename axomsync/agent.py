@@ -1,9 +1,8 @@
 """The composition root: builds the parts, starts and stops them, and lives with signals and the service manager.
 
-The only user of APScheduler, whose jobs do nothing but wake a worker. Failures handled: a worker that dies (the process
-ends with a message, the service manager starts another), a worker that hangs (the watchdog is no longer fed), a new
-configuration that is bad (the old one stays), a stop while storage hangs (the process ends in time all the same), a
-state folder that can't be written for a while (told, and tried again).
+Failures handled: a worker that dies (the process ends with a message, the service manager starts another), a worker that
+hangs (the watchdog is no longer fed), a new configuration that is bad (the old one stays), a stop while storage hangs (the
+process ends in time all the same), a state folder that can't be written for a while (told, and tried again).
 """
 
 import logging
@@ -19,9 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-
-from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
-from apscheduler.schedulers.background import BackgroundScheduler
+from typing import TYPE_CHECKING
 
 from axomsync import __version__, config
 from axomsync.config import Loaded, Settings
@@ -41,6 +38,9 @@ from axomsync.records import ModelState, UploadState
 from axomsync.report import STUCK_MODELS, STUCK_UPLOADS, iso
 from axomsync.storage import ANSWER_SECONDS, Storage
 from axomsync.throttle import Throttle
+
+if TYPE_CHECKING:
+    from axomsync.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +63,7 @@ class Parts:
         self.intake = self._build_intake() if settings.drop.enabled else None
         self.mirror = self._build_mirror(patience) if settings.mirror.enabled else None
         self._threads: list[threading.Thread] = []
-        self._scheduler = BackgroundScheduler(
-            timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
-        )
+        self._schedule: Schedule | None = None
 
     def _build_intake(self) -> Intake:
         a = self._agent
@@ -92,14 +90,15 @@ class Parts:
 
     def start(self) -> None:
         """Begin to work, each part in a thread of its own."""
+        from axomsync.schedule import Schedule  # here, since a single pass needs none and its import takes a while
+
+        self._schedule = Schedule()
         if self.intake is not None:
-            self._schedule(self.intake.wake, self.settings.drop.rescan)
+            self._schedule.every(self.settings.drop.rescan, self.intake.wake)
             self._spawn("drop", self.intake.run)
         if self.mirror is not None:
-            self._schedule(self.mirror.wake, self.settings.mirror.poll)
+            self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
             self._spawn("mirror", self.mirror.run)
-        self._scheduler.add_listener(_tell_trouble, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
-        self._scheduler.start()
 
     @property
     def working(self) -> bool:
@@ -109,8 +108,8 @@ class Parts:
     def end(self) -> None:
         """Have all parts come to their end; one that waits for storage needs until its stall time is over."""
         self.stop.set()
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
+        if self._schedule is not None:
+            self._schedule.end()
         self.hurry()
 
     def wait(self, deadline: float) -> None:
@@ -144,9 +143,6 @@ class Parts:
         thread = threading.Thread(target=self._agent.guard, args=(name, work), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
-
-    def _schedule(self, wake: Callable[[], None], seconds: float) -> None:
-        self._scheduler.add_job(wake, "interval", seconds=seconds)
 
 
 @dataclass
@@ -381,10 +377,6 @@ def _collect(folder: str, work: Callable[[], None], failures: dict[str, Axomsync
         work()
     except AxomsyncError as failure:
         failures[folder] = failure
-
-
-def _tell_trouble(event: JobExecutionEvent) -> None:
-    log.warning("the scheduler had trouble with %s (event %d)", event.job_id, event.code)
 
 
 def exit_now(code: int) -> None:
