@@ -33,6 +33,7 @@ from axomsync.mirror.download import Lanes
 from axomsync.mirror.mirror import Mirror
 from axomsync.mirror.publish import Place
 from axomsync.ops import logs, systemd
+from axomsync.ops.hooks import Hooks
 from axomsync.problems import Problems
 from axomsync.records import ModelState, UploadState
 from axomsync.report import STUCK_MODELS, STUCK_UPLOADS, iso
@@ -62,6 +63,9 @@ class Parts:
         self.storage = Storage(stall=settings.transfer.stall, ca_file=ca_file, allow_http=settings.transfer.allow_http)
         self.intake = self._build_intake() if settings.drop.enabled else None
         self.mirror = self._build_mirror(patience) if settings.mirror.enabled else None
+        self.hooks = Hooks(
+            settings.hooks, agent.ledger, agent.problems, agent.liveness, self.stop, agent.random, agent.environ
+        )
         self._threads: list[threading.Thread] = []
         self._schedule: Schedule | None = None
 
@@ -99,6 +103,7 @@ class Parts:
         if self.mirror is not None:
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
             self._spawn("mirror", self.mirror.run)
+        self._spawn("hooks", self.hooks.run)
 
     @property
     def working(self) -> bool:
@@ -137,6 +142,7 @@ class Parts:
             self._spawn("mirror", partial(_collect, "mirror folder", self.mirror.run_once, failures))
         while self.working and not self._agent.ended:
             self._agent.tick()
+        _collect("hooks", self.hooks.run_due, failures)
         return failures
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:

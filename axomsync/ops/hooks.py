@@ -1,0 +1,176 @@
+"""Commands of the user's that run when something has happened: argument lists, no shell, one at a time, beside transfers.
+
+What has happened is noted in the ledger together with the transition itself, so a hook runs at least once, whatever
+crashes. It gets `AXOMSYNC_*` in its environment and the same and more as a JSON document on standard input; it does not
+get the API key. Failures handled: a command that is not there, fails or runs too long (tried again with back-off, then
+given up, told in `status`), output without end (its last part is kept), a row that is no longer there (nothing to tell),
+a ledger that can't be written (tried again).
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import IO, Any
+
+from axomsync.config import HookSettings
+from axomsync.errors import LocalFault, printable
+from axomsync.ledger import Ledger
+from axomsync.liveness import Beat, Liveness
+from axomsync.policy import backoff
+from axomsync.problems import Problems
+from axomsync.records import Event
+from axomsync.report import Document, iso, model_document, upload_document
+
+log = logging.getLogger(__name__)
+
+KINDS = ("model_published", "upload_done", "failed")
+TRIES = 20  # with the back-off between them: about half an hour
+OUTPUT_LIMIT = 4096  # bytes of what a hook says that are kept
+LOOK_SECONDS = 1.0
+GRACE_SECONDS = 5.0  # that a hook still has when the agent stops
+KEPT_SECONDS = 30 * 86400.0
+SECRETS = ("AXOM_KEY", "CREDENTIALS_DIRECTORY")
+
+
+class Hooks:
+    """Runs the hooks for what the ledger has noted. `run` is its thread, `run_due` one pass for `sync`."""
+
+    def __init__(
+        self,
+        settings: HookSettings,
+        ledger: Ledger,
+        problems: Problems,
+        liveness: Liveness,
+        stop: threading.Event,
+        random: Callable[[], float],
+        environ: Mapping[str, str],
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings, self._ledger, self._problems, self._liveness = settings, ledger, problems, liveness
+        self._stop, self._random, self._now = stop, random, now
+        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+
+    def run(self) -> None:
+        """Work until the agent stops."""
+        with self._liveness.worker("hooks") as beat:
+            self._ledger.drop_events((), self._now() - KEPT_SECONDS)
+            while not self._stop.wait(LOOK_SECONDS):
+                beat()
+                try:
+                    self.run_due(beat)
+                except LocalFault as fault:
+                    self._problems.report("hooks", str(fault))
+
+    def run_due(self, beat: Beat = lambda: None) -> None:
+        """Run the hooks that are due, one after the other. Raises `LocalFault` for the ledger."""
+        due = self._ledger.read.events_due(self._now())
+        if unwanted := {event.kind for event in due if not self._command(event)}:
+            self._ledger.drop_events(unwanted, self._now() - KEPT_SECONDS)
+        for event in due:
+            if event.kind not in unwanted and not self._stop.is_set():
+                self._run_for(event, beat)
+
+    def _run_for(self, event: Event, beat: Beat) -> None:
+        document = self._document(event)
+        if document is None:
+            self._ledger.record_hook(event.id, "", None)
+            return
+        failure, output = self._execute(self._command(event), document, beat)
+        if self._stop.is_set() and failure is not None:
+            return  # it was ended by our own stop; the next start runs it again
+        subject = f"hook {event.kind}"
+        if failure is None:
+            log.info("%s: done%s", subject, f": {output}" if output else "")
+            self._problems.clear(subject)
+            self._ledger.record_hook(event.id, output, None)
+            return
+        attempts = event.attempts + 1
+        again = self._now() + backoff(attempts, self._random) if attempts < TRIES else None
+        told = f"{printable(self._command(event)[0])} {failure}" + (f"; it said: {output}" if output else "")
+        self._problems.report(subject, told if again is not None else f"{told}; given up after {TRIES} tries", again)
+        self._ledger.record_hook(event.id, f"{failure}: {output}", again)
+
+    def _command(self, event: Event) -> tuple[str, ...]:
+        command: tuple[str, ...] = getattr(self._settings, event.kind)
+        return command
+
+    def _document(self, event: Event) -> Document | None:
+        """What the hook is told: the event, and the row that it is about as `--json` shows it."""
+        told: Document = {"event": event.kind, "at": iso(event.at)}
+        if event.table == "models":
+            model = next((row for row in self._ledger.read.models() if row.id == event.subject), None)
+            return {**told, "model": model_document(model)} if model else None
+        upload = next((row for row in self._ledger.read.uploads() if row.id == int(event.subject)), None)
+        return {**told, "upload": upload_document(upload, self._ledger.read.shards(upload.id))} if upload else None
+
+    def _execute(self, command: tuple[str, ...], document: Document, beat: Beat) -> tuple[str | None, str]:
+        """What went wrong, if anything, and the last that the command said."""
+        environment = {**self._environ, **_variables(document)}
+        try:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            return f"can't be run: {getattr(error, 'strerror', None) or error}", ""
+        said = bytearray()
+        threads = [
+            threading.Thread(target=_tell, args=(process.stdin, json.dumps(document).encode()), daemon=True),
+            threading.Thread(target=_listen, args=(process.stdout, said), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        code = self._wait_for(process, beat)
+        for thread in threads:
+            thread.join(LOOK_SECONDS)  # what the hook left running may keep its end open
+        output = printable(bytes(said).decode("utf-8", "replace").strip().replace("\n", " · "))
+        if code is None:
+            return f"took longer than {self._settings.timeout:g} s", output
+        return (None if code == 0 else f"ended with {code}"), output
+
+    def _wait_for(self, process: "subprocess.Popen[bytes]", beat: Beat) -> int | None:
+        """Its exit code; None when it had to be ended, with all that it started."""
+        deadline = time.monotonic() + self._settings.timeout
+        while (left := deadline - time.monotonic()) > 0:
+            beat()
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(min(left, LOOK_SECONDS))
+            if self._stop.is_set():
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS - LOOK_SECONDS)
+                break
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(max(0.0, deadline - time.monotonic()))
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None
+
+
+def _variables(document: Document) -> dict[str, str]:
+    """`AXOMSYNC_EVENT`, and each plain fact of the row as `AXOMSYNC_<NAME>`; what is not known is left out."""
+    row: Mapping[str, Any] = document.get("model") or document.get("upload") or {}
+    facts = {"event": document["event"], **{name: fact for name, fact in row.items() if isinstance(fact, str | int)}}
+    return {f"AXOMSYNC_{name.upper()}": str(fact).replace("\0", "") for name, fact in facts.items()}
+
+
+def _tell(pipe: IO[bytes], document: bytes) -> None:
+    with suppress(OSError), pipe:  # it need not listen
+        pipe.write(document)
+
+
+def _listen(pipe: IO[bytes], said: bytearray) -> None:
+    with suppress(OSError), pipe:
+        while chunk := os.read(pipe.fileno(), OUTPUT_LIMIT):
+            said += chunk
+            del said[:-OUTPUT_LIMIT]
