@@ -1,0 +1,74 @@
+"""The command line: one small function a verb, a module a group of verbs. Exit codes are mapped in `main`, and nowhere else.
+
+What is heavy is imported inside the verb that needs it, so that `--help` and `status` answer at once.
+
+Failures handled: every expected failure (one line a problem, without secrets, and the exit code that `interface.md`
+fixes), a reader of the output that goes away, an output that can't show every character.
+"""
+
+import io
+import os
+import sys
+
+import click
+
+from axomsync import __version__
+from axomsync.cli import catalogs, setting_up, showing, trying, working
+from axomsync.errors import AxomsyncError, LocalFault, local_fault
+
+USAGE_EXIT_CODE = 2
+
+
+def main() -> None:
+    """Run the command line and end the process with the exit code that `interface.md` fixes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = cli(standalone_mode=False)
+        sys.stdout.flush()
+    except AxomsyncError as error:
+        from axomsync.ops.logs import redact
+
+        click.echo("\n".join(f"axomsync: {line}" for line in redact(str(error)).splitlines()), err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = USAGE_EXIT_CODE
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `axomsync uploads | head`
+        code = 0
+        _give_up_output()
+    except OSError as error:
+        code = LocalFault.exit_code
+        click.echo(f"axomsync: {local_fault(error, error.filename or 'standard output')}", err=True)
+        _give_up_output()
+    sys.exit(code)
+
+
+def _give_up_output() -> None:
+    """So that the interpreter's last flush does not fail too."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="axomsync")
+def cli() -> None:
+    """Uploads what is dropped into a folder, and mirrors every ready model to disk."""
+
+
+for verb in (
+    working.run,
+    working.sync,
+    showing.status,
+    showing.uploads,
+    catalogs.models,
+    catalogs.datasets,
+    catalogs.base_models,
+    setting_up.config_group,
+    setting_up.init,
+    trying.demo,
+    trying.sandbox,
+):
+    cli.add_command(verb)

@@ -1,0 +1,77 @@
+"""The verbs that say what the console has: `models`, `datasets`, `base-models`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from axomsync.cli.context import config_option, console_of, json_option, load, open_ledger
+from axomsync.cli.output import print_documents
+from axomsync.errors import AxomsyncError
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+
+
+@click.command()
+@config_option
+@json_option
+def models(config_file: str | None, as_json: bool) -> None:
+    """The console's models, with the local state and path of each."""
+    from axomsync import tables
+    from axomsync.mirror.catalog import Selection, reconcile
+    from axomsync.report import model_document, unseen_model_document
+
+    loaded = load(config_file)
+    with open_ledger(loaded) as ledger:
+        known = ledger.models() if ledger else []
+    documents = [model_document(model) for model in known]
+    refusal: AxomsyncError | None = None
+    try:
+        wanted = loaded.settings.mirror
+        selection = Selection(wanted.include, wanted.exclude, wanted.keep, wanted.max_size)
+        changes = reconcile(console_of(loaded).models(), known, selection, lambda row: True)
+        changed = {change.model.id: change for change in changes}
+        documents = [d | _news(changed.pop(d["id"], None)) for d in documents]
+        documents += [unseen_model_document(c.model, c.state, c.reason) for c in changed.values()]
+        documents.sort(key=lambda d: (d["created_at"] or "", d["id"]), reverse=True)
+    except AxomsyncError as failure:
+        refusal = failure
+    print_documents(documents, as_json, tables.models)
+    if refusal is not None:
+        refusal.args = (f"{refusal}; what is listed is what the ledger knows",)
+        raise refusal
+
+
+@click.command()
+@config_option
+@json_option
+def datasets(config_file: str | None, as_json: bool) -> None:
+    """The console's datasets."""
+    _catalog(
+        load(config_file), "datasets", ("name", "version", "status", "shard_count", "bytes", "created_at", "id"), as_json
+    )
+
+
+@click.command("base-models")
+@config_option
+@json_option
+def base_models(config_file: str | None, as_json: bool) -> None:
+    """The console's base models."""
+    _catalog(load(config_file), "base_models", ("family", "name", "version", "params", "precision", "id"), as_json)
+
+
+def _catalog(loaded: "Loaded", what: str, columns: tuple[str, ...], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from axomsync import tables
+
+    console = console_of(loaded)
+    documents = [asdict(record) for record in (console.datasets() if what == "datasets" else console.base_models())]
+    heads = [column.replace("_", " ").upper() for column in columns]
+    print_documents(documents, as_json, lambda rows: tables.table(heads, ([row[c] for c in columns] for row in rows)))
+
+
+def _news(change: Any) -> dict[str, Any]:
+    if change is None:
+        return {}
+    return {"state": str(change.state), "reason": change.reason, "remote_status": change.model.status}

@@ -1,0 +1,89 @@
+"""What the verbs share: their common options, the loaded configuration, the ledger for reading, the console.
+
+Failures handled: a ledger that is not there yet, a state folder that can't be looked into."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from axomsync.errors import local_fault
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+    from axomsync.console import Console
+    from axomsync.ledger import Reader
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def config_option(function: F) -> F:
+    """`--config FILE`, which every verb takes."""
+    return click.option("--config", "config_file", metavar="FILE", help="Configuration file.")(function)
+
+
+def json_option(function: F) -> F:
+    """`--json`, for every verb that prints facts."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def load(config_file: str | None) -> "Loaded":
+    """The configuration that holds. Raises `BadConfig`."""
+    from axomsync import config
+
+    return config.load(config.find(config_file, os.environ), os.environ)
+
+
+def load_and_log(config_file: str | None) -> "Loaded":
+    """As `load`, for a verb that works for long: its log goes where the configuration says."""
+    from axomsync.http import keep_loopback_off_proxies
+    from axomsync.ops import logs
+
+    keep_loopback_off_proxies(os.environ)
+    loaded = load(config_file)
+    logs.set_up(loaded.settings.log.format, loaded.settings.log.level)
+    return loaded
+
+
+@contextmanager
+def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
+    """The ledger for reading, or None before the first start of an agent. Raises `LocalFault`."""
+    from axomsync.ledger import Reader
+
+    path = loaded.settings.state.folder / "state.db"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    reader = Reader(path)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def status_of(loaded: "Loaded") -> dict[str, Any]:
+    """What `status --json` prints."""
+    from axomsync.report import status_document
+
+    with open_ledger(loaded) as ledger:
+        return status_document(loaded.settings, ledger)
+
+
+def ca_file_of(loaded: "Loaded") -> str | None:
+    """The private certificate authority, as the HTTP parts take it."""
+    ca_file = loaded.settings.console.ca_file
+    return str(ca_file) if ca_file else None
+
+
+def console_of(loaded: "Loaded") -> "Console":
+    """The console, with the key that the configuration leads to."""
+    from axomsync.config import load_key
+    from axomsync.console import Console
+
+    return Console(loaded.settings.console.url, lambda: load_key(loaded.settings, os.environ), ca_file=ca_file_of(loaded))

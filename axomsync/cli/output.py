@@ -1,0 +1,29 @@
+"""How the verbs print: JSON for programs, tables for people."""
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def print_documents(documents: list[dict[str, Any]], as_json: bool, layout: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Rows as JSON, or as the table that `layout` makes of them."""
+    if as_json:
+        print_json(documents)
+        return
+    from axomsync import tables
+
+    tables.screen().print(layout(documents) if documents else "nothing yet")
+
+
+def print_json(document: Any) -> None:
+    """For programs, and readable for people."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_json_line(document: dict[str, Any]) -> None:
+    """One document a line, for whoever reads while it is written."""
+    click.echo(json.dumps(document))
+    sys.stdout.flush()

@@ -1,0 +1,112 @@
+"""The verbs for whoever sets an agent up: `init`, `config check`, `config show`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from axomsync.cli.context import ca_file_of, config_option, console_of, json_option, load
+from axomsync.cli.output import print_documents
+from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, local_fault
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+
+
+@click.group("config")
+def config_group() -> None:
+    """Look at the configuration."""
+
+
+@config_group.command("check")
+@config_option
+def config_check(config_file: str | None) -> None:
+    """Validate the configuration: every error at once, with its key and line."""
+    from axomsync.config import not_acted_on
+    from axomsync.http import tls_context
+
+    loaded = load(config_file)
+    tls_context(ca_file_of(loaded))
+    for line in not_acted_on(loaded):
+        click.echo(line)
+    click.echo(f"{loaded.path}: good")
+
+
+@config_group.command("show")
+@config_option
+@json_option
+def config_show(config_file: str | None, as_json: bool) -> None:
+    """The effective values, and where each came from."""
+    from axomsync import tables
+    from axomsync.config import as_toml, effective
+
+    rows = effective(load(config_file))
+    heads = ("KEY", "VALUE", "FROM")
+    print_documents(
+        rows, as_json, lambda rows: tables.table(heads, ((r["key"], as_toml(r["value"]), r["from"]) for r in rows))
+    )
+
+
+@click.command()
+@config_option
+@click.option("--force", is_flag=True, help="Overwrite an existing configuration.")
+@click.option("--url", help="Base URL of the console's API.")
+@click.option("--key-file", help="File that holds the API key.")
+@click.option("--drop", help="Folder whose files are uploaded.")
+@click.option("--mirror", help="Folder in which models appear.")
+@click.option("--state", help="Folder of the ledger.")
+def init(config_file: str | None, force: bool, url: str | None, key_file: str | None, **folders: str | None) -> None:
+    """Write a commented configuration, create the folders, test the key."""
+    from axomsync import config
+
+    path, values = config.defaults_for_user(config_file, os.environ, root=os.geteuid() == 0)
+    values |= {f"{name}.folder": _absolute(folder) for name, folder in folders.items() if folder}
+    values |= {"console.url": url} if url else {}
+    values |= {"console.key_file": _absolute(key_file)} if key_file else {}
+    text = config.example(values)
+    loaded = config.parse(text, path, os.environ)
+    if os.path.lexists(path) and not force:
+        raise BadConfig(f"{path} exists already; --force overwrites it")
+    _write_config(path, text)
+    click.echo(f"wrote {path}")
+    settings = loaded.settings
+    for folder, mode in ((settings.drop.folder, 0o755), (settings.mirror.folder, 0o755), (settings.state.folder, 0o750)):
+        _make_folder(folder, mode)
+    _test_key(loaded)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
+
+
+def _write_config(path: Path, text: str) -> None:
+    """Whole or not at all: a crash must not leave half of what was a good file."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except UnicodeEncodeError:
+        raise BadConfig(f"{path}: a path that is not UTF-8 can't be written down; name another folder") from None
+    except OSError as error:
+        raise local_fault(error, error.filename or str(path)) from None
+
+
+def _make_folder(folder: Path, mode: int) -> None:
+    try:
+        if not folder.is_dir():
+            folder.mkdir(parents=True, mode=mode)
+    except OSError as error:
+        raise local_fault(error, error.filename or str(folder)) from None
+
+
+def _test_key(loaded: "Loaded") -> None:
+    try:
+        count = len(console_of(loaded).models())
+    except AxomsyncError as failure:
+        untested = "" if isinstance(failure, KeyRefused) else "the key could not be tested: "
+        failure.args = (f"the configuration is written, but {untested}{failure}",)
+        raise
+    click.echo(f"the key works: the console lists {count} model{'s' if count != 1 else ''}")
+    click.echo("next: `axomsync run`, or for a service: systemctl enable --now axomsync")
