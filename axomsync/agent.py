@@ -71,7 +71,7 @@ class Parts:
 
     def _build_intake(self) -> Intake:
         a = self._agent
-        around = Surroundings(a.ledger, self.console, self.storage, a.meter, a.throttle, self.stop, a.random)
+        around = Surroundings(a.ledger, self.console, self.storage, a.meter, a.throttle, self.stop, a.random, a.identity)
         return Intake(self.settings.drop, around, a.problems, a.liveness)
 
     def _build_mirror(self, patience: float) -> Mirror:

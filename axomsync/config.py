@@ -261,11 +261,15 @@ class DropSettings(_Section):
     exclude: Globs = _key([], "names to leave alone, besides dotfiles, *.part, *.tmp and *~")
     settle: Duration = _key("5s", "a file is finished when nothing about it has changed for so long", ge=0)
     rescan: Duration = _key("1m", "the folder is read anew at least this often, whatever the events say", gt=0)
+    done_marker: str = _key("", 'such as ".done": a file is taken only once <file>.done lies beside it, newer than the file')
     observer: Literal["auto", "inotify", "polling"] = _key("auto", "polling sees files on network filesystems")
     validate_: Literal["full", "sample", "off"] = Field(
         default="full",
         alias="validate",
         description="full parses every line; sample the first and last 1 MiB; off trusts the exporter",
+    )
+    dedupe: Literal["name", "content"] = _key(
+        "name", "name uploads the same content under another name once more; content does not"
     )
     after: Literal["archive", "keep", "delete"] = _key("archive", "what becomes of a file once storage has confirmed it")
     content_type: str = _key("application/jsonl", "what the console is told that the files are", min_length=1)

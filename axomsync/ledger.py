@@ -21,7 +21,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from sqlite_utils import Database, Migrations
 
@@ -59,7 +59,7 @@ UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
     _U.SETTLING: frozenset({_U.CHECKING}),
     _U.CHECKING: frozenset({_U.SETTLING, _U.QUEUED, _U.REJECTED, _U.DUPLICATE, _U.HELD, _U.FAILED}),
     _U.QUEUED: frozenset({_U.UPLOADING, _U.SETTLING, _U.DUPLICATE, _U.HELD, _U.FAILED}),
-    _U.UPLOADING: frozenset({_U.UPLOADED, _U.QUEUED, _U.SETTLING, _U.FAILED}),
+    _U.UPLOADING: frozenset({_U.UPLOADED, _U.QUEUED, _U.SETTLING, _U.DUPLICATE, _U.FAILED}),
     _U.HELD: frozenset({_U.SETTLING}),
     _U.FAILED: frozenset({_U.SETTLING, _U.QUEUED}),
     _U.UPLOADED: frozenset(),
@@ -98,6 +98,12 @@ def m001_first_schema(db: Database) -> None:
 def m002_shards(db: Database) -> None:
     """Large files that go up as several objects."""
     _execute_all(db, _SHARDS)
+
+
+@migrations()
+def m003_what_storage_may_keep(db: Database) -> None:
+    """A digest for each shard; objects that nobody was given."""
+    _execute_all(db, _ORPHANS)
 
 
 @migrations()
@@ -177,6 +183,15 @@ CREATE TABLE signed_shard_urls (    -- secrets, as signed_urls
   upload INTEGER NOT NULL, number INTEGER NOT NULL, url TEXT NOT NULL, expires_at REAL,
   PRIMARY KEY (upload, number),
   FOREIGN KEY (upload, number) REFERENCES shards(upload, number) ON DELETE CASCADE
+) STRICT;
+"""
+
+_ORPHANS = """
+ALTER TABLE shards ADD COLUMN blake3 TEXT;
+CREATE TABLE orphans (              -- objects that storage has or may have although their key was given to nobody
+  upload INTEGER NOT NULL,          -- whose row may be gone
+  upload_id TEXT NOT NULL, key TEXT NOT NULL, created_at REAL NOT NULL,
+  PRIMARY KEY (upload, key)
 ) STRICT;
 """
 
@@ -372,22 +387,55 @@ class Ledger:
 
         self.write(work)
 
+    def adopt_uploads(self, receipts: Iterable[tuple[bytes, Mapping[str, Any]]]) -> None:
+        """Rows for files that were uploaded before this ledger began: `(path, receipt)`, originals before duplicates."""
+
+        def work(db: Database) -> None:
+            known = set(db.conn.execute("SELECT sha256, path FROM uploads WHERE state IN ('uploaded', 'duplicate')"))
+            for path, receipt in receipts:
+                if (receipt["sha256"], path) in known:
+                    continue
+                same = "SELECT id FROM uploads WHERE sha256 = ? AND filename = ? AND state = 'uploaded'"
+                twin = db.conn.execute(same, (receipt["sha256"], receipt["filename"])).fetchone()
+                original = twin is None
+                upload = db.conn.execute(
+                    "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, sha256, md5, lines, state,"
+                    " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at)"
+                    " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?)",
+                    (
+                        path, receipt["filename"], receipt["bytes"], receipt["sha256"], receipt.get("md5"),
+                        receipt.get("lines"), UploadState.UPLOADED if original else UploadState.DUPLICATE,
+                        receipt.get("upload_id"), receipt.get("key"), receipt.get("etag"), twin and twin[0],
+                        receipt["updated_at"], receipt["updated_at"],
+                    ),
+                ).lastrowid  # fmt: skip
+                if original and upload is not None:
+                    _insert_shards(db, upload, receipt["shards"])
+
+        self.write(work)
+
     def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[None]:
         """Move an upload to `state` and set columns. Raises `IllegalTransition` from the future."""
         return self.submit(lambda db: self._move(db, "uploads", upload, state, changes))
 
-    def record_check(self, upload: int, stamp: Stamp, checked: Checked) -> Future[None]:
-        """The file was read whole and is valid: it may be uploaded."""
+    def record_check(
+        self, upload: int, stamp: Stamp, checked: Checked, shards: Iterable[tuple[str, Segment]] = ()
+    ) -> Future[None]:
+        """The file was read whole and is valid: it may be uploaded, as these `(filename, range)` if there are any."""
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), _stamp_row(stamp), strict=True))
-        return self.move_upload(
-            upload,
-            UploadState.QUEUED,
-            sha256=checked.sha256,
-            md5=checked.md5,
-            lines=checked.lines,
-            reason=None,
-            **columns,
-        )
+        changes = {**columns, "sha256": checked.sha256, "lines": checked.lines, "reason": None}
+        planned = list(shards)
+
+        def work(db: Database) -> None:
+            self._move(db, "uploads", upload, UploadState.QUEUED, changes)
+            db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
+            for number, ((filename, segment), digest) in enumerate(zip(planned, checked.shards, strict=True), 1):
+                db.conn.execute(
+                    'INSERT INTO shards (upload, number, filename, start, "end", blake3) VALUES (?,?,?,?,?,?)',
+                    (upload, number, filename, segment.start, segment.end, digest),
+                )
+
+        return self.submit(work)
 
     def record_presigned(self, upload: int, presigned: Presigned) -> None:
         """Keep the signed URL before the PUT begins, so that an ambiguous loss can be repeated on the same key."""
@@ -410,30 +458,36 @@ class Ledger:
         """Storage refused the URL: the next try asks for another."""
         self.write(lambda db: _execute(db, "DELETE FROM signed_urls WHERE upload = ?", (upload,)))
 
-    def record_uploaded(self, upload: int, etag: str | None) -> None:
+    def record_uploaded(self, upload: int, etag: str | None, md5: str | None) -> None:
         """Storage confirmed the bytes; the signed URL is forgotten."""
 
         def work(db: Database) -> None:
-            changes = {"etag": etag, "reason": None, "next_attempt": None}
+            changes = {"etag": etag, "md5": md5, "reason": None, "next_attempt": None}
             self._move(db, "uploads", upload, UploadState.UPLOADED, changes)
             db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
         self.write(work)
 
-    def plan_shards(self, upload: int, shards: Iterable[tuple[str, Segment]]) -> None:
-        """The upload goes up as these `(filename, range)`, numbered from 1."""
-        planned = list(shards)
+    def record_duplicate(self, upload: int, document: Mapping[str, Any], twin: int | None, reason: str) -> None:
+        """Storage has this content already: as the upload with the row id `twin`, or as another agent tells.
+
+        `document` has `upload_id`, `key` and `etag`, and without a twin the `shards`, as in a receipt.
+        """
+        ids = {name: document.get(name) for name in ("upload_id", "key", "etag")}
 
         def work(db: Database) -> None:
-            self._move(db, "uploads", upload, UploadState.UPLOADING, {"reason": None, "next_attempt": None})
-            db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
-            for number, (filename, segment) in enumerate(planned, 1):
-                db.conn.execute(
-                    'INSERT INTO shards (upload, number, filename, start, "end") VALUES (?,?,?,?,?)',
-                    (upload, number, filename, segment.start, segment.end),
-                )
+            self._leave_behind(db, upload)
+            changes = {**ids, "duplicate_of": twin, "reason": reason, "next_attempt": None}
+            self._move(db, "uploads", upload, UploadState.DUPLICATE, changes)
+            if twin is None:
+                _insert_shards(db, upload, document.get("shards") or ())
 
         self.write(work)
+
+    def record_orphan(self, upload: int, presigned: Presigned) -> None:
+        """Storage has or may have an object whose key is not handed out."""
+        sql = "INSERT OR IGNORE INTO orphans VALUES (?,?,?,?)"
+        self.write(lambda db: _execute(db, sql, (upload, presigned.upload_id, presigned.key, self._now())))
 
     def record_shard_presigned(self, upload: int, number: int, presigned: Presigned) -> None:
         """As `record_presigned`, for one shard."""
@@ -476,11 +530,21 @@ class Ledger:
 
         def work(db: Database) -> None:
             changes = {**columns, "reason": reason, "sha256": None, "md5": None, "lines": None, "next_attempt": None}
+            self._leave_behind(db, upload)
             self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
-            db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
-            db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
         return self.submit(work)
+
+    def _leave_behind(self, db: Database, upload: int) -> None:
+        """Forget where an upload was going; what storage has or may have of it are orphans now."""
+        for begun in (
+            "SELECT id, upload_id, key, ?2 FROM uploads JOIN signed_urls ON upload = id WHERE id = ?1",
+            "SELECT upload, upload_id, key, ?2 FROM shards WHERE upload = ?1 AND (uploaded OR number IN"
+            " (SELECT number FROM signed_shard_urls WHERE upload = ?1))",
+        ):
+            db.conn.execute(f"INSERT OR IGNORE INTO orphans {begun}", (upload, self._now()))
+        db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
+        db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
     def recover(self) -> None:
         """At the start of an agent: what was under way when the last one ended goes back to where it can be taken up."""
@@ -731,29 +795,36 @@ class Reader:
         with self._lock:
             self._db.close()
 
-    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+    @overload
+    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]: ...
+    @overload
+    def _rows(self, sql: str, parameters: Sequence[object] = (), *, make: Callable[[Row], T]) -> list[T]: ...
+    def _rows(
+        self, sql: str, parameters: Sequence[object] = (), *, make: Callable[[Row], Any] = lambda row: row
+    ) -> list[Any]:
         with self._lock:
             try:
-                return list(self._db.query(sql, list(parameters)))
+                return [make(row) for row in self._db.query(sql, list(parameters))]  # fifty thousand dicts are 100 MB
             except sqlite3.Error as error:
                 raise _sqlite_fault(error, self.path) from None
 
     def uploads(self) -> list[Upload]:
         """Every file ever taken, oldest first."""
-        return [_upload(row) for row in self._rows("SELECT * FROM uploads ORDER BY id")]
+        return self._rows("SELECT * FROM uploads ORDER BY id", make=_upload)
 
     def uploads_in_drop(self) -> list[Upload]:
-        """Files that lie in the drop folder as far as the ledger knows."""
-        return [_upload(row) for row in self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id")]
+        """Files that lie in the drop folder as far as the ledger knows, and those that `push` was given."""
+        return self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id", make=_upload)
 
     def upload(self, upload: int) -> Upload:
         """One upload by its row id."""
         return _upload(self._rows("SELECT * FROM uploads WHERE id = ?", (upload,))[0])
 
-    def same_content(self, sha256: str, filename: str) -> Upload | None:
-        """An upload that storage has confirmed with this content under this name."""
+    def same_content(self, sha256: str, filename: str | None) -> Upload | None:
+        """An upload that storage has confirmed with this content, under this name or under any."""
         rows = self._rows(
-            "SELECT * FROM uploads WHERE sha256 = ? AND filename = ? AND state = 'uploaded' LIMIT 1", (sha256, filename)
+            "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) AND state = 'uploaded' LIMIT 1",
+            (sha256, filename),
         )
         return _upload(rows[0]) if rows else None
 
@@ -770,7 +841,7 @@ class Reader:
 
     def all_shards(self, where: str = "", *parameters: object) -> dict[int, list[Shard]]:
         """The shards of every upload that has some, by its row id."""
-        columns = 'upload, number, filename, start, "end", upload_id, key, etag, uploaded'
+        columns = 'upload, number, filename, start, "end", upload_id, key, etag, blake3, uploaded'
         shards: dict[int, list[Shard]] = {}
         for row in self._rows(f"SELECT {columns} FROM shards {where} ORDER BY upload, number", parameters):  # noqa: S608
             upload, facts = row["upload"], {name: row[name] for name in row if name != "upload"}
@@ -784,6 +855,13 @@ class Reader:
         if not rows or shard.upload_id is None or shard.key is None:
             return None
         return Presigned(shard.upload_id, shard.key, rows[0]["url"], rows[0]["expires_at"])
+
+    def orphans(self) -> dict[int, list[str]]:
+        """Keys of objects that storage has or may have and nobody was given, by the row id of the upload."""
+        keys: dict[int, list[str]] = {}
+        for row in self._rows("SELECT upload, key FROM orphans ORDER BY created_at"):
+            keys.setdefault(row["upload"], []).append(row["key"])
+        return keys
 
     def upload_counts(self) -> dict[str, int]:
         """Uploads a state, zero included."""
@@ -967,6 +1045,19 @@ def _insert_files(db: Database, model_id: str, files: Iterable[ModelFile]) -> No
             'INSERT INTO segments (file, start, "end", blake3) VALUES (?,?,?,?)',
             ((cursor.lastrowid, part.start, part.end, part.blake3) for part in file.segments),
         )
+
+
+def _insert_shards(db: Database, upload: int, documents: Iterable[Mapping[str, Any]]) -> None:
+    """Shards that storage has, as a receipt tells of them."""
+    start = 0
+    for number, shard in enumerate(documents, 1):
+        end = start + int(shard["bytes"])
+        db.conn.execute(
+            'INSERT INTO shards (upload, number, filename, start, "end", upload_id, key, etag, uploaded)'
+            " VALUES (?,?,?,?,?,?,?,?,1)",
+            (upload, number, shard["filename"], start, end, shard["upload_id"], shard["key"], shard["etag"]),
+        )
+        start = end
 
 
 def _legal(table: str, old: str, new: str) -> bool:

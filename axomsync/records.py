@@ -52,9 +52,9 @@ class Checked:
     """What one reading of a dataset file found."""
 
     sha256: str
-    md5: str
     bytes: int
     lines: int
+    shards: tuple[str, ...] = ()  # a BLAKE3 for each planned shard, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,7 @@ class Shard:
     upload_id: str | None
     key: str | None
     etag: str | None
+    blake3: str | None  # of the bytes that were checked; None where an older agent planned it
     uploaded: bool
 
 

@@ -22,10 +22,11 @@ def iso(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def upload_document(upload: Upload, shards: Iterable[Shard] = ()) -> Document:
-    """One row of `axomsync uploads --json`."""
+def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Iterable[str] = ()) -> Document:
+    """One row of `axomsync uploads --json`. `orphans` are keys that storage has or may have, and that nobody was given."""
     return {
         "path": printable(os.fsdecode(upload.path)),
+        "folder": printable(os.fsdecode(os.path.dirname(upload.path))),
         "filename": upload.filename,
         "bytes": upload.stamp.size,
         "sha256": upload.sha256,
@@ -36,6 +37,7 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = ()) -> Document:
         "key": upload.key,
         "etag": upload.etag,
         "shards": [shard_document(shard) for shard in shards],
+        "orphans": list(orphans),
         "created_at": iso(upload.created_at),
         "updated_at": iso(upload.updated_at),
     }
@@ -125,6 +127,7 @@ def status_document(settings: Settings, ledger: Reader | None) -> Document:
             "folder": str(settings.drop.folder),
             "observer": facts.get("observer") if pid is not None else None,
             "counts": ledger.upload_counts() if ledger else dict.fromkeys(map(str, UploadState), 0),
+            "orphans": sum(map(len, ledger.orphans().values())) if ledger else 0,
         },
         "mirror": {
             "folder": str(settings.mirror.folder),

@@ -60,14 +60,20 @@ def _cell(cell: Any) -> Text:
 
 
 def uploads(documents: Sequence[dict[str, Any]]) -> Table:
-    """`axomsync uploads`."""
+    """`axomsync uploads`: by sub-folder, as each is to be one dataset."""
     return table(
         ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
         (
-            (d["state"], d["path"], size(d["bytes"]), d["lines"], d["upload_id"], d["key"], d["reason"] or "")
-            for d in documents
+            (d["state"], d["path"], size(d["bytes"]), d["lines"], *_ids(d), d["reason"] or "")
+            for d in sorted(documents, key=lambda d: d["folder"])
         ),
     )
+
+
+def _ids(document: dict[str, Any]) -> tuple[str | None, str | None]:
+    if not document["shards"]:
+        return document["upload_id"], document["key"]
+    return f"{len(document['shards'])} shards", "see --csv"
 
 
 def models(documents: Sequence[dict[str, Any]]) -> Table:
@@ -91,8 +97,9 @@ def status(document: dict[str, Any]) -> list[Any]:
     facts.add_row(
         "console", f"{console['url']}  {reached}" + (f", last poll {console['last_poll']}" * bool(console["last_poll"]))
     )
+    orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
     facts.add_row(
-        "drop", f"{drop['folder']}  {_counts(drop['counts'])}" + f"  ({drop['observer']})" * bool(drop["observer"])
+        "drop", f"{drop['folder']}  {_counts(drop['counts'])}{orphans}" + f"  ({drop['observer']})" * bool(drop["observer"])
     )
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
     facts.add_row("mirror", f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")

@@ -39,7 +39,7 @@ from tests.rig.disks import fill, remount, small_disk
 NOW = 1_900_000_000.0
 OLD_DUMP = (Path(__file__).parent / "ledger_of_schema_1.sql").read_text(encoding="utf-8")
 STAMP = Stamp(2049, 17, 100, 5, 6)
-CHECKED = Checked("a" * 64, "b" * 32, 100, 3)
+CHECKED = Checked("a" * 64, 100, 3)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_an_upload_s_way_leaves_no_signed_url_behind(ledger: Ledger) -> None:
     signed = Presigned("up-1", "tmp/up-1/a.jsonl", "https://s/?X-Amz-Signature=1", NOW + 60)
     ledger.record_presigned(row, signed)
     assert ledger.read.presigned(ledger.read.upload(row)) == signed
-    ledger.record_uploaded(row, '"etag"')
+    ledger.record_uploaded(row, '"etag"', "b" * 32)
     ledger.record_moved_away(row).result()
     upload = ledger.read.upload(row)
     assert ledger.read.presigned(upload) is None

@@ -1,15 +1,14 @@
 """The verbs that say what the console has: `models`, `datasets`, `base-models`."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from axomsync.cli.context import config_option, console_of, json_option, load, open_ledger
+from axomsync.cli.context import config_option, console_of, json_option, load, open_ledger, uploads_of
 from axomsync.cli.output import print_documents
 from axomsync.errors import AxomsyncError
 
-if TYPE_CHECKING:
-    from axomsync.config import Loaded
+DATASET_COLUMNS = ("name", "version", "status", "shard_count", "bytes", "uploaded_from", "created_at", "id")
 
 
 @click.command()
@@ -46,10 +45,25 @@ def models(config_file: str | None, as_json: bool) -> None:
 @config_option
 @json_option
 def datasets(config_file: str | None, as_json: bool) -> None:
-    """The console's datasets."""
-    _catalog(
-        load(config_file), "datasets", ("name", "version", "status", "shard_count", "bytes", "created_at", "id"), as_json
-    )
+    """The console's datasets, which of them were uploaded from here, and what was uploaded and is none yet."""
+    from dataclasses import asdict
+
+    from axomsync import tables
+    from axomsync.drop import handover
+
+    loaded = load(config_file)
+    listed, batches = console_of(loaded).datasets(), handover.batches(uploads_of(loaded))
+    places = handover.appeared(batches, listed)
+    documents = [asdict(dataset) | {"uploaded_from": places.get(dataset.id)} for dataset in listed]
+    documents += [
+        dict.fromkeys(documents[0] if documents else DATASET_COLUMNS)
+        | {"status": "not registered", "uploaded_from": b.place, "shard_count": b.objects, "bytes": b.bytes}
+        for b in batches
+        if b.place not in places.values()
+    ]
+    heads = [column.replace("_", " ").upper() for column in DATASET_COLUMNS]
+    rows = [[document[column] for column in DATASET_COLUMNS] for document in documents]
+    print_documents(documents, as_json, lambda _: tables.table(heads, rows))
 
 
 @click.command("base-models")
@@ -57,17 +71,13 @@ def datasets(config_file: str | None, as_json: bool) -> None:
 @json_option
 def base_models(config_file: str | None, as_json: bool) -> None:
     """The console's base models."""
-    _catalog(load(config_file), "base_models", ("family", "name", "version", "params", "precision", "id"), as_json)
-
-
-def _catalog(loaded: "Loaded", what: str, columns: tuple[str, ...], as_json: bool) -> None:
     from dataclasses import asdict
 
     from axomsync import tables
 
-    console = console_of(loaded)
-    documents = [asdict(record) for record in (console.datasets() if what == "datasets" else console.base_models())]
-    heads = [column.replace("_", " ").upper() for column in columns]
+    columns = ("family", "name", "version", "params", "precision", "id")
+    documents = [asdict(record) for record in console_of(load(config_file)).base_models()]
+    heads = [column.upper() for column in columns]
     print_documents(documents, as_json, lambda rows: tables.table(heads, ([row[c] for c in columns] for row in rows)))
 
 

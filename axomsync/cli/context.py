@@ -75,6 +75,17 @@ def status_of(loaded: "Loaded") -> dict[str, Any]:
         return status_document(loaded.settings, ledger)
 
 
+def uploads_of(loaded: "Loaded") -> list[dict[str, Any]]:
+    """What `uploads --json` prints."""
+    from axomsync.report import upload_document
+
+    with open_ledger(loaded) as ledger:
+        if ledger is None:
+            return []
+        shards, orphans = ledger.all_shards(), ledger.orphans()
+        return [upload_document(row, shards.get(row.id, ()), orphans.get(row.id, ())) for row in ledger.uploads()]
+
+
 def ca_file_of(loaded: "Loaded") -> str | None:
     """The private certificate authority, as the HTTP parts take it."""
     ca_file = loaded.settings.console.ca_file

@@ -1,8 +1,9 @@
-"""How the verbs print: JSON for programs, tables for people."""
+"""How the verbs print: JSON and CSV for programs, tables for people."""
 
+import csv
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import click
@@ -16,6 +17,13 @@ def print_documents(documents: list[dict[str, Any]], as_json: bool, layout: Call
     from axomsync import tables
 
     tables.screen().print(layout(documents) if documents else "nothing yet")
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """As RFC 4180 wants it, but for the line ends."""
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def print_json(document: Any) -> None:

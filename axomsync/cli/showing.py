@@ -2,8 +2,8 @@
 
 import click
 
-from axomsync.cli.context import config_option, json_option, load, open_ledger, status_of
-from axomsync.cli.output import print_documents, print_json
+from axomsync.cli.context import config_option, json_option, load, status_of, uploads_of
+from axomsync.cli.output import print_csv, print_documents, print_json
 
 
 @click.command()
@@ -25,12 +25,16 @@ def status(config_file: str | None, as_json: bool) -> None:
 @click.command()
 @config_option
 @json_option
-def uploads(config_file: str | None, as_json: bool) -> None:
-    """Every file ever taken from the drop folder."""
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each object in storage.")
+def uploads(config_file: str | None, as_json: bool, as_csv: bool) -> None:
+    """Every file ever taken from the drop folder, by sub-folder."""
     from axomsync import tables
-    from axomsync.report import upload_document
+    from axomsync.drop import handover
 
-    with open_ledger(load(config_file)) as ledger:
-        shards = ledger.all_shards() if ledger else {}
-        documents = [upload_document(upload, shards.get(upload.id, ())) for upload in ledger.uploads()] if ledger else []
-    print_documents(documents, as_json, tables.uploads)
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude one another")
+    documents = uploads_of(load(config_file))
+    if as_csv:
+        print_csv(handover.COLUMNS, handover.objects(documents))
+    else:
+        print_documents(documents, as_json, tables.uploads)

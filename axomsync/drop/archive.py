@@ -5,7 +5,8 @@ deleted: files are moved first, by one atomic call, and looked at afterwards.
 
 Failures handled: folders that can't be made or written and full disks (`LocalFault`), names that leave no room for
 `.receipt.json`, a file that changed, vanished or was replaced at the last moment (`SourceChanged`, it is left where it
-is), a crash between any two steps (the same call again finishes it).
+is), one that a program is still writing to (`Transient`, likewise), another agent that puts the same file away, a crash
+between any two steps (the same call again finishes it).
 """
 
 import ctypes
@@ -19,10 +20,12 @@ from pathlib import Path
 
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.watch import ARCHIVE, REJECTS, stamp_at
-from axomsync.errors import LocalFault, SourceChanged, local_fault, printable
+from axomsync.drop.writers import being_written
+from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
 from axomsync.records import Shard, Upload
 from axomsync.report import shard_document
 
+RECEIPT = b".receipt.json"
 NAMES_TO_TRY = 10_000
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
 
@@ -47,7 +50,7 @@ def archive(root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shar
         "shards": [shard_document(shard) for shard in shards],
     }
     text = json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
-    _move_away(root, upload, ARCHIVE, b".receipt.json", text)
+    _move_away(root, upload, ARCHIVE, RECEIPT, text)
 
 
 def set_aside(root: Path, upload: Upload, invalid: InvalidDataset) -> None:
@@ -57,8 +60,17 @@ def set_aside(root: Path, upload: Upload, invalid: InvalidDataset) -> None:
     lines += [f"- {fault}" for fault in invalid.faults]
     if invalid.total > len(invalid.faults):
         lines.append(f"- … and {invalid.total - len(invalid.faults)} more")
+    if invalid.total > 1:
+        lines += ["", "In all:", *(f"{count:8} x {kind}" for kind, count in invalid.counts.most_common())]
     lines += ["", f"To try again, correct the file and move it back to {printable(str(root))}/{name}", ""]
     _move_away(root, upload, REJECTS, b".reason.txt", "\n".join(lines))
+
+
+def remove_marker(root: Path, upload: Upload, suffix: str) -> None:
+    """Take away what said that the file is done, which is put away by now; the next file of that name has its own."""
+    if suffix:
+        with suppress(OSError):
+            os.unlink(os.path.join(os.fsencode(root), upload.path) + os.fsencode(suffix))
 
 
 def delete(root: Path, upload: Upload) -> None:
@@ -83,12 +95,14 @@ def _move_away(root: Path, upload: Upload, folder: bytes, suffix: bytes, note: s
     try:
         os.makedirs(os.path.dirname(wanted), exist_ok=True)
         for target in _names(wanted, upload, len(suffix)):
-            if os.path.lexists(target) or not _write_new(target + suffix, note):
+            written = None if os.path.lexists(target) else _write_new(target + suffix, note)
+            if written is None:
                 continue
             try:
                 _move(root, upload, source, target)
             except BaseException as error:
-                os.unlink(target + suffix)
+                if written and not os.path.lexists(target):  # else it is the note of another agent, that was faster
+                    os.unlink(target + suffix)
                 if isinstance(error, FileExistsError):
                     continue
                 raise
@@ -105,12 +119,25 @@ def _demand_unchanged(root: Path, upload: Upload) -> None:
 
 def _move(root: Path, upload: Upload, source: bytes, target: bytes) -> None:
     """Rename, then see whether the file that was moved is the one that was meant; another one is put back."""
-    _rename_to_new(source, target)
+    writing = Transient("a program still has it open for writing; it stays until that has ended")
+    if being_written(source):
+        raise writing
+    try:
+        _rename_to_new(source, target)
+    except FileNotFoundError:
+        raise SourceChanged("the file went away while it was put away") from None
     moved = os.lstat(target)
     stamp = upload.stamp
-    if (moved.st_ino, moved.st_size, moved.st_mtime_ns) != (stamp.ino, stamp.size, stamp.mtime_ns):  # renaming sets ctime
+    changed = (moved.st_ino, moved.st_size, moved.st_mtime_ns) != (
+        stamp.ino,
+        stamp.size,
+        stamp.mtime_ns,
+    )  # renaming sets ctime
+    if changed or being_written(target):
         with suppress(FileExistsError):  # something lies there again: both are kept
             _rename_to_new(target, source)
+        if not changed:
+            raise writing
         raise SourceChanged("the file changed while it was put away; its new content is taken as a new file")
 
 
@@ -138,8 +165,8 @@ def _cut(text: bytes, length: int) -> bytes:
     return text[:end]
 
 
-def _write_new(path: bytes, text: str) -> bool:
-    """Write a file that was not there, whole or not at all. True too when it is there with the same text already."""
+def _write_new(path: bytes, text: str) -> bool | None:
+    """Write a file that was not there, whole or not at all. False when it is there with the same text, None with another."""
     temporary = os.path.join(os.path.dirname(path), b"." + os.path.basename(path)[-200:] + b".part")
     try:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
@@ -148,7 +175,7 @@ def _write_new(path: bytes, text: str) -> bool:
     except FileExistsError:
         os.unlink(temporary)
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read() == text
+            return False if file.read() == text else None
     except OSError as error:
         with suppress(OSError):
             os.unlink(temporary)

@@ -1,9 +1,11 @@
 """The drop folder's loop: scan, let files settle, hand the finished ones to the uploader, oldest first.
 
+Files that `push` was given have rows with an absolute path; they lie elsewhere and need not settle.
+
 Failures handled: a folder that is missing or unreadable (a problem that is shown, tried again), sub-folders likewise (the
 others go on), files that vanish or change between scans, a ledger that can't be written for a while, a key that the
 console refuses (no file is begun until it is accepted again), a watcher that died, a mount point whose filesystem is not
-mounted (nothing is forgotten because of it).
+mounted (nothing is forgotten because of it), a program that pauses while it writes, a ledger that was lost.
 """
 
 import hashlib
@@ -12,15 +14,16 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
+from collections.abc import Callable, Container, Iterable, Mapping
 from urllib.parse import quote
 
 from axomsync.config import DropSettings
+from axomsync.drop.backlog import Backlog
+from axomsync.drop.receipts import receipts
 from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.upload import Surroundings, Uploader
-from axomsync.drop.watch import Scan, Watcher, scan
+from axomsync.drop.watch import Scan, Watcher, scan, stamp_at, unmounted
+from axomsync.drop.writers import being_written
 from axomsync.errors import KeyRefused, LocalFault, Stopping
 from axomsync.liveness import Beat, Liveness
 from axomsync.problems import Problems
@@ -33,6 +36,7 @@ KEY_PAUSE_SECONDS = 30.0
 NAME_LIMIT = 255
 LONGEST_NAP_SECONDS = 5.0  # the loop turns over at least so often, to show that it lives
 SCAN_SHARE = 10  # a scan that takes a second is not followed by another for ten
+STILL_WRITTEN = "a program still has it open for writing"
 
 
 class Intake:
@@ -56,8 +60,10 @@ class Intake:
         self._settler = Settler(settings.settle)
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
-        self._pool = ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload")
-        self._in_flight: dict[int, Future[bool]] = {}
+        self._backlog = Backlog(UPLOADS_AT_ONCE)
+        self._carriers: list[threading.Thread] = []
+        self._ended = threading.Event()
+        self._ready = False
         self._key_refused: KeyRefused | None = None
         self._ledger_fault: LocalFault | None = None
         self._key_pause_ends = -math.inf
@@ -91,7 +97,7 @@ class Intake:
                     self._problems.report("drop folder", str(fault), self._around.now() + self._settings.rescan)
                 self._nap(began, self._clock() - began, beat)
         self._watcher.stop()
-        self._pool.shutdown(cancel_futures=True)
+        self._end_carriers()
 
     def run_once(self) -> None:
         """One pass, for `sync`: every file that stands still for `settle` goes as far as it can. Raises `KeyRefused`,
@@ -103,12 +109,11 @@ class Intake:
             while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
                 self._around.stop.wait(left)
             self._turn(only=first)
-            while self._in_flight and self._stopped_by() is None:
-                for future in wait_for(self._in_flight.values()).done:
-                    future.result()
-                self._turn(only=first)
+            while len(self._backlog) and self._stopped_by() is None:
+                if self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
+                    self._turn(only=first)
         finally:
-            self._pool.shutdown(cancel_futures=True)
+            self._end_carriers()
         if (failure := self._stopped_by()) is not None:
             raise failure
 
@@ -150,29 +155,54 @@ class Intake:
 
         What is due is begun, if it is in `only`.
         """
-        # Before the scan: a file that is archived after it must not be taken for a new one.
-        self._in_flight = {row: future for row, future in self._in_flight.items() if not future.done()}
-        seen = scan(self._settings.folder, self._settings.include, self._settings.exclude)
+        busy = self._backlog.members()  # before the scan: a file that is archived after it must not be taken for a new one
+        settings = self._settings
+        seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
+        self._get_ready()
         self._show_unreadable(seen)
+        rows = self._ledger.read.uploads_in_drop()
+        pushed = {row.path: row for row in rows if row.path.startswith(b"/")}
+        for path in pushed:
+            if (stamp := stamp_at(settings.folder, path)) is not None:
+                seen.found[path] = stamp
         meaning = interpret(
             seen.found,
-            self._ledger.read.uploads_in_drop(),
-            self._in_flight,
+            rows,
+            busy,
             self._around.now(),
-            keeps=self._settings.after == "keep",
-            max_put=math.inf if self._settings.shard else self._settings.max_put,
+            keeps=settings.after == "keep",
+            max_put=math.inf if settings.shard else settings.max_put,
         )
+        del rows
         self._retry_at = meaning.next_due
         self._forget(meaning.vanished, seen)
         settling = meaning.settling | self._meet(meaning, seen.found)
-        settled = self._settler.observe(settling, self._clock())
-        if settled:
-            rows = {row.path: row for row in self._ledger.read.uploads_in_drop()}
-            for path in settled:
-                self._begin(rows[path], only)
-        for row in sorted(meaning.unfinished, key=lambda row: row.stamp.mtime_ns):
-            self._begin(row, only)
+        finished = [path for path in settling if path in pushed]
+        finished += self._settler.observe({path: settling[path] for path in settling if path not in pushed}, self._clock())
+        if finished:
+            known = {row.path: row for row in self._ledger.read.uploads_in_drop() if row.path in settling}
+            self._begin((known[path] for path in finished if not self._still_written(known[path])), only)
+        self._begin(meaning.unfinished, only)
         return seen.found.keys()
+
+    def _get_ready(self) -> None:
+        """Before the first file is taken: be known to other agents on this folder, and know what was uploaded from it."""
+        if self._ready:
+            return
+        self._uploader.claims.register()
+        folder = str(self._settings.folder)
+        if self._ledger.read.facts().get("receipts_read") != folder:
+            self._ledger.adopt_uploads(receipts(self._settings.folder))
+            self._ledger.set_facts(receipts_read=folder)
+        self._ready = True
+
+    def _still_written(self, row: Upload) -> bool:
+        """Whether a program may go on writing to a file that stands still; says so once in its row."""
+        if not being_written(os.path.join(os.fsencode(self._settings.folder), row.path)):
+            return False
+        if row.reason != STILL_WRITTEN:
+            self._ledger.move_upload(row.id, row.state, reason=STILL_WRITTEN)
+        return True
 
     def _show_unreadable(self, seen: Scan) -> None:
         faults = list(seen.unreadable.values())
@@ -183,8 +213,18 @@ class Intake:
         self._problems.report("drop folder", f"{faults[0]}{more}", self._around.now() + self._settings.rescan)
 
     def _forget(self, vanished: list[Upload], seen: Scan) -> None:
-        # A file of another filesystem is not gone, its filesystem is not mounted.
-        gone = [row.path for row in vanished if row.stamp.dev == seen.device and not seen.hides(row.path)]
+        missing = [row for row in vanished if not seen.hides(row.path)]
+        elsewhere = {
+            row.path
+            for row in missing
+            if row.stamp.dev != seen.device and unmounted(self._settings.folder, row.path, row.stamp.dev)
+        }
+        if elsewhere:
+            told = f"{len(elsewhere)} files lay on a filesystem that is not mounted now; mount it (they are not forgotten)"
+            self._problems.report("drop folder's filesystem", told)
+        else:
+            self._problems.clear("drop folder's filesystem")
+        gone = [row.path for row in missing if row.path not in elsewhere]
         if gone:
             self._ledger.forget_uploads(gone)
 
@@ -199,16 +239,42 @@ class Intake:
             self._ledger.see_uploads((path, console_name(path), found[path]) for path in unknown)
         return {path: found[path] for path in (*unknown, *(row.path for row in meaning.changed))}
 
-    def _begin(self, row: Upload, only: Container[bytes] | None) -> None:
-        if row.id in self._in_flight or (only is not None and row.path not in only):
-            return
+    def _begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> None:
+        """Have these carried to storage, unless they are not in `only`."""
         if self._clock() < self._key_pause_ends or self._around.stop.is_set():
             return
-        future = self._in_flight[row.id] = self._pool.submit(self._carry, row.id)
-        future.add_done_callback(self._carried)  # not from within: it is done only now, and the loop must find it so
+        for row in rows:
+            if only is None or row.path in only:
+                self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns)
+        if len(self._backlog) and not self._carriers:
+            for number in range(UPLOADS_AT_ONCE):
+                self._carriers.append(threading.Thread(target=self._carry_all, name=f"upload-{number}", daemon=True))
+                self._carriers[-1].start()
+
+    def _carry_all(self) -> None:
+        """One carrier, until the agent stops or the pass is over."""
+        while not (self._around.stop.is_set() or self._ended.is_set()):
+            row = self._backlog.take(LONGEST_NAP_SECONDS)
+            if row is None:
+                continue
+            went_on = False
+            try:
+                went_on = self._carry(row)
+            except Exception:  # such as a row that another process removed; whatever it is must not end the carrier
+                log.exception("an upload failed in a way that was not foreseen")
+            finally:
+                self._backlog.done(row)  # before the loop is woken, which must find it so
+                if went_on:
+                    self._wake.set()
+
+    def _end_carriers(self) -> None:
+        self._ended.set()
+        self._backlog.clear()
+        for carrier in self._carriers:
+            carrier.join()
 
     def _carry(self, row: int) -> bool:
-        """In a thread of the pool: one file. Returns whether something came of it, however it ended."""
+        """One file. Returns whether something came of it, however it ended."""
         if self._clock() < self._key_pause_ends:
             return False  # refused while this one stood in the queue
         try:
@@ -232,14 +298,6 @@ class Intake:
             self._ledger_fault = fault
             self._problems.report("ledger", str(fault))
             return False
-
-    def _carried(self, future: "Future[bool]") -> None:
-        if future.cancelled():
-            return
-        if future.exception() is not None:
-            log.error("an upload failed in a way that was not foreseen", exc_info=future.exception())
-        elif future.result():
-            self._wake.set()
 
 
 def console_name(path: bytes) -> str:

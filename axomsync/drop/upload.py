@@ -5,11 +5,11 @@ object with anything else.
 
 Failures handled: a file that changes on the way, even through a mapping that leaves its stamp alone (it starts over; what
 storage may have under its old key is not handed out), an answer that is lost after storage took the bytes (the same URL
-is PUT again: same key, no second object), expired URLs, storage that is busy or resets, a checksum that differs, files
-too large for one PUT (`held`), a disk that can't take the archive, a crash between any two steps.
+is PUT again: same key, no second object), expired URLs (what storage may have under the old key is counted as an orphan),
+storage that is busy or resets, a checksum that differs, files too large for one PUT (`held`), another agent on the same
+folder that carries the same content, a disk that can't take the archive, a crash between any two steps.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -24,6 +24,8 @@ from typing import Protocol
 from axomsync.config import DropSettings
 from axomsync.console import Console
 from axomsync.drop import archive, jsonl, shards
+from axomsync.drop.claims import TOUCH_SECONDS, Claims
+from axomsync.drop.digests import SentDigests
 from axomsync.drop.watch import stamp_at, stamp_of
 from axomsync.errors import (
     AxomsyncError,
@@ -41,7 +43,8 @@ from axomsync.ledger import Ledger
 from axomsync.liveness import Beat
 from axomsync.meter import Gauge, Meter
 from axomsync.policy import backoff
-from axomsync.records import Presigned, Shard, Stamp, Upload, UploadState
+from axomsync.records import Presigned, Segment, Shard, Stamp, Upload, UploadState
+from axomsync.report import Document, upload_document
 from axomsync.storage import Storage
 from axomsync.throttle import Throttle
 
@@ -51,6 +54,7 @@ PUT_PIECE = 1024 * 1024
 QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
 EXPIRED_URLS_IN_A_ROW = 5
 SHARDS_AT_ONCE = 8
+HASHED_BESIDE = 8 * PUT_PIECE  # a file of fewer bytes is not worth a thread
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Surroundings:
     throttle: Throttle
     stop: threading.Event
     random: Callable[[], float]
+    identity: str  # of the agent, among those that share its folders
     now: Callable[[], float] = time.time
 
 
@@ -74,8 +79,9 @@ class Uploader:
         self._settings = settings
         self._around = around
         self._ledger = around.ledger
-        self._claims: set[tuple[str, str]] = set()
-        self._claims_lock = threading.Lock()
+        self.claims = Claims(settings.folder, around.identity, keeps=settings.after == "keep")
+        self._busy: set[str] = set()  # contents that this process carries
+        self._busy_lock = threading.Lock()
         self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
 
     def carry(self, upload_row: int, beat: Beat) -> bool:
@@ -110,15 +116,16 @@ class Uploader:
                 self._set_aside(upload, invalid)
                 return True
         if upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
-            if self._largest_put(upload) > self._settings.max_put:
+            if upload.stamp.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
                 self._hold(upload)
                 return True
-            with self._claim(upload) as mine:
+            with self._alone(upload) as mine:
                 if not mine:
                     return False
                 upload = self._deliver(upload, beat)
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
             self._put_away(upload)
+            self.claims.release(self._content(upload))
         return True
 
     # Checking
@@ -129,14 +136,21 @@ class Uploader:
                 self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, upload.reason)
             self._ledger.move_upload(upload.id, UploadState.CHECKING)
             try:
-                checked = jsonl.check(file, stamp.size, self._settings.validate_, self._step(beat))
+                ranges = self._ranges(file, stamp.size)
+                checked = jsonl.check(file, stamp.size, self._settings.validate_, self._step(beat), shards=ranges)
             except jsonl.InvalidDataset as invalid:
                 self._still(file, upload.path, stamp)
                 self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=str(invalid), next_attempt=None).result()
                 return self._ledger.read.upload(upload.id), invalid
             self._still(file, upload.path, stamp)
-        self._ledger.record_check(upload.id, stamp, checked).result()
+        names = [shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1)]
+        self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
         return self._ledger.read.upload(upload.id), None
+
+    def _ranges(self, file: int, size: int) -> list[Segment]:
+        """The ranges that a file goes up in; none when it goes up whole."""
+        shard = self._settings.shard
+        return [] if shard is None or size <= shard else shards.plan(file, size, shard)
 
     def _hold(self, upload: Upload) -> None:
         size, most = upload.stamp.size, self._settings.max_put
@@ -146,55 +160,50 @@ class Uploader:
         )
         self._park(upload, UploadState.HELD, reason)
 
-    def _largest_put(self, upload: Upload) -> int:
-        shard = self._settings.shard
-        return upload.stamp.size if shard is None else min(upload.stamp.size, shard)
-
     # Delivering
 
     def _deliver(self, upload: Upload, beat: Beat) -> Upload:
-        twin = self._ledger.read.same_content(upload.sha256 or "", upload.filename)
+        content = self._content(upload)
+        twin = self._ledger.read.same_content(upload.sha256 or "", upload.filename if self._named else None)
         if twin is not None:
-            reason = _same_as(twin)
-            self._ledger.move_upload(
-                upload.id,
-                UploadState.DUPLICATE,
-                duplicate_of=twin.id,
-                upload_id=twin.upload_id,
-                key=twin.key,
-                etag=twin.etag,
-                reason=reason,
-                next_attempt=None,
-            ).result()
-            log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
-            return self._ledger.read.upload(upload.id)
+            return self._record_duplicate(upload, upload_document(twin), twin.id)
+        other = self.claims.take(content)
+        if other is not None:
+            raise Transient(f"another agent ({printable(other)}) has this content under way")
+        if (record := self.claims.record(content)) is not None:
+            return self._record_duplicate(upload, record, None)
+        try:
+            upload = self._send(upload, self._touching(content, beat))
+        except (Rejected, SourceChanged):
+            self.claims.release(content)
+            raise
+        document = upload_document(upload, self._ledger.read.shards(upload.id))
+        self.claims.settle(content, {name: document[name] for name in ("upload_id", "key", "etag", "shards")})
+        return upload
+
+    def _record_duplicate(self, upload: Upload, document: Document, twin: int | None) -> Upload:
+        reason = _same_as(document["upload_id"])
+        self._ledger.record_duplicate(upload.id, document, twin, reason)
+        log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
+        return self._ledger.read.upload(upload.id)
+
+    def _send(self, upload: Upload, beat: Beat) -> Upload:
         with self._opened(upload.path) as (file, stamp):
             if stamp != upload.stamp:
                 raise SourceChanged("the file changed before it was uploaded")
-            planned = self._shards(upload, file)
+            planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
             with self._around.meter.transfer("up", _shown(upload.path), stamp.size, done) as gauge:
                 if planned:
-                    etag = None
                     self._put_shards(upload, planned, file, gauge, beat)
+                    self._ledger.record_uploaded(upload.id, None, None)
                 else:
-                    etag = self._put_until_confirmed(_Whole(self._ledger, upload), file, gauge, beat)
-        self._ledger.record_uploaded(upload.id, etag)
+                    whole = _Whole(self._ledger, upload)
+                    self._put_until_confirmed(whole, file, gauge, beat)
         upload = self._ledger.read.upload(upload.id)
         as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
         log.info("%s: uploaded as %s", _shown(upload.path), as_what)
         return upload
-
-    def _shards(self, upload: Upload, file: int) -> list[Shard]:
-        """The ranges that the file goes up in; none when it goes up whole. What was begun is gone on with."""
-        shard = self._settings.shard
-        if upload.upload_id is not None or shard is None or upload.stamp.size <= shard:
-            return self._ledger.read.shards(upload.id)
-        if not self._ledger.read.shards(upload.id):
-            ranges = shards.plan(file, upload.stamp.size, shard)
-            names = (shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1))
-            self._ledger.plan_shards(upload.id, zip(names, ranges, strict=True))
-        return self._ledger.read.shards(upload.id)
 
     def _put_shards(self, upload: Upload, planned: list[Shard], file: int, gauge: Gauge, beat: Beat) -> None:
         """Several at once; each is tried by itself, and what is confirmed is not sent again."""
@@ -210,47 +219,56 @@ class Uploader:
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Transient))  # what a person must see comes first
 
-    def _put_until_confirmed(self, body: "_Body", file: int, gauge: Gauge, beat: Beat) -> str | None:
+    def _put_until_confirmed(self, body: "_Body", file: int, gauge: Gauge, beat: Beat) -> None:
         """Try at once a few times: most failures of storage are over in a second."""
         tries = expired = 0
         presigned = body.kept()
+        perhaps_stored = presigned is not None  # by an earlier life of the agent
         while True:
             try:
                 if presigned is None or not self._lives(presigned):
+                    if presigned is not None and perhaps_stored:
+                        self._ledger.record_orphan(body.upload.id, presigned)
                     presigned = self._around.console.presign(body.filename, self._settings.content_type)
+                    perhaps_stored = False
                 body.keep(presigned)
-                etag = self._put(body, presigned, file, gauge, beat)
-                body.confirm(etag)
-                return etag
+                self._put(body, presigned, file, gauge, beat)
+                return
             except UrlExpired:
                 expired += 1
+                if presigned is not None and perhaps_stored:
+                    self._ledger.record_orphan(body.upload.id, presigned)
                 body.forget()
-                presigned = None
+                presigned, perhaps_stored = None, False
                 if expired >= EXPIRED_URLS_IN_A_ROW:
                     raise
+            except SourceChanged:
+                if presigned is not None and (perhaps_stored or body.complete):
+                    self._ledger.record_orphan(body.upload.id, presigned)
+                body.forget()
+                raise
             except Transient as failure:
+                perhaps_stored = perhaps_stored or body.complete
                 tries += 1
                 if tries >= QUICK_TRIES:
                     raise
                 self._pause(backoff(tries, self._around.random, failure.retry_after), beat)
 
-    def _put(self, body: "_Body", presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> str | None:
+    def _put(self, body: "_Body", presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> None:
         length, step, throttle = body.end - body.start, self._step(beat), self._around.throttle
-        sent, md5 = 0, hashlib.md5(usedforsecurity=False)
+        sent, body.complete = 0, length == 0
 
-        def pieces() -> Iterator[bytes]:
+        def pieces(digests: SentDigests) -> Iterator[bytes]:
             nonlocal sent
-            sha256 = hashlib.sha256()
             while sent < length:
                 piece = os.pread(file, min(throttle.piece(PUT_PIECE), length - sent), body.start + sent)
                 if not piece or stamp_of(os.fstat(file)) != body.upload.stamp:
                     raise SourceChanged("the file changed while it was uploaded")
-                if body.sha256 is None:
-                    md5.update(piece)
-                else:
-                    sha256.update(piece)
-                    if sent + len(piece) == length and sha256.hexdigest() != body.sha256:
+                digests.update(piece)
+                if sent + len(piece) == length:
+                    if body.proof not in (None, digests.proof()):
                         raise SourceChanged("the file's content changed after it was checked, without a sign of it")
+                    body.complete = True
                 throttle.take(len(piece))
                 yield piece
                 sent += len(piece)
@@ -258,14 +276,15 @@ class Uploader:
                 step()
 
         try:
-            etag = self._around.storage.put(presigned.url, pieces(), length, self._settings.content_type)
-            self._still(file, body.upload.path, body.upload.stamp)
-            _compare(etag, body.md5 or md5.hexdigest())
+            with SentDigests(body.kind_of_proof, beside=length > HASHED_BESIDE) as digests:
+                etag = self._around.storage.put(presigned.url, pieces(digests), length, self._settings.content_type)
+                self._still(file, body.upload.path, body.upload.stamp)
+                _compare(etag, digests.md5())
+            body.confirm(etag, digests.md5())
         except BaseException:
             gauge.receive(-sent)
             raise
         gauge.secure(length)
-        return etag
 
     def _lives(self, presigned: Presigned) -> bool:
         return presigned.expires_at is None or self._around.now() < presigned.expires_at
@@ -274,6 +293,9 @@ class Uploader:
 
     def _put_away(self, upload: Upload) -> None:
         root, after = self._settings.folder, self._settings.after
+        if upload.path.startswith(b"/"):
+            self._ledger.record_moved_away(upload.id)  # `push` was given it, and it stays where it is
+            return
         if after == "keep":
             return
         confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
@@ -282,16 +304,21 @@ class Uploader:
                 archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id))
             else:
                 archive.delete(root, upload)
-        except LocalFault as fault:
-            raise LocalFault(f"uploaded, but it can't be put away: {fault}") from None
+            archive.remove_marker(root, upload, self._settings.done_marker)
+        except (LocalFault, Transient) as fault:
+            raise type(fault)(f"uploaded, but it can't be put away: {fault}") from None
         if upload.attempts:
-            reason = None if upload is confirmed else _same_as(confirmed)
+            reason = None if upload is confirmed else _same_as(confirmed.upload_id)
             self._ledger.move_upload(upload.id, upload.state, reason=reason, next_attempt=None)
         self._ledger.record_moved_away(upload.id)
 
     def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset) -> None:
+        if upload.path.startswith(b"/"):
+            self._ledger.record_moved_away(upload.id)
+            return
         try:
             archive.set_aside(self._settings.folder, upload, invalid)
+            archive.remove_marker(self._settings.folder, upload, self._settings.done_marker)
         except LocalFault as fault:
             raise LocalFault(f"rejected: {invalid}; it can't be moved to rejected/: {fault}") from None
         log.warning("%s: rejected: %s", _shown(upload.path), invalid)
@@ -352,17 +379,40 @@ class Uploader:
         if stamp_of(os.fstat(file)) != stamp or stamp_at(self._settings.folder, path) != stamp:
             raise SourceChanged("the file changed while it was read")
 
+    @property
+    def _named(self) -> bool:
+        """Whether the same content under another name is another upload."""
+        return self._settings.dedupe == "name"
+
+    def _content(self, upload: Upload) -> str:
+        """What decides whether two files are one upload."""
+        return f"{upload.sha256}/{upload.filename}" if self._named else f"{upload.sha256}"
+
     @contextmanager
-    def _claim(self, upload: Upload) -> Iterator[bool]:
-        content = (upload.sha256 or "", upload.filename)
-        with self._claims_lock:
-            mine = content not in self._claims
-            self._claims.add(content)
+    def _alone(self, upload: Upload) -> Iterator[bool]:
+        """Yields whether nobody else in this process carries the same content; nobody does until the block ends."""
+        content = self._content(upload)
+        with self._busy_lock:
+            mine = content not in self._busy
+            self._busy.add(content)
         try:
             yield mine
         finally:
             if mine:
-                self._claims.discard(content)
+                self._busy.discard(content)
+
+    def _touching(self, content: str, beat: Beat) -> Beat:
+        """A `beat` that also shows the other agents now and then that this one is at work."""
+        touched = time.monotonic()
+
+        def beat_and_touch() -> None:
+            nonlocal touched
+            beat()
+            if time.monotonic() - touched > TOUCH_SECONDS:
+                touched = time.monotonic()
+                self.claims.touch(content)
+
+        return beat_and_touch
 
     def _step(self, beat: Beat) -> Callable[[], None]:
         def step() -> None:
@@ -385,21 +435,23 @@ class _Body(Protocol):
     filename: str
     start: int
     end: int
-    sha256: str | None  # of the range, where it is known beforehand
-    md5: str | None
+    proof: str | None  # the digest of what was checked, of the kind that `kind_of_proof` says
+    kind_of_proof: str
+    complete: bool  # whether its last byte was handed over in the last try: storage may have all of it
 
     def kept(self) -> Presigned | None: ...
     def keep(self, presigned: Presigned) -> None: ...
     def forget(self) -> None: ...
-    def confirm(self, etag: str | None) -> None: ...
+    def confirm(self, etag: str | None, md5: str) -> None: ...
 
 
 class _Whole:
-    """A file that goes up whole. Its caller records the confirmation together with the upload's end."""
+    """A file that goes up whole."""
 
     def __init__(self, ledger: Ledger, upload: Upload) -> None:
         self._ledger, self.upload, self.filename = ledger, upload, upload.filename
-        self.start, self.end, self.sha256, self.md5 = 0, upload.stamp.size, upload.sha256, upload.md5
+        self.start, self.end, self.complete = 0, upload.stamp.size, False
+        self.proof, self.kind_of_proof = upload.sha256, "sha256"
 
     def kept(self) -> Presigned | None:
         return self._ledger.read.presigned(self.upload)
@@ -410,8 +462,8 @@ class _Whole:
     def forget(self) -> None:
         self._ledger.forget_presigned(self.upload.id)
 
-    def confirm(self, etag: str | None) -> None:
-        return None
+    def confirm(self, etag: str | None, md5: str) -> None:
+        self._ledger.record_uploaded(self.upload.id, etag, md5)
 
 
 class _Part:
@@ -419,9 +471,8 @@ class _Part:
 
     def __init__(self, ledger: Ledger, upload: Upload, shard: Shard) -> None:
         self._ledger, self.upload, self._shard, self.filename = ledger, upload, shard, shard.filename
-        self.start, self.end = shard.start, shard.end
-        self.sha256: str | None = None  # only the whole file's is known; the MD5 is taken on the way
-        self.md5: str | None = None
+        self.start, self.end, self.complete = shard.start, shard.end, False
+        self.proof, self.kind_of_proof = shard.blake3, "blake3"
 
     def kept(self) -> Presigned | None:
         return self._ledger.read.shard_presigned(self.upload.id, self._shard)
@@ -432,18 +483,18 @@ class _Part:
     def forget(self) -> None:
         self._ledger.forget_shard_presigned(self.upload.id, self._shard.number)
 
-    def confirm(self, etag: str | None) -> None:
+    def confirm(self, etag: str | None, md5: str) -> None:
         self._ledger.record_shard_uploaded(self.upload.id, self._shard.number, etag)
 
 
-def _same_as(twin: Upload) -> str:
-    return f"the same content was uploaded under this name before (upload {twin.upload_id})"
+def _same_as(upload_id: str | None) -> str:
+    return f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
 
 
-def _compare(etag: str | None, md5: str | None) -> None:
+def _compare(etag: str | None, md5: str) -> None:
     """The ETag of an object that came by a single PUT is the MD5 of its bytes; other forms prove nothing."""
     plain = (etag or "").strip('"').lower()
-    if md5 is not None and re.fullmatch(r"[0-9a-f]{32}", plain) and plain != md5:
+    if re.fullmatch(r"[0-9a-f]{32}", plain) and plain != md5:
         raise Transient(f"storage has other bytes than were sent (MD5 {plain} instead of {md5})")
 
 

@@ -4,8 +4,8 @@ Events are only hints: a queue that overflows, a root that is a symlink, a files
 deleted under the observer all lose them silently. A scan finds everything whatever was missed.
 
 Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and looking,
-sub-folders without permission (named in the scan; what they hold is not taken for gone), an observer that dies or can't
-start (inotify limits): told, and restarted by `heal`.
+sub-folders without permission (named in the scan; what they hold is not taken for gone), a filesystem that is not
+mounted, an observer that dies or can't start (inotify limits): told, and restarted by `heal`.
 """
 
 import errno
@@ -34,7 +34,7 @@ from axomsync.errors import LocalFault, local_fault
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.records import Stamp
 
-ARCHIVE, REJECTS = b"uploaded", b"rejected"
+ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
 TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
 POLLING_SECONDS = 5.0
 
@@ -63,12 +63,14 @@ class Scan:
         return any(path == folder or path.startswith(folder + b"/") for folder in self.unreadable)
 
 
-def scan(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Scan:
+def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker: str = "") -> Scan:
     """Every regular file below `root` that is to be uploaded.
 
-    Left alone: dotfiles, temporary names, what the globs leave out, symlinks, and the folders that axomsync itself fills.
+    Left alone: dotfiles, temporary names, what the globs leave out, symlinks, and the folders that axomsync itself fills;
+    with a `done_marker` also files beside which no `<file><done_marker>` lies that was written after them.
     Raises `LocalFault` when the root can't be read.
     """
+    marker = os.fsencode(done_marker)
     top = os.fsencode(root)
     try:
         result = Scan(device=os.stat(top).st_dev)
@@ -84,24 +86,45 @@ def scan(root: Path, include: Sequence[str], exclude: Sequence[str]) -> Scan:
                 raise local_fault(error, top) from None
             _note(result, folder, error)
             continue
+        marks = {entry.name: entry for entry in entries if entry.name.endswith(marker)} if marker else None
         for entry in entries:
             path = os.path.join(folder, entry.name)
-            if entry.name.startswith(b".") or entry.name.endswith(TEMPORARY_SUFFIXES):
+            if entry.name.startswith(b".") or entry.name.endswith(TEMPORARY_SUFFIXES) or (marks and entry.name in marks):
                 continue
             try:
                 if entry.is_dir(follow_symlinks=False):
                     if folder or entry.name not in (ARCHIVE, REJECTS):
                         pending.append(path)
                 elif entry.is_file(follow_symlinks=False) and _wanted(path, include, exclude):
-                    result.found[path] = stamp_of(entry.stat(follow_symlinks=False))
+                    stamp = stamp_of(entry.stat(follow_symlinks=False))
+                    if marks is None or _is_done(marks.get(entry.name + marker), stamp):
+                        result.found[path] = stamp
             except OSError as error:
                 _note(result, path, error)
     return result
 
 
+def _is_done(mark: os.DirEntry[bytes] | None, stamp: Stamp) -> bool:
+    """A marker that is older than its file was meant for another one, which had the name before."""
+    return mark is not None and mark.stat(follow_symlinks=False).st_mtime_ns >= stamp.mtime_ns
+
+
 def _note(result: Scan, path: bytes, error: OSError) -> None:
     if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # it went away since it was listed
         result.unreadable[path] = local_fault(error)
+
+
+def unmounted(root: Path, path: bytes, device: int) -> bool:
+    """Whether `path`, which lay on the filesystem `device` and is not there, looks like one whose filesystem is not mounted:
+    the folder that would hold it, or what is left of the way to it, is empty and lies on another filesystem."""
+    top = os.fsencode(root)
+    folder = os.path.dirname(os.path.join(top, path))
+    while not os.path.isdir(folder) and len(folder) > max(1, len(top)):
+        folder = os.path.dirname(folder)
+    try:
+        return os.stat(folder).st_dev != device and set(os.listdir(folder)) <= {CLAIMS}
+    except OSError:
+        return True
 
 
 def stamp_at(root: Path, path: bytes) -> Stamp | None:
@@ -124,11 +147,17 @@ def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
 
 
 class _Hint(FileSystemEventHandler):
-    def __init__(self, wake: Callable[[], None]) -> None:
+    """Wakes for whatever happens outside of the folders that axomsync itself fills."""
+
+    def __init__(self, wake: Callable[[], None], target: Path) -> None:
         self._wake = wake
+        self._own = tuple(os.path.join(target, os.fsdecode(name), "") for name in (ARCHIVE, REJECTS, CLAIMS))
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        self._wake()  # nothing else: an exception here would kill the observer's thread
+        # No more than this: an exception here would kill the observer's thread.
+        place = event.dest_path or event.src_path
+        if not os.fsdecode(place).startswith(self._own):
+            self._wake()
 
 
 class Watcher:
@@ -168,7 +197,7 @@ class Watcher:
         polling = self._mode == "polling" or (self._mode == "auto" and filesystem_type(target) in REMOTE_FILESYSTEMS)
         observer = PollingObserver(timeout=POLLING_SECONDS) if polling else Observer()
         try:
-            observer.schedule(_Hint(self._wake), str(target), recursive=True, event_filter=HINTS)
+            observer.schedule(_Hint(self._wake, target), str(target), recursive=True, event_filter=HINTS)
             observer.start()
         except OSError as error:
             limits = {

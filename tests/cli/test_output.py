@@ -20,7 +20,7 @@ STATUS = {
     "version": str,
     "agent": {"running": bool, "pid": (int, None), "since": (str, None), "paused": bool},
     "console": {"url": str, "ok": (bool, None), "last_poll": (str, None), "error": (str, None)},
-    "drop": {"folder": str, "observer": (str, None), "counts": dict},
+    "drop": {"folder": str, "observer": (str, None), "counts": dict, "orphans": int},
     "mirror": {"folder": str, "counts": dict, "free_bytes": (int, None)},
     "transfers": list,
     "problems": list,
@@ -28,8 +28,8 @@ STATUS = {
 TRANSFER = {"direction", "name", "bytes_done", "bytes_received", "bytes_total", "rate", "eta"}
 PROBLEM = {"subject", "reason", "since", "next_attempt"}
 UPLOAD = {
-    "path", "filename", "bytes", "sha256", "lines", "state", "reason", "upload_id", "key", "etag", "shards", "created_at",
-    "updated_at",
+    "path", "folder", "filename", "bytes", "sha256", "lines", "state", "reason", "upload_id", "key", "etag", "shards",
+    "orphans", "created_at", "updated_at",
 }  # fmt: skip
 MODEL = {
     "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",

@@ -42,8 +42,9 @@ def receipt(file: Path) -> dict[str, Any]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`, by its path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file below `folder`, by its path, but for what agents tell one another."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and ".axomsync" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def sha256(data: bytes) -> str:

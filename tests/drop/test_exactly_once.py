@@ -261,23 +261,36 @@ def test_a_file_that_changes_while_it_is_uploaded_is_handed_out_only_as_it_ended
     assert puts(sandbox)[1] == row["key"] != puts(sandbox)[0]
 
 
-def test_a_change_through_a_mapping_that_leaves_the_stamp_alone_is_found(sandbox: Sandbox, agent: AgentProcess) -> None:
-    data = big(12)
+@pytest.mark.parametrize("shard", ["", "2MB"])
+def test_a_change_through_a_mapping_that_leaves_the_stamp_alone_is_found(
+    sandbox: Sandbox, make_agent: AgentFactory, shard: str
+) -> None:
+    agent = make_agent(sandbox, shard=shard, config={"transfer": {"bandwidth": "2MB/s"}})
+    data = b"".join(b'{"text": "%s"}\n' % (b"x" * 499_986) for _ in range(8))
     path = agent.drop / "a.jsonl"
     path.write_bytes(data)
+    os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't be told of whoever writes
+    place = len(data) // 2 - 4  # the end of the first shard, if there are any
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
-        mapping[-4:-3] = b"y"  # from now on the page is dirty, and writing to it leaves no trace
-        sandbox.rate = 12 * MB
-        agent.start()
+        mapping[place : place + 1] = b"y"  # from now on the page is dirty, and writing to it leaves no trace
+        agent.start("setpriv", "--bounding-set=-lease")
         eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
         before = path.stat()
-        mapping[-4:-3] = b"z"
+        mapping[place : place + 1] = b"z"
         assert path.stat() == before
-        sandbox.rate = None
+        agent.configure({"mirror": {"enabled": False}, "drop": {"shard": shard}})
+        agent.hangup()
         eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
         assert agent.terminate() == 0
-    final = data[:-4] + b"z" + data[-3:]
-    assert_taken_once(agent, sandbox, "a.jsonl", final)
+    final = data[:place] + b"z" + data[place + 1 :]
+    if shard:
+        (row,) = agent.uploads()
+        parts = {upload.upload_id: sandbox.store.get_bytes(upload.key) for upload in sandbox.uploads() if upload.stored}
+        assert b"".join(parts[part["upload_id"]] for part in row["shards"]) == final
+        # The shards that had been stored of what was there before are in nobody's hands.
+        assert len(row["orphans"]) == len(parts) - len(row["shards"])
+    else:
+        assert_taken_once(agent, sandbox, "a.jsonl", final)
     assert "changed after it was checked" in agent.log()
 
 

@@ -150,7 +150,6 @@ def test_sampling_parses_both_ends_only_and_still_hashes_everything() -> None:
     result = checked(broken_in_the_middle, "sample", read_size=64 * 1024)
     assert result == Checked(
         hashlib.sha256(broken_in_the_middle).hexdigest(),
-        hashlib.md5(broken_in_the_middle).hexdigest(),
         len(broken_in_the_middle),
         broken_in_the_middle.count(b"\n"),
     )
@@ -160,7 +159,7 @@ def test_sampling_parses_both_ends_only_and_still_hashes_everything() -> None:
 
 def test_off_takes_anything_even_nothing() -> None:
     assert checked(b"\x1f\x8b\n\xff", "off").lines == 2
-    assert checked(b"", "off") == Checked(hashlib.sha256().hexdigest(), hashlib.md5().hexdigest(), 0, 0)
+    assert checked(b"", "off") == Checked(hashlib.sha256().hexdigest(), 0, 0)
 
 
 def test_exactly_the_given_size_is_read() -> None:
@@ -199,7 +198,7 @@ def test_any_list_of_objects_is_accepted_whatever_the_read_size(
     lines = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
     data = (newline.join(lines) + (newline if ends else "")).encode()
     result = checked(data, read_size=read_size)
-    assert result == Checked(hashlib.sha256(data).hexdigest(), hashlib.md5(data).hexdigest(), len(data), len(rows))
+    assert result == Checked(hashlib.sha256(data).hexdigest(), len(data), len(rows))
 
 
 def _cut_off(line: bytes, place: int) -> bytes:

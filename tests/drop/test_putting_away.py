@@ -155,6 +155,11 @@ def test_a_corrected_file_that_is_moved_back_is_uploaded(sandbox: Sandbox, agent
         "- line 4, column 1: a JSON object is needed, this is an array\n"
         "- line 5, column 8: byte 8 of the line (0xff) is not UTF-8\n"
         "- line 6, column 12: not valid JSON: unexpected end of data; the last line was cut off\n\n"
+        "In all:\n"
+        "       2 x not valid JSON\n"
+        "       1 x the line is blank\n"
+        "       1 x a JSON object is needed, this is an array\n"
+        "       1 x a byte is not UTF-8\n\n"
         f"To try again, correct the file and move it back to {agent.drop}/a.jsonl\n"
     )
     rejected.write_bytes(dataset("a"))

@@ -1,0 +1,80 @@
+"""What the person needs who registers uploads as datasets: objects by folder, and which of them have become datasets. Pure.
+
+One sub-folder of the drop folder is one dataset to be, and so is a file that lies in none. The console does not say which
+uploads a dataset was made of; that is told from the number of its shards, their bytes and when it was created.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from axomsync.records import Dataset
+
+Document = Mapping[str, Any]
+
+COLUMNS = (
+    "folder", "path", "state", "filename", "bytes", "upload_id", "key", "etag", "shard", "sha256", "lines", "reason",
+    "created_at", "updated_at",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Uploads that are one dataset to be. `since` is when the first of them was dropped (ISO-8601 UTC)."""
+
+    place: str  # sub-folder, or path of the file that lies in none
+    objects: int
+    bytes: int
+    since: str
+
+
+def objects(uploads: Iterable[Document]) -> list[dict[str, Any]]:
+    """A row of `COLUMNS` for each object: of a file that went up in shards, one a shard. By folder."""
+    rows = []
+    for upload in sorted(uploads, key=lambda upload: upload["folder"]):
+        of_file = {name: upload.get(name) for name in COLUMNS}
+        if not upload["shards"]:
+            rows.append(of_file)
+        rows += [of_file | shard | {"shard": number} for number, shard in enumerate(upload["shards"], 1)]
+    return rows
+
+
+def batches(uploads: Iterable[Document]) -> list[Batch]:
+    """What lies in storage, by what is to be one dataset; the same content twice in a folder counts once."""
+    found: dict[str, dict[str, Document]] = {}
+    for upload in uploads:
+        if upload["state"] in ("uploaded", "duplicate"):
+            found.setdefault(upload["folder"] or upload["path"], {})[upload["sha256"]] = upload
+    return [
+        Batch(
+            place,
+            sum(len(upload["shards"]) or 1 for upload in contents.values()),
+            sum(upload["bytes"] for upload in contents.values()),
+            min(upload["created_at"] for upload in contents.values()),
+        )
+        for place, contents in sorted(found.items())
+    ]
+
+
+def appeared(found: Iterable[Batch], datasets: Iterable[Dataset]) -> dict[str, str]:
+    """Places by the id of the dataset that was made of them; each dataset and each batch once, the oldest first."""
+    left = sorted(found, key=lambda batch: batch.since)
+    places = {}
+    for dataset in sorted(datasets, key=lambda dataset: dataset.created_at or ""):
+        fitting = [batch for batch in left if _fits(batch, dataset)]
+        if fitting:
+            chosen = next((batch for batch in fitting if _is_named(batch, dataset)), fitting[0])
+            places[dataset.id] = chosen.place
+            left.remove(chosen)
+    return places
+
+
+def _fits(batch: Batch, dataset: Dataset) -> bool:
+    # Both times are ISO-8601 in UTC, which sorts as text up to the second.
+    since = (dataset.created_at or "9999")[:19] >= batch.since[:19]
+    return since and (dataset.shard_count, dataset.bytes) == (batch.objects, batch.bytes)
+
+
+def _is_named(batch: Batch, dataset: Dataset) -> bool:
+    last = batch.place.rpartition("/")[2]
+    return dataset.name in (last, last.partition(".")[0])
