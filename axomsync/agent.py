@@ -32,6 +32,7 @@ from axomsync.meter import Meter
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.mirror import Mirror
 from axomsync.mirror.publish import Place
+from axomsync.mirror.upkeep import Upkeep
 from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import Hooks
 from axomsync.problems import Problems
@@ -62,7 +63,10 @@ class Parts:
         self.console = Console(settings.console.url, lambda: config.load_key(settings, agent.environ), ca_file=ca_file)
         self.storage = Storage(stall=settings.transfer.stall, ca_file=ca_file, allow_http=settings.transfer.allow_http)
         self.intake = self._build_intake() if settings.drop.enabled else None
-        self.mirror = self._build_mirror(patience) if settings.mirror.enabled else None
+        self.mirror: Mirror | None = None
+        self.upkeep: Upkeep | None = None
+        if settings.mirror.enabled:
+            self.mirror, self.upkeep = self._build_mirror(patience)
         self.hooks = Hooks(
             settings.hooks, agent.ledger, agent.problems, agent.liveness, self.stop, agent.random, agent.environ
         )
@@ -74,7 +78,7 @@ class Parts:
         around = Surroundings(a.ledger, self.console, self.storage, a.meter, a.throttle, self.stop, a.random, a.identity)
         return Intake(self.settings.drop, around, a.problems, a.liveness)
 
-    def _build_mirror(self, patience: float) -> Mirror:
+    def _build_mirror(self, patience: float) -> tuple[Mirror, Upkeep]:
         a, settings = self._agent, self.settings
         lanes = Lanes(
             settings.transfer.connections,
@@ -87,10 +91,10 @@ class Parts:
             hashes=settings.mirror.verify == "etag",
         )
         place = Place(settings.mirror.folder, a.identity)
-        return Mirror(
-            settings.mirror, place, a.ledger, self.console, lanes, a.meter, a.problems, a.liveness, self.stop,
-            a.random, patience=patience,
+        parts = (
+            settings.mirror, place, a.ledger, self.console, lanes, a.meter, a.problems, a.liveness, self.stop, a.random,
         )  # fmt: skip
+        return Mirror(*parts, patience=patience), Upkeep(*parts, patience=patience)
 
     def start(self) -> None:
         """Begin to work, each part in a thread of its own."""
@@ -103,6 +107,8 @@ class Parts:
         if self.mirror is not None:
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
             self._spawn("mirror", self.mirror.run)
+        if self.upkeep is not None:
+            self._spawn("upkeep", self.upkeep.run)
         self._spawn("hooks", self.hooks.run)
 
     @property

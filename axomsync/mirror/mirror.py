@@ -152,9 +152,12 @@ class Mirror:
         self._space.retain()
 
     def _look_around(self) -> None:
-        """Once at the start: what lies in the mirror folder is known again, though the ledger may be new."""
+        """Once at the start: what lies in the mirror folder is known again, though the ledger or a record may be lost."""
         self._place.sweep()
-        known = {row.id for row in self._ledger.read.models()}
+        known = {row.id: row for row in self._ledger.read.models()}
+        for row in known.values():
+            if row.state is ModelState.PUBLISHED:
+                self._place.restore_record(row, self._ledger.read.files(row.id))
         for folder, record in self._place.published():
             if record.model.id not in known and self._place.lacks(folder, record) is None:
                 self._ledger.record_found(record.model, str(folder), record.files)
@@ -259,7 +262,7 @@ class Mirror:
             files, proofs = self._fetch_and_prove(model, manifest, staging, beat)
             with self._publish_lock:  # two models may claim one name
                 target = self._place.publish(model, files, proofs, self._now())
-            self._record_published(model, target)
+            self._record_published(model, target, verified_at=self._now())
         finally:
             self._space.release(model.id)
 
@@ -271,8 +274,10 @@ class Mirror:
         self._ledger.record_durable((model.id, file.rel, file.etag, part) for file in files for part in file.segments)
         self._record_published(model, target)
 
-    def _record_published(self, model: Model, target: Path) -> None:
-        changes = {"path": str(target), "reason": None, "attempts": 0, "next_attempt": None}
+    def _record_published(self, model: Model, target: Path, verified_at: float | None = None) -> None:
+        """`verified_at` is None when nobody has read the bytes yet: they are due to be, then."""
+        changes: dict[str, object] = {"path": str(target), "reason": None, "attempts": 0, "next_attempt": None}
+        changes |= {"verified_at": verified_at, "damage": None}
         self._ledger.move_model(model.id, ModelState.PUBLISHED, **changes)
         log.info("%s: published at %s", shown(model), target)
 

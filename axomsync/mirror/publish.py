@@ -9,7 +9,7 @@ should be (`Rejected`), a folder that somebody opens while it is removed (put ba
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from axomsync.mirror.record import Record, read_record, write_record
 from axomsync.records import Model, ModelFile, RemoteModel
 
 INTERNAL = ".axomsync"
-REMOVED = ".removed-"  # no staging folder begins with a dot
+REMOVED, REPAIRED = ".removed-", ".repaired-"  # no staging folder begins with a dot
 
 
 class Place:
@@ -173,10 +173,32 @@ class Place:
         shutil.rmtree(grave, ignore_errors=True)
         return None
 
+    def restore_record(self, model: Model, files: Iterable[ModelFile]) -> None:
+        """Write the record of a published folder anew where it can't be read any more. Raises `LocalFault`."""
+        folder = Path(model.path or "")
+        if not folder.is_dir() or read_record(folder) is not None:
+            return
+        listed = {file.rel: file for file in files}
+        try:
+            write_record(folder, _record(model, listed, dict.fromkeys(listed, Proof.SIZE), model.updated_at))
+        except OSError as error:
+            raise local_fault(error) from None
+
+    def workshop(self, model_id: str) -> Path:
+        """An empty folder for the new copies of damaged files. Raises `LocalFault`."""
+        folder = self.scratch() / f"{REPAIRED}{self.staging(model_id).name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise local_fault(error) from None
+        return folder
+
     def sweep(self) -> None:
-        """Delete what a crash has left of what was being removed."""
-        for grave in self._internal.glob(f"{REMOVED}*"):
-            shutil.rmtree(grave, ignore_errors=True)
+        """Delete what a crash has left of what was being removed or repaired."""
+        for kind in (REMOVED, REPAIRED):
+            for left in self._internal.glob(f"{kind}*"):
+                shutil.rmtree(left, ignore_errors=True)
 
     def _rename(self, staging: Path, target: Path, model_id: str) -> None:
         try:

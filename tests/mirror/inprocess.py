@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +16,7 @@ from axomsync.meter import Meter
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.mirror import Mirror
 from axomsync.mirror.publish import Place
+from axomsync.mirror.upkeep import Upkeep
 from axomsync.problems import Problems
 from axomsync.records import Model, ModelFile
 from axomsync.storage import Storage
@@ -43,6 +46,16 @@ class MirrorHere:
 
     def sync(self) -> None:
         """One pass. Raises what the console refuses."""
+        with self._parts() as parts:
+            Mirror(*parts, patience=self.patience, now=self._now).run_once()
+
+    def scrub(self) -> None:
+        """One round of the upkeep: what is due is read, and mended."""
+        with self._parts() as parts:
+            Upkeep(*parts, patience=self.patience, now=self._now).scrub(lambda: None)
+
+    @contextmanager
+    def _parts(self) -> Iterator[Any]:
         stop = threading.Event()
         settings = MirrorSettings(**{"folder": self.folder, "reserve": "0B", **self.settings})
         with Ledger(self.state, self._now) as ledger:
@@ -52,11 +65,10 @@ class MirrorHere:
             hashes = settings.verify == "etag"
             try:
                 lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, _no_jitter, hashes=hashes)
-                mirror = Mirror(
+                yield (
                     settings, Place(self.folder, "here"), ledger, console, lanes, Meter(time.monotonic), Problems(ledger),
-                    liveness, stop, _no_jitter, patience=self.patience, now=self._now,
+                    liveness, stop, _no_jitter,
                 )  # fmt: skip
-                mirror.run_once()
             finally:
                 stop.set()
                 console.close()
@@ -65,6 +77,10 @@ class MirrorHere:
     def model(self, model_id: str) -> Model:
         """What the ledger says of a model."""
         return next(model for model in self._ledger().models() if model.id == model_id)
+
+    def models(self) -> list[Model]:
+        models: list[Model] = self._ledger().models()
+        return models
 
     def files(self, model_id: str) -> list[ModelFile]:
         return self._ledger().files(model_id)

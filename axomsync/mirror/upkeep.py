@@ -1,0 +1,150 @@
+"""Published models looked after: read again on schedule or on request, and mended when their bytes have changed.
+
+Failures handled: damage (told in `status`, noted, mended from storage), a model that can't be mended now (told, tried again
+within the hour), a record that can't be read (the ledger's takes its place), a model that is removed meanwhile.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from axomsync.config import MirrorSettings
+from axomsync.console import Console
+from axomsync.errors import AxomsyncError, LocalFault, Rejected, Stopping
+from axomsync.ledger import Ledger
+from axomsync.liveness import Beat, Liveness
+from axomsync.meter import Meter
+from axomsync.mirror.download import Lanes
+from axomsync.mirror.links import Links
+from axomsync.mirror.partial import Job
+from axomsync.mirror.publish import Place, shown
+from axomsync.mirror.record import Record, read_record
+from axomsync.mirror.repair import check_manifest, check_room, repair
+from axomsync.mirror.verify import Damage, HalfSpeed, Step, examine
+from axomsync.problems import Problems
+from axomsync.records import Model, ModelState
+from axomsync.retry import persist
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 60.0
+AGAIN_SECONDS = 3600.0  # between two tries to mend a model
+
+
+class Upkeep:
+    """Looks after one mirror folder. `run` is its thread."""
+
+    def __init__(
+        self,
+        settings: MirrorSettings,
+        place: Place,
+        ledger: Ledger,
+        console: Console,
+        lanes: Lanes,
+        meter: Meter,
+        problems: Problems,
+        liveness: Liveness,
+        stop: threading.Event,
+        random: Callable[[], float],
+        *,
+        patience: float,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._place, self._ledger, self._console = settings, place, ledger, console
+        self._lanes, self._meter, self._problems, self._liveness = lanes, meter, problems, liveness
+        self._stop, self._random, self._patience, self._now, self._clock = stop, random, patience, now, clock
+
+    def run(self) -> None:
+        """Work until the agent stops."""
+        with self._liveness.worker("upkeep") as beat:
+            while not self._sleep(LOOK_SECONDS, beat):
+                try:
+                    self.scrub(beat)
+                except Stopping:
+                    return
+                except AxomsyncError as failure:
+                    self._problems.report("upkeep", str(failure))
+
+    def scrub(self, beat: Beat) -> None:
+        """Read what is due, slowly, and mend what is damaged. Raises `Stopping`, `LocalFault`."""
+        for model in self._ledger.read.models():
+            if self._is_due(model):
+                self.look_after(model, HalfSpeed(self._step(beat)), beat)
+
+    def look_after(self, model: Model, step: Step, beat: Beat) -> list[Damage]:
+        """Read one model, and mend it if need be; returns what was damaged. What keeps it from being mended is told."""
+        record, damages = self.verify(model, step)
+        if not damages:
+            return []
+        try:
+            self.mend(model, record, damages, beat)
+        except Stopping:
+            raise
+        except AxomsyncError as failure:
+            self._problems.report(shown(model), f"damaged, and not to be mended now: {failure}", self._now() + AGAIN_SECONDS)
+        return damages
+
+    def verify(self, model: Model, step: Step) -> tuple[Record, list[Damage]]:
+        """Read one model, and note what was found."""
+        self._place.restore_record(model, self._ledger.read.files(model.id))
+        record = record_for(model)
+        damages = examine(Path(model.path or ""), record.files, step)
+        self._ledger.note_verified(model.id, "; ".join(map(str, damages)) or None)
+        for damage in damages:
+            log.warning("%s: %s", shown(model), damage)
+        return record, damages
+
+    def mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
+        """Fetch the damaged segments, and put whole files in the place of those that are not."""
+        check_room(self._place.room(self._settings.reserve), damages)
+        manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
+        check_manifest(manifest, damages)
+        links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)
+        total = sum(damage.file.size for damage in damages)
+        bad = sum(damage.bad_bytes for damage in damages)
+        with self._meter.transfer("down", shown(model), total, total - bad) as gauge:
+            job = Job(model.id, links, gauge, self._patience)
+            repair(
+                Path(model.path or ""), record, damages, self._place.workshop(model.id), job, self._lanes, self._ledger,
+                self._step(beat),
+            )  # fmt: skip
+        self._ledger.note_verified(model.id, None)
+        self._problems.clear(shown(model))
+        log.info("%s: mended: %d bytes in %d files were fetched again", shown(model), bad, len(damages))
+
+    def _is_due(self, model: Model) -> bool:
+        if model.state is not ModelState.PUBLISHED or self._settings.scrub is None or not Path(model.path or "").is_dir():
+            return False
+        pause = self._settings.scrub if model.damage is None else min(self._settings.scrub, AGAIN_SECONDS)
+        return model.verified_at is None or self._now() - model.verified_at >= pause
+
+    def _sleep(self, seconds: float, beat: Beat) -> bool:
+        """True when the agent stops."""
+        deadline = self._clock() + seconds
+        while (left := deadline - self._clock()) > 0:
+            beat()
+            if self._stop.wait(min(left, 10.0)):
+                return True
+        return self._stop.is_set()
+
+    def _step(self, beat: Beat) -> Step:
+        def step() -> None:
+            beat()
+            if self._stop.is_set():
+                raise Stopping("the agent is stopping")
+
+        return step
+
+
+def record_for(model: Model) -> Record:
+    """The record of a published model. Raises `LocalFault`, `Rejected`."""
+    folder = Path(model.path or "")
+    if not folder.is_dir():
+        raise LocalFault(f"{folder}: the folder of {shown(model)} is gone; the agent fetches it again")
+    record = read_record(folder)
+    if record is None:
+        raise Rejected(f"{folder}: its record can't be read; start the agent, which writes it anew from its ledger")
+    return record

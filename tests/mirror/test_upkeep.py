@@ -1,0 +1,149 @@
+"""Damage at rest: found by reading, named by file and segment, and mended by fetching no more than the damaged segments."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from axomsync.mirror.record import read_record
+from axomsync.records import ModelState
+from tests.mirror.inprocess import MirrorHere
+from tests.rig.faults import Content, Fault, FaultyServer
+
+MIB = 1 << 20
+LARGE = Content(80 * MIB + 17, 1)
+FILES = {"a.bin": LARGE, "sub/b.bin": Content(300_000, 2), "sub/c.bin": Content(300_000, 3)}
+DAY = 86400.0
+
+
+def flip(path: Path, *positions: int) -> None:
+    with path.open("r+b") as file:
+        for position in positions:
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 4]))
+
+
+def swap(folder: Path) -> None:
+    (folder / "sub/b.bin").rename(folder / "x")
+    (folder / "sub/c.bin").rename(folder / "sub/b.bin")
+    (folder / "x").rename(folder / "sub/c.bin")
+
+
+@pytest.fixture
+def folder(server: FaultyServer, mirror: MirrorHere) -> Path:
+    """A published model, a month later."""
+    server.add_model("chassis", "v1", FILES)
+    mirror.sync()
+    mirror.later = 31 * DAY
+    server.requests.clear()
+    return mirror.folder / "chassis" / "v1"
+
+
+def is_whole(folder: Path) -> bool:
+    return not any(content.fault_in(folder / rel) for rel, content in FILES.items())
+
+
+def test_what_is_not_damaged_is_only_read(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    before = {path: path.stat().st_ino for path in folder.rglob("*")}
+    mirror.scrub()
+    assert server.requests == []
+    assert {path: path.stat().st_ino for path in folder.rglob("*")} == before
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
+    "one bit": (lambda f: flip(f / "a.bin", 5 * MIB), 1, "segments are not what was published (bytes "),
+    "two far apart": (lambda f: flip(f / "a.bin", 0, 80 * MIB), 2, "a.bin: 2 of "),
+    "truncation": (
+        lambda f: os.truncate(f / "a.bin", 80 * MIB),
+        1,
+        f"a.bin: has {80 * MIB} bytes instead of {80 * MIB + 17}",
+    ),
+    "bytes too many": (lambda f: os.truncate(f / "sub/b.bin", 300_001), 0, "sub/b.bin: has 300001 bytes instead of 300000"),
+    "a missing file": (lambda f: (f / "sub/b.bin").unlink(), 1, "sub/b.bin: is missing"),
+    "a missing folder": (
+        lambda f: shutil.rmtree(f / "sub"),
+        2,
+        "sub/b.bin: is missing (bytes 0-300000); sub/c.bin: is missing",
+    ),
+    "a symlink": (
+        lambda f: ((f / "sub/b.bin").unlink(), (f / "sub/b.bin").symlink_to("c.bin")),
+        1,
+        "sub/b.bin: can't be read",
+    ),
+    "swapped files": (swap, 2, "sub/b.bin: 1 of 1 segments are not"),
+    "zeros": (lambda f: (f / "sub/c.bin").write_bytes(bytes(300_000)), 1, "sub/c.bin: 1 of 1 segments"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_named_and_mended_from_no_more_than_its_segments(
+    server: FaultyServer, mirror: MirrorHere, folder: Path, kind: str
+) -> None:
+    damage, segments, told = DAMAGES[kind]
+    record = read_record(folder)
+    assert record is not None
+    longest = max(part.end - part.start for file in record.files for part in file.segments)
+    damage(folder)
+    server.inject(Fault(status=503), "/download", times=1000)
+    mirror.scrub()
+    model = next(model for model in mirror.models() if model.name == "chassis")
+    assert told in (model.damage or "")
+    assert (model.state, server.storage_requests()) == (ModelState.PUBLISHED, [])
+    server.heal()
+    mirror.scrub()
+    assert server.storage_requests() == [], "not at once again"
+    mirror.later += 3700
+    mirror.scrub()
+    assert is_whole(folder)
+    assert server.sent() <= (segments + 1) * longest
+    assert read_record(folder) == record
+    assert next(m.damage for m in mirror.models()) is None
+    server.requests.clear()
+    mirror.later += 31 * DAY
+    mirror.scrub()
+    assert server.requests == []
+
+
+def test_an_object_that_is_another_one_by_now_is_not_mixed_in(
+    server: FaultyServer, mirror: MirrorHere, folder: Path
+) -> None:
+    flip(folder / "a.bin", 5 * MIB)
+    damaged = (folder / "a.bin").stat().st_ino
+    server.replace(next(key for key, o in server.objects.items() if o.content == LARGE), Content(LARGE.size, 99))
+    mirror.scrub()
+    assert "1 of " in (next(iter(mirror.models())).damage or "")
+    assert (folder / "a.bin").stat().st_ino == damaged
+    assert list((mirror.folder / ".axomsync" / "here").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["digest", "garbage", "missing"])
+def test_a_record_that_is_damaged_itself(server: FaultyServer, mirror: MirrorHere, folder: Path, kind: str) -> None:
+    path = folder / ".axomsync.json"
+    document = json.loads(path.read_bytes())
+    if kind == "digest":
+        document["files"][1]["blake3"][0][2] = "0" * 64
+        path.write_text(json.dumps(document))
+    elif kind == "garbage":
+        path.write_bytes(b"\0" * 100)
+    else:
+        path.unlink()
+    mirror.scrub()
+    assert is_whole(folder)
+    mended = read_record(folder)
+    assert mended is not None
+    assert {file.rel: file.segments for file in mended.files} == {f.rel: f.segments for f in mirror.files(mended.model.id)}
+    assert server.sent() <= 300_000
+
+
+def test_what_was_found_in_the_folder_is_read_soon(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    flip(folder / "sub/b.bin", 7)
+    shutil.rmtree(mirror.state)
+    mirror.sync()
+    assert next(iter(mirror.models())).state == ModelState.PUBLISHED
+    mirror.scrub()
+    assert is_whole(folder)
