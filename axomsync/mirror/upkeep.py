@@ -30,6 +30,7 @@ from axomsync.retry import persist
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0
+LONGEST_NAP_SECONDS = 5.0
 AGAIN_SECONDS = 3600.0  # between two tries to mend a model
 
 
@@ -126,7 +127,7 @@ class Upkeep:
         deadline = self._clock() + seconds
         while (left := deadline - self._clock()) > 0:
             beat()
-            if self._stop.wait(min(left, 10.0)):
+            if self._stop.wait(min(left, LONGEST_NAP_SECONDS)):
                 return True
         return self._stop.is_set()
 
