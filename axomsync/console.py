@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorF
 from axomsync import __version__
 from axomsync.config import is_loopback
 from axomsync.errors import KeyRefused, Rejected, Transient, printable
-from axomsync.http import http_date, retry_after, tls_context
+from axomsync.http import distrust, http_date, retry_after, tls_context
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
 
 log = logging.getLogger(__name__)
@@ -362,5 +362,5 @@ def _network_reason(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     if isinstance(error, httpx.ConnectError):
-        return f"can't connect ({error})"
+        return distrust(error) or f"can't connect ({error})"
     return f"the connection broke ({type(error).__name__})"

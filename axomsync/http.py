@@ -37,6 +37,16 @@ def host_of(url: str) -> str:
         return "?"
 
 
+def distrust(error: Exception) -> str | None:
+    """What to do about it, when a server's certificate is why there is no connection."""
+    details = getattr(error.__cause__, "details", None) or {}  # so the Rust transport tells what httpx was not told
+    causes = [str(error), *(cause["message"] for cause in details.get("causes") or ())]
+    reason = next((printable(cause) for cause in causes if "certificate" in cause.lower()), None)
+    if reason is None:
+        return None
+    return f"its certificate is not trusted ({reason}); [console] ca_file or SSL_CERT_FILE names an authority of your own"
+
+
 def retry_after(response: "httpx.Response", now: float) -> float | None:
     """The Retry-After header in seconds, from either of its forms (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()

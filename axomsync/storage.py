@@ -29,7 +29,7 @@ from pyreqwest.exceptions import RequestTimeoutError as TransportTimeout
 from axomsync import __version__
 from axomsync.config import may_use_plain_http
 from axomsync.errors import BadConfig, Rejected, SourceChanged, Transient, UrlExpired, printable
-from axomsync.http import host_of, retry_after, tls_context
+from axomsync.http import distrust, host_of, retry_after, tls_context
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # storage may think for long between the last byte of a large PUT and its answer
@@ -135,8 +135,9 @@ class Storage:
             raise Transient(f"storage {host_of(url)}: no connection in time") from None
         except (httpx.TimeoutException, TransportTimeout):
             raise Transient(f"storage {host_of(url)}: no byte for {self._stall:g} s") from None
-        except httpx.ConnectError:
-            raise Transient(f"storage {host_of(url)}: can't connect") from None
+        except httpx.ConnectError as error:
+            reason = distrust(error) or "can't connect"
+            raise Transient(f"storage {host_of(url)}: {reason}") from None
         except (httpx.HTTPError, httpx.InvalidURL, PyreqwestError) as error:
             raise Transient(f"storage {host_of(url)}: the connection broke ({type(error).__name__})") from None
 

@@ -4,7 +4,7 @@ set -eu
 
 missing=
 # program:package
-for need in systemd-nspawn:systemd-container systemd-analyze:systemd nsenter:util-linux setpriv:util-linux strace:strace; do
+for need in systemd-nspawn:systemd-container systemd-analyze:systemd nsenter:util-linux setpriv:util-linux strace:strace openssl:openssl; do
     command -v "${need%:*}" >/dev/null || missing="$missing ${need#*:}"
 done
 [ -n "$missing" ] || exit 0

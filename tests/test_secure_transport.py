@@ -1,0 +1,112 @@
+"""Storage over TLS with an authority of one's own, and through a proxy: both directions, each by its own transport."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from axomsync.errors import Transient
+from axomsync.storage import Storage
+from tests.rig.faults import Content, FaultyServer
+from tests.rig.tls import Authority, ConnectProxy, TlsFront
+
+NAME = "storage.test"  # resolves nowhere: only a proxy leads there
+CONTENT = Content(300_000, seed=3)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"), NAME)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        server.replace("object", CONTENT)
+        yield server
+
+
+@pytest.fixture
+def front(authority: Authority, server: FaultyServer) -> Iterator[TlsFront]:
+    port = urlsplit(server.endpoint).port
+    assert port is not None
+    with TlsFront(authority, ("127.0.0.1", port)) as front:
+        yield front
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@contextmanager
+def storage_for(ca_file: Path | None = None) -> Iterator[Storage]:
+    storage = Storage(stall=2.0, ca_file=str(ca_file) if ca_file else None)
+    try:
+        yield storage
+    finally:
+        storage.close()
+
+
+def secured(server: FaultyServer, method: str, key: str, place: str) -> str:
+    """A signed URL that leads to `place` over https."""
+    return server.presign(method, key).replace(server.endpoint, f"https://{place}")
+
+
+def both_ways(storage: Storage, server: FaultyServer, place: str) -> None:
+    with storage.get(secured(server, "GET", "object", place), 0, CONTENT.size, CONTENT.size, None) as reply:
+        assert b"".join(reply.chunks) == CONTENT.read()
+    storage.put(secured(server, "PUT", "sent", place), iter([b"line\n"]), 5, "application/jsonl")
+    assert server.storage_requests("sent")[-1].body == b"line\n"
+
+
+def test_an_authority_of_ones_own(server: FaultyServer, front: TlsFront, authority: Authority) -> None:
+    with storage_for(authority.file) as storage:
+        both_ways(storage, server, f"127.0.0.1:{front.address[1]}")
+
+
+def test_the_authority_that_the_environment_names(
+    server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    with storage_for() as storage:
+        both_ways(storage, server, f"127.0.0.1:{front.address[1]}")
+
+
+def test_a_certificate_that_nobody_vouches_for_is_told_with_the_fix(server: FaultyServer, front: TlsFront) -> None:
+    place = f"127.0.0.1:{front.address[1]}"
+    fix = r"its certificate is not trusted .*; \[console\] ca_file or SSL_CERT_FILE names an authority of your own"
+    with storage_for() as storage:
+        with (
+            pytest.raises(Transient, match=fix),
+            storage.get(secured(server, "GET", "object", place), 0, CONTENT.size, CONTENT.size, None),
+        ):
+            pass
+        with pytest.raises(Transient, match=fix):
+            storage.put(secured(server, "PUT", "sent", place), iter([b"line\n"]), 5, "application/jsonl")
+    assert server.storage_requests() == []
+
+
+def test_a_proxy_is_a_tunnel_that_sees_no_url(
+    server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(front.address) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.address[1]}")
+        with storage_for(authority.file) as storage:
+            both_ways(storage, server, NAME)
+        assert [head.split(b"\r\n")[0] for head in proxy.asked] == [f"CONNECT {NAME}:443 HTTP/1.1".encode()] * 2
+        assert not any(b"X-Amz" in head or b"uthorization" in head for head in proxy.asked)
+
+
+def test_what_needs_no_proxy_goes_round_it(
+    server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ConnectProxy(front.address) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.address[1]}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        with storage_for(authority.file) as storage:
+            both_ways(storage, server, f"127.0.0.1:{front.address[1]}")
+        assert proxy.asked == []
