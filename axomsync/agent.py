@@ -18,16 +18,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from axomsync import __version__, config
 from axomsync.config import Loaded, Settings
 from axomsync.console import Console
 from axomsync.drop.intake import Intake
 from axomsync.drop.upload import Surroundings
-from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Transient
+from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Rejected, Transient
 from axomsync.ledger import Ledger
-from axomsync.liveness import Liveness
+from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.mirror import Mirror
@@ -37,8 +37,10 @@ from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import Hooks
 from axomsync.problems import Problems
 from axomsync.records import ModelState, UploadState
-from axomsync.report import STUCK_MODELS, STUCK_UPLOADS, iso
+from axomsync.report import PAUSE_ENDS, STUCK_MODELS, STUCK_UPLOADS, iso
+from axomsync.steering import Request, Steering, Verb
 from axomsync.storage import ANSWER_SECONDS, Storage
+from axomsync.targets import Targets, find, is_under_way, may_be_retried, name_of
 from axomsync.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Parts:
         self.hooks = Hooks(
             settings.hooks, agent.ledger, agent.problems, agent.liveness, self.stop, agent.random, agent.environ
         )
+        self.paused = False
         self._threads: list[threading.Thread] = []
         self._schedule: Schedule | None = None
 
@@ -97,14 +100,17 @@ class Parts:
         return Mirror(*parts, patience=patience), Upkeep(*parts, patience=patience)
 
     def start(self) -> None:
-        """Begin to work, each part in a thread of its own."""
+        """Begin to work, each part in a thread of its own; while the agent is paused, no transfer is begun."""
         from axomsync.schedule import Schedule  # here, since a single pass needs none and its import takes a while
 
         self._schedule = Schedule()
+        self.paused = self._agent.paused
         if self.intake is not None:
+            self.intake.paused = self.paused
             self._schedule.every(self.settings.drop.rescan, self.intake.wake)
             self._spawn("drop", self.intake.run)
         if self.mirror is not None:
+            self.mirror.paused = self.paused
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
             self._spawn("mirror", self.mirror.run)
         if self.upkeep is not None:
@@ -118,6 +124,8 @@ class Parts:
 
     def end(self) -> None:
         """Have all parts come to their end; one that waits for storage needs until its stall time is over."""
+        if self.stop.is_set():
+            return
         self.stop.set()
         if self._schedule is not None:
             self._schedule.end()
@@ -148,6 +156,9 @@ class Parts:
             self._spawn("mirror", partial(_collect, "mirror folder", self.mirror.run_once, failures))
         while self.working and not self._agent.ended:
             self._agent.tick()
+            self._agent.steer()
+            if self._agent.paused:
+                self.end()
         _collect("hooks", self.hooks.run_due, failures)
         return failures
 
@@ -169,6 +180,7 @@ class Agent:
     _reload_asked: bool = False
     _shown_transfers: bool = False
     _next_feed: float = -math.inf
+    _pause_ends: float = -math.inf  # seconds since the epoch
     # Not an Event: a signal handler that sets one can meet its lock held by the very thread that it interrupted.
     _wakes: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
 
@@ -182,11 +194,24 @@ class Agent:
         self.throttle = Throttle(settings.transfer.bandwidth)
         self.liveness = Liveness(_silence_allowed(settings), time.monotonic)
         self.problems = Problems(self.ledger)
+        self._pause_ends = float(self.ledger.read.facts().get(PAUSE_ENDS) or -math.inf)
+        self.steering = Steering(self.ledger, self._verbs(), self.liveness)
+
+    def _verbs(self) -> Mapping[str, Verb]:
+        """What may be asked of a running agent, see `steering`."""
+        return {
+            "pause": Verb(self._pause),
+            "resume": Verb(self._resume),
+            "poll": Verb(self._poll),
+            "retry": Verb(self._retry),
+            "forget": Verb(self._forget),
+        }
 
     def run(self) -> int:
         """Work until a signal ends it; returns the exit code."""
         self._begin()
         self.parts = Parts(self.loaded.settings, self, RUN_PATIENCE_SECONDS)
+        self.steer()
         self.parts.start()
         log.info("axomsync %s works with %s", __version__, self.loaded.path)
         systemd.ready("working")
@@ -202,10 +227,14 @@ class Agent:
         self._begin()
         began = time.time()
         self.parts = Parts(self.loaded.settings, self, SYNC_PATIENCE_SECONDS)
-        failures = self.parts.run_once()
+        self.steer()
+        failures = {} if self.paused else self.parts.run_once()
         interrupted = self.ended
         self._end_parts()
         code = 0 if interrupted else self._outcome(failures, began)
+        if self.paused:
+            log.warning("paused; `axomsync resume` ends that")
+            code = Transient.exit_code
         self._close()
         return code or self._exit_code
 
@@ -247,6 +276,8 @@ class Agent:
     def _work(self) -> None:
         while not self.ended:
             self._turn()
+            self.steer()
+            self._keep_pause()
             if self._reload_asked:
                 self._reload()
 
@@ -308,9 +339,72 @@ class Agent:
     def _summary(self) -> str:
         transfers = self.meter.read()
         if not transfers:
-            return "nothing to do"
+            return "paused" if self.paused else "nothing to do"
         rate = sum(transfer.rate for transfer in transfers)
         return f"{len(transfers)} transfers, {rate / 1e6:.1f} MB/s: {', '.join(t.name for t in transfers[:3])}"
+
+    # Steering, see `_verbs`
+
+    @property
+    def paused(self) -> bool:
+        """No transfer is begun, and those under way end; all else goes on."""
+        return time.time() < self._pause_ends
+
+    def steer(self) -> None:
+        """Do what was asked by other processes."""
+        try:
+            self.steering.look()
+        except LocalFault as fault:
+            self.problems.report("steering", str(fault))
+        else:
+            self.problems.clear("steering")
+
+    def _keep_pause(self) -> None:
+        """A pause that begins or ends exchanges the parts, without waiting: what is asked meanwhile must be heard."""
+        if self.paused != self.parts.paused or self.parts.stop.is_set():
+            self.parts.end()
+            if not self.parts.working:
+                self._take_over(Parts(self.loaded.settings, self, RUN_PATIENCE_SECONDS))
+
+    def _pause(self, request: Request, beat: Beat) -> dict[str, Any]:
+        seconds = request.parameters.get("seconds")
+        self._set_pause(math.inf if seconds is None else time.time() + float(seconds))
+        return {"paused_until": None if seconds is None else iso(self._pause_ends)}
+
+    def _resume(self, request: Request, beat: Beat) -> dict[str, Any]:
+        self._set_pause(-math.inf)
+        return {}
+
+    def _set_pause(self, ends: float) -> None:
+        self.ledger.set_facts(**{PAUSE_ENDS: str(ends)})
+        self._pause_ends = ends
+
+    def _poll(self, request: Request, beat: Beat) -> dict[str, Any]:
+        self.parts.hurry()
+        return {}
+
+    def _retry(self, request: Request, beat: Beat) -> dict[str, Any]:
+        targets = self._targets(request.argument)
+        tried = targets.only(may_be_retried)
+        if request.argument is not None and not tried.rows:
+            raise Rejected("; ".join(f"{name_of(row)} is {row.state}" for row in targets.rows))
+        self.ledger.retry((row.id for row in tried.uploads), (row.id for row in tried.models))
+        self.parts.hurry()
+        return {"retried": [name_of(row) for row in tried.rows]}
+
+    def _forget(self, request: Request, beat: Beat) -> dict[str, Any]:
+        targets = self._targets(request.argument)
+        if busy := [name_of(row) for row in targets.only(is_under_way).rows]:
+            raise Rejected(f"{', '.join(busy)}: under way; `axomsync pause` first")
+        self.ledger.strike((row.id for row in targets.uploads), (row.id for row in targets.models))
+        self.parts.hurry()
+        return {"forgotten": [name_of(row) for row in targets.rows]}
+
+    def _targets(self, target: str | None) -> Targets:
+        settings, read = self.loaded.settings, self.ledger.read
+        if target is None:
+            return Targets(tuple(read.uploads_in_drop()), tuple(read.models()))
+        return find(read, target, settings.drop.folder, settings.mirror.folder)
 
     # Signals
 
@@ -365,8 +459,10 @@ class Agent:
         self.parts.end()
         while self.parts.working and not self.ended:
             self._turn()
-        if self.ended:
-            return
+        if not self.ended:
+            self._take_over(parts)
+
+    def _take_over(self, parts: Parts) -> None:
         self.parts.close()
         self.ledger.recover()
         self.liveness.limit = _silence_allowed(parts.settings)
@@ -374,6 +470,7 @@ class Agent:
         self.parts.start()
 
     def _close(self) -> None:
+        self.steering.close()
         with suppress(LocalFault):
             self.ledger.show_transfers([])
         self.ledger.close()

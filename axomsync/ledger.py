@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -110,6 +110,12 @@ def m003_what_storage_may_keep(db: Database) -> None:
 def m004_retention_and_hooks(db: Database) -> None:
     """What retention and verification know of models; what hooks are to be run for, noted with the transition itself."""
     _execute_all(db, _RETENTION + _EVENTS)
+
+
+@migrations()
+def m005_requests(db: Database) -> None:
+    """What other processes ask of the agent."""
+    _execute_all(db, _REQUESTS)
 
 
 def _execute_all(db: Database, statements: str) -> None:
@@ -227,6 +233,16 @@ CREATE TRIGGER upload_done AFTER UPDATE OF state ON uploads
 CREATE TRIGGER upload_failed AFTER UPDATE OF state ON uploads
   WHEN new.state IN ('failed', 'rejected', 'held') AND old.state <> new.state BEGIN
   INSERT INTO events (kind, "table", subject, at) VALUES ('failed', 'uploads', new.id, new.updated_at); END;
+"""
+
+_REQUESTS = """
+CREATE TABLE requests (             -- written by other processes, see steering.py
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  verb TEXT NOT NULL, argument TEXT, parameters TEXT NOT NULL,
+  asked_at REAL NOT NULL, begun_at REAL, ended_at REAL,
+  outcome TEXT                      -- JSON: answer, error, exit_code
+) STRICT;
+CREATE INDEX new_requests ON requests(id) WHERE begun_at IS NULL;
 """
 
 
@@ -453,6 +469,33 @@ class Ledger:
     def make_uploads_due(self) -> None:
         """Whatever waits for its next try in the drop folder is to be tried now."""
         self.write(lambda db: _execute(db, "UPDATE uploads SET next_attempt = NULL WHERE in_drop", ()))
+
+    def retry(self, uploads: Iterable[int], models: Iterable[str]) -> None:
+        """Let these be tried now: their next attempt is due, and files that were parked are looked at anew."""
+        rows, ids = list(uploads), list(models)
+
+        def work(db: Database) -> None:
+            for row in rows:
+                db.conn.execute("UPDATE uploads SET next_attempt = NULL, attempts = 0 WHERE id = ? AND in_drop", (row,))
+                anew = "UPDATE uploads SET state = 'settling' WHERE id = ? AND in_drop AND state IN ('failed', 'held')"
+                db.conn.execute(anew, (row,))
+            for model in ids:
+                db.conn.execute("UPDATE models SET next_attempt = NULL WHERE id = ?", (model,))
+
+        self.write(work)
+
+    def strike(self, uploads: Iterable[int], models: Iterable[str]) -> None:
+        """Strike out what is known of these: whatever turns up again is new."""
+        rows, ids = list(uploads), list(models)
+
+        def work(db: Database) -> None:
+            for row in rows:
+                db.conn.execute("UPDATE uploads SET duplicate_of = NULL WHERE duplicate_of = ?", (row,))
+                db.conn.execute("DELETE FROM uploads WHERE id = ?", (row,))
+            for model in ids:
+                db.conn.execute("DELETE FROM models WHERE id = ?", (model,))
+
+        self.write(work)
 
     def forget_presigned(self, upload: int) -> None:
         """Storage refused the URL: the next try asks for another."""
@@ -718,6 +761,32 @@ class Ledger:
 
         self.write(work)
 
+    # What others ask for
+
+    def begin_request(self, request: int) -> None:
+        """The agent sets about it."""
+        self.write(lambda db: _execute(db, "UPDATE requests SET begun_at = ? WHERE id = ?", (self._now(), request)))
+
+    def end_request(self, request: int, outcome: str) -> None:
+        """It ended; whoever waits reads the outcome."""
+        sql = "UPDATE requests SET outcome = ?, ended_at = ? WHERE id = ?"
+        self.write(lambda db: _execute(db, sql, (outcome, self._now(), request)))
+
+    def set_request_back(self, request: int) -> None:
+        """The agent stops before it ended: the next one begins it anew."""
+        self.write(lambda db: _execute(db, "UPDATE requests SET begun_at = NULL WHERE id = ?", (request,)))
+
+    def recover_requests(self, outcome: str, kept: float) -> None:
+        """At the start of an agent: `outcome` for what a crash cut off; what ended `kept` seconds ago is forgotten."""
+
+        def work(db: Database) -> None:
+            now = self._now()
+            ended = "UPDATE requests SET outcome = ?, ended_at = ? WHERE begun_at IS NOT NULL AND ended_at IS NULL"
+            db.conn.execute(ended, (outcome, now))
+            db.conn.execute("DELETE FROM requests WHERE ended_at < ?", (now - kept,))
+
+        self.write(work)
+
     # The agent about itself
 
     def show_transfers(self, transfers: Iterable[Transfer]) -> None:
@@ -911,6 +980,14 @@ class Reader:
         """What keeps the agent from its work, oldest first."""
         return [Problem(**row) for row in self._rows("SELECT * FROM problems ORDER BY since")]
 
+    def new_requests(self) -> list[Row]:
+        """What was asked of the agent and not begun, oldest first."""
+        return self._rows("SELECT * FROM requests WHERE begun_at IS NULL ORDER BY id")
+
+    def request(self, request: int) -> Row | None:
+        """One request; None when it is long over."""
+        return next(iter(self._rows("SELECT * FROM requests WHERE id = ?", (request,))), None)
+
     def facts(self) -> dict[str, str | None]:
         """What the agent last said of itself."""
         return {row["name"]: row["value"] for row in self._rows("SELECT * FROM facts")}
@@ -918,6 +995,22 @@ class Reader:
     def _counts(self, table: str, states: Iterable[str]) -> dict[str, int]:
         counted = self._rows(f"SELECT state, count(*) AS n FROM {table} GROUP BY state")  # noqa: S608  # own names
         return {str(state): 0 for state in states} | {row["state"]: row["n"] for row in counted}
+
+
+@contextmanager
+def write_beside_agent(path: Path) -> Iterator[sqlite3.Connection]:
+    """One transaction from another process than the agent. Raises `LocalFault`."""
+    Reader(path).close()  # of this version, and there
+    if not os.access(path, os.W_OK):
+        raise LocalFault(f"{path}: this user may not steer the agent; use sudo, or be the user that the agent runs as")
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+        with closing(connection):
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise _sqlite_fault(error, path) from None
 
 
 def holder(folder: Path) -> int | None:

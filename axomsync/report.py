@@ -1,6 +1,8 @@
 """What the agent knows, as the JSON documents that users rely on. Reads the ledger only, so it works without an agent."""
 
+import math
 import os
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,6 +15,8 @@ from axomsync.records import Model, ModelState, RemoteModel, Shard, Transfer, Up
 
 STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
+
+PAUSE_ENDS = "pause_ends"  # the fact that says until when the agent is paused: seconds since the epoch, or "inf"
 
 Document = dict[str, Any]
 
@@ -115,7 +119,8 @@ def status_document(settings: Settings, ledger: Reader | None) -> Document:
             "running": pid is not None,
             "pid": pid,
             "since": facts.get("started_at") if pid is not None else None,
-            "paused": False,
+            **_pause(facts),
+            "asked": [row["verb"] for row in ledger.new_requests()] if ledger else [],
         },
         "console": {
             "url": settings.console.url,
@@ -137,6 +142,12 @@ def status_document(settings: Settings, ledger: Reader | None) -> Document:
         "transfers": [transfer_document(t) for t in ledger.transfers()] if ledger and pid is not None else [],
         "problems": problems,
     }
+
+
+def _pause(facts: Mapping[str, str | None]) -> Document:
+    ends = float(facts.get(PAUSE_ENDS) or 0)
+    paused = time.time() < ends
+    return {"paused": paused, "paused_until": iso(ends) if paused and math.isfinite(ends) else None}
 
 
 def free_bytes(folder: str) -> int | None:

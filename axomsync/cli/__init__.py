@@ -13,7 +13,7 @@ import sys
 import click
 
 from axomsync import __version__
-from axomsync.cli import catalogs, setting_up, showing, trying, working
+from axomsync.cli import catalogs, setting_up, showing, steering, trying, working
 from axomsync.errors import AxomsyncError, LocalFault, local_fault
 
 USAGE_EXIT_CODE = 2
@@ -66,6 +66,11 @@ for verb in (
     catalogs.models,
     catalogs.datasets,
     catalogs.base_models,
+    steering.retry,
+    steering.pause,
+    steering.resume,
+    steering.poll,
+    steering.forget,
     setting_up.config_group,
     setting_up.init,
     trying.demo,

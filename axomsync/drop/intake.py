@@ -50,6 +50,7 @@ class Intake:
         liveness: Liveness,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.paused = False  # no file is begun while it is true
         self._settings = settings
         self._around = around
         self._ledger = around.ledger
@@ -241,7 +242,7 @@ class Intake:
 
     def _begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> None:
         """Have these carried to storage, unless they are not in `only`."""
-        if self._clock() < self._key_pause_ends or self._around.stop.is_set():
+        if self.paused or self._clock() < self._key_pause_ends or self._around.stop.is_set():
             return
         for row in rows:
             if only is None or row.path in only:

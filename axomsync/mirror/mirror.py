@@ -79,6 +79,7 @@ class Mirror:
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.paused = False  # no model is begun while it is true
         self._settings, self._place = settings, place
         self._ledger, self._console, self._lanes, self._meter = ledger, console, lanes, meter
         self._problems, self._liveness, self._stop, self._random = problems, liveness, stop, random
@@ -204,6 +205,8 @@ class Mirror:
             self._problems.clear("ledger")
 
     def _begin_due(self, now: float) -> None:
+        if self.paused:
+            return
         self._in_flight = {model: future for model, future in self._in_flight.items() if not future.done()}
         for model in self._ledger.read.models_due(WORKED_ON, math.inf):
             if model.id not in self._in_flight:  # its end could not be recorded, on a full disk for instance

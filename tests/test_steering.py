@@ -1,0 +1,194 @@
+"""Steering a running agent from another process: each verb, what is asked while no agent runs, and what goes wrong."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from axomsync.errors import LocalFault, Rejected, Stopping
+from axomsync.ledger import Ledger
+from axomsync.liveness import Beat, Liveness
+from axomsync.steering import Outcome, Request, Steering, Verb, ask, wait_for
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, Content, FaultyServer
+
+SOON = 10.0  # seconds for an answer, of which an agent needs half a one
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "state", time.time) as ledger:
+        yield ledger
+
+
+def steering(ledger: Ledger, **verbs: Verb) -> Steering:
+    return Steering(ledger, verbs, Liveness(60, time.monotonic))
+
+
+def echo(request: Request, beat: Beat) -> object:
+    return [request.argument, dict(request.parameters)]
+
+
+def test_an_answer_comes_back_in_the_order_of_asking(ledger: Ledger) -> None:
+    first = ask(ledger.path, "echo", "a", {"n": 1})
+    second = ask(ledger.path, "echo")
+    steering(ledger, echo=Verb(echo)).look()
+    assert wait_for(ledger.read, first, SOON) == Outcome(["a", {"n": 1}])
+    assert wait_for(ledger.read, second, SOON) == Outcome([None, {}])
+
+
+def test_nobody_waits_for_ever(ledger: Ledger) -> None:
+    assert wait_for(ledger.read, ask(ledger.path, "echo"), 0.0) is None
+
+
+def test_what_fails_says_so_and_the_next_goes_on(ledger: Ledger) -> None:
+    def refuse(request: Request, beat: Beat) -> None:
+        raise Rejected("no such thing")
+
+    def bug(request: Request, beat: Beat) -> None:
+        raise ZeroDivisionError("x")
+
+    asked = [ask(ledger.path, verb) for verb in ("refuse", "bug", "dance", "echo")]
+    steering(ledger, refuse=Verb(refuse), bug=Verb(bug), echo=Verb(echo)).look()
+    outcomes = [wait_for(ledger.read, request, SOON) for request in asked]
+    assert [outcome.error if outcome else "" for outcome in outcomes] == [
+        "no such thing",
+        "unexpected ZeroDivisionError: x; please report it",
+        "this agent does not know how to dance",
+        None,
+    ]
+
+
+def test_a_long_request_does_not_keep_others_waiting(ledger: Ledger) -> None:
+    released: list[bool] = []
+
+    def long(request: Request, beat: Beat) -> str:
+        eventually("the other answer", lambda: released)
+        return "long"
+
+    first, second = ask(ledger.path, "long"), ask(ledger.path, "echo")
+    steering(ledger, long=Verb(long, long=True), echo=Verb(echo)).look()
+    assert wait_for(ledger.read, second, SOON) is not None
+    released.append(True)
+    assert wait_for(ledger.read, first, SOON) == Outcome("long")
+
+
+def test_a_stop_has_it_done_by_the_next_agent_and_a_crash_has_not(ledger: Ledger) -> None:
+    def stop(request: Request, beat: Beat) -> None:
+        raise Stopping("the agent is stopping")
+
+    stopped = ask(ledger.path, "stop")
+    steering(ledger, stop=Verb(stop)).look()
+    crashed = ask(ledger.path, "echo")
+    ledger.begin_request(crashed)
+    steering(ledger, stop=Verb(echo), echo=Verb(echo)).look()
+    assert wait_for(ledger.read, stopped, SOON) == Outcome([None, {}])
+    outcome = wait_for(ledger.read, crashed, SOON)
+    assert outcome is not None
+    assert outcome.error == "the agent ended in the midst of it; ask again"
+
+
+def test_old_answers_are_forgotten(tmp_path: Path) -> None:
+    clock = [time.time()]
+    with Ledger(tmp_path / "state", lambda: clock[0]) as ledger:
+        asked = ask(ledger.path, "echo")
+        steering(ledger, echo=Verb(echo)).look()
+        clock[0] += 25 * 3600
+        steering(ledger)
+        assert ledger.read.request(asked) is None
+
+
+def test_one_needs_a_ledger(tmp_path: Path) -> None:
+    with pytest.raises(LocalFault, match="there is no ledger yet"):
+        ask(tmp_path / "state.db", "pause")
+
+
+# With a real agent
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"poll": "1h"}}) as agent:
+        yield agent
+
+
+def say(agent: AgentProcess, *words: str, expect: int = 0) -> str:
+    done = agent.call(*words)
+    assert done.returncode == expect, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_pause_ends_transfers_keeping_their_bytes_and_resume_goes_on(agent: AgentProcess, server: FaultyServer) -> None:
+    server.rate = 8_000_000
+    server.add_model("big", "v1", {"w": Content(40_000_000)})
+    agent.start()
+    eventually("a download", lambda: server.sent() > 4_000_000)
+    began = time.monotonic()
+    assert "paused until `axomsync resume`" in say(agent, "pause")
+    assert time.monotonic() - began < 3  # of which a second is the agent's, the rest starting a process
+    eventually("no transfer", lambda: not agent.status()["transfers"])
+    status = agent.status()
+    assert status["agent"]["paused"]
+    assert status["agent"]["running"]
+    sent = server.sent()
+    say(agent, "poll")
+    server.rate = None
+    agent.terminate()
+    agent.start()  # a pause outlives the agent
+    assert agent.status()["agent"]["paused"]
+    assert server.sent() == sent
+    assert "goes on" in say(agent, "resume")
+    eventually("the model", lambda: (agent.mirror / "big/current").exists())
+    assert server.sent() - sent < 40_000_000  # the rest of it only
+    assert not agent.status()["agent"]["paused"]
+
+
+def test_a_pause_for_a_while_ends_by_itself(agent: AgentProcess) -> None:
+    agent.start()
+    say(agent, "pause", "--for", "2s")
+    (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+    assert agent.status()["agent"]["paused_until"] is not None
+    eventually("the upload", lambda: (agent.drop / "uploaded/a.jsonl").exists())
+    assert "--for tomorrow" in say(agent, "pause", "--for", "tomorrow", expect=2)
+
+
+def test_what_is_said_while_no_agent_runs_takes_effect_at_its_start(agent: AgentProcess, server: FaultyServer) -> None:
+    agent.sync()
+    server.add_model("m", "v1", {"w": Content(1000)})
+    assert "takes effect when one starts" in say(agent, "pause")
+    assert agent.status()["agent"]["asked"] == ["pause"]
+    assert "paused" in agent.sync(expect=75).stderr
+    agent.start()
+    status = agent.status()["agent"]
+    assert (status["paused"], status["asked"]) == (True, [])
+    assert json.loads(say(agent, "resume", "--json")) == {"running": True}
+    eventually("the model", lambda: (agent.mirror / "m/current").exists())
+
+
+def test_retry_tries_now_and_says_what_can_not_be(agent: AgentProcess, server: FaultyServer) -> None:
+    server.add_model("m", "v1", {"../w": Content(1000)})
+    agent.start()
+    eventually("a blocked model", lambda: agent.models()[0]["state"] == "blocked")
+    asked = len(server.console_requests("/download"))
+    assert "tries now: m/v1" in say(agent, "retry", "m")
+    eventually("another try", lambda: len(server.console_requests("/download")) > asked)
+    assert "neither a file" in say(agent, "retry", "nonsense", expect=1)
+
+
+def test_forget_makes_a_file_new_again(agent: AgentProcess) -> None:
+    agent.start()
+    (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+    eventually("the upload", lambda: (agent.drop / "uploaded/a.jsonl").exists())
+    assert "uploaded" in say(agent, "retry", "a.jsonl", expect=1)
+    assert "forgot: a.jsonl" in say(agent, "forget", "a.jsonl")
+    assert agent.uploads() == []
+    (agent.drop / "uploaded/a.jsonl").rename(agent.drop / "a.jsonl")
+    eventually("the upload anew", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
