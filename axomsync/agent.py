@@ -162,6 +162,13 @@ class Parts:
         _collect("hooks", self.hooks.run_due, failures)
         return failures
 
+    def carry_out(self, work: Callable[[], None]) -> None:
+        """One piece of work, and the hooks that come of it; returns early when the agent is to stop."""
+        self._spawn("errand", work)
+        while self.working and not self._agent.ended:
+            self._agent.tick()
+        _collect("hooks", self.hooks.run_due, {})
+
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._agent.guard, args=(name, work), name=name, daemon=True)
         self._threads.append(thread)
@@ -205,6 +212,9 @@ class Agent:
             "poll": Verb(self._poll),
             "retry": Verb(self._retry),
             "forget": Verb(self._forget),
+            "pull": Verb(self._pull, long=True),
+            "prune": Verb(self._prune, long=True),
+            "repair": Verb(self._repair, long=True),
         }
 
     def run(self) -> int:
@@ -237,6 +247,23 @@ class Agent:
             code = Transient.exit_code
         self._close()
         return code or self._exit_code
+
+    def errand(self, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Do what a running agent would be asked for, and no more; returns the answer. Raises what it raises."""
+        self._begin()
+        self.parts = Parts(self.loaded.settings, self, SYNC_PATIENCE_SECONDS)
+        answers: dict[str, dict[str, Any]] = {}
+        failures: dict[str, AxomsyncError] = {}
+
+        def do() -> None:
+            answers[verb] = self._verbs()[verb].do(Request(0, verb, argument, parameters), lambda: None)
+
+        self.parts.carry_out(partial(_collect, verb, do, failures))
+        self._end_parts()
+        self._close()
+        if verb not in answers:
+            raise failures.get(verb) or Transient("interrupted; asked again, it goes on from there")
+        return answers[verb]
 
     def tick(self) -> None:
         """A turn of the main thread: show the transfers to other processes."""
@@ -405,6 +432,23 @@ class Agent:
         if target is None:
             return Targets(tuple(read.uploads_in_drop()), tuple(read.models()))
         return find(read, target, settings.drop.folder, settings.mirror.folder)
+
+    def _pull(self, request: Request, beat: Beat) -> dict[str, Any]:
+        model = self._mirror_parts()[0].pull(request.argument or "", beat)
+        return {"id": model.id, "path": model.path}
+
+    def _prune(self, request: Request, beat: Beat) -> dict[str, Any]:
+        removed, spared = self._mirror_parts()[0].prune(dry_run=bool(request.parameters.get("dry_run")))
+        return {"removed": removed, "spared": spared}
+
+    def _repair(self, request: Request, beat: Beat) -> dict[str, Any]:
+        self._mirror_parts()[1].repair(request.argument or "", beat)
+        return {}
+
+    def _mirror_parts(self) -> tuple[Mirror, Upkeep]:
+        if self.parts.mirror is None or self.parts.upkeep is None:
+            raise Rejected("[mirror] enabled is false; there is nothing to do here")
+        return self.parts.mirror, self.parts.upkeep
 
     # Signals
 

@@ -697,6 +697,11 @@ class Ledger:
         """Move a model to `state` and set columns. Raises `IllegalTransition`."""
         self.write(lambda db: self._move(db, "models", model_id, state, changes))
 
+    def record_wanted(self, model_id: str, *, pulled: bool) -> None:
+        """A model is to be fetched now; `pulled` has it stay although the selection would not take it."""
+        changes: dict[str, Any] = {"attempts": 0, "next_attempt": None, "reason": None} | ({"pulled": 1} if pulled else {})
+        self.move_model(model_id, ModelState.QUEUED, **changes)
+
     def plan_files(self, model_id: str, files: Iterable[tuple[str, int]]) -> None:
         """The files of a model as its manifest has them; files that left the manifest or changed size are forgotten."""
         wanted = dict(files)

@@ -1,6 +1,7 @@
 """Documents as text for people: tables and colour on a terminal, plain aligned text in a pipe."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from rich.text import Text
 
 from axomsync.errors import printable
 
-GOOD = frozenset({"uploaded", "published", "ready"})
-BAD = frozenset({"rejected", "failed", "blocked", "held"})
+GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired"})
+BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged"})
 
 
 def size(count: float | None) -> str:
@@ -126,3 +127,15 @@ def _share(transfer: dict[str, Any]) -> str:
     return (
         f"{size(transfer['bytes_received'])} of {size(transfer['bytes_total'])} ({transfer['bytes_received'] / total:.0%})"
     )
+
+
+def verified(documents: Iterable[dict[str, Any]]) -> Table:
+    """`axomsync verify`: a line for each model, and one for each file that is damaged."""
+    rows = []
+    for d in documents:
+        proofs = Counter(file["proof"] for file in d["files"])
+        state = "damaged" if d["damage"] else "repaired" if d["repaired"] else "whole"
+        told = ", ".join(f"{count} {proof}" for proof, count in sorted(proofs.items()))
+        rows.append((f"{d['name']}/{d['version']}", state, size(d["bytes"]), told))
+        rows += [("", "", "", damage) for damage in d["damage"]]
+    return table(("MODEL", "BYTES ARE", "SIZE", "FILES"), rows)

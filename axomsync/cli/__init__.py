@@ -13,7 +13,7 @@ import sys
 import click
 
 from axomsync import __version__
-from axomsync.cli import catalogs, setting_up, showing, steering, trying, working
+from axomsync.cli import catalogs, mirroring, setting_up, showing, steering, trying, working
 from axomsync.errors import AxomsyncError, LocalFault, local_fault
 
 USAGE_EXIT_CODE = 2
@@ -71,6 +71,13 @@ for verb in (
     steering.resume,
     steering.poll,
     steering.forget,
+    mirroring.pull,
+    mirroring.wait,
+    mirroring.verify,
+    mirroring.pin,
+    mirroring.unpin,
+    mirroring.rollback,
+    mirroring.prune,
     setting_up.config_group,
     setting_up.init,
     trying.demo,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from urllib.parse import unquote
 
 from axomsync.errors import Rejected, printable
-from axomsync.records import ManifestFile, RemoteModel
+from axomsync.records import ManifestFile, Model, RemoteModel
 
 Age = tuple[float, str]
 
@@ -108,6 +108,11 @@ def age(created_at: str | None, model_id: str) -> Age:
     except (ValueError, TypeError):
         return 0.0, model_id
     return (created if created.tzinfo else created.replace(tzinfo=UTC)).timestamp(), model_id
+
+
+def is_named(model: RemoteModel | Model, target: str) -> bool:
+    """Whether a person who says `target` may mean this model: its name, name/version or id."""
+    return target in (model.id, model.name, f"{model.name}/{model.version}")
 
 
 def selected(model: RemoteModel, include: Sequence[str], exclude: Sequence[str]) -> bool:

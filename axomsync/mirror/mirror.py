@@ -57,6 +57,7 @@ REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same question; upst
 DISK_PAUSE_SECONDS = 10.0  # looking again costs a statvfs, and the console nothing
 WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
 DUE = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
+UNWANTED = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 
 
 class Mirror:
@@ -89,6 +90,7 @@ class Mirror:
         self._hurry = threading.Event()
         self._pool = ThreadPoolExecutor(MODELS_AT_ONCE, thread_name_prefix="model")
         self._in_flight: dict[str, Future[None]] = {}
+        self._begin_lock, self._poll_lock = threading.RLock(), threading.Lock()
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
         self._publish_lock = threading.Lock()
@@ -135,8 +137,39 @@ class Mirror:
         if self._key_refused is not None:
             raise self._key_refused
 
+    def pull(self, target: str, beat: Beat) -> Model:
+        """Mirror the newest model that `target` names now, whatever the selection says, and wait for it.
+
+        Raises what the console refuses, and what keeps the model from being published.
+        """
+        self.poll()
+        model = _choose(self._ledger.read.models(), target)
+        if model.state is not ModelState.PUBLISHED:
+            with self._begin_lock:
+                future = self._in_flight.get(model.id)
+                if future is None or future.done():
+                    self._ledger.record_wanted(model.id, pulled=model.state in UNWANTED)
+                    future = self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
+            while wait_for([future], timeout=1.0).not_done:
+                beat()
+        return _outcome(self._ledger.read.model(model.id))
+
+    def prune(self, *, dry_run: bool) -> tuple[list[str], list[str]]:
+        """Apply retention now; a line for what is removed, and one for what would be if nobody read it."""
+        planned = self._space.plan()
+        names = {row.id: shown(row) for row in self._ledger.read.models()}
+        removed, spared = (
+            [f"{names[removal.version.id]}: {removal.reason}" for removal in removals]
+            for removals in (planned.removals, planned.spared)
+        )
+        return removed if dry_run else self._space.retain(), [f"{line}, but it is open" for line in spared]
+
     def poll(self) -> None:
         """Ask the console for the catalog and bring the ledger in line with it."""
+        with self._poll_lock:
+            self._poll()
+
+    def _poll(self) -> None:
         listed = persist(self._console.models, self._stop, self._random)
         if not self._looked_around:
             self._look_around()
@@ -207,6 +240,10 @@ class Mirror:
     def _begin_due(self, now: float) -> None:
         if self.paused:
             return
+        with self._begin_lock:
+            self._begin(now)
+
+    def _begin(self, now: float) -> None:
         self._in_flight = {model: future for model, future in self._in_flight.items() if not future.done()}
         for model in self._ledger.read.models_due(WORKED_ON, math.inf):
             if model.id not in self._in_flight:  # its end could not be recorded, on a full disk for instance
@@ -352,6 +389,26 @@ class Mirror:
                 raise Stopping("the agent is stopping")
 
         return step
+
+
+def _choose(models: Iterable[Model], target: str) -> Model:
+    """The newest model that `target` names and that can be had. Raises `Rejected`."""
+    named = [model for model in models if layout.is_named(model, target)]
+    if not named:
+        raise Rejected(f"{printable(target)}: the console lists no model of that name, name/version or id")
+    there = [model for model in named if model.state not in (ModelState.WAITING, ModelState.GONE)]
+    if not there:
+        raise Rejected(f"{shown(named[0])}: it can't be had: {named[0].reason}")
+    return there[0]
+
+
+def _outcome(model: Model) -> Model:
+    """The model, if it is published. Raises what its state says."""
+    if model.state is ModelState.PUBLISHED:
+        return model
+    if model.state in WORKED_ON or model.state is ModelState.QUEUED:
+        raise Transient(f"{shown(model)}: {model.reason or 'interrupted'}")
+    raise Rejected(f"{shown(model)}: {model.state}: {model.reason}")
 
 
 def _durable(file: ModelFile) -> int:

@@ -75,6 +75,13 @@ class Upkeep:
             if self._is_due(model):
                 self.look_after(model, HalfSpeed(self._step(beat)), beat)
 
+    def repair(self, model_id: str, beat: Beat) -> None:
+        """Read one model now, and mend it. Raises what keeps it from being mended."""
+        model = self._ledger.read.model(model_id)
+        record, damages = self.verify(model, self._step(beat))
+        if damages:
+            self.mend(model, record, damages, beat)
+
     def look_after(self, model: Model, step: Step, beat: Beat) -> list[Damage]:
         """Read one model, and mend it if need be; returns what was damaged. What keeps it from being mended is told."""
         record, damages = self.verify(model, step)

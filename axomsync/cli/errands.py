@@ -1,0 +1,34 @@
+"""Things that a person asks for and waits for: done by the running agent, or by this process when none runs.
+
+Failures handled: those of what was asked; an agent that ends meanwhile (`Transient`).
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+
+
+def errand(
+    loaded: "Loaded",
+    verb: str,
+    argument: str | None,
+    parameters: dict[str, Any] | None = None,
+    *,
+    patience: float,
+) -> dict[str, Any]:
+    """Have `verb` done (see `Agent`), and return its answer. Raises what it raises; waits for `patience` seconds."""
+    from axomsync.agent import Agent
+    from axomsync.cli.steering import steer
+    from axomsync.http import keep_loopback_off_proxies
+    from axomsync.ledger import holder
+    from axomsync.ops import logs
+
+    if holder(loaded.settings.state.folder) is not None:
+        answer: dict[str, Any] | None = steer(loaded, verb, argument, parameters, patience)
+        if answer is not None:
+            return answer
+    keep_loopback_off_proxies(os.environ)
+    logs.set_up(loaded.settings.log.format, "warning")
+    return Agent(loaded, os.environ).errand(verb, argument, parameters or {})

@@ -1,0 +1,249 @@
+"""The verbs about mirrored models: `pull`, `wait`, `verify`, `pin`, `unpin`, `rollback`, `prune`.
+
+Each works whether an agent runs or not: a running one is asked, else this process does it itself. Failures handled: a model
+that nobody knows, one that is not published in time, damage that stays.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from axomsync.cli.context import config_option, json_option, load, open_ledger
+from axomsync.cli.output import print_documents, print_json
+from axomsync.errors import Rejected, Transient, printable
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+    from axomsync.mirror.publish import Place
+    from axomsync.mirror.record import Record
+    from axomsync.records import Model
+
+LOOK_SECONDS = 0.2
+LONG_SECONDS = 7 * 86400.0  # as long as a terabyte over a slow line may take
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("model")
+@click.option("--timeout", metavar="DURATION", help="Give up after so long, such as 10m, with exit code 75.")
+def wait(config_file: str | None, as_json: bool, model: str, timeout: str | None) -> None:
+    """Block until MODEL (name, name/version or id) is published, and print its path."""
+    from axomsync.config import parse_duration
+
+    try:
+        seconds = None if timeout is None else parse_duration(timeout)
+    except ValueError as error:
+        raise click.UsageError(f"--timeout {timeout}: {error}") from None
+    _print_published(_published(load(config_file), model, seconds), as_json)
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("model")
+def pull(config_file: str | None, as_json: bool, model: str) -> None:
+    """Mirror MODEL (name, name/version or id) now, whatever the selection says, and print its path."""
+    from axomsync.cli.errands import errand
+
+    loaded = load(config_file)
+    with _progress(loaded):
+        answer = errand(loaded, "pull", model, patience=LONG_SECONDS)
+    _print_published(_published(loaded, answer["id"], 0.0), as_json)
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("model", required=False)
+@click.option("--repair", is_flag=True, help="Fetch the damaged segments again.")
+def verify(config_file: str | None, as_json: bool, model: str | None, repair: bool) -> None:
+    """Read mirrored models again, and compare them with what was recorded when they came."""
+    from axomsync import tables
+    from axomsync.cli.errands import errand
+    from axomsync.ledger import holder
+    from axomsync.mirror.verify import HalfSpeed, examine, full_speed
+
+    loaded = load(config_file)
+    step = full_speed if holder(loaded.settings.state.folder) is None else HalfSpeed(full_speed)
+    documents = []
+    for folder, record in _found(loaded, model):
+        damages = examine(folder, record.files, step)
+        mended = bool(damages) and repair
+        if mended:
+            errand(loaded, "repair", record.model.id, patience=LONG_SECONDS)
+            damages = examine(folder, record.files, step)
+        documents.append(_verified(folder, record, list(map(str, damages)), mended))
+    print_documents(documents, as_json, tables.verified)
+    if bad := [document for document in documents if document["damage"]]:
+        advice = "" if repair else "; `axomsync verify --repair` fetches what is damaged again"
+        raise Rejected(f"{len(bad)} of {len(documents)} models are damaged{advice}")
+
+
+@click.command()
+@config_option
+@click.argument("model")
+def pin(config_file: str | None, model: str) -> None:
+    """Hold `current` of a name at MODEL: name/version or id, or the name alone for the version that it leads to now."""
+    from axomsync.mirror import current
+
+    loaded = load(config_file)
+    found = _found(loaded, model)
+    parent = found[0][0].parent
+    held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
+    current.pin(parent, held.name, _place(loaded).scratch())
+    click.echo(f"{parent / 'current'} -> {held.name}, pinned")
+
+
+@click.command()
+@config_option
+@click.argument("name")
+def unpin(config_file: str | None, name: str) -> None:
+    """Let `current` of NAME follow the newest version again."""
+    from axomsync.mirror import current
+
+    loaded = load(config_file)
+    parent = _found(loaded, name)[0][0].parent
+    had = current.unpin(parent, _place(loaded).scratch())
+    click.echo(f"{parent / 'current'} -> {current.leads_to(parent)}" + ("" if had else "; it was not pinned"))
+
+
+@click.command()
+@config_option
+@click.argument("name")
+@click.argument("version", required=False)
+def rollback(config_file: str | None, name: str, version: str | None) -> None:
+    """Lead `current` of NAME to VERSION, or to the one before, and pin it there; `unpin` takes that back."""
+    from axomsync.mirror import current
+
+    loaded = load(config_file)
+    found = _found(loaded, name)
+    parent = found[0][0].parent
+    folders = list(current.versions(parent))  # newest first
+    if version is None:
+        now = current.leads_to(parent)
+        older = folders[folders.index(now) + 1 :] if now in folders else []
+        wanted = older[0] if older else None
+    else:
+        wanted = next((folder.name for folder, record in found if version in (folder.name, record.model.version)), None)
+    if wanted is None:
+        raise Rejected(
+            f"{parent}: there is no {printable(version) if version else 'older version'}; there are {', '.join(folders)}"
+        )
+    current.pin(parent, wanted, _place(loaded).scratch())
+    click.echo(f"{parent / 'current'} -> {wanted}, pinned; `axomsync unpin {printable(name)}` takes that back")
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def prune(config_file: str | None, as_json: bool, dry_run: bool) -> None:
+    """Apply retention now: remove the versions that [mirror] keep, keep_gone and max_size leave no room for."""
+    from axomsync.cli.errands import errand
+
+    answer = errand(load(config_file), "prune", None, {"dry_run": dry_run}, patience=LONG_SECONDS)
+    if as_json:
+        print_json(answer)
+        return
+    lines = [f"{'would be removed' if dry_run else 'removed'}: {line}" for line in answer["removed"]]
+    lines += [f"stays for now: {line}" for line in answer["spared"]]
+    click.echo("\n".join(lines) or "nothing to remove")
+
+
+def _published(loaded: "Loaded", target: str, seconds: float | None) -> "Model":
+    """The newest published model that `target` names, as soon as there is one. Raises `Transient` after `seconds`."""
+    from axomsync.mirror.layout import is_named
+    from axomsync.records import ModelState
+
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        with open_ledger(loaded) as ledger:
+            rows = [row for row in (ledger.models() if ledger else []) if is_named(row, target)]
+        for row in rows:
+            if row.state is ModelState.PUBLISHED and os.path.isdir(row.path or ""):
+                return row
+        if deadline is not None and time.monotonic() >= deadline:
+            why = f"it is {rows[0].state}" + (f": {rows[0].reason}" if rows[0].reason else "") if rows else "nobody lists it"
+            raise Transient(f"{printable(target)} is not published yet, {why}")
+        time.sleep(LOOK_SECONDS)
+
+
+def _print_published(model: "Model", as_json: bool) -> None:
+    from axomsync.report import model_document
+
+    if as_json:
+        print_json(model_document(model))
+    else:
+        click.echo(model.path)
+
+
+def _place(loaded: "Loaded") -> "Place":
+    from axomsync.mirror.publish import Place
+
+    return Place(loaded.settings.mirror.folder, "by-hand")
+
+
+def _found(loaded: "Loaded", target: str | None) -> "list[tuple[Path, Record]]":
+    """The published models that `target` names, all of them without one. Raises `Rejected` when there is none."""
+    from axomsync.mirror.layout import is_named
+
+    everything = list(_place(loaded).published())
+    found = [(folder, record) for folder, record in everything if target is None or is_named(record.model, target)]
+    if target is not None and not found:
+        raise Rejected(f"{printable(target)}: no such model is published in {loaded.settings.mirror.folder}")
+    return found
+
+
+def _verified(folder: Path, record: "Record", damage: list[str], mended: bool) -> dict[str, Any]:
+    return {
+        "id": record.model.id,
+        "name": record.model.name,
+        "version": record.model.version,
+        "path": str(folder),
+        "bytes": sum(file.size for file in record.files),
+        "files": [{"rel": f.rel, "bytes": f.size, "etag": f.etag, "proof": str(record.proofs[f.rel])} for f in record.files],
+        "damage": damage,
+        "repaired": mended and not damage,
+    }
+
+
+@contextmanager
+def _progress(loaded: "Loaded") -> Iterator[None]:
+    """On a terminal: a bar for each model that comes down, as the ledger shows it."""
+    import sys
+    import threading
+
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    done = threading.Event()
+
+    def watch(bars: Progress) -> None:
+        tasks: dict[str, Any] = {}
+        while not done.wait(LOOK_SECONDS):
+            with open_ledger(loaded) as ledger:
+                for transfer in ledger.transfers() if ledger else []:
+                    if transfer.direction == "down":
+                        task = tasks.setdefault(transfer.name, None)
+                        if task is None:
+                            task = tasks[transfer.name] = bars.add_task(printable(transfer.name), total=transfer.bytes_total)
+                        bars.update(task, completed=transfer.bytes_received)
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        watcher = threading.Thread(target=watch, args=(bars,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
