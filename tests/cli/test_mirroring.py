@@ -1,0 +1,129 @@
+"""The verbs about mirrored models, with a running agent and without one."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, Content, Fault, FaultyServer
+
+FILES = {"a.bin": Content(3_000_000, 1), "b.bin": Content(5000, 2)}
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
+    config = {"drop": {"enabled": False}, "mirror": {"keep": 2, "exclude": ["other"]}}
+    with AgentProcess(tmp_path / "box", server.url, KEY, config) as agent:
+        yield agent
+
+
+def add(server: FaultyServer, *versions: str, name: str = "chassis") -> None:
+    for number, version in enumerate(versions, 1):
+        server.add_model(name, version, {**FILES, "b.bin": Content(5000 + number, number)})
+
+
+def say(agent: AgentProcess, *arguments: str, expect: int = 0) -> str:
+    done = agent.call(*arguments)
+    assert done.returncode == expect, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def current(agent: AgentProcess) -> str:
+    return os.readlink(agent.mirror / "chassis" / "current")
+
+
+def damage(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"?")
+
+
+def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
+    add(server, "v1", "v2", "v3")
+    add(server, "v1", name="other")
+    assert say(agent, "pull", "chassis/v2").strip() == str(agent.mirror / "chassis" / "v2")
+    assert os.listdir(agent.mirror / "chassis") != [], "and nothing else"
+    assert {p.name for p in (agent.mirror / "chassis").iterdir()} == {"v2", "current"}
+    assert say(agent, "pull", "other").strip() == str(agent.mirror / "other" / "v1"), "though it is left out"
+    assert "the console lists no model" in say(agent, "pull", "nobody", expect=1)
+    agent.sync()
+    assert current(agent) == "v3"
+    assert next(m for m in agent.models() if m["name"] == "other")["state"] == "published"
+
+    assert "-> v2, pinned" in say(agent, "rollback", "chassis")
+    assert current(agent) == "v2"
+    assert "there is no older version" in say(agent, "rollback", "chassis", expect=1)
+    assert "there is no v9; there are v3, v2" in say(agent, "rollback", "chassis", "v9", expect=1)
+    assert "nothing to remove" in say(agent, "prune")
+    add(server, "v4", "v5")
+    agent.sync()
+    assert current(agent) == "v2"
+    assert "-> v5" in say(agent, "unpin", "chassis")
+    assert "it was not pinned" in say(agent, "unpin", "chassis")
+    assert "would be removed: chassis/v2: not among the newest 2" in say(agent, "prune", "--dry-run")
+    assert json.loads(agent.call("prune", "--json").stdout)["removed"] == [
+        "chassis/v2: removed, not among the newest 2 of its name ([mirror] keep)"
+    ]
+    assert {p.name for p in (agent.mirror / "chassis").iterdir()} == {"v4", "v5", "current"}
+    assert "-> v4, pinned" in say(agent, "pin", "chassis/v4")
+    assert "no such model is published" in say(agent, "pin", "chassis/v1", expect=1)
+
+    assert say(agent, "wait", "chassis").strip() == str(agent.mirror / "chassis" / "v5")
+    assert "chassis/v1 is not published yet, it is ignored: not among" in say(
+        agent, "wait", "chassis/v1", "--timeout", "100ms", expect=75
+    )
+    say(agent, "wait", "chassis", "--timeout", "soon", expect=2)
+
+    assert "whole" in say(agent, "verify")
+    damage(agent.mirror / "chassis" / "v4" / "a.bin")
+    told = say(agent, "verify", expect=1)
+    assert "a.bin: 1 of " in told
+    assert "1 of 3 models are damaged; `axomsync verify --repair`" in told
+    (document,) = json.loads(agent.call("verify", "chassis/v5", "--json").stdout)
+    assert [file["proof"] for file in document["files"]] == ["proven", "proven"]
+    assert "repaired" in say(agent, "verify", "chassis/v4", "--repair")
+    assert FILES["a.bin"].fault_in(agent.mirror / "chassis" / "v4" / "a.bin") is None
+
+
+def test_with_a_running_agent(agent: AgentProcess, server: FaultyServer) -> None:
+    add(server, "v1", "v2", "v3")
+    agent.start()
+    assert say(agent, "wait", "chassis/v3").strip() == str(agent.mirror / "chassis" / "v3")
+    say(agent, "wait", "chassis/v2")
+    assert say(agent, "pull", "chassis/v1").strip() == str(agent.mirror / "chassis" / "v1"), "though it is not kept"
+    assert "nothing to remove" in say(agent, "prune"), "what was pulled stays"
+    damage(agent.mirror / "chassis" / "v2" / "a.bin")
+    assert "repaired" in say(agent, "verify", "chassis/v2", "--repair")
+    assert FILES["a.bin"].fault_in(agent.mirror / "chassis" / "v2" / "a.bin") is None
+    say(agent, "rollback", "chassis", "v1")
+    add(server, "v4")
+    say(agent, "wait", "chassis/v4")
+    eventually("v2 removed", lambda: not (agent.mirror / "chassis" / "v2").exists())
+    assert current(agent) == "v1"
+    server.add_model("broken", "v1", FILES)
+    server.inject(Fault(status=403, body=b'{"detail": "no"}'), "/download", times=100)
+    assert "lacks the scope" in say(agent, "pull", "broken", expect=1)
+    assert agent.terminate() == 0
+
+
+def test_a_bar_on_a_terminal(agent: AgentProcess, server: FaultyServer, tmp_path: Path) -> None:
+    add(server, "v1")
+    server.rate = 2_000_000
+    command = " ".join(map(str, agent.command("pull", "chassis")))
+    done = subprocess.run(
+        ["script", "-qec", command, str(tmp_path / "typescript")],
+        env={**agent.environ, "TERM": "xterm", "COLUMNS": "120"}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "chassis/v1" in done.stdout
+    assert "/3.0 MB" in done.stdout
+    assert done.stdout.rstrip().endswith(str(agent.mirror / "chassis" / "v1"))
