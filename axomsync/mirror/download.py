@@ -367,6 +367,11 @@ class Lanes:
         return self._stop.is_set()
 
     @property
+    def storage(self) -> Storage:
+        """Where the lanes fetch from."""
+        return self._storage
+
+    @property
     def throttle(self) -> Throttle:
         """The limit on bandwidth."""
         return self._throttle

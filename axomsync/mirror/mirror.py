@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from pathlib import Path
@@ -34,7 +34,7 @@ from axomsync.errors import (
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
-from axomsync.mirror import integrity, layout
+from axomsync.mirror import integrity, layout, reuse
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
@@ -299,7 +299,8 @@ class Mirror:
             wanted = self._wanted(manifest)
             self._ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
             staging = self._place.prepare(model.id, {file.rel: file.size for file in wanted})
-            files, proofs = self._fetch_and_prove(model, manifest, staging, beat)
+            linked = self._link_unchanged(model, manifest, wanted, staging, target.parent, beat)
+            files, proofs = self._fetch_and_prove(model, manifest, staging, linked, beat)
             with self._publish_lock:  # two models may claim one name
                 target = self._place.publish(model, files, proofs, self._now())
             self._record_published(model, target, verified_at=self._now())
@@ -328,8 +329,25 @@ class Mirror:
             raise Rejected("[mirror] files leaves out all of its files")
         return wanted
 
+    def _link_unchanged(
+        self, model: Model, manifest: Manifest, wanted: list[ManifestFile], staging: Path, parent: Path, beat: Beat
+    ) -> set[str]:
+        """Take from other versions of the name what has not changed; returns those files, which are proven by that."""
+        links, linked = Links(manifest, lambda: self._console.manifest(model.id), self._clock), set()
+        for file in wanted:
+            if os.path.lexists(staging / file.rel):
+                continue  # begun already
+            found = reuse.link(parent, file, staging / file.rel, links, self._lanes.storage, self._step(beat))
+            if found is not None:
+                source, known = found
+                self._ledger.discard_file(model.id, file.rel)
+                self._ledger.record_durable((model.id, file.rel, known.etag, part) for part in known.segments)
+                linked.add(file.rel)
+                log.info("%s: %s is unchanged, linked to %s", shown(model), printable(file.rel), source)
+        return linked
+
     def _fetch_and_prove(
-        self, model: Model, manifest: Manifest, staging: Path, beat: Beat
+        self, model: Model, manifest: Manifest, staging: Path, linked: Container[str], beat: Beat
     ) -> tuple[dict[str, ModelFile], dict[str, Proof]]:
         tries: Counter[str] = Counter()
         while True:
@@ -343,7 +361,7 @@ class Mirror:
                 self._lanes.fetch(job, self._step(beat))
             self._ledger.move_model(model.id, ModelState.VERIFYING)
             files = {file.rel: file for file in self._ledger.read.files(model.id)}
-            proofs, corrupt = self._prove(files, job, beat)
+            proofs, corrupt = self._prove(files, job, linked, beat)
             if not corrupt:
                 self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
                 return files, proofs
@@ -360,10 +378,15 @@ class Mirror:
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]
         return job
 
-    def _prove(self, files: dict[str, ModelFile], job: Job, beat: Beat) -> tuple[dict[str, Proof], dict[str, Corrupt]]:
+    def _prove(
+        self, files: dict[str, ModelFile], job: Job, linked: Container[str], beat: Beat
+    ) -> tuple[dict[str, Proof], dict[str, Corrupt]]:
         """What the ETags show of each file, and which files they disprove: those are forgotten and must be fetched again."""
         proofs, corrupt, step = dict.fromkeys(files, Proof.SIZE), {}, self._step(beat)
         for partial in job.files:
+            if partial.rel in linked and not partial.generation:
+                proofs[partial.rel] = Proof.PROVEN
+                continue
             if self._settings.verify != "etag" or not partial.etag_is_md5:
                 continue
             try:

@@ -59,6 +59,7 @@ class Place:
         try:
             for folder in {staging / os.path.dirname(rel) for rel in rels} | {staging}:
                 _make_folders(folder, self.root)
+            _let_go_of_links(staging)
         except OSError as error:
             raise local_fault(error) from None
         return staging
@@ -219,6 +220,14 @@ def _record(model: Model, files: Mapping[str, ModelFile], proofs: Mapping[str, P
     )
     published_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
     return Record(remote, tuple(files.values()), proofs, published_at)
+
+
+def _let_go_of_links(staging: Path) -> None:
+    """What a crash has left linked to a published file must not be written into."""
+    for folder, _, names in os.walk(staging):
+        for path in (os.path.join(folder, name) for name in names):
+            if os.lstat(path).st_nlink > 1:
+                os.unlink(path)
 
 
 def _remove_strangers(staging: Path, wanted: set[str]) -> None:

@@ -1,0 +1,79 @@
+"""Files that another version of the same name has already: linked into the new one, not fetched.
+
+A file counts as unchanged when it has the same path and size there, storage proved it then and gives the same checksum for
+its object now, and its bytes still have the digests that were recorded. Failures handled: a store that gives no checksum or
+does not answer, a filesystem without links or reflinks, a file that rotted (it is fetched, all of them).
+"""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from axomsync.errors import AxomsyncError
+from axomsync.mirror import current
+from axomsync.mirror.evidence import composite_md5, plain_md5
+from axomsync.mirror.integrity import Proof
+from axomsync.mirror.links import Links
+from axomsync.mirror.record import read_record
+from axomsync.mirror.verify import Step, examine_file
+from axomsync.records import ManifestFile, ModelFile
+from axomsync.storage import Storage
+
+WORTH_ASKING = 1024 * 1024  # bytes; to fetch what is smaller takes no more requests than to ask for it
+FICLONE = 0x40049409  # ioctl_ficlone(2)
+
+
+def link(
+    parent: Path, file: ManifestFile, target: Path, links: Links, storage: Storage, step: Step
+) -> tuple[Path, ModelFile] | None:
+    """Put the unchanged `file` at `target`, which is not there yet; where it came from and what is known of it.
+
+    `parent` is the folder of the name. None when no version below it has the same bytes.
+    """
+    if file.size < WORTH_ASKING:
+        return None
+    for path, known in _candidates(parent, file):
+        if _storage_has(known, links, storage) and examine_file(path, known, step) is None and _share(path, target):
+            return path, known
+    return None
+
+
+def _candidates(parent: Path, file: ManifestFile) -> list[tuple[Path, ModelFile]]:
+    """The same path in other versions, newest first, each content once."""
+    found: dict[str, tuple[Path, ModelFile]] = {}
+    for version in current.versions(parent):
+        record = read_record(parent / version)
+        for known in record.files if record else ():
+            alike = known.rel == file.rel and known.size == file.size
+            if alike and record and record.proofs[known.rel] is Proof.PROVEN and known.etag:
+                found.setdefault(known.etag, (parent / version / known.rel, known))
+    return list(found.values())
+
+
+def _storage_has(known: ModelFile, links: Links, storage: Storage) -> bool:
+    """Whether the object has the checksum that the file was proven with. One byte is asked for: a URL allows no HEAD."""
+    if plain_md5(known.etag) is None and composite_md5(known.etag) is None:
+        return False
+    with suppress(AxomsyncError):  # whatever it is, fetching meets it again and knows what to do
+        url, _ = links.url(known.rel)
+        with storage.get(url, 0, 1, known.size, known.etag) as reply:
+            if not reply.whole:
+                for _ in reply.chunks:
+                    pass
+            return reply.etag == known.etag and reply.etag_is_md5
+    return False
+
+
+def _share(source: Path, target: Path) -> bool:
+    """One more name for the same bytes, or at least the same blocks; False where the filesystem can do neither."""
+    with suppress(OSError):
+        os.link(source, target, follow_symlinks=False)
+        return True
+    try:
+        with source.open("rb") as original, target.open("xb") as copy:
+            fcntl.ioctl(copy.fileno(), FICLONE, original.fileno())
+        return True
+    except OSError:
+        target.unlink(missing_ok=True)
+        return False
