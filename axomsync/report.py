@@ -73,6 +73,9 @@ def model_document(model: Model) -> Document:
         "bytes_total": total,
         "path": model.path,
         "created_at": model.created_at,
+        "damage": model.damage,
+        "verified_at": iso(model.verified_at),
+        "pulled": model.pulled,
     }
 
 
@@ -90,6 +93,9 @@ def unseen_model_document(model: RemoteModel, state: ModelState, reason: str | N
         "bytes_total": None,
         "path": None,
         "created_at": model.created_at,
+        "damage": None,
+        "verified_at": None,
+        "pulled": False,
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 
-FILES = {"a.bin": Content(3_000_000, 1), "b.bin": Content(5000, 2)}
+FILES = {"a.bin": Content(1_000_000, 1), "b.bin": Content(5000, 2)}
 
 
 @pytest.fixture
@@ -118,12 +118,12 @@ def test_with_a_running_agent(agent: AgentProcess, server: FaultyServer) -> None
 
 def test_a_bar_on_a_terminal(agent: AgentProcess, server: FaultyServer, tmp_path: Path) -> None:
     add(server, "v1")
-    server.rate = 2_000_000
+    server.rate = 500_000
     command = " ".join(map(str, agent.command("pull", "chassis")))
     done = subprocess.run(
         ["script", "-qec", command, str(tmp_path / "typescript")],
         env={**agent.environ, "TERM": "xterm", "COLUMNS": "120"}, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert "chassis/v1" in done.stdout
-    assert "/3.0 MB" in done.stdout
+    assert "/1.0 MB" in done.stdout
     assert done.stdout.rstrip().endswith(str(agent.mirror / "chassis" / "v1"))

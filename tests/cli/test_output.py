@@ -18,7 +18,14 @@ from tests.rig.faults import Content, Fault, FaultyServer
 
 STATUS = {
     "version": str,
-    "agent": {"running": bool, "pid": (int, None), "since": (str, None), "paused": bool},
+    "agent": {
+        "running": bool,
+        "pid": (int, None),
+        "since": (str, None),
+        "paused": bool,
+        "paused_until": (str, None),
+        "asked": list,
+    },
     "console": {"url": str, "ok": (bool, None), "last_poll": (str, None), "error": (str, None)},
     "drop": {"folder": str, "observer": (str, None), "counts": dict, "orphans": int},
     "mirror": {"folder": str, "counts": dict, "free_bytes": (int, None)},
@@ -33,6 +40,7 @@ UPLOAD = {
 }  # fmt: skip
 MODEL = {
     "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",
+    "damage", "verified_at", "pulled",
 }  # fmt: skip
 UPLOAD_STATES = ["settling", "checking", "queued", "uploading", "uploaded", "rejected", "duplicate", "held", "failed"]
 MODEL_STATES = [
