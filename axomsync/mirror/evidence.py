@@ -19,6 +19,7 @@ PART_SIZES = tuple(
     [n * MEBIBYTE for n in (8, 5, 16, 64, 100, 10, 15, 25, 32, 50, 128, 256, 512, 1024, 4, 20, 2, 1)]
     + [n * 1_000_000 for n in (8, 5, 10, 16, 50, 100)]
 )
+MOST_UNUSUAL_PART_SIZES = 16
 
 
 def plain_md5(etag: str | None) -> str | None:
@@ -35,8 +36,17 @@ def composite_md5(etag: str | None) -> tuple[str, int] | None:
 
 
 def likely_part_sizes(size: int, parts: int) -> list[int]:
-    """The usual part sizes with which an object of `size` bytes has `parts` parts."""
-    return [part for part in PART_SIZES if parts and -(-size // part) == parts]
+    """The part sizes with which an object of `size` bytes has `parts` parts: the usual ones first, then whole MiB.
+
+    Each that is tried costs a reading of the whole object, so there are not many of the others.
+    """
+    if not parts:
+        return []
+    usual = [part for part in PART_SIZES if -(-size // part) == parts]
+    least, most = -(-size // parts), (size - 1) // (parts - 1) if parts > 1 else size + MEBIBYTE
+    whole = range(-(-least // MEBIBYTE) * MEBIBYTE, most + 1, MEBIBYTE)
+    others = [part for part in whole[:MOST_UNUSUAL_PART_SIZES] if part not in usual and -(-size // part) == parts]
+    return usual + others
 
 
 class PartDigests:

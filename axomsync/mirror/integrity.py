@@ -13,6 +13,7 @@ import json
 import math
 import os
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -68,23 +69,23 @@ def structure(folder: Path, rels: Iterable[str], listed: set[str], beat: Callabl
 
     `rels` are the files that were fetched, `listed` all that the model has.
     """
-    whole = set()
-    for rel in sorted(rels):
+    whole, fetched = set(), set(rels)
+    for rel in sorted(fetched):
         beat()
         try:
-            if _check(folder / rel, rel, listed):
+            if _check(folder / rel, rel, listed, fetched):
                 whole.add(rel)
         except OSError as error:
             raise local_fault(error, str(folder / rel)) from None
     return whole
 
 
-def _check(path: Path, rel: str, listed: set[str]) -> bool:
+def _check(path: Path, rel: str, listed: set[str], fetched: set[str]) -> bool:
     """Whether the file has a format that is known; raises `Rejected` when it is broken."""
     if rel.endswith(".safetensors"):
         _check_safetensors(path, rel)
     elif rel.endswith(".safetensors.index.json"):
-        _check_index(path, rel, listed)
+        _check_index(path, rel, listed, fetched)
     elif rel.endswith(".gguf"):
         _check_gguf(path, rel)
     else:
@@ -94,12 +95,7 @@ def _check(path: Path, rel: str, listed: set[str]) -> bool:
 
 def _check_safetensors(path: Path, rel: str) -> None:
     size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-        if not 0 < length <= min(size - 8, LARGEST_HEADER):
-            raise _broken(rel, "its header length does not fit the file")
-        text = file.read(length)
+    length, text = _header_text(path, rel)
     try:
         header = json.loads(text)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -124,15 +120,39 @@ def _fits_its_extent(entry: dict[str, Any]) -> bool:
     return element is None or end - begin == element * math.prod(entry["shape"])
 
 
-def _check_index(path: Path, rel: str, listed: set[str]) -> None:
+def _header_text(path: Path, rel: str) -> tuple[int, bytes]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 0 < length <= min(size - 8, LARGEST_HEADER):
+            raise _broken(rel, "its header length does not fit the file")
+        return length, file.read(length)
+
+
+def _check_index(path: Path, rel: str, listed: set[str], fetched: set[str]) -> None:
+    """Every shard must be there, and hold the tensors that the index looks for in it."""
     folder = os.path.dirname(rel)
+    tensors: dict[str, set[str]] = defaultdict(set)
     try:
-        named = set(json.loads(path.read_bytes())["weight_map"].values())
-        missing = sorted(str(shard) for shard in named if os.path.join(folder, shard) not in listed)
+        for tensor, shard in json.loads(path.read_bytes())["weight_map"].items():
+            tensors[os.path.join(folder, shard)].add(tensor)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _broken(rel, "it is not the JSON that an index must be") from None
-    if missing:
-        raise _broken(rel, f"it names {missing[0]!r}, which is not among the model's files")
+    if missing := sorted(tensors.keys() - listed):
+        named = os.path.relpath(missing[0], folder or ".")
+        raise _broken(rel, f"it names {named!r}, which is not among the model's files")
+    root = path.parents[rel.count("/")]
+    for shard in sorted(tensors.keys() & fetched):
+        if shard.endswith(".safetensors") and (lacking := sorted(tensors[shard] - _tensors_in(root / shard, shard))):
+            raise _broken(rel, f"it looks for {printable(lacking[0])!r} in {printable(shard)!r}, which does not have it")
+
+
+def _tensors_in(path: Path, rel: str) -> set[str]:
+    try:
+        return set(json.loads(_header_text(path, rel)[1]))
+    except (ValueError, TypeError, RecursionError):
+        raise _broken(rel, "its header is not the JSON that safetensors prescribes") from None
 
 
 def _check_gguf(path: Path, rel: str) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import struct
 import time
 from pathlib import Path
 
@@ -141,6 +142,45 @@ def test_a_store_with_weak_etags(server: FaultyServer, mirror: MirrorHere, model
     mirror.sync()
     published(mirror, model_id)
     assert len(server.storage_requests()) < 2 * REQUESTS
+
+
+def test_swapped_shards_of_equal_size_block_the_model(server: FaultyServer, mirror: MirrorHere) -> None:
+    """Each object is what storage says it is; only the names are wrong."""
+
+    def shard(tensor: str) -> Content:
+        header = json.dumps({tensor: {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}}).encode()
+        head = struct.pack("<Q", len(header)) + header
+        return Content(len(head) + 1000, ord(tensor), head)
+
+    text = json.dumps({"weight_map": {"x": "1.safetensors", "y": "2.safetensors"}}).encode()
+    files = {
+        "1.safetensors": shard("y"),
+        "2.safetensors": shard("x"),
+        "m.safetensors.index.json": Content(len(text), 0, text),
+    }
+    model_id = server.add_model("chassis", "v1", files)
+    mirror.sync()
+    set_back(mirror, model_id, ModelState.BLOCKED, "it looks for 'x' in '1.safetensors', which does not have it")
+    assert not (mirror.folder / "chassis").exists()
+
+
+def test_a_complete_partial_is_compared_with_storage_after_a_restart(
+    server: FaultyServer, mirror: MirrorHere, model_id: str
+) -> None:
+    """All bytes were durable when the power went; one of them is not what it was when it comes back."""
+    server.inject(Fault(status=500), server.key_of(model_id, "config.json"), times=FOREVER)
+    mirror.patience = 0.5
+    mirror.sync()
+    partial = mirror.folder / ".axomsync" / "here" / model_id / "weights" / "big.bin"
+    assert FILES["weights/big.bin"].fault_in(partial) is None
+    with partial.open("r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"?")
+    server.heal()
+    sent = server.sent()
+    mirror.sync()
+    assert proofs(published(mirror, model_id))["weights/big.bin"] == "proven"
+    assert server.sent() - sent >= FILES["weights/big.bin"].size
 
 
 def test_multipart_etags_prove_the_bytes(server: FaultyServer, mirror: MirrorHere) -> None:

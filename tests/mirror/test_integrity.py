@@ -93,6 +93,35 @@ def test_what_is_broken(tmp_path: Path, rel: str, data: bytes, fault: str) -> No
     assert fault in str(refusal.value)
 
 
+def shards(folder: Path, **tensors: str) -> set[str]:
+    for shard, name in tensors.items():
+        (folder / f"{shard}.safetensors").write_bytes(safetensors({name: tensor(0, 4)}, b"1234"))
+    (folder / "m.safetensors.index.json").write_bytes(index(x="one.safetensors", y="two.safetensors"))
+    return {"m.safetensors.index.json", *(f"{shard}.safetensors" for shard in tensors)}
+
+
+def test_an_index_whose_shards_hold_what_it_looks_for(tmp_path: Path) -> None:
+    rels = shards(tmp_path, one="x", two="y")
+    assert structure(tmp_path, rels, rels, nothing) == rels
+
+
+@pytest.mark.parametrize("held", [{"one": "y", "two": "x"}, {"one": "x", "two": "of the next version"}])
+def test_shards_that_were_swapped_and_an_index_that_is_stale(tmp_path: Path, held: dict[str, str]) -> None:
+    rels = shards(tmp_path, **held)
+    with pytest.raises(Rejected) as refusal:
+        structure(tmp_path, rels, rels, nothing)
+    assert "m.safetensors.index.json is broken at its source: it looks for" in str(refusal.value)
+    assert "which does not have it" in str(refusal.value)
+
+
+@pytest.mark.parametrize("part_size", [7 * MIB, 9 * MIB, 11 * MIB, 13 * MIB])
+def test_a_part_size_that_nobody_uses_is_found_all_the_same(tmp_path: Path, part_size: int) -> None:
+    content = Content(30 * MIB + 5, 3)
+    (tmp_path / "a.bin").write_bytes(content.read())
+    etag = content.etag(part_size)
+    assert prove(tmp_path / "a.bin", etag, Evidence(etag, content.size), nothing)
+
+
 def test_formats_that_nobody_knows_prove_nothing(tmp_path: Path) -> None:
     assert structure(tmp_path, ["a.bin"], put(tmp_path, "a.bin", b"\0"), nothing) == set()
 
