@@ -182,8 +182,8 @@ class Lanes:
         with self._changed:
             before, host.moved, rate = host.lanes.count, 0, host.moved / seconds
             if host.board.waiting and len(host.board.leases) >= before:
-                host.lanes.observe(rate, now)
-                self._changed.notify_all()
+                if host.lanes.observe(rate, now) > before:
+                    self._changed.notify_all()
             host.pace.observe(host.board.leases, now)
             for lease in host.pace.lagging(now):
                 lease.slow = True
@@ -246,6 +246,7 @@ class Lanes:
         """What was received is the truth: gaps that nobody works on and that do not wait are fetched, however they arose."""
         if not (file.received.complete or file.job.over.is_set() or self._host(file).board.knows(file)):
             self._plan(file)
+            self._changed.notify_all()
 
     # One lease
 
@@ -273,8 +274,7 @@ class Lanes:
             else:
                 host.board.finish(lease)
                 host.pace.finish(lease.position - lease.start, self._clock() - began)
-            self._leave_nothing_out(file)
-            self._changed.notify_all()
+            self._leave_nothing_out(file)  # nobody is woken for the rest: this lane takes what is next itself
 
     def _accept(self, lease: Lease, file: PartialFile, reply: RangeReply, asked: int) -> None:
         """The first answer for a file fixes its ETag; a store that sends more than was asked sends all."""
