@@ -14,14 +14,15 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axomsync import __version__, config
-from axomsync.config import Loaded, Settings
+from axomsync.config import Loaded, MirrorSettings, Settings
 from axomsync.console import Console
 from axomsync.drop.intake import Intake
 from axomsync.drop.upload import Surroundings
@@ -52,6 +53,7 @@ TICK_SECONDS = 0.5
 STOP_SECONDS = 7.0  # of the 10 that a stop may take
 RUN_PATIENCE_SECONDS = 600.0
 SYNC_PATIENCE_SECONDS = 60.0
+NO_MIRROR = MirrorSettings(enabled=False)
 
 
 class Parts:
@@ -169,6 +171,15 @@ class Parts:
             self._agent.tick()
         _collect("hooks", self.hooks.run_due, {})
 
+    def push(self, rows: Sequence[int]) -> dict[str, AxomsyncError]:
+        """Upload what was pushed and nothing else; as `run_once`."""
+        failures: dict[str, AxomsyncError] = {}
+        if self.intake is not None:
+            self._spawn("drop", partial(_collect, "console", partial(self.intake.run_pushed, rows), failures))
+        while self.working and not self._agent.ended:
+            self._agent.tick()
+        return failures
+
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=self._agent.guard, args=(name, work), name=name, daemon=True)
         self._threads.append(thread)
@@ -188,6 +199,7 @@ class Agent:
     _shown_transfers: bool = False
     _next_feed: float = -math.inf
     _pause_ends: float = -math.inf  # seconds since the epoch
+    _shown: Callable[[], object] = lambda: None
     # Not an Event: a signal handler that sets one can meet its lock held by the very thread that it interrupted.
     _wakes: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
 
@@ -215,6 +227,7 @@ class Agent:
             "pull": Verb(self._pull, long=True),
             "prune": Verb(self._prune, long=True),
             "repair": Verb(self._repair, long=True),
+            "push": Verb(self._push),
         }
 
     def run(self) -> int:
@@ -265,8 +278,24 @@ class Agent:
             raise failures.get(verb) or Transient("interrupted; asked again, it goes on from there")
         return answers[verb]
 
+    def push(self, files: Iterable[Path], show: Callable[[Sequence[int]], object]) -> list[int]:
+        """Upload these files and return their rows; `show` is called with them every half second. Raises what stops it."""
+        self._begin()
+        drop_only = {"drop": self.loaded.settings.drop.model_copy(update={"enabled": True}), "mirror": NO_MIRROR}
+        self.parts = Parts(self.loaded.settings.model_copy(update=drop_only), self, SYNC_PATIENCE_SECONDS)
+        assert self.parts.intake is not None  # noqa: S101  # for mypy: it was enabled above
+        rows = self.parts.intake.push(files)
+        self._shown = partial(show, rows)
+        failures = self.parts.push(rows)
+        self._end_parts()
+        self._close()
+        for failure in failures.values():
+            raise failure
+        return rows
+
     def tick(self) -> None:
         """A turn of the main thread: show the transfers to other processes."""
+        self._shown()
         with suppress(queue.Empty):
             self._wakes.get(timeout=TICK_SECONDS)
         transfers = self.meter.read()
@@ -426,6 +455,11 @@ class Agent:
         self.ledger.strike((row.id for row in targets.uploads), (row.id for row in targets.models))
         self.parts.hurry()
         return {"forgotten": [name_of(row) for row in targets.rows]}
+
+    def _push(self, request: Request, beat: Beat) -> list[int]:
+        if self.parts.intake is None:
+            raise Rejected("this agent does not upload ([drop] enabled = false)")
+        return self.parts.intake.push(map(Path, request.parameters["paths"]))
 
     def _targets(self, target: str | None) -> Targets:
         settings, read = self.loaded.settings, self.ledger.read

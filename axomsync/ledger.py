@@ -377,6 +377,26 @@ class Ledger:
 
         self.write(work)
 
+    def push_upload(self, path: bytes, filename: str, stamp: Stamp) -> int:
+        """A row for a file that is to be uploaded now, and that its absolute path leads to; returns its id.
+
+        One that is under way goes on, one that was given up is begun anew.
+        """
+        now = self._now()
+
+        def work(db: Database) -> int:
+            row = db.conn.execute("SELECT id, state FROM uploads WHERE path = ? AND in_drop", (path,)).fetchone()
+            if row is None:
+                columns = "path, filename, dev, ino, bytes, mtime_ns, ctime_ns, state, created_at, updated_at"
+                values = (path, filename, *_stamp_row(stamp), UploadState.SETTLING, now, now)
+                made = db.conn.execute(f"INSERT INTO uploads ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", values)  # noqa: S608
+                return made.lastrowid or 0
+            state = UploadState.SETTLING if row[1] in (UploadState.HELD, UploadState.FAILED) else UploadState(row[1])
+            self._move(db, "uploads", row[0], state, {"next_attempt": None, "attempts": 0})
+            return int(row[0])
+
+        return self.write(work)
+
     def forget_uploads(self, paths: Iterable[bytes]) -> None:
         """Drop the rows of files that went away before anything was done for them; others are kept as history.
 
@@ -893,6 +913,11 @@ class Reader:
     def upload(self, upload: int) -> Upload:
         """One upload by its row id."""
         return _upload(self._rows("SELECT * FROM uploads WHERE id = ?", (upload,))[0])
+
+    def uploads_among(self, ids: Iterable[int]) -> list[Upload]:
+        """Those of these uploads that the ledger has."""
+        among = ", ".join(str(int(each)) for each in ids)
+        return self._rows(f"SELECT * FROM uploads WHERE id IN ({among}) ORDER BY id", make=_upload)  # noqa: S608
 
     def same_content(self, sha256: str, filename: str | None) -> Upload | None:
         """An upload that storage has confirmed with this content, under this name or under any."""

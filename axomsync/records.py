@@ -21,6 +21,9 @@ class UploadState(StrEnum):
     FAILED = "failed"
 
 
+UNDER_WAY = frozenset({UploadState.SETTLING, UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
+
+
 class ModelState(StrEnum):
     """Where a model stands. The words are a contract, as those of `UploadState` are."""
 

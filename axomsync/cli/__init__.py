@@ -59,6 +59,7 @@ def cli() -> None:
 
 
 for verb in (
+    working.push,
     working.run,
     working.sync,
     showing.status,

@@ -3,7 +3,7 @@
 Failures handled: a ledger that is not there yet, a state folder that can't be looked into."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,14 +36,14 @@ def load(config_file: str | None) -> "Loaded":
     return config.load(config.find(config_file, os.environ), os.environ)
 
 
-def load_and_log(config_file: str | None) -> "Loaded":
-    """As `load`, for a verb that works for long: its log goes where the configuration says."""
+def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
+    """As `load`, for a verb that works for long: its log goes where the configuration says, from `level` on."""
     from axomsync.http import keep_loopback_off_proxies
     from axomsync.ops import logs
 
     keep_loopback_off_proxies(os.environ)
     loaded = load(config_file)
-    logs.set_up(loaded.settings.log.format, loaded.settings.log.level)
+    logs.set_up(loaded.settings.log.format, level or loaded.settings.log.level)
     return loaded
 
 
@@ -75,15 +75,16 @@ def status_of(loaded: "Loaded") -> dict[str, Any]:
         return status_document(loaded.settings, ledger)
 
 
-def uploads_of(loaded: "Loaded") -> list[dict[str, Any]]:
-    """What `uploads --json` prints."""
+def uploads_of(loaded: "Loaded", among: Collection[int] | None = None) -> list[dict[str, Any]]:
+    """What `uploads --json` prints, of all or `among` these rows."""
     from axomsync.report import upload_document
 
     with open_ledger(loaded) as ledger:
         if ledger is None:
             return []
         shards, orphans = ledger.all_shards(), ledger.orphans()
-        return [upload_document(row, shards.get(row.id, ()), orphans.get(row.id, ())) for row in ledger.uploads()]
+        rows = ledger.uploads() if among is None else ledger.uploads_among(among)
+        return [upload_document(row, shards.get(row.id, ()), orphans.get(row.id, ())) for row in rows]
 
 
 def ca_file_of(loaded: "Loaded") -> str | None:

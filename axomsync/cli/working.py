@@ -1,14 +1,25 @@
-"""The verbs that transfer: `run` and `sync`.
+"""The verbs that transfer: `run`, `sync` and `push`.
 
-Failures handled: a signal while still starting."""
+Failures handled: a signal while still starting, an agent that runs already (`push` leaves the work to it)."""
 
 import os
 import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from axomsync.cli.context import config_option, json_option, load_and_log, status_of
-from axomsync.cli.output import print_json
+from axomsync.cli.context import config_option, json_option, load_and_log, status_of, uploads_of
+from axomsync.cli.output import print_documents, print_json
+from axomsync.errors import AlreadyRunning, LocalFault, Transient
+
+if TYPE_CHECKING:
+    from axomsync.cli.progress import Bars
+
+ANSWER_SECONDS = 30.0
+LOOK_AGAIN_SECONDS = 0.25
 
 
 @click.command()
@@ -36,6 +47,57 @@ def sync(config_file: str | None, as_json: bool) -> None:
         print_json(status_of(loaded))
     sys.stdout.flush()
     exit_now(code)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@config_option
+@json_option
+def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> None:
+    """Upload these files now, whether or not an agent runs. They stay where they are."""
+    from axomsync import tables
+    from axomsync.agent import Agent
+    from axomsync.cli.progress import Bars
+    from axomsync.ledger import Reader
+    from axomsync.records import UploadState
+
+    loaded = load_and_log(config_file, level="warning")
+    ledger = loaded.settings.state.folder / "state.db"
+    try:
+        agent = Agent(loaded, os.environ)
+    except AlreadyRunning:
+        with Bars(Reader(ledger)) as bars:
+            rows = _push_by_agent(ledger, files, bars)
+    else:
+        with Bars(Reader(ledger)) as bars:
+            rows = agent.push(files, bars.show)
+    documents = uploads_of(loaded, rows)
+    print_documents(documents, as_json, tables.uploads)
+    states = {document["state"] for document in documents}
+    if not documents or states & {UploadState.REJECTED, UploadState.FAILED, UploadState.HELD}:
+        sys.exit(1)
+    if states - {UploadState.UPLOADED, UploadState.DUPLICATE}:
+        sys.exit(Transient.exit_code)
+
+
+def _push_by_agent(ledger: Path, files: Sequence[Path], bars: "Bars") -> list[int]:
+    """Have the running agent upload them, and wait until it has."""
+    from axomsync.ledger import Reader
+    from axomsync.steering import ask, wait_for
+
+    reader = Reader(ledger)
+    request = ask(ledger, "push", None, {"paths": [os.path.realpath(file) for file in files]})
+    outcome = wait_for(reader, request, ANSWER_SECONDS)
+    if outcome is None:
+        raise Transient("the agent does not answer; what was asked is done when it does")
+    if outcome.error:
+        failure = LocalFault(outcome.error)
+        failure.exit_code = outcome.exit_code
+        raise failure
+    rows: list[int] = outcome.answer
+    while bars.show(rows):
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return rows
 
 
 def _stop_at_a_signal() -> None:

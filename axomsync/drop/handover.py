@@ -31,7 +31,7 @@ class Batch:
 def objects(uploads: Iterable[Document]) -> list[dict[str, Any]]:
     """A row of `COLUMNS` for each object: of a file that went up in shards, one a shard. By folder."""
     rows = []
-    for upload in sorted(uploads, key=lambda upload: upload["folder"]):
+    for upload in sorted(uploads, key=lambda upload: (upload["folder"], upload["path"])):
         of_file = {name: upload.get(name) for name in COLUMNS}
         if not upload["shards"]:
             rows.append(of_file)

@@ -14,7 +14,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
 from urllib.parse import quote
 
 from axomsync.config import DropSettings
@@ -24,10 +25,10 @@ from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.upload import Surroundings, Uploader
 from axomsync.drop.watch import Scan, Watcher, scan, stamp_at, unmounted
 from axomsync.drop.writers import being_written
-from axomsync.errors import KeyRefused, LocalFault, Stopping
+from axomsync.errors import KeyRefused, LocalFault, Stopping, printable
 from axomsync.liveness import Beat, Liveness
 from axomsync.problems import Problems
-from axomsync.records import Stamp, Upload, UploadState
+from axomsync.records import UNDER_WAY, Stamp, Upload, UploadState
 
 log = logging.getLogger(__name__)
 
@@ -110,9 +111,38 @@ class Intake:
             while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
                 self._around.stop.wait(left)
             self._turn(only=first)
-            while len(self._backlog) and self._stopped_by() is None:
+            while len(self._backlog) and self._stopped_by() is None and not self._around.stop.is_set():
                 if self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
                     self._turn(only=first)
+        finally:
+            self._end_carriers()
+        if (failure := self._stopped_by()) is not None:
+            raise failure
+
+    def push(self, paths: Iterable[Path]) -> list[int]:
+        """Take given files, wherever they lie, and look at them at once; returns their rows. Raises `LocalFault`."""
+        rows = []
+        for path in paths:
+            whole = os.path.realpath(os.fsencode(path))
+            stamp = stamp_at(Path("/"), whole)
+            if stamp is None:
+                raise LocalFault(f"{printable(os.fsdecode(whole))}: the agent finds no file there; give it access")
+            rows.append(self._ledger.push_upload(whole, console_name(whole), stamp))
+        self._wake.set()
+        return rows
+
+    def run_pushed(self, rows: Sequence[int]) -> None:
+        """For `push` without an agent: these rows go as far as they can. Raises `KeyRefused` and `LocalFault`."""
+        try:
+            self._get_ready()
+            while self._stopped_by() is None and not self._around.stop.is_set():
+                left = [row for row in self._ledger.read.uploads_among(rows) if row.state in UNDER_WAY]
+                left = [row for row in left if row.next_attempt is None]
+                if not left:
+                    break
+                self._begin(left, None)
+                while self._stopped_by() is None and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
+                    pass
         finally:
             self._end_carriers()
         if (failure := self._stopped_by()) is not None:
@@ -267,6 +297,7 @@ class Intake:
                 self._backlog.done(row)  # before the loop is woken, which must find it so
                 if went_on:
                     self._wake.set()
+        self._backlog.clear()  # so that nobody waits for what is no longer carried
 
     def _end_carriers(self) -> None:
         self._ended.set()

@@ -1,0 +1,58 @@
+"""`push`: given files are uploaded now, through the same ledger, and stay where they are."""
+
+import json
+from pathlib import Path
+
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import dataset, stored
+from tests.rig.agent import AgentProcess
+
+
+def test_given_files_are_uploaded_once_and_stay(tmp_path: Path, sandbox: Sandbox) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    good, bad = tmp_path / "elsewhere" / "a.jsonl", tmp_path / "elsewhere" / "b.txt"
+    good.write_bytes(dataset("a"))
+    bad.write_bytes(b"{}\nbroken\n")
+    with AgentProcess(tmp_path, sandbox.url, sandbox.key) as agent:
+        done = agent.call("push", str(good), str(bad), "--json")
+        assert done.returncode == 1, done.stderr
+        rows = {row["path"]: row for row in json.loads(done.stdout)}
+        assert rows[str(good)]["state"] == "uploaded"
+        assert rows[str(good)]["folder"] == str(good.parent)
+        assert (rows[str(bad)]["state"], rows[str(bad)]["reason"][:16]) == ("rejected", "line 2, column 1")
+        assert (good.read_bytes(), bad.read_bytes()) == (dataset("a"), b"{}\nbroken\n")
+        assert sorted(path.name for path in good.parent.iterdir()) == ["a.jsonl", "b.txt"]
+        done = agent.call("push", str(good))
+        assert done.returncode == 0
+        assert "duplicate" in done.stdout
+        assert agent.call("push", str(tmp_path / "nothing")).returncode == 2
+        assert list(agent.mirror.iterdir()) == []
+        agent.sync(expect=None)
+        assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+
+
+def test_a_console_that_is_away_is_worth_another_try_and_the_next_agent_makes_it(tmp_path: Path, sandbox: Sandbox) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(dataset("a"))
+    config = {"mirror": {"enabled": False}}
+    with AgentProcess(tmp_path, "http://127.0.0.1:9/api", sandbox.key, config) as agent:
+        done = agent.call("push", str(file))
+        assert done.returncode == 75, done.stderr
+    with AgentProcess(tmp_path, sandbox.url, sandbox.key, config) as agent:
+        agent.sync()
+        assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+        assert [row["state"] for row in agent.uploads()] == ["uploaded"]
+        assert file.read_bytes() == dataset("a")
+
+
+def test_a_running_agent_uploads_what_it_is_given(tmp_path: Path, sandbox: Sandbox) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(dataset("a"))
+    with AgentProcess(tmp_path, sandbox.url, sandbox.key, {"mirror": {"enabled": False}, "drop": {"rescan": "1h"}}) as agent:
+        agent.start()
+        done = agent.call("push", str(file), "--json")
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(done.stdout)
+        assert (row["path"], row["state"]) == (str(file), "uploaded")
+        assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+        assert agent.terminate() == 0

@@ -1,0 +1,178 @@
+"""The drop side put together as the agent does it, but in this process, with a far side in memory and time as an argument.
+
+A life ends by a kill when the ledger has taken a given number of writes: from then on nothing reaches it, as after SIGKILL.
+"""
+
+import hashlib
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlite_utils import Database
+
+from axomsync.config import DropSettings
+from axomsync.drop.intake import Intake
+from axomsync.drop.upload import Surroundings
+from axomsync.errors import LocalFault, Stopping, Transient, UrlExpired
+from axomsync.ledger import Ledger, Reader
+from axomsync.liveness import Liveness
+from axomsync.meter import Meter
+from axomsync.problems import Problems
+from axomsync.records import UNDER_WAY, Presigned, Shard, Upload
+from axomsync.throttle import Throttle
+
+T = TypeVar("T")
+
+URL_SECONDS = 900.0
+
+
+class Clocks:
+    """Monotonic and wall time, which only move when they are told to."""
+
+    def __init__(self) -> None:
+        self.monotonic, self.wall = 1000.0, 1_900_000_000.0
+
+    def advance(self, seconds: float) -> None:
+        self.monotonic += seconds
+        self.wall += seconds
+
+
+class Stop(threading.Event):
+    """Waiting for it takes no time, but moves the clocks."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        super().__init__()
+        self._clocks = clocks
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            self._clocks.advance(timeout or 0.0)
+        return self.is_set()
+
+
+class FarSide:
+    """A console and a storage in memory. `faults` are taken one a PUT: before, amid, after or instead of storing."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
+        self._expiry: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self.names: dict[str, str] = {}  # by key
+        self.objects: dict[str, bytes] = {}  # by key
+        self.faults: deque[str] = deque()
+        self.puts = 0
+
+    def presign(self, filename: str, content_type: str) -> Presigned:
+        with self._lock:
+            number = len(self.names) + 1
+            key = f"tmp/{number}/{filename}"
+            self.names[key], self._expiry[key] = filename, self._clocks.wall + URL_SECONDS
+        return Presigned(f"up-{number}", key, key, self._expiry[key])
+
+    def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> str | None:
+        with self._lock:
+            self.puts += 1
+            fault = self.faults.popleft() if self.faults else ""
+        if fault == "refused":
+            raise Transient("storage answered 503 (SlowDown)", congestion=True)
+        if fault == "expired" or self._clocks.wall > self._expiry[url]:
+            raise UrlExpired("storage answered 403 (AccessDenied)")
+        first = next(pieces, b"")
+        if fault == "cut":
+            raise Transient("the connection broke")
+        body = first + b"".join(pieces)
+        assert len(body) == length
+        if fault == "lost before storing":
+            raise Transient("no byte for 30 s")
+        self.objects[url] = body
+        if fault == "lost":
+            raise Transient("the connection broke")
+        if fault == "lost, then expired":
+            self._expiry[url] = 0.0
+            raise Transient("storage answered 500 (InternalError)")
+        return f'"{hashlib.md5(body).hexdigest()}"'
+
+
+class MortalLedger(Ledger):
+    """One that takes `writes` more, and then nothing any more."""
+
+    def __init__(self, folder: Path, now: Callable[[], float], stop: threading.Event, writes: int | None) -> None:
+        self._left, self._stop, self._count = writes, stop, threading.Lock()
+        super().__init__(folder, now)
+
+    def submit(self, work: Callable[[Database], T]) -> Future[T]:
+        with self._count:
+            if self._left == 0:
+                self._stop.set()
+                raise Stopping("killed")
+            if self._left is not None:
+                self._left -= 1
+        return super().submit(work)
+
+
+class DropHere:
+    """One installation below `home`; each `live` is one life of an agent, of one pass."""
+
+    def __init__(self, home: Path, template: Path, **drop: Any) -> None:
+        self.folder, self.outside, self.state = home / "drop", home / "outside", home / "state"
+        for folder in (self.folder, self.outside, self.state):
+            folder.mkdir(parents=True)
+        shutil.copy(template, self.state / "state.db")
+        self.settings = DropSettings(**{"folder": self.folder, "settle": "5s", **drop})
+        self.clocks = Clocks()
+        self.far = FarSide(self.clocks)
+        self.identity = "here"
+
+    def live(self, writes: int | None = None) -> None:
+        """One pass; killed after so many writes to the ledger if that is not None."""
+        stop = Stop(self.clocks)
+        with MortalLedger(self.state, lambda: self.clocks.wall, stop, None) as ledger:
+            ledger.recover()
+            ledger._left = writes
+            around = Surroundings(
+                ledger, self.far, self.far, Meter(lambda: self.clocks.monotonic), Throttle(()), stop, lambda: 0.5,  # type: ignore[arg-type]
+                self.identity, lambda: self.clocks.wall,
+            )  # fmt: skip
+            intake = Intake(
+                self.settings, around, Problems(ledger), Liveness(600.0, lambda: 0.0), lambda: self.clocks.monotonic
+            )
+            try:
+                intake.run_once()
+            except (Stopping, LocalFault):
+                assert writes is not None
+            finally:
+                ledger._left = None
+
+    def finish(self) -> None:
+        """Passes until nothing is left to do."""
+        for _ in range(10):
+            self.live()
+            if not any(row.state in UNDER_WAY for row in self.read(Reader.uploads_in_drop)):
+                return
+        raise AssertionError(f"still under way: {self.read(Reader.uploads_in_drop)}")
+
+    def read(self, question: Callable[[Reader], T]) -> T:
+        reader = Reader(self.state / "state.db")
+        try:
+            return question(reader)
+        finally:
+            reader.close()
+
+    def uploads(self) -> list[tuple[Upload, list[Shard]]]:
+        """Every row, with its shards."""
+        shards = self.read(Reader.all_shards)
+        return [(row, shards.get(row.id, [])) for row in self.read(Reader.uploads)]
+
+    def content(self, row: Upload, shards: list[Shard]) -> bytes:
+        """What storage has of an upload: by the keys that were handed out."""
+        return b"".join(self.far.objects[key or ""] for key in ([s.key for s in shards] or [row.key]))
+
+
+def ledger_template(folder: Path) -> Path:
+    """An empty ledger with the newest schema, as making one takes longer than a life does."""
+    Ledger(folder, lambda: 0.0).close()
+    return folder / "state.db"

@@ -1,0 +1,40 @@
+"""Which of many files comes next, and what fifty thousand of them cost."""
+
+from axomsync.drop.backlog import KEPT_FOR_SMALL, LARGE_BYTES, Backlog
+
+
+def test_the_oldest_comes_first_and_each_once() -> None:
+    backlog = Backlog(8)
+    for upload, age in ((1, 30), (2, 10), (3, 20), (2, 10)):
+        backlog.add(upload, 1, age)
+    assert [backlog.take(0) for _ in range(4)] == [2, 3, 1, None]
+    backlog.add(3, 1, 20)
+    assert backlog.take(0) is None, "it is still carried"
+    backlog.done(3)
+    backlog.add(3, 1, 20)
+    assert backlog.take(0) == 3
+
+
+def test_small_files_do_not_starve_behind_huge_ones() -> None:
+    backlog = Backlog(8)
+    for upload in range(20):
+        backlog.add(upload, LARGE_BYTES, upload)
+    for upload in range(100, 110):
+        backlog.add(upload, 1, upload)
+    taken = [backlog.take(0) for _ in range(8)]
+    assert taken == [*range(8 - KEPT_FOR_SMALL), 100, 101]
+    backlog.done(0)
+    assert backlog.take(0) == 6, "the oldest of all again"
+
+
+def test_waiting_for_the_end() -> None:
+    backlog = Backlog(2)
+    assert backlog.wait_until_empty(0)
+    backlog.add(1, 1, 1)
+    backlog.add(2, 1, 2)
+    assert backlog.take(0) == 1
+    backlog.clear()
+    assert backlog.members() == {1}
+    assert not backlog.wait_until_empty(0)
+    backlog.done(1)
+    assert backlog.wait_until_empty(0)

@@ -1,0 +1,105 @@
+"""When a file counts as finished: no program writes to it any more, and its marker lies beside it where one is asked for."""
+
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from axomsync.drop.intake import STILL_WRITTEN
+from axomsync.drop.writers import being_written
+from axomsync.ledger import Reader
+from axomsync.records import UploadState
+from tests.drop.conftest import dataset
+from tests.drop.inprocess import DropHere, ledger_template
+
+Make = Callable[..., DropHere]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    return lambda **drop: DropHere(tmp_path / "home", ledger_template(tmp_path / "template"), **drop)
+
+
+def test_the_kernel_tells_of_writers_and_of_mappings_and_not_of_readers(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    whole = os.fsencode(path)
+    with path.open("rb"):
+        assert not being_written(whole)
+    with path.open("r+b") as file:
+        assert being_written(whole)
+        mapping = mmap.mmap(file.fileno(), 0)
+    assert being_written(whole)
+    mapping.close()
+    assert not being_written(whole)
+    assert not being_written(whole + b" that is not there")
+
+
+def test_a_writer_that_pauses_for_long_ends_as_one_upload(make: Make) -> None:
+    here = make()
+    with (here.folder / "a.jsonl").open("wb", buffering=0) as file:
+        file.write(dataset("a", 1))
+        for _ in range(3):
+            here.clocks.advance(600)
+            here.live()
+        (row,) = here.read(Reader.uploads)
+        assert (row.state, row.reason) == (UploadState.SETTLING, STILL_WRITTEN)
+        file.write(dataset("a", 2))
+    here.live()
+    assert list(here.far.objects.values()) == [dataset("a", 1) + dataset("a", 2)]
+    assert [row.reason for row in here.read(Reader.uploads)] == [None]
+
+
+def test_a_writer_that_comes_after_the_upload_keeps_the_file_where_it_is(make: Make) -> None:
+    here = make()
+    path = here.folder / "a.jsonl"
+    path.write_bytes(dataset("a", 1))
+    later: list[object] = []
+    put = here.far.put
+
+    def put_and_open(*arguments: object) -> str | None:
+        etag = put(*arguments)  # type: ignore[arg-type]
+        if not later:
+            later.append(path.open("ab", buffering=0))
+        return etag
+
+    here.far.put = put_and_open  # type: ignore[method-assign]
+    here.live()
+    (row,) = here.read(Reader.uploads)
+    assert row.state is UploadState.UPLOADED
+    assert "can't be put away: a program still has it open for writing" in (row.reason or "")
+    later[0].write(dataset("a", 2))  # type: ignore[attr-defined]
+    later[0].close()  # type: ignore[attr-defined]
+    here.finish()
+    assert sorted(here.far.objects.values(), key=len) == [dataset("a", 1), dataset("a", 1) + dataset("a", 2)]
+    assert (here.folder / "uploaded" / "a.jsonl").read_bytes() == dataset("a", 1) + dataset("a", 2)
+
+
+def test_a_file_waits_for_its_marker_and_takes_it_along(make: Make) -> None:
+    here = make(done_marker=".done", include=["*"])
+    path, marker = here.folder / "a.jsonl", here.folder / "a.jsonl.done"
+    path.write_bytes(dataset("a"))
+    here.live()
+    assert (here.far.objects, here.read(Reader.uploads)) == ({}, [])
+    marker.touch()
+    here.live()
+    assert list(here.far.objects.values()) == [dataset("a")]
+    assert not marker.exists()
+
+
+def test_a_marker_that_is_older_than_its_file_was_meant_for_another(make: Make) -> None:
+    here = make(done_marker=".done", after="keep")
+    path, marker = here.folder / "a.jsonl", here.folder / "a.jsonl.done"
+    path.write_bytes(dataset("a"))
+    marker.touch()
+    here.live()
+    path.write_bytes(dataset("b"))
+    os.utime(path, ns=(0, marker.stat().st_mtime_ns + 1))
+    here.live()
+    assert list(here.far.objects.values()) == [dataset("a")]
+    os.utime(marker, ns=(0, path.stat().st_mtime_ns))
+    here.live()
+    assert list(here.far.objects.values()) == [dataset("a"), dataset("b")]
+    assert marker.exists()

@@ -1,0 +1,144 @@
+"""Several agents with ledgers of their own on one drop folder, and agents whose ledger was lost."""
+
+import os
+import random
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from axomsync.drop.claims import STALE_SECONDS, Claims
+from axomsync.ledger import Reader
+from axomsync.records import UploadState
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import dataset, stored, tree
+from tests.drop.inprocess import DropHere, ledger_template
+from tests.rig.agent import AgentProcess, eventually
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    return ledger_template(tmp_path / "template")
+
+
+def beside(home: Path, template: Path, other: DropHere, **drop: object) -> DropHere:
+    """Another agent on the same drop folder and the same storage."""
+    here = DropHere(home, template, **{**drop, "folder": other.folder})
+    here.folder, here.far, here.clocks, here.identity = other.folder, other.far, other.clocks, "beside"
+    return here
+
+
+def test_only_one_agent_gets_a_content_and_it_gets_it_again(tmp_path: Path) -> None:
+    one, other = (Claims(tmp_path, name, keeps=False) for name in ("one", "other"))
+    one.register()
+    assert one.take("content") is None
+    assert one.take("content") is None
+    one.settle("content", {"upload_id": "up-1", "key": "k"})
+    assert other.record("content") is None, "nobody else was known"
+    assert other.take("content") == "one"
+    other.release("content")
+    assert other.take("content") == "one"
+    other.register()
+    one.settle("content", {"upload_id": "up-1", "key": "k"})
+    assert other.record("content") == {"upload_id": "up-1", "key": "k"}
+    one.release("content")
+    assert other.take("content") is None
+
+
+def test_the_claim_of_an_agent_that_died_is_taken_over_by_one_alone(tmp_path: Path) -> None:
+    dead = Claims(tmp_path, "dead", keeps=False)
+    dead.register()
+    dead.take("content")
+    (claim,) = (tmp_path / ".axomsync" / "claims").iterdir()
+    long_ago = claim.lstat().st_mtime - STALE_SECONDS - 1
+    os.utime(claim, (long_ago, long_ago), follow_symlinks=False)
+    answers: list[str | None] = []
+    start = threading.Barrier(8)
+
+    def take(name: str) -> None:
+        start.wait()
+        answers.append(Claims(tmp_path, name, keeps=False).take("content"))
+
+    threads = [threading.Thread(target=take, args=(f"heir-{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers.count(None) == 1, answers
+    assert dead.take("content") == os.readlink(claim)
+
+
+def test_what_another_agent_uploaded_is_a_duplicate_with_its_ids(tmp_path: Path, template: Path) -> None:
+    here = DropHere(tmp_path / "here", template, shard="60B")
+    there = beside(tmp_path / "there", template, here, shard="60B")
+    here.live()
+    there.live()  # both are known now
+    for folder in ("x", "y"):
+        (here.folder / folder).mkdir()
+        (here.folder / folder / "a.jsonl").write_bytes(dataset("a"))
+        (here if folder == "x" else there).live()
+    first, second = here.uploads()[0], there.uploads()[0]
+    assert (first[0].state, second[0].state) == (UploadState.UPLOADED, UploadState.DUPLICATE)
+    assert [shard.key for shard in second[1]] == [shard.key for shard in first[1]]
+    assert len(first[1]) == len(here.far.objects) > 1
+
+
+@pytest.mark.parametrize("after", ["archive", "keep"])
+def test_a_ledger_that_was_lost_costs_no_second_upload(tmp_path: Path, template: Path, after: str) -> None:
+    here = DropHere(tmp_path / "here", template, after=after)
+    files = {"a.jsonl": dataset("a"), "x/a.jsonl": dataset("a"), "b\nb.jsonl": dataset("b")}
+    for name, data in files.items():
+        (here.folder / name).parent.mkdir(exist_ok=True)
+        (here.folder / name).write_bytes(data)
+    here.finish()
+    before = {(row.filename, row.upload_id, row.sha256, row.lines) for row in here.read(Reader.uploads)}
+    assert here.far.puts == 2
+    shutil.copy(template, here.state / "state.db")
+    here.identity = "a new one"
+    if after == "archive":
+        (here.folder / "uploaded" / "a.jsonl.receipt.json").write_text("{}")  # somebody changed it
+        (here.folder / "uploaded" / "c.jsonl.receipt.json").write_text("broken")
+        for name, data in files.items():
+            (here.folder / name).write_bytes(data)
+    here.finish()
+    assert here.far.puts == 2
+    assert {(row.filename, row.upload_id, row.sha256, row.lines) for row in here.read(Reader.uploads)} == before
+    here.live()
+    assert here.far.puts == 2
+
+
+@pytest.fixture
+def agents(tmp_path: Path, sandbox: Sandbox) -> Iterator[list[AgentProcess]]:
+    made = []
+    for number in range(4):
+        config = {"mirror": {"enabled": False}, "drop": {"folder": str(tmp_path / "drop"), "rescan": "500ms"}}
+        made.append(AgentProcess(tmp_path / str(number), sandbox.url, sandbox.key, config))
+    (tmp_path / "drop").mkdir()
+    yield made
+    for agent in made:
+        agent.__exit__(None, None, None)
+
+
+def test_four_agents_that_are_killed_at_random_store_every_file_once(
+    tmp_path: Path, sandbox: Sandbox, agents: list[AgentProcess]
+) -> None:
+    drop, chance = tmp_path / "drop", random.Random(4)
+    files = {f"{n}.jsonl": dataset(str(n), 100) for n in range(80)}
+    for agent in agents:
+        agent.launch("run")
+    for number, (name, data) in enumerate(files.items()):
+        (drop / name).write_bytes(data)
+        if number % 16 == 15:
+            victim = chance.choice(agents)
+            victim.kill()
+            victim.launch("run")
+    archive = drop / "uploaded"
+    eventually("all receipts", lambda: len(list(archive.glob("*.receipt.json"))) == len(files), patience=60)
+    assert {name: data for name, data in tree(archive).items() if name.endswith(".jsonl")} == files
+    handed = [row for agent in agents for row in agent.uploads() if row["state"] == "uploaded"]
+    assert sorted(row["path"] for row in handed) == sorted(files)
+    orphans = sum(len(row["orphans"]) for agent in agents for row in agent.uploads())
+    assert stored(sandbox).keys() == files.keys()
+    assert sum(map(len, stored(sandbox).values())) <= len(files) + orphans
