@@ -966,15 +966,15 @@ class Reader:
         """Uploads a state, zero included."""
         return self._counts("uploads", UploadState)
 
-    def models(self) -> list[Model]:
-        """Every model ever listed, newest first."""
-        rows = self._rows(f"{_MODELS} ORDER BY created_at DESC, id")
+    def models(self, *states: ModelState) -> list[Model]:
+        """Every model ever listed, or those in one of `states`; newest first."""
+        among = _among(states) if states else ""
+        rows = self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id")
         return [_model(row) for row in rows]
 
     def models_due(self, states: Iterable[ModelState], now: float) -> list[Model]:
         """Models in one of `states` whose next attempt is due, oldest first."""
-        among = ", ".join(f"'{state}'" for state in states)
-        sql = f"{_MODELS} WHERE state IN ({among}) AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
+        sql = f"{_MODELS} {_among(states)} AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
         return [_model(row) for row in self._rows(sql, (now,))]
 
     def model(self, model_id: str) -> Model:
@@ -1087,6 +1087,10 @@ def _hold(folder: Path) -> int:
         os.close(file)
         raise local_fault(error, str(folder / LOCK_FILE)) from None
     return file
+
+
+def _among(states: Iterable[ModelState]) -> str:
+    return "WHERE state IN ({})".format(", ".join(f"'{state}'" for state in states))
 
 
 def _locked(file: int) -> bool:

@@ -181,9 +181,9 @@ class Lanes:
         """Would more lanes bring more, and is one of them far behind the others?"""
         with self._changed:
             before, host.moved, rate = host.lanes.count, 0, host.moved / seconds
-            if host.board.waiting and len(host.board.leases) >= before:
-                if host.lanes.observe(rate, now) > before:
-                    self._changed.notify_all()
+            full = host.board.waiting and len(host.board.leases) >= before
+            if full and host.lanes.observe(rate, now) > before:
+                self._changed.notify_all()
             host.pace.observe(host.board.leases, now)
             for lease in host.pace.lagging(now):
                 lease.slow = True

@@ -86,7 +86,7 @@ class Space:
         """What retention would do now."""
         settings = self._settings
         policy = Policy(settings.keep, settings.max_size, settings.keep_gone)
-        published = {row.id: row for row in self._ledger.read.models() if _is_there(row)}
+        published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED) if _is_there(row)}
         versions = map(_version, published.values())
         return plan(versions, policy, self._now(), lambda v: _reader(published[v.id]) is not None, coming)
 
@@ -95,7 +95,7 @@ class Space:
         removed = []
         with self._lock:
             planned = self.plan(coming)
-            published = {row.id: row for row in self._ledger.read.models()}
+            published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED)}
             for removal in planned.removals:
                 model = published[removal.version.id]
                 if self._place.remove(Path(model.path or ""), model.id) is None:
@@ -115,7 +115,7 @@ class Space:
         if lacking > 0:
             return f"{lacking} more bytes must be free for this model and the [mirror] reserve"
         limit = self._settings.max_size
-        others = sum(row.bytes_total or 0 for row in self._ledger.read.models() if _is_there(row))
+        others = sum(row.bytes_total or 0 for row in self._ledger.read.models(ModelState.PUBLISHED) if _is_there(row))
         size = sum(booked.size for booked in wanted)
         if limit is None or is_within(size, others, limit):
             return None
@@ -123,7 +123,7 @@ class Space:
 
 
 def _is_there(row: Model) -> bool:
-    return row.state is ModelState.PUBLISHED and os.path.isdir(row.path or "")
+    return os.path.isdir(row.path or "")
 
 
 def _reader(row: Model) -> str | None:

@@ -71,7 +71,7 @@ class Upkeep:
 
     def scrub(self, beat: Beat) -> None:
         """Read what is due, slowly, and mend what is damaged. Raises `Stopping`, `LocalFault`."""
-        for model in self._ledger.read.models():
+        for model in self._ledger.read.models(ModelState.PUBLISHED):
             if self._is_due(model):
                 self.look_after(model, HalfSpeed(self._step(beat)), beat)
 
@@ -124,7 +124,7 @@ class Upkeep:
         log.info("%s: mended: %d bytes in %d files were fetched again", shown(model), bad, len(damages))
 
     def _is_due(self, model: Model) -> bool:
-        if model.state is not ModelState.PUBLISHED or self._settings.scrub is None or not Path(model.path or "").is_dir():
+        if self._settings.scrub is None or not Path(model.path or "").is_dir():
             return False
         pause = self._settings.scrub if model.damage is None else min(self._settings.scrub, AGAIN_SECONDS)
         return model.verified_at is None or self._now() - model.verified_at >= pause
