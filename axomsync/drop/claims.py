@@ -110,19 +110,24 @@ class Claims:
             return False
 
     def _take_over(self, claim: bytes) -> bool:
-        """Remove the claim of an agent that died. Only one can: whoever renames it, and finds that it is the one meant."""
+        """Remove the claim of an agent that died. One at a time judges, lest a fresh claim be taken for the old."""
+        judge = claim + b".judged"
         try:
-            judged = os.lstat(claim)
-            if self._mark() - judged.st_mtime < STALE_SECONDS:
+            os.symlink(self._identity, judge)
+        except OSError:
+            with suppress(OSError):
+                if self._mark() - os.lstat(judge).st_mtime > STALE_SECONDS:  # died just here
+                    os.unlink(judge)
+            return False
+        try:
+            if self._mark() - os.lstat(claim).st_mtime < STALE_SECONDS:
                 return False
-            mine = claim + b".stale." + self._identity
-            os.rename(claim, mine)
-            if os.lstat(mine).st_ino != judged.st_ino:  # a fresh one, of an agent that was faster
-                os.rename(mine, claim)
-                return False
-            os.unlink(mine)
+            os.unlink(claim)
         except OSError:
             return False
+        finally:
+            with suppress(OSError):
+                os.unlink(judge)
         return True
 
     @staticmethod
