@@ -246,9 +246,11 @@ CREATE INDEX new_requests ON requests(id) WHERE begun_at IS NULL;
 """
 
 
+# Segments may overlap, where a straggler's rest was fetched twice.
 _MODELS = (
-    'SELECT m.*, (SELECT coalesce(sum(s."end" - s.start), 0) FROM files f JOIN segments s ON s.file = f.id'
-    " WHERE f.model = m.id) AS bytes_done FROM models m"
+    "SELECT m.*, (SELECT coalesce(sum(min(f.size,"
+    ' (SELECT coalesce(sum(s."end" - s.start), 0) FROM segments s WHERE s.file = f.id))), 0)'
+    " FROM files f WHERE f.model = m.id) AS bytes_done FROM models m"
 )
 
 
@@ -739,7 +741,7 @@ class Ledger:
         self.write(work)
 
     def record_durable(self, entries: Iterable[tuple[str, str, str | None, DurableSegment]]) -> None:
-        """Segments that have been synced: `(model id, rel, ETag, segment)`. A segment that grew replaces itself."""
+        """Segments that have been synced: `(model id, rel, ETag, segment)`. One that grew replaces what it spans."""
         grown = list(entries)
 
         def work(db: Database) -> None:
@@ -751,6 +753,11 @@ class Ledger:
                     ' ON CONFLICT (file, start) DO UPDATE SET "end" = excluded."end", blake3 = excluded.blake3'
                     ' WHERE excluded."end" >= segments."end"',
                     (segment.start, segment.end, segment.blake3, model_id, rel),
+                )
+                db.conn.execute(
+                    "DELETE FROM segments WHERE file = (SELECT id FROM files WHERE model = ? AND rel = ?)"
+                    ' AND start > ? AND "end" <= ?',
+                    (model_id, rel, segment.start, segment.end),
                 )
 
         self.write(work)

@@ -244,6 +244,17 @@ def test_durable_segments_only_grow(ledger: Ledger) -> None:
     assert ledger.read.model(model).bytes_done == 700
 
 
+def test_bytes_that_came_twice_count_once(ledger: Ledger) -> None:
+    model = a_model(ledger)
+    ledger.plan_files(model, [("w", 1000)])
+    for start, end in ((200, 300), (600, 1000), (500, 800)):
+        ledger.record_durable([(model, "w", '"e"', DurableSegment(start, end, "1" * 64))])
+    ledger.record_durable([(model, "w", '"e"', DurableSegment(0, 700, "2" * 64))])
+    (file,) = ledger.read.files(model)
+    assert [(segment.start, segment.end) for segment in file.segments] == [(0, 700), (500, 800), (600, 1000)]
+    assert ledger.read.model(model).bytes_done == 1000
+
+
 def test_a_file_that_changed_size_loses_its_segments_and_no_other_does(ledger: Ledger) -> None:
     model = a_model(ledger)
     ledger.plan_files(model, [("w", 1000), ("c", 10), ("gone", 1)])

@@ -435,7 +435,7 @@ def _outcome(model: Model) -> Model:
 
 
 def _durable(file: ModelFile) -> int:
-    return sum(segment.end - segment.start for segment in file.segments)
+    return min(file.size, sum(segment.end - segment.start for segment in file.segments))
 
 
 def _without_numbers(reason: str) -> str:
