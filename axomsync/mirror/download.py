@@ -338,16 +338,24 @@ class Lanes:
             if failure.congestion:
                 with self._changed:
                     self._host(file).lanes.congested(self._clock())
-            if self._clock() >= job.trouble_until:  # what fails at the same time fails for the same reason
-                job.attempts += 1
-                job.trouble_until = self._clock() + backoff(min(job.attempts, 5), lambda: 1.0)
-            pause = backoff(min(job.attempts, 5), self._random, failure.retry_after)
+            pause = self._pause(job, failure.retry_after)
             if self._clock() - job.last_progress > job.patience or pause > min(job.patience, LONGEST_PAUSE_SECONDS):
                 job.fail(failure)
             else:
                 job.over.wait(pause)
         else:
             job.fail(failure)
+
+    def _pause(self, job: Job, retry_after: float | None) -> float:
+        """What fails at the same time fails for the same reason: the first lane tries again, the others wait for that."""
+        now = self._clock()
+        with self._changed:
+            first = now >= job.trouble_until
+            job.attempts += first
+            pause = backoff(min(job.attempts, 5), self._random, retry_after)
+            if first:
+                job.trouble_until = now + pause
+            return max(pause, job.trouble_until - now)
 
     def _start_over(self, file: PartialFile, failure: SourceChanged) -> None:
         with self._changed:
