@@ -158,6 +158,7 @@ def _agent(
             _check_arrived(origin, source.stat().st_size)
         finally:
             agent.remove()
+            shutil.rmtree(source.parent / ".axomsync")  # where the folder remembers what was uploaded from it
         return cost
 
     return once
