@@ -88,10 +88,24 @@ def models(documents: Sequence[dict[str, Any]]) -> Table:
     )
 
 
+def explanation(document: dict[str, Any]) -> list[Text]:
+    """`axomsync explain`, for one file or model."""
+    facts = document["facts"]
+    lines = [f"{document['name']}: {document['state']}: it {document['means']}"]
+    lines += [f"  why: {document['reason']}"] * bool(document["reason"])
+    lines += [f"  kept by: {obstacle}" for obstacle in document["keeps"]]
+    lines += [f"  next try: {document['next_attempt']}"] * bool(document["next_attempt"])
+    known = ("id", "path", "bytes", "bytes_done", "bytes_total", "sha256", "upload_id", "key", "remote_status")
+    lines += [f"  {name}: {facts[name]}" for name in known if facts.get(name) is not None]
+    return [Text(printable(line)) for line in lines]
+
+
 def status(document: dict[str, Any]) -> list[Any]:
     """`axomsync status`: one screen."""
     agent, console, drop, mirror = (document[part] for part in ("agent", "console", "drop", "mirror"))
     running = f"running (pid {agent['pid']}) since {agent['since']}" if agent["running"] else "not running"
+    if agent["paused"]:
+        running += f", paused until {agent['paused_until'] or '`axomsync resume`'}"
     reached = {True: "reachable", False: f"trouble: {console['error']}", None: "not asked yet"}[console["ok"]]
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_row("agent", f"axomsync {document['version']}, {running}")

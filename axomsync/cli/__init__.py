@@ -64,6 +64,7 @@ for verb in (
     working.sync,
     showing.status,
     showing.uploads,
+    showing.explain,
     catalogs.models,
     catalogs.datasets,
     catalogs.base_models,

@@ -1,25 +1,36 @@
-"""The verbs that say how things stand here: `status`, `uploads`."""
+"""The verbs that say how things stand here: `status`, `uploads`, `explain`."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from axomsync.cli.context import config_option, json_option, load, status_of, uploads_of
-from axomsync.cli.output import print_csv, print_documents, print_json
+from axomsync.cli.context import config_option, json_option, load, open_ledger, status_of, uploads_of
+from axomsync.cli.output import print_csv, print_documents, print_json, print_json_line
+from axomsync.errors import Rejected, printable
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+
+WATCH_SECONDS = 1.0
 
 
 @click.command()
 @config_option
 @json_option
-def status(config_file: str | None, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C; with --json a line each.")
+def status(config_file: str | None, as_json: bool, watch: bool) -> None:
     """One screen: agent, console, drop folder, mirror, transfers, problems."""
-    from axomsync import tables
-
-    document = status_of(load(config_file))
-    if as_json:
-        print_json(document)
-        return
-    screen = tables.screen()
-    for part in tables.status(document):
-        screen.print(part)
+    loaded = load(config_file)
+    if watch:
+        _watch(loaded, as_json)
+    elif as_json:
+        print_json(status_of(loaded))
+    else:
+        _show(loaded)
 
 
 @click.command()
@@ -38,3 +49,64 @@ def uploads(config_file: str | None, as_json: bool, as_csv: bool) -> None:
         print_csv(handover.COLUMNS, handover.objects(documents))
     else:
         print_documents(documents, as_json, tables.uploads)
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("target")
+def explain(config_file: str | None, as_json: bool, target: str) -> None:
+    """Where TARGET (a path, a model or an id) stands, why it is not further, when it is tried next."""
+    from axomsync import tables
+    from axomsync.explain import explain as explain_targets
+    from axomsync.targets import find
+
+    loaded = load(config_file)
+    settings, agent = loaded.settings, status_of(loaded)["agent"]
+    with open_ledger(loaded) as ledger:
+        if ledger is None:
+            raise Rejected(f"{printable(target)}: nothing is known yet, since no agent has run; `axomsync run` begins")
+        targets = find(ledger, target, settings.drop.folder, settings.mirror.folder)
+        documents = explain_targets(ledger, targets, running=agent["running"], paused=agent["paused"])
+    if as_json:
+        print_json(documents)
+        return
+    for document in documents:
+        for line in tables.explanation(document):
+            tables.screen().print(line)
+
+
+def _show(loaded: "Loaded") -> None:
+    from axomsync import tables
+
+    screen = tables.screen()
+    for part in tables.status(status_of(loaded)):
+        screen.print(part)
+
+
+def _watch(loaded: "Loaded", as_json: bool) -> None:
+    """Until Ctrl-C, which is how one leaves it and no failure."""
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            _repeat(lambda: print_json_line(status_of(loaded)))
+        elif not sys.stdout.isatty():
+            _repeat(lambda: _show(loaded))
+        else:
+            _watch_on_terminal(loaded)
+
+
+def _watch_on_terminal(loaded: "Loaded") -> None:
+    from rich.console import Group
+    from rich.live import Live
+
+    from axomsync import tables
+
+    with Live(console=tables.screen(), screen=True, auto_refresh=False) as live:
+        _repeat(lambda: live.update(Group(*tables.status(status_of(loaded))), refresh=True))
+
+
+def _repeat(show: Callable[[], None]) -> NoReturn:
+    while True:
+        show()
+        sys.stdout.flush()
+        time.sleep(WATCH_SECONDS)

@@ -1,0 +1,61 @@
+"""`explain` and `status --watch`: one command that says why."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from axomsync.explain import _MODEL_MEANS, _UPLOAD_MEANS
+from axomsync.records import ModelState, UploadState
+from tests.rig.agent import AgentProcess
+from tests.rig.faults import KEY, Content, FaultyServer
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[AgentProcess]:
+    with FaultyServer() as server:
+        server.add_model("m", "v1", {"../w": Content(1000)})
+        with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+            (agent.drop / "bad.jsonl").write_text("no json\n")
+            agent.sync(expect=1)
+            yield agent
+
+
+def test_every_state_has_its_meaning() -> None:
+    assert set(_UPLOAD_MEANS) == set(UploadState)
+    assert set(_MODEL_MEANS) == set(ModelState)
+
+
+@pytest.mark.parametrize("target", ["m", "m/v1"])
+def test_a_model_says_why_it_is_not_here(agent: AgentProcess, target: str) -> None:
+    said = agent.call("explain", target).stdout
+    assert said.startswith("m/v1: blocked: it can't go on")
+    assert "why: " in said
+    assert "kept by: no agent runs" in said
+    assert "next try: " in said
+
+
+def test_a_file_is_named_by_its_path_or_name(agent: AgentProcess) -> None:
+    for target in ("bad.jsonl", str(agent.drop / "bad.jsonl")):
+        (document,) = json.loads(agent.call("explain", target, "--json").stdout)
+        assert (document["kind"], document["state"]) == ("upload", "rejected")
+        assert "line 1" in document["reason"]
+
+
+def test_what_is_not_known_is_told(agent: AgentProcess) -> None:
+    done = agent.call("explain", "nonsense")
+    assert done.returncode == 1
+    assert "neither a file of the drop folder nor a model" in done.stderr
+
+
+def test_watching_ends_with_ctrl_c(agent: AgentProcess) -> None:
+    watch = subprocess.Popen(agent.command("status", "--watch", "--json"), env=agent.environ, stdout=subprocess.PIPE)
+    assert watch.stdout is not None
+    documents = [json.loads(watch.stdout.readline()) for _ in range(2)]
+    watch.send_signal(signal.SIGINT)
+    assert watch.wait(10) == 0
+    assert all(not document["agent"]["running"] for document in documents)
+    watch.stdout.close()
