@@ -128,6 +128,8 @@ def test_four_agents_that_are_killed_at_random_store_every_file_once(
     files = {f"{n}.jsonl": dataset(str(n), 100) for n in range(80)}
     for agent in agents:
         agent.launch("run")
+    # One that begins later takes the receipts of the others for its own.
+    eventually("all at work", lambda: len(list((drop / ".axomsync" / "agents").glob("*"))) == len(agents))
     for number, (name, data) in enumerate(files.items()):
         (drop / name).write_bytes(data)
         if number % 16 == 15:
