@@ -27,6 +27,8 @@ def big(megabytes: float) -> bytes:
 
 
 def requests(sandbox: Sandbox) -> list[StorageRequest]:
+    """The PUTs so far. Let some of the body arrive before a kill: SeaweedFS, unlike S3, stores an empty object when the
+    connection ends before the body's first byte."""
     assert isinstance(sandbox.relay, RecordingRelay)
     return [request for request in sandbox.relay.requests if request.method == "PUT"]
 
@@ -54,7 +56,7 @@ def test_an_agent_that_is_killed_at_any_moment_of_its_upload_begins_again_on_the
         begun = len(requests(sandbox))
         agent.start()
         eventually("a PUT", lambda begun=begun: len(requests(sandbox)) > begun)
-        eventually("its body", lambda share=share: requests(sandbox)[-1].body_received >= share * len(data))
+        eventually("its body", lambda share=share: requests(sandbox)[-1].body_received > share * len(data))
         agent.kill()
         assert requests(sandbox)[-1].ended_at is None
     assert stored(sandbox) == {}
@@ -109,7 +111,7 @@ def test_a_url_that_expired_while_the_agent_was_down_is_replaced(
     data = big(4)
     (agent.drop / "a.jsonl").write_bytes(data)
     agent.start()
-    eventually("a PUT", lambda: requests(sandbox))
+    eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
     agent.kill()
     expired = time.monotonic() + 1
     sandbox.rate, sandbox.url_lifetime = None, timedelta(minutes=15)
