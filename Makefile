@@ -3,7 +3,7 @@
 .ONESHELL:
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench stress pins clean
+.PHONY: help demo test lint screenshots bench stress pins clean
 
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
@@ -26,6 +26,10 @@ lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	ruff format --check .
 	mypy
 	lint-imports --no-logo
+
+screenshots: .venv/ready  ## pictures of the status page, into docs/img
+	@tests/debian-packages.sh chromium:chromium pngquant:pngquant
+	exec .venv/bin/python -m tests.web.screenshots docs/img
 
 bench: .venv/bench  ## measures against other clients, on loopback; CASE=name only one, ARGS=--help for more
 	@tests/debian-packages.sh nginx:nginx-light aria2c:aria2 curl:curl openssl:openssl setpriv:util-linux

@@ -27,7 +27,7 @@ from axomsync.console import Console
 from axomsync.drop.intake import Intake
 from axomsync.drop.upload import Surroundings
 from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Rejected, Transient
-from axomsync.ledger import Ledger
+from axomsync.ledger import Ledger, Reader
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
 from axomsync.mirror.download import Lanes
@@ -43,9 +43,14 @@ from axomsync.steering import Request, Steering, Verb
 from axomsync.storage import ANSWER_SECONDS, Storage
 from axomsync.targets import Targets, find, is_under_way, may_be_retried, name_of
 from axomsync.throttle import Throttle
+from axomsync.throughput import Throughput
 
 if TYPE_CHECKING:
     from axomsync.schedule import Schedule
+
+if TYPE_CHECKING:
+    from axomsync.web.page import Page
+    from axomsync.web.server import Server
 
 log = logging.getLogger(__name__)
 
@@ -194,6 +199,7 @@ class Agent:
     environ: Mapping[str, str]
     random: Callable[[], float] = random.random
     ended: bool = False
+    page: "Page | None" = None
     _exit_code: int = 0
     _reload_asked: bool = False
     _shown_transfers: bool = False
@@ -208,8 +214,11 @@ class Agent:
         self.ledger = Ledger(settings.state.folder, time.time)
         self.ledger.recover()
         self.identity = self.ledger.read.facts().get("identity") or uuid.uuid4().hex[:12]
-        self.ledger.set_facts(identity=self.identity, started_at=iso(time.time()), version=__version__, observer=None)
+        self.ledger.set_facts(
+            identity=self.identity, started_at=iso(time.time()), version=__version__, observer=None, page=None
+        )
         self.meter = Meter(time.monotonic)
+        self.throughput = Throughput(time.monotonic())
         self.throttle = Throttle(settings.transfer.bandwidth)
         self.liveness = Liveness(_silence_allowed(settings), time.monotonic)
         self.problems = Problems(self.ledger)
@@ -236,11 +245,15 @@ class Agent:
         self.parts = Parts(self.loaded.settings, self, RUN_PATIENCE_SECONDS)
         self.steer()
         self.parts.start()
+        self._open_page()
+        self._tell("started")
         log.info("axomsync %s works with %s", __version__, self.loaded.path)
         systemd.ready("working")
         self.guard("agent", self._work)
         systemd.stopping()
+        self._close_page()
         self._end_parts()
+        self._tell("stopped")
         self._close()
         log.info("stopped")
         return self._exit_code
@@ -298,6 +311,7 @@ class Agent:
         self._shown()
         with suppress(queue.Empty):
             self._wakes.get(timeout=TICK_SECONDS)
+        self.throughput.observe(self.meter.totals(), time.monotonic())
         transfers = self.meter.read()
         if transfers or self._shown_transfers:
             try:
@@ -321,6 +335,10 @@ class Agent:
             self._end()
         finally:
             self._wakes.put(None)  # a pass may be over
+
+    def _tell(self, state: str) -> None:
+        with suppress(LocalFault):  # told by whoever can't do its work because of it
+            self.ledger.tell("agent", f"axomsync {__version__}", state)
 
     def _begin(self) -> None:
         self._listen_to_signals()
@@ -523,6 +541,8 @@ class Agent:
             self._replace_parts(parts)
         if self.ended:
             return
+        self._close_page()  # whoever watches comes back by itself
+        self._open_page()
         log.info("reloaded %s", loaded.path)
         systemd.ready("working")
 
@@ -530,7 +550,7 @@ class Agent:
         """Whether more has changed than what can change under way; transfers are not interrupted for that."""
         old = self.parts.settings
         transfer = old.transfer.model_copy(update={"bandwidth": new.transfer.bandwidth})
-        return new != old.model_copy(update={"transfer": transfer, "log": new.log})
+        return new != old.model_copy(update={"transfer": transfer, "log": new.log, "web": new.web})
 
     def _replace_parts(self, parts: Parts) -> None:
         """Let the old parts come to their end first: two that carry the same file would undo each other's work."""
@@ -546,6 +566,33 @@ class Agent:
         self.liveness.limit = _silence_allowed(parts.settings)
         self.parts = parts
         self.parts.start()
+
+    # The status page
+
+    def _open_page(self) -> None:
+        settings = self.loaded.settings
+        if not settings.web.listen:
+            self.problems.clear("status page")
+            self.ledger.set_facts(page=None)
+            return
+        from axomsync.web.page import Page
+
+        self.page = Page(settings.web, self._build_server, self.problems, lambda url: self.ledger.set_facts(page=url))
+        self.page.start()
+
+    def _build_server(self, token: str | None) -> "Server":
+        from axomsync.ops.metrics import AgentCollector, registry
+        from axomsync.web.facts import Facts
+        from axomsync.web.server import Server
+
+        facts = Facts(self.loaded.settings, Reader(self.ledger.path), self.liveness, self.throughput)
+        told = AgentCollector(facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes)
+        return Server(facts, registry(told), token)
+
+    def _close_page(self) -> None:
+        if self.page is not None:
+            self.page.stop()
+            self.page = None
 
     def _close(self) -> None:
         self.steering.close()

@@ -34,7 +34,7 @@ from pydantic import (
     ValidationError,
 )
 
-from axomsync.errors import BadConfig, KeyRefused, printable
+from axomsync.errors import BadConfig, KeyRefused, LocalFault, printable
 from axomsync.policy import BandwidthRule
 
 SYSTEM_CONFIG = "/etc/axomsync/config.toml"
@@ -48,6 +48,7 @@ _SIZE_UNITS = {
     "KB": 1000,
 }
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+SHORTEST_TOKEN = 16
 _KEY = re.compile(r"axom_[a-z]+_[A-Za-z0-9_-]+")
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 _LONGEST_SECONDS = 366 * 86400.0  # timers of the operating system end somewhere beyond
@@ -306,9 +307,8 @@ class TransferSettings(_Section):
 class WebSettings(_Section):
     """`[web]`: the status page and metrics."""
 
-    listen: Annotated[str, AfterValidator(_listen)] = _key(
-        "127.0.0.1:9464", 'host:port of the status page; "" is off' + _NOT_YET
-    )
+    listen: Annotated[str, AfterValidator(_listen)] = _key("127.0.0.1:9464", 'host:port of the status page; "" is off')
+    token_file: OptionalFile = _key("", 'file that holds the token to look at it with; "" only on loopback')
 
 
 class HookSettings(_Section):
@@ -546,6 +546,9 @@ def _contradictions(settings: Settings, origins: Mapping[str, str], path: Path) 
     if settings.drop.shard is not None and not 0 < settings.drop.shard <= settings.drop.max_put:
         told = "[drop] shard: must be more than 0 and at most [drop] max_put, or storage would not take the parts"
         found.append((("drop.shard", "drop.max_put"), told))
+    if settings.web.listen and settings.web.token_file is None and not is_loopback(listen_address(settings.web.listen)[0]):
+        told = "[web] listen: the network could look at the page; name a [web] token_file, or listen on 127.0.0.1"
+        found.append((("web.listen",), told))
     return [f"{next((origins[key] for key in keys if key in origins), path)}: {told}" for keys, told in found]
 
 
@@ -561,6 +564,29 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def listen_address(listen: str) -> tuple[str, int]:
+    """`[::1]:9464` → `("::1", 9464)`."""
+    host, _, port = listen.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def load_token(settings: WebSettings) -> str | None:
+    """What `[web] token_file` holds, None when there is none. A secret. Raises `LocalFault`."""
+    file = settings.token_file
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise LocalFault(f"{file}: the token can't be read: {reason}; write one there and make it readable") from None
+    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise LocalFault(
+            f"{file}: no token: it needs {SHORTEST_TOKEN} characters or more, no spaces; openssl rand -hex 32 makes one"
+        )
+    return token
 
 
 def load_key(settings: Settings, environ: Mapping[str, str]) -> str:

@@ -16,6 +16,7 @@ import queue
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
@@ -27,10 +28,12 @@ from sqlite_utils import Database, Migrations
 
 from axomsync.errors import AlreadyRunning, BadConfig, Fatal, LocalFault, local_fault, printable
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.policy import same_but_for_numbers
 from axomsync.records import (
     Checked,
     DurableSegment,
     Event,
+    Happening,
     Model,
     ModelFile,
     ModelState,
@@ -85,6 +88,12 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.PRUNED: _ANY_TIME,
 }
 
+HISTORY_MOST = 500
+_ENDS = frozenset({_U.UPLOADED, _U.REJECTED, _U.DUPLICATE, _M.PUBLISHED, _M.GONE, _M.PRUNED})
+_SETBACKS = frozenset({_U.QUEUED, _U.HELD, _U.FAILED, _M.QUEUED, _M.BLOCKED, _M.FAILED})
+_SUCCESSES: Mapping[str, str] = {_U.UPLOADED: "last_success_up", _M.PUBLISHED: "last_success_down"}
+_LABELS = {"uploads": "path", "models": "name || '/' || version"}
+
 migrations = Migrations("axomsync")
 
 
@@ -116,6 +125,12 @@ def m004_retention_and_hooks(db: Database) -> None:
 def m005_requests(db: Database) -> None:
     """What other processes ask of the agent."""
     _execute_all(db, _REQUESTS)
+
+
+@migrations()
+def m006_history(db: Database) -> None:
+    """What happened last, for people."""
+    _execute_all(db, _HISTORY)
 
 
 def _execute_all(db: Database, statements: str) -> None:
@@ -245,6 +260,14 @@ CREATE TABLE requests (             -- written by other processes, see steering.
 CREATE INDEX new_requests ON requests(id) WHERE begun_at IS NULL;
 """
 
+_HISTORY = """
+CREATE TABLE history (              -- the last transitions worth telling
+  id INTEGER PRIMARY KEY,
+  at REAL NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, state TEXT NOT NULL, reason TEXT
+) STRICT;
+CREATE INDEX history_of ON history(kind, subject, id);
+"""
+
 
 # Segments may overlap, where a straggler's rest was fetched twice.
 _MODELS = (
@@ -268,6 +291,7 @@ class Ledger:
 
     def __init__(self, folder: Path, now: Callable[[], float]) -> None:
         self._now = now
+        self.transitions: Counter[tuple[str, str]] = Counter()  # since the start, by table and new state
         self._lock_file = _hold(folder)
         self.path = folder / "state.db"
         try:
@@ -846,18 +870,37 @@ class Ledger:
 
     def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> None:
         """Add a problem or change its reason; it keeps the time when it began."""
-        sql = (
-            "INSERT INTO problems VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"
-            " SET reason = excluded.reason, next_attempt = excluded.next_attempt"
-        )
-        self.write(lambda db: _execute(db, sql, (subject, reason, self._now(), next_attempt)))
+
+        def work(db: Database) -> None:
+            known = db.conn.execute("SELECT 1 FROM problems WHERE subject = ?", (subject,)).fetchone()
+            db.conn.execute(
+                "INSERT INTO problems VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"
+                " SET reason = excluded.reason, next_attempt = excluded.next_attempt",
+                (subject, reason, self._now(), next_attempt),
+            )
+            if known is None:
+                self._tell(db, "problem", subject, "began", reason)
+
+        self.write(work)
 
     def clear_problem(self, subject: str) -> None:
         """The problem is over."""
-        self.write(lambda db: _execute(db, "DELETE FROM problems WHERE subject = ?", (subject,)))
+
+        def work(db: Database) -> None:
+            if db.conn.execute("DELETE FROM problems WHERE subject = ?", (subject,)).rowcount:
+                self._tell(db, "problem", subject, "over", None)
+
+        self.write(work)
+
+    def tell(self, kind: str, subject: str, state: str, reason: str | None = None) -> None:
+        """Add a line to the history."""
+        self.write(lambda db: self._tell(db, kind, subject, state, reason))
 
     def _move(self, db: Database, table: str, row_id: int | str, state: str, changes: Mapping[str, Any]) -> None:
-        row = db.conn.execute(f"SELECT state FROM {table} WHERE id = ?", (row_id,)).fetchone()  # noqa: S608
+        row = db.conn.execute(
+            f"SELECT state, attempts, {_LABELS[table]} FROM {table} WHERE id = ?",  # noqa: S608  # own names
+            (row_id,),
+        ).fetchone()
         if row is None:
             raise IllegalTransition(f"{table} {row_id} is not in the ledger")
         if row[0] != state and not _legal(table, row[0], state):
@@ -865,6 +908,30 @@ class Ledger:
         columns = {**changes, "state": str(state), "updated_at": self._now()}
         assignments = ", ".join(f"{column} = ?" for column in columns)
         db.conn.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*columns.values(), row_id))  # noqa: S608
+        if row[0] != state:
+            self._tell_transition(db, table, row, str(state), changes.get("reason"))
+
+    def _tell_transition(self, db: Database, table: str, row: tuple[Any, ...], state: str, reason: str | None) -> None:
+        _, attempts, label = row
+        self.transitions[table, state] += 1
+        if fact := _SUCCESSES.get(state):
+            db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (fact, str(self._now())))
+        begins = state == ModelState.DOWNLOADING and not attempts
+        if begins or state in _ENDS or (reason and state in _SETBACKS):
+            self._tell(db, table.removesuffix("s"), printable(os.fsdecode(label)), state, reason)
+
+    def _tell(self, db: Database, kind: str, subject: str, state: str, reason: str | None) -> None:
+        """Unless it is what was told of the same subject last: what is tried again and again is told once."""
+        last = db.conn.execute(
+            "SELECT state, reason FROM history WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1", (kind, subject)
+        ).fetchone()
+        if reason and last and last[0] == state and same_but_for_numbers(last[1] or "", reason) and state in _SETBACKS:
+            return
+        added = db.conn.execute(
+            "INSERT INTO history (at, kind, subject, state, reason) VALUES (?,?,?,?,?)",
+            (self._now(), kind, subject, state, reason),
+        )
+        db.conn.execute("DELETE FROM history WHERE id <= ?", ((added.lastrowid or 0) - HISTORY_MOST,))
 
 
 class IllegalTransition(Fatal):
@@ -916,6 +983,13 @@ class Reader:
     def uploads_in_drop(self) -> list[Upload]:
         """Files that lie in the drop folder as far as the ledger knows, and those that `push` was given."""
         return self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id", make=_upload)
+
+    def latest_uploads(self, most: int) -> list[Upload]:
+        """At most so many that came last, and so many that are not done with; what changed last comes first."""
+        undone = "SELECT id FROM uploads WHERE in_drop AND state NOT IN ('uploaded', 'duplicate') ORDER BY id DESC LIMIT ?"
+        latest = "SELECT id FROM uploads ORDER BY id DESC LIMIT ?"
+        sql = f"SELECT * FROM uploads WHERE id IN ({undone}) OR id IN ({latest}) ORDER BY updated_at DESC, id DESC"  # noqa: S608
+        return [_upload(row) for row in self._rows(sql, (most, most))]
 
     def upload(self, upload: int) -> Upload:
         """One upload by its row id."""
@@ -979,6 +1053,14 @@ class Reader:
         rows = self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id")
         return [_model(row) for row in rows]
 
+    def latest_models(self, most: int) -> list[Model]:
+        """At most so many of the newest, and so many that are not done with; newest first."""
+        states = "('queued', 'downloading', 'verifying', 'blocked', 'failed')"
+        undone = f"SELECT id FROM models WHERE state IN {states} LIMIT ?"  # noqa: S608
+        latest = "SELECT id FROM models ORDER BY created_at DESC, id LIMIT ?"
+        sql = f"{_MODELS} WHERE m.id IN ({undone}) OR m.id IN ({latest}) ORDER BY created_at DESC, id"
+        return [_model(row) for row in self._rows(sql, (most, most))]
+
     def models_due(self, states: Iterable[ModelState], now: float) -> list[Model]:
         """Models in one of `states` whose next attempt is due, oldest first."""
         sql = f"{_MODELS} {_among(states)} AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
@@ -1024,6 +1106,16 @@ class Reader:
     def request(self, request: int) -> Row | None:
         """One request; None when it is long over."""
         return next(iter(self._rows("SELECT * FROM requests WHERE id = ?", (request,))), None)
+
+    def history(self, most: int) -> list[Happening]:
+        """What happened last, newest first."""
+        columns = "at, kind, subject, state, reason"
+        rows = self._rows(f"SELECT {columns} FROM history ORDER BY id DESC LIMIT ?", (most,))  # noqa: S608  # own names
+        return [Happening(**row) for row in rows]
+
+    def version(self) -> int:
+        """A number that is another one once something has been written."""
+        return int(self._rows("PRAGMA data_version")[0]["data_version"])
 
     def facts(self) -> dict[str, str | None]:
         """What the agent last said of itself."""

@@ -1,7 +1,7 @@
 """Transfers in flight: bytes received, bytes durable, rate and time left. What is shown as done never goes backwards."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,6 +32,11 @@ class Gauge:
             self._done += count
             self._shown = max(self._shown, self._done)
 
+    @property
+    def moved(self) -> int:
+        """Bytes that went over the wire for this transfer, worth something or not."""
+        return self._moved
+
     def read(self, now: float) -> Transfer:
         """The numbers at `now` (monotonic seconds)."""
         with self._lock:
@@ -51,19 +56,35 @@ class Meter:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._gauges: dict[tuple[str, str], Gauge] = {}
+        self._live: set[Gauge] = set()  # with those that another of the same name hides
+        self._ended: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     @contextmanager
     def transfer(self, direction: str, name: str, total: int, done: int = 0) -> Iterator[Gauge]:
         """A gauge that is shown for as long as the block runs."""
         gauge = Gauge(direction, name, total, done, self._clock())
         self._gauges[direction, name] = gauge
+        with self._lock:
+            self._live.add(gauge)
         try:
             yield gauge
         finally:
             if self._gauges.get((direction, name)) is gauge:  # of two models with one name, the later one is shown
                 del self._gauges[direction, name]
+            with self._lock:
+                self._live.remove(gauge)
+                self._ended[direction] += gauge.moved
 
     def read(self) -> list[Transfer]:
         """All transfers as they stand."""
         now = self._clock()
         return [gauge.read(now) for gauge in list(self._gauges.values())]
+
+    def totals(self) -> dict[str, int]:
+        """Bytes that went over the wire since the start, by direction; they never go backwards."""
+        with self._lock:
+            totals = {direction: self._ended[direction] for direction in ("up", "down")}
+            for gauge in self._live:
+                totals[gauge.direction] += gauge.moved
+        return totals

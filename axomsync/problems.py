@@ -9,6 +9,18 @@ from axomsync.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
+# What can have a problem besides single files and models; also the label of a metric.
+SUBJECTS = (
+    "agent",
+    "configuration",
+    "console",
+    "drop folder",
+    "ledger",
+    "mirror folder",
+    "status page",
+    "watching the drop folder",
+)
+
 
 class Problems:
     """The problems that hold now, by subject."""

@@ -255,3 +255,14 @@ class Problem:
     reason: str
     since: float
     next_attempt: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """A line of the history: a model, an upload, a problem or the agent itself came into a state."""
+
+    at: float
+    kind: str  # "model", "upload", "problem" or "agent"
+    subject: str
+    state: str
+    reason: str | None

@@ -11,7 +11,7 @@ from axomsync import __version__
 from axomsync.config import Settings
 from axomsync.errors import printable
 from axomsync.ledger import Reader, holder
-from axomsync.records import Model, ModelState, RemoteModel, Shard, Transfer, Upload, UploadState
+from axomsync.records import Happening, Model, ModelState, RemoteModel, Shard, Transfer, Upload, UploadState
 
 STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
@@ -112,6 +112,17 @@ def transfer_document(transfer: Transfer) -> Document:
     }
 
 
+def event_document(event: Happening) -> Document:
+    """One line of the history."""
+    return {
+        "at": iso(event.at),
+        "kind": event.kind,
+        "subject": event.subject,
+        "state": event.state,
+        "reason": event.reason,
+    }
+
+
 def status_document(settings: Settings, ledger: Reader | None) -> Document:
     """`axomsync status --json`; `ledger` is None before the first start of an agent."""
     pid = holder(settings.state.folder) if ledger else None
@@ -127,11 +138,12 @@ def status_document(settings: Settings, ledger: Reader | None) -> Document:
             "since": facts.get("started_at") if pid is not None else None,
             **_pause(facts),
             "asked": [row["verb"] for row in ledger.new_requests()] if ledger else [],
+            "page": facts.get("page") if pid is not None else None,
         },
         "console": {
             "url": settings.console.url,
             "ok": None if last_poll is None and console_error is None else console_error is None,
-            "last_poll": iso(float(last_poll)) if last_poll else None,
+            "last_poll": _when(facts.get("last_poll")),
             "error": console_error,
         },
         "drop": {
@@ -139,10 +151,13 @@ def status_document(settings: Settings, ledger: Reader | None) -> Document:
             "observer": facts.get("observer") if pid is not None else None,
             "counts": ledger.upload_counts() if ledger else dict.fromkeys(map(str, UploadState), 0),
             "orphans": sum(map(len, ledger.orphans().values())) if ledger else 0,
+            "last_success": _when(facts.get("last_success_up")),
+            "free_bytes": free_bytes(str(settings.drop.folder)),
         },
         "mirror": {
             "folder": str(settings.mirror.folder),
             "counts": ledger.model_counts() if ledger else dict.fromkeys(map(str, ModelState), 0),
+            "last_success": _when(facts.get("last_success_down")),
             "free_bytes": free_bytes(str(settings.mirror.folder)),
         },
         "transfers": [transfer_document(t) for t in ledger.transfers()] if ledger and pid is not None else [],
@@ -154,6 +169,10 @@ def _pause(facts: Mapping[str, str | None]) -> Document:
     ends = float(facts.get(PAUSE_ENDS) or 0)
     paused = time.time() < ends
     return {"paused": paused, "paused_until": iso(ends) if paused and math.isfinite(ends) else None}
+
+
+def _when(fact: str | None) -> str | None:
+    return iso(float(fact)) if fact else None
 
 
 def free_bytes(folder: str) -> int | None:

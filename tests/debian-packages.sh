@@ -1,10 +1,29 @@
 #!/bin/sh
-# Installs the Debian packages whose programs the tests call, where they are missing. Costs nothing when none is.
+# Installs the Debian packages whose programs the tests call, or the `program:package` pairs that it is given, where they
+# are missing. Costs nothing when none is.
 set -eu
 
+if [ $# = 0 ]; then
+    set -- systemd-nspawn:systemd-container systemd-analyze:systemd nsenter:util-linux setpriv:util-linux strace:strace \
+        openssl:openssl chromium:chromium
+    # Of the package prometheus only one program is wanted, and no server that starts by itself.
+    if ! command -v promtool >/dev/null && [ ! -x .venv/bin/promtool ]; then
+        if ! command -v apt-get >/dev/null; then
+            echo "the tests need promtool, which comes with Prometheus; put it on PATH" >&2
+            exit 1
+        fi
+        echo "fetching promtool for the tests"
+        [ "$(id -u)" != 0 ] || apt-get update -qq
+        folder=$(mktemp -d)
+        (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus)
+        dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -xO ./usr/bin/promtool > "$folder/promtool"
+        install -m 755 "$folder/promtool" .venv/bin/promtool
+        rm -r "$folder"
+    fi
+fi
+
 missing=
-# program:package
-for need in systemd-nspawn:systemd-container systemd-analyze:systemd nsenter:util-linux setpriv:util-linux strace:strace openssl:openssl; do
+for need in "$@"; do
     command -v "${need%:*}" >/dev/null || missing="$missing ${need#*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -9,7 +9,6 @@ anywhere (taken up from what is durable; a folder that was published before the 
 import logging
 import math
 import os
-import re
 import threading
 import time
 from collections import Counter
@@ -42,7 +41,7 @@ from axomsync.mirror.links import Links
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.publish import Place, shown
 from axomsync.mirror.space import Booking, Space
-from axomsync.policy import backoff
+from axomsync.policy import backoff, same_but_for_numbers
 from axomsync.problems import Problems
 from axomsync.records import Manifest, ManifestFile, Model, ModelFile, ModelState
 from axomsync.retry import persist
@@ -281,7 +280,7 @@ class Mirror:
             self._set_back(model, ModelState.FAILED, reason, REFUSED_PAUSE_SECONDS)
 
     def _set_back(self, model: Model, state: ModelState, reason: str, pause: float) -> None:
-        if _without_numbers(model.reason or "") != _without_numbers(reason):
+        if not same_but_for_numbers(model.reason or "", reason):
             log.warning("%s: %s: %s", shown(model), state, reason)
         attempts, due = model.attempts + 1, self._now() + pause
         self._ledger.move_model(model.id, state, reason=reason, attempts=attempts, next_attempt=due)
@@ -436,8 +435,3 @@ def _outcome(model: Model) -> Model:
 
 def _durable(file: ModelFile) -> int:
     return min(file.size, sum(segment.end - segment.start for segment in file.segments))
-
-
-def _without_numbers(reason: str) -> str:
-    """How many bytes are missing changes all the time; that is not worth a line in the log each time."""
-    return re.sub(r"\d+", "", reason)

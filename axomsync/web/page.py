@@ -1,0 +1,117 @@
+"""The status page as a part of the agent: a thread that listens, serves, and tries again.
+
+Failures handled: an address that is taken or not this machine's, a token file that can't be read or holds no secret, a
+server that fails. Each is a problem that is shown, and tried again every ten seconds; none of them stops a transfer.
+"""
+
+import errno
+import logging
+import socket
+import threading
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from axomsync.config import WebSettings, listen_address, load_token
+from axomsync.errors import AxomsyncError, LocalFault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from axomsync.problems import Problems
+    from axomsync.web.server import Server
+
+log = logging.getLogger(__name__)
+
+SUBJECT = "status page"
+AGAIN_SECONDS = 10.0
+STOP_SECONDS = 4.0
+BACKLOG = 64
+
+_ADVICE = {
+    errno.EADDRINUSE: "another program has this address; end that, or name another in [web] listen",
+    errno.EADDRNOTAVAIL: "this machine has no such address; name one of its own in [web] listen",
+    errno.EACCES: "only root may listen there; name a port above 1023 in [web] listen",
+}
+
+
+class Page:
+    """Serves from `start` to `stop`, with one configuration.
+
+    `build` makes the server for a token (None: everybody may look); `announce` is told the page's address, or None.
+    """
+
+    def __init__(
+        self,
+        settings: WebSettings,
+        build: "Callable[[str | None], Server]",
+        problems: "Problems",
+        announce: "Callable[[str | None], None]",
+    ) -> None:
+        self._settings, self._build, self._problems, self._announce = settings, build, problems, announce
+        self._stop = threading.Event()
+        self._server: Server | None = None
+        self._failure = ""
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="status page", daemon=True)
+
+    def start(self) -> None:
+        """Listen as soon as possible."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let go of the address and of whoever watches."""
+        with self._lock:
+            self._stop.set()
+            if self._server is not None:
+                self._server.end()
+        self._thread.join(STOP_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._serve()
+            except AxomsyncError as fault:
+                self._again(str(fault))
+            except Exception as bug:
+                reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
+                if reason != self._failure:
+                    log.exception("the status page failed")
+                self._failure = reason
+                self._again(reason)
+
+    def _again(self, reason: str) -> None:
+        self._problems.report(SUBJECT, reason, time.time() + AGAIN_SECONDS)
+        self._stop.wait(AGAIN_SECONDS)
+
+    def _serve(self) -> None:
+        token = load_token(self._settings)
+        with closing(_listener(self._settings.listen)) as listener:
+            server = self._build(token)
+            with self._lock:
+                if self._stop.is_set():
+                    return
+                self._server = server
+            self._problems.clear(SUBJECT)
+            self._announce(_address(self._settings.listen, listener))
+            server.run(sockets=[listener])
+
+
+def _listener(listen: str) -> socket.socket:
+    """A listening socket, or `LocalFault`."""
+    host, port = listen_address(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
+    except socket.gaierror:
+        raise LocalFault(f"{listen}: nobody knows that host; name an address of this machine in [web] listen") from None
+    except OSError as error:
+        raise LocalFault(f"{listen}: {_ADVICE.get(error.errno or 0, error.strerror)}") from None
+    # Handed on to the connections; asyncio sets it on sockets that name their protocol only. Without it answers wait 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _address(listen: str, listener: socket.socket) -> str:
+    host = listen.rpartition(":")[0]
+    return f"http://{host}:{listener.getsockname()[1]}/"

@@ -1,0 +1,122 @@
+"""Server-sent events: whoever watches gets each part of the page when it changes, once a second at most.
+
+While nobody watches, nothing is read. All watchers share one reading, and a slow one gets the newest when it is ready for
+it: nothing is queued. Failures handled: too many watchers (503), one that has gone or no longer reads (let go), a ledger
+that can't be read (told, and tried again).
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from axomsync.errors import LocalFault
+from axomsync.web.facts import Facts, as_json
+
+WATCHERS_MOST = 16
+TURN_SECONDS = 1.0
+REFRESH_SECONDS = 10.0  # free space and the chart change without a word in the ledger
+PING_SECONDS = 15.0  # keeps proxies from closing what is silent
+SEND_PATIENCE_SECONDS = 30.0
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold the events back
+]
+
+
+class Stream:
+    """The ASGI application behind `/api/events`."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._watchers = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._parts: dict[str, tuple[int, bytes]] = {}  # with the turn in which each changed last
+        self._turn = 0
+        self._news = asyncio.Event()  # another one each turn
+        self._ended = False
+
+    def end(self) -> None:
+        """Let all watchers go, since the server stops."""
+        self._ended = True
+        self._news.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._watchers >= WATCHERS_MOST or self._ended:
+            busy = PlainTextResponse("too many watch already\n", 503, {"Retry-After": "30"})
+            await busy(scope, receive, send)
+            return
+        self._watchers += 1
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read())
+        gone = asyncio.create_task(_departure(receive))
+        try:
+            await _send(send, {"type": "http.response.start", "status": 200, "headers": HEADERS})
+            if scope["method"] == "GET":
+                async for piece in self._pieces(gone):
+                    await _send(send, {"type": "http.response.body", "body": piece, "more_body": True})
+            await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:  # it no longer reads; the connection is closed when nothing ends the answer properly
+            pass
+        finally:
+            gone.cancel()
+            self._watchers -= 1
+            if not self._watchers:
+                self._rest()
+
+    async def _pieces(self, gone: "asyncio.Task[None]") -> AsyncIterator[bytes]:
+        yield b"retry: 2000\n\n"
+        seen = -1
+        while not gone.done() and not self._ended:
+            fresh = [(name, data) for name, (turn, data) in self._parts.items() if turn > seen]
+            news, seen = self._news, self._turn
+            if fresh:
+                yield b"".join(b"event: %s\ndata: %s\n\n" % (name.encode(), data) for name, data in fresh)
+            waiting = asyncio.create_task(news.wait())
+            await asyncio.wait({waiting, gone}, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                waiting.cancel()
+                yield b": still here\n\n"
+
+    async def _read(self) -> None:
+        version, refresh_at = -1, 0.0
+        while True:
+            parts: dict[str, object] = {}
+            try:
+                now_at = await run_in_threadpool(self._facts.ledger.version)
+                if now_at != version or time.monotonic() >= refresh_at:
+                    version, refresh_at = now_at, time.monotonic() + REFRESH_SECONDS
+                    parts = {"fault": None, **await run_in_threadpool(self._facts.sections)}
+            except LocalFault as fault:
+                version, parts = -1, {"fault": str(fault)}
+            self._show({name: as_json(part) for name, part in parts.items()})
+            await asyncio.sleep(TURN_SECONDS)
+
+    def _show(self, parts: dict[str, bytes]) -> None:
+        changed = {name: data for name, data in parts.items() if self._parts.get(name, (0, b""))[1] != data}
+        if not changed:
+            return
+        self._turn += 1
+        self._parts.update({name: (self._turn, data) for name, data in changed.items()})
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _rest(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+        self._reading, self._parts = None, {}
+
+
+async def _departure(receive: Receive) -> None:
+    with suppress(asyncio.CancelledError):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _send(send: Send, message: Message) -> None:
+    async with asyncio.timeout(SEND_PATIENCE_SECONDS):
+        await send(message)
