@@ -15,9 +15,13 @@ SUBJECTS = (
     "configuration",
     "console",
     "drop folder",
+    "drop folder's filesystem",
+    "hooks",
     "ledger",
     "mirror folder",
     "status page",
+    "steering",
+    "upkeep",
     "watching the drop folder",
 )
 

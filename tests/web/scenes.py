@@ -24,6 +24,14 @@ from axomsync.web.server import Server
 from tests.rig.agent import eventually
 
 GB = 1_000_000_000
+_FETCHED = (ModelState.DOWNLOADING, ModelState.VERIFYING)
+_STEPS = {
+    ModelState.DOWNLOADING: _FETCHED[:1],
+    ModelState.VERIFYING: _FETCHED,
+    ModelState.PUBLISHED: (*_FETCHED, ModelState.PUBLISHED),
+    ModelState.BLOCKED: (ModelState.BLOCKED,),
+    ModelState.IGNORED: (ModelState.IGNORED,),
+}
 MINUTE, HOUR = 60.0, 3600.0
 
 
@@ -54,15 +62,19 @@ class Stage:
         self._ago = seconds
 
     @contextmanager
-    def page(self) -> Iterator[str]:
+    def page(self, patience: float = 30.0) -> Iterator[str]:
         """The address of the page, while it is served."""
         told: list[str | None] = []
-        page = Page(self.settings.web, self._server, self.problems, told.append)
+        page = self.made(told)
         page.start()
         try:
-            yield str(eventually("a page", lambda: told and told[0]))
+            yield str(eventually("a page", lambda: told and told[0], patience=patience))
         finally:
             page.stop()
+
+    def made(self, told: list[str | None]) -> Page:
+        """A page that is not started yet; `told` is where its address will be put."""
+        return Page(self.settings.web, self._server, self.problems, told.append)
 
     def _server(self, token: str | None) -> Server:
         facts = Facts(self.settings, Reader(self.ledger.path), self.liveness, self.throughput)
@@ -83,16 +95,13 @@ class Stage:
         size: int = 0,
         durable: int = 0,
     ) -> None:
-        M = ModelState
         model = f"{name}-{version}"
-        first = M.WAITING if state in (M.WAITING, M.IGNORED) else M.QUEUED
-        remote = RemoteModel(model, name, version, None, None, "training" if state is M.WAITING else "ready", created)
-        self.ledger.record_catalog([(remote, first, reason if first is M.WAITING else None)])
-        path = {
-            M.DOWNLOADING: [M.DOWNLOADING], M.PUBLISHED: [M.DOWNLOADING, M.VERIFYING, M.PUBLISHED],
-            M.VERIFYING: [M.DOWNLOADING, M.VERIFYING], M.BLOCKED: [M.BLOCKED], M.IGNORED: [M.IGNORED],
-        }.get(state, [])  # fmt: skip
-        for step in path:
+        first = ModelState.WAITING if state in (ModelState.WAITING, ModelState.IGNORED) else ModelState.QUEUED
+        remote = RemoteModel(
+            model, name, version, None, None, "training" if state is ModelState.WAITING else "ready", created
+        )
+        self.ledger.record_catalog([(remote, first, reason if first is ModelState.WAITING else None)])
+        for step in _STEPS.get(state, ()):
             if size:
                 self.ledger.plan_files(model, [("model.safetensors", size)])
             self.ledger.move_model(model, step, reason=reason)
@@ -100,21 +109,20 @@ class Stage:
             self.ledger.record_durable([(model, "model.safetensors", None, DurableSegment(0, durable, "0" * 64))])
 
     def upload(self, name: str, size: int, state: UploadState, reason: str | None = None) -> None:
-        U = UploadState
         self._uploads += 1
         stamp, number = Stamp(1, self._uploads, size, 1, 1), self._uploads
         self.ledger.see_uploads([(os.fsencode(name), os.path.basename(name), stamp)])
-        if state is U.SETTLING:
+        if state is UploadState.SETTLING:
             return
-        self.ledger.move_upload(number, U.CHECKING).result()
-        if state in (U.REJECTED, U.HELD, U.CHECKING):
-            if state is not U.CHECKING:
+        self.ledger.move_upload(number, UploadState.CHECKING).result()
+        if state in (UploadState.REJECTED, UploadState.HELD, UploadState.CHECKING):
+            if state is not UploadState.CHECKING:
                 self.ledger.move_upload(number, state, reason=reason).result()
             return
-        self.ledger.record_check(number, stamp, Checked(f"{number:064x}", "0" * 32, size, 1000)).result()
+        self.ledger.record_check(number, stamp, Checked(f"{number:064x}", size, 1000)).result()
         self.ledger.record_presigned(number, Presigned(f"u-{number}", f"tmp/u-{number}/{name}", "https://s/", None))
-        if state is U.UPLOADED:
-            self.ledger.record_uploaded(number, None)
+        if state is UploadState.UPLOADED:
+            self.ledger.record_uploaded(number, None, None)
             self.ledger.record_moved_away(number).result()
 
     def hour(self, shape: Callable[[float], tuple[float, float]]) -> None:
@@ -151,7 +159,7 @@ def _past(stage: Stage) -> None:
 
 
 def _noise(low: float, high: float) -> float:
-    return random.uniform(low, high)  # noqa: S311
+    return random.uniform(low, high)
 
 
 def busy(stage: Stage) -> None:
@@ -218,12 +226,19 @@ SCENES: dict[str, Callable[[Stage], None]] = {"empty": empty, "busy": busy, "pro
 
 
 @contextmanager
-def shown(home: Path, scene: str) -> Iterator[str]:
-    """The address of a page that shows a scene."""
-    stage = Stage(home)
-    SCENES[scene](stage)
+def staged(home: Path, scene: str, web: WebSettings | None = None) -> Iterator[Stage]:
+    """A stage that is set for a scene."""
+    stage = Stage(home, web or WebSettings(listen="127.0.0.1:0"))
     try:
-        with stage.page() as url:
-            yield url
+        SCENES[scene](stage)
+        stage.ago(0)
+        yield stage
     finally:
         stage.ledger.close()
+
+
+@contextmanager
+def shown(home: Path, scene: str) -> Iterator[str]:
+    """The address of a page that shows a scene."""
+    with staged(home, scene) as stage, stage.page() as url:
+        yield url

@@ -1,0 +1,150 @@
+"""What the page's routes tell: the status document, events, health, throughput."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from axomsync.meter import Meter
+from axomsync.records import UploadState
+from axomsync.report import status_document
+from axomsync.throughput import PIECE_SECONDS, PIECES, Throughput
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, FaultyServer
+from tests.web.scenes import Stage, staged
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with staged(tmp_path, "problem") as stage:
+        yield stage
+
+
+def events(answer: httpx.Response) -> Iterator[tuple[str, Any]]:
+    name = ""
+    for line in answer.iter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+
+
+def test_the_status_is_that_of_the_command_line_and_more(stage: Stage) -> None:
+    expected = json.loads(json.dumps(status_document(stage.settings, stage.ledger.read)))
+    with stage.page() as url:
+        told = httpx.get(url + "api/status").json()
+    for free in ("drop", "mirror"):
+        told[free].pop("free_bytes")
+        expected[free].pop("free_bytes")
+    assert {key: told[key] for key in expected} == expected
+    assert told.keys() - expected.keys() == {"models", "uploads", "events", "throughput"}
+    assert {row["state"] for row in told["uploads"]} == {"uploaded", "rejected", "held"}
+    assert told["events"][0]["subject"] == "console"
+
+
+def test_the_history_tells_each_transition_once(stage: Stage) -> None:
+    ledger = stage.ledger
+    model = next(row for row in ledger.read.models() if row.name == "support-qa-70b")
+    before = len(ledger.read.history(500))
+    for missing in (5, 6, 7):
+        ledger.move_model(model.id, model.state, reason=f"{missing} more bytes", attempts=1)
+    assert len(ledger.read.history(500)) == before, "what is tried again and again was told again and again"
+    ledger.clear_problem("console")
+    ledger.clear_problem("console")
+    assert [line.state for line in ledger.read.history(1)] == ["over"]
+    for number in range(600):
+        ledger.tell("agent", "axomsync", "started", str(number))
+    assert len(ledger.read.history(1000)) == 500
+
+
+def test_watchers_get_what_changes_and_only_that(stage: Stage) -> None:
+    with stage.page() as url, httpx.stream("GET", url + "api/events", timeout=20) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        told = events(answer)
+        first = dict(next(told) for _ in range(6))
+        assert first.keys() == {"fault", "status", "models", "uploads", "events", "throughput"}
+        began = time.monotonic()
+        stage.upload("new.jsonl", 10, UploadState.SETTLING)
+        name, _ = next(told)
+        assert name == "status"
+        assert time.monotonic() - began < 2.5
+        name, uploads = next(told)
+        assert (name, uploads[0]["path"], uploads[0]["state"]) == ("uploads", "new.jsonl", "settling")
+
+
+def test_streams_end_when_the_page_stops(stage: Stage) -> None:
+    told: list[str | None] = []
+    page = stage.made(told)
+    page.start()
+    url = str(eventually("a page", lambda: told and told[0]))
+    with httpx.stream("GET", url + "api/events", timeout=20) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        began = time.monotonic()
+        page.stop()
+        assert time.monotonic() - began < 3
+        list(lines)  # comes to its end, and to a proper one
+
+
+def test_health_and_readiness(stage: Stage) -> None:
+    with stage.page() as url:
+        assert (httpx.get(url + "healthz").status_code, httpx.get(url + "healthz").text) == (200, "ok\n")
+        unready = httpx.get(url + "readyz")
+        assert unready.status_code == 503
+        assert unready.text.startswith("console: ")
+        stage.ledger.clear_problem("console")
+        stage.polled()
+        assert httpx.get(url + "readyz").status_code == 200
+        stage.liveness.limit = -1.0
+        with stage.liveness.worker("lane"):
+            hanging = httpx.get(url + "healthz")
+        assert (hanging.status_code, hanging.text) == (503, "no progress of: lane\n")
+
+
+def test_a_file_that_is_known_is_not_sent_again(stage: Stage) -> None:
+    with stage.page() as url:
+        first = httpx.get(url + "page.js")
+        again = httpx.get(url + "page.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_throughput_is_an_hour_in_pieces_and_no_more() -> None:
+    throughput = Throughput(0.0)
+    assert throughput.rates(0.0) == {"up": [], "down": []}
+    throughput.observe({"up": 0, "down": 50}, 3.0)
+    throughput.observe({"up": 20, "down": 100}, 9.0)
+    assert throughput.rates(9.0) == {"up": [], "down": []}, "a piece that is not over has no rate"
+    assert throughput.rates(25.0) == {"up": [2, 0], "down": [10, 0]}
+    for piece in range(10_000):
+        throughput.observe({"up": 20 + piece, "down": 100 + 10 * piece}, 100.0 + piece * PIECE_SECONDS)
+    rates = throughput.rates(100.0 + 10_000 * PIECE_SECONDS)
+    assert len(rates["down"]) == PIECES
+    assert set(rates["down"]) == {1}
+
+
+def test_totals_never_go_backwards_though_names_repeat() -> None:
+    meter = Meter(time.monotonic)
+    with meter.transfer("down", "a/1", 100) as one, meter.transfer("down", "a/1", 100) as other:
+        one.receive(30)
+        other.receive(5)
+        other.receive(-5)
+        assert meter.totals() == {"up": 0, "down": 35}
+    assert meter.totals() == {"up": 0, "down": 35}
+
+
+def test_the_agent_serves_its_page_and_a_reload_moves_it(tmp_path: Path) -> None:
+    with FaultyServer() as server, AgentProcess(tmp_path, server.url, KEY, {"web": {"listen": "127.0.0.1:0"}}) as agent:
+        agent.start()
+        page = str(eventually("a page", lambda: agent.status()["agent"]["page"]))
+        eventually("readiness", lambda: httpx.get(page + "readyz").status_code == 200)
+        assert "axomsync_healthy 1.0" in httpx.get(page + "metrics").text
+        agent.configure({"web": {"listen": ""}})
+        agent.hangup()
+        eventually("no page", lambda: agent.status()["agent"]["page"] is None)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(page)
+        assert agent.terminate() == 0
