@@ -16,6 +16,16 @@ def curl(url: str, target: Path, ca: Path, *options: str) -> Command:
     return ["curl", "-sS", "--fail", "--cacert", ca, *options, "-o", target, url]
 
 
+def curl_ranges(url: str, ca: Path, size: int, connections: int) -> Command:
+    """Each connection fetches its share of a file of `size` bytes, and nothing is written."""
+    share = -(-size // connections)
+    words: Command = ["curl", "--parallel", "--parallel-immediate", f"--parallel-max={connections}"]
+    for start in range(0, size, share):
+        of_one = ["-sS", "--fail", "--cacert", ca, "--range", f"{start}-{start + share - 1}", "-o", "/dev/null", url]
+        words += [*(["--next"] if start else []), *of_one]
+    return words
+
+
 def curl_upload(url: str, source: Path, ca: Path) -> Command:
     """One PUT."""
     return ["curl", "-sS", "--fail", "--cacert", ca, "-o", "/dev/null", "-T", source, url]
