@@ -60,9 +60,17 @@ class RangeIgnored(Exception):  # the store's habit, not a failure
 
 
 class Storage:
-    """Connections to object storage, shared by all transfers. `stall` is the longest silence, in seconds."""
+    """Connections to object storage, shared by all transfers. `stall` is the longest silence, in seconds, and
+    `answer_seconds` the longest between the end of a PUT and its answer, if that is more."""
 
-    def __init__(self, *, stall: float, ca_file: str | None = None, allow_http: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        stall: float,
+        ca_file: str | None = None,
+        allow_http: bool = False,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
         self._allow_http = allow_http
         self._stall = stall
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers before storage set them
@@ -78,7 +86,7 @@ class Storage:
             verify=tls_context(ca_file),
             headers=_HEADERS,
             cookies=no_cookies,
-            timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=max(stall, ANSWER_SECONDS), pool=None),
+            timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=max(stall, answer_seconds), pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
 
@@ -261,7 +269,8 @@ def _error_document(response: httpx.Response) -> tuple[str, str]:
             if len(text) >= 8192:
                 break
     except (httpx.HTTPError, PyreqwestError):
-        pass  # the status alone has to do
+        if response.status_code == 400:  # whether it is for good is in its code alone
+            raise
     code, message = (_element(text, name) for name in (b"Code", b"Message"))
     return code, ": ".join(part for part in (code, message) if part) or "no reason given"
 

@@ -6,6 +6,7 @@ A life ends by a kill when the ledger has taken a given number of writes: from t
 import hashlib
 import shutil
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from axomsync.config import DropSettings
+from axomsync.console import Console
 from axomsync.drop.intake import Intake
 from axomsync.drop.upload import Surroundings
 from axomsync.errors import LocalFault, Stopping, Transient, UrlExpired
@@ -23,6 +25,7 @@ from axomsync.liveness import Liveness
 from axomsync.meter import Meter
 from axomsync.problems import Problems
 from axomsync.records import UNDER_WAY, Presigned, Shard, Upload
+from axomsync.storage import Storage
 from axomsync.throttle import Throttle
 
 T = TypeVar("T")
@@ -115,9 +118,14 @@ class MortalLedger(Ledger):
 
 
 class DropHere:
-    """One installation below `home`; each `live` is one life of an agent, of one pass."""
+    """One installation below `home`; each `live` is one life of an agent, of one pass.
 
-    def __init__(self, home: Path, template: Path, **drop: Any) -> None:
+    `console` and `storage` take the place of the far side in memory; then the wall clock starts at the time that it is.
+    """
+
+    def __init__(
+        self, home: Path, template: Path, *, console: Console | None = None, storage: Storage | None = None, **drop: Any
+    ) -> None:
         self.folder, self.outside, self.state = home / "drop", home / "outside", home / "state"
         for folder in (self.folder, self.outside, self.state):
             folder.mkdir(parents=True)
@@ -125,6 +133,9 @@ class DropHere:
         self.settings = DropSettings(**{"folder": self.folder, "settle": "5s", **drop})
         self.clocks = Clocks()
         self.far = FarSide(self.clocks)
+        self._console, self._storage = console or self.far, storage or self.far
+        if console is not None:
+            self.clocks.wall = time.time()
         self.identity = "here"
 
     def live(self, writes: int | None = None) -> None:
@@ -134,8 +145,8 @@ class DropHere:
             ledger.recover()
             ledger._left = writes
             around = Surroundings(
-                ledger, self.far, self.far, Meter(lambda: self.clocks.monotonic), Throttle(()), stop, lambda: 0.5,  # type: ignore[arg-type]
-                self.identity, lambda: self.clocks.wall,
+                ledger, self._console, self._storage, Meter(lambda: self.clocks.monotonic),  # type: ignore[arg-type]
+                Throttle(()), stop, lambda: 0.5, self.identity, lambda: self.clocks.wall,
             )  # fmt: skip
             intake = Intake(
                 self.settings, around, Problems(ledger), Liveness(600.0, lambda: 0.0), lambda: self.clocks.monotonic

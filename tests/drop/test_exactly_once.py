@@ -15,7 +15,7 @@ from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, receipt, sha256, stored
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.fixtures import SandboxFactory
-from tests.rig.moody import Mood, MoodyStorage, refusal
+from tests.rig.moody import Mood, MoodyStorage, nothing, refusal
 from tests.rig.recording import RecordingRelay, StorageRequest
 
 MB = 1_000_000
@@ -149,9 +149,9 @@ def test_whatever_storage_answers_each_file_is_stored_once(
         "slow.jsonl": [refusal(400, "RequestTimeout")],
         "proxy.jsonl": [Mood(502, b"<html>Bad Gateway</html>")],
         "expired.jsonl": [refusal(403, "AccessDenied", "Request has expired")],
-        "early.jsonl": [Mood(503, b"", early=True)],
-        "mute.jsonl": [Mood(hangs_up=True)],
-        "lost.jsonl": [Mood(stores=True, hangs_up=True)],
+        "early.jsonl": [Mood(503, b"", reads=nothing)],
+        "mute.jsonl": [Mood(says=nothing, ends="closed")],
+        "lost.jsonl": [Mood(stores=True, says=nothing, ends="closed")],
         "stored, then 500.jsonl": [Mood(500, b"", stores=True)],
         "other bytes.jsonl": [Mood(200, headers={"ETag": '"d41d8cd98f00b204e9800998ecf8427e"'})],
         "no etag.jsonl": [Mood(200, stores=True)],

@@ -5,30 +5,48 @@ are queued for names; a PUT whose key ends in that name takes the next one, and 
 """
 
 import http.client
+import os
+import socket
+import struct
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
+
+
+def nothing(length: int) -> int:
+    """None of it."""
+    return 0
+
+
+def the_whole(length: int) -> int:
+    """All of it."""
+    return length
 
 
 @dataclass(slots=True)
 class Mood:
     """What becomes of one PUT.
 
-    `stores` says whether the object store gets it. Then comes the answer: the store's own, or `status` with `headers` and
-    `body`; or, when `hangs_up`, none at all. `hold` is waited for before the answer; `early` answers before the body has
-    been read, and closes.
+    `reads` says how much of the body is read, by its length. `stores` says whether the object store gets it, which needs all
+    of it. Then comes the answer: the store's own, or `status` with `headers` and `body`; as much of its bytes as `says`
+    says. `hold` is waited for before it. In the end the connection is kept for the next request, or as `ends` says it is
+    closed, reset, or left open without a further byte in either direction.
     """
 
     status: int | None = None
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     stores: bool = False
-    hangs_up: bool = False
-    early: bool = False
+    reads: Callable[[int], int] = the_whole
+    says: Callable[[int], int] = the_whole
+    ends: Literal["kept", "closed", "reset", "stalled"] = "kept"
     hold: threading.Event | None = None
 
 
@@ -56,9 +74,11 @@ class MoodyStorage:
 
     def __init__(self, target: tuple[str, int], *, rate: float | None = None) -> None:
         self.puts: list[Put] = []
+        self.gone = threading.Event()  # ends what is stalled
         self._moods: dict[str, deque[Mood]] = defaultdict(deque)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, target))
         self._server.daemon_threads = True
+        self._server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # so that not reading holds the client up
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="moody", daemon=True)
 
     def __enter__(self) -> Self:
@@ -66,6 +86,7 @@ class MoodyStorage:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.gone.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -95,20 +116,20 @@ def _handler(storage: MoodyStorage, target: tuple[str, int]) -> type[BaseHTTPReq
             put = Put(unquote(urlsplit(self.path).path), time.monotonic(), {k.lower(): v for k, v in self.headers.items()})
             storage.puts.append(put)
             mood = storage.mood(put.path)
-            if mood.early:
-                self.close_connection = True
-                self._answer(put, mood.status or 500, mood.headers, mood.body)
-                return
-            data = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            data = self.rfile.read(mood.reads(length))
             status, headers, body = self._store(put, data) if mood.stores else (500, {}, b"")
             if mood.hold is not None:
                 mood.hold.wait(60)
-            if mood.hangs_up:
-                self.close_connection = True
-            elif mood.status is not None:
-                self._answer(put, mood.status, mood.headers, mood.body)
-            else:
-                self._answer(put, status, headers, body)
+            if mood.status is not None:
+                status, headers, body = mood.status, mood.headers, mood.body
+            self._answer(put, status, headers, body, mood.says)
+            self.close_connection = mood.ends != "kept" or len(data) < length
+            if mood.ends == "stalled":
+                storage.gone.wait(60)
+            if mood.ends == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
 
         def _store(self, put: Put, data: bytes) -> tuple[int, dict[str, str], bytes]:
             connection = http.client.HTTPConnection(*target, timeout=30)
@@ -120,13 +141,14 @@ def _handler(storage: MoodyStorage, target: tuple[str, int]) -> type[BaseHTTPReq
             put.stored = answer.status == 200
             return answer.status, {"ETag": answer.headers["ETag"]} if answer.headers["ETag"] else {}, body
 
-        def _answer(self, put: Put, status: int, headers: dict[str, str], body: bytes) -> None:
-            put.status = status
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+        def _answer(self, put: Put, status: int, headers: dict[str, str], body: bytes, says: Callable[[int], int]) -> None:
+            lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}"]
+            lines += [f"{name}: {value}" for name, value in {**headers, "Content-Length": str(len(body))}.items()]
+            whole = "\r\n".join([*lines, "", ""]).encode() + body
+            said = whole[: says(len(whole))]
+            put.status = status if said == whole else None
+            with suppress(ConnectionError):
+                self.wfile.write(said)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (http.server's name)
             pass
