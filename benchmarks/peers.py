@@ -19,7 +19,7 @@ def curl(url: str, target: Path, ca: Path, *options: str) -> Command:
 def curl_ranges(url: str, ca: Path, size: int, connections: int) -> Command:
     """Each connection fetches its share of a file of `size` bytes, and nothing is written."""
     share = -(-size // connections)
-    words: Command = ["curl", "--parallel", "--parallel-immediate", f"--parallel-max={connections}"]
+    words: Command = ["curl", "--parallel", "--parallel-immediate", "--parallel-max", str(connections)]
     for start in range(0, size, share):
         of_one = ["-sS", "--fail", "--cacert", ca, "--range", f"{start}-{start + share - 1}", "-o", "/dev/null", url]
         words += [*(["--next"] if start else []), *of_one]
