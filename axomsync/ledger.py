@@ -11,6 +11,7 @@ locks lie (`BadConfig`).
 """
 
 import fcntl
+import json
 import os
 import queue
 import sqlite3
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -40,6 +41,7 @@ from axomsync.records import (
     Presigned,
     Problem,
     RemoteModel,
+    RepeatedLines,
     Segment,
     Shard,
     Stamp,
@@ -131,6 +133,12 @@ def m005_requests(db: Database) -> None:
 def m006_history(db: Database) -> None:
     """What happened last, for people."""
     _execute_all(db, _HISTORY)
+
+
+@migrations()
+def m007_repeated_lines(db: Database) -> None:
+    """Lines of a dataset that repeat others."""
+    _execute_all(db, _REPEATED)
 
 
 def _execute_all(db: Database, statements: str) -> None:
@@ -267,6 +275,9 @@ CREATE TABLE history (              -- the last transitions worth telling
 ) STRICT;
 CREATE INDEX history_of ON history(kind, subject, id);
 """
+
+# JSON of records.RepeatedLines.
+_REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
 
 
 # Segments may overlap, where a straggler's rest was fetched twice.
@@ -462,13 +473,13 @@ class Ledger:
                 original = twin is None
                 upload = db.conn.execute(
                     "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, sha256, md5, lines, state,"
-                    " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at)"
-                    " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?)",
+                    " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines)"
+                    " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?)",
                     (
                         path, receipt["filename"], receipt["bytes"], receipt["sha256"], receipt.get("md5"),
                         receipt.get("lines"), UploadState.UPLOADED if original else UploadState.DUPLICATE,
                         receipt.get("upload_id"), receipt.get("key"), receipt.get("etag"), twin and twin[0],
-                        receipt["updated_at"], receipt["updated_at"],
+                        receipt["updated_at"], receipt["updated_at"], _repeated_again(receipt.get("repeated_lines")),
                     ),
                 ).lastrowid  # fmt: skip
                 if original and upload is not None:
@@ -486,6 +497,7 @@ class Ledger:
         """The file was read whole and is valid: it may be uploaded, as these `(filename, range)` if there are any."""
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), _stamp_row(stamp), strict=True))
         changes = {**columns, "sha256": checked.sha256, "lines": checked.lines, "reason": None}
+        changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
         planned = list(shards)
 
         def work(db: Database) -> None:
@@ -1305,6 +1317,22 @@ def _unsigned(number: int) -> int:
     return number + (1 << 64) if number < 0 else number
 
 
+def _repeated(text: str | None) -> RepeatedLines | None:
+    if text is None:
+        return None
+    document = json.loads(text)
+    return RepeatedLines(document["count"], document["compared"], tuple(document["first"]))
+
+
+def _repeated_again(told: Any) -> str | None:
+    """What a receipt says of repeated lines; nothing when somebody made something else of it."""
+    try:
+        known = RepeatedLines(int(told["count"]), int(told["compared"]), tuple(map(int, told["first"])))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return json.dumps(asdict(known))
+
+
 def _upload(row: Row) -> Upload:
     return Upload(
         id=row["id"],
@@ -1319,6 +1347,7 @@ def _upload(row: Row) -> Upload:
                 "duplicate_of", "attempts", "next_attempt", "created_at", "updated_at",
             )
         },
+        repeated=_repeated(row["repeated_lines"]),
     )  # fmt: skip
 
 

@@ -51,6 +51,15 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
+class RepeatedLines:
+    """Lines of a dataset that are the same as an earlier one, byte for byte."""
+
+    count: int
+    compared: int  # of all lines; in a large file not every line is compared with others
+    first: tuple[int, ...]  # numbers of the first ones that repeat another, from 1
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What one reading of a dataset file found."""
 
@@ -58,6 +67,7 @@ class Checked:
     bytes: int
     lines: int
     shards: tuple[str, ...] = ()  # a BLAKE3 for each planned shard, in order
+    repeated: RepeatedLines | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,7 @@ class Upload:
     next_attempt: float | None
     created_at: float
     updated_at: float
+    repeated: RepeatedLines | None = None  # None when no line repeats another, or nobody looked
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from axomsync import __version__
 from axomsync.config import Settings
 from axomsync.errors import printable
 from axomsync.ledger import Reader, holder
-from axomsync.records import Happening, Model, ModelState, RemoteModel, Shard, Transfer, Upload, UploadState
+from axomsync.records import Happening, Model, ModelState, RemoteModel, RepeatedLines, Shard, Transfer, Upload, UploadState
 
 STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
@@ -35,6 +36,7 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "bytes": upload.stamp.size,
         "sha256": upload.sha256,
         "lines": upload.lines,
+        "repeated_lines": repeated_document(upload.repeated),
         "state": str(upload.state),
         "reason": upload.reason,
         "upload_id": upload.upload_id,
@@ -45,6 +47,21 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "created_at": iso(upload.created_at),
         "updated_at": iso(upload.updated_at),
     }
+
+
+def repeated_document(repeated: RepeatedLines | None) -> Document | None:
+    """What is told of lines that repeat others: in an upload's row, and in its receipt."""
+    return None if repeated is None else {**asdict(repeated), "first": list(repeated.first)}
+
+
+def repeated_words(document: Document) -> str | None:
+    """The same of an upload's row, for people: a warning, None when there is nothing to say."""
+    if (repeated := document["repeated_lines"]) is None:
+        return None
+    count, compared = repeated["count"], repeated["compared"]
+    what = "lines" if compared == document["lines"] else "compared lines"
+    named = ", ".join(f"{number:,}" for number in repeated["first"]) + ", …" * (count > len(repeated["first"]))
+    return f"{count:,} of {compared:,} {what} repeat an earlier one: line {named}"
 
 
 def shard_document(shard: Shard) -> Document:

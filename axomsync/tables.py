@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from axomsync.errors import printable
+from axomsync.report import repeated_words
 
 GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired"})
 BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged"})
@@ -65,7 +66,7 @@ def uploads(documents: Sequence[dict[str, Any]]) -> Table:
     return table(
         ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
         (
-            (d["state"], d["path"], size(d["bytes"]), d["lines"], *_ids(d), d["reason"] or "")
+            (d["state"], d["path"], size(d["bytes"]), d["lines"], *_ids(d), d["reason"] or repeated_words(d) or "")
             for d in sorted(documents, key=lambda d: d["folder"])
         ),
     )
@@ -93,6 +94,8 @@ def explanation(document: dict[str, Any]) -> list[Text]:
     facts = document["facts"]
     lines = [f"{document['name']}: {document['state']}: it {document['means']}"]
     lines += [f"  why: {document['reason']}"] * bool(document["reason"])
+    repeated = repeated_words(facts) if document["kind"] == "upload" else None
+    lines += [f"  warning: {repeated}"] * bool(repeated)
     lines += [f"  kept by: {obstacle}" for obstacle in document["keeps"]]
     lines += [f"  next try: {document['next_attempt']}"] * bool(document["next_attempt"])
     known = ("id", "path", "bytes", "bytes_done", "bytes_total", "sha256", "upload_id", "key", "remote_status")

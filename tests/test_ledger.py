@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlite_utils import Database
 
 from axomsync.errors import AlreadyRunning, Fatal, LocalFault
 from axomsync.filesystems import filesystem_type
@@ -23,6 +24,7 @@ from axomsync.ledger import (
     Ledger,
     Reader,
     holder,
+    migrations,
 )
 from axomsync.records import (
     Checked,
@@ -108,6 +110,28 @@ def test_a_ledger_of_the_first_schema_is_taken_over_with_all_it_holds(folder: Pa
     with Ledger(tmp_path / "fresh", lambda: NOW):
         pass
     # A column that was added to an old migration instead of a new one would be missing here.
+    assert schema(folder) == schema(tmp_path / "fresh")
+
+
+def test_a_migration_that_was_passed_over_is_made_up_for(folder: Path, tmp_path: Path) -> None:
+    """Two lines of work met: ledgers exist that had m004 before anybody had m003."""
+    old_ledger(folder)
+    database = Database(sqlite3.connect(folder / "state.db"))
+    for pending in migrations.pending(database):
+        if pending.name in ("m002_shards", "m004_retention_and_hooks"):
+            pending.fn(database)
+            database["_sqlite_migrations"].insert(
+                {"migration_set": "axomsync", "name": pending.name, "applied_at": "2027-01-01"}
+            )
+    database.close()
+    for _ in range(2):
+        with Ledger(folder, lambda: NOW) as ledger:
+            assert len(ledger.read.uploads()) == 4
+            ledger.record_orphan(1, Presigned("up-9", "key", "http://h/secret", None))
+            assert ledger.read.orphans() == {1: ["key"]}
+            assert ledger.read.model("m-1").damage is None
+    with Ledger(tmp_path / "fresh", lambda: NOW):
+        pass
     assert schema(folder) == schema(tmp_path / "fresh")
 
 

@@ -23,7 +23,7 @@ from axomsync.drop.watch import ARCHIVE, REJECTS, stamp_at
 from axomsync.drop.writers import being_written
 from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
 from axomsync.records import Shard, Upload
-from axomsync.report import shard_document
+from axomsync.report import repeated_document, shard_document
 
 RECEIPT = b".receipt.json"
 NAMES_TO_TRY = 10_000
@@ -45,6 +45,7 @@ def archive(root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shar
         "etag": confirmed.etag,
         "bytes": upload.stamp.size,
         "lines": confirmed.lines,
+        "repeated_lines": repeated_document(upload.repeated),
         "time": datetime.fromtimestamp(confirmed.updated_at, UTC).isoformat(timespec="seconds"),
         "duplicate": upload.id != confirmed.id,
         "shards": [shard_document(shard) for shard in shards],

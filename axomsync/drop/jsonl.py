@@ -5,7 +5,8 @@ stays in the CPU's cache. Only a window with something wrong in it is looked at 
 
 Failures handled: content of another kind (named by its first bytes), lines that are no JSON object, broken UTF-8 (with
 the position of the byte), blank lines, a last line that was cut off, lines too long to load, an empty file, a file that
-ends before its size (`SourceChanged`). All problems up to a limit are reported, not just the first.
+ends before its size (`SourceChanged`). All problems up to a limit are reported, not just the first. Lines that repeat
+others are no failure, and only told.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from typing import Literal
 import orjson
 
 from axomsync.drop.digests import RangeDigests
+from axomsync.drop.repeats import Repeats
 from axomsync.errors import Rejected, SourceChanged
 from axomsync.records import Checked, Segment
 
@@ -103,13 +105,14 @@ def check(
         beat()
     lines = newlines + (0 if last in (b"\n", b"") else 1)
     parser.finish(lines)
-    return Checked(sha256.hexdigest(), size, lines, ranges.hexdigests())
+    return Checked(sha256.hexdigest(), size, lines, ranges.hexdigests(), parser.repeats.found())
 
 
 class _Parser:
     """Parses lines as pieces come in and collects what is wrong."""
 
     def __init__(self, line_limit: int) -> None:
+        self.repeats = Repeats()
         self._line_limit = line_limit
         self._faults: list[Fault] = []
         self._counts: Counter[str] = Counter()
@@ -142,12 +145,13 @@ class _Parser:
             self._line(b"".join((*self._carry, piece[: begun - 1])), newlines_before + 1)
         end = piece.rfind(b"\n") + 1
         for window in _windows(piece, begun, end):
-            ended += self._accepted(window) or self._line_by_line(window, newlines_before + ended + 1)
+            number = newlines_before + ended + 1
+            ended += self._accepted(window, number) or self._line_by_line(window, number)
         self._carry, self._carried = [], 0
         self._keep(piece[end:], newlines_before + ended + 1)
         return ended
 
-    def _accepted(self, window: bytes) -> int:
+    def _accepted(self, window: bytes, number: int) -> int:
         """How many lines the window has, when they are nothing but objects; else 0."""
         try:
             values = orjson.loads(b"[%b]" % window[:-1].replace(b"\n", self._joint))
@@ -157,6 +161,7 @@ class _Parser:
         if len(seams) != len(lines) - 1 or seams.count(self._seam) != len(seams) or set(map(type, lines)) != {dict}:
             return 0
         self._flush_blank()
+        self.repeats.take_window(window, number)
         return len(lines)
 
     def _line_by_line(self, window: bytes, number: int) -> int:
@@ -201,6 +206,7 @@ class _Parser:
         self._flush_blank()
         if type(value) is not dict:
             self._add(Fault(f"a JSON object is needed, this is {_kind(value)}", number, 1))
+        self.repeats.take((line,), number)
 
     def _flush_blank(self) -> None:
         """More lines follow after blank ones, so they do matter; one fault stands for a run of them."""

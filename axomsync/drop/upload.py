@@ -44,7 +44,7 @@ from axomsync.liveness import Beat
 from axomsync.meter import Gauge, Meter
 from axomsync.policy import backoff
 from axomsync.records import Presigned, Segment, Shard, Stamp, Upload, UploadState
-from axomsync.report import Document, upload_document
+from axomsync.report import Document, repeated_words, upload_document
 from axomsync.storage import Storage
 from axomsync.throttle import Throttle
 
@@ -145,7 +145,10 @@ class Uploader:
             self._still(file, upload.path, stamp)
         names = [shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1)]
         self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
-        return self._ledger.read.upload(upload.id), None
+        upload = self._ledger.read.upload(upload.id)
+        if (warning := repeated_words(upload_document(upload))) is not None:
+            log.warning("%s: %s; it is uploaded as it is", _shown(upload.path), warning)
+        return upload, None
 
     def _ranges(self, file: int, size: int) -> list[Segment]:
         """The ranges that a file goes up in; none when it goes up whole."""

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from axomsync.drop.jsonl import PROBLEM_LIMIT, READ_SIZE, SAMPLE_SIZE, InvalidDataset, check
+from axomsync.drop.repeats import NAMED, REMEMBERED
 from axomsync.errors import SourceChanged
-from axomsync.records import Checked
+from axomsync.records import Checked, RepeatedLines
 
 GOOD = b'{"text": "good"}\n'
 LINE_LIMIT = 1_000_000
@@ -148,11 +149,8 @@ def test_sampling_parses_both_ends_only_and_still_hashes_everything() -> None:
     half = GOOD * (2 * SAMPLE_SIZE // len(GOOD))
     broken_in_the_middle = half + b"broken\n" + half
     result = checked(broken_in_the_middle, "sample", read_size=64 * 1024)
-    assert result == Checked(
-        hashlib.sha256(broken_in_the_middle).hexdigest(),
-        len(broken_in_the_middle),
-        broken_in_the_middle.count(b"\n"),
-    )
+    whole = (hashlib.sha256(broken_in_the_middle).hexdigest(), broken_in_the_middle.count(b"\n"))
+    assert (result.sha256, result.lines) == whole
     assert faults(half + b"broken\n", "sample", read_size=64 * 1024).faults[0].line == half.count(b"\n") + 1
     assert faults(b"broken\n" + half, "sample", read_size=64 * 1024).faults[0].line == 1
 
@@ -198,7 +196,29 @@ def test_any_list_of_objects_is_accepted_whatever_the_read_size(
     lines = [json.dumps(row, ensure_ascii=ascii_only) for row in rows]
     data = (newline.join(lines) + (newline if ends else "")).encode()
     result = checked(data, read_size=read_size)
-    assert result == Checked(hashlib.sha256(data).hexdigest(), len(data), len(rows))
+    raw = data.split(b"\n")[: len(rows)]
+    again = tuple(number for number, line in enumerate(raw, 1) if line in raw[: number - 1])
+    repeated = RepeatedLines(len(again), len(rows), again) if again else None
+    assert result == Checked(hashlib.sha256(data).hexdigest(), len(data), len(rows), repeated=repeated)
+
+
+def test_lines_that_repeat_others_are_counted_and_the_first_of_them_named() -> None:
+    lines = [b'{"n": %d}\n' % number for number in range(1, 31)]
+    data = b"".join([*lines, lines[4], b'{"n": 99}\n', lines[4], *lines])
+    for read_size in (7, READ_SIZE):
+        found = checked(data, read_size=read_size).repeated
+        assert found == RepeatedLines(32, 63, (31, 33, *range(34, 34 + NAMED - 2)))
+    assert checked(data, "off").repeated is None
+    assert checked(b"".join(lines)).repeated is None
+
+
+def test_of_a_large_file_that_was_appended_to_itself_enough_is_compared_to_notice() -> None:
+    lines = b"".join(b'{"n": %d}\n' % number for number in range(REMEMBERED + 20_000))
+    found = checked(lines + lines).repeated
+    assert found is not None
+    assert 1000 < found.count < found.compared - REMEMBERED
+    assert all(number > REMEMBERED + 20_000 for number in found.first)
+    assert checked(lines).repeated is None
 
 
 def _cut_off(line: bytes, place: int) -> bytes:
