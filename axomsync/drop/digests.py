@@ -17,8 +17,8 @@ PIECES_BEHIND = 4  # that hashing may lag behind sending, which bounds the memor
 class SentDigests:
     """MD5 and SHA-256, or BLAKE3, of what is sent; a context manager.
 
-    `beside` takes them in a thread of its own, where they do not slow a fast network down: hashing and sending both let go
-    of the GIL. Which of SHA-256 and BLAKE3 it is, `proof` says.
+    `beside` takes the MD5, which costs as much as all the rest, in a thread of its own, where it does not slow a fast
+    network down: hashing and sending both let go of the GIL. Which of SHA-256 and BLAKE3 it is, `proof` says.
     """
 
     def __init__(self, proof: str, *, beside: bool) -> None:
@@ -40,7 +40,8 @@ class SentDigests:
         if self._thread is not None:
             self._pieces.put(piece)
         else:
-            self._hash(piece)
+            self._md5.update(piece)
+        self._proof.update(piece)
 
     def md5(self) -> str:
         """Of all pieces; no more may follow."""
@@ -48,8 +49,7 @@ class SentDigests:
         return self._md5.hexdigest()
 
     def proof(self) -> str:
-        """The other digest, of all pieces; no more may follow."""
-        self._finish()
+        """The other digest, of all pieces so far."""
         return self._proof.hexdigest()
 
     def _finish(self) -> None:
@@ -60,11 +60,7 @@ class SentDigests:
 
     def _work(self) -> None:
         while (piece := self._pieces.get()) is not None:
-            self._hash(piece)
-
-    def _hash(self, piece: bytes) -> None:
-        self._md5.update(piece)
-        self._proof.update(piece)
+            self._md5.update(piece)
 
 
 class RangeDigests:

@@ -6,7 +6,7 @@ on), a file that starts over while its bytes are noted.
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from axomsync.errors import LocalFault, local_fault
@@ -66,8 +66,11 @@ class Journal:
                 self.due.clear()
             if not notes:
                 return
+            of_files: dict[PartialFile, list[_Note]] = {}
+            for note in notes:
+                of_files.setdefault(note.file, []).append(note)
             try:
-                self._record([note for file in {n.file for n in notes} for note in self._synced(file, notes)])
+                self._record([note for file, mine in of_files.items() if self._sync(file, mine) for note in mine])
             finally:
                 for note in notes:
                     note.file.release(note.handle)
@@ -82,8 +85,8 @@ class Journal:
                 file.release(note.handle)
             self._ledger.discard_file(file.job.model_id, file.rel)
 
-    def _synced(self, file: PartialFile, notes: Iterable[_Note]) -> list[_Note]:
-        mine = [note for note in notes if note.file is file]
+    def _sync(self, file: PartialFile, mine: list[_Note]) -> bool:
+        """Whether the noted bytes of one file are on disk now; if not, its job has failed."""
         try:
             descriptor = mine[0].handle.descriptor
             os.fdatasync(descriptor)
@@ -94,8 +97,8 @@ class Journal:
                     os.posix_fadvise(descriptor, note.start, note.end - note.start, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             file.job.fail(local_fault(error, str(file.path)))
-            return []
-        return mine
+            return False
+        return True
 
     def _record(self, notes: list[_Note]) -> None:
         try:
