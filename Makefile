@@ -3,7 +3,7 @@
 .ONESHELL:
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint screenshots bench stress pins clean
+.PHONY: help demo test lint deb screenshots bench stress pins clean
 
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
@@ -26,6 +26,9 @@ lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	ruff format --check .
 	mypy
 	lint-imports --no-logo
+
+deb: .venv/ready  ## the Debian package, into dist/
+	@debian/build.sh .venv/bin/python dist
 
 screenshots: .venv/ready  ## pictures of the status page, into docs/img
 	@tests/debian-packages.sh chromium:chromium pngquant:pngquant

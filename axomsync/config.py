@@ -676,18 +676,22 @@ def defaults_for_user(explicit: str | None, environ: Mapping[str, str], *, root:
     return Path(path) if path else _user_config(environ), folders
 
 
+def reference() -> dict[str, list[tuple[str, object, str]]]:
+    """Every key there is: section → (key, default as it is written in the file, why to change it)."""
+    return {
+        section: [(field.alias or name, field.default, field.description or "") for name, field in fields.items()]
+        for section, outer in Settings.model_fields.items()
+        if (fields := getattr(outer.annotation, "model_fields", None)) is not None
+    }
+
+
 def example(values: Mapping[str, object] | None = None) -> str:
     """The text of a commented configuration file; `values` (`"drop.folder"` → value) are written instead of defaults."""
     chosen = values or {}
     blocks = ["# Configuration of axomsync. Every key is shown with its default; delete what you don't change."]
-    for section, outer in Settings.model_fields.items():
-        model = outer.annotation
-        lines = [f"[{section}]"]
-        for name, field in model.model_fields.items():  # type: ignore[union-attr]  # sections are models
-            key = field.alias or name
-            value = chosen.get(f"{section}.{key}", field.default)
-            lines.append(f"{key} = {as_toml(value)}  # {field.description}")
-        blocks.append("\n".join(lines))
+    for section, keys in reference().items():
+        lines = [f"{key} = {as_toml(chosen.get(f'{section}.{key}', default))}  # {why}" for key, default, why in keys]
+        blocks.append("\n".join([f"[{section}]", *lines]))
     return "\n\n".join(blocks) + "\n"
 
 
