@@ -1,9 +1,8 @@
 """Digests of bytes that pass by, in one go with the work on them."""
 
-import hashlib
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -11,20 +10,20 @@ from blake3 import blake3
 
 from axomsync.records import Segment
 
-PIECES_BEHIND = 4  # that hashing may lag behind sending, which bounds the memory
+HASHED_BESIDE = 8 * 1024 * 1024  # less is not worth a thread
+PIECES_BEHIND = 4  # that hashing may lag behind, which bounds the memory
 
 
-class SentDigests:
-    """MD5 and SHA-256, or BLAKE3, of what is sent; a context manager.
+class Beside:
+    """Hashes pieces while their owner works on them or sends them: hashing lets go of the GIL; a context manager.
 
-    `beside` takes the MD5, which costs as much as all the rest, in a thread of its own, where it does not slow a fast
-    network down: hashing and sending both let go of the GIL. Which of SHA-256 and BLAKE3 it is, `proof` says.
+    Each of `updates` is called with each piece in a thread of its own, or at once when `size` bytes in all are too few.
     """
 
-    def __init__(self, proof: str, *, beside: bool) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._proof = blake3() if proof == "blake3" else hashlib.sha256()
+    def __init__(self, size: int, *updates: Callable[[bytes], object]) -> None:
+        self._updates = updates
         self._pieces: queue.Queue[bytes | None] = queue.Queue(PIECES_BEHIND)
+        beside = size > HASHED_BESIDE
         self._thread = threading.Thread(target=self._work, name="digests", daemon=True) if beside else None
 
     def __enter__(self) -> Self:
@@ -33,34 +32,25 @@ class SentDigests:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._finish()
+        """Return when all pieces are hashed."""
+        if self._thread is not None:
+            self._pieces.put(None)
+            self._thread.join()
 
     def update(self, piece: bytes) -> None:
         """Take in the next piece."""
         if self._thread is not None:
             self._pieces.put(piece)
         else:
-            self._md5.update(piece)
-        self._proof.update(piece)
-
-    def md5(self) -> str:
-        """Of all pieces; no more may follow."""
-        self._finish()
-        return self._md5.hexdigest()
-
-    def proof(self) -> str:
-        """The other digest, of all pieces so far."""
-        return self._proof.hexdigest()
-
-    def _finish(self) -> None:
-        if self._thread is not None:
-            self._pieces.put(None)
-            self._thread.join()
-            self._thread = None
+            self._hash(piece)
 
     def _work(self) -> None:
         while (piece := self._pieces.get()) is not None:
-            self._md5.update(piece)
+            self._hash(piece)
+
+    def _hash(self, piece: bytes) -> None:
+        for update in self._updates:
+            update(piece)
 
 
 class RangeDigests:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import orjson
 
-from axomsync.drop.digests import RangeDigests
+from axomsync.drop.digests import Beside, RangeDigests
 from axomsync.drop.repeats import Repeats
 from axomsync.errors import Rejected, SourceChanged
 from axomsync.records import Checked, Segment
@@ -92,17 +92,17 @@ def check(
     if mode != "off":
         parser.sniff(os.pread(file, 4096, 0), size)
     newlines, last, offset = 0, b"", 0
-    while offset < size:
-        piece = os.pread(file, min(read_size, size - offset), offset)
-        if not piece:
-            raise SourceChanged("the file became shorter while it was read")
-        sha256.update(piece)
-        ranges.update(piece)
-        near_an_end = offset < SAMPLE_SIZE or offset + len(piece) > size - SAMPLE_SIZE
-        newlines += parser.feed(piece, newlines, parse=mode == "full" or (mode == "sample" and near_an_end))
-        last = piece[-1:]
-        offset += len(piece)
-        beat()
+    with Beside(size, sha256.update, ranges.update) as digests:
+        while offset < size:
+            piece = os.pread(file, min(read_size, size - offset), offset)
+            if not piece:
+                raise SourceChanged("the file became shorter while it was read")
+            digests.update(piece)
+            near_an_end = offset < SAMPLE_SIZE or offset + len(piece) > size - SAMPLE_SIZE
+            newlines += parser.feed(piece, newlines, parse=mode == "full" or (mode == "sample" and near_an_end))
+            last = piece[-1:]
+            offset += len(piece)
+            beat()
     lines = newlines + (0 if last in (b"\n", b"") else 1)
     parser.finish(lines)
     return Checked(sha256.hexdigest(), size, lines, ranges.hexdigests(), parser.repeats.found())

@@ -10,6 +10,7 @@ storage that is busy or resets, a checksum that differs, files too large for one
 folder that carries the same content, a disk that can't take the archive, a crash between any two steps.
 """
 
+import hashlib
 import logging
 import os
 import re
@@ -21,11 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from blake3 import blake3
+
 from axomsync.config import DropSettings
 from axomsync.console import Console
 from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
-from axomsync.drop.digests import SentDigests
+from axomsync.drop.digests import Beside
 from axomsync.drop.watch import stamp_at, stamp_of
 from axomsync.errors import (
     AxomsyncError,
@@ -54,7 +57,6 @@ PUT_PIECE = 1024 * 1024
 QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
 EXPIRED_URLS_IN_A_ROW = 5
 SHARDS_AT_ONCE = 8
-HASHED_BESIDE = 8 * PUT_PIECE  # a file of fewer bytes is not worth a thread
 
 
 @dataclass(frozen=True)
@@ -260,16 +262,18 @@ class Uploader:
     def _put(self, body: "_Body", presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> None:
         length, step, throttle = body.end - body.start, self._step(beat), self._around.throttle
         sent, body.complete = 0, length == 0
+        md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
 
-        def pieces(digests: SentDigests) -> Iterator[bytes]:
+        def pieces(digests: Beside) -> Iterator[bytes]:
             nonlocal sent
             while sent < length:
                 piece = os.pread(file, min(throttle.piece(PUT_PIECE), length - sent), body.start + sent)
                 if not piece or stamp_of(os.fstat(file)) != body.upload.stamp:
                     raise SourceChanged("the file changed while it was uploaded")
                 digests.update(piece)
+                proof.update(piece)
                 if sent + len(piece) == length:
-                    if body.proof not in (None, digests.proof()):
+                    if body.proof not in (None, proof.hexdigest()):
                         raise SourceChanged("the file's content changed after it was checked, without a sign of it")
                     body.complete = True
                 throttle.take(len(piece))
@@ -279,11 +283,11 @@ class Uploader:
                 step()
 
         try:
-            with SentDigests(body.kind_of_proof, beside=length > HASHED_BESIDE) as digests:
+            with Beside(length, md5.update) as digests:  # which costs as much as all the rest
                 etag = self._around.storage.put(presigned.url, pieces(digests), length, self._settings.content_type)
-                self._still(file, body.upload.path, body.upload.stamp)
-                _compare(etag, digests.md5())
-            body.confirm(etag, digests.md5())
+            self._still(file, body.upload.path, body.upload.stamp)
+            _compare(etag, md5.hexdigest())
+            body.confirm(etag, md5.hexdigest())
         except BaseException:
             gauge.receive(-sent)
             raise
