@@ -1,6 +1,9 @@
 """Where one file or model stands, why it is not further, and when it is tried next: `axomsync explain`. Reads the ledger."""
 
+from pathlib import Path
+
 from axomsync.ledger import Reader
+from axomsync.mirror.record import file_documents, read_record
 from axomsync.records import Model, ModelState, Upload, UploadState
 from axomsync.report import Document, iso, model_document, upload_document
 from axomsync.targets import Targets, name_of
@@ -45,7 +48,7 @@ def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, runnin
         *(["the agent is paused: `axomsync resume`"] if paused else []),
         *([f"console: {console}"] if console else []),
     ]
-    facts = upload_document(row, ledger.shards(row.id)) if isinstance(row, Upload) else model_document(row)
+    facts = upload_document(row, ledger.shards(row.id)) if isinstance(row, Upload) else _facts_of_model(row)
     return {
         "kind": "upload" if upload else "model",
         "name": name_of(row),
@@ -56,3 +59,8 @@ def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, runnin
         "next_attempt": iso(row.next_attempt),
         "facts": facts,
     }
+
+
+def _facts_of_model(model: Model) -> Document:
+    record = read_record(Path(model.path)) if model.state is ModelState.PUBLISHED and model.path else None
+    return model_document(model) | ({"files": file_documents(record)} if record else {})

@@ -100,7 +100,19 @@ def explanation(document: dict[str, Any]) -> list[Text]:
     lines += [f"  next try: {document['next_attempt']}"] * bool(document["next_attempt"])
     known = ("id", "path", "bytes", "bytes_done", "bytes_total", "sha256", "upload_id", "key", "remote_status")
     lines += [f"  {name}: {facts[name]}" for name in known if facts.get(name) is not None]
+    lines += _proofs(facts.get("files", []))
     return [Text(printable(line)) for line in lines]
+
+
+def _proofs(files: Sequence[dict[str, Any]]) -> list[str]:
+    """How much could be shown of a model's files, and of which ones less than storage's own checksum."""
+    lesser = [f"    {file['rel']}: {file['proof']}" for file in files if file["proof"] != "proven"]
+    return [f"  files: {_proof_counts(files)}"] * bool(files) + lesser
+
+
+def _proof_counts(files: Sequence[dict[str, Any]]) -> str:
+    """Such as `12 proven, 1 size only`."""
+    return ", ".join(f"{count} {proof}" for proof, count in sorted(Counter(file["proof"] for file in files).items()))
 
 
 def status(document: dict[str, Any]) -> list[Any]:
@@ -150,9 +162,7 @@ def verified(documents: Iterable[dict[str, Any]]) -> Table:
     """`axomsync verify`: a line for each model, and one for each file that is damaged."""
     rows = []
     for d in documents:
-        proofs = Counter(file["proof"] for file in d["files"])
         state = "damaged" if d["damage"] else "repaired" if d["repaired"] else "whole"
-        told = ", ".join(f"{count} {proof}" for proof, count in sorted(proofs.items()))
-        rows.append((f"{d['name']}/{d['version']}", state, size(d["bytes"]), told))
+        rows.append((f"{d['name']}/{d['version']}", state, size(d["bytes"]), _proof_counts(d["files"])))
         rows += [("", "", "", damage) for damage in d["damage"]]
     return table(("MODEL", "BYTES ARE", "SIZE", "FILES"), rows)

@@ -201,13 +201,15 @@ def _found(loaded: "Loaded", target: str | None) -> "list[tuple[Path, Record]]":
 
 
 def _verified(folder: Path, record: "Record", damage: list[str], mended: bool) -> dict[str, Any]:
+    from axomsync.mirror.record import file_documents
+
     return {
         "id": record.model.id,
         "name": record.model.name,
         "version": record.model.version,
         "path": str(folder),
         "bytes": sum(file.size for file in record.files),
-        "files": [{"rel": f.rel, "bytes": f.size, "etag": f.etag, "proof": str(record.proofs[f.rel])} for f in record.files],
+        "files": file_documents(record),
         "damage": damage,
         "repaired": mended and not damage,
     }

@@ -47,6 +47,11 @@ def read_record(folder: Path) -> Record | None:
         return None
 
 
+def file_documents(record: Record) -> list[dict[str, Any]]:
+    """Each file with what could be shown of its bytes, as `verify --json` and `explain --json` have it."""
+    return [{"rel": f.rel, "bytes": f.size, "etag": f.etag, "proof": str(record.proofs[f.rel])} for f in record.files]
+
+
 def write_record(folder: Path, record: Record) -> None:
     """Write or replace the record of a folder: whole or not at all, and synced. Raises `OSError`."""
     fresh = folder / f"{RECORD}.new"

@@ -11,7 +11,7 @@ import pytest
 from axomsync.explain import _MODEL_MEANS, _UPLOAD_MEANS
 from axomsync.records import ModelState, UploadState
 from tests.rig.agent import AgentProcess
-from tests.rig.faults import KEY, Content, FaultyServer
+from tests.rig.faults import KEY, Content, FaultyServer, StoredObject
 
 
 @pytest.fixture
@@ -36,6 +36,22 @@ def test_a_model_says_why_it_is_not_here(agent: AgentProcess, target: str) -> No
     assert "why: " in said
     assert "kept by: no agent runs" in said
     assert "next try: " in said
+
+
+def test_a_published_model_says_what_could_be_proven_of_each_file(tmp_path: Path) -> None:
+    with FaultyServer() as server:
+        model_id = server.add_model("m", "v1", {"proven.bin": Content(1000), "other.bin": Content(2000)})
+        server.objects[f"{model_id}/1"] = StoredObject(Content(2000), '"opaque"')
+        with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+            agent.sync()
+            (document,) = json.loads(agent.call("explain", "m", "--json").stdout)
+            assert {file["rel"]: file["proof"] for file in document["facts"]["files"]} == {
+                "proven.bin": "proven",
+                "other.bin": "size only",
+            }
+            said = agent.call("explain", "m").stdout
+            assert "files: 1 proven, 1 size only" in said
+            assert "    other.bin: size only" in said
 
 
 def test_a_file_is_named_by_its_path_or_name(agent: AgentProcess) -> None:
