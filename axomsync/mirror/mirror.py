@@ -180,9 +180,18 @@ class Mirror:
         changes = reconcile(listed, known, selection, lambda row: os.path.isdir(row.path or ""), busy)
         if changes:
             self._ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
+            for change in changes:
+                if change.state is ModelState.IGNORED:
+                    self._let_go(change.model.id)
         self._note_presence({model.id for model in listed}, known)
         self._ledger.set_facts(last_poll=str(self._now()))
         self._space.retain()
+
+    def _let_go(self, model_id: str) -> None:
+        """What was received of a model that is wanted no more would only fill the disk."""
+        if self._place.discard_staging(model_id):
+            for file in self._ledger.read.files(model_id):
+                self._ledger.discard_file(model_id, file.rel)
 
     def _look_around(self) -> None:
         """Once at the start: what lies in the mirror folder is known again, though the ledger or a record may be lost."""

@@ -209,9 +209,12 @@ class Place:
                 raise
             self.discard_staging(model_id)  # another agent was faster
 
-    def discard_staging(self, model_id: str) -> None:
-        """What was collected for a model is not needed any more."""
-        shutil.rmtree(self.staging(model_id), ignore_errors=True)
+    def discard_staging(self, model_id: str) -> bool:
+        """What was collected for a model is not needed any more; returns whether there was something."""
+        staging = self.staging(model_id)
+        collected = staging.is_dir()
+        shutil.rmtree(staging, ignore_errors=True)
+        return collected
 
 
 def _record(model: Model, files: Mapping[str, ModelFile], proofs: Mapping[str, Proof], now: float) -> Record:
