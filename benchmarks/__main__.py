@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import downloads, endurance, report, resting, uploads
+from benchmarks import downloads, endurance, ingestion, report, resting, uploads
 from benchmarks.bench import CASES, Bench
 
-MODULES = (downloads, endurance, uploads, resting)  # each registers its cases
+MODULES = (downloads, endurance, uploads, ingestion, resting)  # each registers its cases
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.console import KEY
-from benchmarks.measure import Program, Run, run
+from benchmarks.measure import PATIENCE_SECONDS, Program, Run, run
 
 Sections = Mapping[str, Mapping[str, object]]
 
@@ -41,9 +41,9 @@ class Agent:
         """Start a verb."""
         return Program(self.command(verb, *words), self.log, {"AXOM_KEY": KEY})
 
-    def sync(self, *, code: int | None = 0) -> Run:
+    def sync(self, *, code: int | None = 0, patience: float = PATIENCE_SECONDS) -> Run:
         """One pass, to its end."""
-        return run(self.command("sync"), self.log, {"AXOM_KEY": KEY}, code=code)
+        return run(self.command("sync"), self.log, {"AXOM_KEY": KEY}, code=code, patience=patience)
 
     def published(self, name: str, rel: str, version: str = "v1") -> Path:
         """Where a file of a model appears."""

@@ -53,8 +53,15 @@ class Spread:
 class Program:
     """A program under measurement; a context manager that leaves nothing of it running."""
 
-    def __init__(self, command: Sequence[str | Path], log: Path, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        log: Path,
+        environ: Mapping[str, str] | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self._log = log
+        self._patience = patience
         self._peak = 0
         self._ended = threading.Event()
         self._began = time.monotonic()
@@ -125,13 +132,20 @@ class Program:
         while not self._ended.wait(SAMPLE_SECONDS):
             for pid in (self.pid, *_children(self.pid)):
                 self._peak = max(self._peak, _memory(pid, "VmHWM"))
-            if time.monotonic() - self._began > PATIENCE_SECONDS:
+            if time.monotonic() - self._began > self._patience:
                 self.signal(signal.SIGKILL)
 
 
-def run(command: Sequence[str | Path], log: Path, environ: Mapping[str, str] | None = None, *, code: int | None = 0) -> Run:
+def run(
+    command: Sequence[str | Path],
+    log: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    code: int | None = 0,
+    patience: float = PATIENCE_SECONDS,
+) -> Run:
     """Run a program to its end. Raises `Failed` unless it ends with `code`; None takes any."""
-    with Program(command, log, environ) as program:
+    with Program(command, log, environ, patience) as program:
         cost = program.wait()
         if code is not None and cost.code != code:
             raise Failed(f"{Path(str(command[0])).name} ended with {cost.code}:\n{program.words()}")

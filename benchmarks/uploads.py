@@ -23,20 +23,21 @@ SHARDS = 8
 UP_CAP = 50_000_000
 SMALL_FILES = 1000
 SMALL_SIZE = 100_000
+PART = "--------"  # stands for the number of the block in each of its lines
 WORDS = ("the", "agent", "keeps", "what", "it", "was", "given", "until", "storage", "has", "confirmed", "every", "byte")
 
 
 def dataset(path: Path, size: int) -> Path:
-    """A JSONL file of about `size` bytes, with lines of text."""
+    """A JSONL file of about `size` bytes, with lines of text, no two of which are alike."""
     path.parent.mkdir(parents=True, exist_ok=True)
     chance = random.Random(path.name)  # one file of that name is like another; two names never give the same content
     block = b"".join(
-        orjson.dumps({"id": chance.getrandbits(62), "text": " ".join(chance.choices(WORDS, k=100))}) + b"\n"
+        orjson.dumps({"id": chance.getrandbits(62), "part": PART, "text": " ".join(chance.choices(WORDS, k=100))}) + b"\n"
         for _ in range(min(2000, size // 500 + 1))
     )
     with path.open("wb") as file:
-        while file.tell() + len(block) <= size:
-            file.write(block)
+        for number in range(size // len(block)):
+            file.write(block.replace(PART.encode(), b"%08d" % number))
         file.write(block[: block.rindex(b"\n", 0, size - file.tell()) + 1] if size - file.tell() > 2000 else b"")
     return path
 
@@ -105,7 +106,7 @@ def many_small_uploads(bench: Bench) -> Result:
                 drop = bench.fresh(folder)
                 shutil.copytree(source, drop)
                 os.sync()
-                agent = _uploader(bench, console, None, drop, {"after": "archive"})
+                agent = uploader(bench, console, None, drop, {"after": "archive"})
                 try:
                     cost = agent.sync()
                     receipts = sum(1 for _ in (drop / "uploaded").rglob("*.receipt.json"))
@@ -143,7 +144,7 @@ def _grants(origin: Origin, port: int | None = None) -> Callable[[str], tuple[st
     return grant
 
 
-def _uploader(bench: Bench, console: Console, origin: Origin | None, drop: Path, settings: dict[str, object]) -> Agent:
+def uploader(bench: Bench, console: Console, origin: Origin | None, drop: Path, settings: dict[str, object]) -> Agent:
     sections: Sections = {"drop": {"enabled": True, "folder": str(drop), **settings}, "mirror": {"enabled": False}}
     return bench.installation(console, origin, bench.disk, sections)
 
@@ -152,7 +153,7 @@ def _agent(
     bench: Bench, console: Console, origin: Origin, source: Path, settings: dict[str, object] | None = None
 ) -> Callable[[], Run]:
     def once() -> Run:
-        agent = _uploader(bench, console, origin, source.parent, {"after": "keep", **(settings or {})})
+        agent = uploader(bench, console, origin, source.parent, {"after": "keep", **(settings or {})})
         try:
             cost = agent.sync()
             _check_arrived(origin, source.stat().st_size)

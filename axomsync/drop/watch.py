@@ -5,9 +5,10 @@ deleted under the observer all lose them silently. A scan finds everything whate
 
 Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and looking,
 sub-folders without permission (named in the scan; what they hold is not taken for gone), a filesystem that is not
-mounted, an observer that dies or can't start (inotify limits): told, and restarted by `heal`.
+mounted, an observer that dies, can't start or can't watch every folder (inotify limits): told, and restarted by `heal`.
 """
 
+import ctypes
 import errno
 import fnmatch
 import os
@@ -37,6 +38,13 @@ from axomsync.records import Stamp
 ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
 TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
 POLLING_SECONDS = 5.0
+
+_LIMITS = {
+    errno.ENOSPC: "too many folders are watched; raise fs.inotify.max_user_watches",
+    errno.EMFILE: "too many inotify instances; raise fs.inotify.max_user_instances",
+}
+_libc = ctypes.CDLL(None, use_errno=True)
+_IN_CREATE = 0x100  # linux/inotify.h
 
 # mv and hard links raise only "created", temp-then-rename only "moved"; a tree that is moved in only its folder's event.
 HINTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent]
@@ -181,7 +189,12 @@ class Watcher:
             return
         identity = (status.st_dev, status.st_ino)
         if self._observer is not None and self._watched == identity and self._works(self._observer):
-            return
+            limit = _limit_on_watches(target) if self.kind == "inotify" else None
+            if limit == self.fault:
+                return
+            if limit is not None:
+                self.fault = limit
+                return
         self.stop()
         self._start(target)
         self._watched = identity
@@ -195,19 +208,34 @@ class Watcher:
 
     def _start(self, target: Path) -> None:
         polling = self._mode == "polling" or (self._mode == "auto" and filesystem_type(target) in REMOTE_FILESYSTEMS)
-        observer = PollingObserver(timeout=POLLING_SECONDS) if polling else Observer()
+        observer: BaseObserver | None = None
         try:
+            observer = PollingObserver(timeout=POLLING_SECONDS) if polling else Observer()
             observer.schedule(_Hint(self._wake, target), str(target), recursive=True, event_filter=HINTS)
             observer.start()
         except OSError as error:
-            limits = {
-                errno.ENOSPC: "too many folders are watched; raise fs.inotify.max_user_watches",
-                errno.EMFILE: "too many inotify instances; raise fs.inotify.max_user_instances",
-            }
-            self.fault = limits.get(error.errno or 0) or str(local_fault(error, str(target)))
+            if observer is not None:
+                observer.stop()  # it has an inotify instance, started or not
+            self.fault = _LIMITS.get(error.errno or 0) or str(local_fault(error, str(target)))
             return
-        self._observer, self.kind, self.fault = observer, "polling" if polling else "inotify", None
+        self._observer, self.kind = observer, "polling" if polling else "inotify"
+        self.fault = None if polling else _limit_on_watches(target)
 
     @staticmethod
     def _works(observer: BaseObserver) -> bool:
         return observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters)
+
+
+def _limit_on_watches(folder: Path) -> str | None:
+    """What to do about it when the kernel lets this user watch no further folder; None while it does.
+
+    An observer passes silently over a sub-folder that it could not watch, so it has to be tried.
+    """
+    instance = _libc.inotify_init()
+    if instance < 0:
+        return None  # of those, the observer has the one that it needs
+    try:
+        refused = _libc.inotify_add_watch(instance, os.fsencode(folder), _IN_CREATE) < 0
+        return _LIMITS.get(ctypes.get_errno()) if refused else None
+    finally:
+        os.close(instance)

@@ -1,6 +1,9 @@
 """`push`: given files are uploaded now, through the same ledger, and stay where they are."""
 
 import json
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
 from axomsync.sandbox.console import Sandbox
@@ -56,3 +59,28 @@ def test_a_running_agent_uploads_what_it_is_given(tmp_path: Path, sandbox: Sandb
         assert (row["path"], row["state"]) == (str(file), "uploaded")
         assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
         assert agent.terminate() == 0
+
+
+def test_a_bar_for_each_file_on_a_terminal_whatever_its_name(tmp_path: Path, sandbox: Sandbox) -> None:
+    names = [b"plain.jsonl", b"red \x1b[31m\n[bold]\xe2\x80\xae.jsonl", b"\xff.jsonl"]
+    folder = os.fsencode(tmp_path / "elsewhere")
+    os.mkdir(folder)
+    for number, name in enumerate(names):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(dataset(str(number), 30_000))
+    config = {"mirror": {"enabled": False}, "transfer": {"bandwidth": "2MB/s"}}
+    with AgentProcess(tmp_path, sandbox.url, sandbox.key, config) as agent:
+        files = [os.fsdecode(os.path.join(folder, name)) for name in names]
+        done = subprocess.run(
+            ["script", "-qec", shlex.join(agent.command("push", *files)), str(tmp_path / "typescript")],
+            env={**agent.environ, "TERM": "xterm", "COLUMNS": "200"}, capture_output=True, timeout=60, check=True,
+        )  # fmt: skip
+        screen = done.stdout.decode()  # whatever it shows is UTF-8
+        shown = ["plain.jsonl", r"red \x1b[31m\n[bold]\u202e.jsonl", r"\udcff.jsonl"]
+        for name in shown:
+            assert f"{name}: uploading" in screen
+            assert f"{name}: uploaded" in screen
+        assert "MB/s" in screen
+        assert "\x1b[31m\n" not in screen
+        assert "\u202e" not in screen
+        assert {row["state"] for row in agent.uploads()} == {"uploaded"}

@@ -199,11 +199,18 @@ def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sa
 
     machine.systemctl("start", UNIT)
     machine.run("runuser", "-u", "alice", "--", "tee", "/srv/axom/drop/chat.jsonl", stdin='{"text": "hello"}\n')
+    writing = 'exec 3>/srv/axom/drop/slow.jsonl; echo "{}" >&3; exec sleep 1000'
+    machine.run("systemd-run", "--quiet", "--unit=slow-writer", "--uid=alice", "sh", "-c", writing)
     until(lambda: exists(machine, "/srv/axom/models/tiny/current"), "the model", patience=30)
     until(lambda: exists(machine, "/srv/axom/drop/uploaded/chat.jsonl"), "the upload", patience=20)
 
+    # CAP_LEASE: that this user still has it open is known, though nothing was written for long.
+    why = "a program still has it open for writing"
+    until(lambda: why in machine.run(PROGRAM, "explain", "slow.jsonl", check=False).stdout, why, patience=20)
     (upload,) = steer(machine, sandbox, "uploads")
     assert upload["filename"] == "chat.jsonl"
+    machine.systemctl("stop", "slow-writer")
+    until(lambda: exists(machine, "/srv/axom/drop/uploaded/slow.jsonl"), "the other upload", patience=90)
     assert upload["stored"]
     machine.run("runuser", "-u", "alice", "--", "cat", "/srv/axom/drop/uploaded/chat.jsonl.receipt.json")
     original, mirrored = "/var/tmp/model", "/srv/axom/models/tiny/current/"

@@ -1,0 +1,93 @@
+"""A watch that can't go blind: limits of inotify are told by name, a queue that overflows is made up for, filesystems of
+other machines are polled."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import AgentFactory, dataset, stored
+from tests.rig.agent import AgentProcess, eventually
+
+# Limits of their own for one agent: those of a new user namespace.
+LIMITED = ("unshare", "--user", "--map-root-user", "sh", "-c")
+QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
+
+
+def limited(name: str, most: int) -> tuple[str, ...]:
+    return (*LIMITED, f'echo {most} > /proc/sys/user/{name}; exec "$@"', "sh")
+
+
+def problems(agent: AgentProcess) -> dict[str, str]:
+    return {problem["subject"]: problem["reason"] for problem in agent.status()["problems"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "sysctl"),
+    [
+        ("max_inotify_instances", 0, "fs.inotify.max_user_instances"),
+        ("max_inotify_watches", 0, "fs.inotify.max_user_watches"),
+        ("max_inotify_watches", 2, "fs.inotify.max_user_watches"),  # enough for the root, not for all below it
+    ],
+)
+def test_a_limit_of_inotify_is_told_by_its_name_and_scans_go_on(
+    sandbox: Sandbox, make_agent: AgentFactory, name: str, most: int, sysctl: str
+) -> None:
+    agent = make_agent(sandbox, rescan="300ms")
+    for folder in "abcd":
+        (agent.drop / folder).mkdir()
+    agent.start(*limited(name, most))
+    for folder in "abcd":
+        (agent.drop / folder / f"{folder}.jsonl").write_bytes(dataset(folder))
+    eventually("all receipts", lambda: len(list(agent.drop.rglob("*.receipt.json"))) == 4)
+    assert stored(sandbox) == {f"{folder}.jsonl": [dataset(folder)] for folder in "abcd"}
+    told = problems(agent)["watching the drop folder"]
+    assert f"raise {sysctl}; it is scanned every rescan instead" in told
+    assert agent.log().count(sysctl) == 1
+    assert agent.process is not None
+    threads = len(os.listdir(f"/proc/{agent.process.pid}/task"))
+    assert threads < 60  # an observer that could not start leaves none behind
+
+    if most:
+        limit = f"echo 1000 > /proc/sys/user/{name}"
+        os.system(f"nsenter --user --target {agent.process.pid} sh -c '{limit}'")
+        eventually("a watch on all folders", lambda: "watching the drop folder: works again" in agent.log())
+        assert problems(agent) == {}
+    assert agent.terminate() == 0
+
+
+def test_what_appears_while_the_queue_overflows_is_found_and_new_folders_are_watched(
+    sandbox: Sandbox, make_agent: AgentFactory
+) -> None:
+    agent = make_agent(sandbox, rescan="1h")
+    agent.start()
+    assert agent.process is not None
+    eventually("a watch", lambda: agent.status()["drop"]["observer"] == "inotify")
+    agent.process.send_signal(signal.SIGSTOP)
+    one, other = agent.drop / ".one", agent.drop / ".other"
+    one.touch()
+    for _ in range(int(QUEUE.read_text()) // 3):  # a rename is two events
+        os.rename(one, other)
+        os.rename(other, one)
+    (agent.drop / "x" / "y").mkdir(parents=True)
+    (agent.drop / "x" / "y" / "a.jsonl").write_bytes(dataset("a"))
+    agent.process.send_signal(signal.SIGCONT)
+    eventually("the file in the archive", (agent.drop / "uploaded" / "x" / "y" / "a.jsonl.receipt.json").exists)
+    eventually("the overflow, and that it was noticed", lambda: "reconciling recursive watches" in agent.log())
+    (agent.drop / "x" / "y" / "b.jsonl").write_bytes(dataset("b"))
+    eventually("the next one", (agent.drop / "uploaded" / "x" / "y" / "b.jsonl.receipt.json").exists)
+    assert agent.terminate() == 0
+
+
+def test_a_filesystem_of_another_machine_is_polled(sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path) -> None:
+    agent = make_agent(sandbox, rescan="1h")
+    told = f"999 1 0:99 / {os.path.realpath(agent.drop)} rw,relatime - nfs4 server:/export rw\n"
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(Path("/proc/self/mountinfo").read_text() + told)
+    agent.start("unshare", "--mount", "sh", "-c", f'mount --bind {mounts} /proc/$$/mountinfo; exec "$@"', "sh")
+    eventually("a watch", lambda: agent.status()["drop"]["observer"] == "polling")
+    (agent.drop / "a.jsonl").write_bytes(dataset("a"))
+    eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
+    assert agent.terminate() == 0
