@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from axomsync.records import RepeatedLines
 
-REMEMBERED = 100_000  # about 8 MB for each file that is being checked
+REMEMBERED = 50_000  # about 4 MB for each file that is being checked
 EVERY = 16
 NAMED = 20
 

@@ -107,7 +107,7 @@ class Hooks:
         if event.table == "models":
             model = next((row for row in self._ledger.read.models() if row.id == event.subject), None)
             return {**told, "model": model_document(model)} if model else None
-        upload = next((row for row in self._ledger.read.uploads() if row.id == int(event.subject)), None)
+        upload = next(iter(self._ledger.read.uploads_among([int(event.subject)])), None)
         return {**told, "upload": upload_document(upload, self._ledger.read.shards(upload.id))} if upload else None
 
     def _execute(self, command: tuple[str, ...], document: Document, beat: Beat) -> tuple[str | None, str]:
