@@ -88,7 +88,8 @@ def lines_a_second(bench: Bench) -> Result:
             runs = [_check(source, size) for _ in range(bench.rounds + 1)][1:]
             rows.append(row(f"lines of {length} bytes", runs, size))
     return Result(rows, [Goal(f"MB/s, {each.name}", each.rate / 1e6, 500, "MB/s", at_least=True) for each in rows], [
-        "In one thread, from memory. SHA-256, JSON and looking for repeated lines in one pass."
+        "In one thread, from memory. SHA-256, JSON and looking for repeated lines in one pass. For lines of 91 bytes "
+        "SHA-256 and orjson alone, with nothing around them, come to about 500 MB/s."
     ])  # fmt: skip
 
 
