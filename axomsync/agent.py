@@ -292,7 +292,10 @@ class Agent:
         return answers[verb]
 
     def push(self, files: Iterable[Path], show: Callable[[Sequence[int]], object]) -> list[int]:
-        """Upload these files and return their rows; `show` is called with them every half second. Raises what stops it."""
+        """Upload these files and return their rows; `show` is called with them every half second and in the end.
+
+        Raises what stops it.
+        """
         self._begin()
         drop_only = {"drop": self.loaded.settings.drop.model_copy(update={"enabled": True}), "mirror": NO_MIRROR}
         self.parts = Parts(self.loaded.settings.model_copy(update=drop_only), self, SYNC_PATIENCE_SECONDS)
@@ -301,6 +304,7 @@ class Agent:
         self._shown = partial(show, rows)
         failures = self.parts.push(rows)
         self._end_parts()
+        show(rows)  # how it ended
         self._close()
         for failure in failures.values():
             raise failure

@@ -2,7 +2,7 @@
 
 That is legal data, and so only told. Memory is constant: the first `REMEMBERED` lines are kept, as hashes of 8 bytes, and
 all compared. Of the lines after them every `EVERY`th window is, with those and within itself: enough to notice a file that
-was appended to itself, at a price that checking a large file does not feel.
+was appended to itself (with lines of 21 bytes or more), at a price that checking a large file does not feel.
 """
 
 from collections.abc import Iterable

@@ -76,7 +76,7 @@ def test_a_bar_for_each_file_on_a_terminal_whatever_its_name(tmp_path: Path, san
             env={**agent.environ, "TERM": "xterm", "COLUMNS": "200"}, capture_output=True, timeout=60, check=True,
         )  # fmt: skip
         screen = done.stdout.decode()  # whatever it shows is UTF-8
-        shown = ["plain.jsonl", r"red \x1b[31m\n[bold]\u202e.jsonl", r"\udcff.jsonl"]
+        shown = ["plain.jsonl", r"red \x1b[31m\n[bold]\u202e.jsonl", r"\xff.jsonl"]
         for name in shown:
             assert f"{name}: uploading" in screen
             assert f"{name}: uploaded" in screen

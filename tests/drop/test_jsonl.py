@@ -213,7 +213,7 @@ def test_lines_that_repeat_others_are_counted_and_the_first_of_them_named() -> N
 
 
 def test_of_a_large_file_that_was_appended_to_itself_enough_is_compared_to_notice() -> None:
-    lines = b"".join(b'{"n": %d}\n' % number for number in range(REMEMBERED + 20_000))
+    lines = b"".join(b'{"number": %d, "text": "any"}\n' % number for number in range(REMEMBERED + 20_000))
     found = checked(lines + lines).repeated
     assert found is not None
     assert 1000 < found.count < found.compared - REMEMBERED
