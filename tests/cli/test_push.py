@@ -80,7 +80,7 @@ def test_a_bar_for_each_file_on_a_terminal_whatever_its_name(tmp_path: Path, san
         for name in shown:
             assert f"{name}: uploading" in screen
             assert f"{name}: uploaded" in screen
-        assert "MB/s" in screen
+        assert "B/s" in screen
         assert "\x1b[31m\n" not in screen
         assert "\u202e" not in screen
         assert {row["state"] for row in agent.uploads()} == {"uploaded"}
