@@ -125,6 +125,7 @@ class Console:
         self._now = now
         self._answer_seconds = answer_seconds
         self._left_out: dict[str, int] = {}
+        self.clock_ahead: float | None = None  # seconds that the console's clock was ahead of ours when it answered last
         self._client = httpx.Client(
             verify=tls_context(ca_file),
             timeout=timeout,
@@ -238,6 +239,8 @@ class Console:
                     if response.status_code == 401 and not last_try and (rotated := self._read_key()) != key:
                         key = rotated
                         continue
+                    date = http_date(response.headers.get("Date", ""))
+                    self.clock_ahead = None if date is None else date - self._now()
                     self._raise_for_status(response, scope)
                     yield response
                     return

@@ -12,8 +12,8 @@ from rich.text import Text
 from axomsync.errors import printable
 from axomsync.report import repeated_words
 
-GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired"})
-BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged"})
+GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok"})
+BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail"})
 
 
 def size(count: float | None) -> str:
@@ -87,6 +87,11 @@ def models(documents: Sequence[dict[str, Any]]) -> Table:
             for d in documents
         ),
     )
+
+
+def findings(documents: Iterable[dict[str, Any]]) -> Table:
+    """`axomsync doctor`."""
+    return table(("", "WHAT", "FOUND", "FIX"), ((d["verdict"], d["subject"], d["found"], d["fix"]) for d in documents))
 
 
 def explanation(document: dict[str, Any]) -> list[Text]:

@@ -82,6 +82,7 @@ for verb in (
     mirroring.prune,
     setting_up.config_group,
     setting_up.init,
+    setting_up.doctor,
     trying.demo,
     trying.sandbox,
 ):

@@ -1,6 +1,7 @@
-"""The verbs for whoever sets an agent up: `init`, `config check`, `config show`."""
+"""The verbs for whoever sets an agent up: `init`, `doctor`, `config check`, `config show`."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,34 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
     for folder, mode in ((settings.drop.folder, 0o755), (settings.mirror.folder, 0o755), (settings.state.folder, 0o750)):
         _make_folder(folder, mode)
     _test_key(loaded)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option(
+    "--no-write", is_flag=True, help="Try nothing that leaves something behind: no upload, no file in the folders."
+)
+def doctor(config_file: str | None, as_json: bool, no_write: bool) -> None:
+    """Try the real thing: key and scopes, clocks, storage, folders, watching; each with what to do about it."""
+    from dataclasses import asdict
+
+    from axomsync import tables
+    from axomsync.http import keep_loopback_off_proxies
+    from axomsync.ops.doctor import Doctor, Verdict
+    from axomsync.storage import Storage
+
+    keep_loopback_off_proxies(os.environ)
+    loaded = load(config_file)
+    transfer = loaded.settings.transfer
+    storage = Storage(stall=transfer.stall, ca_file=ca_file_of(loaded), allow_http=transfer.allow_http)
+    examination = Doctor(loaded.settings, console_of(loaded), storage, write=not no_write)
+    findings = list(examination.findings())
+    print_documents([asdict(finding) for finding in findings], as_json, tables.findings)
+    if examination.key_refused:
+        sys.exit(KeyRefused.exit_code)
+    if any(finding.verdict is Verdict.FAIL for finding in findings):
+        sys.exit(1)
 
 
 def _absolute(path: str) -> str:

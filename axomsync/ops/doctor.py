@@ -1,0 +1,285 @@
+"""`axomsync doctor`: tries the real thing, and says of each part whether it works and, if not, what to do.
+
+Every check stands alone: one that fails never keeps the others from being made. Failures handled: all that a part of
+axomsync itself can meet (told in its own words), files of the kernel that are not there (that check is left out).
+"""
+
+import ctypes
+import os
+import pwd
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.request import getproxies
+
+from axomsync.config import Settings
+from axomsync.console import Console, NotThere
+from axomsync.drop.watch import Watcher
+from axomsync.errors import AxomsyncError, KeyRefused, Rejected, local_fault
+from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.http import host_of
+from axomsync.records import Presigned, RemoteModel
+from axomsync.storage import Storage
+
+SERVICE_USER = "axomsync"
+SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 30.0, 600.0  # S3 refuses signatures that are off by more than 15 minutes
+FEW_INODES = 10_000
+FEW_BYTES = 100_000_000
+WATCHES_SHARE = 0.8
+TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+NOBODY = "00000000-0000-0000-0000-000000000000"
+PROBE_NAME, PROBE = "axomsync-doctor.jsonl", b'{"text": "written by axomsync doctor"}\n'
+
+
+class Verdict(StrEnum):
+    """How a part is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `fix` is what to do about it."""
+
+    subject: str
+    verdict: Verdict
+    found: str
+    fix: str = ""
+
+
+class Doctor:
+    """Looks at one installation as the user who calls. `write` allows to leave a tiny object in storage."""
+
+    def __init__(self, settings: Settings, console: Console, storage: Storage, *, write: bool) -> None:
+        self._settings, self._console, self._storage, self._write = settings, console, storage, write
+        self.key_refused = False
+
+    def findings(self) -> Iterator[Finding]:
+        """All checks, as they are made."""
+        yield from user(os.geteuid(), _has_user(SERVICE_USER))
+        yield proxies(getproxies())
+        yield from self._console_and_storage()
+        yield clock(_clock_is_synchronised())
+        for name, folder in self._folders().items():
+            yield from self._folder(name, folder)
+        if self._settings.drop.enabled:
+            yield from self._watching()
+        yield self._ledger()
+
+    # The far side
+
+    def _console_and_storage(self) -> Iterator[Finding]:
+        try:
+            models = self._console.models()
+        except AxomsyncError as failure:
+            self.key_refused = isinstance(failure, KeyRefused)
+            yield Finding("console", Verdict.FAIL, str(failure), "see the reason; nothing behind the console could be tried")
+            return
+        yield Finding("console", Verdict.OK, f"{host_of(self._console.url)} lists {len(models)} models (scope read)")
+        if self._console.clock_ahead is not None:
+            yield skew(self._console.clock_ahead)
+        if self._settings.mirror.enabled:
+            yield from self._downloads([model for model in models if model.status == "ready"])
+        if self._settings.drop.enabled:
+            yield from self._uploads()
+
+    def _downloads(self, ready: list[RemoteModel]) -> Iterator[Finding]:
+        try:
+            manifest = self._console.manifest(ready[0].id if ready else NOBODY)
+        except NotThere:
+            yield Finding("scope models", Verdict.OK, "granted; no model is ready to be fetched from")
+            return
+        except AxomsyncError as failure:
+            yield _refused("scope models", failure, "a key that mirrors needs the scope models")
+            return
+        yield Finding("scope models", Verdict.OK, "granted")
+        file = next((file for file in manifest.files if file.size), None)
+        if file is None:
+            return
+        host = host_of(file.url)
+        try:
+            with self._storage.get(file.url, 0, 1, file.size, None) as reply:
+                next(iter(reply.chunks))
+        except AxomsyncError as failure:
+            yield _refused("download", failure, "is storage reachable from here, and its certificate trusted?")
+        else:
+            yield Finding("download", Verdict.OK, f"storage at {host} gives bytes")
+
+    def _uploads(self) -> Iterator[Finding]:
+        try:
+            presigned = self._console.presign(PROBE_NAME, self._settings.drop.content_type)
+        except AxomsyncError as failure:
+            yield _refused("scope datasets", failure, "a key that uploads needs the scope datasets")
+            return
+        yield Finding("scope datasets", Verdict.OK, "granted")
+        if self._write:
+            yield self._put(presigned)
+
+    def _put(self, presigned: Presigned) -> Finding:
+        try:
+            self._storage.put(presigned.url, iter([PROBE]), len(PROBE), self._settings.drop.content_type)
+        except AxomsyncError as failure:
+            return _refused("upload", failure, "is storage reachable from here, and its certificate trusted?")
+        left = (
+            f"{len(PROBE)} bytes are left there as {presigned.key}, and are never a dataset unless somebody registers them"
+        )
+        return Finding("upload", Verdict.OK, f"storage at {host_of(presigned.url)} takes bytes; {left}")
+
+    # This machine
+
+    def _folders(self) -> dict[str, Path]:
+        s = self._settings
+        wanted = {"state": True, "drop": s.drop.enabled, "mirror": s.mirror.enabled}
+        places = {"state": s.state.folder, "drop": s.drop.folder, "mirror": s.mirror.folder}
+        return {name: folder for name, folder in places.items() if wanted[name]}
+
+    def _folder(self, name: str, folder: Path) -> Iterator[Finding]:
+        subject = f"{name} folder"
+        if not folder.is_dir():
+            yield Finding(subject, Verdict.FAIL, f"{folder} is not there", f"create it, or correct [{name}] folder")
+            return
+        try:
+            if self._write:
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(b"x")
+            elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(0, "it may not be written")
+        except OSError as error:
+            fix = f"let {pwd.getpwuid(os.geteuid()).pw_name} write there (chown, chmod, ReadWritePaths= of the unit)"
+            yield Finding(subject, Verdict.FAIL, str(local_fault(error, str(folder))), fix)
+            return
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        yield filesystem(name, folder, filesystem_type(folder))
+        yield space(name, folder, free, self._settings.mirror.reserve if name == "mirror" else FEW_BYTES)
+        if status.f_files:
+            yield inodes(name, folder, status.f_favail)
+
+    def _watching(self) -> Iterator[Finding]:
+        watcher = Watcher(self._settings.drop.folder, self._settings.drop.observer, lambda: None)
+        try:
+            watcher.heal()
+            if watcher.fault is not None:
+                yield Finding("watching", Verdict.WARN, watcher.fault, "until then files are found by [drop] rescan only")
+                return
+            yield Finding("watching", Verdict.OK, watcher.kind)
+        finally:
+            watcher.stop()
+        limit = _number_in("/proc/sys/fs/inotify/max_user_watches")
+        if watcher.kind == "inotify" and limit is not None:
+            yield watches(sum(1 for _ in os.walk(self._settings.drop.folder)), limit)
+
+    def _ledger(self) -> Finding:
+        path = self._settings.state.folder / "state.db"
+        if not os.path.exists(path):
+            return Finding("ledger", Verdict.OK, f"{path} is made by the first start")
+        fix = "stop the agent and move the file away: the ledger is rebuilt from receipts and published models"
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            said = str(error)
+        return Finding("ledger", Verdict.OK, f"{path} is sound") if said == "ok" else Finding(
+            "ledger", Verdict.FAIL, f"{path}: {said}", fix
+        )  # fmt: skip
+
+
+# Verdicts on what was found
+
+
+def user(euid: int, service_user_exists: bool) -> Iterator[Finding]:
+    """Root may do what the service may not."""
+    if euid == 0 and service_user_exists:
+        fix = f"runuser -u {SERVICE_USER} -- axomsync doctor, with the key in $AXOM_KEY"
+        yield Finding("user", Verdict.WARN, f"looking as root, while the service runs as {SERVICE_USER}", fix)
+
+
+def proxies(found: dict[str, str]) -> Finding:
+    """Proxies change who answers."""
+    named = {scheme: host_of(url) for scheme, url in sorted(found.items()) if scheme in ("http", "https", "all")}
+    told = ", ".join(f"{scheme} goes through {host}" for scheme, host in named.items())
+    return Finding("proxy", Verdict.OK, told or "none is set")
+
+
+def skew(ahead: float) -> Finding:
+    """`ahead` is by how many seconds the console's clock is before this one."""
+    found = f"{abs(ahead):.0f} s {'behind' if ahead > 0 else 'ahead of'} the console's"
+    fix = "set up time synchronisation (systemd-timesyncd or chrony): signed URLs depend on it"
+    if abs(ahead) >= SKEW_FAIL_SECONDS:
+        return Finding("clock", Verdict.FAIL, found, fix)
+    if abs(ahead) >= SKEW_WARN_SECONDS:
+        return Finding("clock", Verdict.WARN, found, fix)
+    return Finding("clock", Verdict.OK, "agrees with the console's")
+
+
+def clock(synchronised: bool) -> Finding:
+    """Whether something keeps this machine's clock right."""
+    if synchronised:
+        return Finding("time sync", Verdict.OK, "the kernel's clock is synchronised")
+    return Finding("time sync", Verdict.WARN, "nothing synchronises the clock", "enable systemd-timesyncd or chrony")
+
+
+def filesystem(name: str, folder: Path, kind: str) -> Finding:
+    """SQLite's locks and file events can't be trusted where several machines write."""
+    subject = f"{name} filesystem"
+    if kind not in REMOTE_FILESYSTEMS:
+        return Finding(subject, Verdict.OK, f"{kind or 'unknown'} at {folder}")
+    if name == "state":
+        return Finding(subject, Verdict.FAIL, f"{folder} is on {kind}", "name a folder on a local disk as [state] folder")
+    told = "new files are found by polling" if name == "drop" else "fsync and renames are as good as its server makes them"
+    return Finding(subject, Verdict.WARN, f"{folder} is on {kind}: {told}", "a local disk is better, where you have one")
+
+
+def space(name: str, folder: Path, free: int, least: int) -> Finding:
+    """Bytes that can still be written."""
+    found = f"{free / 1e9:.1f} GB free in {folder}"
+    if free >= least:
+        return Finding(f"{name} space", Verdict.OK, found)
+    fix = "free some space; for models also [mirror] keep, max_size and reserve"
+    return Finding(f"{name} space", Verdict.FAIL, f"{found}, and {least / 1e9:.1f} GB must be", fix)
+
+
+def inodes(name: str, folder: Path, free: int) -> Finding:
+    """A disk may be full of small files."""
+    if free >= FEW_INODES:
+        return Finding(f"{name} inodes", Verdict.OK, f"{free:,} free")
+    return Finding(f"{name} inodes", Verdict.WARN, f"{free:,} left in {folder}", "remove small files, or use a larger disk")
+
+
+def watches(folders: int, limit: int) -> Finding:
+    """inotify needs one watch a folder, and the limit is shared by all programs of a user."""
+    found = f"{folders:,} folders of at most {limit:,} watches"
+    if folders < limit * WATCHES_SHARE:
+        return Finding("inotify", Verdict.OK, found)
+    return Finding("inotify", Verdict.WARN, found, f"sysctl fs.inotify.max_user_watches={max(limit, folders) * 2}")
+
+
+def _refused(subject: str, failure: AxomsyncError, fix: str) -> Finding:
+    told = isinstance(failure, Rejected) and "scope" in str(failure)  # it says itself what to do
+    return Finding(subject, Verdict.FAIL, str(failure), "" if told else fix)
+
+
+def _has_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _clock_is_synchronised() -> bool:
+    adjtimex: Callable[[ctypes.Array[ctypes.c_char]], int] = ctypes.CDLL(None).adjtimex
+    return adjtimex(ctypes.create_string_buffer(512)) != TIME_ERROR  # all zeros: it only asks
+
+
+def _number_in(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None

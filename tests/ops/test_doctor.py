@@ -1,0 +1,139 @@
+"""`axomsync doctor`: what works, what does not and what to do, against a console and a storage that can misbehave."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from axomsync.ops import doctor
+from axomsync.ops.doctor import Finding, Verdict
+from tests.rig.agent import AgentProcess
+from tests.rig.faults import FOREVER, KEY, Content, Fault, FaultyServer, http_date, s3_error
+
+HERE = Path("/srv/x")
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        server.add_model("m", "v1", {"w": Content(1000)})
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
+    config = {"drop": {"enabled": True}, "mirror": {"enabled": True, "reserve": "0B"}}
+    with AgentProcess(tmp_path / "box", server.url, KEY, config) as agent:
+        agent.state.mkdir(parents=True, exist_ok=True)
+        yield agent
+
+
+def examined(agent: AgentProcess, *options: str, code: int) -> dict[str, dict[str, str]]:
+    done: subprocess.CompletedProcess[str] = agent.call("doctor", "--json", *options)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert KEY not in done.stdout
+    assert "X-Amz-Signature" not in done.stdout
+    return {finding["subject"]: finding for finding in json.loads(done.stdout)}
+
+
+def test_all_is_well(agent: AgentProcess, server: FaultyServer) -> None:
+    before = set(server.objects)
+    server.inject(Fault(headers={"Date": http_date(0)}), "/api/models", times=FOREVER)
+    found = examined(agent, code=0)
+    assert {subject for subject, finding in found.items() if finding["verdict"] == "fail"} == set()
+    for subject in ("console", "scope models", "scope datasets", "download", "upload", "clock", "watching", "ledger"):
+        assert found[subject]["verdict"] == "ok", found[subject]
+    (left,) = set(server.objects) - before
+    assert left in found["upload"]["found"], "it says what it leaves behind"
+
+
+def test_without_writing_it_leaves_nothing(agent: AgentProcess, server: FaultyServer) -> None:
+    before = set(server.objects)
+    found = examined(agent, "--no-write", code=0)
+    assert "upload" not in found
+    assert found["scope datasets"]["verdict"] == "ok"
+    assert set(server.objects) == before
+
+
+def test_a_refused_key_keeps_no_other_check_from_being_made(agent: AgentProcess, server: FaultyServer) -> None:
+    server.inject(Fault(401, body=b'{"detail": "revoked"}'), "/api/", times=FOREVER)
+    found = examined(agent, code=4)
+    assert "refuses the API key (revoked)" in found["console"]["found"]
+    assert found["ledger"]["verdict"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "subject", "scope"),
+    [("POST", "/uploads/presign", "scope datasets", "datasets"), ("GET", "/download", "scope models", "models")],
+)
+def test_a_scope_that_is_missing_is_named(
+    agent: AgentProcess, server: FaultyServer, method: str, path: str, subject: str, scope: str
+) -> None:
+    server.inject(Fault(403, body=b'{"detail": "missing scope"}'), path, method=method, times=FOREVER)
+    found = examined(agent, code=1)
+    assert found[subject]["verdict"] == "fail"
+    assert f"lacks the scope '{scope}'" in found[subject]["found"]
+    others = {"scope datasets", "scope models"} - {subject}
+    assert all(found[other]["verdict"] == "ok" for other in others)
+
+
+def test_storage_that_refuses_is_told_both_ways(agent: AgentProcess, server: FaultyServer) -> None:
+    for method in ("GET", "PUT"):
+        server.inject(s3_error(503, "SlowDown", "Reduce your rate"), "/bucket/", method=method, times=FOREVER)
+    found = examined(agent, code=1)
+    for subject in ("download", "upload"):
+        assert "SlowDown" in found[subject]["found"]
+        assert found[subject]["fix"]
+
+
+def test_a_clock_that_is_off_is_measured_by_the_consoles(agent: AgentProcess, server: FaultyServer) -> None:
+    server.inject(Fault(headers={"Date": http_date(3600)}), "/api/models", times=FOREVER)
+    found = examined(agent, code=1)
+    assert found["clock"]["verdict"] == "fail"
+    assert re.match(r"3[56][0-9]{2} s behind the console's", found["clock"]["found"])
+    assert "synchronisation" in found["clock"]["fix"]
+
+
+def test_what_is_wrong_on_this_machine_is_told(agent: AgentProcess) -> None:
+    agent.drop.rmdir()
+    (agent.state / "state.db").write_bytes(b"no database at all" * 1000)
+    found = examined(agent, code=1)
+    assert found["drop folder"]["verdict"] == "fail"
+    assert "is not there" in found["drop folder"]["found"]
+    assert found["watching"]["verdict"] == "warn"
+    assert found["ledger"]["verdict"] == "fail"
+    assert "rebuilt from receipts" in found["ledger"]["fix"]
+    said = agent.call("doctor", "--no-write").stdout
+    assert "create it, or correct [drop] folder" in said
+
+
+@pytest.mark.parametrize(
+    ("finding", "verdict", "words"),
+    [
+        (doctor.skew(2.0), Verdict.OK, "agrees"),
+        (doctor.skew(-45.0), Verdict.WARN, "45 s ahead of the console's"),
+        (doctor.clock(synchronised=False), Verdict.WARN, "nothing synchronises"),
+        (doctor.filesystem("state", HERE, "nfs4"), Verdict.FAIL, "is on nfs4"),
+        (doctor.filesystem("drop", HERE, "nfs4"), Verdict.WARN, "polling"),
+        (doctor.filesystem("mirror", HERE, "xfs"), Verdict.OK, "xfs"),
+        (doctor.space("mirror", HERE, 10**9, 2 * 10**9), Verdict.FAIL, "2.0 GB must be"),
+        (doctor.space("mirror", HERE, 3 * 10**9, 2 * 10**9), Verdict.OK, "3.0 GB free"),
+        (doctor.inodes("drop", HERE, 12), Verdict.WARN, "12 left"),
+        (doctor.watches(900, 1000), Verdict.WARN, "900 folders"),
+        (doctor.watches(10, 1000), Verdict.OK, "10 folders"),
+        (doctor.proxies({"https": "http://me:secret@proxy.example:3128"}), Verdict.OK, "through proxy.example:3128"),
+    ],
+)
+def test_verdicts(finding: Finding, verdict: Verdict, words: str) -> None:
+    assert finding.verdict is verdict
+    assert words in finding.found
+    assert "secret" not in finding.found
+    assert bool(finding.fix) == (verdict is not Verdict.OK)
+
+
+def test_root_is_told_that_the_service_is_somebody_else() -> None:
+    assert [finding.verdict for finding in doctor.user(0, service_user_exists=True)] == [Verdict.WARN]
+    assert list(doctor.user(1000, service_user_exists=True)) == []
