@@ -1,9 +1,13 @@
 """The documents keep up with the program: what it has and they don't tell fails here, and so does an example that fails.
 
-Metrics are compared with the documents in `tests/web/test_metrics.py`, where they are scraped.
+Metrics are compared with the documents in `tests/web/test_metrics.py`, where they are scraped; examples for root are run in
+`tests/systemd/test_night_shift.py`, on a machine.
 """
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ import pytest
 from axomsync import config, errors
 from axomsync.cli import USAGE_EXIT_CODE, cli
 from axomsync.records import ModelState, UploadState
+from axomsync.sandbox.console import Sandbox
 from tests.rig.documents import DOCUMENTS, LANGUAGES, Example, examples
 from tests.rig.installation import CHECKOUT
 
@@ -83,3 +88,29 @@ def test_every_link_leads_somewhere() -> None:
 @pytest.mark.parametrize("example", [e for d in DOCUMENTS for e in examples(d, "toml")], ids=lambda e: e.place)
 def test_configurations_are_accepted(example: Example) -> None:
     config.parse(example.text, Path("config.toml"), {})
+
+
+@pytest.mark.parametrize("example", [e for d in DOCUMENTS for e in examples(d, "sh")], ids=lambda e: e.place)
+def test_commands_do_what_they_say(example: Example, sandbox: Sandbox, tmp_path: Path) -> None:
+    """As a user types them, one after the other. What installs and what takes minutes is only asked whether it exists."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "make").write_text(f'#!/bin/sh\nexec /usr/bin/make -n -C {CHECKOUT} "$@"\n')
+    (programs / "pipx").write_text("#!/bin/sh\n")
+    (programs / "axomsync").write_text(f'#!/bin/sh\nexec {sys.executable} -m axomsync "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    environ = {
+        "HOME": str(tmp_path),
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "AXOMSYNC_CONFIG": str(tmp_path / "config.toml"),
+        "AXOMSYNC_CONSOLE__URL": sandbox.url,
+        # Root's are not below its home.
+        **{f"AXOMSYNC_{section}__FOLDER": str(tmp_path / section) for section in ("STATE", "DROP", "MIRROR")},
+    }
+    script = example.text.replace("axom_live_…", sandbox.key)
+    shell = ["sh", "-eu", "-c", script]
+    done = subprocess.run(
+        shell, cwd=tmp_path, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{example.place}:\n{done.stdout}{done.stderr}"

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,13 +29,14 @@ sys.exit(main())
 
 
 @contextmanager
-def machine_with_program(folder: Path) -> Iterator[Container]:
-    """A booted container that has this checkout at `SOURCES` and its program at `PROGRAM`. `folder` takes a few MB."""
+def machine_with_program(folder: Path, more: Mapping[Path, str] | None = None) -> Iterator[Container]:
+    """A booted container that has this checkout at `SOURCES` and its program at `PROGRAM`. `folder` takes a few MB, `more`
+    maps further folders to paths inside, read-only."""
     if sys.prefix == sys.base_prefix:
         raise ContainerError("the tests must run in a virtual environment; run: make test")
     base = Path(sys.base_prefix)
     python = Path(sys.executable).resolve()
-    binds = {CHECKOUT: SOURCES}
+    binds = {CHECKOUT: SOURCES, **(more or {})}
     if base != Path("/usr"):
         binds[base] = PYTHON
         python = PYTHON / python.relative_to(base)

@@ -1,15 +1,13 @@
 """The shipped unit under a real systemd, installed by the shipped installer."""
 
-import json
-import secrets
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from tests.rig.container import Container
-from tests.rig.installation import PREFIX, PROGRAM, SOURCES, machine_with_program
+from tests.rig.inside import SandboxInside, sandbox_inside
+from tests.rig.installation import PROGRAM, SOURCES, machine_with_program
 
 UNIT = "axomsync.service"
 CONFIG = "/etc/axomsync/config.toml"
@@ -59,23 +57,9 @@ def exists(machine: Container, path: str) -> bool:
 
 
 @pytest.fixture
-def sandbox(machine: Container) -> Iterator[dict[str, str]]:
-    """A console and an object store on the machine's loopback: `{console, key, …}` as `axomsync sandbox` tells it."""
-    unit = f"sandbox-{secrets.token_hex(4)}.service"  # with a journal of its own
-    folder = f"/var/lib/{unit}"
-    machine.run("systemd-run", "--quiet", f"--unit={unit}", PROGRAM, "sandbox", "--folder", folder)
-    until(lambda: '"key"' in machine.journal(unit), "the sandbox", patience=30)
-    yield json.loads(next(line for line in machine.journal(unit).splitlines() if line.startswith("{")))
-    machine.systemctl("stop", unit)
-
-
-def steer(machine: Container, sandbox: dict[str, str], call: str, **body: str) -> Any:
-    """Make a `/_sandbox` call from inside, since nobody outside can reach the machine's loopback."""
-    url = sandbox["console"].removesuffix("/api") + f"/_sandbox/{call}"
-    script = "import sys, httpx; print(httpx.request(*sys.argv[1:3], content=sys.stdin.read()).raise_for_status().text)"
-    return json.loads(
-        machine.run(f"{PREFIX}/bin/python", "-c", script, "POST" if body else "GET", url, stdin=json.dumps(body)).stdout
-    )
+def sandbox(machine: Container) -> Iterator[SandboxInside]:
+    with sandbox_inside(machine) as sandbox:
+        yield sandbox
 
 
 def test_systemd_has_nothing_to_say_about_the_unit(machine: Container) -> None:
@@ -188,14 +172,14 @@ def test_uninstalling_keeps_the_data(machine: Container) -> None:
         install(machine, "--program", PROGRAM)
 
 
-def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sandbox: dict[str, str]) -> None:
+def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sandbox: SandboxInside) -> None:
     """The whole way under all the hardening: a member of the group drops, another user of the machine reads."""
-    machine.write(CONFIG, f'[console]\nurl = "{sandbox["console"]}"\n[drop]\nsettle = "500ms"\n[mirror]\npoll = "1s"\n')
-    machine.write(KEY, sandbox["key"] + "\n", mode=0o600)
+    machine.write(CONFIG, f'[console]\nurl = "{sandbox.url}"\n[drop]\nsettle = "500ms"\n[mirror]\npoll = "1s"\n')
+    machine.write(KEY, sandbox.key + "\n", mode=0o600)
     machine.run("useradd", "--groups", "axomsync", "alice")
     machine.write("/var/tmp/model/config.json", "{}")
     machine.run("sh", "-c", "head -c 8000000 /dev/urandom > /var/tmp/model/weights.bin")
-    steer(machine, sandbox, "models", name="tiny", version="v1", folder="/var/tmp/model")
+    sandbox.steer("models", name="tiny", version="v1", folder="/var/tmp/model")
 
     machine.systemctl("start", UNIT)
     machine.run("runuser", "-u", "alice", "--", "tee", "/srv/axom/drop/chat.jsonl", stdin='{"text": "hello"}\n')
@@ -207,7 +191,7 @@ def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sa
     # CAP_LEASE: that this user still has it open is known, though nothing was written for long.
     why = "a program still has it open for writing"
     until(lambda: why in machine.run(PROGRAM, "explain", "slow.jsonl", check=False).stdout, why, patience=20)
-    (upload,) = steer(machine, sandbox, "uploads")
+    (upload,) = sandbox.steer("uploads")
     assert upload["filename"] == "chat.jsonl"
     machine.systemctl("stop", "slow-writer")
     until(lambda: exists(machine, "/srv/axom/drop/uploaded/slow.jsonl"), "the other upload", patience=90)
