@@ -80,7 +80,9 @@ install_service() {
     systemd-tmpfiles --create "$tmpfiles"
     place "$checkout/README.md" "$manual"
     changed=no
-    place "$checkout/systemd/axomsync.service" "$units/axomsync.service"
+    for unit in axomsync.service axomsync-sync.service axomsync-sync.timer; do
+        place "$checkout/systemd/$unit" "$units/$unit"
+    done
     [ $changed = no ] || systemctl daemon-reload
 }
 
@@ -103,16 +105,18 @@ tell_what_remains() {
     say "What remains:"
     [ -s "$settings/key" ] || say "  install -m 0600 /dev/stdin $settings/key     # paste the API key, Enter, Ctrl-D"
     say "  axomsync config check --config $settings/config.toml"
-    say "  systemctl enable --now axomsync"
+    say "  systemctl enable --now axomsync               # or axomsync-sync.timer: a pass every five minutes, and no daemon"
     say "  usermod -aG axomsync NAME                     # for each person who may drop datasets into /srv/axom/drop"
 }
 
 uninstall() {
-    if systemctl -q is-active axomsync || systemctl -q is-enabled axomsync 2>/dev/null; then
-        systemctl disable -q --now axomsync
-        say "axomsync: stopped and disabled"
-    fi
-    for file in "$units/axomsync.service" "$sysusers" "$tmpfiles" "$manual" "$link"; do
+    for unit in axomsync.service axomsync-sync.timer; do
+        if systemctl -q is-active $unit || systemctl -q is-enabled $unit 2>/dev/null; then
+            systemctl disable -q --now $unit
+            say "$unit: stopped and disabled"
+        fi
+    done
+    for file in "$units/axomsync.service" "$units/axomsync-sync.service" "$units/axomsync-sync.timer" "$sysusers" "$tmpfiles" "$manual" "$link"; do
         if [ -e "$file" ] || [ -L "$file" ]; then
             rm "$file"
             say "$file: removed"

@@ -10,6 +10,7 @@ from tests.rig.inside import SandboxInside, sandbox_inside
 from tests.rig.installation import PROGRAM, SOURCES, machine_with_program
 
 UNIT = "axomsync.service"
+PASS, TIMER = "axomsync-sync.service", "axomsync-sync.timer"
 CONFIG = "/etc/axomsync/config.toml"
 KEY = "/etc/axomsync/key"
 DROP_IN = f"/run/systemd/system/{UNIT}.d/test.conf"
@@ -62,13 +63,27 @@ def sandbox(machine: Container) -> Iterator[SandboxInside]:
         yield sandbox
 
 
-def test_systemd_has_nothing_to_say_about_the_unit(machine: Container) -> None:
-    verdict = machine.run("systemd-analyze", "verify", UNIT)
+def test_systemd_has_nothing_to_say_about_the_units(machine: Container) -> None:
+    verdict = machine.run("systemd-analyze", "verify", UNIT, PASS, TIMER)
     assert verdict.stdout + verdict.stderr == ""
 
 
-def test_the_service_is_locked_in(machine: Container) -> None:
-    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", "--offline=yes", UNIT)
+@pytest.mark.parametrize("unit", [UNIT, PASS])
+def test_the_service_is_locked_in(machine: Container, unit: str) -> None:
+    machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", "--offline=yes", unit)
+
+
+def test_who_wants_no_daemon_has_a_pass_every_five_minutes(machine: Container, sandbox: dict[str, str]) -> None:
+    machine.write(CONFIG, f'[console]\nurl = "{sandbox["console"]}"\n[drop]\nsettle = "500ms"\n')
+    machine.write(KEY, sandbox["key"] + "\n", mode=0o600)
+    machine.write("/srv/axom/drop/pass.jsonl", '{"text": "a"}\n')
+    machine.run("chown", "axomsync:", "/srv/axom/drop/pass.jsonl")
+    machine.systemctl("start", PASS)  # returns at its end
+    assert machine.show(PASS, "Result") == "success"
+    machine.run("test", "-f", "/srv/axom/drop/uploaded/pass.jsonl.receipt.json")
+    machine.systemctl("start", TIMER)
+    assert machine.show(TIMER, "SubState") in ("waiting", "running")
+    machine.systemctl("stop", TIMER, PASS)
 
 
 def test_start_returns_when_the_agent_is_ready(machine: Container) -> None:
