@@ -306,7 +306,9 @@ class Story:
         self.voice.step("Start it again")
         before = len(self.witness.requests)
         self.agent.start()
-        said = [line for line in self.agent.log().splitlines() if str(kept) in line]
+        said = self.agent.until(
+            "its word on the bytes it kept", lambda: [line for line in self.agent.log().splitlines() if str(kept) in line]
+        )
         self.voice.say(f"pid {self.agent.pid}; its log:")
         self.voice.say("\n".join(f"  {line}" for line in said))
         self._check("the agent says how many bytes it kept", bool(said))

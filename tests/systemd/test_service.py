@@ -73,9 +73,9 @@ def test_the_service_is_locked_in(machine: Container, unit: str) -> None:
     machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", "--offline=yes", unit)
 
 
-def test_who_wants_no_daemon_has_a_pass_every_five_minutes(machine: Container, sandbox: dict[str, str]) -> None:
-    machine.write(CONFIG, f'[console]\nurl = "{sandbox["console"]}"\n[drop]\nsettle = "500ms"\n')
-    machine.write(KEY, sandbox["key"] + "\n", mode=0o600)
+def test_who_wants_no_daemon_has_a_pass_every_five_minutes(machine: Container, sandbox: SandboxInside) -> None:
+    machine.write(CONFIG, f'[console]\nurl = "{sandbox.url}"\n[drop]\nsettle = "500ms"\n')
+    machine.write(KEY, sandbox.key + "\n", mode=0o600)
     machine.write("/srv/axom/drop/pass.jsonl", '{"text": "a"}\n')
     machine.run("chown", "axomsync:", "/srv/axom/drop/pass.jsonl")
     machine.systemctl("start", PASS)  # returns at its end
