@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from axomsync.errors import LocalFault
 from axomsync.web.facts import Facts, as_json
@@ -66,7 +66,7 @@ class _File:
         self._content, self._media_type = content, media_type
         self._etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
 
-    async def __call__(self, scope, receive, send) -> None:  # type: ignore[no-untyped-def]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         known = Request(scope).headers.get("if-none-match") == self._etag
         headers = {"ETag": self._etag, "Cache-Control": "no-cache"}
         content = b"" if known else self._content
