@@ -141,6 +141,12 @@ def m007_repeated_lines(db: Database) -> None:
     _execute_all(db, _REPEATED)
 
 
+@migrations()
+def m008_left_out(db: Database) -> None:
+    """Files of published models that `[mirror] files` did not select."""
+    _execute_all(db, _LEFT_OUT)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -278,6 +284,9 @@ CREATE INDEX history_of ON history(kind, subject, id);
 
 # JSON of records.RepeatedLines.
 _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
+
+# A JSON list of their paths.
+_LEFT_OUT = "ALTER TABLE models ADD COLUMN left_out TEXT"
 
 
 # Segments may overlap, where a straggler's rest was fetched twice.
@@ -709,20 +718,35 @@ class Ledger:
 
         self.write(work)
 
-    def record_found(self, model: RemoteModel, path: str, files: Iterable[ModelFile]) -> None:
+    def record_found(self, model: RemoteModel, path: str, files: Iterable[ModelFile], left_out: Iterable[str]) -> None:
         """A model that lies in the mirror folder, and that this ledger knows nothing of."""
-        found = list(files)
+        found, others = list(files), _json_list(left_out)
 
         def work(db: Database) -> None:
             db.conn.execute(
                 "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, path,"
-                " bytes_total, first_seen, updated_at) VALUES (?,?,?,?,?,?,?,'published',?,?,?,?)",
+                " left_out, bytes_total, first_seen, updated_at) VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?)",
                 (
                     model.id, model.name, model.version, model.params, model.base_model_id, model.status, model.created_at,
-                    path, sum(file.size for file in found), self._now(), self._now(),
+                    path, others, sum(file.size for file in found), self._now(), self._now(),
                 ),
             )  # fmt: skip
             _insert_files(db, model.id, found)
+
+        self.write(work)
+
+    def record_published(
+        self, model_id: str, path: str, files: Iterable[ModelFile], left_out: Iterable[str], verified_at: float | None
+    ) -> None:
+        """A model is whole at `path`. `verified_at` is None when nobody has read the bytes yet: they are due to be, then."""
+        there, others = list(files), _json_list(left_out)
+
+        def work(db: Database) -> None:
+            db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
+            _insert_files(db, model_id, there)
+            changes: dict[str, Any] = {"path": path, "left_out": others, "bytes_total": sum(file.size for file in there)}
+            changes |= {"reason": None, "attempts": 0, "next_attempt": None, "verified_at": verified_at, "damage": None}
+            self._move(db, "models", model_id, ModelState.PUBLISHED, changes)
 
         self.write(work)
 
@@ -1351,6 +1375,10 @@ def _upload(row: Row) -> Upload:
     )  # fmt: skip
 
 
+def _json_list(names: Iterable[str]) -> str | None:
+    return json.dumps(listed) if (listed := list(names)) else None
+
+
 def _model(row: Row) -> Model:
     return Model(
         state=ModelState(row["state"]),
@@ -1363,4 +1391,5 @@ def _model(row: Row) -> Model:
             )
         },
         pulled=bool(row["pulled"]),
+        left_out=tuple(json.loads(row["left_out"] or "[]")),
     )  # fmt: skip

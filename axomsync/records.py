@@ -231,6 +231,7 @@ class Model:
     absent_since: float | None = None
     damage: str | None = None  # what the last reading found of bytes that are no longer as they were published
     verified_at: float | None = None  # when its bytes were last read and compared
+    left_out: tuple[str, ...] = ()  # files of a published model that `[mirror] files` did not select
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def models(config_file: str | None, as_json: bool) -> None:
     refusal: AxomsyncError | None = None
     try:
         wanted = loaded.settings.mirror
-        selection = Selection(wanted.include, wanted.exclude, wanted.keep, wanted.max_size)
+        selection = Selection(wanted.include, wanted.exclude, wanted.keep, wanted.max_size, wanted.files)
         changes = reconcile(console_of(loaded).models(), known, selection, lambda row: True)
         changed = {change.model.id: change for change in changes}
         documents = [d | _news(changed.pop(d["id"], None)) for d in documents]

@@ -1,14 +1,15 @@
 """What the console's list of models means here, pure: which are wanted, which must wait, which are out of sight.
 
 A list that is empty, shrunken, reordered or repeats itself removes nothing: whoever is missing and was not yet published
-is `gone` until it is listed again, what was received of it is kept, and what is published stays published.
+is `gone` until it is listed again, what was received of it is kept, and what is published stays published. A published
+model that lacks files which are selected now is queued for them; whatever the console says meanwhile, it is carried on.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
-from axomsync.mirror.layout import age, selected
+from axomsync.mirror.layout import age, matches, selected
 from axomsync.mirror.retention import is_within
 from axomsync.records import Model, ModelState, RemoteModel
 
@@ -16,6 +17,7 @@ READY = "ready"
 _NOT_BEGUN = frozenset({ModelState.WAITING, ModelState.IGNORED, ModelState.GONE, ModelState.PRUNED})
 _UNDECIDED = _NOT_BEGUN | {ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED}
 _TURNED_DOWN = frozenset({ModelState.IGNORED, ModelState.PRUNED})
+_TO_BE_TRIED = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Selection:
     exclude: tuple[str, ...]
     keep: int = 0  # newest versions of a name; 0 is all
     max_size: int | None = None  # bytes
+    files: tuple[str, ...] = ()  # of each model
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,12 @@ class _Judge:
 
     def state(self, model: RemoteModel, row: Model | None) -> tuple[ModelState, str | None]:
         if row is not None and row.state is ModelState.PUBLISHED and row.id in self._there:
-            return ModelState.PUBLISHED, self._remark(model, row)
+            remark = self._remark(model, row)
+            if remark is None and any(matches((rel,), self._selection.files) for rel in row.left_out):
+                return ModelState.QUEUED, "[mirror] files selects more of it now; what is published stays"
+            return ModelState.PUBLISHED, remark
+        if row is not None and self._is_extended(row):
+            return row.state, row.reason
         if row is not None and row.state not in _UNDECIDED and row.state is not ModelState.PUBLISHED:
             return row.state, row.reason
         was_removed = row is not None and row.state is ModelState.PUBLISHED
@@ -113,6 +121,8 @@ class _Judge:
         """Of one that the console does not list."""
         if row.state is ModelState.PUBLISHED and row.id in self._there:
             return row.state, "the console no longer lists it; its copy stays"
+        if self._is_extended(row):
+            return row.state, row.reason
         if row.state is ModelState.PUBLISHED or row.state in _UNDECIDED - {ModelState.PRUNED}:
             return ModelState.GONE, "the console no longer lists it"
         return row.state, row.reason
@@ -127,6 +137,10 @@ class _Judge:
         if not row.pulled and not self._selects(model):
             return "left out by [mirror] include and exclude now; its copy stays"
         return None
+
+    def _is_extended(self, row: Model) -> bool:
+        """Whether it is published already, and only lacks files."""
+        return row.state in _TO_BE_TRIED and row.path is not None and self._is_published(row)
 
     def _would_stay(self, row: Model) -> bool:
         """Whether what retention removed would no longer be removed."""

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from pathlib import Path
@@ -39,7 +39,8 @@ from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
 from axomsync.mirror.links import Links
 from axomsync.mirror.partial import Job, PartialFile
-from axomsync.mirror.publish import Place, shown
+from axomsync.mirror.publish import Place, record_of, shown
+from axomsync.mirror.record import Record, read_record
 from axomsync.mirror.space import Booking, Space
 from axomsync.policy import backoff, same_but_for_numbers
 from axomsync.problems import Problems
@@ -176,7 +177,7 @@ class Mirror:
         known = self._ledger.read.models()
         self._place.check([row for row in known if row.state is ModelState.PUBLISHED])
         settings = self._settings
-        selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size)
+        selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
         changes = reconcile(listed, known, selection, lambda row: os.path.isdir(row.path or ""), busy)
         if changes:
             self._ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
@@ -202,7 +203,7 @@ class Mirror:
                 self._place.restore_record(row, self._ledger.read.files(row.id))
         for folder, record in self._place.published():
             if record.model.id not in known and self._place.lacks(folder, record) is None:
-                self._ledger.record_found(record.model, str(folder), record.files)
+                self._ledger.record_found(record.model, str(folder), record.files, record.left_out)
                 log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
         self._looked_around = True
 
@@ -271,7 +272,12 @@ class Mirror:
         except Stopping:
             return
         except NotThere:
-            self._ledger.move_model(model_id, ModelState.GONE, reason="it vanished from the console", next_attempt=None)
+            if os.path.isdir(model.path or ""):
+                self._set_back(
+                    model, ModelState.BLOCKED, "it vanished from the console; its copy stays", REFUSED_PAUSE_SECONDS
+                )
+            else:
+                self._ledger.move_model(model_id, ModelState.GONE, reason="it vanished from the console", next_attempt=None)
         except KeyRefused as refused:
             self._key_refused = refused
             self._problems.report("console", str(refused), self._now() + KEY_PAUSE_SECONDS)
@@ -296,46 +302,80 @@ class Mirror:
 
     def _mirror(self, model: Model, beat: Beat) -> None:
         target = self._place.find(model)
-        if self._place.owner(target) == model.id:
-            self._adopt(model, target)
-            return
+        published = read_record(target)
+        if published is None:
+            self._fetch_and_publish(model, target, None, beat)
+        elif not self._outgrown(published):
+            self._adopt(model, target, published)
+        else:
+            with self._place.alone(self._step(beat)):
+                self._fetch_and_publish(model, target, read_record(target), beat)
+
+    def _fetch_and_publish(self, model: Model, target: Path, published: Record | None, beat: Beat) -> None:
+        """`published` is the record of what is there already: the rest joins it."""
         self._space.book_again(model.id)
         try:
             self._ledger.move_model(model.id, ModelState.DOWNLOADING, next_attempt=None)
             beat()
             manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
-            wanted = self._wanted(manifest)
+            wanted = self._wanted(manifest, published)
             self._ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
             staging = self._place.prepare(model.id, {file.rel: file.size for file in wanted})
             linked = self._link_unchanged(model, manifest, wanted, staging, target.parent, beat)
             files, proofs = self._fetch_and_prove(model, manifest, staging, linked, beat)
+            record = self._record(model, manifest, files, proofs, published)
             with self._publish_lock:  # two models may claim one name
-                target = self._place.publish(model, files, proofs, self._now())
-            self._record_published(model, target, verified_at=self._now())
+                if published is None:
+                    target = self._place.find(model)
+                    self._place.publish(record, target)
+                else:
+                    self._place.extend(target, record)
+            self._record_published(model, target, read_record(target) or record, self._now())
         finally:
             self._space.release(model.id)
 
-    def _adopt(self, model: Model, target: Path) -> None:
+    def _record(
+        self,
+        model: Model,
+        manifest: Manifest,
+        files: Mapping[str, ModelFile],
+        proofs: Mapping[str, Proof],
+        published: Record | None,
+    ) -> Record:
+        before: tuple[Mapping[str, ModelFile], Mapping[str, Proof]] = ({}, {})
+        if published is not None:
+            before = {file.rel: file for file in published.files}, published.proofs
+        everything = {**before[0], **files}
+        left_out = tuple(file.rel for file in manifest.files if file.rel not in everything)
+        return record_of(model, tuple(everything.values()), {**before[1], **proofs}, left_out, self._now())
+
+    def _adopt(self, model: Model, target: Path, record: Record) -> None:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
         with self._publish_lock:
-            files = self._place.adopt(model, target)
-        self._ledger.plan_files(model.id, ((file.rel, file.size) for file in files))
-        self._ledger.record_durable((model.id, file.rel, file.etag, part) for file in files for part in file.segments)
-        self._record_published(model, target)
+            self._place.adopt(target, record)
+        self._record_published(model, target, record, None)
 
-    def _record_published(self, model: Model, target: Path, verified_at: float | None = None) -> None:
-        """`verified_at` is None when nobody has read the bytes yet: they are due to be, then."""
-        changes: dict[str, object] = {"path": str(target), "reason": None, "attempts": 0, "next_attempt": None}
-        changes |= {"verified_at": verified_at, "damage": None}
-        self._ledger.move_model(model.id, ModelState.PUBLISHED, **changes)
+    def _record_published(self, model: Model, target: Path, record: Record, verified_at: float | None) -> None:
+        self._ledger.record_published(model.id, str(target), record.files, record.left_out, verified_at)
         log.info("%s: published at %s", shown(model), target)
 
-    def _wanted(self, manifest: Manifest) -> list[ManifestFile]:
+    def _outgrown(self, record: Record) -> bool:
+        """Whether the selection takes more of a published model now."""
+        return any(layout.matches((rel,), self._settings.files) for rel in record.left_out)
+
+    def _wanted(self, manifest: Manifest, published: Record | None) -> list[ManifestFile]:
         layout.check_manifest(manifest.files)
+        there = {file.rel: file.size for file in published.files} if published else {}
+        for file in manifest.files:
+            if there.get(file.rel, file.size) != file.size:
+                raise Rejected(
+                    f"{printable(file.rel)} has another size in the console than what is published; remove the model's "
+                    "folder to have it fetched anew"
+                )
         wanted = [file for file in manifest.files if layout.matches((file.rel,), self._settings.files)]
         if not wanted:
             raise Rejected("[mirror] files leaves out all of its files")
-        return wanted
+        return [file for file in wanted if file.rel not in there]
 
     def _link_unchanged(
         self, model: Model, manifest: Manifest, wanted: list[ManifestFile], staging: Path, parent: Path, beat: Beat

@@ -1,16 +1,18 @@
 """From staging to the place where servers read: all at once, or not at all.
 
 A published folder appears by one rename, after every byte of it was synced, and goes by one. What is there already is
-never written into. Failures handled: a crash between any two steps (the next start finds the folder by its record and goes
-on), a folder that belongs to another model or to nobody (a name of its own is taken), a symlink where the model's folder
-should be (`Rejected`), a folder that somebody opens while it is removed (put back), a full disk.
+never written into; files that are selected later join it, each by a rename. Failures handled: a crash between any two steps
+(the next start finds the folder by its record and goes on), a folder that belongs to another model or to nobody (a name of
+its own is taken), a symlink where the model's folder should be (`Rejected`), a folder that somebody opens while it is
+removed (put back), a full disk.
 """
 
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,6 +35,17 @@ class Place:
     def __init__(self, root: Path, agent: str) -> None:
         self.root = root
         self._internal = root / INTERNAL / agent
+        self._changing = threading.Lock()
+
+    @contextmanager
+    def alone(self, step: Callable[[], None]) -> Iterator[None]:
+        """What is published is mended or extended by one thread at a time; `step` is called while waiting for one's turn."""
+        while not self._changing.acquire(timeout=1.0):
+            step()
+        try:
+            yield
+        finally:
+            self._changing.release()
 
     def staging(self, model_id: str) -> Path:
         """Where a model's files are collected; on the filesystem that they will stay on."""
@@ -93,33 +106,51 @@ class Place:
         record = read_record(folder)
         return record.model.id if record else None
 
-    def publish(self, model: Model, files: Mapping[str, ModelFile], proofs: Mapping[str, Proof], now: float) -> Path:
-        """Move a complete staging folder to its final place, make `current` follow, and return the place."""
-        staging, target = self.staging(model.id), self.find(model)
+    def publish(self, record: Record, target: Path) -> None:
+        """Move a complete staging folder to its final place, and make `current` follow. Raises `LocalFault`."""
+        staging = self.staging(record.model.id)
         try:
-            _remove_strangers(staging, set(files))
-            write_record(staging, _record(model, files, proofs, now))
+            _remove_strangers(staging, {file.rel for file in record.files})
+            write_record(staging, record)
             _make_readable_and_sync(staging)
             _make_folders(target.parent, self.root)
-            self._rename(staging, target, model.id)
+            self._rename(staging, target, record.model.id)
             sync_folder(target.parent)
             sync_folder(self.root)
         except OSError as error:
             raise local_fault(error) from None
         self.point_current(target.parent)
-        return target
 
-    def adopt(self, model: Model, folder: Path) -> tuple[ModelFile, ...]:
-        """Take over a folder in which `model` was published before the ledger knew, and return its files.
+    def extend(self, folder: Path, record: Record) -> None:
+        """Move what is complete in staging to the files that are published already. `record` is of them all.
 
-        Raises `Rejected` when a file of it is missing or has another size.
+        Raises `LocalFault`. Whoever reads meanwhile finds each file whole or not at all, and large ones before the small
+        ones that describe them; done again after a crash, the rest follows.
         """
-        record = read_record(folder)
-        if record is not None and (rel := self.lacks(folder, record)) is not None:
+        staging = self.staging(record.model.id)
+        more = [file.rel for file in sorted(record.files, key=lambda file: -file.size) if (staging / file.rel).is_file()]
+        try:
+            _make_readable_and_sync(staging)
+            for rel in more:
+                _make_folders((folder / rel).parent, self.root)
+                os.rename(staging / rel, folder / rel)
+            for parent in {parent for rel in more for parent in (folder / rel).parents if parent.is_relative_to(folder)}:
+                sync_folder(parent)
+            write_record(folder, record)
+            sync_folder(folder)
+        except OSError as error:
+            raise local_fault(error) from None
+        self.discard_staging(record.model.id)
+
+    def adopt(self, folder: Path, record: Record) -> None:
+        """Take over a folder in which a model was published before the ledger knew.
+
+        Raises `Rejected` when a file of it is missing or has another size, and `LocalFault`.
+        """
+        if (rel := self.lacks(folder, record)) is not None:
             raise Rejected(f"{folder} is not whole, {printable(rel)} was changed or removed; remove the folder")
         self.point_current(folder.parent)
-        self.discard_staging(model.id)
-        return record.files if record else ()
+        self.discard_staging(record.model.id)
 
     @staticmethod
     def lacks(folder: Path, record: Record) -> str | None:
@@ -179,9 +210,10 @@ class Place:
         folder = Path(model.path or "")
         if not folder.is_dir() or read_record(folder) is not None:
             return
-        listed = {file.rel: file for file in files}
+        listed = tuple(files)
+        proofs = {file.rel: Proof.SIZE for file in listed}
         try:
-            write_record(folder, _record(model, listed, dict.fromkeys(listed, Proof.SIZE), model.updated_at))
+            write_record(folder, record_of(model, listed, proofs, model.left_out, model.updated_at))
         except OSError as error:
             raise local_fault(error) from None
 
@@ -217,12 +249,15 @@ class Place:
         return collected
 
 
-def _record(model: Model, files: Mapping[str, ModelFile], proofs: Mapping[str, Proof], now: float) -> Record:
+def record_of(
+    model: Model, files: tuple[ModelFile, ...], proofs: Mapping[str, Proof], left_out: tuple[str, ...], now: float
+) -> Record:
+    """The record of a model that is published at `now`."""
     remote = RemoteModel(
         model.id, model.name, model.version, model.params, model.base_model_id, model.remote_status, model.created_at
     )
     published_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
-    return Record(remote, tuple(files.values()), proofs, published_at)
+    return Record(remote, files, proofs, published_at, left_out)
 
 
 def _let_go_of_links(staging: Path) -> None:

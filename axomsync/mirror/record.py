@@ -24,6 +24,7 @@ class Record:
     files: tuple[ModelFile, ...]
     proofs: Mapping[str, Proof]
     published_at: str
+    left_out: tuple[str, ...] = ()  # files that the model has too, and that `[mirror] files` did not select
 
 
 def read_record(folder: Path) -> Record | None:
@@ -42,7 +43,8 @@ def read_record(folder: Path) -> Record | None:
             for file in document["files"]
         )  # fmt: skip
         proofs = {str(file["rel"]): Proof(file["proof"]) for file in document["files"]}
-        return Record(model, files, proofs, str(document["published_at"]))
+        left_out = tuple(map(str, document.get("left_out", ())))
+        return Record(model, files, proofs, str(document["published_at"]), left_out)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -85,4 +87,5 @@ def _document(record: Record) -> dict[str, Any]:
             }
             for file in sorted(record.files, key=lambda file: file.rel)
         ],
+        "left_out": record.left_out,
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from axomsync.config import MirrorSettings
 from axomsync.console import Console
-from axomsync.errors import AxomsyncError, LocalFault, Rejected, Stopping
+from axomsync.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
@@ -107,6 +107,12 @@ class Upkeep:
 
     def mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
         """Fetch the damaged segments, and put whole files in the place of those that are not."""
+        with self._place.alone(self._step(beat)):
+            if read_record(Path(model.path or "")) != record:
+                raise SourceChanged("its files have changed since they were read")
+            self._mend(model, record, damages, beat)
+
+    def _mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
         check_room(self._place.room(self._settings.reserve), damages)
         manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
         check_manifest(manifest, damages)

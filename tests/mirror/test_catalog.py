@@ -27,21 +27,37 @@ selections = st.builds(
     exclude=st.sampled_from([(), ("m",), ("a",), ("*/2",)]),
     keep=st.sampled_from([0, 0, 1, 2]),
     max_size=st.sampled_from([None, 100]),
+    files=st.sampled_from([("*",), ("*.bin",)]),
 )
 
 
 def row(
-    remote: RemoteModel, state: ModelState, reason: str | None = None, size: int | None = None, pulled: bool = False
+    remote: RemoteModel,
+    state: ModelState,
+    reason: str | None = None,
+    size: int | None = None,
+    pulled: bool = False,
+    left_out: tuple[str, ...] = (),
+    path: str | None = None,
 ) -> Model:
+    if state is S.PUBLISHED:
+        path = f"/{remote.name}/{remote.version}"
     return Model(
         remote.id, remote.name, remote.version, None, None, remote.status, remote.created_at, state, reason,
-        f"/{remote.name}/{remote.version}", 0, size, 0, None, 0.0, pulled,
+        path, 0, size, 0, None, 0.0, pulled, left_out=left_out,
     )  # fmt: skip
 
 
 rows = st.lists(
     st.builds(
-        row, remotes, st.sampled_from(S), st.sampled_from([None, "why"]), st.sampled_from([None, 40, 70]), st.booleans()
+        row,
+        remotes,
+        st.sampled_from(S),
+        st.sampled_from([None, "why"]),
+        st.sampled_from([None, 40, 70]),
+        st.booleans(),
+        st.sampled_from([(), (), ("c.txt",)]),
+        st.sampled_from([None, "/n/1"]),
     ),
     unique_by=lambda r: r.id,
 )
@@ -51,7 +67,7 @@ def apply(known: list[Model], changes: list[Change]) -> list[Model]:
     after = {model.id: model for model in known}
     for change in changes:
         before = after.get(change.model.id)
-        facts = (before.bytes_total, before.pulled) if before else (None, False)
+        facts = (before.bytes_total, before.pulled, before.left_out, before.path) if before else ()
         after[change.model.id] = row(change.model, change.state, change.reason, *facts)
     return list(after.values())
 
@@ -85,8 +101,9 @@ def test_what_is_published_stays_whatever_the_list_says(
     listed: list[RemoteModel], known: list[Model], selection: Selection
 ) -> None:
     for change in reconcile(listed, known, selection, lambda model: True):
-        if change.model.id in {model.id for model in known if model.state is S.PUBLISHED}:
-            assert change.state is S.PUBLISHED
+        lacking = {model.id: bool(model.left_out) for model in known if model.state is S.PUBLISHED}
+        if change.model.id in lacking:
+            assert change.state is S.PUBLISHED or (change.state is S.QUEUED and lacking[change.model.id])
 
 
 @given(st.lists(remotes, unique_by=lambda r: r.id), rows, selections, st.randoms(use_true_random=False))
@@ -161,3 +178,16 @@ def test_what_is_published_says_what_the_console_and_the_configuration_say_of_it
     }
     (gone,) = reconcile([], known, Selection(("*",), ()), lambda model: True)
     assert (gone.state, gone.reason) == (S.PUBLISHED, "the console no longer lists it; its copy stays")
+
+
+def test_what_is_published_is_queued_for_the_files_that_are_selected_now_and_then_left_alone() -> None:
+    remote = RemoteModel("a", "n", "1", None, None, READY, None)
+    known = row(remote, S.PUBLISHED, left_out=("c.txt",))
+    assert reconcile([remote], [known], Selection(("*",), (), files=("*.bin",)), lambda model: True) == []
+    selection = Selection(("*",), (), files=("*.txt",))
+    changes = reconcile([remote], [known], selection, lambda model: True)
+    assert [change.state for change in changes] == [S.QUEUED]
+    queued = apply([known], changes)
+    for listed in [remote], [dataclasses.replace(remote, status="training")], []:
+        assert {c.state for c in reconcile(listed, queued, selection, lambda model: True)} <= {S.QUEUED}
+    assert [c.state for c in reconcile([], queued, selection, lambda model: False)] == [S.GONE], "but its folder was removed"

@@ -1,0 +1,152 @@
+"""`[mirror] files` changes: a published model gets the files that it lacks, and loses none."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from axomsync.mirror.record import read_record
+from axomsync.records import ModelState
+from tests.mirror.inprocess import MirrorHere
+from tests.rig.faults import Content, Fault, FaultyServer
+
+MIB = 1 << 20
+FILES = {"a.bin": Content(20 * MIB, 1), "sub/b.bin": Content(3 * MIB, 2), "c.txt": Content(500, 3), "d.json": Content(9, 4)}
+
+
+@pytest.fixture
+def folder(server: FaultyServer, mirror: MirrorHere) -> Path:
+    """A model whose large file alone was selected."""
+    server.add_model("chassis", "v1", FILES)
+    mirror.settings["files"] = ["a.*"]
+    mirror.sync()
+    server.requests.clear()
+    return mirror.folder / "chassis" / "v1"
+
+
+def rels(folder: Path) -> set[str]:
+    """The files that are there, which are those of the record, and have the right bytes."""
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {".axomsync.json"}
+    record = read_record(folder)
+    assert record is not None
+    assert there == {file.rel for file in record.files} == set(record.proofs)
+    assert there | set(record.left_out) == set(FILES)
+    assert not any(FILES[rel].fault_in(folder / rel) for rel in there)
+    return there
+
+
+def test_a_selection_that_takes_no_more_asks_for_nothing(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    for files in ["a.*"], ["a.bin", "*.gguf"]:
+        mirror.settings["files"] = files
+        mirror.sync()
+    assert server.console_requests("/download") == server.storage_requests() == []
+
+
+def test_what_is_selected_now_joins_what_is_there(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    inode, over = (folder / "a.bin").stat().st_ino, threading.Event()
+    seen: set[tuple[str, ...]] = set()
+
+    def read() -> None:
+        current = mirror.folder / "chassis" / "current"
+        while not over.is_set():
+            there = sorted(str(path.relative_to(current)) for path in current.rglob("*") if path.is_file())
+            seen.add(tuple(rel for rel in there if ".axomsync.json" not in rel and (current / rel).stat().st_size))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    mirror.settings["files"] = ["*.bin", "*.txt"]
+    try:
+        mirror.sync()
+    finally:
+        over.set()
+        reader.join()
+    assert seen <= {("a.bin",), ("a.bin", "sub/b.bin"), ("a.bin", "c.txt", "sub/b.bin")}, "each whole, the large one first"
+    assert rels(folder) == {"a.bin", "sub/b.bin", "c.txt"}
+    assert (folder / "a.bin").stat().st_ino == inode
+    assert {request.key.rsplit("/", 1)[1] for request in server.storage_requests()} == {"1", "2"}, "not a.bin"
+    (model,) = mirror.models()
+    assert (model.state, model.reason, model.bytes_total) == (ModelState.PUBLISHED, None, 23 * MIB + 500)
+    assert model.bytes_done == model.bytes_total
+    assert list((mirror.folder / ".axomsync" / "here").iterdir()) == []
+    server.requests.clear()
+    mirror.sync()
+    mirror.later = 31 * 86400.0
+    mirror.scrub()
+    assert server.storage_requests() == server.console_requests("/download") == []
+    assert mirror.models()[0].damage is None
+
+
+def test_what_is_selected_no_longer_stays(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    mirror.settings["files"] = ["c.txt"]
+    mirror.sync()
+    assert rels(folder) == {"a.bin", "c.txt"}
+    server.add_model("chassis", "v2", FILES)
+    mirror.sync()
+    assert rels(mirror.folder / "chassis" / "v2") == {"c.txt"}
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the ledger"])
+def test_what_can_not_be_fetched_leaves_what_is_there(
+    server: FaultyServer, mirror: MirrorHere, folder: Path, lost: str
+) -> None:
+    mirror.settings["files"] = ["*"]
+    server.inject(Fault(status=500), f"/{mirror.models()[0].id}/", times=1000)
+    mirror.patience = 0.5
+    mirror.sync()
+    assert rels(folder) == {"a.bin"}
+    assert mirror.models()[0].state == ModelState.QUEUED
+    server.heal()
+    if lost == "the ledger":
+        for path in mirror.state.iterdir():
+            path.unlink()
+    mirror.sync()
+    assert rels(folder) == set(FILES)
+    assert [(model.state, model.reason) for model in mirror.models()] == [(ModelState.PUBLISHED, None)]
+
+
+def test_after_a_crash_between_two_renames_the_rest_follows(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    """What has been moved and is in no record yet is fetched again, and takes the place of itself."""
+    mirror.settings["files"] = ["*"]
+    (folder / "sub").mkdir()
+    (folder / "sub" / "b.bin").write_bytes(b"as a crash has left it")
+    mirror.sync()
+    assert rels(folder) == set(FILES)
+
+
+def test_other_bytes_do_not_join(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    server.models.clear()
+    server.add_model("chassis", "v1", {**FILES, "a.bin": Content(19 * MIB, 9)})
+    mirror.settings["files"] = ["*"]
+    mirror.sync()
+    assert rels(folder) == {"a.bin"}
+    (model,) = mirror.models()
+    assert model.state == ModelState.BLOCKED
+    assert "a.bin has another size in the console than what is published" in str(model.reason)
+
+
+@pytest.mark.parametrize("change", ["excluded", "gone", "vanished", "not ready"])
+def test_a_model_that_is_wanted_no_more_stays_as_it_is(
+    server: FaultyServer, mirror: MirrorHere, folder: Path, change: str
+) -> None:
+    """Though more of it was begun: its copy is never taken for one that is not there."""
+    (model,) = mirror.models()
+    server.inject(Fault(status=500), f"/{model.id}/", times=1000)
+    mirror.settings["files"], mirror.patience = ["*"], 0.5
+    mirror.sync()
+    assert mirror.model(model.id).state == ModelState.QUEUED
+    match change:
+        case "excluded":
+            mirror.settings["exclude"] = ["chassis*"]
+        case "gone":
+            server.models.clear()
+        case "vanished":
+            server.inject(Fault(status=404), "/download", times=1000)
+        case _:
+            server.models[0]["status"] = "training"
+    mirror.sync()
+    assert rels(folder) == {"a.bin"}
+    assert mirror.model(model.id).state in (ModelState.QUEUED, ModelState.BLOCKED)
+    mirror.settings["files"], mirror.later = ["a.*"], 7200.0
+    mirror.sync()
+    assert rels(folder) == {"a.bin"}
+    assert mirror.model(model.id).state == ModelState.PUBLISHED
