@@ -10,7 +10,8 @@
     └── Fatal               any    the process can't go on
         ├── KeyRefused       4
         ├── AlreadyRunning   3
-        └── BadConfig       78
+        ├── BadConfig       78
+        └── NewerLedger     78
 
 Foreign exceptions are turned into these at one boundary each: `console` and `storage` for the network, `local_fault` for
 the operating system. A message is one line, names the thing and what to do, and never holds a key or a signed URL.
@@ -81,6 +82,12 @@ class AlreadyRunning(Fatal):
 
 class BadConfig(Fatal):
     """The configuration can't be used; the message has one line per error."""
+
+    exit_code = 78
+
+
+class NewerLedger(Fatal):
+    """The ledger is of a newer version: as with `BadConfig`, starting again can't help until a person has acted."""
 
     exit_code = 78
 

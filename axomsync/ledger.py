@@ -4,10 +4,10 @@ One thread owns the writing connection; others hand it closures and wait. Closur
 synced share the next one, so a thousand small files cost far fewer than a thousand fsyncs. Readers have a connection of
 their own (WAL lets them read while a write goes on), also in other processes.
 
-Failures handled: a crash at any point (each closure is whole or absent), a newer schema than this program knows (refused),
-an illegal state transition (refused: a bug must not become a lie in the ledger), a full, failing or read-only disk and a
-damaged or locked file (`LocalFault`), a second agent on the same state folder (`AlreadyRunning`), a filesystem on which
-locks lie (`BadConfig`).
+Failures handled: a crash at any point (each closure is whole or absent), a newer schema than this program knows
+(`NewerLedger`), an older one or none where one is to be read (`UnreadyLedger`), an illegal state transition (refused: a bug
+must not become a lie in the ledger), a full, failing or read-only disk and a damaged or locked file (`LocalFault`), a second
+agent on the same state folder (`AlreadyRunning`), a filesystem on which locks lie (`BadConfig`).
 """
 
 import fcntl
@@ -27,7 +27,8 @@ from typing import Any, TypeVar, overload
 
 from sqlite_utils import Database, Migrations
 
-from axomsync.errors import AlreadyRunning, BadConfig, Fatal, LocalFault, local_fault, printable
+from axomsync import __version__
+from axomsync.errors import AlreadyRunning, BadConfig, Fatal, LocalFault, NewerLedger, local_fault, printable
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.policy import same_but_for_numbers
 from axomsync.records import (
@@ -974,13 +975,17 @@ class IllegalTransition(Fatal):
     """The program tried to move a row where it can't go: a bug, stopped before it reaches the disk."""
 
 
+class UnreadyLedger(LocalFault):
+    """There is none, or one that no agent has brought up to date since the program was upgraded."""
+
+
 class Reader:
     """The reading side: a read-only connection, usable from any thread and while an agent in another process writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.exists():
-            raise LocalFault(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
+            raise UnreadyLedger(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
         self._lock = threading.Lock()
         try:
             connection = sqlite3.connect(
@@ -990,7 +995,7 @@ class Reader:
             with _closed_on_failure(connection):
                 _refuse_newer(self._db, path)
                 if migrations.pending(self._db):
-                    raise LocalFault(f"{path}: not brought up to date yet; the agent does that when it starts")
+                    raise UnreadyLedger(f"{path}: of an older version; start the agent anew, which brings it up to date")
         except sqlite3.Error as error:
             raise _sqlite_fault(error, path) from None
 
@@ -1204,7 +1209,7 @@ def _hold(folder: Path) -> int:
             raise BadConfig(
                 f"[state] folder {folder} is on {kind}, where locks and WAL can't be trusted; name a folder on a local disk"
             )
-        file = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        file = _open_or_make(folder / LOCK_FILE)
     except OSError as error:
         raise local_fault(error, error.filename or str(folder)) from None
     deadline = time.monotonic() + LOCK_PATIENCE_SECONDS
@@ -1224,6 +1229,16 @@ def _hold(folder: Path) -> int:
     return file
 
 
+def _open_or_make(path: Path) -> int:
+    """A descriptor of a file in the state folder. What root makes belongs to the folder's owner, as whom the agent runs."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    if os.geteuid() == 0:
+        home = path.parent.stat()
+        with suppress(PermissionError):  # a container may hold root to what it has
+            os.fchown(file, home.st_uid, home.st_gid)
+    return file
+
+
 def _among(states: Iterable[ModelState]) -> str:
     return "WHERE state IN ({})".format(", ".join(f"'{state}'" for state in states))
 
@@ -1237,9 +1252,11 @@ def _locked(file: int) -> bool:
 
 
 def _open(path: Path) -> Database:
-    """The writing connection, with the newest schema. Raises `LocalFault`, or `Fatal` for a schema that is newer still."""
+    """The writing connection, with the newest schema. Raises `LocalFault`, or `NewerLedger` for one that is newer still."""
     mask = os.umask(0o027)  # what goes where is nobody else's business
     try:
+        if not path.exists():
+            os.close(_open_or_make(path))
         connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
         with _closed_on_failure(connection):
             db = Database(connection)
@@ -1251,6 +1268,8 @@ def _open(path: Path) -> Database:
             migrations.apply(db)
     except sqlite3.Error as error:
         raise _sqlite_fault(error, path) from None
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
     finally:
         os.umask(mask)
     return db
@@ -1269,9 +1288,10 @@ def _refuse_newer(db: Database, path: Path) -> None:
     known = {migration.name for migration in migrations.pending(Database(memory=True))}
     unknown = [applied.name for applied in migrations.applied(db) if applied.name not in known]
     if unknown:
-        raise Fatal(
-            f"{path}: written by a newer axomsync (this one does not know {', '.join(unknown)}); "
-            "install that version again, or restore a ledger from before the upgrade"
+        row = db.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()
+        raise NewerLedger(
+            f"{path}: written by a newer axomsync: by {row[0] if row else 'an unknown version'}, and this is {__version__}, which "
+            f"does not know {', '.join(unknown)}; install that version again, or restore a ledger from before the upgrade"
         )
 
 

@@ -140,11 +140,13 @@ def event_document(event: Happening) -> Document:
     }
 
 
-def status_document(settings: Settings, ledger: Reader | None) -> Document:
-    """`axomsync status --json`; `ledger` is None before the first start of an agent."""
-    pid = holder(settings.state.folder) if ledger else None
+def status_document(settings: Settings, ledger: Reader | None, unready: str | None = None) -> Document:
+    """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`."""
+    pid = holder(settings.state.folder)
     facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
     problems = _problems(ledger) if ledger else []
+    if unready:
+        problems.append(_problem("ledger", unready, time.time(), None))
     console_error = next((p["reason"] for p in problems if p["subject"] == "console"), None)
     last_poll = facts.get("last_poll")
     return {

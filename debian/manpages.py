@@ -22,7 +22,7 @@ EXIT_STATUS = {
     3: "Another agent holds the state folder.",
     4: "The console refuses the API key.",
     75: "Gave up for now; worth trying again.",
-    78: "Bad configuration.",
+    78: "Bad configuration, or a ledger of a newer version.",
 }
 
 _FILES = {

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from sqlite_utils import Database
 
-from axomsync.errors import AlreadyRunning, Fatal, LocalFault
+from axomsync import __version__
+from axomsync.errors import AlreadyRunning, LocalFault, NewerLedger
 from axomsync.filesystems import filesystem_type
 from axomsync.ledger import (
     MODEL_TRANSITIONS,
@@ -37,9 +38,9 @@ from axomsync.records import (
     UploadState,
 )
 from tests.rig.disks import fill, remount, small_disk
+from tests.rig.old_ledger import OLD_DUMP, old_ledger
 
 NOW = 1_900_000_000.0
-OLD_DUMP = (Path(__file__).parent / "ledger_of_schema_1.sql").read_text(encoding="utf-8")
 STAMP = Stamp(2049, 17, 100, 5, 6)
 CHECKED = Checked("a" * 64, 100, 3)
 
@@ -81,13 +82,6 @@ def a_model(ledger: Ledger, model_id: str = "m-1") -> str:
 def schema(folder: Path) -> set[tuple[Any, ...]]:
     rows = look(folder, "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE '%sqlite_%'")
     return {(kind, name, table, " ".join((sql or "").split())) for kind, name, table, sql in rows}
-
-
-def old_ledger(folder: Path, dump: str = OLD_DUMP) -> None:
-    folder.mkdir(parents=True)
-    database = sqlite3.connect(folder / "state.db")
-    database.executescript(dump)
-    database.close()
 
 
 def test_a_ledger_of_the_first_schema_is_taken_over_with_all_it_holds(folder: Path, tmp_path: Path) -> None:
@@ -149,9 +143,11 @@ def test_a_newer_schema_is_refused_and_the_file_left_as_it_is(folder: Path) -> N
     old_ledger(folder, OLD_DUMP.replace("COMMIT;", newer))
     before = (folder / "state.db").read_bytes()
     for open_it in (lambda: Ledger(folder, lambda: NOW), lambda: Reader(folder / "state.db")):
-        with pytest.raises(Fatal, match=r"state.db: written by a newer axomsync .*m999_from_the_future.*install") as refusal:
+        with pytest.raises(
+            NewerLedger, match=r"state.db: written by a newer axomsync.*m999_from_the_future.*install"
+        ) as refusal:
             open_it()
-        assert refusal.value.exit_code == 1
+        assert f"by 0.1.0, and this is {__version__}" in str(refusal.value)
     assert (folder / "state.db").read_bytes() == before
     assert holder(folder) is None, "the lock was kept"
 
@@ -169,6 +165,19 @@ def test_nobody_else_can_read_it(ledger: Ledger, folder: Path) -> None:
     assert folder.stat().st_mode & 0o007 == 0
     for file in folder.iterdir():
         assert file.stat().st_mode & 0o007 == 0, file
+
+
+def test_what_root_makes_belongs_to_whom_the_folder_belongs_to(folder: Path) -> None:
+    """Said as root before the first start of a service that runs as its own user."""
+    folder.mkdir(mode=0o750)
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    owner = folder.stat().st_uid
+    with Ledger(folder, lambda: NOW) as ledger:
+        ledger.set_facts(a="b")
+        assert {file.name: file.stat().st_uid for file in folder.iterdir()} == dict.fromkeys(
+            ("agent.lock", "state.db", "state.db-shm", "state.db-wal"), owner
+        )
 
 
 # Transitions

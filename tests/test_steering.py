@@ -13,6 +13,7 @@ from axomsync.liveness import Beat, Liveness
 from axomsync.steering import Outcome, Request, Steering, Verb, ask, wait_for
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, FaultyServer
+from tests.rig.old_ledger import old_ledger
 
 SOON = 10.0  # seconds for an answer, of which an agent needs half a one
 
@@ -171,6 +172,18 @@ def test_what_is_said_while_no_agent_runs_takes_effect_at_its_start(agent: Agent
     assert (status["paused"], status["asked"]) == (True, [])
     assert json.loads(say(agent, "resume", "--json")) == {"running": True}
     eventually("the model", lambda: (agent.mirror / "m/current").exists())
+
+
+@pytest.mark.parametrize("upgraded", [False, True])
+def test_what_is_said_before_the_first_start_takes_effect_at_it(upgraded: bool, agent: AgentProcess) -> None:
+    if upgraded:
+        old_ledger(agent.state)
+    for words in (("poll",), ("retry",), ("pause", "--for", "1h")):
+        assert "takes effect when one starts" in say(agent, *words)
+    assert agent.status()["agent"]["asked"] == ["poll", "retry", "pause"]
+    agent.start()
+    status = agent.status()["agent"]
+    assert (status["paused"], status["asked"]) == (True, [])
 
 
 def test_retry_tries_now_and_says_what_can_not_be(agent: AgentProcess, server: FaultyServer) -> None:

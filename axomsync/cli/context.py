@@ -1,6 +1,6 @@
 """What the verbs share: their common options, the loaded configuration, the ledger for reading, the console.
 
-Failures handled: a ledger that is not there yet, a state folder that can't be looked into."""
+Failures handled: a ledger that is not there yet, or not of this version, a state folder that can't be looked into."""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -69,10 +69,14 @@ def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
 
 def status_of(loaded: "Loaded") -> dict[str, Any]:
     """What `status --json` prints."""
+    from axomsync.ledger import UnreadyLedger
     from axomsync.report import status_document
 
-    with open_ledger(loaded) as ledger:
-        return status_document(loaded.settings, ledger)
+    try:
+        with open_ledger(loaded) as ledger:
+            return status_document(loaded.settings, ledger)
+    except UnreadyLedger as outdated:
+        return status_document(loaded.settings, None, str(outdated))
 
 
 def uploads_of(loaded: "Loaded", among: Collection[int] | None = None) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """The verbs that steer a running agent: `pause`, `resume`, `poll`, `retry`, `forget`.
 
-Failures handled: no agent runs (what was asked takes effect when one starts), an agent that does not answer in time.
+Failures handled: no agent runs, or has ever run (what was asked takes effect when one starts), an agent that does not
+answer in time.
 """
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,14 +82,21 @@ def steer(
     ledger can't be written.
     """
     from axomsync.errors import Transient
-    from axomsync.ledger import Reader, holder
+    from axomsync.ledger import Ledger, Reader, UnreadyLedger, holder
     from axomsync.steering import ask, wait_for
 
     folder = loaded.settings.state.folder
-    request = ask(folder / "state.db", verb, argument, parameters)
+    ledger = folder / "state.db"
+    try:
+        request = ask(ledger, verb, argument, parameters)
+    except UnreadyLedger:
+        if holder(folder) is not None:
+            raise
+        Ledger(folder, time.time).close()  # as the next agent would make it, or bring it up to date
+        request = ask(ledger, verb, argument, parameters)
     if holder(folder) is None:
         return None
-    reader = Reader(folder / "state.db")
+    reader = Reader(ledger)
     try:
         outcome = wait_for(reader, request, patience)
     finally:

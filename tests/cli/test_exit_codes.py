@@ -1,9 +1,12 @@
 """What each verb ends with, and what it says then: the table of exit codes that scripts rely on."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from axomsync import __version__
+from axomsync.ledger import Ledger
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 from tests.rig.fixtures import SandboxFactory
@@ -66,6 +69,18 @@ def test_78_when_there_is_no_configuration(agent: AgentProcess) -> None:
 def test_78_when_the_certificates_can_not_be_read(verb: tuple[str, ...], agent: AgentProcess) -> None:
     agent.configure({"console": {"ca_file": "/nowhere/ca.pem"}})
     assert "[console] ca_file /nowhere/ca.pem: can't be used" in call(agent, verb, 78)
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "pause"])
+def test_78_when_the_ledger_is_newer_than_the_program_with_what_to_do(verb: str, agent: AgentProcess) -> None:
+    with Ledger(agent.state, time.time) as ledger:
+        ledger.set_facts(version="99.0.0")
+        ledger.write(lambda db: db.execute("INSERT INTO _sqlite_migrations VALUES (99, 'axomsync', 'm999', '2031-01-01')"))
+    told = call(agent, (verb,), 78)
+    assert told.startswith(
+        f"axomsync: {agent.state}/state.db: written by a newer axomsync: by 99.0.0, and this is {__version__}"
+    )
+    assert "install that version again" in told
 
 
 @pytest.mark.parametrize(

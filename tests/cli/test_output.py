@@ -15,6 +15,7 @@ import pytest
 
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import Content, Fault, FaultyServer
+from tests.rig.old_ledger import old_ledger
 
 STATUS = {
     "version": str,
@@ -106,6 +107,15 @@ def test_json_has_its_keys_whatever_the_agent_does(server: FaultyServer, agent: 
     assert (status["agent"]["running"], status["agent"]["pid"], status["transfers"]) == (False, None, [])
     assert {row["path"]: row["state"] for row in uploads} == {"a.jsonl": "uploaded", "b.jsonl": "rejected"}
     assert [row["path"] for row in models if row["state"] == "published"] == [str(agent.mirror / "llama" / "v1")]
+
+
+def test_between_an_upgrade_and_the_first_start_status_says_what_to_do(agent: AgentProcess) -> None:
+    old_ledger(agent.state)
+    status = agent.status()
+    assert status["agent"]["running"] is False
+    (problem,) = status["problems"]
+    assert problem["subject"] == "ledger"
+    assert "state.db: of an older version; start the agent anew" in problem["reason"]
 
 
 def test_what_the_ledger_knows_is_listed_even_when_the_console_does_not_answer(

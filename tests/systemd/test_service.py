@@ -1,5 +1,6 @@
 """The shipped unit under a real systemd, installed by the shipped installer."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -148,6 +149,22 @@ def test_a_bad_configuration_stops_the_service_for_good_and_says_why(machine: Co
     journal = machine.journal(UNIT)
     assert "did you mean poll?" in journal
     assert "nonsense" in journal
+
+
+def test_a_newer_ledger_stops_the_service_for_good_and_says_why(machine: Container) -> None:
+    machine.run("rm", "-rf", "/var/lib/axomsync")
+    assert "takes effect when one starts" in machine.run(PROGRAM, "pause").stdout
+    machine.systemctl("start", UNIT)  # what root has made there is the service's
+    assert json.loads(machine.run(PROGRAM, "status", "--json").stdout)["agent"]["paused"]
+    machine.systemctl("stop", UNIT)
+    script = """import sqlite3; l = sqlite3.connect("/var/lib/axomsync/state.db"); l.execute(
+        "INSERT INTO _sqlite_migrations VALUES (99, 'axomsync', 'm999_from_the_future', '2031-01-01')"); l.commit()"""
+    machine.run("python3", "-c", script)
+    assert machine.systemctl("start", UNIT, check=False).returncode != 0
+    assert machine.show(UNIT, "ExecMainStatus") == "78"
+    assert machine.show(UNIT, "SubState") == "failed", "it would be restarted"
+    assert "written by a newer axomsync" in machine.journal(UNIT)
+    machine.run("rm", "-rf", "/var/lib/axomsync")
 
 
 def test_without_a_key_the_service_runs_and_says_what_it_lacks(machine: Container) -> None:
