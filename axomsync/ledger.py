@@ -1289,8 +1289,9 @@ def _refuse_newer(db: Database, path: Path) -> None:
     unknown = [applied.name for applied in migrations.applied(db) if applied.name not in known]
     if unknown:
         row = db.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()
+        writer = row[0] if row else "an unknown version"
         raise NewerLedger(
-            f"{path}: written by a newer axomsync: by {row[0] if row else 'an unknown version'}, and this is {__version__}, which "
+            f"{path}: written by a newer axomsync: by {writer}, and this is {__version__}, which "
             f"does not know {', '.join(unknown)}; install that version again, or restore a ledger from before the upgrade"
         )
 
