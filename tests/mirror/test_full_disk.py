@@ -1,16 +1,20 @@
 """A real, small filesystem that runs full at any moment, and has room again later: nobody need do anything else."""
 
+import json
 import os
+import random
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from axomsync.records import ModelState
 from tests.mirror.inprocess import MirrorHere
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import fill
-from tests.rig.faults import Content, Fault, FaultyServer
+from tests.rig.faults import KEY, Content, Fault, FaultyServer
 
 MIB = 1 << 20
 FILES = {"a.bin": Content(5 * MIB, 1), "b/c.bin": Content(1000, 2), "d.bin": Content(3 * MIB, 3)}
@@ -18,19 +22,24 @@ PIECE = 256 * 1024
 REQUESTS = 8 * MIB // PIECE
 
 
-@pytest.fixture
-def disk(mirror: MirrorHere, tmp_path: Path) -> Iterator[Path]:
-    """ext4, 24 MB, below the mirror folder."""
+@contextmanager
+def small_ext4(folder: Path, image: Path) -> Iterator[Path]:
+    """24 MB at `folder`."""
     assert os.geteuid() == 0, "mounting a filesystem takes root"
-    image = tmp_path / "disk"
     with image.open("wb") as file:
         file.truncate(24 * MIB)
     subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, mirror.folder], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
     try:
-        yield mirror.folder
+        yield folder
     finally:
-        subprocess.run(["umount", "--lazy", mirror.folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def disk(mirror: MirrorHere, tmp_path: Path) -> Iterator[Path]:
+    with small_ext4(mirror.folder, tmp_path / "disk") as disk:
+        yield disk
 
 
 def test_ten_moments_at_which_the_disk_is_full(server: FaultyServer, mirror: MirrorHere, disk: Path) -> None:
@@ -55,3 +64,56 @@ def test_ten_moments_at_which_the_disk_is_full(server: FaultyServer, mirror: Mir
         subprocess.run(["rm", "-r", disk / published.name], check=True)
         server.models.clear()
     assert outcomes.count(ModelState.BLOCKED) >= 5
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("ledger", ["elsewhere", "on the same disk"])
+def test_an_agent_whose_disk_is_full_at_random_moments(tmp_path: Path, server: FaultyServer, ledger: str) -> None:
+    """Nobody does anything but make room again."""
+    dice, box = random.Random(ledger), tmp_path / "box"
+    box.mkdir()
+    server.rate, server.longest_answer = 4_000_000, PIECE
+    states, moments = [], 10
+    with ExitStack() as stack:
+        disk = stack.enter_context(small_ext4(box, tmp_path / "disk"))
+        state = (disk if ledger == "on the same disk" else tmp_path) / "state"
+        (disk / "models").mkdir()
+        config = {
+            "drop": {"enabled": False},
+            "mirror": {"folder": str(disk / "models")},
+            "state": {"folder": str(state)},
+        }
+        agent = stack.enter_context(AgentProcess(tmp_path / "home", server.url, KEY, config))
+        agent.start()
+        for number in range(moments):
+            enough = server.sent() + dice.randrange(8 * MIB)
+            model_id = server.add_model(f"chassis-{number}", "v1", FILES)
+            folder = disk / "models" / f"chassis-{number}" / "v1"
+            eventually("that many bytes", lambda n=enough: server.sent() >= n)
+            fill(disk)
+            told = len(agent.log())
+            fill(disk)
+            states.append(eventually("an end", lambda f=folder, i=model_id, t=told: ended(agent, i, f, t)))
+            (disk / "filler").unlink()
+            eventually("a published model", folder.exists)
+            assert [fault for rel, content in FILES.items() if (fault := content.fault_in(folder / rel))] == []
+            eventually("its row", lambda i=model_id: seen(agent, i) == "published")
+            server.models.clear()
+            subprocess.run(["rm", "-r", folder.parent], check=True)
+        assert agent.terminate() == 0
+    assert states.count("blocked") >= moments // 3, states
+
+
+def ended(agent: AgentProcess, model_id: str, folder: Path, told: int) -> str | None:
+    """How it ended for now. Without room for the ledger the log alone can say it."""
+    if folder.exists():
+        return "published"
+    return "blocked" if "free" in agent.log()[told:] or seen(agent, model_id) == "blocked" else None
+
+
+def seen(agent: AgentProcess, model_id: str) -> str | None:
+    """What the agent says of a model that it has done with for now."""
+    done = agent.call("models", "--json")
+    rows = json.loads(done.stdout) if done.stdout else []
+    states = [row["state"] for row in rows if row["id"] == model_id]
+    return states[0] if states and states[0] in ("blocked", "published") else None
