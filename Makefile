@@ -46,6 +46,7 @@ bench: .venv/bench  ## measures against other clients, on loopback; CASE=name on
 
 stress: .venv/ready  ## the long tortures
 	@tests/debian-packages.sh
+	tests/debian-packages.sh mkfs.xfs:xfsprogs
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
 clean:  ## removes whatever these verbs made

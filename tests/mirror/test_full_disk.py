@@ -1,11 +1,10 @@
 """A real, small filesystem that runs full at any moment, and has room again later: nobody need do anything else."""
 
 import json
-import os
 import random
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,32 +12,19 @@ import pytest
 from axomsync.records import ModelState
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess, eventually
-from tests.rig.disks import fill
+from tests.rig.disks import fill, loop_disk
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 
 MIB = 1 << 20
 FILES = {"a.bin": Content(5 * MIB, 1), "b/c.bin": Content(1000, 2), "d.bin": Content(3 * MIB, 3)}
+EXT4 = ("mkfs.ext4", "-b", "4096", "-m", "0")
 PIECE = 256 * 1024
 REQUESTS = 8 * MIB // PIECE
 
 
-@contextmanager
-def small_ext4(folder: Path, image: Path) -> Iterator[Path]:
-    """24 MB at `folder`."""
-    assert os.geteuid() == 0, "mounting a filesystem takes root"
-    with image.open("wb") as file:
-        file.truncate(24 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-m", "0", image], check=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 @pytest.fixture
 def disk(mirror: MirrorHere, tmp_path: Path) -> Iterator[Path]:
-    with small_ext4(mirror.folder, tmp_path / "disk") as disk:
+    with loop_disk(mirror.folder, tmp_path / "disk", 24 * MIB, *EXT4) as disk:
         yield disk
 
 
@@ -75,7 +61,7 @@ def test_an_agent_whose_disk_is_full_at_random_moments(tmp_path: Path, server: F
     server.rate, server.longest_answer = 4_000_000, PIECE
     states, moments = [], 10
     with ExitStack() as stack:
-        disk = stack.enter_context(small_ext4(box, tmp_path / "disk"))
+        disk = stack.enter_context(loop_disk(box, tmp_path / "disk", 24 * MIB, *EXT4))
         state = (disk if ledger == "on the same disk" else tmp_path) / "state"
         (disk / "models").mkdir()
         config = {

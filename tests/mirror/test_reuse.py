@@ -10,7 +10,9 @@ import pytest
 from axomsync.mirror.record import read_record
 from axomsync.records import ModelState
 from tests.mirror.inprocess import MirrorHere
-from tests.rig.faults import Content, Fault, FaultyServer
+from tests.rig.agent import AgentProcess
+from tests.rig.disks import loop_disk
+from tests.rig.faults import KEY, Content, Fault, FaultyServer
 
 MIB = 1 << 20
 SAME = Content(20 * MIB, 1)
@@ -43,6 +45,33 @@ def test_an_unchanged_file_is_linked(server: FaultyServer, mirror: MirrorHere, p
     assert len({f.segments for r in records if r for f in r.files if f.rel == "a.bin"}) == 1
     shutil.rmtree(first)
     assert SAME.fault_in(second / "a.bin") is None
+
+
+@pytest.mark.stress
+def test_an_unchanged_file_of_another_user_shares_its_blocks(server: FaultyServer, tmp_path: Path) -> None:
+    """protected_hardlinks(7) lets nobody link files that are not his and that he can't write; XFS has reflinks then."""
+    mirror = tmp_path / "models"
+    with loop_disk(mirror, tmp_path / "disk", 400 * MIB, "mkfs.xfs"):
+        config = {"drop": {"enabled": False}, "mirror": {"folder": str(mirror)}}
+        with AgentProcess(tmp_path / "box", server.url, KEY, config) as agent:
+            server.add_model("chassis", "v1", {"a.bin": SAME})
+            agent.sync()
+            first, second = mirror / "chassis" / "v1" / "a.bin", mirror / "chassis" / "v2" / "a.bin"
+            os.chown(first, 65534, 65534)
+            sent, room = server.sent(), free(mirror)
+            server.add_model("chassis", "v2", {"a.bin": SAME})
+            agent.launch("sync", prefix=("setpriv", "--bounding-set=-fowner,-dac_override,-dac_read_search"))
+            assert agent.wait() == 0
+        assert server.sent() - sent < MIB
+        assert SAME.fault_in(second) is None
+        assert first.stat().st_ino != second.stat().st_ino
+        assert room - free(mirror) < SAME.size // 2
+
+
+def free(folder: Path) -> int:
+    os.sync()
+    status = os.statvfs(folder)
+    return status.f_bfree * status.f_frsize
 
 
 def test_what_can_not_be_shown_to_be_the_same_is_fetched(server: FaultyServer, mirror: MirrorHere) -> None:

@@ -19,6 +19,21 @@ def small_disk(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@contextmanager
+def loop_disk(folder: Path, image: Path, size: int, *mkfs: str) -> Iterator[Path]:
+    """A filesystem of `size` bytes in the file `image`, made by the command `mkfs`, at `folder` while the block runs."""
+    assert os.geteuid() == 0, "mounting a filesystem takes root"
+    folder.mkdir(parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(size)
+    subprocess.run([mkfs[0], "-q", *mkfs[1:], image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 def fill(folder: Path) -> Path:
     """Write a file that takes all the room there is, and return it: who removes it makes room again."""
     filler = folder / "filler"
