@@ -41,6 +41,7 @@ from axomsync.mirror.links import Links
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.publish import Place, record_of, shown
 from axomsync.mirror.record import Record, read_record
+from axomsync.mirror.retention import GONE_SECONDS
 from axomsync.mirror.space import Booking, Space
 from axomsync.policy import backoff, same_but_for_numbers
 from axomsync.problems import Problems
@@ -184,7 +185,12 @@ class Mirror:
             for change in changes:
                 if change.state is ModelState.IGNORED:
                     self._let_go(change.model.id)
-        self._note_presence({model.id for model in listed}, known)
+        there = {model.id for model in listed}
+        self._note_presence(there, known)
+        for row in known:
+            gone = row.state is ModelState.GONE and self._now() - row.updated_at > GONE_SECONDS
+            if gone and row.bytes_done and there and row.id not in there:
+                self._let_go(row.id)
         self._ledger.set_facts(last_poll=str(self._now()))
         self._space.retain()
 

@@ -212,3 +212,21 @@ def test_what_came_of_a_model_that_is_no_longer_wanted_is_let_go(server: FaultyS
     mirror.settings["exclude"] = []
     mirror.sync()
     assert (mirror.model(wanted).state, mirror.model(wanted).bytes_done) == (ModelState.BLOCKED, 306_000)
+
+
+def test_what_came_of_a_model_that_is_gone_for_a_day_is_let_go(server: FaultyServer, mirror: MirrorHere) -> None:
+    gone = server.add_model("chassis", "v1", {**FILES, "weights.safetensors": Content(1000)})  # noise: it is blocked
+    mirror.sync()
+    (document,) = server.models
+    server.models.clear()
+    kept = (ModelState.GONE, 306_000)
+    for hours in (0, 23, 25):  # a list that is empty tells nothing
+        mirror.later = hours * 3600.0
+        mirror.sync()
+        assert (mirror.model(gone).state, mirror.model(gone).bytes_done) == kept
+    server.add_model("other", "v1", FILES)
+    mirror.sync()
+    assert (mirror.model(gone).state, mirror.model(gone).bytes_done) == (ModelState.GONE, 0)
+    server.models.append(document)
+    mirror.sync()
+    assert (mirror.model(gone).state, mirror.model(gone).bytes_done) == (ModelState.BLOCKED, 306_000)
