@@ -561,6 +561,7 @@ class Agent:
         self.parts.end()
         while self.parts.working and not self.ended:
             self._turn()
+            self.steer()
         if not self.ended:
             self._take_over(parts)
 

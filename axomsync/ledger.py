@@ -1170,9 +1170,9 @@ class Reader:
 @contextmanager
 def write_beside_agent(path: Path) -> Iterator[sqlite3.Connection]:
     """One transaction from another process than the agent. Raises `LocalFault`."""
-    Reader(path).close()  # of this version, and there
-    if not os.access(path, os.W_OK):
+    if _is_barred(path):
         raise LocalFault(f"{path}: this user may not steer the agent; use sudo, or be the user that the agent runs as")
+    Reader(path).close()  # of this version, and there
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
         with closing(connection):
@@ -1181,6 +1181,17 @@ def write_beside_agent(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("COMMIT")
     except sqlite3.Error as error:
         raise _sqlite_fault(error, path) from None
+
+
+def _is_barred(path: Path) -> bool:
+    """Whether there is, or may be, a file that this process may not write."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True
+    return not os.access(path, os.W_OK)
 
 
 def holder(folder: Path) -> int | None:

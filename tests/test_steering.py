@@ -1,6 +1,7 @@
 """Steering a running agent from another process: each verb, what is asked while no agent runs, and what goes wrong."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.steering import Outcome, Request, Steering, Verb, ask, wait_for
 from tests.rig.agent import AgentProcess, eventually
-from tests.rig.faults import KEY, Content, FaultyServer
+from tests.rig.faults import KEY, Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger
 
 SOON = 10.0  # seconds for an answer, of which an agent needs half a one
@@ -205,3 +206,27 @@ def test_forget_makes_a_file_new_again(agent: AgentProcess) -> None:
     assert agent.uploads() == []
     (agent.drop / "uploaded/a.jsonl").rename(agent.drop / "a.jsonl")
     eventually("the upload anew", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
+
+
+def test_it_listens_while_a_reload_waits_for_a_console_that_hangs(agent: AgentProcess, server: FaultyServer) -> None:
+    server.inject(Fault(cut=1, ending="stall"), "/models", times=99)
+    agent.start()
+    eventually("a request that hangs", lambda: server.console_requests("/models"))
+    agent.configure({"transfer": {"connections": 3}})
+    agent.hangup()
+    began = time.monotonic()
+    assert "paused" in say(agent, "pause")
+    assert time.monotonic() - began < 3
+    assert "reloaded" not in agent.log()
+
+
+@pytest.mark.parametrize("barred", ["state", "state/state.db"])
+def test_who_may_not_steer_is_told_what_to_do(agent: AgentProcess, barred: str) -> None:
+    agent.sync()
+    (agent.home / barred).chmod(0o444)
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *agent.command("pause")],
+        env=agent.environ, cwd=agent.home, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "this user may not steer the agent; use sudo" in done.stderr
+    assert done.returncode == 1
