@@ -63,8 +63,7 @@ place_service() {
     units=/usr/lib/systemd/system
     mkdir -p "$root$units"
     for unit in "$checkout"/systemd/*.service "$checkout"/systemd/*.timer; do
-        [ -e "$unit" ] || continue
-        sed -e 's,/usr/local/bin/axomsync,/usr/bin/axomsync,' -e 's,^Documentation=.*,Documentation=man:axomsync(1),' \
+        sed -e 's,/usr/local/bin/axomsync,/usr/bin/axomsync,' -e '/^Description=/a Documentation=man:axomsync(1)' \
             "$unit" > "$root$units/${unit##*/}"
     done
     place systemd/axomsync.sysusers.conf /usr/lib/sysusers.d/axomsync.conf

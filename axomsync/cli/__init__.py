@@ -13,7 +13,7 @@ import sys
 import click
 
 from axomsync import __version__
-from axomsync.cli import catalogs, mirroring, setting_up, showing, steering, trying, working
+from axomsync.cli import catalogs, mirroring, service, setting_up, showing, steering, trying, working
 from axomsync.errors import AxomsyncError, LocalFault, local_fault
 
 USAGE_EXIT_CODE = 2
@@ -83,6 +83,7 @@ for verb in (
     setting_up.config_group,
     setting_up.init,
     setting_up.doctor,
+    service.service_group,
     trying.demo,
     trying.sandbox,
 ):

@@ -92,6 +92,15 @@ def test_the_installed_agent_has_all_it_needs_for_a_pass(program: Path, tmp_path
     assert "Traceback" not in done.stderr
 
 
+def test_the_installed_program_puts_a_service_in_place_that_starts_it(program: Path, tmp_path: Path) -> None:
+    home = program.parents[2]
+    said = run(program, "service", "install", "--user").stdout
+    unit = home / ".config/systemd/user/axomsync.service"
+    assert f"{unit}: written" in said
+    assert f"ExecStart={program} run --config %E/axomsync/config.toml\n" in unit.read_text()
+    assert f"{unit}: unchanged" in run(program, "service", "install", "--user").stdout
+
+
 def test_without_its_extra_the_sandbox_says_what_to_install(program: Path) -> None:
     done = run(program, "sandbox")
     assert done.returncode == 1

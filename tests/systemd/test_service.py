@@ -1,4 +1,4 @@
-"""The shipped unit under a real systemd, installed by the shipped installer."""
+"""The shipped unit under a real systemd, installed by `axomsync service install`."""
 
 import json
 import time
@@ -8,7 +8,7 @@ import pytest
 
 from tests.rig.container import Container
 from tests.rig.inside import SandboxInside, sandbox_inside
-from tests.rig.installation import PROGRAM, SOURCES, machine_with_program
+from tests.rig.installation import PROGRAM, machine_with_program
 
 UNIT = "axomsync.service"
 PASS, TIMER = "axomsync-sync.service", "axomsync-sync.timer"
@@ -19,15 +19,15 @@ DROP_IN = f"/run/systemd/system/{UNIT}.d/test.conf"
 GOOD_CONFIG = '[console]\nurl = "http://127.0.0.1:9/api"\n'
 
 
-def install(machine: Container, *arguments: str) -> str:
-    return machine.run("sh", f"{SOURCES}/systemd/install.sh", *arguments).stdout
+def install(machine: Container) -> str:
+    return machine.run(PROGRAM, "service", "install").stdout
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """A booted machine with the service installed, and nothing running."""
     with machine_with_program(tmp_path_factory.mktemp("program")) as machine:
-        install(machine, "--program", PROGRAM)
+        assert f"{CONFIG}: written" in install(machine)
         yield machine
 
 
@@ -185,23 +185,52 @@ def test_the_folders_are_for_whom_they_are_for(machine: Container) -> None:
 
 
 def test_the_installer_may_run_again(machine: Container) -> None:
-    said = install(machine, "--program", PROGRAM)
-    assert "written" not in said
-    assert f"{CONFIG}: kept" in said
+    said = install(machine).splitlines()
+    assert [line for line in said if not line.endswith(": unchanged")] == [f"{CONFIG}: kept"]
+    assert f"/usr/local/lib/systemd/system/{UNIT}: unchanged" in said
     assert machine.run("cat", CONFIG).stdout == GOOD_CONFIG
+
+
+def test_a_user_has_a_service_of_their_own(machine: Container, sandbox: SandboxInside) -> None:
+    machine.run("useradd", "--create-home", "bob")
+    home, runtime = "/home/bob", "/run/bob"
+    machine.run("install", "-d", "-m", "700", "-o", "bob", runtime)
+    # A user's manager without a login: nobody logs in here.
+    manager = ("--uid=bob", "-p", "Type=notify", "-p", "Delegate=yes", f"--setenv=XDG_RUNTIME_DIR={runtime}")
+    machine.run("systemd-run", "--quiet", "--unit=manager-of-bob", *manager, "/lib/systemd/systemd", "--user")
+
+    def as_bob(*argv: str, stdin: str = "") -> str:
+        words = ("runuser", "-u", "bob", "--", "env", f"HOME={home}", f"XDG_RUNTIME_DIR={runtime}", *argv)
+        return machine.run(*words, stdin=stdin).stdout
+
+    said = as_bob(PROGRAM, "service", "install", "--user")
+    assert f"{home}/.config/systemd/user/{UNIT}: written" in said
+    assert "systemd: has read the units" in said
+    assert "written" not in as_bob(PROGRAM, "service", "install", "--user")
+    verdict = as_bob("sh", "-c", f"systemd-analyze verify --user {home}/.config/systemd/user/*.* 2>&1")
+    assert verdict == ""
+    as_bob("sed", "-i", f's,^url = .*,url = "{sandbox.url}",', f"{home}/.config/axomsync/config.toml")
+    as_bob("sh", "-c", f"umask 077; cat > {home}/.config/axomsync/key", stdin=f"{sandbox.key}\n")
+    as_bob("systemctl", "--user", "start", UNIT)  # returns when it is ready
+    status = json.loads(as_bob(PROGRAM, "status", "--json", "--config", f"{home}/.config/axomsync/config.toml"))
+    assert status["agent"]["running"]
+    assert status["drop"]["folder"] == f"{home}/axom/drop"
+    pid = as_bob("systemctl", "--user", "show", "--value", "--property=MainPID", UNIT).strip()
+    assert "Seccomp:\t2\n" in machine.run("cat", f"/proc/{pid}/status").stdout, "no filter of system calls"
+    assert "stopped and disabled" in as_bob(PROGRAM, "service", "uninstall", "--user")
+    machine.systemctl("stop", "manager-of-bob")
 
 
 def test_uninstalling_keeps_the_data(machine: Container) -> None:
     machine.systemctl("enable", "--now", UNIT)
     machine.write("/srv/axom/models/m/1/config.json", "{}")
-    install(machine, "--uninstall")
+    machine.run(PROGRAM, "service", "uninstall")
     try:
         assert machine.show(UNIT, "LoadState") == "not-found"
-        machine.run("test", "!", "-e", "/usr/local/bin/axomsync")
         machine.run("test", "-f", "/srv/axom/models/m/1/config.json", "-a", "-f", CONFIG, "-a", "-f", KEY)
         machine.run("test", "-d", "/var/lib/axomsync")
     finally:
-        install(machine, "--program", PROGRAM)
+        install(machine)
 
 
 def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sandbox: SandboxInside) -> None:

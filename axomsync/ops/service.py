@@ -1,0 +1,281 @@
+"""Puts axomsync in place as a service, of the machine or of one user, and takes that away again.
+
+Owns the units, the service's user, its folders and the first configuration. May be run again at any time: what is the same
+is left alone. Units are written over, since changes to them belong into drop-ins; a configuration never is. Each thing that
+is done, or needs no doing, is told in a line.
+
+Failures handled, all as `LocalFault` with what to do: no root, no systemd, a program that the service's user can't run, a
+Debian package that has done all this, a file that can't be written.
+"""
+
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from axomsync import config
+from axomsync.errors import LocalFault, local_fault
+
+SHIPPED = Path(__file__).parent / "units"  # the checkout's systemd/
+UNITS = ("axomsync.service", "axomsync-sync.service", "axomsync-sync.timer")
+ENABLED = ("axomsync.service", "axomsync-sync.timer")
+SHIPPED_PROGRAM = "/usr/local/bin/axomsync"  # what the shipped units start
+
+SYSTEM_UNITS = Path("/usr/local/lib/systemd/system")
+PACKAGED_UNIT = Path("/usr/lib/systemd/system/axomsync.service")
+SYSUSERS = Path("/usr/local/lib/sysusers.d/axomsync.conf")
+TMPFILES = Path("/usr/local/lib/tmpfiles.d/axomsync.conf")
+SERVICE_USER = "axomsync"
+HOMES = ("/root", "/home", "/run/user")  # ProtectHome= hides them
+
+Tell = Callable[[str], object]
+
+
+def running_program(called_as: str) -> list[str]:
+    """How to start the program that runs now; `called_as` is its `sys.argv[0]`."""
+    path = Path(called_as).absolute()
+    if path.name == "axomsync" and os.access(path, os.X_OK):
+        return [str(path.resolve())]
+    return [sys.executable, "-m", "axomsync"]
+
+
+def install_for_machine(program: Sequence[str], tell: Tell) -> None:
+    """Units, user and folders of the machine's service, and /etc/axomsync/config.toml."""
+    _demand_root()
+    if PACKAGED_UNIT.exists():
+        raise LocalFault("the Debian package has the service in place: systemctl enable --now axomsync")
+    _place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), tell)
+    _make_user(tell)
+    _demand_reachable(program)
+    _place(TMPFILES, (SHIPPED / "axomsync.tmpfiles.conf").read_text(), tell)
+    _make_folders(tell)
+    _place_units(SHIPPED, SYSTEM_UNITS, program, _machine_manager(), tell)
+    settings = Path(config.SYSTEM_CONFIG)
+    _place_settings(settings, {}, tell)
+    _tell_what_remains(
+        settings,
+        tell,
+        f"install -m 600 /dev/stdin {settings.parent}/key     # paste the API key, Enter, Ctrl-D",
+        *([f"ln -s {shlex.join(program)} {SHIPPED_PROGRAM}"] if _is_out_of_the_way(program) else []),
+        f"axomsync config check --config {settings}",
+        "systemctl enable --now axomsync               # or axomsync-sync.timer: a pass every five minutes, and no daemon",
+        f"usermod -aG {SERVICE_USER} NAME                     # for each person who may drop datasets into /srv/axom/drop",
+    )
+
+
+def install_for_user(program: Sequence[str], environ: Mapping[str, str], tell: Tell) -> None:
+    """Units and configuration for whoever calls, and the folders that this configuration names."""
+    settings, values = config.defaults_for_user(None, _without_choice(environ), root=False)
+    key_file = settings.parent / "key"
+    _place_units(SHIPPED / "user", _user_units(settings), program, _user_manager(environ), tell)
+    if _place_settings(settings, {**values, "console.key_file": str(key_file)}, tell):
+        for folder in (values["drop.folder"], values["mirror.folder"]):
+            _make_folder(Path(str(folder)), tell)
+    _tell_what_remains(
+        settings,
+        tell,
+        f"install -m 600 /dev/stdin {shlex.quote(str(key_file))}     # paste the API key, Enter, Ctrl-D",
+        f"axomsync config check --config {shlex.quote(str(settings))}",
+        "systemctl --user enable --now axomsync        # or axomsync-sync.timer: a pass every five minutes, and no daemon",
+        "loginctl enable-linger                        # for it to run while you are not logged in",
+    )
+
+
+def uninstall_for_machine(tell: Tell) -> None:
+    """Stop the service and take away what was put in place, but for configuration, ledger, data and user."""
+    _demand_root()
+    _remove_units(SYSTEM_UNITS, (SYSUSERS, TMPFILES), _machine_manager(), tell)
+    tell(f"kept: {Path(config.SYSTEM_CONFIG).parent}, /var/lib/axomsync, /srv/axom and the user {SERVICE_USER}")
+
+
+def uninstall_for_user(environ: Mapping[str, str], tell: Tell) -> None:
+    """As `uninstall_for_machine`, for whoever calls."""
+    settings, values = config.defaults_for_user(None, _without_choice(environ), root=False)
+    _remove_units(_user_units(settings), (), _user_manager(environ), tell)
+    tell(f"kept: {settings.parent}, and the folders that {settings.name} names, such as {values['state.folder']}")
+
+
+# Who starts the units: the words to call systemctl with, none where no manager runs
+
+
+def _machine_manager() -> list[str]:
+    return ["systemctl"] if Path("/run/systemd/system").is_dir() else []  # not so while an image is being built
+
+
+def _user_manager(environ: Mapping[str, str]) -> list[str]:
+    runtime = environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}")
+    return ["systemctl", "--user"] if Path(runtime, "systemd", "private").exists() else []
+
+
+def _user_units(settings: Path) -> Path:
+    return settings.parents[1] / "systemd" / "user"
+
+
+def _without_choice(environ: Mapping[str, str]) -> dict[str, str]:
+    """The units name the configuration that they use, whatever another one the caller uses otherwise."""
+    return {name: value for name, value in environ.items() if name != "AXOMSYNC_CONFIG"}
+
+
+# What can be in the way
+
+
+def _demand_root() -> None:
+    if os.geteuid() != 0:
+        raise LocalFault("the machine's service is root's: use sudo; or --user for a service of your own")
+
+
+def _demand_reachable(program: Sequence[str]) -> None:
+    """The service's user must be able to run the program under the unit's sandbox."""
+    advice = (
+        "install axomsync where everybody may read it: python3 -m venv /opt/axomsync, then /opt/axomsync/bin/pip install …; "
+        "or use --user"
+    )
+    parts = (program[0], sys.prefix, sys.base_prefix, str(SHIPPED))
+    for part in map(os.path.realpath, parts):
+        if part.startswith(tuple(f"{home}/" for home in HOMES)):
+            raise LocalFault(f"{part}: services can't look into home folders; {advice}")
+    try:
+        tried = subprocess.run(
+            [*program, "--version"],
+            user=SERVICE_USER,
+            group=SERVICE_USER,
+            extra_groups=[],
+            cwd="/",
+            env={"LANG": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said = tried.stderr.strip().rpartition("\n")[2] if tried.returncode else None
+    except OSError as error:
+        said = str(error)
+    if said is not None:
+        raise LocalFault(f"{shlex.join(program)}: the user {SERVICE_USER} can't run it ({said}); {advice}")
+
+
+def _is_out_of_the_way(program: Sequence[str]) -> bool:
+    return len(program) == 1 and shutil.which("axomsync") is None
+
+
+# What is put in place
+
+
+def _make_user(tell: Tell) -> None:
+    def is_there() -> bool:
+        return any(user.pw_name == SERVICE_USER for user in pwd.getpwall())
+
+    before = is_there()
+    _call("systemd-sysusers", str(SYSUSERS))
+    if not is_there():
+        raise LocalFault(f"systemd-sysusers has not made the user {SERVICE_USER}; useradd --system {SERVICE_USER} does")
+    tell(f"user {SERVICE_USER}: {'unchanged' if before else 'made'}")
+
+
+def _make_folders(tell: Tell) -> None:
+    folders = [Path(line.split()[1]) for line in TMPFILES.read_text().splitlines() if line.startswith("d ")]
+    before = {folder for folder in folders if folder.exists()}
+    _call("systemd-tmpfiles", "--create", str(TMPFILES))
+    for folder in folders:
+        tell(f"{folder}: {'unchanged' if folder in before else 'made'}")
+
+
+def _make_folder(folder: Path, tell: Tell) -> None:
+    before = folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise local_fault(error, str(folder)) from None
+    tell(f"{folder}: {'unchanged' if before else 'made'}")
+
+
+def _place_units(source: Path, target: Path, program: Sequence[str], manager: Sequence[str], tell: Tell) -> None:
+    starts = " ".join(map(_quoted, program))
+    texts = {name: (source / name).read_text().replace(SHIPPED_PROGRAM, starts) for name in UNITS}
+    changed = [_place(target / name, text, tell) for name, text in texts.items()]
+    if not any(changed):
+        return
+    if not manager:
+        tell("no systemd runs here: it reads the units when it starts")
+        return
+    _call(*manager, "daemon-reload")
+    tell("systemd: has read the units")
+    if _says_yes(*manager, "is-active", "axomsync.service"):
+        tell(f"the running agent is still the old one; it keeps the bytes that it has: {' '.join(manager)} restart axomsync")
+
+
+def _quoted(word: str) -> str:
+    """As a unit's ExecStart= wants it; of quotes and backslashes in a program's name systemd wants none."""
+    escaped = word.replace("%", "%%")
+    return f'"{escaped}"' if " " in word else escaped
+
+
+def _place_settings(path: Path, values: Mapping[str, object], tell: Tell) -> bool:
+    """True when the configuration was written, False when there is one."""
+    if os.path.lexists(path):
+        tell(f"{path}: kept")
+        return False
+    return _place(path, config.example(values), tell)
+
+
+def _place(path: Path, text: str, tell: Tell) -> bool:
+    """Have a file hold this text; true when it did not. Whole or not at all: a unit is read at any time."""
+    try:
+        if path.is_file() and path.read_bytes() == text.encode():
+            tell(f"{path}: unchanged")
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    except OSError as error:
+        raise local_fault(error, error.filename or str(path)) from None
+    tell(f"{path}: written")
+    return True
+
+
+def _tell_what_remains(settings: Path, tell: Tell, *steps: str) -> None:
+    if (settings.parent / "key").exists():
+        return  # somebody has been through this
+    tell("\nWhat remains:")
+    for step in steps:
+        tell(f"  {step}")
+
+
+def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], tell: Tell) -> None:
+    for name in ENABLED:
+        ours = manager and (units / name).exists()
+        if ours and any(_says_yes(*manager, question, name) for question in ("is-active", "is-enabled")):
+            _call(*manager, "disable", "--quiet", "--now", name)
+            tell(f"{name}: stopped and disabled")
+    for path in (*(units / name for name in UNITS), *others):
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise local_fault(error, str(path)) from None
+        tell(f"{path}: removed")
+    if manager:
+        _call(*manager, "daemon-reload")
+
+
+def _call(*argv: str) -> None:
+    done = _asked(*argv)
+    if done.returncode:
+        raise LocalFault(f"{shlex.join(argv)} ended with {done.returncode}: {done.stderr.strip() or 'it did not say why'}")
+
+
+def _says_yes(*argv: str) -> bool:
+    return _asked(*argv).returncode == 0
+
+
+def _asked(*argv: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise LocalFault(f"{argv[0]} is missing: this machine has no systemd; `axomsync run` is the agent") from None
