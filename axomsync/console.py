@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorF
 from axomsync import __version__
 from axomsync.config import is_loopback
 from axomsync.errors import KeyRefused, Rejected, Transient, printable
-from axomsync.http import distrust, http_date, retry_after, tls_context
+from axomsync.http import distrust, http_date, request_id, retry_after, tls_context
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
 
 log = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ class Console:
         if 200 <= status < 300:
             return
         call = f"{response.request.method} {printable(response.request.url.path)}"
-        detail = _detail(response).replace(self._key or "\n", "…")
+        detail = _detail(response).replace(self._key or "\n", "…") + request_id(response, "x-request-id", self._key)
         if status == 401:
             raise KeyRefused(
                 f"the console refuses the API key ({detail}): create a new one in the console, put it where "

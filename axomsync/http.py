@@ -4,6 +4,7 @@ Keeps nothing. Header values come from the far side: one that does not parse cou
 """
 
 import email.utils
+import re
 import ssl
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
@@ -54,6 +55,17 @@ def retry_after(response: "httpx.Response", now: float) -> float | None:
         return float(value)
     date = http_date(value)
     return None if date is None else max(0.0, date - now)
+
+
+def request_id(response: "httpx.Response", name: str, key: str | None = None) -> str:
+    """What the far side calls this request, for its support: `; request …` to end a message with, or nothing.
+
+    `name` is the header that has it. One that is no plain word, or that repeats what is secret (the URL, the `key`), counts
+    as none.
+    """
+    value = response.headers.get(name, "")
+    secret = value in str(response.request.url) or (key is not None and key in value)
+    return "" if secret or not re.fullmatch(r"[\w.:+/=-]{1,64}", value, re.ASCII) else f"; request {value}"
 
 
 def http_date(value: str) -> float | None:

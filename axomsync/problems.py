@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from axomsync.errors import LocalFault
 from axomsync.ledger import Ledger
+from axomsync.policy import without_request
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Problems:
     def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
         """`subject` has a problem; says so once until the reason changes."""
         with self._lock:
-            new = self._reasons.get(subject) != reason
+            new = without_request(self._reasons.get(subject, "")) != without_request(reason)
             self._reasons[subject] = reason
         if new:
             log.warning("%s: %s", subject, reason)

@@ -29,7 +29,7 @@ from pyreqwest.exceptions import RequestTimeoutError as TransportTimeout
 from axomsync import __version__
 from axomsync.config import may_use_plain_http
 from axomsync.errors import BadConfig, Rejected, SourceChanged, Transient, UrlExpired, printable
-from axomsync.http import distrust, host_of, retry_after, tls_context
+from axomsync.http import distrust, host_of, request_id, retry_after, tls_context
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # storage may think for long between the last byte of a large PUT and its answer
@@ -243,6 +243,7 @@ def _raise_for_status(response: httpx.Response) -> None:
     if status in (200, 201, 204, 206):
         return
     code, words = _error_document(response)
+    words += request_id(response, "x-amz-request-id")
     message = f"storage {host_of(str(response.request.url))} answered {status} ({words})"
     if status == 412:
         raise SourceChanged(f"the object changed while it was fetched: {message}")

@@ -287,6 +287,20 @@ def test_a_key_that_the_far_side_repeats_is_not_passed_on(server: FaultyServer, 
     assert str(failure_of(connect(), Rejected)).endswith("bad header Authorization: Bearer …!")
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("req_4442:AB-1", "(no detail given; request req_4442:AB-1)"),
+        ("two words", "(no detail given)"),
+        ("x" * 10_000, "(no detail given)"),
+        (f"for-{KEY}", "(no detail given)"),
+    ],
+)
+def test_a_request_has_a_name_for_the_support(value: str, told: str, server: FaultyServer, connect: Connect) -> None:
+    server.inject(Fault(500, {"X-Request-Id": value}), "/models")
+    assert told in str(failure_of(connect(), Transient))
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408, 425])
 def test_a_console_in_trouble_is_worth_another_try(status: int, server: FaultyServer, connect: Connect) -> None:
     server.inject(refusal(status, "later"), "/api/models")

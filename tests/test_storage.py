@@ -125,6 +125,12 @@ def test_what_may_succeed_later(
     assert failure.value.retry_after == retry_after
 
 
+def test_a_request_has_a_name_for_the_support(storage: Storage, server: FaultyServer) -> None:
+    server.inject(s3_error(503, "SlowDown", "Reduce your request rate", x_amz_request_id="4442587FB7D0A2F9"))
+    with pytest.raises(Transient, match="SlowDown: Reduce your request rate; request 4442587FB7D0A2F9"):
+        get(storage, server.presign("GET", "object"), 0, 10)
+
+
 def test_a_date_to_wait_for(storage: Storage, server: FaultyServer) -> None:
     server.inject(s3_error(503, "SlowDown", "Reduce your rate.", Retry_After=http_date(600)))
     with pytest.raises(Transient) as failure:

@@ -45,7 +45,7 @@ from axomsync.errors import (
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat
 from axomsync.meter import Gauge, Meter
-from axomsync.policy import backoff
+from axomsync.policy import backoff, without_request
 from axomsync.records import Presigned, Segment, Shard, Stamp, Upload, UploadState
 from axomsync.report import Document, repeated_words, upload_document
 from axomsync.storage import Storage
@@ -352,8 +352,8 @@ class Uploader:
         state = {UploadState.UPLOADING: UploadState.QUEUED, UploadState.CHECKING: UploadState.SETTLING}.get(
             current.state, current.state
         )
-        if self._told.get(upload.id) != str(failure):
-            self._told[upload.id] = str(failure)
+        if self._told.get(upload.id) != (said := without_request(str(failure))):
+            self._told[upload.id] = said
             log.warning("%s: %s; tried again later", _shown(upload.path), failure)
         stamp = stamp_at(self._settings.folder, upload.path)
         if state is UploadState.SETTLING and stamp is not None and stamp != current.stamp:
