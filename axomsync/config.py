@@ -593,8 +593,7 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
     """The API key: `$AXOM_KEY`, else `key_file`, else the systemd credential `axom_key`. Raises `KeyRefused`."""
     if environ.get("AXOM_KEY"):
         return _clean_key(environ["AXOM_KEY"], "$AXOM_KEY")
-    credentials = environ.get("CREDENTIALS_DIRECTORY")
-    file = settings.console.key_file or (Path(credentials) / "axom_key" if credentials else None)
+    file = settings.console.key_file or _credential(environ)
     if file is None:
         raise KeyRefused(
             "no API key: set $AXOM_KEY, or write the key into a file and name it as [console] key_file, "
@@ -606,6 +605,15 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise KeyRefused(f"{file}: the API key can't be read: {reason}; put it there and make it readable") from None
     return _clean_key(key, str(file))
+
+
+def _credential(environ: Mapping[str, str]) -> Path | None:
+    """As systemd handed it over at the start, or the unit's ExecReload= since."""
+    at_start = environ.get("CREDENTIALS_DIRECTORY")
+    if not at_start:
+        return None
+    since = Path(environ.get("RUNTIME_DIRECTORY", at_start).partition(":")[0]) / "axom_key"
+    return since if since.exists() else Path(at_start) / "axom_key"
 
 
 def _clean_key(text: str, source: str) -> str:

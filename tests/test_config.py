@@ -351,6 +351,11 @@ def test_the_key_comes_from_the_first_source_that_is_there(tmp_path: Path) -> No
     assert key_of({"AXOM_KEY": "axom_live_environment", **systemd}, file) == "axom_live_environment"
     assert key_of({"AXOM_KEY": "", **systemd}, file) == "axom_live_file"
     assert key_of(systemd) == "axom_live_credential"
+    handed_over_since = {**systemd, "RUNTIME_DIRECTORY": f"{tmp_path}/run:/run/another"}
+    assert key_of(handed_over_since) == "axom_live_credential"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/axom_key").write_text("axom_live_of_a_reload")
+    assert key_of(handed_over_since) == "axom_live_of_a_reload"
 
 
 @pytest.mark.parametrize(

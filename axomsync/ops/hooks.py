@@ -35,7 +35,7 @@ OUTPUT_LIMIT = 4096  # bytes of what a hook says that are kept
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 5.0  # that a hook still has when the agent stops
 KEPT_SECONDS = 30 * 86400.0
-SECRETS = ("AXOM_KEY", "CREDENTIALS_DIRECTORY")
+SECRETS = ("AXOM_KEY", "CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY")
 
 
 class Hooks:

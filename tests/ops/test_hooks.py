@@ -74,14 +74,17 @@ def here(tmp_path: Path) -> Iterator[Installation]:
 
 def test_a_hook_is_told_what_happened_and_not_the_key(here: Installation) -> None:
     here.publish()
-    here.run({"AXOM_KEY": KEY, "CREDENTIALS_DIRECTORY": "/run/x"}, model_published=here.teller("$(touch x)", "; false"))
+    here.run(
+        {"AXOM_KEY": KEY, "CREDENTIALS_DIRECTORY": "/run/x", "RUNTIME_DIRECTORY": "/run/x"},
+        model_published=here.teller("$(touch x)", "; false"),
+    )
     ((arguments, document, environment),) = here.told()
     assert arguments == ["$(touch x)", "; false"]
     assert (document["event"], document["at"]) == ("model_published", "2001-09-09T01:46:40+00:00")
     assert (document["model"]["name"], document["model"]["state"]) == ("$(name) ü", "published")
     assert environment["AXOMSYNC_EVENT"] == "model_published"
     assert (environment["AXOMSYNC_NAME"], environment["AXOMSYNC_ID"]) == ("$(name) ü", "id-1")
-    assert not {"AXOM_KEY", "CREDENTIALS_DIRECTORY"} & set(environment)
+    assert not {"AXOM_KEY", "CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY"} & set(environment)
     here.run(model_published=here.teller())
     assert len(here.told()) == 1
 

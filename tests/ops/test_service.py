@@ -13,7 +13,7 @@ UNITS = CHECKOUT / "systemd"
 # What makes a pass of `sync` another kind of unit than the agent.
 OF_THE_AGENT_ALONE = {
     "Type", "NotifyAccess", "ExecStart", "ExecReload", "Restart", "RestartSec", "RestartPreventExitStatus", "WatchdogSec",
-    "TimeoutStopSec",
+    "TimeoutStopSec", "RuntimeDirectory", "RuntimeDirectoryMode",
 }  # fmt: skip
 
 

@@ -104,6 +104,30 @@ def test_reload_keeps_the_process(machine: Container) -> None:
     assert machine.show(UNIT, "MainPID") == pid
 
 
+def test_a_key_is_rotated_by_a_reload(machine: Container, sandbox: SandboxInside) -> None:
+    def console_is(ok: bool) -> Callable[[], bool]:
+        return lambda: json.loads(machine.run(PROGRAM, "status", "--json").stdout)["console"]["ok"] is ok
+
+    machine.write(CONFIG, f'[console]\nurl = "{sandbox.url}"\n[mirror]\npoll = "500ms"\n')
+    machine.write(KEY, sandbox.key + "\n", mode=0o600)
+    machine.systemctl("start", UNIT)
+    pid = machine.show(UNIT, "MainPID")
+    until(console_is(True), "a console that takes the key", patience=10)
+    sandbox.steer("keys/revoke", key=sandbox.key)
+    until(console_is(False), "the refusal", patience=10)
+    fresh = sandbox.steer("keys", scopes=["read", "models", "datasets"])["key"]
+    machine.write(KEY, fresh + "\n", mode=0o600)
+    machine.systemctl("reload", UNIT)
+    until(console_is(True), "a console that takes the new key", patience=10)
+    assert machine.show(UNIT, "MainPID") == pid
+    assert (
+        machine.run("stat", "-c", "%U %a", "/run/axomsync", "/run/axomsync/axom_key").stdout
+        == "axomsync 700\naxomsync 600\n"
+    )
+    machine.systemctl("stop", UNIT)
+    assert not exists(machine, "/run/axomsync"), "a start must hand over what lies there then"
+
+
 def test_reload_with_a_bad_configuration_keeps_the_old_one_and_says_why(machine: Container) -> None:
     machine.systemctl("start", UNIT)
     pid = machine.show(UNIT, "MainPID")
@@ -189,6 +213,17 @@ def test_the_installer_may_run_again(machine: Container) -> None:
     assert [line for line in said if not line.endswith(": unchanged")] == [f"{CONFIG}: kept"]
     assert f"/usr/local/lib/systemd/system/{UNIT}: unchanged" in said
     assert machine.run("cat", CONFIG).stdout == GOOD_CONFIG
+
+
+@pytest.mark.parametrize(("folder", "mode", "why"), [("/home", "755", "home folders"), ("/opt/mine", "700", "can't run it")])
+def test_a_program_that_the_service_could_not_run_is_refused(machine: Container, folder: str, mode: str, why: str) -> None:
+    machine.run("install", "-d", "-m", mode, folder)
+    machine.run("cp", PROGRAM, folder)
+    done = machine.run(f"{folder}/axomsync", "service", "install", check=False)
+    assert done.returncode == 1
+    assert why in done.stderr
+    assert "where everybody may read it" in done.stderr
+    assert "written" not in done.stdout
 
 
 def test_a_user_has_a_service_of_their_own(machine: Container, sandbox: SandboxInside) -> None:
