@@ -25,7 +25,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = cli(standalone_mode=False)
+        code = cli(prog_name="axomsync", standalone_mode=False)
         sys.stdout.flush()
     except AxomsyncError as error:
         from axomsync.ops.logs import redact
