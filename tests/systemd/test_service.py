@@ -1,6 +1,8 @@
 """The shipped unit under a real systemd, installed by `axomsync service install`."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -8,12 +10,13 @@ import pytest
 
 from tests.rig.container import Container
 from tests.rig.inside import SandboxInside, sandbox_inside
-from tests.rig.installation import PROGRAM, machine_with_program
+from tests.rig.installation import CHECKOUT, PREFIX, PROGRAM, machine_with_program
 
 UNIT = "axomsync.service"
 PASS, TIMER = "axomsync-sync.service", "axomsync-sync.timer"
 CONFIG = "/etc/axomsync/config.toml"
 KEY = "/etc/axomsync/key"
+WHEELS = "/opt/wheels"
 DROP_IN = f"/run/systemd/system/{UNIT}.d/test.conf"
 # Nobody listens there: an agent must be able to start before its console is up.
 GOOD_CONFIG = '[console]\nurl = "http://127.0.0.1:9/api"\n'
@@ -26,7 +29,10 @@ def install(machine: Container) -> str:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """A booted machine with the service installed, and nothing running."""
-    with machine_with_program(tmp_path_factory.mktemp("program")) as machine:
+    wheels = tmp_path_factory.mktemp("wheels")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels]
+    subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
+    with machine_with_program(tmp_path_factory.mktemp("program"), {wheels: WHEELS}) as machine:
         assert f"{CONFIG}: written" in install(machine)
         yield machine
 
@@ -213,6 +219,28 @@ def test_the_installer_may_run_again(machine: Container) -> None:
     assert [line for line in said if not line.endswith(": unchanged")] == [f"{CONFIG}: kept"]
     assert f"/usr/local/lib/systemd/system/{UNIT}: unchanged" in said
     assert machine.run("cat", CONFIG).stdout == GOOD_CONFIG
+
+
+def test_the_wheel_in_an_environment_of_its_own_is_all_it_takes(machine: Container) -> None:
+    home = "/opt/axomsync"
+    machine.run(f"{PREFIX}/bin/python", "-m", "venv", "--without-pip", home)
+    install_it = f"{PREFIX}/bin/python -m pip --python {home}/bin/python install -q --no-index --no-deps {WHEELS}/*.whl"
+    machine.run("sh", "-c", install_it)
+    # What it requires, which the network that this machine lacks would bring.
+    site = machine.run(f"{home}/bin/python", "-c", "import site; print(site.getsitepackages()[0])").stdout.strip()
+    machine.write(f"{site}/requirements.pth", site.replace(home, PREFIX) + "\n")
+
+    def install_again() -> list[str]:
+        return machine.run(f"{home}/bin/axomsync", "service", "install").stdout.splitlines()
+
+    try:
+        assert f"/usr/local/lib/systemd/system/{UNIT}: written" in install_again()
+        assert f"/usr/local/lib/systemd/system/{UNIT}: unchanged" in install_again()
+        assert f"path={home}/bin/axomsync ;" in machine.show(UNIT, "ExecStart")
+        machine.systemctl("start", UNIT)
+        assert machine.show(UNIT, "ActiveState") == "active"
+    finally:
+        install(machine)
 
 
 @pytest.mark.parametrize(("folder", "mode", "why"), [("/home", "755", "home folders"), ("/opt/mine", "700", "can't run it")])
