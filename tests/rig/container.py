@@ -30,7 +30,7 @@ _STOP_PATIENCE = 15.0
 _WALLS = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child")
 
 # The bytes of the upper layer live in its tmpfs.
-# The machine's own mounts, identity and journal are not for the container.
+# The machine's own mounts, identity and journal are not for the container, nor an image's rule that packages start nothing.
 _BOOT = """
 set -eu
 umask 022  # the upper layer's root becomes the container's, and its services must get in
@@ -45,6 +45,7 @@ mkdir "$folder/upper" "$folder/work" "$folder/root"
 mount -t overlay -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/work" axom-rig "$folder/root"
 : > "$folder/root/etc/fstab"
 : > "$folder/root/etc/machine-id"
+rm -f "$folder/root/usr/sbin/policy-rc.d"
 exec systemd-nspawn -q --register=no --keep-unit --private-network --console=pipe --link-journal=no \
     -M "$name" -D "$folder/root" "$@" --boot -- --unit=basic.target --show-status=no
 """
