@@ -187,6 +187,11 @@ def test_what_is_said_before_the_first_start_takes_effect_at_it(upgraded: bool, 
     assert (status["paused"], status["asked"]) == (True, [])
 
 
+def test_who_can_not_leave_word_for_the_first_agent_is_told_so(agent: AgentProcess) -> None:
+    agent.environ["AXOMSYNC_STATE__FOLDER"] = "/proc/axomsync"
+    assert "no word can be left for it: /proc/axomsync: " in say(agent, "pause", expect=1)
+
+
 def test_retry_tries_now_and_says_what_can_not_be(agent: AgentProcess, server: FaultyServer) -> None:
     server.add_model("m", "v1", {"../w": Content(1000)})
     agent.start()

@@ -11,7 +11,7 @@ import click
 
 from axomsync.cli.context import config_option, json_option, load
 from axomsync.cli.output import print_json
-from axomsync.errors import AxomsyncError
+from axomsync.errors import AxomsyncError, LocalFault
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
@@ -92,7 +92,12 @@ def steer(
     except UnreadyLedger:
         if holder(folder) is not None:
             raise
-        Ledger(folder, time.time).close()  # as the next agent would make it, or bring it up to date
+        try:
+            Ledger(folder, time.time).close()  # as the next agent would make it, or bring it up to date
+        except LocalFault as fault:
+            raise LocalFault(
+                f"no agent has started yet, and no word can be left for it: {fault}; or start it first"
+            ) from None
         request = ask(ledger, verb, argument, parameters)
     if holder(folder) is None:
         return None
