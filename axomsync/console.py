@@ -177,7 +177,9 @@ class Console:
         answer, date = self._call("POST", "/uploads/presign", scope="datasets", body=body)
         shape = _fit(_PresignedShape, answer, "the presigned upload")
         if shape.method.upper() != "PUT":
-            raise Rejected(f"the console wants {printable(shape.method)} for uploads; this version only knows PUT")
+            raise Rejected(
+                f"the console wants {printable(shape.method)} for uploads, this version knows PUT; is it the newest?"
+            )
         lifetime = url_lifetime(shape.url, date or self._now())
         return Presigned(shape.upload_id, shape.key, shape.url, None if lifetime is None else self._now() + lifetime)
 
@@ -329,7 +331,7 @@ def _fit(shape: type[R], answer: object, what: str) -> R:
     except ValidationError as failure:
         first = failure.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the answer"
-        raise Rejected(f"{what} does not have its documented form: {place}: {first['msg']}") from None
+        raise Rejected(f"{what} lacks its documented form: {place}: {first['msg']}; is this the newest axomsync?") from None
 
 
 def _detail(response: httpx.Response) -> str:

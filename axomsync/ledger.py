@@ -148,6 +148,12 @@ def m008_left_out(db: Database) -> None:
     _execute_all(db, _LEFT_OUT)
 
 
+@migrations()
+def m009_rejected(db: Database) -> None:
+    """A way to the files that were set aside."""
+    _execute_all(db, _REJECTED)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -288,6 +294,8 @@ _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
 
 # A JSON list of their paths.
 _LEFT_OUT = "ALTER TABLE models ADD COLUMN left_out TEXT"
+
+_REJECTED = "CREATE INDEX uploads_rejected ON uploads(id) WHERE state = 'rejected' AND NOT in_drop"
 
 
 # Segments may overlap, where a straggler's rest was fetched twice.
@@ -1024,6 +1032,11 @@ class Reader:
     def uploads_in_drop(self) -> list[Upload]:
         """Files that lie in the drop folder as far as the ledger knows, and those that `push` was given."""
         return self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id", make=_upload)
+
+    def latest_rejected(self, most: int) -> list[Upload]:
+        """At most so many of the files that are no datasets and were set aside, latest first."""
+        sql = "SELECT * FROM uploads WHERE state = 'rejected' AND NOT in_drop ORDER BY id DESC LIMIT ?"
+        return self._rows(sql, (most,), make=_upload)
 
     def latest_uploads(self, most: int) -> list[Upload]:
         """At most so many that came last, and so many that are not done with; what changed last comes first."""

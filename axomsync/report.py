@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from axomsync import __version__
@@ -18,6 +19,9 @@ STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJ
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
 
 PAUSE_ENDS = "pause_ends"  # the fact that says until when the agent is paused: seconds since the epoch, or "inf"
+
+REJECTS = "rejected"  # sub-folder of the drop folder
+REJECTS_MOST = 100  # that status names; `uploads` has them all
 
 Document = dict[str, Any]
 
@@ -144,7 +148,7 @@ def status_document(settings: Settings, ledger: Reader | None, unready: str | No
     """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`."""
     pid = holder(settings.state.folder)
     facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
-    problems = _problems(ledger) if ledger else []
+    problems = _problems(ledger, settings.drop.folder) if ledger else []
     if unready:
         problems.append(_problem("ledger", unready, time.time(), None))
     console_error = next((p["reason"] for p in problems if p["subject"] == "console"), None)
@@ -203,18 +207,23 @@ def free_bytes(folder: str) -> int | None:
     return status.f_bavail * status.f_frsize
 
 
-def _problems(ledger: Reader) -> list[Document]:
+def _problems(ledger: Reader, drop: Path) -> list[Document]:
     problems = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in ledger.problems()]
-    for upload in ledger.uploads_in_drop():
+    set_aside = [upload for upload in ledger.latest_rejected(REJECTS_MOST) if _lies_among_rejects(drop, upload)]
+    for upload in [*ledger.uploads_in_drop(), *set_aside]:
         if upload.reason is not None and upload.state is not UploadState.DUPLICATE:
             subject = printable(os.fsdecode(upload.path))
             problems.append(_problem(subject, upload.reason, upload.updated_at, upload.next_attempt))
     for model in ledger.models():
         waits = model.state is ModelState.QUEUED and model.next_attempt is not None
-        if model.reason is not None and (model.state in STUCK_MODELS or waits):
+        if model.reason is not None and (model.state in STUCK_MODELS or model.state is ModelState.DOWNLOADING or waits):
             subject = printable(f"{model.name}/{model.version}")
             problems.append(_problem(subject, model.reason, model.updated_at, model.next_attempt))
     return problems
+
+
+def _lies_among_rejects(drop: Path, upload: Upload) -> bool:
+    return os.path.lexists(os.path.join(os.fsencode(drop / REJECTS), upload.path))
 
 
 def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:

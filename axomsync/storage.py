@@ -170,7 +170,8 @@ def signed_headers(url: str, content_type: str) -> dict[str, str]:
     query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     signed = set(query.get("x-amz-signedheaders", "host").split(";")) - {"host", "content-length"}
     if unknown := signed - {"content-type"}:
-        raise Rejected(f"the upload URL wants headers whose values the console does not tell: {', '.join(sorted(unknown))}")
+        names = ", ".join(sorted(unknown))
+        raise Rejected(f"the upload URL wants headers that the console does not tell: {names}; is this the newest axomsync?")
     return {"Content-Type": content_type} if signed else {}
 
 

@@ -400,7 +400,7 @@ def test_the_key_goes_to_no_other_host(link: str, server: FaultyServer, connect:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ([], "the download manifest does not have its documented form"),
+        ([], "the download manifest lacks its documented form"),
         ({"model_id": "m-1"}, "files: Field required"),
         ({"model_id": "m-1", "files": [{"rel": "a", "size": -1, "url": "x"}]}, "files.0.size: "),
         ({"model_id": "m-1", "files": [{"rel": "a", "size": 1}]}, "files.0.url: Field required"),
@@ -422,7 +422,7 @@ def test_the_manifest_of_another_model_is_not_taken(server: FaultyServer, connec
 def test_an_upload_by_another_method_is_refused(server: FaultyServer, connect: Connect) -> None:
     answer = {"upload_id": "u", "key": "k", "url": "https://s/", "method": "POST"}
     server.inject(json_answer(answer), "/presign", method="POST")
-    with pytest.raises(Rejected, match="the console wants POST for uploads; this version only knows PUT"):
+    with pytest.raises(Rejected, match="the console wants POST for uploads, this version knows PUT"):
         connect().presign("a.jsonl", "x")
 
 

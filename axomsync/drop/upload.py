@@ -103,7 +103,7 @@ class Uploader:
         except (Transient, UrlExpired, LocalFault) as failure:
             self._wait(upload, failure)
         except Rejected as refusal:
-            self._park(upload, UploadState.FAILED, str(refusal))
+            self._park(upload, UploadState.FAILED, f"{refusal}; when that is mended: `axomsync retry`")
         except (Stopping, Fatal):
             raise
         except Exception as bug:  # one file that trips a bug must not stop the others
@@ -142,7 +142,8 @@ class Uploader:
                 checked = jsonl.check(file, stamp.size, self._settings.validate_, self._step(beat), shards=ranges)
             except jsonl.InvalidDataset as invalid:
                 self._still(file, upload.path, stamp)
-                self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=str(invalid), next_attempt=None).result()
+                reason = f"{invalid}; {_correction(upload)}"
+                self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=reason, next_attempt=None).result()
                 return self._ledger.read.upload(upload.id), invalid
             self._still(file, upload.path, stamp)
         names = [shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1)]
@@ -328,7 +329,7 @@ class Uploader:
             archive.remove_marker(self._settings.folder, upload, self._settings.done_marker)
         except LocalFault as fault:
             raise LocalFault(f"rejected: {invalid}; it can't be moved to rejected/: {fault}") from None
-        log.warning("%s: rejected: %s", _shown(upload.path), invalid)
+        log.warning("%s: rejected: %s", _shown(upload.path), upload.reason)
         self._ledger.record_moved_away(upload.id)
 
     # What keeps a file
@@ -507,3 +508,9 @@ def _compare(etag: str | None, md5: str) -> None:
 
 def _shown(path: bytes) -> str:
     return printable(os.fsdecode(path))
+
+
+def _correction(upload: Upload) -> str:
+    if upload.path.startswith(b"/"):
+        return "correct it, and push it again"
+    return "correct it, and move it from rejected/ back into the drop folder"

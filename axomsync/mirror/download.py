@@ -49,6 +49,7 @@ WRITE_SECONDS = 1.0  # bytes that trickle in are written this often
 OBSERVE_SECONDS = 0.25
 FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 5
+TROUBLE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 CHANGES_OF_A_FILE = 3
 
@@ -310,6 +311,9 @@ class Lanes:
             job.unnoted += count
             self._host(file).moved += count
             job.last_progress, job.attempts, job.refusals = self._clock(), 0, 0
+            recovered, job.in_trouble = job.in_trouble, False
+        if recovered:
+            job.tell(None)
         job.gauge.receive(new)
         return count
 
@@ -342,9 +346,18 @@ class Lanes:
             if self._clock() - job.last_progress > job.patience or pause > min(job.patience, LONGEST_PAUSE_SECONDS):
                 job.fail(failure)
             else:
+                self._tell(job, failure)
                 job.over.wait(pause)
         else:
             job.fail(failure)
+
+    def _tell(self, job: Job, failure: Transient) -> None:
+        """Most trouble is over in a moment. What lasts must not look like a download that is merely slow."""
+        with self._changed:
+            new = not job.in_trouble and self._clock() - job.last_progress > TROUBLE_SECONDS
+            job.in_trouble = job.in_trouble or new
+        if new:
+            job.tell(failure)
 
     def _pause(self, job: Job, retry_after: float | None) -> float:
         """What fails at the same time fails for the same reason: the first lane tries again, the others wait for that."""
@@ -363,7 +376,8 @@ class Lanes:
             if file.changes > CHANGES_OF_A_FILE:
                 file.job.fail(failure)
                 return
-            log.info("%s: %s; this file starts over", printable(file.rel), failure)
+            if file.received.covered:
+                log.info("%s: %s; this file starts over", printable(file.rel), failure)
             self._forget(file)
             self._plan(file)
             file.job.links.renew()

@@ -54,28 +54,35 @@ def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
 def check_manifest(files: Sequence[ManifestFile]) -> None:
     """Raise `Rejected`, naming the path and what is wrong with it, unless every `rel` is safe and none clashes."""
     if not files:
-        raise Rejected("its manifest lists no files")
+        raise Rejected("its manifest lists no files; publish the model again in the console")
     if sum(file.size for file in files) > LARGEST_MODEL:
-        raise Rejected("its manifest can't be trusted: it claims more bytes than any disk holds; nothing was written")
+        raise Rejected(
+            "its manifest can't be trusted: it claims more bytes than any disk holds; publish the model again in the console"
+        )
     seen: dict[str, str] = {}
     folders: dict[str, str] = {}
     for file in files:
         if fault := _path_fault(file.rel):
-            raise Rejected(f"its manifest can't be trusted: {_quoted(file.rel)} {fault}; nothing was written")
+            raise Rejected(
+                f"its manifest can't be trusted: {_quoted(file.rel)} {fault}; publish the model again in the console"
+            )
         folded = file.rel.casefold()
         if folded in seen:
             other = "is listed twice" if seen[folded] == file.rel else f"differs from {_quoted(seen[folded])} only in case"
-            raise Rejected(f"its manifest can't be trusted: {_quoted(file.rel)} {other}; nothing was written")
+            raise Rejected(
+                f"its manifest can't be trusted: {_quoted(file.rel)} {other}; publish the model again in the console"
+            )
         seen[folded] = file.rel
         parts = folded.split("/")
         for depth in range(1, len(parts)):
             folders.setdefault("/".join(parts[:depth]), file.rel)
     for folder, rel in folders.items():
         if folder in seen:
-            raise Rejected(
-                f"its manifest can't be trusted: {_quoted(rel)} lies under the path of the file {_quoted(seen[folder])}; "
-                "nothing was written"
-            )
+            raise _untrusted(f"{_quoted(rel)} lies under the path of the file {_quoted(seen[folder])}")
+
+
+def _untrusted(fault: str) -> Rejected:
+    return Rejected(f"its manifest can't be trusted: {fault}; publish the model again in the console")
 
 
 def _path_fault(rel: str) -> str | None:

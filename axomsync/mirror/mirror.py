@@ -321,7 +321,7 @@ class Mirror:
         """`published` is the record of what is there already: the rest joins it."""
         self._space.book_again(model.id)
         try:
-            self._ledger.move_model(model.id, ModelState.DOWNLOADING, next_attempt=None)
+            self._ledger.move_model(model.id, ModelState.DOWNLOADING, reason=None, next_attempt=None)
             beat()
             manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
             wanted = self._wanted(manifest, published)
@@ -423,14 +423,23 @@ class Mirror:
                 tries[rel] += 1
                 if tries[rel] == CORRUPT_TRIES:
                     raise Rejected(f'{fault}, {CORRUPT_TRIES} times in a row; [mirror] verify = "size" skips this')
-                log.warning("%s: %s; fetched again", shown(model), fault)
+                if tries[rel] == 1:
+                    log.warning("%s: %s; fetched again", shown(model), fault)
             self._ledger.move_model(model.id, ModelState.DOWNLOADING)
 
     def _job(self, model: Model, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
         links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)
-        job = Job(model.id, links, gauge, self._patience)
+        job = Job(model.id, links, gauge, self._patience, lambda failure: self._tell_trouble(model, failure))
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]
         return job
+
+    def _tell_trouble(self, model: Model, failure: AxomsyncError | None) -> None:
+        reason = failure and f"{failure}; no byte comes, tried again and again"
+        if reason:
+            log.warning("%s: %s", shown(model), reason)
+        else:
+            log.info("%s: goes on", shown(model))
+        self._ledger.move_model(model.id, ModelState.DOWNLOADING, reason=reason)
 
     def _prove(
         self, files: dict[str, ModelFile], job: Job, linked: Container[str], beat: Beat

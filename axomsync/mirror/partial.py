@@ -7,6 +7,7 @@ it), an object that changes while lanes still write the old one (the new file is
 import errno
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,14 @@ def allocate(file: int, size: int) -> None:
 
 
 class Job:
-    """All files of one model; `patience` is how many seconds it may bring nothing before it is given up for now."""
+    """All files of one model; `patience` is how many seconds it may bring nothing before it is given up for now.
 
-    def __init__(self, model_id: str, links: Links, gauge: Gauge, patience: float) -> None:
+    `tell` is called with what goes wrong when that lasts, and with None as soon as bytes come again.
+    """
+
+    def __init__(
+        self, model_id: str, links: Links, gauge: Gauge, patience: float, tell: Callable[[AxomsyncError | None], None]
+    ) -> None:
         self.model_id, self.links, self.gauge, self.patience = model_id, links, gauge, patience
         self.files: list[PartialFile] = []
         self.missing = 0  # bytes that are still to be received
@@ -122,6 +128,8 @@ class Job:
         self.attempts = 0  # in a row that failed
         self.trouble_until = 0.0  # lanes that fail before then add nothing to the attempts
         self.refusals = 0
+        self.tell = tell
+        self.in_trouble = False
 
     def fail(self, failure: AxomsyncError) -> None:
         """End the job; the first reason counts."""

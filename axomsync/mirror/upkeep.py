@@ -120,7 +120,7 @@ class Upkeep:
         total = sum(damage.file.size for damage in damages)
         bad = sum(damage.bad_bytes for damage in damages)
         with self._meter.transfer("down", shown(model), total, total - bad) as gauge:
-            job = Job(model.id, links, gauge, self._patience)
+            job = Job(model.id, links, gauge, self._patience, lambda failure: None)
             repair(
                 Path(model.path or ""), record, damages, self._place.workshop(model.id), job, self._lanes, self._ledger,
                 self._step(beat),

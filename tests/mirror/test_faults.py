@@ -368,7 +368,7 @@ def test_a_manifest_without_its_documented_form_blocks_the_model(
 ) -> None:
     server.inject(json_answer({"model_id": model_id, "files": [{"rel": "a"}]}), "/download")
     mirror.sync()
-    set_back(mirror, model_id, ModelState.BLOCKED, "the download manifest does not have its documented form: files.0.size")
+    set_back(mirror, model_id, ModelState.BLOCKED, "the download manifest lacks its documented form: files.0.size")
 
 
 @pytest.mark.parametrize("answer", [{"models": 3}, 3, {"a": [], "b": []}])
