@@ -209,8 +209,9 @@ def free_bytes(folder: str) -> int | None:
 
 def _problems(ledger: Reader, drop: Path) -> list[Document]:
     problems = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in ledger.problems()]
-    set_aside = [upload for upload in ledger.latest_rejected(REJECTS_MOST) if _lies_among_rejects(drop, upload)]
-    for upload in [*ledger.uploads_in_drop(), *set_aside]:
+    set_aside = {upload.path: upload for upload in reversed(ledger.latest_rejected(REJECTS_MOST))}
+    rejected = [upload for upload in set_aside.values() if _lies_among_rejects(drop, upload)]
+    for upload in [*ledger.uploads_in_drop(), *rejected]:
         if upload.reason is not None and upload.state is not UploadState.DUPLICATE:
             subject = printable(os.fsdecode(upload.path))
             problems.append(_problem(subject, upload.reason, upload.updated_at, upload.next_attempt))

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -143,9 +144,27 @@ def status(document: dict[str, Any]) -> list[Any]:
         rows = ((_arrow(t), t["name"], _share(t), size(t["rate"]) + "/s", duration(t["eta"])) for t in document["transfers"])
         parts += ["", table(("", "TRANSFER", "DONE", "RATE", "LEFT"), rows)]
     if document["problems"]:
-        rows_ = ((p["subject"], p["reason"], p["since"], p["next_attempt"] or "-") for p in document["problems"])
-        parts += ["", table(("PROBLEM", "REASON", "SINCE", "NEXT TRY"), rows_)]
+        parts += ["", Text("PROBLEMS", style="bold"), *map(_problem, document["problems"])]
     return parts
+
+
+def _problem(problem: dict[str, Any]) -> Group:
+    """A block and no row: a reason squeezed into a column can't be read on a narrow terminal."""
+    times = f"since {problem['since']}" + f", next try {problem['next_attempt']}" * bool(problem["next_attempt"])
+    lines = (problem["reason"], times)
+    subject = Text(printable(problem["subject"]), style="red")
+    return Group(subject, *(Padding(Text(printable(line)), (0, 0, 0, 2), expand=False) for line in lines))
+
+
+def fitting(parts: Sequence[Any], on: Console) -> Group:
+    """As much of `parts` as a terminal has lines for, and a sign when that is not all."""
+    lines = on.render_lines(Group(*parts), pad=False)
+    room = on.height - 1
+    shown = [Text.assemble(*((segment.text, segment.style or "") for segment in line)) for line in lines]
+    if len(shown) <= room:
+        return Group(*shown)
+    more = len(shown) - room + 1
+    return Group(*shown[: room - 1], Text(f"… {more} more lines: axomsync status", style="bold"))
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -13,6 +13,8 @@ from axomsync.cli.output import print_csv, print_documents, print_json, print_js
 from axomsync.errors import Rejected, printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from axomsync.config import Loaded
 
 WATCH_SECONDS = 1.0
@@ -86,23 +88,24 @@ def _show(loaded: "Loaded") -> None:
 
 def _watch(loaded: "Loaded", as_json: bool) -> None:
     """Until Ctrl-C, which is how one leaves it and no failure."""
+    from axomsync.tables import screen
+
     with suppress(KeyboardInterrupt):
         if as_json:
             _repeat(lambda: print_json_line(status_of(loaded)))
-        elif not sys.stdout.isatty():
-            _repeat(lambda: _show(loaded))
         else:
-            _watch_on_terminal(loaded)
+            _watch_on(screen(), loaded)
 
 
-def _watch_on_terminal(loaded: "Loaded") -> None:
-    from rich.console import Group
+def _watch_on(screen: "Console", loaded: "Loaded") -> None:
     from rich.live import Live
 
     from axomsync import tables
 
-    with Live(console=tables.screen(), screen=True, auto_refresh=False) as live:
-        _repeat(lambda: live.update(Group(*tables.status(status_of(loaded))), refresh=True))
+    if not screen.is_terminal or screen.is_dumb_terminal:  # nothing that was written can be written over
+        _repeat(lambda: _show(loaded))
+    with Live(console=screen, screen=True, auto_refresh=False) as live:
+        _repeat(lambda: live.update(tables.fitting(tables.status(status_of(loaded)), screen), refresh=True))
 
 
 def _repeat(show: Callable[[], None]) -> NoReturn:

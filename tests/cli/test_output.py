@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -193,9 +194,10 @@ def test_names_from_elsewhere_can_not_steer_the_terminal(server: FaultyServer, a
 # Terminals
 
 
-def on_a_terminal(agent: AgentProcess, *verb: str, width: int, **environ: str) -> str:
+def on_a_terminal(agent: AgentProcess, *verb: str, width: int, height: int = 40, until: str = "", **environ: str) -> str:
+    """What appears there; a verb that does not end by itself gets Ctrl-C as soon as `until` is seen."""
     parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     with subprocess.Popen(
         agent.command(*verb),
         env=agent.environ | {"TERM": "xterm-256color"} | environ,
@@ -213,6 +215,9 @@ def on_a_terminal(agent: AgentProcess, *verb: str, width: int, **environ: str) -
             if not piece:
                 break
             output += piece
+            if until and until in output.decode(errors="replace"):
+                process.send_signal(signal.SIGINT)
+                until = ""
         assert process.wait() == 0, output
     os.close(parent)
     return output.decode().replace("\r\n", "\n")
@@ -256,3 +261,20 @@ def test_status_is_one_screen_that_names_each_problem(worked: AgentProcess) -> N
     assert "1 published, 1 blocked" in shown
     assert "evil/v1" in shown
     assert Path(worked.drop).name in shown
+
+
+def test_a_reason_can_be_read_on_a_narrow_terminal(worked: AgentProcess) -> None:
+    shown = on_a_terminal(worked, "status", width=40, NO_COLOR="1")
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", shown).split())
+    assert "'../w' would leave the model's folder; publish the model again in the console" in words
+    assert "correct it, and move it from rejected/ back into the drop folder" in words
+
+
+def test_watching_says_when_not_all_fits(worked: AgentProcess) -> None:
+    seen = on_a_terminal(worked, "status", "--watch", width=40, height=12, until="more lines")
+    assert re.search(r"… \d+ more lines: axomsync status", seen)
+    assert "more lines" not in on_a_terminal(worked, "status", "--watch", width=120, until="next try")
+
+
+def test_watching_on_a_terminal_that_can_not_write_over_anything(worked: AgentProcess) -> None:
+    assert "\x1b" not in on_a_terminal(worked, "status", "--watch", width=60, until="PROBLEMS", TERM="dumb")
