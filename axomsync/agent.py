@@ -58,6 +58,8 @@ TICK_SECONDS = 0.5
 STOP_SECONDS = 7.0  # of the 10 that a stop may take
 RUN_PATIENCE_SECONDS = 600.0
 SYNC_PATIENCE_SECONDS = 60.0
+SILENCE_SECONDS = 10.0  # calls of the console are more patient; whoever asks for the status need not be
+SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; what is due waits for it"
 NO_MIRROR = MirrorSettings(enabled=False)
 
 
@@ -311,10 +313,11 @@ class Agent:
         return rows
 
     def tick(self) -> None:
-        """A turn of the main thread: show the transfers to other processes."""
+        """A turn of the main thread: show the transfers and a silent console to other processes."""
         self._shown()
         with suppress(queue.Empty):
             self._wakes.get(timeout=TICK_SECONDS)
+        self._watch_console()
         self.throughput.observe(self.meter.totals(), time.monotonic())
         transfers = self.meter.read()
         if transfers or self._shown_transfers:
@@ -368,6 +371,10 @@ class Agent:
     def _end_parts(self) -> None:
         self.parts.end()
         self.parts.wait(time.monotonic() + STOP_SECONDS)
+        self._watch_console()  # the answer may have been the last thing to happen
+
+    def _watch_console(self) -> None:
+        self.problems.keep("console", SILENT, holds=self.parts.console.silence() > SILENCE_SECONDS)
 
     def _outcome(self, failures: Mapping[str, AxomsyncError], began: float) -> int:
         for folder, failure in failures.items():

@@ -116,13 +116,15 @@ class Console:
         *,
         ca_file: str | None = None,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
         timeout: httpx.Timeout = TIMEOUT,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.url = url.rstrip("/")
         self._read_key = read_key
         self._key: str | None = None
-        self._now = now
+        self._now, self._clock = now, clock
+        self._silent_since: float | None = None
         self._answer_seconds = answer_seconds
         self._left_out: dict[str, int] = {}
         self.clock_ahead: float | None = None  # seconds that the console's clock was ahead of ours when it answered last
@@ -137,6 +139,11 @@ class Console:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+    def silence(self) -> float:
+        """Seconds since the first call without an answer, if none was answered after it; else 0. From any thread."""
+        since = self._silent_since
+        return 0.0 if since is None else self._clock() - since
 
     def forget_key(self) -> None:
         """Read the API key from its source before the next call."""
@@ -234,10 +241,13 @@ class Console:
     def _request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
         """A successful response, its body not yet read. A refused key is read anew from its source once."""
         key = self._key or self._read_key()
+        if self._silent_since is None:
+            self._silent_since = self._clock()
         for last_try in (False, True):
             self._key = key
             try:
                 with self._client.stream(method, url, json=body, headers=_bearer(key)) as response:
+                    self._silent_since = None
                     if response.status_code == 401 and not last_try and (rotated := self._read_key()) != key:
                         key = rotated
                         continue

@@ -33,7 +33,7 @@ class Problems:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._reasons: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
         """`subject` has a problem; says so once until the reason changes."""
@@ -44,6 +44,15 @@ class Problems:
             log.warning("%s: %s", subject, reason)
         with suppress(LocalFault):  # the ledger itself may be what is in trouble
             self._ledger.show_problem(subject, reason, next_attempt)
+
+    def keep(self, subject: str, reason: str, *, holds: bool) -> None:
+        """`subject` has this problem as long as it `holds`, unless something else is known to be wrong with it."""
+        with self._lock:
+            known = self._reasons.get(subject)
+            if holds and known is None:
+                self.report(subject, reason)
+            elif not holds and known == reason:
+                self.clear(subject)
 
     def clear(self, subject: str) -> None:
         """`subject` works again, if it did not."""

@@ -6,12 +6,14 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from axomsync.agent import SILENT
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
@@ -147,6 +149,24 @@ def test_status_tells_what_is_wrong_with_the_console_while_it_is(server: FaultyS
     (problem,) = status["problems"]
     assert (problem["subject"], problem["next_attempt"] is not None) == ("console", True)
     assert len(server.console_requests("/models")) == 1, "it asked again before the minute was over"
+
+
+def test_a_console_that_takes_calls_and_never_answers_is_told_long_before_they_give_up(
+    server: FaultyServer, agent: AgentProcess
+) -> None:
+    answers = threading.Event()
+    server.inject(Fault(first=answers.wait), "/api/models", times=100)
+    agent.start()
+    eventually("the silence", lambda: f"console: {SILENT}" in agent.log())
+    status = agent.status()
+    assert status["console"]["error"] == SILENT
+    assert [problem["subject"] for problem in status["problems"]] == ["console"]
+    assert len(server.console_requests()) == 1, "the call gave up"
+    answers.set()
+    eventually("the answer", lambda: "console: works again" in agent.log())
+    status = agent.status()
+    assert (status["console"]["ok"], status["problems"]) == (True, [])
+    assert agent.log().count(SILENT) == 1
 
 
 def test_a_pass_tells_status_what_it_failed_on(server: FaultyServer, agent: AgentProcess) -> None:
