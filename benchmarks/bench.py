@@ -219,8 +219,11 @@ class Bench:
         return self.disk / "clients.log"
 
     def _touch(self, place: Path, size: int) -> None:
-        """Have memory for a copy at hand. The host of a virtual machine takes back what lies idle for a while, and who is the
-        first to touch it again pays for that, with several CPU-seconds a GB: in each round the same contender."""
+        """Have memory for a copy at hand.
+
+        The host of a virtual machine takes back what lies idle for a while, and who is the first to touch it again pays for
+        that, with several CPU-seconds a GB: in each round the same contender.
+        """
         if place is self.memory:
             with tempfile.TemporaryFile(dir=place) as file:
                 for _ in range(0, size, MIB):

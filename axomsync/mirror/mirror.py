@@ -348,12 +348,11 @@ class Mirror:
         proofs: Mapping[str, Proof],
         published: Record | None,
     ) -> Record:
-        before: tuple[Mapping[str, ModelFile], Mapping[str, Proof]] = ({}, {})
-        if published is not None:
-            before = {file.rel: file for file in published.files}, published.proofs
-        everything = {**before[0], **files}
+        there = {file.rel: file for file in published.files} if published else {}
+        everything = {**there, **files}
         left_out = tuple(file.rel for file in manifest.files if file.rel not in everything)
-        return record_of(model, tuple(everything.values()), {**before[1], **proofs}, left_out, self._now())
+        known = {**(published.proofs if published else {}), **proofs}
+        return record_of(model, tuple(everything.values()), known, left_out, self._now())
 
     def _adopt(self, model: Model, target: Path, record: Record) -> None:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
