@@ -7,7 +7,7 @@ that nobody knows, one that is not published in time, damage that stays.
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -224,6 +224,8 @@ def _progress(loaded: "Loaded") -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    from axomsync.ledger import UnreadyLedger
+
     if not sys.stderr.isatty():
         yield
         return
@@ -233,7 +235,7 @@ def _progress(loaded: "Loaded") -> Iterator[None]:
     def watch(bars: Progress) -> None:
         tasks: dict[str, Any] = {}
         while not done.wait(LOOK_SECONDS):
-            with open_ledger(loaded) as ledger:
+            with suppress(UnreadyLedger), open_ledger(loaded) as ledger:  # its first moments
                 for transfer in ledger.transfers() if ledger else []:
                     if transfer.direction == "down":
                         task = tasks.setdefault(transfer.name, None)
