@@ -109,7 +109,7 @@ class ObjectStore:
         return self.folder / "weed.log"
 
     def start(self, timeout: float = 30.0) -> None:
-        """Return when the bucket answers a signed request. Raises `ObjectStoreError` after `timeout` seconds."""
+        """Return when the bucket takes an object. Raises `ObjectStoreError` after `timeout` seconds."""
         find_weed()
         if shutil.which("setpriv") is None:
             raise ObjectStoreError("the sandbox needs `setpriv`: install util-linux")
@@ -129,13 +129,15 @@ class ObjectStore:
         self._ready = True
 
     def wait_ready(self, timeout: float = 30.0) -> None:
-        """Block until the bucket answers, for instance after weed was killed. Raises `ObjectStoreError`."""
+        """Block until the bucket takes an object, for instance after weed was killed. Raises `ObjectStoreError`."""
         deadline = time.monotonic() + timeout
         while True:
             try:
-                self.list("tmp/ready")
+                # A bucket that can be listed may still answer a PUT with NoSuchBucket.
+                self.put_bytes("tmp/ready", b"ready")
+                self.delete("tmp/ready")
                 return
-            except ObjectStoreError:
+            except (ObjectStoreError, FileNotFoundError):
                 if self._supervisor is None or not self._supervisor.is_alive():
                     raise ObjectStoreError(f"weed ended while starting{self._log_tail()}") from None
                 if time.monotonic() > deadline:
