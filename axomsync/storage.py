@@ -119,6 +119,8 @@ class Storage:
         self._check(url)
         headers = {"Content-Length": str(length)} | signed_headers(url, content_type)
         with self._mapped(url), _answer(self._uploads.stream("PUT", url, content=pieces, headers=headers)) as response:
+            if response.headers.get("Content-Length") == "0":
+                response.read()  # costs no time, and without it the next PUT could not use this connection
             etag: str | None = response.headers.get("ETag")
             return etag
 

@@ -107,6 +107,7 @@ class Request:
     query: dict[str, str]
     headers: dict[str, str]  # names in lower case
     at: float  # time.monotonic()
+    port: int  # where it came from: one for each connection
     start: int | None = None
     end: int | None = None
     status: int | None = None
@@ -341,18 +342,18 @@ class FaultyServer:
     def _accept(self) -> None:
         while not self._stopped:
             try:
-                connection, _ = self._listener.accept()
+                connection, (_, port) = self._listener.accept()
             except OSError:
                 return
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._connections.add(connection)
-            self._spawn(self._serve, connection)
+            self._spawn(self._serve, connection, port)
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, port: int) -> None:
         reader = connection.makefile("rb")
         try:
-            while not self._stopped and (request := self._read(reader)) is not None:
+            while not self._stopped and (request := self._read(reader, port)) is not None:
                 if not self._answer(connection, request):
                     return
         except (OSError, ValueError):
@@ -363,7 +364,7 @@ class FaultyServer:
             reader.close()
             connection.close()
 
-    def _read(self, reader: Any) -> Request | None:
+    def _read(self, reader: Any, port: int) -> Request | None:
         line = reader.readline(65536).decode("latin-1")
         if not line.strip():
             return None
@@ -373,7 +374,8 @@ class FaultyServer:
             name, _, value = field_line.partition(":")
             headers[name.lower()] = value.strip()
         path, _, query = target.partition("?")
-        request = Request(next(self._numbers), method, unquote(path), dict(parse_qsl(query)), headers, time.monotonic())
+        names, now = dict(parse_qsl(query)), time.monotonic()
+        request = Request(next(self._numbers), method, unquote(path), names, headers, now, port)
         if match := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "")):
             request.start, request.end = int(match[1]), int(match[2]) + 1
         request.body = reader.read(int(headers.get("content-length", 0)))
