@@ -64,7 +64,7 @@ GROWTH_BEYOND_DOUBT = 1.5
 EARLY_SECONDS = 0.5
 SETTLED_SECONDS = 2.0  # new connections have found their speed by then, also over a long way
 COLLAPSE = 0.5
-PROBE_AGAIN_SECONDS = 60.0
+PROBE_AGAIN_SECONDS, LONGEST_PROBE_PAUSE_SECONDS = 5.0, 60.0
 
 
 class LaneCount:
@@ -72,7 +72,9 @@ class LaneCount:
 
     More lanes can be slower: storage that throttles, or a CPU that is full. So the total decides, not only errors. Where
     each connection is capped, twice as many lanes bring twice as much within half a second; that no more comes can only be
-    said after two. Fed a few times a second while every allowed lane is busy; times are monotonic seconds.
+    said after two. Even then it may be wrong: storage that gives each request its first bytes for free makes the beginning
+    look better than what follows. So it is tried again soon, and then less and less often. Fed a few times a second while
+    every allowed lane is busy; times are monotonic seconds.
     """
 
     def __init__(self, most: int, first: int = FIRST_LANES) -> None:
@@ -80,6 +82,7 @@ class LaneCount:
         self.count = max(1, min(first, most))
         self._best_count, self._best_rate = self.count, 0.0
         self._frozen_until: float | None = None
+        self._pause = PROBE_AGAIN_SECONDS
         self._since: float | None = None  # when the rates below began to be taken
         self._rates: list[float] = []
 
@@ -96,7 +99,7 @@ class LaneCount:
             if age >= SETTLED_SECONDS:
                 self._watch(mean, now)
         elif mean > self._best_rate * (GROWTH_WORTH_HAVING if age >= SETTLED_SECONDS else GROWTH_BEYOND_DOUBT):
-            self._best_count, self._best_rate = self.count, mean
+            self._best_count, self._best_rate, self._pause = self.count, mean, PROBE_AGAIN_SECONDS
             if self.count < self.most:
                 self._change(min(self.most, self.count * 2))
             else:
@@ -110,22 +113,23 @@ class LaneCount:
     def congested(self, now: float) -> int:
         """Storage asked for fewer requests: halve, and stay there for a while."""
         self.count = self._best_count = max(1, self.count // 2)
-        self._best_rate = 0.0
+        self._best_rate, self._pause = 0.0, LONGEST_PROBE_PAUSE_SECONDS
         self._freeze(now)
         return self.count
 
     def _watch(self, rate: float, now: float) -> None:
         if rate < self._best_rate * COLLAPSE and self.count > 1:
-            self._best_rate = rate
+            self._best_count, self._best_rate, self._pause = self.count, rate, PROBE_AGAIN_SECONDS
             self._change(max(1, self.count // 2))
         elif self._frozen_until is not None and now >= self._frozen_until and self.count < self.most:
-            self._best_rate = rate
+            self._best_count, self._best_rate = self.count, rate
             self._change(min(self.most, self.count * 2))
         else:
             self._since, self._rates = now, []
 
     def _freeze(self, now: float) -> None:
-        self._frozen_until, self._since, self._rates = now + PROBE_AGAIN_SECONDS, None, []
+        self._frozen_until, self._since, self._rates = now + self._pause, None, []
+        self._pause = min(2 * self._pause, LONGEST_PROBE_PAUSE_SECONDS)
 
     def _change(self, count: int) -> None:
         self.count, self._frozen_until, self._since, self._rates = count, None, None, []

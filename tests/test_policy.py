@@ -3,6 +3,7 @@
 import math
 import random
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,3 +138,27 @@ def test_connections_that_need_a_second_to_find_their_speed_are_waited_for() -> 
         fresh = count / 2 if changed else 0  # half of the lanes are new
         lanes.observe(20 * (count - fresh) + 20 * fresh * min(1.0, (now - changed) / 1.5), now)
     assert lanes.count == 16
+
+
+def test_requests_that_begin_with_bytes_for_free_do_not_hold_the_lanes_down() -> None:
+    """As nginx's limit_rate does: a second's worth at once, then nothing for that second, and so with each new request."""
+    for first in (1, 2, 4, 8):
+        lanes, begun = LaneCount(16, first), [0.0] * first
+        for step in range(80):
+            now = step / 4
+            lanes.observe(sum(2.0 if now - start < 0.75 else 0.5 if now - start < 2.25 else 1.0 for start in begun), now)
+            begun = [start if now - start < 3 else now for start in begun[: lanes.count]]
+            begun += [now] * (lanes.count - len(begun))
+        assert lanes.count == 16
+
+
+def test_where_more_lanes_are_slower_that_is_tried_less_and_less_often() -> None:
+    lanes, tries = LaneCount(64, 4), []
+    for step in range(600 * 4):
+        before = lanes.count
+        lanes.observe({4: 300.0, 8: 20.0}[before], step / 4)
+        if lanes.count > before:
+            tries.append(step / 4)
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert pauses == sorted(pauses)
+    assert len(tries) < 16
