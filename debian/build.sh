@@ -100,7 +100,7 @@ place_completion() {
 write_control() {
     mkdir "$root/DEBIAN"
     migrations=$(run -c 'from sqlite_utils import Database
-from axomsync.ledger import migrations
+from axomsync.ledger.schema import migrations
 print(*(migration.name for migration in migrations.pending(Database(memory=True))))')
     for script in preinst postinst prerm postrm; do
         sed -e "s/@VERSION@/$version/" -e "s/@MIGRATIONS@/$migrations/" "$checkout/debian/$script" > "$root/DEBIAN/$script"

@@ -18,15 +18,9 @@ from sqlite_utils import Database
 from axomsync import __version__
 from axomsync.errors import AlreadyRunning, LocalFault, NewerLedger
 from axomsync.filesystems import filesystem_type
-from axomsync.ledger import (
-    MODEL_TRANSITIONS,
-    UPLOAD_TRANSITIONS,
-    IllegalTransition,
-    Ledger,
-    Reader,
-    holder,
-    migrations,
-)
+from axomsync.ledger import Ledger, Reader, holder
+from axomsync.ledger.schema import migrations
+from axomsync.ledger.transitions import MODEL_TRANSITIONS, UPLOAD_TRANSITIONS, IllegalTransition
 from axomsync.records import (
     Checked,
     DurableSegment,

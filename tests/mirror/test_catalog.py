@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axomsync.ledger import MODEL_TRANSITIONS
+from axomsync.ledger.transitions import MODEL_TRANSITIONS
 from axomsync.mirror.catalog import READY, Change, Selection, reconcile
 from axomsync.records import Model, ModelState, RemoteModel
 

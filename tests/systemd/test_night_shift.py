@@ -46,11 +46,11 @@ def next_package(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     shutil.copytree(CHECKOUT, source, ignore=shutil.ignore_patterns(".*", "tests", "benchmarks", "img", "__pycache__"))
     version = source / "axomsync/__init__.py"
     version.write_text(version.read_text().replace(axomsync.__version__, NEXT_VERSION))
-    ledger = source / "axomsync/ledger.py"
+    schema = source / "axomsync/ledger/schema.py"
     migration = (
         f'@migrations()\ndef {NEXT_MIGRATION}(db: Database) -> None:\n    db.execute("CREATE TABLE next (n INTEGER)")\n'
     )
-    ledger.write_text(ledger.read_text().replace("\ndef _execute_all", f"\n{migration}\n\ndef _execute_all", 1))
+    schema.write_text(schema.read_text().replace("\ndef _execute_all", f"\n{migration}\n\ndef _execute_all", 1))
     return build(source, package.parent)
 
 

@@ -1,0 +1,180 @@
+"""What is written of models: the catalog, their files, durable segments, publishing and retention."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlite_utils import Database
+
+from axomsync.ledger.moves import Moves
+from axomsync.ledger.rows import json_list
+from axomsync.records import DurableSegment, ModelFile, ModelState, RemoteModel
+
+
+class ModelWrites(Moves):
+    """The writing side of models."""
+
+    def record_catalog(self, changes: Iterable[tuple[RemoteModel, ModelState, str | None]]) -> None:
+        """New labels and states of models, as reconciling with the console's list gave them."""
+        changed = list(changes)
+
+        def work(db: Database) -> None:
+            now = self._now()
+            for model, state, reason in changed:
+                labels = (model.name, model.version, model.params, model.base_model_id, model.status, model.created_at)
+                db.conn.execute(
+                    "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, reason,"
+                    " first_seen, updated_at) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET"
+                    " name = excluded.name, version = excluded.version, params = excluded.params,"
+                    " base_model_id = excluded.base_model_id, remote_status = excluded.remote_status,"
+                    " created_at = excluded.created_at",
+                    (model.id, *labels, state, reason, now, now),
+                )
+                self._move(db, "models", model.id, state, {"reason": reason})
+
+        self.write(work)
+
+    def note_presence(self, listed: Iterable[str]) -> None:
+        """One more list of the console: who is in it is there, of all others one more absence is counted."""
+        there = list(listed)
+
+        def work(db: Database) -> None:
+            db.conn.execute("CREATE TEMP TABLE IF NOT EXISTS listed (id TEXT PRIMARY KEY)")
+            db.conn.execute("DELETE FROM listed")
+            db.conn.executemany("INSERT OR IGNORE INTO listed VALUES (?)", ((model_id,) for model_id in there))
+            db.conn.execute(
+                "UPDATE models SET absent_polls = 0, absent_since = NULL"
+                " WHERE absent_since IS NOT NULL AND id IN (SELECT id FROM listed)"
+            )
+            db.conn.execute(
+                "UPDATE models SET absent_polls = absent_polls + 1, absent_since = coalesce(absent_since, ?)"
+                " WHERE id NOT IN (SELECT id FROM listed)",
+                (self._now(),),
+            )
+
+        self.write(work)
+
+    def record_found(self, model: RemoteModel, path: str, files: Iterable[ModelFile], left_out: Iterable[str]) -> None:
+        """A model that lies in the mirror folder, and that this ledger knows nothing of."""
+        found, others = list(files), json_list(left_out)
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, path,"
+                " left_out, bytes_total, first_seen, updated_at) VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?)",
+                (
+                    model.id, model.name, model.version, model.params, model.base_model_id, model.status, model.created_at,
+                    path, others, sum(file.size for file in found), self._now(), self._now(),
+                ),
+            )  # fmt: skip
+            insert_files(db, model.id, found)
+
+        self.write(work)
+
+    def record_published(
+        self, model_id: str, path: str, files: Iterable[ModelFile], left_out: Iterable[str], verified_at: float | None
+    ) -> None:
+        """A model is whole at `path`. `verified_at` is None when nobody has read the bytes yet: they are due to be, then."""
+        there, others = list(files), json_list(left_out)
+
+        def work(db: Database) -> None:
+            db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
+            insert_files(db, model_id, there)
+            changes: dict[str, Any] = {"path": path, "left_out": others, "bytes_total": sum(file.size for file in there)}
+            changes |= {"reason": None, "attempts": 0, "next_attempt": None, "verified_at": verified_at, "damage": None}
+            self._move(db, "models", model_id, ModelState.PUBLISHED, changes)
+
+        self.write(work)
+
+    def replace_files(self, model_id: str, files: Iterable[ModelFile]) -> None:
+        """What is published of a model now, in the place of what was."""
+        fresh = list(files)
+
+        def work(db: Database) -> None:
+            db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
+            insert_files(db, model_id, fresh)
+
+        self.write(work)
+
+    def record_pruned(self, model_id: str, reason: str) -> None:
+        """Retention has removed the folder of a model: nothing of it is on disk any more."""
+
+        def work(db: Database) -> None:
+            changes = {"reason": reason, "path": None, "damage": None, "verified_at": None}
+            self._move(db, "models", model_id, ModelState.PRUNED, changes)
+            db.conn.execute("DELETE FROM segments WHERE file IN (SELECT id FROM files WHERE model = ?)", (model_id,))
+
+        self.write(work)
+
+    def note_verified(self, model_id: str, damage: str | None) -> None:
+        """The bytes of a published model were read and compared just now; `damage` is what is wrong with them."""
+        sql = "UPDATE models SET damage = ?, verified_at = ? WHERE id = ?"
+        self.execute(sql, damage, self._now(), model_id).result()
+
+    def move_model(self, model_id: str, state: ModelState, **changes: Any) -> None:
+        """Move a model to `state` and set columns. Raises `IllegalTransition`."""
+        self.write(lambda db: self._move(db, "models", model_id, state, changes))
+
+    def record_wanted(self, model_id: str, *, pulled: bool) -> None:
+        """A model is to be fetched now; `pulled` has it stay although the selection would not take it."""
+        changes: dict[str, Any] = {"attempts": 0, "next_attempt": None, "reason": None} | ({"pulled": 1} if pulled else {})
+        self.move_model(model_id, ModelState.QUEUED, **changes)
+
+    def plan_files(self, model_id: str, files: Iterable[tuple[str, int]]) -> None:
+        """The files of a model as its manifest has them; files that left the manifest or changed size are forgotten."""
+        wanted = dict(files)
+
+        def work(db: Database) -> None:
+            for row in list(db.query("SELECT id, rel, size FROM files WHERE model = ?", [model_id])):
+                if wanted.get(row["rel"]) != row["size"]:
+                    db.conn.execute("DELETE FROM files WHERE id = ?", (row["id"],))
+            for rel, size in wanted.items():
+                db.conn.execute(
+                    "INSERT INTO files (model, rel, size) VALUES (?,?,?) ON CONFLICT DO NOTHING", (model_id, rel, size)
+                )
+            db.conn.execute("UPDATE models SET bytes_total = ? WHERE id = ?", (sum(wanted.values()), model_id))
+
+        self.write(work)
+
+    def record_durable(self, entries: Iterable[tuple[str, str, str | None, DurableSegment]]) -> None:
+        """Segments that have been synced: `(model id, rel, ETag, segment)`. One that grew replaces what it spans."""
+        grown = list(entries)
+
+        def work(db: Database) -> None:
+            for model_id, rel, etag, segment in grown:
+                db.conn.execute("UPDATE files SET etag = ? WHERE model = ? AND rel = ?", (etag, model_id, rel))
+                db.conn.execute(
+                    'INSERT INTO segments (file, start, "end", blake3)'
+                    " SELECT id, ?, ?, ? FROM files WHERE model = ? AND rel = ?"
+                    ' ON CONFLICT (file, start) DO UPDATE SET "end" = excluded."end", blake3 = excluded.blake3'
+                    ' WHERE excluded."end" >= segments."end"',
+                    (segment.start, segment.end, segment.blake3, model_id, rel),
+                )
+                db.conn.execute(
+                    "DELETE FROM segments WHERE file = (SELECT id FROM files WHERE model = ? AND rel = ?)"
+                    ' AND start > ? AND "end" <= ?',
+                    (model_id, rel, segment.start, segment.end),
+                )
+
+        self.write(work)
+
+    def discard_file(self, model_id: str, rel: str) -> None:
+        """What was received of a file is no longer worth anything: its object changed, or its partial vanished."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "DELETE FROM segments WHERE file = (SELECT id FROM files WHERE model = ? AND rel = ?)", (model_id, rel)
+            )
+            db.conn.execute("UPDATE files SET etag = NULL WHERE model = ? AND rel = ?", (model_id, rel))
+
+        self.write(work)
+
+
+def insert_files(db: Database, model_id: str, files: Iterable[ModelFile]) -> None:
+    for file in files:
+        cursor = db.conn.execute(
+            "INSERT INTO files (model, rel, size, etag) VALUES (?,?,?,?)", (model_id, file.rel, file.size, file.etag)
+        )
+        db.conn.executemany(
+            'INSERT INTO segments (file, start, "end", blake3) VALUES (?,?,?,?)',
+            ((cursor.lastrowid, part.start, part.end, part.blake3) for part in file.segments),
+        )

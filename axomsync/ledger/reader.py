@@ -1,0 +1,246 @@
+"""The reading side of the ledger: WAL lets it read while a write goes on, also in other processes.
+
+Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a newer one (`NewerLedger`), a damaged or locked
+file (`LocalFault`).
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from sqlite_utils import Database
+
+from axomsync.errors import LocalFault
+from axomsync.ledger.connection import BUSY_TIMEOUT_SECONDS, closed_on_failure, sqlite_fault
+from axomsync.ledger.rows import Row, to_model, to_upload
+from axomsync.ledger.schema import migrations, refuse_newer
+from axomsync.records import (
+    DurableSegment,
+    Event,
+    Happening,
+    Model,
+    ModelFile,
+    ModelState,
+    Presigned,
+    Problem,
+    Shard,
+    Transfer,
+    Upload,
+    UploadState,
+)
+
+T = TypeVar("T")
+
+# Segments may overlap, where a straggler's rest was fetched twice.
+_MODELS = (
+    "SELECT m.*, (SELECT coalesce(sum(min(f.size,"
+    ' (SELECT coalesce(sum(s."end" - s.start), 0) FROM segments s WHERE s.file = f.id))), 0)'
+    " FROM files f WHERE f.model = m.id) AS bytes_done FROM models m"
+)
+
+
+class UnreadyLedger(LocalFault):
+    """There is none, or one that no agent has brought up to date since the program was upgraded."""
+
+
+class Reader:
+    """The reading side: a read-only connection, usable from any thread and while an agent in another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise UnreadyLedger(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
+        self._lock = threading.Lock()
+        try:
+            connection = sqlite3.connect(
+                f"file:{_uri_path(path)}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_TIMEOUT_SECONDS
+            )
+            self._db = Database(connection)
+            with closed_on_failure(connection):
+                refuse_newer(self._db, path)
+                if migrations.pending(self._db):
+                    raise UnreadyLedger(f"{path}: of an older version; start the agent anew, which brings it up to date")
+        except sqlite3.Error as error:
+            raise sqlite_fault(error, path) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    @overload
+    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]: ...
+    @overload
+    def _rows(self, sql: str, parameters: Sequence[object] = (), *, make: Callable[[Row], T]) -> list[T]: ...
+    def _rows(
+        self, sql: str, parameters: Sequence[object] = (), *, make: Callable[[Row], Any] = lambda row: row
+    ) -> list[Any]:
+        with self._lock:
+            try:
+                return [make(row) for row in self._db.query(sql, list(parameters))]  # fifty thousand dicts are 100 MB
+            except sqlite3.Error as error:
+                raise sqlite_fault(error, self.path) from None
+
+    def uploads(self) -> list[Upload]:
+        """Every file ever taken, oldest first."""
+        return self._rows("SELECT * FROM uploads ORDER BY id", make=to_upload)
+
+    def uploads_in_drop(self) -> list[Upload]:
+        """Files that lie in the drop folder as far as the ledger knows, and those that `push` was given."""
+        return self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id", make=to_upload)
+
+    def latest_rejected(self, most: int) -> list[Upload]:
+        """At most so many of the files that are no datasets and were set aside, latest first."""
+        sql = "SELECT * FROM uploads WHERE state = 'rejected' AND NOT in_drop ORDER BY id DESC LIMIT ?"
+        return self._rows(sql, (most,), make=to_upload)
+
+    def latest_uploads(self, most: int) -> list[Upload]:
+        """At most so many that came last, and so many that are not done with; what changed last comes first."""
+        undone = "SELECT id FROM uploads WHERE in_drop AND state NOT IN ('uploaded', 'duplicate') ORDER BY id DESC LIMIT ?"
+        latest = "SELECT id FROM uploads ORDER BY id DESC LIMIT ?"
+        sql = f"SELECT * FROM uploads WHERE id IN ({undone}) OR id IN ({latest}) ORDER BY updated_at DESC, id DESC"  # noqa: S608
+        return [to_upload(row) for row in self._rows(sql, (most, most))]
+
+    def upload(self, upload: int) -> Upload:
+        """One upload by its row id."""
+        return to_upload(self._rows("SELECT * FROM uploads WHERE id = ?", (upload,))[0])
+
+    def uploads_among(self, ids: Iterable[int]) -> list[Upload]:
+        """Those of these uploads that the ledger has."""
+        among = ", ".join(str(int(each)) for each in ids)
+        return self._rows(f"SELECT * FROM uploads WHERE id IN ({among}) ORDER BY id", make=to_upload)  # noqa: S608
+
+    def same_content(self, sha256: str, filename: str | None) -> Upload | None:
+        """An upload that storage has confirmed with this content, under this name or under any."""
+        rows = self._rows(
+            "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) AND state = 'uploaded' LIMIT 1",
+            (sha256, filename),
+        )
+        return to_upload(rows[0]) if rows else None
+
+    def presigned(self, upload: Upload) -> Presigned | None:
+        """The signed URL that was kept for an upload. A secret."""
+        rows = self._rows("SELECT url, expires_at FROM signed_urls WHERE upload = ?", (upload.id,))
+        if not rows or upload.upload_id is None or upload.key is None:
+            return None
+        return Presigned(upload.upload_id, upload.key, rows[0]["url"], rows[0]["expires_at"])
+
+    def shards(self, upload: int) -> list[Shard]:
+        """The shards of an upload in order, none when it goes up whole."""
+        return self.all_shards("WHERE upload = ?", upload).get(upload, [])
+
+    def all_shards(self, where: str = "", *parameters: object) -> dict[int, list[Shard]]:
+        """The shards of every upload that has some, by its row id."""
+        columns = 'upload, number, filename, start, "end", upload_id, key, etag, blake3, uploaded'
+        shards: dict[int, list[Shard]] = {}
+        for row in self._rows(f"SELECT {columns} FROM shards {where} ORDER BY upload, number", parameters):  # noqa: S608
+            upload, facts = row["upload"], {name: row[name] for name in row if name != "upload"}
+            shards.setdefault(upload, []).append(Shard(**{**facts, "uploaded": bool(facts["uploaded"])}))
+        return shards
+
+    def shard_presigned(self, upload: int, shard: Shard) -> Presigned | None:
+        """The signed URL that was kept for a shard. A secret."""
+        sql = "SELECT url, expires_at FROM signed_shard_urls WHERE upload = ? AND number = ?"
+        rows = self._rows(sql, (upload, shard.number))
+        if not rows or shard.upload_id is None or shard.key is None:
+            return None
+        return Presigned(shard.upload_id, shard.key, rows[0]["url"], rows[0]["expires_at"])
+
+    def orphans(self) -> dict[int, list[str]]:
+        """Keys of objects that storage has or may have and nobody was given, by the row id of the upload."""
+        keys: dict[int, list[str]] = {}
+        for row in self._rows("SELECT upload, key FROM orphans ORDER BY created_at"):
+            keys.setdefault(row["upload"], []).append(row["key"])
+        return keys
+
+    def upload_counts(self) -> dict[str, int]:
+        """Uploads a state, zero included."""
+        return self._counts("uploads", UploadState)
+
+    def models(self, *states: ModelState) -> list[Model]:
+        """Every model ever listed, or those in one of `states`; newest first."""
+        among = _among(states) if states else ""
+        rows = self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id")
+        return [to_model(row) for row in rows]
+
+    def latest_models(self, most: int) -> list[Model]:
+        """At most so many of the newest, and so many that are not done with; newest first."""
+        states = "('queued', 'downloading', 'verifying', 'blocked', 'failed')"
+        undone = f"SELECT id FROM models WHERE state IN {states} LIMIT ?"  # noqa: S608
+        latest = "SELECT id FROM models ORDER BY created_at DESC, id LIMIT ?"
+        sql = f"{_MODELS} WHERE m.id IN ({undone}) OR m.id IN ({latest}) ORDER BY created_at DESC, id"
+        return [to_model(row) for row in self._rows(sql, (most, most))]
+
+    def models_due(self, states: Iterable[ModelState], now: float) -> list[Model]:
+        """Models in one of `states` whose next attempt is due, oldest first."""
+        sql = f"{_MODELS} {_among(states)} AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
+        return [to_model(row) for row in self._rows(sql, (now,))]
+
+    def model(self, model_id: str) -> Model:
+        """One model by its id."""
+        return to_model(self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,))[0])
+
+    def model_counts(self) -> dict[str, int]:
+        """Models a state, zero included."""
+        return self._counts("models", ModelState)
+
+    def files(self, model_id: str) -> list[ModelFile]:
+        """The files of a model with their durable segments, by path."""
+        segments: dict[int, list[DurableSegment]] = {}
+        query = 'SELECT s.file, s.start, s."end", s.blake3 FROM segments s JOIN files f ON f.id = s.file WHERE f.model = ?'
+        for row in self._rows(f"{query} ORDER BY s.start", (model_id,)):
+            segments.setdefault(row["file"], []).append(DurableSegment(row["start"], row["end"], row["blake3"]))
+        return [
+            ModelFile(row["rel"], row["size"], row["etag"], tuple(segments.get(row["id"], ())))
+            for row in self._rows("SELECT * FROM files WHERE model = ? ORDER BY rel", (model_id,))
+        ]
+
+    def events_due(self, now: float) -> list[Event]:
+        """What hooks are to be run for, oldest first."""
+        sql = 'SELECT id, kind, "table", subject, at, attempts FROM events'
+        rows = self._rows(f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id", (now,))
+        return [Event(**row) for row in rows]
+
+    def transfers(self) -> list[Transfer]:
+        """Transfers in flight, as the agent last told."""
+        return [Transfer(**row) for row in self._rows("SELECT * FROM transfers ORDER BY direction, name")]
+
+    def problems(self) -> list[Problem]:
+        """What keeps the agent from its work, oldest first."""
+        return [Problem(**row) for row in self._rows("SELECT * FROM problems ORDER BY since")]
+
+    def new_requests(self) -> list[Row]:
+        """What was asked of the agent and not begun, oldest first."""
+        return self._rows("SELECT * FROM requests WHERE begun_at IS NULL ORDER BY id")
+
+    def request(self, request: int) -> Row | None:
+        """One request; None when it is long over."""
+        return next(iter(self._rows("SELECT * FROM requests WHERE id = ?", (request,))), None)
+
+    def history(self, most: int) -> list[Happening]:
+        """What happened last, newest first."""
+        columns = "at, kind, subject, state, reason"
+        rows = self._rows(f"SELECT {columns} FROM history ORDER BY id DESC LIMIT ?", (most,))  # noqa: S608  # own names
+        return [Happening(**row) for row in rows]
+
+    def version(self) -> int:
+        """A number that is another one once something has been written."""
+        return int(self._rows("PRAGMA data_version")[0]["data_version"])
+
+    def facts(self) -> dict[str, str | None]:
+        """What the agent last said of itself."""
+        return {row["name"]: row["value"] for row in self._rows("SELECT * FROM facts")}
+
+    def _counts(self, table: str, states: Iterable[str]) -> dict[str, int]:
+        counted = self._rows(f"SELECT state, count(*) AS n FROM {table} GROUP BY state")  # noqa: S608  # own names
+        return {str(state): 0 for state in states} | {row["state"]: row["n"] for row in counted}
+
+
+def _among(states: Iterable[ModelState]) -> str:
+    return "WHERE state IN ({})".format(", ".join(f"'{state}'" for state in states))
+
+
+def _uri_path(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

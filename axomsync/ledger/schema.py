@@ -1,0 +1,223 @@
+"""The ledger's tables, as migrations: one function a change, applied in order, never edited once released.
+
+Failures handled: a newer schema than this program knows (`NewerLedger`).
+"""
+
+from pathlib import Path
+
+from sqlite_utils import Database, Migrations
+
+from axomsync import __version__
+from axomsync.errors import NewerLedger
+
+migrations = Migrations("axomsync")
+
+
+@migrations()
+def m001_first_schema(db: Database) -> None:
+    """Uploads, models, their files and segments, transfers in flight, and what the running agent says of itself."""
+    _execute_all(db, _FIRST_SCHEMA)
+
+
+@migrations()
+def m002_shards(db: Database) -> None:
+    """Large files that go up as several objects."""
+    _execute_all(db, _SHARDS)
+
+
+@migrations()
+def m003_what_storage_may_keep(db: Database) -> None:
+    """A digest for each shard; objects that nobody was given."""
+    _execute_all(db, _ORPHANS)
+
+
+@migrations()
+def m004_retention_and_hooks(db: Database) -> None:
+    """What retention and verification know of models; what hooks are to be run for, noted with the transition itself."""
+    _execute_all(db, _RETENTION + _EVENTS)
+
+
+@migrations()
+def m005_requests(db: Database) -> None:
+    """What other processes ask of the agent."""
+    _execute_all(db, _REQUESTS)
+
+
+@migrations()
+def m006_history(db: Database) -> None:
+    """What happened last, for people."""
+    _execute_all(db, _HISTORY)
+
+
+@migrations()
+def m007_repeated_lines(db: Database) -> None:
+    """Lines of a dataset that repeat others."""
+    _execute_all(db, _REPEATED)
+
+
+@migrations()
+def m008_left_out(db: Database) -> None:
+    """Files of published models that `[mirror] files` did not select."""
+    _execute_all(db, _LEFT_OUT)
+
+
+@migrations()
+def m009_rejected(db: Database) -> None:
+    """A way to the files that were set aside."""
+    _execute_all(db, _REJECTED)
+
+
+def _execute_all(db: Database, statements: str) -> None:
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+
+
+_FIRST_SCHEMA = """
+CREATE TABLE uploads (
+  id INTEGER PRIMARY KEY,
+  path BLOB NOT NULL,              -- relative to the drop folder, as the filesystem has it
+  filename TEXT NOT NULL,
+  dev INTEGER NOT NULL, ino INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  sha256 TEXT, md5 TEXT, lines INTEGER,
+  state TEXT NOT NULL, reason TEXT,
+  upload_id TEXT, key TEXT, etag TEXT,
+  duplicate_of INTEGER REFERENCES uploads(id),
+  in_drop INTEGER NOT NULL DEFAULT 1,  -- 1 while the file lies where it was dropped
+  attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL,
+  created_at REAL NOT NULL, updated_at REAL NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX uploads_in_drop ON uploads(path) WHERE in_drop;
+CREATE INDEX uploads_content ON uploads(sha256, filename) WHERE state = 'uploaded';
+CREATE TABLE signed_urls (          -- secrets: only until the PUT is confirmed, never exported
+  upload INTEGER PRIMARY KEY REFERENCES uploads(id) ON DELETE CASCADE,
+  url TEXT NOT NULL, expires_at REAL
+) STRICT;
+CREATE TABLE models (
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL, version TEXT NOT NULL, params INTEGER, base_model_id TEXT,
+  remote_status TEXT NOT NULL, created_at TEXT,
+  state TEXT NOT NULL, reason TEXT, path TEXT,
+  bytes_total INTEGER,
+  attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL,
+  first_seen REAL NOT NULL, updated_at REAL NOT NULL
+) STRICT;
+CREATE TABLE files (
+  id INTEGER PRIMARY KEY,
+  model TEXT NOT NULL REFERENCES models(id) ON DELETE CASCADE,
+  rel TEXT NOT NULL, size INTEGER NOT NULL, etag TEXT,
+  UNIQUE (model, rel)
+) STRICT;
+CREATE TABLE segments (             -- bytes that are on disk for good
+  file INTEGER NOT NULL REFERENCES files(id) ON DELETE CASCADE,
+  start INTEGER NOT NULL, "end" INTEGER NOT NULL, blake3 TEXT NOT NULL,
+  PRIMARY KEY (file, start)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE transfers (
+  direction TEXT NOT NULL, name TEXT NOT NULL,
+  bytes_done INTEGER NOT NULL, bytes_received INTEGER NOT NULL, bytes_total INTEGER NOT NULL,
+  rate REAL NOT NULL, eta REAL,
+  PRIMARY KEY (direction, name)
+) STRICT;
+CREATE TABLE problems (             -- what keeps the agent from its work; those of single items are in their rows
+  subject TEXT PRIMARY KEY, reason TEXT NOT NULL, since REAL NOT NULL, next_attempt REAL
+) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT) STRICT;
+"""
+
+_SHARDS = """
+CREATE TABLE shards (               -- ranges of a file that are uploaded as objects of their own
+  upload INTEGER NOT NULL REFERENCES uploads(id) ON DELETE CASCADE,
+  number INTEGER NOT NULL,
+  filename TEXT NOT NULL, start INTEGER NOT NULL, "end" INTEGER NOT NULL,
+  upload_id TEXT, key TEXT, etag TEXT, uploaded INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (upload, number)
+) STRICT;
+CREATE TABLE signed_shard_urls (    -- secrets, as signed_urls
+  upload INTEGER NOT NULL, number INTEGER NOT NULL, url TEXT NOT NULL, expires_at REAL,
+  PRIMARY KEY (upload, number),
+  FOREIGN KEY (upload, number) REFERENCES shards(upload, number) ON DELETE CASCADE
+) STRICT;
+"""
+
+_ORPHANS = """
+ALTER TABLE shards ADD COLUMN blake3 TEXT;
+CREATE TABLE orphans (              -- objects that storage has or may have although their key was given to nobody
+  upload INTEGER NOT NULL,          -- whose row may be gone
+  upload_id TEXT NOT NULL, key TEXT NOT NULL, created_at REAL NOT NULL,
+  PRIMARY KEY (upload, key)
+) STRICT;
+"""
+
+_RETENTION = """
+ALTER TABLE models ADD COLUMN pulled INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE models ADD COLUMN absent_polls INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE models ADD COLUMN absent_since REAL;
+ALTER TABLE models ADD COLUMN damage TEXT;
+ALTER TABLE models ADD COLUMN verified_at REAL;
+"""
+
+# A model that is blocked again and again, by a full disk for instance, has failed once until it is published.
+_EVENTS = """
+CREATE TABLE events (               -- what hooks are run for; kept a while with what the hook said
+  id INTEGER PRIMARY KEY,
+  kind TEXT NOT NULL, "table" TEXT NOT NULL, subject TEXT NOT NULL, at REAL NOT NULL,
+  attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL,
+  done INTEGER NOT NULL DEFAULT 0, output TEXT
+) STRICT;
+CREATE INDEX events_due ON events(next_attempt) WHERE NOT done;
+CREATE INDEX events_of ON events("table", subject);
+CREATE TRIGGER model_published AFTER UPDATE OF state ON models
+  WHEN new.state = 'published' AND old.state <> 'published' BEGIN
+  DELETE FROM events WHERE kind = 'failed' AND "table" = 'models' AND subject = new.id AND done;  -- it may fail anew
+  INSERT INTO events (kind, "table", subject, at) VALUES ('model_published', 'models', new.id, new.updated_at); END;
+CREATE TRIGGER model_failed AFTER UPDATE OF state ON models
+  WHEN new.state IN ('blocked', 'failed') AND old.state <> new.state
+  AND NOT EXISTS (SELECT 1 FROM events WHERE kind = 'failed' AND "table" = 'models' AND subject = new.id) BEGIN
+  INSERT INTO events (kind, "table", subject, at) VALUES ('failed', 'models', new.id, new.updated_at); END;
+CREATE TRIGGER upload_done AFTER UPDATE OF state ON uploads
+  WHEN new.state = 'uploaded' AND old.state <> 'uploaded' BEGIN
+  INSERT INTO events (kind, "table", subject, at) VALUES ('upload_done', 'uploads', new.id, new.updated_at); END;
+CREATE TRIGGER upload_failed AFTER UPDATE OF state ON uploads
+  WHEN new.state IN ('failed', 'rejected', 'held') AND old.state <> new.state BEGIN
+  INSERT INTO events (kind, "table", subject, at) VALUES ('failed', 'uploads', new.id, new.updated_at); END;
+"""
+
+_REQUESTS = """
+CREATE TABLE requests (             -- written by other processes, see steering.py
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  verb TEXT NOT NULL, argument TEXT, parameters TEXT NOT NULL,
+  asked_at REAL NOT NULL, begun_at REAL, ended_at REAL,
+  outcome TEXT                      -- JSON: answer, error, exit_code
+) STRICT;
+CREATE INDEX new_requests ON requests(id) WHERE begun_at IS NULL;
+"""
+
+_HISTORY = """
+CREATE TABLE history (              -- the last transitions worth telling
+  id INTEGER PRIMARY KEY,
+  at REAL NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, state TEXT NOT NULL, reason TEXT
+) STRICT;
+CREATE INDEX history_of ON history(kind, subject, id);
+"""
+
+# JSON of records.RepeatedLines.
+_REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
+
+# A JSON list of their paths.
+_LEFT_OUT = "ALTER TABLE models ADD COLUMN left_out TEXT"
+
+_REJECTED = "CREATE INDEX uploads_rejected ON uploads(id) WHERE state = 'rejected' AND NOT in_drop"
+
+
+def refuse_newer(db: Database, path: Path) -> None:
+    known = {migration.name for migration in migrations.pending(Database(memory=True))}
+    unknown = [applied.name for applied in migrations.applied(db) if applied.name not in known]
+    if unknown:
+        row = db.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()
+        writer = row[0] if row else "an unknown version"
+        raise NewerLedger(
+            f"{path}: written by a newer axomsync: by {writer}, and this is {__version__}, which "
+            f"does not know {', '.join(unknown)}; install that version again, or restore a ledger from before the upgrade"
+        )

@@ -1,0 +1,277 @@
+"""What is written of uploads: files that were met, checked, sent, confirmed and put away."""
+
+import json
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import asdict
+from typing import Any
+
+from sqlite_utils import Database
+
+from axomsync.ledger.moves import Moves
+from axomsync.ledger.rows import repeated_again, stamp_row
+from axomsync.records import Checked, Presigned, Segment, Stamp, UploadState
+
+
+class UploadWrites(Moves):
+    """The writing side of uploads."""
+
+    def see_uploads(self, found: Iterable[tuple[bytes, str, Stamp]]) -> None:
+        """Rows for files that were not known: `(path, filename, stamp)`, all in one transaction."""
+        now, rows = self._now(), list(found)
+
+        def work(db: Database) -> None:
+            for path, filename, stamp in rows:
+                db.conn.execute(
+                    "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, state, created_at,"
+                    " updated_at) VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
+                    (path, filename, *stamp_row(stamp), UploadState.SETTLING, now, now),
+                )
+
+        self.write(work)
+
+    def push_upload(self, path: bytes, filename: str, stamp: Stamp) -> int:
+        """A row for a file that is to be uploaded now, and that its absolute path leads to; returns its id.
+
+        One that is under way goes on, one that was given up is begun anew.
+        """
+        now = self._now()
+
+        def work(db: Database) -> int:
+            row = db.conn.execute("SELECT id, state FROM uploads WHERE path = ? AND in_drop", (path,)).fetchone()
+            if row is None:
+                columns = "path, filename, dev, ino, bytes, mtime_ns, ctime_ns, state, created_at, updated_at"
+                values = (path, filename, *stamp_row(stamp), UploadState.SETTLING, now, now)
+                made = db.conn.execute(f"INSERT INTO uploads ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?)", values)  # noqa: S608
+                return made.lastrowid or 0
+            state = UploadState.SETTLING if row[1] in (UploadState.HELD, UploadState.FAILED) else UploadState(row[1])
+            self._move(db, "uploads", row[0], state, {"next_attempt": None, "attempts": 0})
+            return int(row[0])
+
+        return self.write(work)
+
+    def forget_uploads(self, paths: Iterable[bytes]) -> None:
+        """Drop the rows of files that went away before anything was done for them; others are kept as history.
+
+        Storage may have the bytes of one whose PUT had begun: that is told, and its signed URL forgotten.
+        """
+        gone = list(paths)
+
+        def work(db: Database) -> None:
+            for path in gone:
+                db.conn.execute(
+                    "DELETE FROM uploads WHERE path = ? AND in_drop AND upload_id IS NULL"
+                    " AND state IN ('settling', 'checking', 'queued', 'held', 'failed')",
+                    (path,),
+                )
+                db.conn.execute(
+                    "DELETE FROM signed_urls WHERE upload IN (SELECT id FROM uploads WHERE path = ? AND in_drop)", (path,)
+                )
+                db.conn.execute(
+                    "UPDATE uploads SET state = 'failed', reason = 'the file went away before storage had confirmed it'"
+                    " WHERE path = ? AND in_drop AND state IN ('queued', 'uploading')",
+                    (path,),
+                )
+                db.conn.execute("UPDATE uploads SET in_drop = 0, next_attempt = NULL WHERE path = ? AND in_drop", (path,))
+
+        self.write(work)
+
+    def adopt_uploads(self, receipts: Iterable[tuple[bytes, Mapping[str, Any]]]) -> None:
+        """Rows for files that were uploaded before this ledger began: `(path, receipt)`, originals before duplicates."""
+
+        def work(db: Database) -> None:
+            known = set(db.conn.execute("SELECT sha256, path FROM uploads WHERE state IN ('uploaded', 'duplicate')"))
+            for path, receipt in receipts:
+                if (receipt["sha256"], path) in known:
+                    continue
+                same = "SELECT id FROM uploads WHERE sha256 = ? AND filename = ? AND state = 'uploaded'"
+                twin = db.conn.execute(same, (receipt["sha256"], receipt["filename"])).fetchone()
+                original = twin is None
+                upload = db.conn.execute(
+                    "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, sha256, md5, lines, state,"
+                    " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines)"
+                    " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?)",
+                    (
+                        path, receipt["filename"], receipt["bytes"], receipt["sha256"], receipt.get("md5"),
+                        receipt.get("lines"), UploadState.UPLOADED if original else UploadState.DUPLICATE,
+                        receipt.get("upload_id"), receipt.get("key"), receipt.get("etag"), twin and twin[0],
+                        receipt["updated_at"], receipt["updated_at"], repeated_again(receipt.get("repeated_lines")),
+                    ),
+                ).lastrowid  # fmt: skip
+                if original and upload is not None:
+                    _insert_shards(db, upload, receipt["shards"])
+
+        self.write(work)
+
+    def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[None]:
+        """Move an upload to `state` and set columns. Raises `IllegalTransition` from the future."""
+        return self.submit(lambda db: self._move(db, "uploads", upload, state, changes))
+
+    def record_check(
+        self, upload: int, stamp: Stamp, checked: Checked, shards: Iterable[tuple[str, Segment]] = ()
+    ) -> Future[None]:
+        """The file was read whole and is valid: it may be uploaded, as these `(filename, range)` if there are any."""
+        columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
+        changes = {**columns, "sha256": checked.sha256, "lines": checked.lines, "reason": None}
+        changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
+        planned = list(shards)
+
+        def work(db: Database) -> None:
+            self._move(db, "uploads", upload, UploadState.QUEUED, changes)
+            db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
+            for number, ((filename, segment), digest) in enumerate(zip(planned, checked.shards, strict=True), 1):
+                db.conn.execute(
+                    'INSERT INTO shards (upload, number, filename, start, "end", blake3) VALUES (?,?,?,?,?,?)',
+                    (upload, number, filename, segment.start, segment.end, digest),
+                )
+
+        return self.submit(work)
+
+    def record_presigned(self, upload: int, presigned: Presigned) -> None:
+        """Keep the signed URL before the PUT begins, so that an ambiguous loss can be repeated on the same key."""
+
+        def work(db: Database) -> None:
+            changes = {"upload_id": presigned.upload_id, "key": presigned.key, "reason": None, "next_attempt": None}
+            self._move(db, "uploads", upload, UploadState.UPLOADING, changes)
+            db.conn.execute(
+                "INSERT OR REPLACE INTO signed_urls (upload, url, expires_at) VALUES (?,?,?)",
+                (upload, presigned.url, presigned.expires_at),
+            )
+
+        self.write(work)
+
+    def make_uploads_due(self) -> None:
+        """Whatever waits for its next try in the drop folder is to be tried now."""
+        self.execute("UPDATE uploads SET next_attempt = NULL WHERE in_drop").result()
+
+    def retry(self, uploads: Iterable[int], models: Iterable[str]) -> None:
+        """Let these be tried now: their next attempt is due, and files that were parked are looked at anew."""
+        rows, ids = list(uploads), list(models)
+
+        def work(db: Database) -> None:
+            for row in rows:
+                db.conn.execute("UPDATE uploads SET next_attempt = NULL, attempts = 0 WHERE id = ? AND in_drop", (row,))
+                anew = "UPDATE uploads SET state = 'settling' WHERE id = ? AND in_drop AND state IN ('failed', 'held')"
+                db.conn.execute(anew, (row,))
+            for model in ids:
+                db.conn.execute("UPDATE models SET next_attempt = NULL WHERE id = ?", (model,))
+
+        self.write(work)
+
+    def strike(self, uploads: Iterable[int], models: Iterable[str]) -> None:
+        """Strike out what is known of these: whatever turns up again is new."""
+        rows, ids = list(uploads), list(models)
+
+        def work(db: Database) -> None:
+            for row in rows:
+                db.conn.execute("UPDATE uploads SET duplicate_of = NULL WHERE duplicate_of = ?", (row,))
+                db.conn.execute("DELETE FROM uploads WHERE id = ?", (row,))
+            for model in ids:
+                db.conn.execute("DELETE FROM models WHERE id = ?", (model,))
+
+        self.write(work)
+
+    def forget_presigned(self, upload: int) -> None:
+        """Storage refused the URL: the next try asks for another."""
+        self.execute("DELETE FROM signed_urls WHERE upload = ?", upload).result()
+
+    def record_uploaded(self, upload: int, etag: str | None, md5: str | None) -> None:
+        """Storage confirmed the bytes; the signed URL is forgotten."""
+
+        def work(db: Database) -> None:
+            changes = {"etag": etag, "md5": md5, "reason": None, "next_attempt": None}
+            self._move(db, "uploads", upload, UploadState.UPLOADED, changes)
+            db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
+
+        self.write(work)
+
+    def record_duplicate(self, upload: int, document: Mapping[str, Any], twin: int | None, reason: str) -> None:
+        """Storage has this content already: as the upload with the row id `twin`, or as another agent tells.
+
+        `document` has `upload_id`, `key` and `etag`, and without a twin the `shards`, as in a receipt.
+        """
+        ids = {name: document.get(name) for name in ("upload_id", "key", "etag")}
+
+        def work(db: Database) -> None:
+            self._leave_behind(db, upload)
+            changes = {**ids, "duplicate_of": twin, "reason": reason, "next_attempt": None}
+            self._move(db, "uploads", upload, UploadState.DUPLICATE, changes)
+            if twin is None:
+                _insert_shards(db, upload, document.get("shards") or ())
+
+        self.write(work)
+
+    def record_orphan(self, upload: int, presigned: Presigned) -> None:
+        """Storage has or may have an object whose key is not handed out."""
+        sql = "INSERT OR IGNORE INTO orphans VALUES (?,?,?,?)"
+        self.execute(sql, upload, presigned.upload_id, presigned.key, self._now()).result()
+
+    def record_shard_presigned(self, upload: int, number: int, presigned: Presigned) -> None:
+        """As `record_presigned`, for one shard."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "UPDATE shards SET upload_id = ?, key = ? WHERE upload = ? AND number = ?",
+                (presigned.upload_id, presigned.key, upload, number),
+            )
+            db.conn.execute(
+                "INSERT OR REPLACE INTO signed_shard_urls (upload, number, url, expires_at) VALUES (?,?,?,?)",
+                (upload, number, presigned.url, presigned.expires_at),
+            )
+
+        self.write(work)
+
+    def forget_shard_presigned(self, upload: int, number: int) -> None:
+        """As `forget_presigned`, for one shard."""
+        sql = "DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?"
+        self.execute(sql, upload, number).result()
+
+    def record_shard_uploaded(self, upload: int, number: int, etag: str | None) -> None:
+        """Storage confirmed one shard."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "UPDATE shards SET uploaded = 1, etag = ? WHERE upload = ? AND number = ?", (etag, upload, number)
+            )
+            db.conn.execute("DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?", (upload, number))
+
+        self.write(work)
+
+    def record_moved_away(self, upload: int) -> Future[None]:
+        """The file no longer lies in the drop folder: archived, set aside or deleted, as configured."""
+        return self.execute("UPDATE uploads SET in_drop = 0 WHERE id = ?", upload)
+
+    def restamp(self, upload: int, stamp: Stamp, state: UploadState, reason: str | None = None) -> Future[None]:
+        """The file changed: what was known of its content no longer holds."""
+        columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
+
+        def work(db: Database) -> None:
+            changes = {**columns, "reason": reason, "sha256": None, "md5": None, "lines": None, "next_attempt": None}
+            self._leave_behind(db, upload)
+            self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
+
+        return self.submit(work)
+
+    def _leave_behind(self, db: Database, upload: int) -> None:
+        """Forget where an upload was going; what storage has or may have of it are orphans now."""
+        for begun in (
+            "SELECT id, upload_id, key, ?2 FROM uploads JOIN signed_urls ON upload = id WHERE id = ?1",
+            "SELECT upload, upload_id, key, ?2 FROM shards WHERE upload = ?1 AND (uploaded OR number IN"
+            " (SELECT number FROM signed_shard_urls WHERE upload = ?1))",
+        ):
+            db.conn.execute(f"INSERT OR IGNORE INTO orphans {begun}", (upload, self._now()))
+        db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
+        db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
+
+
+def _insert_shards(db: Database, upload: int, documents: Iterable[Mapping[str, Any]]) -> None:
+    """Shards that storage has, as a receipt tells of them."""
+    start = 0
+    for number, shard in enumerate(documents, 1):
+        end = start + int(shard["bytes"])
+        db.conn.execute(
+            'INSERT INTO shards (upload, number, filename, start, "end", upload_id, key, etag, uploaded)'
+            " VALUES (?,?,?,?,?,?,?,?,1)",
+            (upload, number, shard["filename"], start, end, shard["upload_id"], shard["key"], shard["etag"]),
+        )
+        start = end

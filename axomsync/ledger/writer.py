@@ -1,0 +1,168 @@
+"""The ledger as the agent that holds it writes it: uploads, models, and what it says of itself.
+
+Failures handled: another agent on the same state folder (`AlreadyRunning`), an opening that fails half-way (what was opened
+is closed again), a crash of the last agent (`recover`).
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from sqlite_utils import Database
+
+from axomsync.ledger.holding import hold
+from axomsync.ledger.models import ModelWrites
+from axomsync.ledger.reader import Reader
+from axomsync.ledger.uploads import UploadWrites
+from axomsync.records import ModelState, Transfer, UploadState
+
+
+class Ledger(UploadWrites, ModelWrites):
+    """The writing side, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
+
+    def __init__(self, folder: Path, now: Callable[[], float]) -> None:
+        with ExitStack() as undo:
+            self._lock_file = hold(folder)
+            undo.callback(os.close, self._lock_file)
+            super().__init__(folder / "state.db", now)
+            undo.callback(super().close)
+            self._read = Reader(self.path)
+            undo.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish the writes that were handed in, then let go of the state folder."""
+        self._read.close()  # the writing connection must be the last: only that one brings the WAL into the file
+        super().close()
+        os.close(self._lock_file)
+
+    @property
+    def read(self) -> Reader:
+        """The reading side."""
+        return self._read
+
+    def recover(self) -> None:
+        """At the start of an agent: what was under way when the last one ended goes back to where it can be taken up."""
+
+        def work(db: Database) -> None:
+            now = self._now()
+            for table, state, back in (
+                ("uploads", UploadState.CHECKING, UploadState.SETTLING),
+                ("uploads", UploadState.UPLOADING, UploadState.QUEUED),
+                ("models", ModelState.DOWNLOADING, ModelState.QUEUED),
+                ("models", ModelState.VERIFYING, ModelState.QUEUED),
+            ):
+                db.conn.execute(
+                    f"UPDATE {table} SET state = ?, updated_at = ? WHERE state = ?",  # noqa: S608  # names from above
+                    (back, now, state),
+                )
+            db.conn.execute("DELETE FROM transfers")
+            db.conn.execute("DELETE FROM problems")
+
+        self.write(work)
+
+    # Events for hooks
+
+    def record_hook(self, event: int, output: str, next_attempt: float | None) -> None:
+        """A hook was run for an event, and said `output`; it is done with it unless there is a `next_attempt`."""
+        sql = "UPDATE events SET attempts = attempts + 1, output = ?, next_attempt = ?, done = ? WHERE id = ?"
+        self.execute(sql, output, next_attempt, int(next_attempt is None), event).result()
+
+    def drop_events(self, kinds: Iterable[str], done_before: float) -> None:
+        """Nobody wants to hear of these kinds; and of what was done with before that time, only failures that last."""
+        unwanted = list(kinds)
+
+        def work(db: Database) -> None:
+            for kind in unwanted:
+                db.conn.execute("UPDATE events SET done = 1 WHERE kind = ? AND NOT done", (kind,))
+            db.conn.execute(
+                "DELETE FROM events WHERE done AND at < ? AND NOT (kind = 'failed' AND \"table\" = 'models')", (done_before,)
+            )
+
+        self.write(work)
+
+    # What others ask for
+
+    def begin_request(self, request: int) -> None:
+        """The agent sets about it."""
+        self.execute("UPDATE requests SET begun_at = ? WHERE id = ?", self._now(), request).result()
+
+    def end_request(self, request: int, outcome: str) -> None:
+        """It ended; whoever waits reads the outcome."""
+        sql = "UPDATE requests SET outcome = ?, ended_at = ? WHERE id = ?"
+        self.execute(sql, outcome, self._now(), request).result()
+
+    def set_request_back(self, request: int) -> None:
+        """The agent stops before it ended: the next one begins it anew."""
+        self.execute("UPDATE requests SET begun_at = NULL WHERE id = ?", request).result()
+
+    def recover_requests(self, outcome: str, kept: float) -> None:
+        """At the start of an agent: `outcome` for what a crash cut off; what ended `kept` seconds ago is forgotten."""
+
+        def work(db: Database) -> None:
+            now = self._now()
+            ended = "UPDATE requests SET outcome = ?, ended_at = ? WHERE begun_at IS NOT NULL AND ended_at IS NULL"
+            db.conn.execute(ended, (outcome, now))
+            db.conn.execute("DELETE FROM requests WHERE ended_at < ?", (now - kept,))
+
+        self.write(work)
+
+    # The agent about itself
+
+    def show_transfers(self, transfers: Iterable[Transfer]) -> None:
+        """Replace what other processes see of the transfers in flight."""
+        rows = list(transfers)
+
+        def work(db: Database) -> None:
+            db.conn.execute("DELETE FROM transfers")
+            for t in rows:
+                db.conn.execute(
+                    "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?)",
+                    (t.direction, t.name, t.bytes_done, t.bytes_received, t.bytes_total, t.rate, t.eta),
+                )
+
+        self.write(work)
+
+    def set_facts(self, **facts: str | None) -> None:
+        """Small facts about the agent that `status` shows, such as the last poll."""
+
+        def work(db: Database) -> None:
+            for name, value in facts.items():
+                db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+        self.write(work)
+
+    def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> None:
+        """Add a problem or change its reason; it keeps the time when it began."""
+
+        def work(db: Database) -> None:
+            known = db.conn.execute("SELECT 1 FROM problems WHERE subject = ?", (subject,)).fetchone()
+            db.conn.execute(
+                "INSERT INTO problems VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"
+                " SET reason = excluded.reason, next_attempt = excluded.next_attempt",
+                (subject, reason, self._now(), next_attempt),
+            )
+            if known is None:
+                self._tell(db, "problem", subject, "began", reason)
+
+        self.write(work)
+
+    def clear_problem(self, subject: str) -> None:
+        """The problem is over."""
+
+        def work(db: Database) -> None:
+            if db.conn.execute("DELETE FROM problems WHERE subject = ?", (subject,)).rowcount:
+                self._tell(db, "problem", subject, "over", None)
+
+        self.write(work)
+
+    def tell(self, kind: str, subject: str, state: str, reason: str | None = None) -> None:
+        """Add a line to the history."""
+        self.write(lambda db: self._tell(db, kind, subject, state, reason))
