@@ -44,7 +44,9 @@ make_environment() {
     add --no-deps --require-hashes -r "$work/requirements.txt"
     add --no-deps "$work"/wheel/*.whl
     packages=$root$home/lib/python$python_version/site-packages
-    rm -r "$root$home/include"
+    rm -r "$root$home/include" "$packages/certifi/tests"
+    # modules that nobody can run by themselves need no interpreter
+    find "$packages" -name '*.py' ! -perm /111 -exec sed -i '1{/^#!/d}' {} +
     find "$root$home/bin" -mindepth 1 ! -name 'python*' -delete
     find "$root$home" -name __pycache__ -prune -exec rm -r {} +
     # where it was built is nobody's business
@@ -86,6 +88,7 @@ place_documents() {
     for document in README.md docs/operating.md docs/hooks.md docs/how-it-works.md docs/alerts.yml docs/grafana-dashboard.json; do
         place "$document" "$documents/${document##*/}"
     done
+    place debian/lintian-overrides /usr/share/lintian/overrides/axomsync
     place systemd/examples/50-axomsync-vllm.rules $documents/examples/50-axomsync-vllm.rules
     place systemd/examples/restart-vllm $documents/examples/restart-vllm 755
     printf 'axomsync (%s) stable; urgency=medium\n\n  * As tagged in the repository, whose log says what is new.\n\n -- %s  %s\n' \
@@ -126,12 +129,13 @@ TEXT
 make_environment
 version=$(run -c 'import axomsync; print(axomsync.__version__)')
 architecture=$(dpkg --print-architecture)
-maintainer='the axomsync authors <axomsync@invalid.invalid>'
+maintainer="${DEBFULLNAME:-local build} <${DEBEMAIL:-root@localhost}>"
 place_service
 place_documents
 write_control
 # reading it has compiled it; the machine that it is installed on does that again, for its own Python
 find "$root" -name __pycache__ -prune -exec rm -r {} +
+ln -sfn ../../../bin/python3 "$root$home/bin/python3"
 mkdir -p "$target"
 dpkg-deb --root-owner-group --build "$root" "$target/axomsync_${version}_$architecture.deb" >/dev/null
 echo "$target/axomsync_${version}_$architecture.deb"
