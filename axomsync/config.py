@@ -187,7 +187,7 @@ def _console_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _listen(value: str) -> str:
+def parse_listen(value: str) -> str:
     match = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", value)
     if value and (match is None or int(match[1]) > 65535):
         raise ValueError(f'{_shown(value)} is not host:port; write it like "127.0.0.1:9464", or "" for off')
@@ -307,7 +307,7 @@ class TransferSettings(_Section):
 class WebSettings(_Section):
     """`[web]`: the status page and metrics."""
 
-    listen: Annotated[str, AfterValidator(_listen)] = _key("127.0.0.1:9464", 'host:port of the status page; "" is off')
+    listen: Annotated[str, AfterValidator(parse_listen)] = _key("127.0.0.1:9464", 'host:port of the status page; "" is off')
     token_file: OptionalFile = _key("", 'file that holds the token to look at it with; "" only on loopback')
 
 

@@ -32,10 +32,12 @@ def sandbox(folder: Path, listen: str, url_lifetime: str, rate: str) -> None:
     import signal
     from datetime import timedelta
 
-    from axomsync.config import parse_bandwidth, parse_duration
+    from axomsync.config import is_loopback, listen_address, parse_bandwidth, parse_duration, parse_listen
 
     with _sandbox_packages():
+        from axomsync.sandbox.catalog import NoCatalog
         from axomsync.sandbox.console import serve
+        from axomsync.sandbox.objectstore import ObjectStoreError
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -43,7 +45,18 @@ def sandbox(folder: Path, listen: str, url_lifetime: str, rate: str) -> None:
         lifetime, rules = timedelta(seconds=parse_duration(url_lifetime)), parse_bandwidth(rate)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    serve(folder.absolute(), listen, lifetime, rules[0].rate if rules else None, print_json_line, stop)
+    try:
+        host, port = listen_address(parse_listen(listen))
+    except ValueError:
+        raise click.UsageError(f"--listen {listen}: not host:port; write it like 127.0.0.1:9470") from None
+    if not is_loopback(host):
+        raise click.UsageError(f"--listen {listen}: anybody there may steer the sandbox; let it listen on 127.0.0.1")
+    if lifetime < timedelta(seconds=1):
+        raise click.UsageError(f"--url-lifetime {url_lifetime}: S3 counts in whole seconds; give it 1s or more")
+    try:
+        serve(folder.absolute(), (host, port), lifetime, rules[0].rate if rules else None, print_json_line, stop)
+    except (NoCatalog, ObjectStoreError) as failure:
+        raise LocalFault(str(failure)) from None
 
 
 @contextmanager

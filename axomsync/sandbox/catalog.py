@@ -2,6 +2,8 @@
 
 Owns that file. Every change is on disk before it is visible, by writing a new file and renaming it, so a sandbox that is
 killed and started again in its folder answers as before. Nothing here does I/O to storage or knows HTTP.
+
+Failures handled: a file that something else has written (`NoCatalog`).
 """
 
 import dataclasses
@@ -18,6 +20,10 @@ from pathlib import Path
 import orjson
 
 SCOPES = ("read", "models", "datasets")
+
+
+class NoCatalog(Exception):
+    """The file is none that a catalog has written; the message names it and says what to do."""
 
 
 class Conflict(Exception):
@@ -220,10 +226,13 @@ def _now() -> str:
 def _load(file: Path) -> _State:
     if not file.exists():
         return _State()
-    saved = orjson.loads(file.read_bytes())
-    models = [PublishedModel(**{**m, "files": tuple(PublishedFile(**f) for f in m["files"])}) for m in saved["models"]]
-    datasets = [Dataset(**dataset) for dataset in saved["datasets"]]
-    return _State(saved["keys"], models, datasets, [GrantedUpload(**upload) for upload in saved["uploads"]])
+    try:
+        saved = orjson.loads(file.read_bytes())
+        models = [PublishedModel(**{**m, "files": tuple(PublishedFile(**f) for f in m["files"])}) for m in saved["models"]]
+        datasets = [Dataset(**dataset) for dataset in saved["datasets"]]
+        return _State(saved["keys"], models, datasets, [GrantedUpload(**upload) for upload in saved["uploads"]])
+    except (ValueError, KeyError, TypeError):
+        raise NoCatalog(f"{file}: no sandbox has written this; remove its folder, or name another") from None
 
 
 def _save(file: Path, state: _State) -> None:

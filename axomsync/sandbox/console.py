@@ -4,8 +4,9 @@
 and outages of storage are made there), a `Catalog`, and an HTTP server with the five calls under `/api` and the steering
 of `axomsync.sandbox.admin` under `/_sandbox`.
 
-Failures handled: an address in use (`OSError` from the constructor), a store that does not start (`ObjectStoreError`); what
-was started is stopped again. A console that is stopped for a while comes back at the same address.
+Failures handled: an address in use (`OSError` from the constructor), a store that does not start (`ObjectStoreError`), state
+that is none (`NoCatalog`); what was started is stopped again. A console that is stopped for a while comes back at the same
+address.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ class Sandbox:
     def __init__(
         self,
         folder: Path,
-        listen: str = "127.0.0.1:0",
+        listen: tuple[str, int] = ("127.0.0.1", 0),
         url_lifetime: timedelta = URL_LIFETIME,
         rate: float | None = None,
         *,
@@ -77,7 +78,7 @@ class Sandbox:
         folder.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(folder / "console.json")
         self.key = self.catalog.full_key()
-        self._door = Door(*_host_and_port(listen))
+        self._door = Door(*listen)
         self._server: _Server | None = None
         self._started = False
         self._cleanup = contextlib.ExitStack()
@@ -200,7 +201,7 @@ class Sandbox:
 
 def serve(
     folder: Path,
-    listen: str,
+    listen: tuple[str, int],
     url_lifetime: timedelta,
     rate: float | None,
     announce: Callable[[dict[str, str]], None],
@@ -255,7 +256,3 @@ class _Server:
         self._door.shut()
 
 
-def _host_and_port(listen: str) -> tuple[str, int]:
-    """`127.0.0.1:0`, `[::1]:9470`. Raises `ValueError`."""
-    host, _, port = listen.rpartition(":")
-    return host.strip("[]") or "127.0.0.1", int(port)

@@ -11,7 +11,7 @@ from contextlib import suppress
 class Door:
     """Holds `host:port` (port 0: any free one) until `close()`; refuses connections unless it is open.
 
-    Raises `OSError` when the address is taken.
+    Raises `OSError` that names the address when it is taken.
     """
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -55,7 +55,7 @@ class Door:
         try:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             end.bind(address)
-        except OSError:
+        except OSError as error:
             end.close()
-            raise
+            raise OSError(error.errno, error.strerror, "{}:{}".format(*address)) from None
         return end

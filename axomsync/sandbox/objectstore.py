@@ -6,6 +6,7 @@ are judged by the server itself.
 Failures handled:
 
 - the `weed` binary is not installed: `ObjectStoreError` naming the extra that brings it;
+- another store runs in the same folder: `ObjectStoreError`;
 - weed dies or hangs while starting: `ObjectStoreError` with the tail of its log;
 - weed dies later: it is started again in the same folder on the same ports, and its data is there (0.6-1.1 s);
 - this process dies, even by SIGKILL: the kernel kills weed too;
@@ -14,6 +15,7 @@ Failures handled:
 """
 
 import errno
+import fcntl
 import glob
 import importlib.metadata
 import os
@@ -73,6 +75,7 @@ class ObjectStore:
         self._access_key = secrets.token_hex(10)
         self._secret_key = secrets.token_urlsafe(30)
         self._ports: _Ports | None = None
+        self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._spawning = threading.Lock()
         self._stopping = threading.Event()
@@ -114,6 +117,7 @@ class ObjectStore:
         if shutil.which("setpriv") is None:
             raise ObjectStoreError("the sandbox needs `setpriv`: install util-linux")
         self._data.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked()
         self.log.write_bytes(b"")
         _remove_dead_sockets()
         self._ports = _Ports.reserve()
@@ -162,6 +166,9 @@ class ObjectStore:
         if self._ports is not None:
             self._ports.release()
             self._ports = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def put_bytes(self, key: str, data: bytes) -> str:
         """Store `data` in one PUT and return its ETag, the quoted MD5."""
@@ -270,6 +277,16 @@ class ObjectStore:
         identity = {"name": "sandbox", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
         self._identities.touch(mode=0o600)
         self._identities.write_bytes(orjson.dumps({"identities": [identity]}))
+
+    def _locked(self) -> IO[bytes]:
+        """A file that one store at a time can hold; the lock goes with its process."""
+        file = (self.folder / "lock").open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ObjectStoreError(f"{self.folder}: another sandbox runs here; stop it, or name another folder") from None
+        return file
 
     def _supervise(self) -> None:
         """Keep weed running until `stop()`; give up only on a weed that was never ready."""
