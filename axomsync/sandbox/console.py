@@ -254,5 +254,3 @@ class _Server:
         self._server.should_exit = True
         self._thread.join()
         self._door.shut()
-
-
