@@ -174,7 +174,10 @@ class Console:
         answer, date = self._call("GET", f"/models/{quote(model_id, safe='')}/download", scope="models")
         shape = _fit(_ManifestShape, answer, "the download manifest")
         if shape.model_id != model_id:
-            raise Transient(f"the console answered with the manifest of another model ({printable(shape.model_id)})")
+            raise Transient(
+                f"the console answered with the manifest of another model ({printable(shape.model_id)}); if "
+                "that lasts, tell whoever runs it"
+            )
         files = (ManifestFile(f.rel, f.size, f.url, url_lifetime(f.url, date or self._now())) for f in shape.files)
         return Manifest(model_id, tuple(files))
 

@@ -38,6 +38,10 @@ ANSWER_SECONDS = 120.0  # storage may think for long between the last byte of a 
 EXPIRED_CODES = frozenset({"AccessDenied", "ExpiredToken", "TokenRefreshRequired", "RequestExpired"})
 RETRY_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
 CONGESTION_CODES = frozenset({"SlowDown", "ServiceUnavailable", "Throttling"})
+_ADVICE = {
+    "EntityTooLarge": "; set [drop] shard to less, so that the file goes up in parts",
+    "NoSuchKey": ": the object is not there; publish the model again in the console",
+}
 
 _HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept-Encoding": "identity"}
 
@@ -255,13 +259,18 @@ def _raise_for_status(response: httpx.Response) -> None:
     if code == "RequestTimeTooSkewed":
         raise Transient(f"{message}; this machine's clock is off, set up time synchronisation")
     if 300 <= status < 400:
-        raise Rejected(f"{message}: it redirects elsewhere, which a signed URL does not cover")
+        raise Rejected(f"{message}: it redirects elsewhere, which no signature covers; tell whoever runs the console")
     if status in (401, 403) or code in EXPIRED_CODES:
         raise UrlExpired(message)
     if status in (408, 425, 429) or status >= 500 or code in RETRY_CODES:
         congestion = status in (429, 503) or code in CONGESTION_CODES
         raise Transient(message, retry_after(response, time.time()), congestion=congestion)
-    raise Rejected(message)
+    raise Rejected(message + _ADVICE.get(code, ""))
+
+
+def still_refused(refusal: UrlExpired) -> UrlExpired:
+    """As `refusal`, when it was met with one fresh URL after the other: their age is not the reason."""
+    return UrlExpired(f"{refusal}, with fresh URLs too; `axomsync doctor` looks at the clock and at what storage takes")
 
 
 def _error_document(response: httpx.Response) -> tuple[str, str]:

@@ -48,7 +48,7 @@ from axomsync.meter import Gauge, Meter
 from axomsync.policy import backoff, without_request
 from axomsync.records import Presigned, Segment, Shard, Stamp, Upload, UploadState
 from axomsync.report import Document, repeated_words, upload_document
-from axomsync.storage import Storage
+from axomsync.storage import Storage, still_refused
 from axomsync.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -240,14 +240,14 @@ class Uploader:
                 body.keep(presigned)
                 self._put(body, presigned, file, gauge, beat)
                 return
-            except UrlExpired:
+            except UrlExpired as refusal:
                 expired += 1
                 if presigned is not None and perhaps_stored:
                     self._ledger.record_orphan(body.upload.id, presigned)
                 body.forget()
                 presigned, perhaps_stored = None, False
                 if expired >= EXPIRED_URLS_IN_A_ROW:
-                    raise
+                    raise still_refused(refusal) from None
             except SourceChanged:
                 if presigned is not None and (perhaps_stored or body.complete):
                     self._ledger.record_orphan(body.upload.id, presigned)

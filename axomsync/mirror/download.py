@@ -38,7 +38,7 @@ from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.segments import Host, Lease, cut, segment_size
 from axomsync.policy import FIRST_LANES, LaneCount, backoff
 from axomsync.records import Segment
-from axomsync.storage import RangeIgnored, RangeReply, Storage
+from axomsync.storage import RangeIgnored, RangeReply, Storage, still_refused
 from axomsync.throttle import Throttle
 
 log = logging.getLogger(__name__)
@@ -335,7 +335,7 @@ class Lanes:
         elif isinstance(failure, UrlExpired):
             job.refusals += 1
             if job.refusals > REFUSED_URLS_IN_A_ROW + self._connections:
-                job.fail(failure)
+                job.fail(still_refused(failure))
         elif isinstance(failure, SourceChanged):
             self._start_over(file, failure)
         elif isinstance(failure, Transient):
@@ -374,7 +374,7 @@ class Lanes:
         with self._changed:
             file.changes += 1
             if file.changes > CHANGES_OF_A_FILE:
-                file.job.fail(failure)
+                file.job.fail(SourceChanged(f"{failure}; if that lasts, publish the model again in the console"))
                 return
             if file.received.covered:
                 log.info("%s: %s; this file starts over", printable(file.rel), failure)

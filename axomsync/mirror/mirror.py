@@ -421,7 +421,10 @@ class Mirror:
             for rel, fault in corrupt.items():
                 tries[rel] += 1
                 if tries[rel] == CORRUPT_TRIES:
-                    raise Rejected(f'{fault}, {CORRUPT_TRIES} times in a row; [mirror] verify = "size" skips this')
+                    raise Rejected(
+                        f"{fault}, {CORRUPT_TRIES} times in a row; publish the model again in the console; "
+                        '[mirror] verify = "size" skips this'
+                    )
                 if tries[rel] == 1:
                     log.warning("%s: %s; fetched again", shown(model), fault)
             self._ledger.move_model(model.id, ModelState.DOWNLOADING)

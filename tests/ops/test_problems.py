@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,13 @@ MANY = 8  # polls, of half a second each, during which nothing is told twice
 
 @dataclass(frozen=True)
 class Item:
-    """A file or a model that can't get on. `told` are the parts of its line, in their order."""
+    """A file or a model that can't get on. `told` are the parts of its line in their order: what, where and the fix.
+
+    `again`: nothing need be done, it is tried again soon.
+    """
 
     told: tuple[str, ...]
+    again: bool = field(default=False, kw_only=True)
     content: bytes = GOOD  # of the file that is dropped
     files: Mapping[str, Content] | None = None  # of the model that is listed
     provoke: Callable[[FaultyServer, str, str], object] = lambda server, name, model_id: None
@@ -88,20 +92,42 @@ ITEMS = {
     "headers.jsonl": Item(
         ("headers", "x-amz-acl"), provoke=presign(json_answer({"upload_id": "u", "key": "k", "url": HEADERS}))
     ),
-    "denied.jsonl": Item(("127.0.0.1", "403", "AccessDenied"), provoke=put(EXPIRED)),
-    "huge.jsonl": Item(("127.0.0.1", "400", "EntityTooLarge"), provoke=put(s3_error(400, "EntityTooLarge", "Too large"))),
-    "moved.jsonl": Item(("301", "redirects elsewhere"), provoke=put(Fault(301, {"Location": "http://127.0.0.1:1/"}))),
+    "denied.jsonl": Item(("127.0.0.1", "403", "fresh URLs too", "axomsync doctor"), provoke=put(EXPIRED), again=True),
+    "huge.jsonl": Item(
+        ("127.0.0.1", "400", "EntityTooLarge", "[drop] shard"), provoke=put(s3_error(400, "EntityTooLarge", "Too large"))
+    ),
+    "moved.jsonl": Item(
+        ("301", "redirects elsewhere", "tell whoever"), provoke=put(Fault(301, {"Location": "http://127.0.0.1:1/"}))
+    ),
     # Models whose manifest or whose bytes can't be had
-    "climbs": Item(("../w",), files={"../w": Content(1000)}),
-    "twins": Item(("W.bin",), files={"w.bin": Content(1), "W.bin/x": Content(1), "W.bin": Content(1)}),
+    "climbs": Item(("../w", "publish the model again"), files={"../w": Content(1000)}),
+    "twins": Item(
+        ("W.bin", "publish the model again"), files={"w.bin": Content(1), "W.bin/x": Content(1), "W.bin": Content(1)}
+    ),
     "closed": Item(("lacks the scope 'models'", "create a key"), files=W, provoke=manifest(refusal(403, "no"))),
-    "shapeless": Item(("documented form", "files", "newest"), files=W, provoke=manifest(json_answer({"model_id": "x"}))),
-    "other": Item(("manifest of another model",), files=W, provoke=manifest(json_answer({"model_id": "x", "files": []}))),
+    "shapeless": Item(
+        ("documented form", "files", "newest axomsync"), files=W, provoke=manifest(json_answer({"model_id": "x"}))
+    ),
+    "other": Item(
+        ("manifest of another model", "tell whoever"),
+        files=W,
+        provoke=manifest(json_answer({"model_id": "x", "files": []})),
+        again=True,
+    ),
     "giant": Item(("more bytes must be free", "goes on by itself"), files={"w.bin": Content(1 << 50)}),
-    "absent": Item(("127.0.0.1", "404", "NoSuchKey"), files=W, provoke=get(s3_error(404, "NoSuchKey", "Not there"))),
-    "expired": Item(("127.0.0.1", "403", "AccessDenied"), files=W, provoke=get(EXPIRED)),
-    "elsewhere": Item(("301", "redirects elsewhere"), files=W, provoke=get(Fault(301, {"Location": "http://127.0.0.1:1/"}))),
-    "short": Item(("10 bytes", "manifest says 1000"), files=W, provoke=store("0", StoredObject(Content(10), '"x"'))),
+    "absent": Item(
+        ("127.0.0.1", "404", "publish the model again"), files=W, provoke=get(s3_error(404, "NoSuchKey", "Not there"))
+    ),
+    "expired": Item(("127.0.0.1", "403", "fresh URLs too", "axomsync doctor"), files=W, provoke=get(EXPIRED), again=True),
+    "elsewhere": Item(
+        ("301", "redirects elsewhere", "tell whoever"), files=W, provoke=get(Fault(301, {"Location": "http://127.0.0.1:1/"}))
+    ),
+    "short": Item(
+        ("10 bytes", "manifest says 1000", "publish the model again"),
+        files=W,
+        provoke=store("0", StoredObject(Content(10), '"x"')),
+        again=True,
+    ),
     # Models whose bytes can't be trusted
     "noise": Item(("model.safetensors", "header", "publish the model again"), files={"model.safetensors": Content(1000)}),
     "index": Item(
@@ -110,14 +136,20 @@ ITEMS = {
     ),
     "no-gguf": Item(("w.gguf", "GGUF", "publish the model again"), files={"w.gguf": Content(1000)}),
     "altered": Item(
-        ("w.bin", "3 times in a row", "[mirror] verify"),
+        ("w.bin", "3 times in a row", "publish the model again", "[mirror] verify"),
         files=W,
         provoke=store("0", StoredObject(Content(1000, 5), Content(1000, 6).etag())),
     ),
     "in-the-way": Item(("not a plain folder", "move it away"), files=W),
     # What is tried for longest before it is told
-    "busy.jsonl": Item(("127.0.0.1", "503", "SlowDown"), provoke=put(s3_error(503, "SlowDown", "Reduce your rate"))),
-    "slow": Item(("127.0.0.1", "500", "no byte comes", "again"), files=W, provoke=get(s3_error(500, "InternalError", "Oh"))),
+    "busy.jsonl": Item(
+        ("127.0.0.1", "503", "SlowDown"), provoke=put(s3_error(503, "SlowDown", "Reduce your rate")), again=True
+    ),
+    "slow": Item(
+        ("127.0.0.1", "500", "no byte comes", "tried again and again"),
+        files=W,
+        provoke=get(s3_error(500, "InternalError", "Oh")),
+    ),
 }
 
 
@@ -214,6 +246,7 @@ def test_an_item_that_can_not_get_on_says_why_everywhere(items: Scene, name: str
     problem = eventually("its line", lambda: items.problem(subject(name)))
     reason = problem["reason"]
     assert re.search(".*".join(map(re.escape, ITEMS[name].told)), reason), reason
+    assert not ITEMS[name].again or problem["next_attempt"] is not None
     eventually("the same in explain", lambda: plain(reason) in plain(items.explained(name)))
     eventually("the same in the log", lambda: told(items.agent.log(), subject(name), reason))
 
