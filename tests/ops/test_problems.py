@@ -9,7 +9,7 @@ import re
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from axomsync.report import status_document
 from axomsync.targets import find
 from tests.rig.agent import AgentProcess, Config, eventually
 from tests.rig.faults import EXPIRED, FOREVER, KEY, Content, Fault, FaultyServer, StoredObject, json_answer, s3_error
+from tests.rig.tls import Authority, TlsFront
 
 GOOD = b'{"text": "a"}\n'
 MANY = 8  # polls, of half a second each, during which nothing is told twice
@@ -167,6 +168,7 @@ class Scene:
 
     agent: AgentProcess
     server: FaultyServer
+    opened: ExitStack
 
     def shown(self) -> dict[str, dict[str, Any]] | None:
         """What the page shows, by subject; None while it is not there, or moves to another port."""
@@ -213,8 +215,11 @@ class Scene:
 
 @contextmanager
 def scene(home: Path, server: FaultyServer, settings: Config) -> Iterator[Scene]:
-    with AgentProcess(home, server.url, KEY, {"web": {"listen": "127.0.0.1:0"}, **settings}) as agent:
-        yield Scene(agent, server)
+    with (
+        AgentProcess(home, server.url, KEY, {"web": {"listen": "127.0.0.1:0"}, **settings}) as agent,
+        ExitStack() as opened,
+    ):
+        yield Scene(agent, server, opened)
 
 
 def plain(text: str) -> str:
@@ -249,6 +254,16 @@ def test_an_item_that_can_not_get_on_says_why_everywhere(items: Scene, name: str
     assert not ITEMS[name].again or problem["next_attempt"] is not None
     eventually("the same in explain", lambda: plain(reason) in plain(items.explained(name)))
     eventually("the same in the log", lambda: told(items.agent.log(), subject(name), reason))
+
+
+def test_the_commands_as_people_run_them_say_the_same(items: Scene) -> None:
+    lasting = {subject(name): name for name in ITEMS if name != "slow" and not ITEMS[name].again}
+    problems = eventually("all lines", lambda: found if lasting.keys() <= (found := items.shown() or {}).keys() else None)
+    reasons = {name: plain(problems[of]["reason"]) for of, name in lasting.items()}
+    screen = plain(items.agent.call("status").stdout)
+    assert [name for name, reason in reasons.items() if reason not in screen] == []
+    for name in ("comma.jsonl", "unwanted.jsonl", "altered"):
+        assert reasons[name] in plain(items.agent.call("explain", name).stdout)
 
 
 def test_nothing_is_told_twice(items: Scene) -> None:
@@ -291,6 +306,18 @@ def publish(scene: Scene) -> None:
     scene.server.add_model(f"m-{len(scene.server.models)}", "v1", {"w": Content(10)})
 
 
+def behind_a_strange_certificate(scene: Scene) -> None:
+    authority = scene.agent.home / "authority"
+    authority.mkdir()
+    front = scene.opened.enter_context(TlsFront(Authority(authority, "localhost"), scene.server.address))
+    reload({"console": {"url": f"https://127.0.0.1:{front.address[1]}/api"}})(scene)
+
+
+def has_failed_again(scene: Scene, problem: dict[str, Any]) -> bool:
+    """Where no poll reaches the server."""
+    return ((scene.shown() or {}).get(problem["subject"]) or problem)["next_attempt"] != problem["next_attempt"]
+
+
 WHOLE_SETTINGS: Config = {
     "web": {"listen": "127.0.0.1:0"},
     "drop": {"rescan": "1s"},
@@ -304,6 +331,12 @@ WHOLES = {
     "redirect": Whole("console", ("redirects elsewhere", "correct [console] url"), console(Fault(302, {"Location": "/x"}))),
     "scope read": Whole("console", ("lacks the scope 'read'", "create a key"), console(refusal(403, "no"))),
     "key refused": Whole("console", ("refuses the API key (revoked)", "create a new one"), console(refusal(401, "revoked"))),
+    "nobody there": Whole(
+        "console", ("127.0.0.1:9", "can't connect"), reload({"console": {"url": "http://127.0.0.1:9/api"}}), reload({})
+    ),
+    "certificate": Whole(
+        "console", ("certificate is not trusted", "[console] ca_file"), behind_a_strange_certificate, reload({})
+    ),
     "drop folder": Whole("drop folder", ("/drop", "does not exist", "create it"), move("drop", "d"), move("d", "drop")),
     "mirror folder": Whole(
         "mirror folder", ("/models", "does not exist", "create it"), move("models", "m"), move("m", "models")
@@ -330,10 +363,10 @@ def test_what_keeps_the_agent_from_its_work_is_said_everywhere_and_once(whole: S
     row, before = WHOLES[name], len(whole.agent.log())
     row.provoke(whole)
     try:
-        reason = eventually("its line", lambda: whole.problem(row.subject))["reason"]
-        polls = whole.polls()
+        problem = eventually("its line", lambda: whole.problem(row.subject))
+        reason, polls = problem["reason"], whole.polls()
         whole.agent.call("poll")
-        eventually("another poll", lambda: whole.polls() > polls)
+        eventually("another poll", lambda: whole.polls() > polls or has_failed_again(whole, problem))
         assert re.search(".*".join(map(re.escape, row.told)), reason), reason
         assert len(told(whole.agent.log()[before:], f"warning {row.subject}", reason)) == 1
     finally:

@@ -212,8 +212,13 @@ class FaultyServer:
         self.stop()
 
     @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._listener.getsockname()
+        return host, port
+
+    @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return "http://{}:{}".format(*self.address)
 
     @property
     def url(self) -> str:
