@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
@@ -124,10 +125,22 @@ def test_what_may_succeed_later(
     assert failure.value.retry_after == retry_after
 
 
-def test_a_request_has_a_name_for_the_support(storage: Storage, server: FaultyServer) -> None:
-    server.inject(s3_error(503, "SlowDown", "Reduce your request rate", x_amz_request_id="4442587FB7D0A2F9"))
-    with pytest.raises(Transient, match="SlowDown: Reduce your request rate; request 4442587FB7D0A2F9"):
-        get(storage, server.presign("GET", "object"), 0, 10)
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("4442587FB7D0A2F9", "SlowDown: Reduce your request rate; request 4442587FB7D0A2F9)"),
+        ("two words", "SlowDown: Reduce your request rate)"),
+        ("x" * 10_000, "SlowDown: Reduce your request rate)"),
+        ("SIGNATURE", "SlowDown: Reduce your request rate)"),
+    ],
+)
+def test_a_request_has_a_name_for_the_support(value: str, told: str, storage: Storage, server: FaultyServer) -> None:
+    url = server.presign("GET", "object")
+    value = value.replace("SIGNATURE", dict(parse_qsl(urlsplit(url).query))["X-Amz-Signature"])
+    server.inject(s3_error(503, "SlowDown", "Reduce your request rate", x_amz_request_id=value))
+    with pytest.raises(Transient) as failure:
+        get(storage, url, 0, 10)
+    assert str(failure.value).endswith(told)
 
 
 def test_a_date_to_wait_for(storage: Storage, server: FaultyServer) -> None:

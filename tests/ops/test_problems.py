@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ def presign(fault: Fault) -> Callable[[FaultyServer, str, str], object]:
 
 def put(fault: Fault) -> Callable[[FaultyServer, str, str], object]:
     return lambda server, name, _: server.inject(fault, f"/{name}", method="PUT", times=FOREVER)
+
+
+def busy(server: FaultyServer, name: str, _: str) -> None:
+    for number in range(100):
+        fault = s3_error(503, "SlowDown", "Reduce your rate", x_amz_request_id=f"R{number}")
+        server.inject(fault, f"/{name}", method="PUT")
 
 
 def manifest(fault: Fault) -> Callable[[FaultyServer, str, str], object]:
@@ -143,9 +149,7 @@ ITEMS = {
     ),
     "in-the-way": Item(("not a plain folder", "move it away"), files=W),
     # What is tried for longest before it is told
-    "busy.jsonl": Item(
-        ("127.0.0.1", "503", "SlowDown"), provoke=put(s3_error(503, "SlowDown", "Reduce your rate")), again=True
-    ),
+    "busy.jsonl": Item(("127.0.0.1", "503", "SlowDown", "request R"), provoke=busy, again=True),
     "slow": Item(
         ("127.0.0.1", "500", "no byte comes", "tried again and again"),
         files=W,
@@ -290,6 +294,11 @@ def console(fault: Fault) -> Callable[[Scene], object]:
     return lambda scene: scene.server.inject(fault, "/api/models", times=FOREVER)
 
 
+def overloaded(scene: Scene) -> None:
+    for number in range(100):
+        scene.server.inject(replace(refusal(503, "overloaded"), headers={"X-Request-Id": f"r-{number}"}), "/api/models")
+
+
 def reload(settings: Config) -> Callable[[Scene], object]:
     def work(scene: Scene) -> None:
         scene.agent.configure({**WHOLE_SETTINGS, **settings})
@@ -325,7 +334,7 @@ WHOLE_SETTINGS: Config = {
 }
 HTML = Fault(200, {"Content-Type": "text/html"}, b"<html>log in</html>")
 WHOLES = {
-    "console in trouble": Whole("console", ("/api answered 503 (overloaded)",), console(refusal(503, "overloaded"))),
+    "console in trouble": Whole("console", ("/api answered 503 (overloaded; request r-",), overloaded),
     "not the console": Whole("console", ("an HTML page", "is [console] url right?"), console(HTML)),
     "wrong path": Whole("console", ("does not know it", "is [console] url right?"), console(refusal(404, "no"))),
     "redirect": Whole("console", ("redirects elsewhere", "correct [console] url"), console(Fault(302, {"Location": "/x"}))),
