@@ -72,15 +72,16 @@ class LaneCount:
 
     More lanes can be slower: storage that throttles, or a CPU that is full. So the total decides, not only errors. Where
     each connection is capped, twice as many lanes bring twice as much within half a second; that no more comes can only be
-    said after two. Even then it may be wrong: storage that gives each request its first bytes for free makes the beginning
-    look better than what follows. So it is tried again soon, and then less and less often. Fed a few times a second while
-    every allowed lane is busy; times are monotonic seconds.
+    said after two. What was measured early may have been a burst, as storage that gives each request its first bytes for
+    free makes it: where more lanes do not bring more than that, it is measured again first. Later they are tried less and
+    less often. Fed a few times a second while every allowed lane is busy; times are monotonic seconds.
     """
 
     def __init__(self, most: int, first: int = FIRST_LANES) -> None:
         self.most = most
         self.count = max(1, min(first, most))
         self._best_count, self._best_rate = self.count, 0.0
+        self._best_is_early = False
         self._frozen_until: float | None = None
         self._pause = PROBE_AGAIN_SECONDS
         self._since: float | None = None  # when the rates below began to be taken
@@ -100,6 +101,7 @@ class LaneCount:
                 self._watch(mean, now)
         elif mean > self._best_rate * (GROWTH_WORTH_HAVING if age >= SETTLED_SECONDS else GROWTH_BEYOND_DOUBT):
             self._best_count, self._best_rate, self._pause = self.count, mean, PROBE_AGAIN_SECONDS
+            self._best_is_early = age < SETTLED_SECONDS
             if self.count < self.most:
                 self._change(min(self.most, self.count * 2))
             else:
@@ -113,18 +115,21 @@ class LaneCount:
     def congested(self, now: float) -> int:
         """Storage asked for fewer requests: halve, and stay there for a while."""
         self.count = self._best_count = max(1, self.count // 2)
-        self._best_rate, self._pause = 0.0, LONGEST_PROBE_PAUSE_SECONDS
+        self._best_rate, self._best_is_early, self._pause = 0.0, False, LONGEST_PROBE_PAUSE_SECONDS
         self._freeze(now)
         return self.count
 
     def _watch(self, rate: float, now: float) -> None:
-        if rate < self._best_rate * COLLAPSE and self.count > 1:
+        early, self._best_is_early = self._best_is_early, False
+        if not early and rate < self._best_rate * COLLAPSE and self.count > 1:
             self._best_count, self._best_rate, self._pause = self.count, rate, PROBE_AGAIN_SECONDS
             self._change(max(1, self.count // 2))
-        elif self._frozen_until is not None and now >= self._frozen_until and self.count < self.most:
+        elif self.count < self.most and (early or now >= (self._frozen_until or 0.0)):
             self._best_count, self._best_rate = self.count, rate
             self._change(min(self.most, self.count * 2))
         else:
+            if early:
+                self._best_rate = rate
             self._since, self._rates = now, []
 
     def _freeze(self, now: float) -> None:

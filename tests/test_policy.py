@@ -144,7 +144,7 @@ def test_requests_that_begin_with_bytes_for_free_do_not_hold_the_lanes_down() ->
     """As nginx's limit_rate does: a second's worth at once, then nothing for that second, and so with each new request."""
     for first in (1, 2, 4, 8):
         lanes, begun = LaneCount(16, first), [0.0] * first
-        for step in range(80):
+        for step in range(40):
             now = step / 4
             lanes.observe(sum(2.0 if now - start < 0.75 else 0.5 if now - start < 2.25 else 1.0 for start in begun), now)
             begun = [start if now - start < 3 else now for start in begun[: lanes.count]]
