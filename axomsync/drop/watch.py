@@ -13,6 +13,7 @@ import errno
 import fnmatch
 import os
 import stat
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,9 @@ _LIMITS = {
     errno.ENOSPC: "too many folders are watched; raise fs.inotify.max_user_watches",
     errno.EMFILE: "too many inotify instances; raise fs.inotify.max_user_instances",
 }
+# It tells of its own races, such as a folder that is made while it looks for folders to watch. The scan misses nothing.
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _IN_CREATE = 0x100  # linux/inotify.h
 

@@ -3,6 +3,8 @@ other machines are polled."""
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,21 @@ def test_a_filesystem_of_another_machine_is_polled(sandbox: Sandbox, make_agent:
     (agent.drop / "a.jsonl").write_bytes(dataset("a"))
     eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
     assert agent.terminate() == 0
+
+
+MAKE_FOLDERS = """
+import sys, threading
+from pathlib import Path
+from axomsync.drop.watch import Watcher
+root, woken = Path(sys.argv[1]), threading.Event()
+watcher = Watcher(root, "inotify", woken.set)
+watcher.heal()
+for number in range(200):
+    (root / f"{number}/a/b/c").mkdir(parents=True)
+assert woken.wait(10)
+"""
+
+
+def test_folders_that_are_made_while_they_are_found_are_no_news(tmp_path: Path) -> None:
+    watching = subprocess.run([sys.executable, "-c", MAKE_FOLDERS, tmp_path], capture_output=True, text=True, check=True)
+    assert watching.stdout + watching.stderr == ""
