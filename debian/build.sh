@@ -44,7 +44,7 @@ make_environment() {
     add --no-deps --require-hashes -r "$work/requirements.txt"
     add --no-deps "$work"/wheel/*.whl
     packages=$root$home/lib/python$python_version/site-packages
-    rm -r "$root$home/include" "$packages/certifi/tests"
+    rm -rf "$root$home/include" "$packages/certifi/tests"
     # modules that nobody can run by themselves need no interpreter
     find "$packages" -name '*.py' ! -perm /111 -exec sed -i '1{/^#!/d}' {} +
     find "$root$home/bin" -mindepth 1 ! -name 'python*' -delete

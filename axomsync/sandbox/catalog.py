@@ -232,7 +232,7 @@ def _load(file: Path) -> _State:
         datasets = [Dataset(**dataset) for dataset in saved["datasets"]]
         return _State(saved["keys"], models, datasets, [GrantedUpload(**upload) for upload in saved["uploads"]])
     except (ValueError, KeyError, TypeError):
-        raise NoCatalog(f"{file}: no sandbox has written this; remove its folder, or name another") from None
+        raise NoCatalog(f"{file}: no sandbox has written this; move it away, or name another folder") from None
 
 
 def _save(file: Path, state: _State) -> None:
