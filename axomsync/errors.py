@@ -100,6 +100,7 @@ _ADVICE = {
     errno.EPERM: "operation not permitted; give the service's user access",
     errno.ENOENT: "it does not exist; create it or correct the configuration",
     errno.EEXIST: "something else is in its place; move that away or correct the configuration",
+    errno.ELOOP: "a symlink is in its place, which is not followed; move it away",
     errno.ENOTDIR: "a part of the path is not a folder; correct the configuration",
     errno.EIO: "the disk reported an I/O error; check the kernel log",
     errno.EMFILE: "too many open files; raise LimitNOFILE",

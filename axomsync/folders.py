@@ -1,0 +1,169 @@
+"""Folders that others may write into, used by descriptor: no link is followed, and nothing that is there is written into.
+
+A path is a question that is asked again with every call; a descriptor is the folder itself. What is made here has a name
+that nobody could guess until it is whole and synced; then it gets its own by one atomic call.
+
+Failures handled: a link, a file or a device where a folder or a file must be (`OSError` with ELOOP or ENOTDIR, never
+followed, never waited for), a name that is taken (`FileExistsError`), a crash while a file is written (whole or absent;
+what is left of it begins with `UNFINISHED`), a filesystem without RENAME_NOREPLACE. Every `OSError` names the whole path.
+"""
+
+import ctypes
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+UNFINISHED = b".axomsync-unfinished-"
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RENAME_NOREPLACE = 1  # renameat2(2)
+_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+class Folder:
+    """An open folder; a context manager. Names are single path components, as the filesystem has them.
+
+    `path` is for messages alone. Every method raises `OSError`.
+    """
+
+    def __init__(self, descriptor: int, path: bytes) -> None:
+        self.descriptor, self.path = descriptor, path
+
+    @classmethod
+    def open(cls, path: Path | bytes) -> Self:
+        """The folder that the configuration names: links on the way to it are the administrator's, and followed."""
+        whole = os.fsencode(path)
+        return cls(os.open(whole, _FOLDER & ~os.O_NOFOLLOW), whole)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        os.close(self.descriptor)
+
+    def descend(self, rel: bytes, *, make: int | None = None) -> "Folder":
+        """The folder at `rel` below this one; each part that is missing is made with the mode `make` unless that is None."""
+        current = Folder(os.dup(self.descriptor), self.path)
+        for part in filter(None, rel.split(b"/")):
+            with current:
+                current = current._enter(part, make)
+        return current
+
+    def _enter(self, name: bytes, make: int | None) -> "Folder":
+        with self._named(name):
+            if name in (b".", b".."):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            if make is not None:
+                with suppress(FileExistsError):
+                    os.mkdir(name, make, dir_fd=self.descriptor)
+            try:
+                return Folder(os.open(name, _FOLDER, dir_fd=self.descriptor), os.path.join(self.path, name))
+            except NotADirectoryError:
+                if stat.S_ISLNK(os.lstat(name, dir_fd=self.descriptor).st_mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+                raise
+
+    def names(self) -> list[bytes]:
+        """What lies in it, in no order."""
+        with self._named(b""):
+            return [os.fsencode(name) for name in os.listdir(self.descriptor)]
+
+    def status(self, name: bytes) -> os.stat_result | None:
+        """Of what has this name, a link itself and not its target; None when nothing has."""
+        with self._named(name):
+            try:
+                return os.lstat(name, dir_fd=self.descriptor)
+            except FileNotFoundError:
+                return None
+
+    def open_file(self, name: bytes) -> int:
+        """A descriptor of the regular file of this name, for reading; anything else is an `OSError` and never waited for."""
+        with self._named(name):
+            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.descriptor)
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                os.close(file)
+                raise OSError(errno.EINVAL, "it is no regular file")
+            return file
+
+    def read(self, name: bytes, most: int) -> bytes:
+        """The first `most` bytes of a regular file."""
+        with self._named(name), open(self.open_file(name), "rb") as stream:
+            return stream.read(most)
+
+    def write_new(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
+        """Make the file `name`, which must not be there: whole, and on disk when this returns."""
+        with self._unfinished(data, mode) as temporary:
+            self.move(temporary, self, name)
+        self.sync()
+
+    def replace(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
+        """As `write_new`, in the place of whatever has the name; that is found until then, and never written into."""
+        with self._unfinished(data, mode) as temporary, self._named(name):
+            os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        self.sync()
+
+    def move(self, name: bytes, target: "Folder", as_name: bytes) -> None:
+        """Rename into `target` by one atomic call, on the same filesystem; a name that is taken is a `FileExistsError`."""
+        with self._named(name, target, as_name):
+            if _renameat2 is None:
+                code = errno.ENOSYS
+            elif _renameat2(self.descriptor, name, target.descriptor, as_name, _RENAME_NOREPLACE) == 0:
+                return
+            else:
+                code = ctypes.get_errno()
+            if code not in (errno.ENOSYS, errno.EINVAL):
+                raise OSError(code, os.strerror(code))
+            if target.status(as_name) is not None:  # a filesystem that knows only the plain call, such as NFS
+                raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+            os.rename(name, as_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
+
+    def unlink(self, name: bytes) -> None:
+        """Remove a name; a link itself and not its target."""
+        with self._named(name):
+            os.unlink(name, dir_fd=self.descriptor)
+
+    def sync(self) -> None:
+        """Make durable which names it has."""
+        with self._named(b""):
+            os.fsync(self.descriptor)
+
+    @contextmanager
+    def _unfinished(self, data: bytes, mode: int) -> Iterator[bytes]:
+        """A file with `data` that is on disk, and that has a name of its own until the block gives it another."""
+        name = UNFINISHED + secrets.token_hex(16).encode()
+        with self._named(name):
+            file = os.open(
+                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.descriptor
+            )
+        try:
+            with self._named(name), open(file, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fchmod(stream.fileno(), mode)
+                os.fsync(stream.fileno())
+            yield name
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self.descriptor)
+            raise
+
+    @contextmanager
+    def _named(self, name: bytes, target: "Folder | None" = None, as_name: bytes = b"") -> Iterator[None]:
+        """Have errors name whole paths; of descriptors the system knows none."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = os.path.join(self.path, name) if name else self.path
+            if target is not None:
+                error.filename2 = os.path.join(target.path, as_name)
+            raise
