@@ -1,11 +1,14 @@
 """JSON documents in folders that others may write into: receipts, records, claims. Any content is a document or is none.
 
 Failures handled: a link, FIFO, device or folder of the document's name, more bytes than `LARGEST`, what is no UTF-8 or no
-JSON (nested deeper than the parser goes, numbers without end, lone surrogates), what has another form than is asked for
-(all `NotADocument`, with the reason in words); a disk that does not give it (`OSError`: that is no word on the document).
+JSON (nested deeper than the parser goes, numbers without end, lone surrogates), what has another form than is asked for,
+what somebody else made or may change where that matters (all `NotADocument`, with the reason in words); a disk that does
+not give it (`OSError`: that is no word on the document).
 """
 
 import errno
+import os
+import stat
 from typing import TypeVar
 
 import orjson
@@ -23,17 +26,29 @@ class NotADocument(Exception):  # for the caller to tell: what follows from it d
     """What has the document's name is none; the message says why, and not where."""
 
 
-def read_document(folder: Folder, name: bytes, shape: TypeAdapter[T], largest: int = LARGEST) -> T | None:
-    """The document `name` in `folder`, None when nothing has that name. Raises `NotADocument`, `OSError`."""
+def read_document(
+    folder: Folder, name: bytes, shape: TypeAdapter[T], largest: int = LARGEST, *, ours: bool = False
+) -> T | None:
+    """The document `name` in `folder`, None when nothing has that name. Raises `NotADocument`, `OSError`.
+
+    `ours` wants one that this process's user or root has made, and that nobody else may write to.
+    """
     try:
-        text = folder.read(name, largest + 1)
+        text, status = folder.read_and_look(name, largest + 1)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno in _FOREIGN:
             raise NotADocument("it is no regular file") from None
         raise
+    if ours and not is_ours(status):
+        raise NotADocument("another user has made it or may write to it; it proves nothing")
     return parse_document(text, shape, largest)
+
+
+def is_ours(status: os.stat_result) -> bool:
+    """Whether this process's user or root has made a file, and nobody else may write to it: by mode, which bounds ACLs."""
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def parse_document(text: bytes, shape: TypeAdapter[T], largest: int = LARGEST) -> T:

@@ -97,8 +97,12 @@ class Folder:
 
     def read(self, name: bytes, most: int) -> bytes:
         """The first `most` bytes of a regular file."""
+        return self.read_and_look(name, most)[0]
+
+    def read_and_look(self, name: bytes, most: int) -> tuple[bytes, os.stat_result]:
+        """As `read`, with the status of the very file that was read: who made it, for one."""
         with self._named(name), open(self.open_file(name), "rb") as stream:
-            return stream.read(most)
+            return stream.read(most), os.fstat(stream.fileno())
 
     def write_new(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
         """Make the file `name`, which must not be there: whole, and on disk when this returns."""

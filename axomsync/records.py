@@ -103,6 +103,11 @@ class Upload:
     updated_at: float
     repeated: RepeatedLines | None = None  # None when no line repeats another, or nobody looked
 
+    @property
+    def was_seen(self) -> bool:
+        """Whether this ledger has the stamp of the file itself, and not only what a receipt says."""
+        return bool(self.stamp.dev or self.stamp.ino)
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -117,6 +122,32 @@ class Shard:
     etag: str | None
     blake3: str | None  # of the bytes that were checked; None where an older agent planned it
     uploaded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What storage has of a content: one object, or the shards that are the content when they are joined."""
+
+    upload_id: str | None
+    key: str | None
+    etag: str | None
+    shards: tuple[Shard, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the archive says of a file that storage has."""
+
+    path: bytes  # that the file had, relative to the drop folder
+    filename: str
+    bytes: int
+    sha256: str
+    md5: str | None
+    lines: int | None
+    repeated: RepeatedLines | None
+    stored: Stored
+    duplicate: bool
+    at: float
 
 
 @dataclass(frozen=True, slots=True)

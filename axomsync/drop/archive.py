@@ -1,57 +1,57 @@
 """Where a file goes when its way is over: into `uploaded/` with its receipt, into `rejected/` with the reason, or nowhere.
 
 A name that is taken is never overwritten, and a file that is not the one that was read is never moved for good nor
-deleted: files are moved first, by one atomic call, and looked at afterwards.
+deleted: files are moved first, by one atomic call, and looked at afterwards. Everything goes from the descriptor of one
+folder to that of another, and is on disk when a call returns.
 
-Failures handled: folders that can't be made or written and full disks (`LocalFault`), names that leave no room for
-`.receipt.json`, a file that changed, vanished or was replaced at the last moment (`SourceChanged`, it is left where it
-is), one that a program is still writing to (`Transient`, likewise), another agent that puts the same file away, a crash
-between any two steps (the same call again finishes it).
+Failures handled: folders that can't be made or written, full disks, links and files in the place of our folders
+(`LocalFault`, nothing is followed), names that leave no room for `.receipt.json`, a file that changed, vanished or was
+replaced at the last moment (`SourceChanged`, it is left where it is), one that a program is still writing to (`Transient`,
+likewise), another agent that puts the same file away, a crash or a power loss between any two steps (the same call again,
+or `finish_deletions`, finishes it).
 """
 
-import ctypes
-import errno
-import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from axomsync.documents import is_ours
 from axomsync.drop.jsonl import InvalidDataset
-from axomsync.drop.watch import ARCHIVE, REJECTS, stamp_at
+from axomsync.drop.receipts import RECEIPT, mark_of, receipt_text
+from axomsync.drop.watch import ARCHIVE, REJECTS, folder_fault, folder_of, stamp_at
 from axomsync.drop.writers import being_written
 from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
+from axomsync.folders import Folder
 from axomsync.records import Shard, Upload
-from axomsync.report import repeated_document, shard_document
 
-RECEIPT = b".receipt.json"
 NAMES_TO_TRY = 10_000
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
 
-_AT_FDCWD, _RENAME_NOREPLACE = -100, 1
-_renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+# Nobody but the agent has to write into the archive; a rejected file is taken back by whoever dropped it (umask permitting).
+_MODES: Mapping[bytes, int] = {ARCHIVE: 0o755, REJECTS: 0o777}
+_DOOMED = re.compile(rb"\.axomsync-deleting-([0-9]+)(-[0-9a-f]{32})?")
 
 
-def archive(root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> None:
-    """Move an uploaded file to the archive and write its receipt; `confirmed` is the upload that storage has."""
-    receipt = {
-        "path": printable(os.fsdecode(upload.path)),
-        "filename": confirmed.filename,
-        "upload_id": confirmed.upload_id,
-        "key": confirmed.key,
-        "sha256": confirmed.sha256,
-        "md5": confirmed.md5,
-        "etag": confirmed.etag,
-        "bytes": upload.stamp.size,
-        "lines": confirmed.lines,
-        "repeated_lines": repeated_document(upload.repeated),
-        "time": datetime.fromtimestamp(confirmed.updated_at, UTC).isoformat(timespec="seconds"),
-        "duplicate": upload.id != confirmed.id,
-        "shards": [shard_document(shard) for shard in shards],
-    }
-    text = json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
-    _move_away(root, upload, ARCHIVE, RECEIPT, text)
+def archive(root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> tuple[bytes, str]:
+    """Move an uploaded file to the archive and write its receipt; `confirmed` is the upload that storage has.
+
+    Returns the receipt's path below the drop folder, and its mark.
+    """
+    return _move_away(root, upload, ARCHIVE, RECEIPT, receipt_text(upload, confirmed, shards))
+
+
+def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> str:
+    """In the place of one that is there but says nothing; returns its mark. Raises `LocalFault`."""
+    try:
+        with folder_of(root, path) as (folder, name):
+            folder.replace(name, receipt_text(upload, confirmed, shards).encode("utf-8", "backslashreplace"))
+            return _mark(folder, name)
+    except OSError as error:
+        raise folder_fault(error) from None
 
 
 def set_aside(root: Path, upload: Upload, invalid: InvalidDataset) -> None:
@@ -70,92 +70,165 @@ def set_aside(root: Path, upload: Upload, invalid: InvalidDataset) -> None:
 def remove_marker(root: Path, upload: Upload, suffix: str) -> None:
     """Take away what said that the file is done, which is put away by now; the next file of that name has its own."""
     if suffix:
-        with suppress(OSError):
-            os.unlink(os.path.join(os.fsencode(root), upload.path) + os.fsencode(suffix))
+        with suppress(OSError), folder_of(root, upload.path + os.fsencode(suffix)) as (folder, name):
+            folder.unlink(name)
 
 
 def delete(root: Path, upload: Upload) -> None:
     """Remove a file whose content storage has confirmed, unless it has changed since."""
-    source = os.path.join(os.fsencode(root), upload.path)
-    doomed = os.path.join(os.fsencode(root), b".axomsync-deleting-%d" % upload.id)
-    _demand_unchanged(root, upload)
-    try:
-        with suppress(FileNotFoundError):
-            os.unlink(doomed)  # what a crash left
-        _move(root, upload, source, doomed)
-        os.unlink(doomed)
-    except OSError as error:
-        raise local_fault(error, source) from None
+    doomed = b".axomsync-deleting-%d-%s" % (upload.id, secrets.token_hex(16).encode())
+    with _source(root, upload) as (folder, name):
+        _move(upload, folder, name, folder, doomed)
+        folder.unlink(doomed)
+        folder.sync()
 
 
-def _move_away(root: Path, upload: Upload, folder: bytes, suffix: bytes, note: str) -> None:
-    top = os.fsencode(root)
-    source = os.path.join(top, upload.path)
-    wanted = os.path.join(top, folder, upload.path)
-    _demand_unchanged(root, upload)
-    try:
-        os.makedirs(os.path.dirname(wanted), exist_ok=True)
-        for target in _names(wanted, upload, len(suffix)):
-            written = None if os.path.lexists(target) else _write_new(target + suffix, note)
+def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) -> None:
+    """Of these uploads, which lay in the drop folder: remove what a crash left of their deletion.
+
+    What is not the file that was meant goes back to where it lay, and so does every file unless the agent still `deletes`.
+    Raises `LocalFault`.
+    """
+    by_folder: dict[bytes, dict[int, Upload]] = {b"": {}}
+    for upload in uploads:
+        by_folder.setdefault(os.path.dirname(upload.path), {})[upload.id] = upload
+        by_folder[b""][upload.id] = upload
+    for place, there in by_folder.items():
+        try:
+            with Folder.open(root) as top, top.descend(place) as folder:
+                doomed = [(name, int(match[1])) for name in folder.names() if (match := _DOOMED.fullmatch(name))]
+                for name, row in doomed:
+                    if row in there:
+                        _finish_deletion(top, folder, name, there[row], deletes)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise local_fault(error) from None
+
+
+def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, deletes: bool) -> None:
+    status = folder.status(name)
+    if deletes and status is not None and _is_the_same(status, upload):
+        folder.unlink(name)
+        return
+    with suppress(FileExistsError), top.descend(os.path.dirname(upload.path)) as home:
+        folder.move(name, home, os.path.basename(upload.path))
+
+
+def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str) -> tuple[bytes, str]:
+    place = os.path.join(area, os.path.dirname(upload.path))
+    text = note.encode("utf-8", "backslashreplace")
+    with _source(root, upload) as (source, name), Folder.open(root) as top, _made(top, place, _MODES[area]) as target:
+        for as_name in _names(target, name, upload, len(suffix)):
+            written = None if target.status(as_name) is not None else _write_note(target, as_name + suffix, text)
             if written is None:
                 continue
             try:
-                _move(root, upload, source, target)
+                _move(upload, source, name, target, as_name)
             except BaseException as error:
-                if written and not os.path.lexists(target):  # else it is the note of another agent, that was faster
-                    os.unlink(target + suffix)
+                if written and target.status(as_name) is None:  # else it is the note of another agent, that was faster
+                    target.unlink(as_name + suffix)
                 if isinstance(error, FileExistsError):
                     continue
                 raise
-            return
-    except OSError as error:
-        raise local_fault(error) from None
+            target.sync()
+            source.sync()
+            return os.path.join(place, as_name + suffix), _mark(target, as_name + suffix)
+    wanted = os.path.join(os.fsencode(root), area, upload.path)
     raise LocalFault(f"{printable(os.fsdecode(wanted))}: this name and {NAMES_TO_TRY} like it are taken; tidy up the folder")
 
 
-def _demand_unchanged(root: Path, upload: Upload) -> None:
+@contextmanager
+def _source(root: Path, upload: Upload) -> Iterator[tuple[Folder, bytes]]:
+    """The folder and the name of a file that is still the one that was read. Makes errors of the system `LocalFault`."""
     if stamp_at(root, upload.path) != upload.stamp:
         raise SourceChanged("the file changed after it was read; its new content is taken as a new file")
+    try:
+        with folder_of(root, upload.path) as (folder, name):
+            yield folder, name
+    except OSError as error:
+        raise folder_fault(error) from None
 
 
-def _move(root: Path, upload: Upload, source: bytes, target: bytes) -> None:
+@contextmanager
+def _made(top: Folder, place: bytes, mode: int) -> Iterator[Folder]:
+    """The folder at `place`; each part of the way that is missing is made, and on disk before the next."""
+    current = top.descend(b"")
+    try:
+        for part in place.rstrip(b"/").split(b"/"):
+            is_new = current.status(part) is None
+            below = current.descend(part, make=mode)
+            try:
+                if is_new:
+                    current.sync()
+            finally:
+                current.close()
+                current = below
+        yield current
+    finally:
+        current.close()
+
+
+def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes) -> None:
     """Rename, then see whether the file that was moved is the one that was meant; another one is put back."""
     writing = Transient("a program still has it open for writing; it stays until that has ended")
-    if being_written(source):
+    if being_written(name, folder=source.descriptor):
         raise writing
     try:
-        _rename_to_new(source, target)
+        source.move(name, target, as_name)
     except FileNotFoundError:
+        if source.status(name) is not None:
+            raise  # it is the target that went away
         raise SourceChanged("the file went away while it was put away") from None
-    moved = os.lstat(target)
-    stamp = upload.stamp
-    changed = (moved.st_ino, moved.st_size, moved.st_mtime_ns) != (
-        stamp.ino,
-        stamp.size,
-        stamp.mtime_ns,
-    )  # renaming sets ctime
-    if changed or being_written(target):
-        with suppress(FileExistsError):  # something lies there again: both are kept
-            _rename_to_new(target, source)
-        if not changed:
+    try:
+        moved = target.status(as_name)
+        if moved is None or not _is_the_same(moved, upload):
+            raise SourceChanged("the file changed while it was put away; its new content is taken as a new file")
+        if being_written(as_name, folder=target.descriptor):
             raise writing
-        raise SourceChanged("the file changed while it was put away; its new content is taken as a new file")
+    except (SourceChanged, Transient, OSError):
+        with suppress(FileExistsError, FileNotFoundError):  # something lies there again: both are kept
+            target.move(as_name, source, name)
+        raise
 
 
-def _names(wanted: bytes, upload: Upload, suffix: int) -> Iterator[bytes]:
-    """`wanted`, then names next to it that say which content they stand for; all leave room for a `suffix`."""
-    folder, name = os.path.split(wanted)
+def _is_the_same(status: os.stat_result, upload: Upload) -> bool:
+    """Whether a file that was renamed, which sets its ctime, is the one that was read."""
+    stamp = upload.stamp
+    same = (status.st_ino, status.st_size, status.st_mtime_ns) == (stamp.ino, stamp.size, stamp.mtime_ns)
+    return same and stat.S_ISREG(status.st_mode)
+
+
+def _write_note(folder: Folder, name: bytes, text: bytes) -> bool | None:
+    """Write a file that was not there. False when it is there with the same text, None when something else is."""
+    try:
+        folder.write_new(name, text)
+    except FileExistsError:
+        status = folder.status(name)
+        if status is None or not stat.S_ISREG(status.st_mode) or not is_ours(status):
+            return None
+        return False if folder.read(name, len(text) + 1) == text else None
+    return True
+
+
+def _mark(folder: Folder, name: bytes) -> str:
+    status = folder.status(name)
+    return "" if status is None else mark_of(status)
+
+
+def _names(folder: Folder, name: bytes, upload: Upload, suffix: int) -> Iterator[bytes]:
+    """`name`, then others that say which content they stand for; all leave room for a `suffix`."""
     stem, extension = os.path.splitext(name)
     if len(extension) > LONGEST_EXTENSION:
         stem, extension = name, b""
-    room = os.pathconf(folder, "PC_NAME_MAX") - suffix
+    room = os.pathconf(folder.descriptor, "PC_NAME_MAX") - suffix
     if len(name) <= room:
-        yield wanted
+        yield name
     digest = (upload.sha256 or "").encode()[:8]
     for number in range(1, NAMES_TO_TRY):
         mark = b"-".join(filter(None, (digest, b"" if digest and number == 1 else b"%d" % number)))
         tail = b"--" + mark + extension
-        yield os.path.join(folder, _cut(stem, room - len(tail)) + tail)
+        yield _cut(stem, room - len(tail)) + tail
 
 
 def _cut(text: bytes, length: int) -> bytes:
@@ -164,36 +237,3 @@ def _cut(text: bytes, length: int) -> bytes:
     while end < len(text) and end > length - 4 and text[end] & 0xC0 == 0x80:
         end -= 1
     return text[:end]
-
-
-def _write_new(path: bytes, text: str) -> bool | None:
-    """Write a file that was not there, whole or not at all. False when it is there with the same text, None with another."""
-    temporary = os.path.join(os.path.dirname(path), b"." + os.path.basename(path)[-200:] + b".part")
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        _rename_to_new(temporary, path)
-    except FileExistsError:
-        os.unlink(temporary)
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return False if file.read() == text else None
-    except OSError as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise local_fault(error, path) from None
-    return True
-
-
-def _rename_to_new(source: bytes, target: bytes) -> None:
-    """As rename(2), but a target that exists makes it a `FileExistsError`, in one atomic call (Linux 3.15, glibc 2.28)."""
-    if _renameat2 is None:
-        code = errno.ENOSYS
-    elif _renameat2(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE) == 0:
-        return
-    else:
-        code = ctypes.get_errno()
-    if code not in (errno.ENOSYS, errno.EINVAL):
-        raise OSError(code, os.strerror(code), source, None, target)
-    if os.path.lexists(target):  # a filesystem that knows only the plain call, such as NFS
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
-    os.rename(source, target)

@@ -4,135 +4,234 @@
     claims/<digest>        a symlink to the identity of the agent that carries this content now
     claims/<digest>.json   what storage has of it, for the other agents; also for later lives of an agent whose files stay
 
-A symlink is made in one atomic call together with what it says, on network filesystems too.
+A symlink is made in one atomic call together with what it says, on network filesystems too. Anybody's claim is waited for,
+but a record is believed only when this agent's user or root has made it, nobody else may write to it, and it names the
+content itself: agents that share a folder run as the same user. Under `after = "delete"` none is proof, see `upload`.
 
 Failures handled: an agent that died (its claim is not touched for `STALE_SECONDS` and may be taken over), one that comes
-back (the claim is still its own), a folder that can't be written to (nobody can claim there, each agent works for itself),
-records that are cut off or no records at all (the content is uploaded).
+back (the claim is still its own), what a kill left (swept at the next start), a folder that can't be written to (nobody can
+claim there, each agent works for itself), links and files in the place of our folders or claims (`LocalFault`, nothing is
+followed), records with any content (told; the content is uploaded), a disk that does not give one (`LocalFault`).
 """
 
+import errno
 import hashlib
 import json
+import logging
 import os
-from contextlib import suppress
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-FOLDER = b".axomsync"
+from pydantic import TypeAdapter
+
+from axomsync.documents import NotADocument, read_document
+from axomsync.drop.receipts import StoredShape, Text
+from axomsync.drop.watch import CLAIMS, folder_fault
+from axomsync.errors import local_fault, printable
+from axomsync.folders import UNFINISHED, Folder
+from axomsync.records import Stored
+from axomsync.report import shard_document
+
+log = logging.getLogger(__name__)
+
 STALE_SECONDS = 900.0
 TOUCH_SECONDS = 60.0
+
+_RECORD = b".json"
+_JUDGED = b".judged"
+_MODE = 0o755
+_NAME = re.compile(rb"[0-9a-f]{64}")
+# Who meets these can't claim here, and nobody else can.
+_BARRED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
+
+
+class _RecordShape(StoredShape):
+    content: Text  # that storage has
+
+
+_SHAPE: TypeAdapter[_RecordShape] = TypeAdapter(_RecordShape)
 
 
 class Claims:
     """The claims of one agent. `keeps` says that files stay after their upload: then records are for later lives, too."""
 
     def __init__(self, root: Path, identity: str, *, keeps: bool) -> None:
-        self._folder = os.path.join(os.fsencode(root), FOLDER)
-        self._identity, self._keeps = identity.encode(), keeps
+        self._root, self._identity, self._keeps = root, identity.encode(), keeps
 
-    def register(self) -> None:
-        """Be known to the other agents from now on."""
-        with suppress(OSError):
-            for name in (b"", b"agents", b"claims"):
-                with suppress(FileExistsError):
-                    os.mkdir(os.path.join(self._folder, name))
+    @property
+    def alone(self) -> bool:
+        """Whether no other agent is known to have worked here."""
+        try:
+            with self._opened(b"agents") as agents:
+                return not any(name != self._identity and not name.startswith(UNFINISHED) for name in agents.names())
+        except OSError:
+            return True
+
+    def register(self, carried: Iterable[str] = ()) -> None:
+        """Be known to the other agents from now on, at a start: of claims of an earlier life, those of `carried` contents
+        are still its own. Raises `LocalFault` for what somebody has to move away."""
+        try:
             self._mark()
+            with self._opened(b"claims", make=True) as claims:
+                self._sweep(claims, {_name(content) for content in carried})
+        except OSError as error:
+            if error.errno not in _BARRED:
+                raise folder_fault(error) from None
 
     def take(self, content: str) -> str | None:
-        """Claim a content; returns None when this agent may carry it, else the identity of the agent that does."""
-        claim = self._claim(content)
-        for _ in range(2):
-            try:
-                os.symlink(self._identity, claim)
-            except FileExistsError:
-                holder = self._holder(claim)
-                if holder == self._identity:
-                    self.touch(content)
-                    return None
-                if holder is not None and not self._take_over(claim):
-                    return os.fsdecode(holder)
-            except FileNotFoundError:
-                self.register()  # whoever tidied up the folder took that away, too
-            except OSError:
+        """Claim a content; returns None when this agent may carry it, else the identity of the agent that does.
+
+        Raises `LocalFault` when that can't be told now.
+        """
+        try:
+            with self._opened(b"claims", make=True) as claims:
+                return self._take(claims, _name(content))
+        except OSError as error:
+            if error.errno in _BARRED:
                 return None
-            else:
-                return None
-        return None if not os.path.lexists(claim) else "which just began"
+            raise folder_fault(error) from None
 
     def touch(self, content: str) -> None:
         """This agent still carries it."""
-        with suppress(OSError):
-            os.utime(self._claim(content), follow_symlinks=False)
+        with suppress(OSError), self._opened(b"claims") as claims:
+            if self._holder(claims, _name(content)) == self._identity:
+                self._renew(claims, _name(content))
 
-    def record(self, content: str) -> dict[str, Any] | None:
-        """What storage has of this content, when an agent here has uploaded it."""
+    def record(self, content: str) -> Stored | None:
+        """What storage has of this content, when an agent here has uploaded it. Raises `LocalFault`."""
+        name = _name(content) + _RECORD
         try:
-            with open(self._claim(content) + b".json", encoding="utf-8") as file:
-                document = json.load(file)
-        except (OSError, ValueError):
+            with self._opened(b"claims") as claims:
+                document = read_document(claims, name, _SHAPE, ours=True)
+            if document is not None and document.content != content:
+                raise NotADocument("it is of another content")
+        except NotADocument as why:
+            log.warning("%s: no record of an upload: %s; the content is uploaded", self._shown(name), why)
             return None
-        usable = isinstance(document, dict) and (document.get("upload_id") or document.get("shards"))
-        return document if usable else None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                return None  # of another user, then
+            raise folder_fault(error) from None
+        return None if document is None else document.stored()
 
-    def settle(self, content: str, document: dict[str, Any]) -> None:
+    def settle(self, content: str, stored: Stored) -> None:
         """Storage has it: tell the others, if there are any or will be."""
-        if not self._keeps and not self._others():
+        if not self._keeps and self.alone:
             return
-        path = self._claim(content) + b".json"
-        temporary = path + b"." + self._identity
-        with suppress(OSError):
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(document, file)
-            os.rename(temporary, path)
+        shards = [shard_document(shard) for shard in stored.shards]
+        ids = {"upload_id": stored.upload_id, "key": stored.key, "etag": stored.etag}
+        document = {**ids, "shards": shards, "content": content}
+        try:
+            with self._opened(b"claims") as claims:
+                claims.replace(_name(content) + _RECORD, json.dumps(document).encode())
+        except OSError as error:
+            if error.errno not in _BARRED:
+                log.warning("%s (other agents here are not told of an upload)", local_fault(error))
 
     def release(self, content: str) -> None:
         """This agent no longer carries it."""
-        claim = self._claim(content)
-        with suppress(OSError):
-            if self._holder(claim) == self._identity:
-                os.unlink(claim)
+        with suppress(OSError), self._opened(b"claims") as claims:
+            if self._holder(claims, _name(content)) == self._identity:
+                claims.unlink(_name(content))
 
-    def _claim(self, content: str) -> bytes:
-        name = hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
-        return os.path.join(self._folder, b"claims", name.encode())
+    @contextmanager
+    def _opened(self, name: bytes, *, make: bool = False) -> Iterator[Folder]:
+        with Folder.open(self._root) as top, top.descend(CLAIMS + b"/" + name, make=_MODE if make else None) as folder:
+            yield folder
+
+    def _shown(self, name: bytes) -> str:
+        return printable(os.fsdecode(os.path.join(os.fsencode(self._root), CLAIMS, b"claims", name)))
+
+    def _take(self, claims: Folder, name: bytes) -> str | None:
+        for _ in range(2):
+            try:
+                os.symlink(self._identity, name, dir_fd=claims.descriptor)
+            except FileExistsError:
+                holder = self._holder(claims, name)
+                if holder == self._identity:
+                    self._renew(claims, name)
+                    return None
+                if holder is not None and not self._take_over(claims, name):
+                    return os.fsdecode(holder)
+            else:
+                return None
+        return "which just began"
+
+    def _renew(self, claims: Folder, name: bytes) -> None:
+        """Make the claim anew, instead of changing the times of what may be something else by now."""
+        fresh = UNFINISHED + secrets.token_hex(16).encode()
+        os.symlink(self._identity, fresh, dir_fd=claims.descriptor)
+        try:
+            os.rename(fresh, name, src_dir_fd=claims.descriptor, dst_dir_fd=claims.descriptor)
+        except BaseException:
+            claims.unlink(fresh)
+            raise
+
+    def _take_over(self, claims: Folder, name: bytes) -> bool:
+        """Remove the claim of an agent that died. One at a time judges, lest a fresh claim be taken for the old."""
+        judge = name + _JUDGED
+        try:
+            try:
+                os.symlink(self._identity, judge, dir_fd=claims.descriptor)
+            except FileExistsError:
+                if self._is_stale(claims, judge):  # died just here
+                    claims.unlink(judge)
+                return False
+            try:
+                if not self._is_stale(claims, name):
+                    return False
+                claims.unlink(name)
+            finally:
+                claims.unlink(judge)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            if error.errno in _BARRED:
+                return False
+            raise
+        return True
+
+    def _is_stale(self, claims: Folder, name: bytes) -> bool:
+        status = claims.status(name)
+        return status is not None and self._mark() - status.st_mtime > STALE_SECONDS
 
     def _mark(self) -> float:
         """The time now by the clock of the filesystem, which all agents share."""
-        mark = os.path.join(self._folder, b"agents", self._identity)
-        os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        os.utime(mark)
-        return os.stat(mark).st_mtime
+        with self._opened(b"agents", make=True) as agents:
+            agents.replace(self._identity, b"")
+            status = agents.status(self._identity)
+            if status is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), agents.path)
+            return status.st_mtime
 
-    def _others(self) -> bool:
-        try:
-            return any(name != self._identity for name in os.listdir(os.path.join(self._folder, b"agents")))
-        except OSError:
-            return False
-
-    def _take_over(self, claim: bytes) -> bool:
-        """Remove the claim of an agent that died. One at a time judges, lest a fresh claim be taken for the old."""
-        judge = claim + b".judged"
-        try:
-            os.symlink(self._identity, judge)
-        except OSError:
-            with suppress(OSError):
-                if self._mark() - os.lstat(judge).st_mtime > STALE_SECONDS:  # died just here
-                    os.unlink(judge)
-            return False
-        try:
-            if self._mark() - os.lstat(claim).st_mtime < STALE_SECONDS:
-                return False
-            os.unlink(claim)
-        except OSError:
-            return False
-        finally:
-            with suppress(OSError):
-                os.unlink(judge)
-        return True
+    def _sweep(self, claims: Folder, carried: set[bytes]) -> None:
+        """What an earlier life of this agent has left."""
+        for name in claims.names():
+            digest, suffix = name[:64], name[64:]
+            if not _NAME.fullmatch(digest) or (suffix in (b"", _JUDGED) and self._holder(claims, name) != self._identity):
+                continue
+            if (not suffix and digest not in carried) or suffix in (_JUDGED, _RECORD + b"." + self._identity):
+                with suppress(FileNotFoundError):
+                    claims.unlink(name)
 
     @staticmethod
-    def _holder(claim: bytes) -> bytes | None:
+    def _holder(claims: Folder, name: bytes) -> bytes | None:
+        """Identity of the agent whose claim this is; None when it is gone."""
         try:
-            return os.readlink(claim)
-        except OSError:
+            return os.readlink(name, dir_fd=claims.descriptor)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            error.filename = os.path.join(claims.path, name)
+            if error.errno == errno.EINVAL:
+                error.errno = errno.EEXIST  # no link: something of somebody else
+            raise
+
+
+def _name(content: str) -> bytes:
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest().encode()

@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 from axomsync.config import DropSettings
 from axomsync.drop.backlog import Backlog
-from axomsync.drop.receipts import receipts
 from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.upload import Surroundings, Uploader
 from axomsync.drop.watch import Scan, Watcher, scan, stamp_at, unmounted
@@ -189,13 +188,16 @@ class Intake:
         busy = self._backlog.members()  # before the scan: a file that is archived after it must not be taken for a new one
         settings = self._settings
         seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
-        self._get_ready()
-        self._show_unreadable(seen)
+        seen.unreadable |= self._get_ready()
         rows = self._ledger.read.uploads_in_drop()
         pushed = {row.path: row for row in rows if row.path.startswith(b"/")}
         for path in pushed:
-            if (stamp := stamp_at(settings.folder, path)) is not None:
-                seen.found[path] = stamp
+            try:
+                if (stamp := stamp_at(settings.folder, path)) is not None:
+                    seen.found[path] = stamp
+            except LocalFault as fault:
+                seen.unreadable[path] = fault
+        self._show_unreadable(seen)
         meaning = interpret(
             seen.found,
             rows,
@@ -216,21 +218,21 @@ class Intake:
         self._begin(meaning.unfinished, only)
         return seen.found.keys()
 
-    def _get_ready(self) -> None:
-        """Before the first file is taken: be known to other agents on this folder, and know what was uploaded from it."""
+    def _get_ready(self) -> Mapping[bytes, LocalFault]:
+        """Before the first file is taken: know what was uploaded from the folder; returns what can't be looked at."""
         if self._ready:
-            return
-        self._uploader.claims.register()
-        folder = str(self._settings.folder)
-        if self._ledger.read.facts().get("receipts_read") != folder:
-            self._ledger.adopt_uploads(receipts(self._settings.folder))
-            self._ledger.set_facts(receipts_read=folder)
-        self._ready = True
+            return {}
+        faults = self._uploader.recover()
+        self._ready = not faults
+        return faults
 
     def _still_written(self, row: Upload) -> bool:
         """Whether a program may go on writing to a file that stands still; says so once in its row."""
-        if not being_written(os.path.join(os.fsencode(self._settings.folder), row.path)):
-            return False
+        try:
+            if not being_written(os.path.join(os.fsencode(self._settings.folder), row.path)):
+                return False
+        except OSError:
+            return False  # whoever opens it next tells why that is not possible
         if row.reason != STILL_WRITTEN:
             self._ledger.move_upload(row.id, row.state, reason=STILL_WRITTEN)
         return True

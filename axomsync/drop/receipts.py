@@ -1,60 +1,225 @@
-"""What the receipts in `uploaded/` tell a ledger that was lost, or that has never seen this folder.
+"""Receipts: what the archive says of a file that storage has, and what that tells a ledger that was lost or put back.
 
-Failures handled: receipts that can't be read or were changed by somebody into something else (left out, and told).
+A receipt counts when this agent's user or root has made it and nobody else may write to it; what it says of itself counts,
+not its name, so one that somebody moved still says the truth. Under `after = "delete"` none is proof enough, see `upload`.
+
+Failures handled: receipts with any content, and what only has a receipt's name (left out, and told once), one that a power
+loss left empty (written again when the ledger knows the file), links and devices on the way (never followed), a disk that
+does not give them (told, and tried again).
 """
 
 import json
-import logging
 import os
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 
-from axomsync.drop.archive import RECEIPT
-from axomsync.drop.watch import ARCHIVE
-from axomsync.errors import printable
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
-log = logging.getLogger(__name__)
+from axomsync.documents import NotADocument, read_document
+from axomsync.drop.watch import ARCHIVE, folder_fault
+from axomsync.errors import LocalFault, printable
+from axomsync.folders import UNFINISHED, Folder
+from axomsync.records import Receipt, RepeatedLines, Shard, Stored, Upload
+from axomsync.report import iso, repeated_document, shard_document
 
-Receipt = dict[str, Any]
+RECEIPT = b".receipt.json"
+LARGEST_NUMBER = 2**63 - 1  # that SQLite holds
+LONGEST_PATH = 4096  # bytes; PATH_MAX of Linux
 
-
-def receipts(root: Path) -> Iterator[tuple[bytes, Receipt]]:
-    """Every receipt below the archive, with the path that its file had in the drop folder; originals before duplicates."""
-    top = os.path.join(os.fsencode(root), ARCHIVE)
-    found = []
-    for folder, _, names in os.walk(top):
-        for name in names:
-            if name.endswith(RECEIPT):
-                found.append(os.path.join(folder, name))
-    duplicates = []
-    for file in sorted(found):
-        receipt = _read(file)
-        if receipt is not None:
-            entry = (_path(os.path.relpath(file, top), receipt), receipt)
-            if receipt["duplicate"]:
-                duplicates.append(entry)
-            else:
-                yield entry
-    yield from duplicates
+Text = Annotated[str, StringConstraints(max_length=4 * LONGEST_PATH)]  # a byte of a path is escaped as four characters
+Count = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
 
 
-def _read(file: bytes) -> Receipt | None:
+class Shape(BaseModel):
+    """A form on disk, to which fields may be added."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _ShardShape(Shape):
+    filename: Text
+    bytes: Count
+    upload_id: Text
+    key: Text
+    etag: Text | None = None
+
+
+class StoredShape(Shape):
+    """What storage has of a content, as receipts and the records of claims say it."""
+
+    upload_id: Text | None = None
+    key: Text | None = None
+    etag: Text | None = None
+    shards: list[_ShardShape] = []
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if not (self.shards or (self.upload_id and self.key)):
+            raise ValueError("it names nothing in storage")
+        if sum(shard.bytes for shard in self.shards) > LARGEST_NUMBER:
+            raise ValueError("its shards have more bytes than a file can have")
+        return self
+
+    def stored(self) -> Stored:
+        """The same as a record."""
+        shards, end = [], 0
+        for number, each in enumerate(self.shards, 1):
+            start, end = end, end + each.bytes
+            ids = (each.upload_id, each.key, each.etag)
+            shards.append(Shard(number, each.filename, start, end, *ids, blake3=None, uploaded=True))
+        return Stored(self.upload_id, self.key, self.etag, tuple(shards))
+
+
+class _RepeatedShape(Shape):
+    count: Count
+    compared: Count
+    first: list[Count]
+
+
+def _demand_below(path: str) -> str:
+    if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise ValueError("it is no path below the drop folder")
+    return path
+
+
+def _demand_time(text: str) -> str:
+    at = datetime.fromisoformat(text)
     try:
-        with open(file, encoding="utf-8") as text:
-            receipt = json.load(text)
-        receipt["updated_at"] = datetime.fromisoformat(receipt["time"]).timestamp()
-        known = (("path", str), ("filename", str), ("sha256", str), ("bytes", int), ("duplicate", bool), ("shards", list))
-        if all(isinstance(receipt[name], kind) for name, kind in known):
-            return dict(receipt)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    log.warning("%s: can't be read as a receipt; it is left out of the ledger", printable(os.fsdecode(file)))
-    return None
+        if at.tzinfo is None:
+            raise ValueError("it has no offset from UTC")
+        at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it is out of reach") from None
+    return text
 
 
-def _path(place: bytes, receipt: Receipt) -> bytes:
-    """Where the file lay. A name that had to be escaped for the receipt is taken from where the file was put away."""
-    path: str = receipt["path"]
-    return os.fsencode(path) if "\\" not in path else place.removesuffix(RECEIPT)
+class _ReceiptShape(StoredShape):
+    path: Annotated[Text, AfterValidator(_demand_below)]
+    filename: Text
+    bytes: Count
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    md5: Text | None = None
+    lines: Count | None = None
+    repeated_lines: _RepeatedShape | None = None
+    time: Annotated[Text, AfterValidator(_demand_time)]
+    duplicate: bool
+
+
+_RECEIPT: TypeAdapter[_ReceiptShape] = TypeAdapter(_ReceiptShape)
+
+
+def receipt_text(upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> str:
+    """The receipt of an uploaded file; `confirmed` is the upload that storage has, `shards` are its parts."""
+    receipt = {
+        "path": printable(os.fsdecode(upload.path)),
+        "filename": confirmed.filename,
+        "upload_id": confirmed.upload_id,
+        "key": confirmed.key,
+        "sha256": confirmed.sha256,
+        "md5": confirmed.md5,
+        "etag": confirmed.etag,
+        "bytes": upload.stamp.size,
+        "lines": confirmed.lines,
+        "repeated_lines": repeated_document(upload.repeated),
+        "time": iso(confirmed.updated_at),
+        "duplicate": upload.id != confirmed.id,
+        "shards": [shard_document(shard) for shard in shards],
+    }
+    return json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_receipt(folder: Folder, name: bytes, place: bytes) -> Receipt | None:
+    """The receipt `name` in `folder`; `place` is where it lies below the archive. Raises `NotADocument`, `OSError`."""
+    shape = read_document(folder, name, _RECEIPT, ours=True)
+    if shape is None:
+        return None
+    told = shape.repeated_lines
+    return Receipt(
+        # A name that had to be escaped for the receipt is taken from where the file was put away.
+        path=place.removesuffix(RECEIPT) if "\\" in shape.path else shape.path.encode(),
+        filename=shape.filename,
+        bytes=shape.bytes,
+        sha256=shape.sha256,
+        md5=shape.md5,
+        lines=shape.lines,
+        repeated=None if told is None else RepeatedLines(told.count, told.compared, tuple(told.first)),
+        stored=shape.stored(),
+        duplicate=shape.duplicate,
+        at=datetime.fromisoformat(shape.time).timestamp(),
+    )
+
+
+def mark_of(status: os.stat_result) -> str:
+    """What tells whether a receipt is still the one that was read: it is never written into, only replaced."""
+    return f"{status.st_ino} {status.st_size} {status.st_ctime_ns}"
+
+
+@dataclass(slots=True)
+class Survey:
+    """What one look at the archive found. Paths are those of receipts, below the drop folder."""
+
+    marks: dict[bytes, str] = field(default_factory=dict)  # of all receipts that could be looked at
+    new: list[Receipt] = field(default_factory=list)  # that were not known; originals before duplicates
+    none: dict[bytes, str] = field(default_factory=dict)  # why what was not known is no receipt
+    unfinished: list[bytes] = field(default_factory=list)  # temporary files
+    faults: dict[bytes, LocalFault] = field(default_factory=dict)  # what could not be looked at now
+
+
+def survey(root: Path, known: Mapping[bytes, str]) -> Survey:
+    """Every receipt in the archive; those whose mark is `known` are not read again."""
+    result = Survey()
+    with Folder.open(root) as top:
+        for rel, folder, names in folders_below(top, ARCHIVE, result.faults):
+            for name in names:
+                if name.startswith(UNFINISHED):
+                    result.unfinished.append(os.path.join(rel, name))
+                elif name.endswith(RECEIPT):
+                    _look(result, known, folder, name, os.path.join(rel, name))
+    result.new.sort(key=lambda receipt: receipt.duplicate)
+    return result
+
+
+def _look(result: Survey, known: Mapping[bytes, str], folder: Folder, name: bytes, path: bytes) -> None:
+    try:
+        status = folder.status(name)
+        if status is None:
+            return
+        mark = mark_of(status)
+        if known.get(path) != mark:
+            receipt = read_receipt(folder, name, path.removeprefix(ARCHIVE + b"/"))
+            if receipt is not None:
+                result.new.append(receipt)
+    except NotADocument as why:
+        result.none[path] = str(why)
+    except OSError as error:
+        result.faults[path] = folder_fault(error)
+        return
+    result.marks[path] = mark
+
+
+def folders_below(top: Folder, rel: bytes, faults: dict[bytes, LocalFault]) -> Iterator[tuple[bytes, Folder, list[bytes]]]:
+    """The folder `rel` and all below it, with what lies in each but its folders; what can't be looked at is in `faults`.
+
+    Each is open until the next is asked for. No link is followed, and no path longer than those that the agent makes.
+    """
+    pending = [rel]
+    while pending:
+        rel = pending.pop()
+        try:
+            with top.descend(rel) as folder:
+                names = []
+                with os.scandir(folder.descriptor) as entries:
+                    for entry in entries:
+                        name = os.fsencode(entry.name)
+                        if not entry.is_dir(follow_symlinks=False):
+                            names.append(name)
+                        elif len(rel) + len(name) < LONGEST_PATH:
+                            pending.append(os.path.join(rel, name))
+                yield rel, folder, names
+        except FileNotFoundError:
+            continue  # nobody has made it yet, or it went away since it was listed
+        except OSError as error:
+            faults[rel] = folder_fault(error)

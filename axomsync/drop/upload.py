@@ -16,9 +16,9 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,7 +29,8 @@ from axomsync.console import Console
 from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
 from axomsync.drop.digests import Beside
-from axomsync.drop.watch import stamp_at, stamp_of
+from axomsync.drop.recovery import Recovery
+from axomsync.drop.watch import folder_of, stamp_at, stamp_of
 from axomsync.errors import (
     AxomsyncError,
     Fatal,
@@ -46,8 +47,8 @@ from axomsync.ledger import Ledger
 from axomsync.liveness import Beat
 from axomsync.meter import Gauge, Meter
 from axomsync.policy import backoff, without_request
-from axomsync.records import Presigned, Segment, Shard, Stamp, Upload, UploadState
-from axomsync.report import Document, repeated_words, upload_document
+from axomsync.records import Presigned, Segment, Shard, Stamp, Stored, Upload, UploadState
+from axomsync.report import repeated_words, upload_document
 from axomsync.storage import Storage, still_refused
 from axomsync.throttle import Throttle
 
@@ -82,9 +83,14 @@ class Uploader:
         self._around = around
         self._ledger = around.ledger
         self.claims = Claims(settings.folder, around.identity, keeps=settings.after == "keep")
+        self._recovery = Recovery(settings, around.ledger, self.claims, self._content, around.now)
         self._busy: set[str] = set()  # contents that this process carries
         self._busy_lock = threading.Lock()
         self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
+
+    def recover(self) -> Mapping[bytes, LocalFault]:
+        """Take up what earlier lives left in the drop folder; returns what is in the way, to be called again then."""
+        return self._recovery.go_on()
 
     def carry(self, upload_row: int, beat: Beat) -> bool:
         """Take one file as far as it can go now. What keeps it is in the ledger afterwards.
@@ -170,26 +176,29 @@ class Uploader:
 
     def _deliver(self, upload: Upload, beat: Beat) -> Upload:
         content = self._content(upload)
-        twin = self._ledger.read.same_content(upload.sha256 or "", upload.filename if self._named else None)
+        # What is deleted must have been sent by this agent itself: others say of the rest that it was uploaded.
+        deletes = self._settings.after == "delete"
+        name = upload.filename if self._named else None
+        twin = self._ledger.read.same_content(upload.sha256 or "", name, sent=deletes)
         if twin is not None:
-            return self._record_duplicate(upload, upload_document(twin), twin.id)
+            return self._record_duplicate(upload, Stored(twin.upload_id, twin.key, twin.etag), twin.id)
         other = self.claims.take(content)
         if other is not None:
             raise Transient(f"another agent ({printable(other)}) has this content under way")
-        if (record := self.claims.record(content)) is not None:
+        if not deletes and (record := self.claims.record(content)) is not None:
             return self._record_duplicate(upload, record, None)
         try:
             upload = self._send(upload, self._touching(content, beat))
         except (Rejected, SourceChanged):
             self.claims.release(content)
             raise
-        document = upload_document(upload, self._ledger.read.shards(upload.id))
-        self.claims.settle(content, {name: document[name] for name in ("upload_id", "key", "etag", "shards")})
+        shards_of_it = tuple(self._ledger.read.shards(upload.id))
+        self.claims.settle(content, Stored(upload.upload_id, upload.key, upload.etag, shards_of_it))
         return upload
 
-    def _record_duplicate(self, upload: Upload, document: Document, twin: int | None) -> Upload:
-        reason = _same_as(document["upload_id"])
-        self._ledger.record_duplicate(upload.id, document, twin, reason)
+    def _record_duplicate(self, upload: Upload, stored: Stored, twin: int | None) -> Upload:
+        reason = _same_as(stored.upload_id)
+        self._ledger.record_duplicate(upload.id, stored, twin, reason)
         log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
         return self._ledger.read.upload(upload.id)
 
@@ -307,18 +316,24 @@ class Uploader:
         if after == "keep":
             return
         confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
+        receipt = None
         try:
-            if after == "archive":
-                archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id))
-            else:
+            # Without proof from this agent itself a file is not deleted, as when `after` was another one until now.
+            if (
+                after == "delete"
+                and confirmed.state is UploadState.UPLOADED
+                and (confirmed.stamp.dev or confirmed.stamp.ino)
+            ):
                 archive.delete(root, upload)
+            else:
+                receipt = archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id))
             archive.remove_marker(root, upload, self._settings.done_marker)
         except (LocalFault, Transient) as fault:
             raise type(fault)(f"uploaded, but it can't be put away: {fault}") from None
         if upload.attempts:
             reason = None if upload is confirmed else _same_as(confirmed.upload_id)
             self._ledger.move_upload(upload.id, upload.state, reason=reason, next_attempt=None)
-        self._ledger.record_moved_away(upload.id)
+        self._ledger.record_moved_away(upload.id, receipt)
 
     def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset) -> None:
         if upload.path.startswith(b"/"):
@@ -337,7 +352,11 @@ class Uploader:
     def _start_over(self, upload: Upload, changed: SourceChanged) -> None:
         log.info("%s: %s", _shown(upload.path), changed)
         current = self._ledger.read.upload(upload.id)
-        stamp = stamp_at(self._settings.folder, upload.path)
+        try:
+            stamp = stamp_at(self._settings.folder, upload.path)
+        except LocalFault as fault:
+            self._wait(upload, fault)
+            return
         if stamp is None:
             self._ledger.forget_uploads([upload.path])
         elif current.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
@@ -356,7 +375,9 @@ class Uploader:
         if self._told.get(upload.id) != (said := without_request(str(failure))):
             self._told[upload.id] = said
             log.warning("%s: %s; tried again later", _shown(upload.path), failure)
-        stamp = stamp_at(self._settings.folder, upload.path)
+        stamp = None
+        with suppress(LocalFault):  # that it can't be told is told as what keeps it
+            stamp = stamp_at(self._settings.folder, upload.path)
         if state is UploadState.SETTLING and stamp is not None and stamp != current.stamp:
             self._ledger.restamp(upload.id, stamp, state)  # so that another change ends the waiting
         self._ledger.move_upload(upload.id, state, attempts=attempts, next_attempt=due, reason=str(failure)).result()
@@ -371,7 +392,8 @@ class Uploader:
     def _opened(self, path: bytes) -> Iterator[tuple[int, Stamp]]:
         whole = os.path.join(os.fsencode(self._settings.folder), path)
         try:
-            file = os.open(whole, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            with folder_of(self._settings.folder, path) as (folder, name):
+                file = folder.open_file(name)
         except FileNotFoundError:
             raise SourceChanged("the file went away") from None
         except OSError as error:

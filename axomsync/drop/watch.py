@@ -4,6 +4,7 @@ Events are only hints: a queue that overflows, a root that is a symlink, a files
 deleted under the observer all lose them silently. A scan finds everything whatever was missed.
 
 Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and looking,
+folders that become links (not followed), files that can't be looked at now (`LocalFault`: that does not make them gone),
 sub-folders without permission (named in the scan; what they hold is not taken for gone), a filesystem that is not
 mounted, an observer that dies, can't start or can't watch every folder (inotify limits): told, and restarted by `heal`.
 """
@@ -14,7 +15,8 @@ import fnmatch
 import os
 import stat
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -32,8 +34,9 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
-from axomsync.errors import LocalFault, local_fault
+from axomsync.errors import LocalFault, local_fault, printable
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.folders import Folder
 from axomsync.records import Stamp
 
 ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
@@ -46,6 +49,8 @@ _LIMITS = {
 }
 # It tells of its own races, such as a folder that is made while it looks for folders to watch. The scan misses nothing.
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.")
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # the last two: something else is on the way to it now
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _IN_CREATE = 0x100  # linux/inotify.h
@@ -83,46 +88,62 @@ def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker
     Raises `LocalFault` when the root can't be read.
     """
     marker = os.fsencode(done_marker)
-    top = os.fsencode(root)
     try:
-        result = Scan(device=os.stat(top).st_dev)
+        with Folder.open(root) as top:
+            result = Scan(device=os.fstat(top.descriptor).st_dev)
+            pending = [b""]
+            while pending:
+                _look_into(top, pending, result, include, exclude, marker)
     except OSError as error:
-        raise local_fault(error, top) from None
-    pending = [b""]
-    while pending:
-        folder = pending.pop()
-        try:
-            entries = list(os.scandir(os.path.join(top, folder)))
-        except OSError as error:
-            if not folder:
-                raise local_fault(error, top) from None
-            _note(result, folder, error)
-            continue
-        marks = {entry.name: entry for entry in entries if entry.name.endswith(marker)} if marker else None
-        for entry in entries:
-            path = os.path.join(folder, entry.name)
-            if entry.name.startswith(b".") or entry.name.endswith(TEMPORARY_SUFFIXES) or (marks and entry.name in marks):
-                continue
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    if folder or entry.name not in (ARCHIVE, REJECTS):
-                        pending.append(path)
-                elif entry.is_file(follow_symlinks=False) and _wanted(path, include, exclude):
-                    stamp = stamp_of(entry.stat(follow_symlinks=False))
-                    if marks is None or _is_done(marks.get(entry.name + marker), stamp):
-                        result.found[path] = stamp
-            except OSError as error:
-                _note(result, path, error)
+        raise local_fault(error, os.fsencode(root)) from None
     return result
 
 
-def _is_done(mark: os.DirEntry[bytes] | None, stamp: Stamp) -> bool:
+def _look_into(
+    top: Folder, pending: list[bytes], result: Scan, include: Sequence[str], exclude: Sequence[str], marker: bytes
+) -> None:
+    """The last of the `pending` folders; those in it are pending then."""
+    rel = pending.pop()
+    try:
+        folder = top.descend(rel)
+    except OSError as error:
+        if not rel:
+            raise
+        _note(result, rel, error)
+        return
+    with folder:
+        try:
+            with os.scandir(folder.descriptor) as listing:
+                entries = {os.fsencode(entry.name): entry for entry in listing}
+        except OSError as error:
+            if not rel:
+                raise
+            _note(result, rel, error)
+            return
+        marks = {name for name in entries if name.endswith(marker)} if marker else set()
+        for name, entry in entries.items():
+            path = os.path.join(rel, name)
+            if name.startswith(b".") or name.endswith(TEMPORARY_SUFFIXES) or name in marks:
+                continue
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    if rel or name not in (ARCHIVE, REJECTS):
+                        pending.append(path)
+                elif entry.is_file(follow_symlinks=False) and _wanted(path, include, exclude):
+                    stamp = stamp_of(entry.stat(follow_symlinks=False))
+                    if not marker or _is_done(entries.get(name + marker), stamp):
+                        result.found[path] = stamp
+            except OSError as error:
+                _note(result, path, error)
+
+
+def _is_done(mark: os.DirEntry[str] | None, stamp: Stamp) -> bool:
     """A marker that is older than its file was meant for another one, which had the name before."""
     return mark is not None and mark.stat(follow_symlinks=False).st_mtime_ns >= stamp.mtime_ns
 
 
 def _note(result: Scan, path: bytes, error: OSError) -> None:
-    if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # it went away since it was listed
+    if error.errno not in _GONE:  # else it went away since it was listed
         result.unreadable[path] = local_fault(error)
 
 
@@ -131,21 +152,58 @@ def unmounted(root: Path, path: bytes, device: int) -> bool:
     the folder that would hold it, or what is left of the way to it, is empty and lies on another filesystem."""
     top = os.fsencode(root)
     folder = os.path.dirname(os.path.join(top, path))
-    while not os.path.isdir(folder) and len(folder) > max(1, len(top)):
-        folder = os.path.dirname(folder)
     try:
+        while not _is_folder(folder) and len(folder) > max(1, len(top)):
+            folder = os.path.dirname(folder)
         return os.stat(folder).st_dev != device and set(os.listdir(folder)) <= {CLAIMS}
     except OSError:
         return True
 
 
-def stamp_at(root: Path, path: bytes) -> Stamp | None:
-    """The stamp of one file now, None when it is gone or is no regular file any more."""
+def _is_folder(path: bytes) -> bool:
     try:
-        status = os.lstat(os.path.join(os.fsencode(root), path))
-    except OSError:
-        return None
-    return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in _GONE:
+            return False
+        raise
+
+
+@contextmanager
+def folder_of(root: Path, path: bytes) -> Iterator[tuple[Folder, bytes]]:
+    """The folder that a file lies in, and its name there. Raises `OSError`.
+
+    No link below `root` is followed; the absolute path of a file that `push` was given is what the user said.
+    """
+    head, name = os.path.split(path)
+    if os.path.isabs(path):
+        with Folder.open(head) as folder:
+            yield folder, name
+    else:
+        with Folder.open(root) as top, top.descend(head) as folder:
+            yield folder, name
+
+
+def stamp_at(root: Path, path: bytes) -> Stamp | None:
+    """The stamp of one file now, None when it is gone or is no regular file any more.
+
+    Raises `LocalFault` when that can't be told, as with too many open files.
+    """
+    try:
+        with folder_of(root, path) as (folder, name):
+            status = folder.status(name)
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        raise local_fault(error, os.path.join(os.fsencode(root), path)) from None
+    return stamp_of(status) if status is not None and stat.S_ISREG(status.st_mode) else None
+
+
+def folder_fault(error: OSError) -> LocalFault:
+    """As `local_fault`, of a folder that the agent itself fills."""
+    if error.errno == errno.ENOTDIR and error.filename is not None:
+        return LocalFault(f"{printable(os.fsdecode(error.filename))}: a file has the name of this folder; move it away")
+    return local_fault(error)
 
 
 def _wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) -> bool:

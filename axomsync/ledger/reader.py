@@ -14,7 +14,7 @@ from sqlite_utils import Database
 
 from axomsync.errors import LocalFault
 from axomsync.ledger.connection import BUSY_TIMEOUT_SECONDS, closed_on_failure, sqlite_fault
-from axomsync.ledger.rows import Row, to_model, to_upload
+from axomsync.ledger.rows import Row, stamp_row, to_model, to_upload
 from axomsync.ledger.schema import migrations, refuse_newer
 from axomsync.records import (
     DurableSegment,
@@ -26,6 +26,7 @@ from axomsync.records import (
     Presigned,
     Problem,
     Shard,
+    Stamp,
     Transfer,
     Upload,
     UploadState,
@@ -112,11 +113,30 @@ class Reader:
         among = ", ".join(str(int(each)) for each in ids)
         return self._rows(f"SELECT * FROM uploads WHERE id IN ({among}) ORDER BY id", make=to_upload)  # noqa: S608
 
-    def same_content(self, sha256: str, filename: str | None) -> Upload | None:
-        """An upload that storage has confirmed with this content, under this name or under any."""
+    def same_content(self, sha256: str, filename: str | None, *, sent: bool = False) -> Upload | None:
+        """An upload that storage has confirmed with this content, under this name or under any.
+
+        `sent` leaves out what only a receipt tells: this ledger never saw the file itself.
+        """
+        seen = "AND (dev <> 0 OR ino <> 0)" if sent else ""
         rows = self._rows(
-            "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) AND state = 'uploaded' LIMIT 1",
+            "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) AND state = 'uploaded'"  # noqa: S608
+            f" {seen} LIMIT 1",
             (sha256, filename),
+        )
+        return to_upload(rows[0]) if rows else None
+
+    def receipts(self) -> dict[bytes, str]:
+        """The receipts in the archive that are known: marks by path."""
+        return {bytes(row["path"]): row["mark"] for row in self._rows("SELECT path, mark FROM receipts")}
+
+    def archived_as(self, stamp: Stamp) -> Upload | None:
+        """The upload whose file was put away and looks like this now; renaming has set its ctime."""
+        _, *looks, _ = stamp_row(stamp)
+        done = "state IN ('uploaded', 'duplicate') AND NOT in_drop"
+        rows = self._rows(
+            f"SELECT * FROM uploads WHERE ino = ? AND bytes = ? AND mtime_ns = ? AND {done} ORDER BY id DESC LIMIT 1",  # noqa: S608
+            looks,
         )
         return to_upload(rows[0]) if rows else None
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from axomsync.records import Model, ModelState, RepeatedLines, Stamp, Upload, UploadState
@@ -54,15 +53,6 @@ def stamp_row(stamp: Stamp) -> tuple[int, int, int, int, int]:
 def json_list(names: Iterable[str]) -> str | None:
     """A column that holds a list; NULL for none."""
     return json.dumps(listed) if (listed := list(names)) else None
-
-
-def repeated_again(told: Any) -> str | None:
-    """What a receipt says of repeated lines; nothing when somebody made something else of it."""
-    try:
-        known = RepeatedLines(int(told["count"]), int(told["compared"]), tuple(map(int, told["first"])))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return json.dumps(asdict(known))
 
 
 def _repeated(text: str | None) -> RepeatedLines | None:

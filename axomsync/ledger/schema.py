@@ -67,6 +67,12 @@ def m009_rejected(db: Database) -> None:
     _execute_all(db, _REJECTED)
 
 
+@migrations()
+def m011_receipts(db: Database) -> None:
+    """Which receipts in the archive are known: a ledger that was put back remembers fewer, and reads the others."""
+    _execute_all(db, _RECEIPTS)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -209,6 +215,14 @@ _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
 _LEFT_OUT = "ALTER TABLE models ADD COLUMN left_out TEXT"
 
 _REJECTED = "CREATE INDEX uploads_rejected ON uploads(id) WHERE state = 'rejected' AND NOT in_drop"
+
+_RECEIPTS = """
+CREATE TABLE receipts (
+  path BLOB PRIMARY KEY,            -- below the drop folder
+  mark TEXT NOT NULL                -- by which one that was replaced is told from the one that is known
+) STRICT, WITHOUT ROWID;
+DELETE FROM facts WHERE name = 'receipts_read';
+"""
 
 
 def refuse_newer(db: Database, path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from sqlite_utils import Database
 
 from axomsync.ledger.moves import Moves
-from axomsync.ledger.rows import repeated_again, stamp_row
-from axomsync.records import Checked, Presigned, Segment, Stamp, UploadState
+from axomsync.ledger.rows import stamp_row
+from axomsync.records import Checked, Presigned, Receipt, Segment, Shard, Stamp, Stored, UploadState
 
 
 class UploadWrites(Moves):
@@ -76,30 +76,22 @@ class UploadWrites(Moves):
 
         self.write(work)
 
-    def adopt_uploads(self, receipts: Iterable[tuple[bytes, Mapping[str, Any]]]) -> None:
-        """Rows for files that were uploaded before this ledger began: `(path, receipt)`, originals before duplicates."""
+    def adopt_uploads(
+        self, receipts: Iterable[Receipt], marks: Mapping[bytes, str] | None = None, gone: Iterable[bytes] = ()
+    ) -> None:
+        """Rows for files that were uploaded and that this ledger does not know; originals before duplicates.
+
+        `marks` of receipts, by path, are remembered, and those of receipts that are `gone` forgotten.
+        """
+        remembered, forgotten = list((marks or {}).items()), [(path,) for path in gone]
 
         def work(db: Database) -> None:
             known = set(db.conn.execute("SELECT sha256, path FROM uploads WHERE state IN ('uploaded', 'duplicate')"))
-            for path, receipt in receipts:
-                if (receipt["sha256"], path) in known:
-                    continue
-                same = "SELECT id FROM uploads WHERE sha256 = ? AND filename = ? AND state = 'uploaded'"
-                twin = db.conn.execute(same, (receipt["sha256"], receipt["filename"])).fetchone()
-                original = twin is None
-                upload = db.conn.execute(
-                    "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, sha256, md5, lines, state,"
-                    " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines)"
-                    " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?)",
-                    (
-                        path, receipt["filename"], receipt["bytes"], receipt["sha256"], receipt.get("md5"),
-                        receipt.get("lines"), UploadState.UPLOADED if original else UploadState.DUPLICATE,
-                        receipt.get("upload_id"), receipt.get("key"), receipt.get("etag"), twin and twin[0],
-                        receipt["updated_at"], receipt["updated_at"], repeated_again(receipt.get("repeated_lines")),
-                    ),
-                ).lastrowid  # fmt: skip
-                if original and upload is not None:
-                    _insert_shards(db, upload, receipt["shards"])
+            for receipt in receipts:
+                if (receipt.sha256, receipt.path) not in known:
+                    _adopt(db, receipt)
+            db.conn.executemany("DELETE FROM receipts WHERE path = ?", forgotten)
+            db.conn.executemany("INSERT OR REPLACE INTO receipts VALUES (?,?)", remembered)
 
         self.write(work)
 
@@ -185,19 +177,16 @@ class UploadWrites(Moves):
 
         self.write(work)
 
-    def record_duplicate(self, upload: int, document: Mapping[str, Any], twin: int | None, reason: str) -> None:
-        """Storage has this content already: as the upload with the row id `twin`, or as another agent tells.
-
-        `document` has `upload_id`, `key` and `etag`, and without a twin the `shards`, as in a receipt.
-        """
-        ids = {name: document.get(name) for name in ("upload_id", "key", "etag")}
+    def record_duplicate(self, upload: int, stored: Stored, twin: int | None, reason: str) -> None:
+        """Storage has this content already: as the upload with the row id `twin`, or as another agent tells."""
+        ids = {"upload_id": stored.upload_id, "key": stored.key, "etag": stored.etag}
 
         def work(db: Database) -> None:
             self._leave_behind(db, upload)
             changes = {**ids, "duplicate_of": twin, "reason": reason, "next_attempt": None}
             self._move(db, "uploads", upload, UploadState.DUPLICATE, changes)
             if twin is None:
-                _insert_shards(db, upload, document.get("shards") or ())
+                _insert_shards(db, upload, stored.shards)
 
         self.write(work)
 
@@ -237,9 +226,18 @@ class UploadWrites(Moves):
 
         self.write(work)
 
-    def record_moved_away(self, upload: int) -> Future[None]:
-        """The file no longer lies in the drop folder: archived, set aside or deleted, as configured."""
-        return self.execute("UPDATE uploads SET in_drop = 0 WHERE id = ?", upload)
+    def record_moved_away(self, upload: int, receipt: tuple[bytes, str] | None = None) -> Future[None]:
+        """The file no longer lies in the drop folder: archived, set aside or deleted, as configured.
+
+        `receipt` is path and mark of the one that it has in the archive.
+        """
+
+        def work(db: Database) -> None:
+            db.conn.execute("UPDATE uploads SET in_drop = 0 WHERE id = ?", (upload,))
+            if receipt is not None:
+                db.conn.execute("INSERT OR REPLACE INTO receipts VALUES (?,?)", receipt)
+
+        return self.submit(work)
 
     def restamp(self, upload: int, stamp: Stamp, state: UploadState, reason: str | None = None) -> Future[None]:
         """The file changed: what was known of its content no longer holds."""
@@ -264,14 +262,29 @@ class UploadWrites(Moves):
         db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
 
-def _insert_shards(db: Database, upload: int, documents: Iterable[Mapping[str, Any]]) -> None:
-    """Shards that storage has, as a receipt tells of them."""
-    start = 0
-    for number, shard in enumerate(documents, 1):
-        end = start + int(shard["bytes"])
-        db.conn.execute(
-            'INSERT INTO shards (upload, number, filename, start, "end", upload_id, key, etag, uploaded)'
-            " VALUES (?,?,?,?,?,?,?,?,1)",
-            (upload, number, shard["filename"], start, end, shard["upload_id"], shard["key"], shard["etag"]),
-        )
-        start = end
+def _adopt(db: Database, receipt: Receipt) -> None:
+    same = "SELECT id FROM uploads WHERE sha256 = ? AND filename = ? AND state = 'uploaded'"
+    twin = db.conn.execute(same, (receipt.sha256, receipt.filename)).fetchone()
+    stored = receipt.stored
+    upload = db.conn.execute(
+        "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, sha256, md5, lines, state,"
+        " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines)"
+        " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?)",
+        (
+            receipt.path, receipt.filename, receipt.bytes, receipt.sha256, receipt.md5, receipt.lines,
+            UploadState.UPLOADED if twin is None else UploadState.DUPLICATE,
+            stored.upload_id, stored.key, stored.etag, twin and twin[0],
+            receipt.at, receipt.at, None if receipt.repeated is None else json.dumps(asdict(receipt.repeated)),
+        ),
+    ).lastrowid  # fmt: skip
+    if twin is None and upload is not None:
+        _insert_shards(db, upload, stored.shards)
+
+
+def _insert_shards(db: Database, upload: int, shards: Iterable[Shard]) -> None:
+    """Shards that storage has, as a receipt or another agent tells of them."""
+    db.conn.executemany(
+        'INSERT INTO shards (upload, number, filename, start, "end", upload_id, key, etag, uploaded)'
+        " VALUES (?,?,?,?,?,?,?,?,1)",
+        ((upload, s.number, s.filename, s.start, s.end, s.upload_id, s.key, s.etag) for s in shards),
+    )

@@ -11,7 +11,7 @@ import pytest
 
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.ledger import Reader
-from axomsync.records import UploadState
+from axomsync.records import Stored, UploadState
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import dataset, stored, tree
 from tests.drop.inprocess import DropHere, ledger_template
@@ -35,14 +35,15 @@ def test_only_one_agent_gets_a_content_and_it_gets_it_again(tmp_path: Path) -> N
     one.register()
     assert one.take("content") is None
     assert one.take("content") is None
-    one.settle("content", {"upload_id": "up-1", "key": "k"})
+    stored = Stored("up-1", "k", None)
+    one.settle("content", stored)
     assert other.record("content") is None, "nobody else was known"
     assert other.take("content") == "one"
     other.release("content")
     assert other.take("content") == "one"
     other.register()
-    one.settle("content", {"upload_id": "up-1", "key": "k"})
-    assert other.record("content") == {"upload_id": "up-1", "key": "k"}
+    one.settle("content", stored)
+    assert other.record("content") == stored
     one.release("content")
     assert other.take("content") is None
 
@@ -71,8 +72,8 @@ def test_the_claim_of_an_agent_that_died_is_taken_over_by_one_alone(tmp_path: Pa
 
 
 def test_what_another_agent_uploaded_is_a_duplicate_with_its_ids(tmp_path: Path, template: Path) -> None:
-    here = DropHere(tmp_path / "here", template, shard="60B")
-    there = beside(tmp_path / "there", template, here, shard="60B")
+    here = DropHere(tmp_path / "here", template, shard="60B", after="keep")
+    there = beside(tmp_path / "there", template, here, shard="60B", after="keep")
     here.live()
     there.live()  # both are known now
     for folder in ("x", "y"):

@@ -1,0 +1,132 @@
+"""What an agent takes up in the drop folder when it starts: the work of earlier lives, and of ledgers that were put back.
+
+Receipts are compared with those that the ledger remembers, at every start: a ledger that was put back remembers fewer, and
+takes in what it lacks. Temporary files count as left by a crash at once when no other agent has worked here, else after
+`STALE_SECONDS`.
+
+Failures handled: a ledger that was lost or put back, a crash or a power loss in the middle of putting away, receipts that
+are empty or none, a part of the folder that can't be looked at now (told; the rest goes on, and it is tried again).
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Mapping
+
+from axomsync.config import DropSettings
+from axomsync.drop import archive
+from axomsync.drop.claims import STALE_SECONDS, Claims
+from axomsync.drop.receipts import RECEIPT, Survey, folders_below, survey
+from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, folder_fault, folder_of, stamp_at
+from axomsync.errors import LocalFault, printable
+from axomsync.folders import UNFINISHED, Folder
+from axomsync.ledger import Ledger
+from axomsync.records import Upload, UploadState
+
+log = logging.getLogger(__name__)
+
+NAMED = 10  # files in the log that are no receipts
+
+Faults = dict[bytes, LocalFault]  # by path below the drop folder
+
+_DONE = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE})
+_CLAIMED = frozenset({UploadState.QUEUED, UploadState.UPLOADING}) | _DONE
+
+
+class Recovery:
+    """Each of its steps is done once; `go_on` is called again for those that were not possible."""
+
+    def __init__(
+        self,
+        settings: DropSettings,
+        ledger: Ledger,
+        claims: Claims,
+        content_of: Callable[[Upload], str],
+        now: Callable[[], float],
+    ) -> None:
+        self._root, self._deletes = settings.folder, settings.after == "delete"
+        self._ledger, self._claims, self._content_of, self._now = ledger, claims, content_of, now
+        self._steps: dict[bytes, Callable[[], Faults]] = {
+            CLAIMS: self._register,
+            REJECTS: self._sweep,
+            ARCHIVE: self._take_stock,
+            b".": self._finish_deletions,
+        }
+
+    def go_on(self) -> Mapping[bytes, LocalFault]:
+        """Do what is not done yet; returns what is in the way."""
+        faults: Faults = {}
+        for place, step in list(self._steps.items()):
+            try:
+                found = step()
+            except LocalFault as fault:
+                found = {place: fault}
+            except OSError as error:
+                found = {place: folder_fault(error)}
+            if found:
+                faults |= found
+            else:
+                del self._steps[place]
+        return faults
+
+    def _register(self) -> Faults:
+        rows = self._ledger.read.uploads_in_drop()
+        self._claims.register(self._content_of(row) for row in rows if row.sha256 and row.state in _CLAIMED)
+        return {}
+
+    def _sweep(self) -> Faults:
+        faults: Faults = {}
+        with Folder.open(self._root) as top:
+            for area in (REJECTS, CLAIMS):
+                for rel, _, names in folders_below(top, area, faults):
+                    for name in names:
+                        if name.startswith(UNFINISHED):
+                            self._remove_leftover(os.path.join(rel, name))
+        return faults
+
+    def _remove_leftover(self, path: bytes) -> None:
+        """A temporary file that an agent of this user has begun, or a link to its name."""
+        with folder_of(self._root, path) as (folder, name):
+            status = folder.status(name)
+            if status is None or status.st_uid != os.geteuid() or stat.S_ISDIR(status.st_mode):
+                return
+            if self._claims.alone or self._now() - status.st_mtime > STALE_SECONDS:
+                folder.unlink(name)
+
+    def _take_stock(self) -> Faults:
+        known = self._ledger.read.receipts()
+        found = survey(self._root, known)
+        for path in found.unfinished:
+            self._remove_leftover(path)
+        for path in [path for path in found.none if self._write_again(path, found)]:
+            del found.none[path]
+        for path, why in list(found.none.items())[:NAMED]:
+            log.warning("%s: no receipt: %s; it is left out of the ledger", printable(os.fsdecode(path)), why)
+        if len(found.none) > NAMED:
+            log.warning("%d more files are no receipts", len(found.none) - NAMED)
+        fresh = {path: mark for path, mark in found.marks.items() if known.get(path) != mark}
+        gone = [] if found.faults else [path for path in known if path not in found.marks]
+        if fresh or gone:
+            self._ledger.adopt_uploads(found.new, fresh, gone)
+        return found.faults
+
+    def _write_again(self, path: bytes, found: Survey) -> bool:
+        """Whether the ledger knows what a file of a receipt's name must say, and it says that now."""
+        try:
+            stamp = stamp_at(self._root, path.removesuffix(RECEIPT))
+            upload = None if stamp is None else self._ledger.read.archived_as(stamp)
+            if upload is None:
+                return False
+            confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
+            shards = self._ledger.read.shards(confirmed.id)
+            found.marks[path] = archive.write_receipt_again(self._root, path, upload, confirmed, shards)
+        except LocalFault as fault:
+            log.warning("%s", fault)
+            return False
+        log.info("%s: it said nothing, and was written again", printable(os.fsdecode(path)))
+        return True
+
+    def _finish_deletions(self) -> Faults:
+        done = (row for row in self._ledger.read.uploads_in_drop() if row.state in _DONE)
+        archive.finish_deletions(self._root, done, deletes=self._deletes)
+        return {}
