@@ -13,7 +13,6 @@ import random
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from axomsync.drop.intake import Intake
 from axomsync.drop.upload import Surroundings
 from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Rejected, Transient
 from axomsync.ledger import Ledger, Reader
+from axomsync.ledger.identity import identity_of
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
 from axomsync.mirror.download import Lanes
@@ -215,7 +215,7 @@ class Agent:
         settings = self.loaded.settings
         self.ledger = Ledger(settings.state.folder, time.time)
         self.ledger.recover()
-        self.identity = self.ledger.read.facts().get("identity") or uuid.uuid4().hex[:12]
+        self.identity = identity_of(settings.state.folder, self.ledger.read.facts().get("identity"))
         self.ledger.set_facts(
             identity=self.identity, started_at=iso(time.time()), version=__version__, observer=None, page=None
         )

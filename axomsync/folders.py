@@ -106,13 +106,13 @@ class Folder:
 
     def write_new(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
         """Make the file `name`, which must not be there: whole, and on disk when this returns."""
-        with self._unfinished(data, mode) as temporary:
+        with self._unfinished(data, mode, name) as temporary, self._named(name):
             self.move(temporary, self, name)
         self.sync()
 
     def replace(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
         """As `write_new`, in the place of whatever has the name; that is found until then, and never written into."""
-        with self._unfinished(data, mode) as temporary, self._named(name):
+        with self._unfinished(data, mode, name) as temporary, self._named(name):
             os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         self.sync()
 
@@ -142,15 +142,15 @@ class Folder:
             os.fsync(self.descriptor)
 
     @contextmanager
-    def _unfinished(self, data: bytes, mode: int) -> Iterator[bytes]:
-        """A file with `data` that is on disk, and that has a name of its own until the block gives it another."""
+    def _unfinished(self, data: bytes, mode: int, wanted: bytes) -> Iterator[bytes]:
+        """A file with `data` that is on disk, and that has a name of its own until the block gives it the one `wanted`."""
         name = UNFINISHED + secrets.token_hex(16).encode()
-        with self._named(name):
+        with self._named(wanted):  # errors say the same each time
             file = os.open(
                 name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.descriptor
             )
         try:
-            with self._named(name), open(file, "wb") as stream:
+            with self._named(wanted), open(file, "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fchmod(stream.fileno(), mode)

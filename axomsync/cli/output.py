@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from axomsync.errors import printable
+
 
 def print_documents(documents: list[dict[str, Any]], as_json: bool, layout: Callable[[list[dict[str, Any]]], Any]) -> None:
     """Rows as JSON, or as the table that `layout` makes of them."""
@@ -23,7 +25,15 @@ def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """As RFC 4180 wants it, but for the line ends."""
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: object) -> object:
+    """Text that is shown as it is: no escape sequence of a terminal, and no formula of a spreadsheet."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def print_json(document: Any) -> None:

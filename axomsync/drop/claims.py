@@ -150,7 +150,7 @@ class Claims:
     def _take(self, claims: Folder, name: bytes) -> str | None:
         for _ in range(2):
             try:
-                os.symlink(self._identity, name, dir_fd=claims.descriptor)
+                self._link(claims, name)
             except FileExistsError:
                 holder = self._holder(claims, name)
                 if holder == self._identity:
@@ -162,10 +162,17 @@ class Claims:
                 return None
         return "which just began"
 
+    def _link(self, claims: Folder, name: bytes) -> None:
+        try:
+            os.symlink(self._identity, name, dir_fd=claims.descriptor)
+        except OSError as error:
+            error.filename, error.filename2 = os.path.join(claims.path, name), None
+            raise
+
     def _renew(self, claims: Folder, name: bytes) -> None:
         """Make the claim anew, instead of changing the times of what may be something else by now."""
         fresh = UNFINISHED + secrets.token_hex(16).encode()
-        os.symlink(self._identity, fresh, dir_fd=claims.descriptor)
+        self._link(claims, fresh)
         try:
             os.rename(fresh, name, src_dir_fd=claims.descriptor, dst_dir_fd=claims.descriptor)
         except BaseException:
@@ -177,7 +184,7 @@ class Claims:
         judge = name + _JUDGED
         try:
             try:
-                os.symlink(self._identity, judge, dir_fd=claims.descriptor)
+                self._link(claims, judge)
             except FileExistsError:
                 if self._is_stale(claims, judge):  # died just here
                     claims.unlink(judge)

@@ -222,4 +222,6 @@ def folders_below(top: Folder, rel: bytes, faults: dict[bytes, LocalFault]) -> I
         except FileNotFoundError:
             continue  # nobody has made it yet, or it went away since it was listed
         except OSError as error:
+            if not isinstance(error.filename, str | bytes):
+                error.filename = os.path.join(top.path, rel)
             faults[rel] = folder_fault(error)

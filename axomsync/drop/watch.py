@@ -118,6 +118,7 @@ def _look_into(
         except OSError as error:
             if not rel:
                 raise
+            error.filename = folder.path
             _note(result, rel, error)
             return
         marks = {name for name in entries if name.endswith(marker)} if marker else set()
@@ -134,6 +135,7 @@ def _look_into(
                     if not marker or _is_done(entries.get(name + marker), stamp):
                         result.found[path] = stamp
             except OSError as error:
+                error.filename = os.path.join(folder.path, name)  # of the descriptor the system knows none
                 _note(result, path, error)
 
 

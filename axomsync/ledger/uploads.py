@@ -53,12 +53,18 @@ class UploadWrites(Moves):
     def forget_uploads(self, paths: Iterable[bytes]) -> None:
         """Drop the rows of files that went away before anything was done for them; others are kept as history.
 
-        Storage may have the bytes of one whose PUT had begun: that is told, and its signed URL forgotten.
+        Storage may have the bytes of one whose PUT had begun: that is told, and its signed URL forgotten. Shards that it
+        has or may have are orphans.
         """
         gone = list(paths)
 
         def work(db: Database) -> None:
             for path in gone:
+                begun = (
+                    "SELECT id FROM uploads JOIN shards ON upload = id WHERE path = ? AND in_drop AND state <> 'uploaded'"
+                )
+                for (upload,) in db.conn.execute(f"{begun} AND state <> 'duplicate' GROUP BY id", (path,)).fetchall():
+                    self._leave_behind(db, upload)
                 db.conn.execute(
                     "DELETE FROM uploads WHERE path = ? AND in_drop AND upload_id IS NULL"
                     " AND state IN ('settling', 'checking', 'queued', 'held', 'failed')",

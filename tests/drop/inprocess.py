@@ -158,6 +158,10 @@ class DropHere:
             finally:
                 ledger._left = None
 
+    def ledger(self) -> Ledger:
+        """The ledger, while no life is lived."""
+        return Ledger(self.state, lambda: self.clocks.wall)
+
     def finish(self) -> None:
         """Passes until nothing is left to do."""
         for _ in range(10):

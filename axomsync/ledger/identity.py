@@ -1,0 +1,41 @@
+"""Who this agent is among those that share its folders: a name that outlives the ledger, in a file beside it.
+
+An agent whose ledger was lost or put back must know its own claims and staging by it.
+
+Failures handled: no such file yet (what the ledger says is written down, or a new name), a file with other content or a link
+in its place (replaced, never followed), a folder that can't be written now (the name is in the ledger, too).
+"""
+
+import re
+import stat
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from axomsync.errors import local_fault
+from axomsync.folders import Folder
+
+FILE = b"identity"
+_FORM = re.compile(r"[0-9a-f]{12}")
+
+
+def identity_of(folder: Path, known: str | None) -> str:
+    """The identity of the agent that holds the state folder; `known` is what its ledger says. Raises `LocalFault`."""
+    try:
+        with Folder.open(folder) as state:
+            kept = _kept(state)
+            if _FORM.fullmatch(kept):
+                return kept
+            identity = known if known and _FORM.fullmatch(known) else uuid.uuid4().hex[:12]
+            with suppress(OSError):
+                state.replace(FILE, f"{identity}\n".encode())
+            return identity
+    except OSError as error:
+        raise local_fault(error) from None
+
+
+def _kept(state: Folder) -> str:
+    status = state.status(FILE)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return ""
+    return state.read(FILE, 100).decode("ascii", "replace").strip()

@@ -1,0 +1,56 @@
+"""The name that an agent has among others: it outlives the ledger."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from axomsync.ledger.identity import identity_of
+from tests.rig.agent import AgentProcess
+
+KNOWN = "0123456789ab"
+
+
+def test_an_identity_stays_what_it_is_whatever_becomes_of_the_ledger(tmp_path: Path) -> None:
+    made = identity_of(tmp_path, None)
+    assert (tmp_path / "identity").read_text() == f"{made}\n"
+    assert identity_of(tmp_path, None) == identity_of(tmp_path, KNOWN) == made
+
+
+def test_an_identity_of_an_older_ledger_is_written_down(tmp_path: Path) -> None:
+    assert identity_of(tmp_path, KNOWN) == KNOWN
+    assert identity_of(tmp_path, None) == KNOWN
+
+
+PLANTS: dict[str, Callable[[Path, Path], object]] = {
+    "link": lambda place, outside: place.symlink_to(outside),
+    "fifo": lambda place, outside: os.mkfifo(place),
+    "folder": lambda place, outside: place.mkdir(),
+    "hard link": lambda place, outside: place.hardlink_to(outside),
+    "other text": lambda place, outside: place.write_bytes(b"\xff../../etc" * 100),
+    "nothing": lambda place, outside: place.touch(),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
+def test_an_identity_is_never_taken_from_what_else_has_its_name(
+    tmp_path: Path, plant: Callable[[Path, Path], object]
+) -> None:
+    outside, state = tmp_path / "outside", tmp_path / "state"
+    outside.write_text("../elsewhere")
+    state.mkdir()
+    plant(state / "identity", outside)
+    assert identity_of(state, KNOWN) == KNOWN
+    assert outside.read_text() == "../elsewhere"
+
+
+def test_an_agent_whose_ledger_is_lost_goes_on_under_its_name(tmp_path: Path) -> None:
+    with AgentProcess(tmp_path, "http://127.0.0.1:9", "axom_live_x", {"mirror": {"enabled": False}}) as agent:
+        agent.call("sync")
+        for file in agent.state.glob("state.db*"):
+            file.unlink()
+        agent.call("sync")
+        assert [mark.name for mark in (agent.drop / ".axomsync" / "agents").iterdir()] == [
+            (agent.state / "identity").read_text().strip()
+        ]
