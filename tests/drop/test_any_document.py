@@ -1,0 +1,126 @@
+"""Any content as a receipt and as a record of a claim: it is one, or it is none, and that is told."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from axomsync.drop.claims import Claims
+from axomsync.drop.receipts import survey
+from axomsync.ledger import Ledger
+from axomsync.report import upload_document
+
+CONTENT = f"{'a' * 64}/a.jsonl"
+NAME = "x.jsonl.receipt.json"
+SHARD: dict[str, Any] = {"filename": "a-1.jsonl", "bytes": 10, "upload_id": "up-2", "key": "k2", "etag": None}
+WHOLE: dict[str, Any] = {
+    "path": "a.jsonl", "filename": "a.jsonl", "upload_id": "up-1", "key": "k", "sha256": "a" * 64, "md5": None,
+    "etag": '"e"', "bytes": 10, "lines": 1, "repeated_lines": {"count": 1, "compared": 2, "first": [2]},
+    "time": "2026-01-01T00:00:00+00:00", "duplicate": False, "shards": [SHARD], "content": CONTENT,
+}  # fmt: skip
+
+NUMBERS = st.sampled_from([0, -1, 2**31, 2**63 - 1, 2**63, 2**64, 2**70, 10**400, 1.5, 1e308, float("inf"), float("nan")])
+TEXTS = st.text() | st.sampled_from(
+    ["", "\0", "\ud800", "../../etc/passwd", "/etc/passwd", "a/../b", "x" * 100_000, "0001-01-01T00:00:00+23:59", "a" * 64,
+     "9999-12-31T23:59:59-23:59", "2026-01-01", "2026-W01-1T00:00:00+00:00", "\\x00\\", "=1+1", "\x1b[2J"]
+)  # fmt: skip
+SCALARS = st.none() | st.booleans() | NUMBERS | st.integers() | st.floats() | TEXTS
+ANYTHING = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+)
+
+
+@st.composite
+def nearly(draw: st.DrawFn, whole: dict[str, Any]) -> dict[str, Any]:
+    """A document in which some fields are something else, or missing."""
+    document = dict(whole)
+    for name in draw(st.lists(st.sampled_from(sorted(whole)), max_size=3)):
+        if draw(st.booleans()):
+            document[name] = draw(ANYTHING)
+        else:
+            document.pop(name, None)
+    if draw(st.booleans()):
+        document["shards"] = draw(
+            st.lists(st.just(SHARD) | st.dictionaries(st.sampled_from(sorted(SHARD)), ANYTHING), max_size=3)
+        )
+    return document
+
+
+TEXT_OF_DOCUMENTS = (ANYTHING | nearly(WHOLE)).map(lambda document: json.dumps(document).encode())
+BYTES = st.binary() | st.sampled_from([b"[" * 200_000, b'{"a":' * 200_000, b"\xef\xbb\xbf{}", b"NaN", b" ", b"{}{}"])
+DOCUMENTS = st.lists(TEXT_OF_DOCUMENTS | TEXT_OF_DOCUMENTS | BYTES, min_size=1, max_size=10)
+
+
+def take(folder: Path, ledger: Ledger, documents: list[bytes]) -> None:
+    claims = Claims(folder, "here", keeps=False)
+    record = claims_record(folder)
+    for number, text in enumerate(documents):
+        (folder / "uploaded" / f"{number}.receipt.json").write_bytes(text)
+        record.write_bytes(text)
+        claims.record(CONTENT)
+    found = survey(folder, {})
+    for number in range(len(documents)):
+        (folder / "uploaded" / f"{number}.receipt.json").unlink()
+    assert found.faults == {}
+    assert len(found.new) + len(found.none) == len(found.marks) == len(documents)
+    ledger.adopt_uploads(found.new, found.marks)
+    for upload in ledger.read.uploads():
+        text = json.dumps(upload_document(upload, ledger.read.shards(upload.id)))
+        assert "/etc/passwd" not in str(json.loads(text)["path"])
+    ledger.strike([upload.id for upload in ledger.read.uploads()], [])
+
+
+def claims_record(folder: Path) -> Path:
+    Claims(folder, "here", keeps=False).register()
+    claims = Claims(folder, "here", keeps=False)
+    claims.take(CONTENT)
+    (claim,) = (path for path in (folder / ".axomsync" / "claims").iterdir() if not path.suffix)
+    return claim.with_name(f"{claim.name}.json")
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[Path, Ledger]]:
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else None) as name:
+        (Path(name) / "drop" / "uploaded").mkdir(parents=True)
+        with Ledger(Path(name) / "state", lambda: 0.0) as ledger:
+            yield Path(name) / "drop", ledger
+
+
+Test = Callable[[tuple[Path, Ledger], list[bytes]], None]
+
+
+def with_many(examples: int) -> Callable[[Test], Test]:
+    calm = settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+    return lambda test: calm(given(documents=DOCUMENTS)(test))
+
+
+@with_many(600)
+def test_any_document_is_a_receipt_or_none(place: tuple[Path, Ledger], documents: list[bytes]) -> None:
+    take(*place, documents)
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(3600)
+@with_many(4000)
+def test_any_of_very_many_documents_is_a_receipt_or_none(place: tuple[Path, Ledger], documents: list[bytes]) -> None:
+    take(*place, documents)
+
+
+def test_a_whole_document_is_a_receipt(place: tuple[Path, Ledger]) -> None:
+    folder, _ = place
+    (folder / "uploaded" / NAME).write_text(json.dumps(WHOLE))
+    record = claims_record(folder)
+    record.write_text(json.dumps(WHOLE))
+    (receipt,) = survey(folder, {}).new
+    (folder / "uploaded" / NAME).unlink()
+    assert (receipt.path, receipt.bytes, receipt.at) == (b"a.jsonl", 10, 1767225600.0)
+    stored = Claims(folder, "here", keeps=False).record(CONTENT)
+    assert stored == receipt.stored
+    assert [(shard.start, shard.end, shard.key) for shard in receipt.stored.shards] == [(0, 10, "k2")]
