@@ -102,7 +102,8 @@ class Folder:
     def read_and_look(self, name: bytes, most: int) -> tuple[bytes, os.stat_result]:
         """As `read`, with the status of the very file that was read: who made it, for one."""
         with self._named(name), open(self.open_file(name), "rb") as stream:
-            return stream.read(most), os.fstat(stream.fileno())
+            status = os.fstat(stream.fileno())
+            return stream.read(min(most, status.st_size)), status  # room for `most` is asked of the system even if unused
 
     def write_new(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
         """Make the file `name`, which must not be there: whole, and on disk when this returns."""

@@ -16,7 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from axomsync.documents import NotADocument, read_document
 from axomsync.drop.watch import ARCHIVE, folder_fault
@@ -96,6 +107,13 @@ def _demand_time(text: str) -> str:
     return text
 
 
+def _or_nothing(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return validate(value)
+    except ValidationError:
+        return None  # a remark that somebody changed makes the receipt no less true
+
+
 class _ReceiptShape(StoredShape):
     path: Annotated[Text, AfterValidator(_demand_below)]
     filename: Text
@@ -103,7 +121,7 @@ class _ReceiptShape(StoredShape):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     md5: Text | None = None
     lines: Count | None = None
-    repeated_lines: _RepeatedShape | None = None
+    repeated_lines: Annotated[_RepeatedShape | None, WrapValidator(_or_nothing)] = None
     time: Annotated[Text, AfterValidator(_demand_time)]
     duplicate: bool
 

@@ -202,7 +202,7 @@ class Mirror:
 
     def _look_around(self) -> None:
         """Once at the start: what lies in the mirror folder is known again, though the ledger or a record may be lost."""
-        self._place.sweep()
+        self._place.sweep(self._now())
         known = {row.id: row for row in self._ledger.read.models()}
         for row in known.values():
             if row.state is ModelState.PUBLISHED:

@@ -19,6 +19,7 @@ from pathlib import Path
 from axomsync.errors import LocalFault, Rejected, local_fault, printable
 from axomsync.filesystems import sync_folder
 from axomsync.mirror import current
+from axomsync.mirror.abandoned import remove_abandoned
 from axomsync.mirror.integrity import Proof
 from axomsync.mirror.layout import folder_names
 from axomsync.mirror.readers import reader_of
@@ -227,8 +228,9 @@ class Place:
             raise local_fault(error) from None
         return folder
 
-    def sweep(self) -> None:
-        """Delete what a crash has left of what was being removed or repaired."""
+    def sweep(self, now: float) -> None:
+        """Delete what a crash has left of what was being removed or repaired, and what agents have that are gone."""
+        remove_abandoned(self._internal, now)
         for kind in (REMOVED, REPAIRED):
             for left in self._internal.glob(f"{kind}*"):
                 shutil.rmtree(left, ignore_errors=True)

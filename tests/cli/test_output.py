@@ -1,6 +1,8 @@
 """What the verbs print: JSON with fixed keys in every state, tables on a terminal, plain text in a pipe."""
 
+import csv
 import fcntl
+import io
 import json
 import os
 import pty
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from axomsync.cli.output import print_csv
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger
@@ -278,3 +281,12 @@ def test_watching_says_when_not_all_fits(worked: AgentProcess) -> None:
 
 def test_watching_on_a_terminal_that_can_not_write_over_anything(worked: AgentProcess) -> None:
     assert "\x1b" not in on_a_terminal(worked, "status", "--watch", width=60, until="PROBLEMS", TERM="dumb")
+
+
+def test_csv_has_no_formulas_and_no_escape_sequences(capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["=1+1", "+1", "-1", "@SUM(A1)", "plain", "a\x1b[2J\r\nb", "\t=1", "\x9b2J", "\udcff"]
+    print_csv(("text", "number"), [{"text": text, "number": -1} for text in told])
+    cells = [row["text"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert cells == [
+        "'=1+1", "'+1", "'-1", "'@SUM(A1)", "plain", "a\\x1b[2J\\r\\nb", "\\t=1", "\\x9b2J", "\\xff"
+    ]  # fmt: skip
