@@ -140,7 +140,11 @@ class Folder:
     def sync(self) -> None:
         """Make durable which names it has."""
         with self._named(b""):
-            os.fsync(self.descriptor)
+            try:
+                os.fsync(self.descriptor)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # a filesystem that has no such thing for folders, fsync(2)
+                    raise
 
     @contextmanager
     def _unfinished(self, data: bytes, mode: int, wanted: bytes) -> Iterator[bytes]:

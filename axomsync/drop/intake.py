@@ -22,7 +22,7 @@ from axomsync.config import DropSettings
 from axomsync.drop.backlog import Backlog
 from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.upload import Surroundings, Uploader
-from axomsync.drop.watch import Scan, Watcher, scan, stamp_at, unmounted
+from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
 from axomsync.drop.writers import being_written
 from axomsync.errors import KeyRefused, LocalFault, Stopping, printable
 from axomsync.liveness import Beat, Liveness
@@ -229,8 +229,9 @@ class Intake:
     def _still_written(self, row: Upload) -> bool:
         """Whether a program may go on writing to a file that stands still; says so once in its row."""
         try:
-            if not being_written(os.path.join(os.fsencode(self._settings.folder), row.path)):
-                return False
+            with folder_of(self._settings.folder, row.path) as (folder, name):
+                if not being_written(name, folder=folder.descriptor):
+                    return False
         except OSError:
             return False  # whoever opens it next tells why that is not possible
         if row.reason != STILL_WRITTEN:

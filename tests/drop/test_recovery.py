@@ -2,15 +2,20 @@
 
 import json
 import os
+import resource
 import shutil
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.drop.receipts import survey
+from axomsync.drop.watch import stamp_at, unmounted
+from axomsync.drop.writers import being_written
 from axomsync.errors import LocalFault
 from axomsync.ledger import Reader
 from axomsync.records import Stored, UploadState
@@ -314,3 +319,49 @@ def test_shards_of_a_file_that_went_away_are_orphans(tmp_path: Path, template: P
         known = {shard.key for _, shards in here.uploads() for shard in shards}
         known |= {key for keys in here.read(Reader.orphans).values() for key in keys}
         assert here.far.objects.keys() <= known, writes
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Nothing can be opened in the block."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_too_many_open_files_make_nothing_absent(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(dataset("a"))
+    claims = Claims(tmp_path, "here", keeps=True)
+    claims.register()
+    claims.take("content")
+    claims.settle("content", Stored("up-1", "k", None))
+    for question in (
+        lambda: stamp_at(tmp_path, b"a.jsonl"),
+        lambda: claims.take("content"),
+        lambda: claims.record("content"),
+        claims.register,
+    ):
+        with no_more_files(), pytest.raises(LocalFault, match="too many open files; raise LimitNOFILE"):
+            question()
+    with no_more_files(), pytest.raises(OSError, match="Too many open files"):
+        being_written(os.fsencode(tmp_path / "a.jsonl"))
+    with no_more_files():
+        assert unmounted(tmp_path, b"a.jsonl", tmp_path.stat().st_dev + 1), "nobody knows that it is gone"
+    assert claims.record("content") == Stored("up-1", "k", None)
+
+
+@pytest.mark.parametrize("way", ["x", "x/y"])
+def test_a_file_whose_way_is_another_now_is_gone(tmp_path: Path, way: str) -> None:
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    (tmp_path / "x" / "y" / "a.jsonl").write_bytes(dataset("a"))
+    assert stamp_at(tmp_path, b"x/y/a.jsonl") is not None
+    (tmp_path / way).rename(tmp_path / "away")
+    assert stamp_at(tmp_path, b"x/y/a.jsonl") is None
+    (tmp_path / way).symlink_to(tmp_path / "away")
+    assert stamp_at(tmp_path, b"x/y/a.jsonl") is None
+    (tmp_path / way).unlink()
+    (tmp_path / way).write_text("a file")
+    assert stamp_at(tmp_path, b"x/y/a.jsonl") is None
