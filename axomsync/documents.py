@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 LARGEST = 64 * 1024 * 1024  # bytes; the record of a model with 100,000 segments has about 10 MB
 _FOREIGN = frozenset({errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.ENOTDIR, errno.ENODEV})
+_OF_OTHERS = "another user has made it or may write to it; it proves nothing"
 
 
 class NotADocument(Exception):  # for the caller to tell: what follows from it differs
@@ -34,6 +35,9 @@ def read_document(
     `ours` wants one that this process's user or root has made, and that nobody else may write to.
     """
     try:
+        seen = folder.status(name) if ours else None
+        if seen is not None and stat.S_ISREG(seen.st_mode) and not is_ours(seen):
+            raise NotADocument(_OF_OTHERS)  # without a look at how much it is
         text, status = folder.read_and_look(name, largest + 1)
     except FileNotFoundError:
         return None
@@ -42,7 +46,7 @@ def read_document(
             raise NotADocument("it is no regular file") from None
         raise
     if ours and not is_ours(status):
-        raise NotADocument("another user has made it or may write to it; it proves nothing")
+        raise NotADocument(_OF_OTHERS)
     return parse_document(text, shape, largest)
 
 

@@ -165,3 +165,18 @@ def test_a_document_is_read_and_an_absent_one_is_nothing(folder: Folder) -> None
 def test_any_bytes_are_a_document_or_none(text: bytes) -> None:
     with suppress(NotADocument):
         assert isinstance(parse_document(text, SHAPE), Shape)
+
+
+def test_a_document_of_another_user_or_that_others_may_write_to_is_not_ours(folder: Folder) -> None:
+    place = here(folder) / "a"
+    shape = TypeAdapter(dict[str, int])
+    for mode, owner, ours in ((0o644, 0, True), (0o664, 0, False), (0o646, 0, False), (0o644, 65534, False)):
+        place.write_bytes(b'{"a": 1}')
+        place.chmod(mode)
+        os.chown(place, owner, owner)
+        assert read_document(folder, b"a", shape) == {"a": 1}
+        if ours:
+            assert read_document(folder, b"a", shape, ours=True) == {"a": 1}
+        else:
+            with pytest.raises(NotADocument, match="another user has made it or may write to it"):
+                read_document(folder, b"a", shape, ours=True)

@@ -63,12 +63,14 @@ class Claims:
 
     @property
     def alone(self) -> bool:
-        """Whether no other agent is known to have worked here."""
+        """Whether no other agent has worked here, as far as that can be told."""
         try:
             with self._opened(b"agents") as agents:
                 return not any(name != self._identity and not name.startswith(UNFINISHED) for name in agents.names())
-        except OSError:
+        except FileNotFoundError:
             return True
+        except OSError:
+            return False
 
     def register(self, carried: Iterable[str] = ()) -> None:
         """Be known to the other agents from now on, at a start: of claims of an earlier life, those of `carried` contents

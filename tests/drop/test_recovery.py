@@ -349,6 +349,7 @@ def test_too_many_open_files_make_nothing_absent(tmp_path: Path) -> None:
     with no_more_files(), pytest.raises(OSError, match="Too many open files"):
         being_written(os.fsencode(tmp_path / "a.jsonl"))
     with no_more_files():
+        assert not claims.alone, "perhaps"
         assert unmounted(tmp_path, b"a.jsonl", tmp_path.stat().st_dev + 1), "nobody knows that it is gone"
     assert claims.record("content") == Stored("up-1", "k", None)
 
