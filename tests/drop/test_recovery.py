@@ -236,6 +236,18 @@ def test_a_claim_on_what_is_under_way_outlives_its_agent(tmp_path: Path, templat
     assert list(claim.parent.iterdir()) == []
 
 
+def test_a_ledger_that_is_lost_under_way_leaves_no_claim_that_blocks(tmp_path: Path, template: Path) -> None:
+    here = DropHere(tmp_path / "here", template)
+    Claims(here.folder, "other", keeps=False).register()
+    drop(here, "a.jsonl")
+    here.far.faults.extend(["refused"] * 4)
+    here.live()
+    assert len(list((here.folder / ".axomsync" / "claims").iterdir())) == 1
+    shutil.copy(template, here.state / "state.db")
+    here.live()
+    assert (states(here), here.far.puts) == ([UploadState.UPLOADED], 5)
+
+
 @pytest.mark.parametrize("change", ["none", "another file"])
 def test_a_deletion_that_a_crash_cut_off_is_finished(tmp_path: Path, template: Path, change: str) -> None:
     here = DropHere(tmp_path / "here", template, after="keep")
