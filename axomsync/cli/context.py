@@ -50,11 +50,11 @@ def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
 @contextmanager
 def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
     """The ledger for reading, or None before the first start of an agent. Raises `LocalFault`."""
-    from axomsync.ledger import Reader
+    from axomsync.ledger import LEDGER_FILE, Reader
 
-    path = loaded.settings.state.folder / "state.db"
+    path = loaded.settings.state.folder / LEDGER_FILE
     try:
-        path.stat()
+        path.lstat()
     except FileNotFoundError:
         yield None
         return

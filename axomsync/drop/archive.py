@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from axomsync.drop.jsonl import InvalidDataset
-from axomsync.drop.watch import ARCHIVE, REJECTS, stamp_at
+from axomsync.drop.watch import ARCHIVE, REJECTS, stamp_at, stamp_of
 from axomsync.drop.writers import being_written
 from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
 from axomsync.records import Shard, Upload
@@ -127,13 +127,8 @@ def _move(root: Path, upload: Upload, source: bytes, target: bytes) -> None:
         _rename_to_new(source, target)
     except FileNotFoundError:
         raise SourceChanged("the file went away while it was put away") from None
-    moved = os.lstat(target)
-    stamp = upload.stamp
-    changed = (moved.st_ino, moved.st_size, moved.st_mtime_ns) != (
-        stamp.ino,
-        stamp.size,
-        stamp.mtime_ns,
-    )  # renaming sets ctime
+    moved, stamp = stamp_of(os.lstat(target)), upload.stamp
+    changed = (moved.ino, moved.size, moved.mtime_ns) != (stamp.ino, stamp.size, stamp.mtime_ns)  # renaming sets ctime
     if changed or being_written(target):
         with suppress(FileExistsError):  # something lies there again: both are kept
             _rename_to_new(target, source)
