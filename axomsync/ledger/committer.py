@@ -67,6 +67,8 @@ class Committer:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unheard: dict[Hashable, Write[Any]] = {}  # the last failed write of a row; of the committing thread
         self._fault: LedgerFault | None = None  # why the last commit failed
+        self._changes = 0
+        self.written_at = time.monotonic()  # when something was last brought to the disk
         self._waits_since: tuple[float, Trouble] | None = None  # monotonic, and for what the commit under way waits
         self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
         self._thread.start()
@@ -142,7 +144,10 @@ class Committer:
             connection.execute("BEGIN IMMEDIATE")
             self._waits_since = (time.monotonic(), Trouble.SLOW)
             outcomes = [self._in_savepoint(job) for job in jobs]
+            changes = connection.total_changes
             connection.execute("COMMIT")
+            if changes != self._changes:
+                self._changes, self.written_at = changes, time.monotonic()
         except BaseException as error:
             with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
                 connection.execute("ROLLBACK")

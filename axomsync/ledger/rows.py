@@ -20,7 +20,7 @@ class Misfit(ValueError):
     """What the ledger holds is nothing that a program of ours wrote: the file is damaged."""
 
 
-def fitting(kind: type[T], **values: Any) -> T:
+def fitting(kind: type[T], /, **values: Any) -> T:
     """A record of plain columns, each of the type that the record wants. Raises `Misfit`."""
     for name, types in _column_types(kind):  # type: ignore[arg-type]  # mypy doubts that classes can be hashed
         if type(values[name]) not in types:

@@ -7,6 +7,7 @@ never ends and so keeps the WAL growing (`held_by_reader`).
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -24,6 +25,7 @@ from axomsync.records import ModelState, Problem, Transfer, UploadState
 
 LEDGER_FILE = "state.db"  # in the state folder
 LARGE_WAL_BYTES = 64 * 1024 * 1024
+SILENT_SECONDS = 60.0
 LITTLE_ROOM_BYTES = 1024 * 1024
 _TROUBLES = tuple(Trouble)
 
@@ -70,8 +72,12 @@ class Ledger(UploadWrites, ModelWrites):
         raise_flag(self._lock_file, None if trouble is None else _TROUBLES.index(trouble))
 
     def probe(self) -> Write[None]:
-        """See whether a write would come through; nothing is written unless there is a reason for doubt."""
-        doubtful = self.trouble() is not None or _is_short_of_room(self.path)
+        """See whether a write would come through; nothing is written unless there is a reason for doubt.
+
+        A disk that fails shows it at a write alone, so a long silence is one.
+        """
+        silent = time.monotonic() - self.written_at > SILENT_SECONDS
+        doubtful = silent or self.trouble() is not None or _is_short_of_room(self.path)
 
         def work(db: Database) -> None:
             if doubtful:  # as much as a step of real work writes
