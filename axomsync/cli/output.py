@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from axomsync.errors import printable
+
 
 def print_documents(documents: list[dict[str, Any]], as_json: bool, layout: Callable[[list[dict[str, Any]]], Any]) -> None:
     """Rows as JSON, or as the table that `layout` makes of them."""
@@ -20,10 +22,17 @@ def print_documents(documents: list[dict[str, Any]], as_json: bool, layout: Call
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """As RFC 4180 wants it, but for the line ends."""
+    """As RFC 4180 wants it, but for the line ends. A spreadsheet must neither run nor hide what is in a cell."""
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def print_json(document: Any) -> None:

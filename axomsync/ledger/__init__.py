@@ -4,7 +4,7 @@
 """
 
 from axomsync.ledger.beside import write_beside_agent
-from axomsync.ledger.connection import LedgerFault, Trouble, ledger_fault
+from axomsync.ledger.connection import LedgerFault, Trouble, check_ledger, ledger_fault
 from axomsync.ledger.holding import act_as_owner, holder
 from axomsync.ledger.reader import Reader, UnreadyLedger
 from axomsync.ledger.rows import stored
@@ -18,6 +18,7 @@ __all__ = [
     "Trouble",
     "UnreadyLedger",
     "act_as_owner",
+    "check_ledger",
     "holder",
     "ledger_fault",
     "stored",

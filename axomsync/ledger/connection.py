@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from axomsync.errors import LocalFault, local_fault, printable
-from axomsync.ledger.holding import check_plain, open_or_make
+from axomsync.ledger.holding import LOCK_FILE, check_plain, open_or_make
 from axomsync.ledger.rows import Misfit
 from axomsync.ledger.schema import migrations, refuse_newer
 
@@ -112,6 +112,6 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
 
 
 def check_ledger(path: Path) -> None:
-    """Refuse links, pipes and the like under the names that SQLite is about to open. Raises `LocalFault`."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        check_plain(path.with_name(path.name + suffix))
+    """Refuse links, pipes and the like under the names that this program and SQLite open. Raises `LocalFault`."""
+    for name in (LOCK_FILE, *(path.name + suffix for suffix in ("", "-wal", "-shm", "-journal"))):
+        check_plain(path.with_name(name))

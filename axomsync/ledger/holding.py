@@ -57,6 +57,11 @@ def act_as_owner(folder: Path) -> bool:
         raise LocalFault(
             f"{printable(str(folder))}: it belongs to {name}, and this root may not act as that user; run it as {name}"
         ) from None
+    if not os.access(__file__, os.R_OK):
+        raise LocalFault(
+            f"{printable(str(folder))}: it belongs to {name}, who may not read this program ({__file__}); install it where "
+            "everybody may"
+        )
     return True
 
 
