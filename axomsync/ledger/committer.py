@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from axomsync.ledger.connection import LedgerFault, Trouble, ledger_fault, open_for_writing, sqlite_fault
-from axomsync.ledger.rows import Misfit
+from axomsync.ledger.connection import DAMAGE, LedgerFault, Trouble, ledger_fault, open_for_writing, sqlite_fault
 
 T = TypeVar("T")
 
@@ -175,5 +174,5 @@ class Committer:
         return result
 
     def _told(self, failure: Exception) -> Exception:
-        """What a row holds that no program of ours wrote makes a bug of whatever reads it."""
-        return ledger_fault(self.path, Trouble.DAMAGED) if isinstance(failure, Misfit) else failure
+        """A damaged row is no bug of the work that met it."""
+        return ledger_fault(self.path, Trouble.DAMAGED) if isinstance(failure, DAMAGE) else failure

@@ -39,7 +39,7 @@ def open_for_writing(path: Path) -> Database:
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
             connection.execute("PRAGMA foreign_keys = ON")
             migrations.apply(db)
-    except (sqlite3.Error, Misfit) as error:
+    except (sqlite3.Error, *DAMAGE) as error:
         raise sqlite_fault(error, path) from None
     except OSError as error:
         raise local_fault(error, str(path)) from None
@@ -71,6 +71,10 @@ class Trouble(StrEnum):
     SLOW = "the disk takes more than 10 s for a write; look at the kernel log"
     HELD = "its WAL grows, since another program never ends its reading, a backup or an SQLite shell perhaps; end that"
 
+
+# What a damaged file ends in where SQLite sees nothing wrong with it: words and columns that are none of ours, and errors
+# that quote it (a schema, a row) in what is no UTF-8.
+DAMAGE = (Misfit, KeyError, UnicodeDecodeError)
 
 _BY_CODE = {
     sqlite3.SQLITE_FULL: Trouble.FULL,

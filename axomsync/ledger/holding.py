@@ -11,7 +11,6 @@ folder that can't be made or written, links, pipes and second names in the place
 the owner (`LocalFault`).
 """
 
-import errno
 import fcntl
 import os
 import pwd
@@ -162,9 +161,8 @@ def check_plain(path: Path) -> None:
 def _open_plain(path: Path, how: int) -> int:
     try:
         file = os.open(path, how | _PLAIN)
-    except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ELOOP, errno.EISDIR):  # a pipe or socket, a link, a folder
-            check_plain(path)
+    except OSError:
+        check_plain(path)  # it says more than the error
         raise
     try:
         _refuse_other(path, os.fstat(file))

@@ -16,10 +16,9 @@ from sqlite_utils import Database
 from axomsync.errors import LocalFault
 from axomsync.ledger.connection import (
     BUSY_TIMEOUT_SECONDS,
-    Trouble,
+    DAMAGE,
     check_ledger,
     closed_on_failure,
-    ledger_fault,
     sqlite_fault,
 )
 from axomsync.ledger.rows import Misfit, Row, fitting, known_state, to_model, to_upload
@@ -71,10 +70,8 @@ class Reader:
                 refuse_newer(self._db, path)
                 if migrations.pending(self._db):
                     raise UnreadyLedger(f"{path}: of an older version; start the agent anew, which brings it up to date")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, *DAMAGE) as error:
             raise sqlite_fault(error, path) from None
-        except Misfit:
-            raise ledger_fault(path, Trouble.DAMAGED) from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -91,10 +88,8 @@ class Reader:
         with self._lock:
             try:
                 return [make(row) for row in self._db.query(sql, list(parameters))]  # fifty thousand dicts are 100 MB
-            except sqlite3.Error as error:
+            except (sqlite3.Error, *DAMAGE) as error:
                 raise sqlite_fault(error, self.path) from None
-            except (Misfit, KeyError):  # a column that is not there any more
-                raise ledger_fault(self.path, Trouble.DAMAGED) from None
 
     def uploads(self) -> list[Upload]:
         """Every file ever taken, oldest first."""
