@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from axomsync.cli.output import print_csv
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger
@@ -278,3 +279,8 @@ def test_watching_says_when_not_all_fits(worked: AgentProcess) -> None:
 
 def test_watching_on_a_terminal_that_can_not_write_over_anything(worked: AgentProcess) -> None:
     assert "\x1b" not in on_a_terminal(worked, "status", "--watch", width=60, until="PROBLEMS", TERM="dumb")
+
+
+def test_csv_cells_are_cleaned_and_never_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    print_csv(["a", "b", "c"], [{"a": "=1+1", "b": "x\x1b[2J\ny", "c": -3}, {"a": "@x", "b": "-y", "c": None}])
+    assert capsys.readouterr().out == "a,b,c\n'=1+1,x\\x1b[2J\\ny,-3\n'@x,'-y,\n"
