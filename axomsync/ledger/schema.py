@@ -216,7 +216,7 @@ _REJECTED = "CREATE INDEX uploads_rejected ON uploads(id) WHERE state = 'rejecte
 def refuse_newer(db: Database, path: Path) -> None:
     known = {migration.name for migration in migrations.pending(Database(memory=True))}
     unknown = [str(applied.name) for applied in migrations.applied(db) if applied.name not in known]
-    if any(not re.fullmatch(r"m\d{3}_[a-z0-9_]+", name) for name in unknown):
+    if any(not re.fullmatch(r"m\d{3}(_[a-z0-9_]+)?", name) for name in unknown):
         raise Misfit("a migration")
     if unknown:
         row = db.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()
