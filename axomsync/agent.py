@@ -609,12 +609,16 @@ class Agent:
         settings = self.loaded.settings
         if not settings.web.listen:
             self.problems.clear("status page")
-            self.ledger.set_facts(page=None)
+            self._announce(None)
             return
         from axomsync.web.page import Page
 
-        self.page = Page(settings.web, self._build_server, self.problems, lambda url: self.ledger.set_facts(page=url))
+        self.page = Page(settings.web, self._build_server, self.problems, self._announce)
         self.page.start()
+
+    def _announce(self, url: str | None) -> None:
+        with suppress(LocalFault):  # the page is served all the same
+            self.ledger.set_facts(page=url)
 
     def _build_server(self, token: str | None) -> "Server":
         from axomsync.ops.metrics import AgentCollector, registry

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from axomsync.errors import LocalFault
+from axomsync.errors import AxomsyncError, LocalFault
 from axomsync.ledger import Ledger, Trouble, ledger_fault
 from axomsync.policy import without_request
 from axomsync.records import Problem
@@ -69,7 +69,10 @@ class Problems:
                 self._ledger.show_problem(subject, reason, next_attempt)
 
     def report_bug(self, subject: str, bug: Exception, next_attempt: float | None = None) -> None:
-        """As `report`, of an exception that nobody foresaw; its traceback is logged once."""
+        """As `report`, of an exception that nobody foresaw there; the traceback of a bug is logged once."""
+        if isinstance(bug, AxomsyncError):
+            self.report(subject, str(bug), next_attempt)
+            return
         reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
         with self._lock:
             known = self._known.get(subject)

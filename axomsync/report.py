@@ -274,4 +274,6 @@ def _lies_among_rejects(drop: Path, upload: Upload) -> bool:
 
 
 def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:
-    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": iso(next_attempt)}
+    # What was due a moment ago is due now.
+    due = None if next_attempt is None else max(next_attempt, time.time())
+    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": iso(due)}

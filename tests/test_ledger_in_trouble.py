@@ -4,11 +4,12 @@ once, and no longer when it is over. Needs root for mounts."""
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -67,6 +68,15 @@ def everywhere(agent: AgentProcess, page: str) -> dict[str, bool]:
     }
 
 
+def heard(manager: socket.socket) -> list[str]:
+    """What the service manager was told since it listened last."""
+    said = []
+    with suppress(BlockingIOError):
+        while True:
+            said.append(manager.recv(4096).decode())
+    return said
+
+
 TROUBLES: dict[str, tuple[Callable[[Path, AgentProcess], object], Trouble]] = {
     "full": (full, Trouble.FULL),
     "locked": (locked, Trouble.LOCKED),
@@ -80,7 +90,11 @@ def test_a_state_folder_in_trouble_is_told_in_all_places_once_and_while_it_lasts
 ) -> None:
     happens, trouble = TROUBLES[kind]
     with ExitStack() as stack:
-        agent = stack.enter_context(AgentProcess(tmp_path / "box", server.url, KEY, LISTEN))
+        manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        agent = stack.enter_context(AgentProcess(tmp_path / "box", server.url, KEY, LISTEN, environ=environ))
         state = stack.enter_context(small_disk(agent.state, "size=12m"))
         agent.start()
         page = str(eventually("a page", lambda: agent.status()["agent"]["page"]))
@@ -90,11 +104,13 @@ def test_a_state_folder_in_trouble_is_told_in_all_places_once_and_while_it_lasts
             eventually("the log", lambda: f"ledger: {state}/state.db: {trouble}" in agent.log(), patience=SOON)
             assert all(everywhere(agent, page).values()), everywhere(agent, page)
             assert time.monotonic() - began < SOON + 2.0, "the news took longer than people wait, and two processes to start"
-            assert "ledger: " in agent.call("status").stdout or str(trouble)[:20] in agent.call("status").stdout
+            assert "ledger" in agent.call("status").stdout
+            assert any(f"STATUS=in trouble: {state}" in said for said in heard(manager))
             while time.monotonic() - began < 15:  # longer than a lock is waited for
                 (agent.drop / f"{time.monotonic()}.jsonl").write_text('{"a": 1}\n')
                 time.sleep(0.5)
         eventually("the end of it", lambda: "ledger: works again" in agent.log(), patience=20)
+        assert not any("in trouble" in said for said in heard(manager)[-1:])
         eventually("silence", lambda: not any(everywhere(agent, page).values()))
         assert agent.log().count("ledger: ") == 2, agent.log()
         eventually("the uploads", lambda: {row["state"] for row in agent.uploads()} <= {"uploaded", "duplicate"})
