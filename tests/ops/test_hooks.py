@@ -226,3 +226,14 @@ def test_a_hook_of_the_same_user_can_not_read_the_key_from_the_agent() -> None:
             assert agent.terminate() == 0
     finally:
         shutil.rmtree(place)
+
+
+def test_an_event_that_trips_a_bug_does_not_keep_the_others_waiting(here: Installation) -> None:
+    columns = 'kind, "table", subject, at'
+    here.ledger.execute(f"INSERT INTO events ({columns}) VALUES ('upload_done', 'uploads', 'no number', 1)").result()
+    here.publish()
+    here.run(model_published=here.teller(), upload_done=here.teller())
+    assert [document["event"] for _, document, _ in here.told()] == ["model_published"]
+    (problem,) = here.ledger.read.problems()
+    assert (problem.subject, "unexpected ValueError" in problem.reason) == ("hooks", True)
+    assert here.output()[0] == (1, 0, "unexpected ValueError")
