@@ -1,7 +1,7 @@
 """The composition root: builds the parts, starts and stops them, and lives with signals and the service manager.
 
-Failures handled: a worker that dies (the process ends with a message, the service manager starts another), a worker that
-hangs (the watchdog is no longer fed), a new configuration that is bad (the old one stays), a stop while storage hangs (the
+Failures handled: a worker that trips a bug (told, and begun again after a pause), a worker that hangs (the watchdog is no
+longer fed), a new configuration that is bad (the old one stays), a stop while storage hangs (the
 process ends in time all the same), a state folder that can't be written for a while (told, and tried again).
 """
 
@@ -26,7 +26,7 @@ from axomsync.console import Console
 from axomsync.drop.intake import Intake
 from axomsync.drop.upload import Surroundings
 from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Rejected, Transient
-from axomsync.ledger import Ledger, Reader
+from axomsync.ledger import Ledger, Reader, ledger_fault
 from axomsync.ledger.identity import identity_of
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
@@ -35,10 +35,11 @@ from axomsync.mirror.mirror import Mirror
 from axomsync.mirror.publish import Place
 from axomsync.mirror.upkeep import Upkeep
 from axomsync.ops import logs, systemd
-from axomsync.ops.hooks import Hooks
-from axomsync.problems import Problems
+from axomsync.ops.hooks import Hooks, shield_memory
+from axomsync.policy import BACKOFF_CAP
+from axomsync.problems import LedgerWatch, Problems
 from axomsync.records import ModelState, UploadState
-from axomsync.report import PAUSE_ENDS, STUCK_MODELS, STUCK_UPLOADS, iso
+from axomsync.report import PAUSE_ENDS, STUCK_MODELS, STUCK_UPLOADS, iso, number_in
 from axomsync.steering import Request, Steering, Verb
 from axomsync.storage import ANSWER_SECONDS, Storage
 from axomsync.targets import Targets, find, is_under_way, may_be_retried, name_of
@@ -60,6 +61,7 @@ RUN_PATIENCE_SECONDS = 600.0
 SYNC_PATIENCE_SECONDS = 60.0
 SILENCE_SECONDS = 10.0  # calls of the console are more patient; whoever asks for the status need not be
 SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; what is due waits for it"
+WORKERS = {"drop": "drop folder", "mirror": "mirror folder", "upkeep": "upkeep", "hooks": "hooks"}  # and their problems
 NO_MIRROR = MirrorSettings(enabled=False)
 
 
@@ -117,14 +119,14 @@ class Parts:
         if self.intake is not None:
             self.intake.paused = self.paused
             self._schedule.every(self.settings.drop.rescan, self.intake.wake)
-            self._spawn("drop", self.intake.run)
+            self._spawn("drop", self.intake.run, self.stop)
         if self.mirror is not None:
             self.mirror.paused = self.paused
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
-            self._spawn("mirror", self.mirror.run)
+            self._spawn("mirror", self.mirror.run, self.stop)
         if self.upkeep is not None:
-            self._spawn("upkeep", self.upkeep.run)
-        self._spawn("hooks", self.hooks.run)
+            self._spawn("upkeep", self.upkeep.run, self.stop)
+        self._spawn("hooks", self.hooks.run, self.stop)
 
     @property
     def working(self) -> bool:
@@ -187,8 +189,8 @@ class Parts:
             self._agent.tick()
         return failures
 
-    def _spawn(self, name: str, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=self._agent.guard, args=(name, work), name=name, daemon=True)
+    def _spawn(self, name: str, work: Callable[[], None], again: threading.Event | None = None) -> None:
+        thread = threading.Thread(target=self._agent.guard, args=(name, work, again), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -224,7 +226,8 @@ class Agent:
         self.throttle = Throttle(settings.transfer.bandwidth)
         self.liveness = Liveness(_silence_allowed(settings), time.monotonic)
         self.problems = Problems(self.ledger)
-        self._pause_ends = float(self.ledger.read.facts().get(PAUSE_ENDS) or -math.inf)
+        self.watch = LedgerWatch(self.ledger, self.problems, lambda: systemd.status(self._summary()))
+        self._pause_ends = number_in(self.ledger.read.facts().get(PAUSE_ENDS)) or -math.inf
         self.steering = Steering(self.ledger, self._verbs(), self.liveness)
 
     def _verbs(self) -> Mapping[str, Verb]:
@@ -251,7 +254,7 @@ class Agent:
         self._tell("started")
         log.info("axomsync %s works with %s", __version__, self.loaded.path)
         systemd.ready("working")
-        self.guard("agent", self._work)
+        self.guard("agent", self._work, threading.Event())
         systemd.stopping()
         self._close_page()
         self._end_parts()
@@ -321,18 +324,21 @@ class Agent:
         self.throughput.observe(self.meter.totals(), time.monotonic())
         transfers = self.meter.read()
         if transfers or self._shown_transfers:
-            try:
+            with suppress(LocalFault):  # told by the watch
                 self.ledger.show_transfers(transfers)
-            except LocalFault as fault:
-                self.problems.report("ledger", str(fault))
-                return
-            self.problems.clear("ledger")
         self._shown_transfers = bool(transfers)
 
-    def guard(self, name: str, work: Callable[[], None]) -> None:
-        """Run a worker; one that dies takes the process with it, since half an agent is worse than a restart."""
+    def guard(self, name: str, work: Callable[[], None], stop: threading.Event | None = None) -> None:
+        """Run a worker. One that trips a bug is told and begun again after a pause, until `stop` is set.
+
+        Without a `stop` its end is the end of the process: it was to work once.
+        """
         try:
-            work()
+            pause = 0.0
+            while not self._works(name, work, stop, pause):
+                pause = min(2 * pause + 1.0, BACKOFF_CAP)
+                if stop is not None and stop.wait(pause):
+                    return
         except BaseException as death:
             if self.ended:  # what it works with is being closed
                 log.debug("the %s worker ended with: %s", name, death)
@@ -343,12 +349,25 @@ class Agent:
         finally:
             self._wakes.put(None)  # a pass may be over
 
+    def _works(self, name: str, work: Callable[[], None], stop: threading.Event | None, pause: float) -> bool:
+        try:
+            work()
+        except Exception as bug:
+            if stop is None or stop.is_set() or self.ended:
+                raise
+            self.problems.report_bug(WORKERS.get(name, "agent"), bug, time.time() + pause)
+            return False
+        return True
+
     def _tell(self, state: str) -> None:
-        with suppress(LocalFault):  # told by whoever can't do its work because of it
-            self.ledger.tell("agent", f"axomsync {__version__}", state)
+        if self.watch.told is None:  # a ledger that can't be written must not hold up the end
+            with suppress(LocalFault):
+                self.ledger.tell("agent", f"axomsync {__version__}", state)
 
     def _begin(self) -> None:
         self._listen_to_signals()
+        shield_memory()
+        self.watch.start()
         if warning := config.key_file_warning(self.loaded.settings):
             log.warning("%s", warning)
         for line in config.not_acted_on(self.loaded):
@@ -379,6 +398,7 @@ class Agent:
     def _outcome(self, failures: Mapping[str, AxomsyncError], began: float) -> int:
         for folder, failure in failures.items():
             self.problems.report(folder if isinstance(failure, LocalFault) else "console", str(failure))
+        self.watch.turn()  # so that the ledger's are told before the end
         try:
             codes = {failure.exit_code for failure in failures.values()} | self._codes_of_what_is_left(began)
         except LocalFault as fault:
@@ -422,6 +442,8 @@ class Agent:
                 self.ledger.set_facts(observer=observer)
 
     def _summary(self) -> str:
+        if self.watch.told is not None:
+            return f"in trouble: {ledger_fault(self.ledger.path, self.watch.told)}"
         transfers = self.meter.read()
         if not transfers:
             return "paused" if self.paused else "nothing to do"
@@ -441,6 +463,8 @@ class Agent:
             self.steering.look()
         except LocalFault as fault:
             self.problems.report("steering", str(fault))
+        except Exception as bug:  # noqa: BLE001  # whatever was asked, the agent goes on
+            self.problems.report_bug("steering", bug)
         else:
             self.problems.clear("steering")
 
@@ -585,20 +609,26 @@ class Agent:
         settings = self.loaded.settings
         if not settings.web.listen:
             self.problems.clear("status page")
-            self.ledger.set_facts(page=None)
+            self._announce(None)
             return
         from axomsync.web.page import Page
 
-        self.page = Page(settings.web, self._build_server, self.problems, lambda url: self.ledger.set_facts(page=url))
+        self.page = Page(settings.web, self._build_server, self.problems, self._announce)
         self.page.start()
+
+    def _announce(self, url: str | None) -> None:
+        with suppress(LocalFault):  # the page is served all the same
+            self.ledger.set_facts(page=url)
 
     def _build_server(self, token: str | None) -> "Server":
         from axomsync.ops.metrics import AgentCollector, registry
         from axomsync.web.facts import Facts
         from axomsync.web.server import Server
 
-        facts = Facts(self.loaded.settings, Reader(self.ledger.path), self.liveness, self.throughput)
-        told = AgentCollector(facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes)
+        facts = Facts(self.loaded.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems)
+        told = AgentCollector(
+            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all
+        )
         return Server(facts, registry(told), token)
 
     def _close_page(self) -> None:
@@ -608,8 +638,10 @@ class Agent:
 
     def _close(self) -> None:
         self.steering.close()
-        with suppress(LocalFault):
-            self.ledger.show_transfers([])
+        self.watch.stop()
+        if self.watch.told is None:
+            with suppress(LocalFault):
+                self.ledger.show_transfers([])
         self.ledger.close()
 
 
@@ -623,6 +655,9 @@ def _collect(folder: str, work: Callable[[], None], failures: dict[str, Axomsync
         work()
     except AxomsyncError as failure:
         failures[folder] = failure
+    except Exception as bug:
+        log.error("%s: a bug was met", folder, exc_info=bug)
+        failures[folder] = LocalFault(f"unexpected {type(bug).__name__}: {bug}; please report it")
 
 
 def exit_now(code: int) -> None:

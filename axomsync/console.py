@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; a catalog of 100,000 models is about 30 MB
 ANSWER_SECONDS = 300.0  # for one whole answer; a far side that trickles must not hold a worker for ever
 DETAIL_LIMIT = 16 * 1024
+DETAIL_SECONDS = 30.0  # what comes later of an error is not waited for
 PAGE_LIMIT = 1000
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 LARGEST_NUMBER = (1 << 63) - 1  # that the ledger can hold
@@ -191,7 +192,9 @@ class Console:
                 f"the console wants {printable(shape.method)} for uploads, this version knows PUT; is it the newest?"
             )
         lifetime = url_lifetime(shape.url, date or self._now())
-        return Presigned(shape.upload_id, shape.key, shape.url, None if lifetime is None else self._now() + lifetime)
+        # Told to people and to programs, and never asked with.
+        upload_id, key = printable(shape.upload_id), printable(shape.key)
+        return Presigned(upload_id, key, shape.url, None if lifetime is None else self._now() + lifetime)
 
     def _list(self, path: str, shape: type[R]) -> list[R]:
         entries: list[R] = []
@@ -275,12 +278,27 @@ class Console:
                 raise Transient(f"{path}: the answer took more than {self._answer_seconds:g} s")
         return bytes(body)
 
+    def _detail(self, response: httpx.Response) -> str:
+        """The server's own words, one short line; proxies answer with HTML, nothing at all, a lot, or for ever."""
+        piece, began = b"", time.monotonic()
+        for chunk in response.iter_bytes():
+            piece += chunk
+            if len(piece) >= DETAIL_LIMIT or time.monotonic() - began > min(DETAIL_SECONDS, self._answer_seconds):
+                break
+        try:
+            text = _words(orjson.loads(piece)["detail"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+            text = ""
+        # The key is taken out before the text is cut: half of it at the end would be found by nobody.
+        text = printable(" ".join(text.split())).replace(self._key or "\n", "…")
+        return text[:300] or "no detail given"
+
     def _raise_for_status(self, response: httpx.Response, scope: str) -> None:
         status = response.status_code
         if 200 <= status < 300:
             return
         call = f"{response.request.method} {printable(response.request.url.path)}"
-        detail = _detail(response).replace(self._key or "\n", "…") + request_id(response, "x-request-id", self._key)
+        detail = self._detail(response) + request_id(response, "x-request-id", self._key)
         if status == 401:
             raise KeyRefused(
                 f"the console refuses the API key ({detail}): create a new one in the console, put it where "
@@ -345,20 +363,6 @@ def _fit(shape: type[R], answer: object, what: str) -> R:
         first = failure.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the answer"
         raise Rejected(f"{what} lacks its documented form: {place}: {first['msg']}; is this the newest axomsync?") from None
-
-
-def _detail(response: httpx.Response) -> str:
-    """The server's own words, one short line; proxies answer with HTML, nothing at all, or a lot."""
-    piece = b""
-    for chunk in response.iter_bytes(4096):
-        piece += chunk
-        if len(piece) >= DETAIL_LIMIT:
-            break
-    try:
-        text = _words(orjson.loads(piece)["detail"])
-    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
-        text = ""
-    return printable(" ".join(text.split()))[:300] or "no detail given"
 
 
 def _words(detail: Any) -> str:

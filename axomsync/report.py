@@ -12,8 +12,19 @@ from typing import Any
 from axomsync import __version__
 from axomsync.config import Settings
 from axomsync.errors import printable
-from axomsync.ledger import Reader, holder
-from axomsync.records import Happening, Model, ModelState, RemoteModel, RepeatedLines, Shard, Transfer, Upload, UploadState
+from axomsync.ledger import LEDGER_FILE, Reader, holder, ledger_fault, trouble_of
+from axomsync.records import (
+    Happening,
+    Model,
+    ModelState,
+    Problem,
+    RemoteModel,
+    RepeatedLines,
+    Shard,
+    Transfer,
+    Upload,
+    UploadState,
+)
 
 STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
@@ -27,8 +38,11 @@ Document = dict[str, Any]
 
 
 def iso(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO-8601 UTC."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    """Seconds since the epoch as ISO-8601 UTC; None also for what is no time of this calendar."""
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Iterable[str] = ()) -> Document:
@@ -144,13 +158,37 @@ def event_document(event: Happening) -> Document:
     }
 
 
-def status_document(settings: Settings, ledger: Reader | None, unready: str | None = None) -> Document:
-    """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`."""
+def status_document(
+    settings: Settings, ledger: Reader | None, unready: str | None = None, problems: Iterable[Problem] | None = None
+) -> Document:
+    """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`.
+
+    The agent itself knows its `problems`; others ask the ledger, and the agent's flag what the ledger can't be told.
+    """
     pid = holder(settings.state.folder)
     facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
-    problems = _problems(ledger, settings.drop.folder) if ledger else []
+    of_agent = list(problems if problems is not None else _problems_by_ledger(settings.state.folder, ledger))
     if unready:
-        problems.append(_problem("ledger", unready, time.time(), None))
+        of_agent.append(Problem("ledger", unready, time.time(), None))
+    told = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in of_agent]
+    return _status(settings, ledger, pid, facts, told + (_problems_of_rows(ledger, settings.drop.folder) if ledger else []))
+
+
+def _problems_by_ledger(state: Path, ledger: Reader | None) -> list[Problem]:
+    found = ledger.problems() if ledger else []
+    trouble = trouble_of(state)
+    if trouble is not None and all(problem.subject != "ledger" for problem in found):
+        found.append(Problem("ledger", str(ledger_fault(state / LEDGER_FILE, trouble)), time.time(), None))
+    return found
+
+
+def _status(
+    settings: Settings,
+    ledger: Reader | None,
+    pid: int | None,
+    facts: Mapping[str, str | None],
+    problems: list[Document],
+) -> Document:
     console_error = next((p["reason"] for p in problems if p["subject"] == "console"), None)
     last_poll = facts.get("last_poll")
     return {
@@ -189,13 +227,21 @@ def status_document(settings: Settings, ledger: Reader | None, unready: str | No
 
 
 def _pause(facts: Mapping[str, str | None]) -> Document:
-    ends = float(facts.get(PAUSE_ENDS) or 0)
+    ends = number_in(facts.get(PAUSE_ENDS)) or 0.0
     paused = time.time() < ends
     return {"paused": paused, "paused_until": iso(ends) if paused and math.isfinite(ends) else None}
 
 
+def number_in(fact: str | None) -> float | None:
+    """A fact of the ledger that is a number, None when it is none."""
+    try:
+        return float(fact) if fact else None
+    except ValueError:
+        return None
+
+
 def _when(fact: str | None) -> str | None:
-    return iso(float(fact)) if fact else None
+    return iso(number_in(fact))
 
 
 def free_bytes(folder: str) -> int | None:
@@ -207,8 +253,8 @@ def free_bytes(folder: str) -> int | None:
     return status.f_bavail * status.f_frsize
 
 
-def _problems(ledger: Reader, drop: Path) -> list[Document]:
-    problems = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in ledger.problems()]
+def _problems_of_rows(ledger: Reader, drop: Path) -> list[Document]:
+    problems = []
     set_aside = {upload.path: upload for upload in reversed(ledger.latest_rejected(REJECTS_MOST))}
     rejected = [upload for upload in set_aside.values() if _lies_among_rejects(drop, upload)]
     for upload in [*ledger.uploads_in_drop(), *rejected]:
@@ -228,4 +274,6 @@ def _lies_among_rejects(drop: Path, upload: Upload) -> bool:
 
 
 def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:
-    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": iso(next_attempt)}
+    # What was due a moment ago is due now.
+    due = None if next_attempt is None else max(next_attempt, time.time())
+    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": iso(due)}

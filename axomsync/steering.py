@@ -5,7 +5,8 @@ A request is a verb, an argument and parameters; its answer is any JSON.
 
 Failures handled: a user who may not write the ledger, a request that fails (its message and exit code reach who asked),
 a verb that this version does not know, an agent that stops in the middle of a long request (the next one takes it up
-again), one that crashes in it (the request has failed: one that kills an agent must not kill the next one too).
+again), one that crashes in it (the request has failed: one that kills an agent must not kill the next one too), requests and
+answers that nobody can read (they fail).
 """
 
 import json
@@ -84,7 +85,11 @@ def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
         if time.monotonic() >= deadline:
             return None
         time.sleep(ASK_AGAIN_SECONDS)
-    return Outcome(**json.loads(row["outcome"]))
+    outcome = _object_in(row["outcome"]) or {}
+    try:
+        return Outcome(outcome["answer"], outcome.get("error"), int(outcome.get("exit_code", 0)))
+    except (KeyError, TypeError, ValueError):
+        raise LocalFault("the agent's answer can't be read; ask again") from None
 
 
 # The agent's side
@@ -107,11 +112,14 @@ class Steering:
     def look(self) -> None:
         """Begin what was asked since the last look. Raises `LocalFault` when the ledger can't be written."""
         for row in self.ledger.read.new_requests():
-            request = Request(row["id"], row["verb"], row["argument"], json.loads(row["parameters"]))
+            parameters = _object_in(row["parameters"])
+            request = Request(row["id"], row["verb"], row["argument"], parameters or {})
             self.ledger.begin_request(request.id)
             log.info("asked to %s", request)
             verb = self.verbs.get(request.verb)
-            if verb is None:
+            if parameters is None:
+                self._end(request, _failed("what was asked can't be read; ask again"))
+            elif verb is None:
                 self._end(request, _failed(f"this agent does not know how to {request.verb}"))
             elif verb.long:
                 self._pool.submit(self._do_for_long, request, verb)
@@ -146,6 +154,15 @@ class Steering:
             self.ledger.end_request(request.id, json.dumps(outcome))
         except LocalFault as fault:
             log.warning("the answer to %s is lost: %s", request, fault)
+
+
+def _object_in(text: str) -> dict[str, Any] | None:
+    """A JSON object, None when it is none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _failed(error: str, exit_code: int = 1) -> dict[str, Any]:

@@ -306,10 +306,13 @@ logs.set_up("console", "info")
 made = agent.Agent(config.load(Path(sys.argv[1]), os.environ), os.environ)
 """
 
-DIES = """
+TRIPS = """
+tries = iter(range(3))
 def work():
-    raise RuntimeError("https://storage.example/x?X-Amz-Signature=1234 went wrong")
-threading.Timer(0.3, made.guard, ("mirror", work)).start()
+    if next(tries) < 2:
+        raise RuntimeError("https://storage.example/x?X-Amz-Signature=1234 went wrong")
+    made._end()
+threading.Timer(0.3, made.guard, ("upkeep", work, threading.Event())).start()
 agent.exit_now(made.run())
 """
 
@@ -327,13 +330,14 @@ def from_within(program: str, agent: AgentProcess) -> list[str]:
     return [sys.executable, "-c", FROM_WITHIN + program, str(agent.config_file)]
 
 
-def test_a_worker_that_dies_ends_the_process_with_a_message(agent: AgentProcess) -> None:
+def test_a_worker_that_trips_a_bug_is_told_once_and_begun_again(agent: AgentProcess) -> None:
     done = subprocess.run(
-        from_within(DIES, agent), env=agent.environ, capture_output=True, text=True, timeout=60, check=False
+        from_within(TRIPS, agent), env=agent.environ, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 1
-    assert "the mirror worker died: https://storage.example/x?… went wrong" in done.stderr
-    assert "RuntimeError" in done.stderr, "a bug without a traceback"
+    assert done.returncode == 0
+    told = "upkeep: unexpected RuntimeError: https://storage.example/x?… went wrong; please report it"
+    assert done.stderr.count(told) == 1
+    assert done.stderr.count("Traceback") == 1, "a bug is told with its traceback, and once"
     assert "1234" not in done.stderr
 
 

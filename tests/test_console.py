@@ -2,6 +2,7 @@
 
 import json
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -482,3 +483,33 @@ def test_a_certificate_file_that_is_none_is_named(content: str | None, tmp_path:
     with pytest.raises(BadConfig, match=rf"\[console\] ca_file {file}: can't be used: (No such file|it holds no PEM)"):
         tls_context(str(file))
     assert tls_context(None).verify_mode == ssl.CERT_REQUIRED
+
+
+def test_an_error_that_trickles_is_given_up_and_what_came_of_it_told(server: FaultyServer) -> None:
+    server.inject(Fault(status=500, body=b'{"detail": "' + b"x" * 3000 + b'"}', rate=1000), "/api/models")
+    console = Console(server.url, lambda: KEY, answer_seconds=0.3)
+    began = time.monotonic()
+    with pytest.raises(Transient, match="answered 500"):
+        console.models()
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("before", range(280, 301))
+def test_no_part_of_the_key_is_told_wherever_an_error_is_cut(server: FaultyServer, before: int) -> None:
+    detail = "x" * before + KEY + " and so on"
+    server.inject(Fault(422, {"Content-Type": "application/json"}, json.dumps({"detail": detail}).encode()), "/api/models")
+    with pytest.raises(Rejected) as refusal:
+        Console(server.url, lambda: KEY).models()
+    assert KEY[:4] not in str(refusal.value)
+
+
+def test_ids_are_cleaned_where_they_come_in(server: FaultyServer) -> None:
+    answer = {
+        "upload_id": "u\n12:00:00 error   forged",
+        "key": "k\x1b[2J\u2028",
+        "url": "http://127.0.0.1/x",
+        "method": "PUT",
+    }
+    server.inject(json_answer(answer), "/uploads/presign", method="POST")
+    presigned = Console(server.url, lambda: KEY).presign("a.jsonl", "text/plain")
+    assert (presigned.upload_id, presigned.key) == ("u\\n12:00:00 error   forged", "k\\x1b[2J\\u2028")

@@ -18,9 +18,11 @@ from sqlite_utils import Database
 from axomsync import __version__
 from axomsync.errors import AlreadyRunning, LocalFault, NewerLedger
 from axomsync.filesystems import filesystem_type
-from axomsync.ledger import Ledger, Reader, holder
+from axomsync.ledger import Ledger, Reader, Trouble, holder, stored, trouble_of
+from axomsync.ledger.connection import WAL_LIMIT_BYTES
 from axomsync.ledger.schema import migrations
 from axomsync.ledger.transitions import MODEL_TRANSITIONS, UPLOAD_TRANSITIONS, IllegalTransition
+from axomsync.ledger.writer import LARGE_WAL_BYTES
 from axomsync.records import (
     Checked,
     DurableSegment,
@@ -31,6 +33,7 @@ from axomsync.records import (
     Transfer,
     UploadState,
 )
+from tests.rig.agent import eventually
 from tests.rig.disks import fill, remount, small_disk
 from tests.rig.old_ledger import OLD_DUMP, old_ledger
 
@@ -552,3 +555,75 @@ def test_network_filesystems_are_refused_for_state(tmp_path: Path) -> None:
     assert list(seen.values()) == ["ext4", "nfs4", "xfs", "nfs4", "lustre", "fuse.sshfs"]
     assert filesystem_type(Path("/srv"), tmp_path / "none") == ""
     assert filesystem_type(Path("/proc")) == "proc"
+
+
+# Numbers from outside
+
+
+@pytest.mark.parametrize("stamp", [
+    Stamp(1, 2, 3, 15_000_000_000 * 10**9, 5), Stamp(1, 2, 3, -(10**20), -(10**20)),
+    Stamp((1 << 64) - 1, (1 << 64) - 1, 3, 4, 5),
+    Stamp(1 << 70, 1 << 70, 1 << 70, 1 << 70, 1 << 70),
+])  # fmt: skip
+def test_a_stamp_beyond_what_a_column_holds_is_kept_as_the_nearest_that_it_does(stamp: Stamp, ledger: Ledger) -> None:
+    ledger.see_uploads([(b"odd.jsonl", "odd.jsonl", stamp), (b"a.jsonl", "a.jsonl", STAMP)])
+    odd, plain = ledger.read.uploads()
+    assert (odd.stamp.mtime_ns, odd.stamp.ctime_ns) == (stored(stamp).mtime_ns, stored(stamp).ctime_ns)
+    assert stored(odd.stamp) == odd.stamp
+    assert plain.stamp == STAMP
+
+
+# Writes that nobody waits for
+
+
+def test_a_row_does_not_go_on_from_a_step_that_failed_unheard(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "size=1m") as disk, Ledger(disk / "state", lambda: NOW) as ledger:
+        row, other = an_upload(ledger), an_upload(ledger, "b.jsonl")
+        filler = fill(disk)
+        ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES ('a', hex(zeroblob(900000)))") and None, row=row)
+        eventually("the failure", ledger.trouble)
+        filler.unlink()
+        with pytest.raises(LocalFault, match="the disk is full"):
+            ledger.move_upload(row, UploadState.CHECKING).result()
+        assert ledger.read.upload(row).state is UploadState.SETTLING
+        ledger.move_upload(other, UploadState.CHECKING).result()
+        ledger.move_upload(row, UploadState.CHECKING).result()  # it was told once
+        assert ledger.trouble() is None
+
+
+# A reader without an end
+
+
+def test_a_forgotten_reader_is_seen_and_the_wal_shrinks_when_it_has_gone(folder: Path, ledger: Ledger) -> None:
+    other = sqlite3.connect(folder / "state.db", isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM facts").fetchall()
+    wal = folder / "state.db-wal"
+    while wal.stat().st_size < LARGE_WAL_BYTES:
+        ledger.set_facts(large="x" * 2_000_000)
+    assert ledger.held_by_reader()
+    other.execute("COMMIT")
+    other.close()
+    assert not ledger.held_by_reader()
+    for _ in range(3):
+        ledger.set_facts(large="small")
+    assert wal.stat().st_size <= WAL_LIMIT_BYTES
+
+
+def test_an_idle_ledger_is_probed_without_a_write(folder: Path, ledger: Ledger) -> None:
+    ledger.set_facts(a="b")
+    before = (folder / "state.db-wal").stat().st_mtime_ns, ledger.read.version()
+    for _ in range(5):
+        ledger.probe().result()
+    assert ((folder / "state.db-wal").stat().st_mtime_ns, ledger.read.version()) == before
+
+
+def test_a_flag_is_seen_by_others_while_it_is_raised_and_its_holder_lives(folder: Path, ledger: Ledger) -> None:
+    assert trouble_of(folder) is None
+    for trouble in Trouble:
+        ledger.show_trouble(trouble)
+        assert trouble_of(folder) is trouble
+        holder(folder)  # which opens and closes the lock file in the very process
+        assert trouble_of(folder) is trouble
+    ledger.show_trouble(None)
+    assert trouble_of(folder) is None

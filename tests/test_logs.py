@@ -136,3 +136,11 @@ def test_the_journal_format_is_for_a_stream_that_is_the_journal() -> None:
         assert os.read(reading, 100).decode().endswith(expected)
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("form", ["console", "journal", "json"])
+def test_no_control_character_comes_through(form: Literal["console", "journal", "json"], stream: io.StringIO) -> None:
+    logs.set_up(form, "info", {}, stream)
+    logging.getLogger("x").warning("a %s b", "\r\x1b[2J\x00\x9b\u2028")
+    assert "\\r\\x1b[2J\\x00\\x9b\\u2028" in stream.getvalue().replace("\\\\", "\\")
+    assert len(stream.getvalue().splitlines()) == 1

@@ -1,10 +1,11 @@
 """What the verbs share: their common options, the loaded configuration, the ledger for reading, the console.
 
-Failures handled: a ledger that is not there yet, or not of this version, a state folder that can't be looked into."""
+Failures handled: a ledger that is not there yet, or not of this version, a state folder that can't be looked into, one that
+belongs to another user than root, who calls."""
 
 import os
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -47,14 +48,36 @@ def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
     return loaded
 
 
+def as_owner(loaded: "Loaded") -> Mapping[str, str]:
+    """The environment to work with, after root has become the owner of the state folder for good.
+
+    The key is read before that where only root may read it. Raises `LocalFault`.
+    """
+    from axomsync.config import load_key
+    from axomsync.errors import KeyRefused
+    from axomsync.ledger import act_as_owner
+
+    key: str | None = None
+    if os.geteuid() == 0:
+        with suppress(KeyRefused):
+            key = load_key(loaded.settings, os.environ)
+    if not act_as_owner(loaded.settings.state.folder) or key is None:
+        return os.environ
+    try:
+        load_key(loaded.settings, os.environ)
+    except KeyRefused:
+        return {**os.environ, "AXOM_KEY": key}
+    return os.environ
+
+
 @contextmanager
 def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
     """The ledger for reading, or None before the first start of an agent. Raises `LocalFault`."""
-    from axomsync.ledger import Reader
+    from axomsync.ledger import LEDGER_FILE, Reader
 
-    path = loaded.settings.state.folder / "state.db"
+    path = loaded.settings.state.folder / LEDGER_FILE
     try:
-        path.stat()
+        path.lstat()
     except FileNotFoundError:
         yield None
         return

@@ -20,15 +20,17 @@ def errand(
 ) -> dict[str, Any]:
     """Have `verb` done (see `Agent`), and return its answer. Raises what it raises; waits for `patience` seconds."""
     from axomsync.agent import Agent
+    from axomsync.cli.context import as_owner
     from axomsync.cli.steering import steer
     from axomsync.http import keep_loopback_off_proxies
     from axomsync.ledger import holder
     from axomsync.ops import logs
 
+    environ = as_owner(loaded)
     if holder(loaded.settings.state.folder) is not None:
         answer: dict[str, Any] | None = steer(loaded, verb, argument, parameters, patience)
         if answer is not None:
             return answer
     keep_loopback_off_proxies(os.environ)
     logs.set_up(loaded.settings.log.format, "warning")
-    return Agent(loaded, os.environ).errand(verb, argument, parameters or {})
+    return Agent(loaded, environ).errand(verb, argument, parameters or {})

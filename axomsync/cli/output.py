@@ -22,7 +22,7 @@ def print_documents(documents: list[dict[str, Any]], as_json: bool, layout: Call
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """As RFC 4180 wants it, but for the line ends."""
+    """As RFC 4180 wants it, but for the line ends. A spreadsheet must neither run nor hide what is in a cell."""
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)

@@ -10,6 +10,7 @@ import click
 from axomsync.cli.context import ca_file_of, config_option, console_of, json_option, load
 from axomsync.cli.output import print_documents
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, local_fault
+from axomsync.folders import Folder
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
@@ -69,7 +70,7 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
     loaded = config.parse(text, path, os.environ)
     if os.path.lexists(path) and not force:
         raise BadConfig(f"{path} exists already; --force overwrites it")
-    _write_config(path, text)
+    _write_config(path, text, force=force)
     click.echo(f"wrote {path}")
     settings = loaded.settings
     for folder, mode in ((settings.drop.folder, 0o755), (settings.mirror.folder, 0o755), (settings.state.folder, 0o750)):
@@ -109,13 +110,13 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _write_config(path: Path, text: str) -> None:
-    """Whole or not at all: a crash must not leave half of what was a good file."""
-    fresh = path.with_name(f".{path.name}.new")
+def _write_config(path: Path, text: str, *, force: bool) -> None:
+    """Whole or not at all: a crash must not leave half of what was a good file, and no planted link is written through."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
+        with Folder.open(path.parent) as folder:
+            write = folder.replace if force else folder.write_new
+            write(os.fsencode(path.name), text.encode())
     except UnicodeEncodeError:
         raise BadConfig(f"{path}: a path that is not UTF-8 can't be written down; name another folder") from None
     except OSError as error:

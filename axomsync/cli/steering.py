@@ -82,11 +82,12 @@ def steer(
     ledger can't be written.
     """
     from axomsync.errors import Transient
-    from axomsync.ledger import Ledger, Reader, UnreadyLedger, holder
+    from axomsync.ledger import LEDGER_FILE, Ledger, Reader, UnreadyLedger, act_as_owner, holder
     from axomsync.steering import ask, wait_for
 
     folder = loaded.settings.state.folder
-    ledger = folder / "state.db"
+    ledger = folder / LEDGER_FILE
+    act_as_owner(folder)
     try:
         request = ask(ledger, verb, argument, parameters)
     except UnreadyLedger:

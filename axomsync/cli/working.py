@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from axomsync.cli.context import config_option, json_option, load_and_log, status_of, uploads_of
+from axomsync.cli.context import as_owner, config_option, json_option, load_and_log, status_of, uploads_of
 from axomsync.cli.output import print_documents, print_json
 from axomsync.errors import AlreadyRunning, LocalFault, Transient
 
@@ -29,7 +29,8 @@ def run(config_file: str | None) -> None:
     _stop_at_a_signal()
     from axomsync.agent import Agent, exit_now
 
-    exit_now(Agent(load_and_log(config_file), os.environ).run())
+    loaded = load_and_log(config_file)
+    exit_now(Agent(loaded, as_owner(loaded)).run())
 
 
 @click.command()
@@ -41,8 +42,7 @@ def sync(config_file: str | None, as_json: bool) -> None:
     from axomsync.agent import Agent, exit_now
 
     loaded = load_and_log(config_file)
-    agent = Agent(loaded, os.environ)
-    code = agent.sync()
+    code = Agent(loaded, as_owner(loaded)).sync()
     if as_json:
         print_json(status_of(loaded))
     sys.stdout.flush()
@@ -58,13 +58,13 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
     from axomsync import tables
     from axomsync.agent import Agent
     from axomsync.cli.progress import Bars
-    from axomsync.ledger import Reader
+    from axomsync.ledger import LEDGER_FILE, Reader
     from axomsync.records import UploadState
 
     loaded = load_and_log(config_file, level="warning")
-    ledger = loaded.settings.state.folder / "state.db"
+    ledger = loaded.settings.state.folder / LEDGER_FILE
     try:
-        agent = Agent(loaded, os.environ)
+        agent = Agent(loaded, as_owner(loaded))
     except AlreadyRunning:
         with Bars(Reader(ledger)) as bars:
             rows = _push_by_agent(ledger, files, bars)

@@ -22,7 +22,7 @@ from pathlib import Path
 from axomsync.documents import is_ours
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.receipts import RECEIPT, mark_of, receipt_text
-from axomsync.drop.watch import ARCHIVE, REJECTS, folder_fault, folder_of, stamp_at
+from axomsync.drop.watch import ARCHIVE, REJECTS, folder_fault, folder_of, stamp_at, stamp_of
 from axomsync.drop.writers import being_written
 from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
 from axomsync.folders import Folder
@@ -194,8 +194,8 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
 
 def _is_the_same(status: os.stat_result, upload: Upload) -> bool:
     """Whether a file that was renamed, which sets its ctime, is the one that was read."""
-    stamp = upload.stamp
-    same = (status.st_ino, status.st_size, status.st_mtime_ns) == (stamp.ino, stamp.size, stamp.mtime_ns)
+    found, read = stamp_of(status), upload.stamp
+    same = (found.ino, found.size, found.mtime_ns) == (read.ino, read.size, read.mtime_ns)
     return same and stat.S_ISREG(status.st_mode)
 
 

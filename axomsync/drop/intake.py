@@ -36,6 +36,7 @@ KEY_PAUSE_SECONDS = 30.0
 NAME_LIMIT = 255
 LONGEST_NAP_SECONDS = 5.0  # the loop turns over at least so often, to show that it lives
 SCAN_SHARE = 10  # a scan that takes a second is not followed by another for ten
+LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
 STILL_WRITTEN = "a program still has it open for writing"
 
 
@@ -68,6 +69,7 @@ class Intake:
         self._key_refused: KeyRefused | None = None
         self._ledger_fault: LocalFault | None = None
         self._key_pause_ends = -math.inf
+        self._scan_seconds = 0.0  # that the last scan took, and nothing else: the ledger may be locked for as long
         self._retry_at: float | None = None  # by the wall clock, as `next_attempt` in the ledger
 
     @property
@@ -96,7 +98,7 @@ class Intake:
                     self._turn()
                 except LocalFault as fault:
                     self._problems.report("drop folder", str(fault), self._around.now() + self._settings.rescan)
-                self._nap(began, self._clock() - began, beat)
+                self._nap(began, beat)
         self._watcher.stop()
         self._end_carriers()
 
@@ -150,18 +152,18 @@ class Intake:
     def _stopped_by(self) -> KeyRefused | LocalFault | None:
         return self._key_refused or self._ledger_fault
 
-    def _nap(self, began: float, took: float, beat: Beat) -> None:
+    def _nap(self, began: float, beat: Beat) -> None:
         """Until the next scan: when one is due, a file may have settled, a try is due, or something happened; but not at
         once again."""
         now = self._clock()
-        earliest = began + took * (1 + SCAN_SHARE)
+        earliest = now + min(self._scan_seconds * SCAN_SHARE, LONGEST_PAUSE_SECONDS)
         latest = began + self._settings.rescan
         if (due := self._settler.due_in(now)) is not None:
             latest = min(latest, now + due)
         if self._key_pause_ends > now:
             latest = min(latest, self._key_pause_ends)
         elif self._retry_at is not None:
-            latest = min(latest, now + self._retry_at - self._around.now())
+            latest = min(latest, now + max(0.0, self._retry_at - self._around.now()))
         until = max(earliest, latest)
         while not self._around.stop.is_set():
             beat()
@@ -187,7 +189,9 @@ class Intake:
         """
         busy = self._backlog.members()  # before the scan: a file that is archived after it must not be taken for a new one
         settings = self._settings
+        began = self._clock()
         seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
+        self._scan_seconds = self._clock() - began
         seen.unreadable |= self._get_ready()
         rows = self._ledger.read.uploads_in_drop()
         pushed = {row.path: row for row in rows if row.path.startswith(b"/")}
@@ -269,6 +273,7 @@ class Intake:
         for row in meaning.changed:
             self._ledger.restamp(row.id, found[row.path], UploadState.SETTLING).result()
         unknown = [*meaning.new, *(row.path for row in meaning.replaced)]
+        unknown.sort(key=lambda path: (found[path].mtime_ns, path))  # a folder lists its names in any order
         if unknown:
             self._ledger.see_uploads((path, console_name(path), found[path]) for path in unknown)
         return {path: found[path] for path in (*unknown, *(row.path for row in meaning.changed))}

@@ -43,7 +43,7 @@ from axomsync.errors import (
     local_fault,
     printable,
 )
-from axomsync.ledger import Ledger
+from axomsync.ledger import Ledger, LedgerFault
 from axomsync.liveness import Beat
 from axomsync.meter import Gauge, Meter
 from axomsync.policy import backoff, without_request
@@ -106,6 +106,8 @@ class Uploader:
             return went_on
         except SourceChanged as changed:
             self._start_over(upload, changed)
+        except LedgerFault:
+            raise  # no affair of the file's
         except (Transient, UrlExpired, LocalFault) as failure:
             self._wait(upload, failure)
         except Rejected as refusal:

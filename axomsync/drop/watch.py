@@ -37,6 +37,7 @@ from watchdog.observers.polling import PollingObserver
 from axomsync.errors import LocalFault, local_fault, printable
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.folders import Folder
+from axomsync.ledger import stored
 from axomsync.records import Stamp
 
 ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
@@ -60,8 +61,8 @@ HINTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMov
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """The stamp in what `stat` answered."""
-    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    """The stamp in what `stat` answered, as it can be kept: some filesystems have times that no ledger holds."""
+    return stored(Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 @dataclass(slots=True)

@@ -4,8 +4,24 @@
 """
 
 from axomsync.ledger.beside import write_beside_agent
-from axomsync.ledger.holding import holder
+from axomsync.ledger.connection import LedgerFault, Trouble, check_ledger, ledger_fault
+from axomsync.ledger.holding import act_as_owner, holder
 from axomsync.ledger.reader import Reader, UnreadyLedger
-from axomsync.ledger.writer import Ledger
+from axomsync.ledger.rows import stored
+from axomsync.ledger.writer import LEDGER_FILE, Ledger, trouble_of
 
-__all__ = ["Ledger", "Reader", "UnreadyLedger", "holder", "write_beside_agent"]
+__all__ = [
+    "LEDGER_FILE",
+    "Ledger",
+    "LedgerFault",
+    "Reader",
+    "Trouble",
+    "UnreadyLedger",
+    "act_as_owner",
+    "check_ledger",
+    "holder",
+    "ledger_fault",
+    "stored",
+    "trouble_of",
+    "write_beside_agent",
+]

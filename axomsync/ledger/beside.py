@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from axomsync.errors import LocalFault
-from axomsync.ledger.connection import BUSY_TIMEOUT_SECONDS, sqlite_fault
+from axomsync.ledger.connection import BUSY_TIMEOUT_SECONDS, check_ledger, sqlite_fault
 from axomsync.ledger.reader import Reader
 
 
@@ -34,9 +34,10 @@ def write_beside_agent(path: Path) -> Iterator[sqlite3.Connection]:
 def _is_barred(path: Path) -> bool:
     """Whether there is, or may be, a file that this process may not write."""
     try:
-        path.stat()
+        path.lstat()
     except FileNotFoundError:
         return False
     except PermissionError:
         return True
+    check_ledger(path)
     return not os.access(path, os.W_OK)

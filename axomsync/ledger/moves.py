@@ -13,6 +13,7 @@ from sqlite_utils import Database
 
 from axomsync.errors import printable
 from axomsync.ledger.committer import Committer
+from axomsync.ledger.rows import known_state
 from axomsync.ledger.transitions import ENDS, SETBACKS, IllegalTransition, is_legal
 from axomsync.policy import same_but_for_numbers
 from axomsync.records import ModelState, UploadState
@@ -37,7 +38,7 @@ class Moves(Committer):
         ).fetchone()
         if row is None:
             raise IllegalTransition(f"{table} {row_id} is not in the ledger")
-        if row[0] != state and not is_legal(table, row[0], state):
+        if row[0] != state and not is_legal(table, known_state(table, row[0]), state):
             raise IllegalTransition(f"{table} {row_id} can't go from {row[0]} to {state}")
         columns = {**changes, "state": str(state), "updated_at": self._now()}
         assignments = ", ".join(f"{column} = ?" for column in columns)

@@ -1,20 +1,27 @@
 """The reading side of the ledger: WAL lets it read while a write goes on, also in other processes.
 
-Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a newer one (`NewerLedger`), a damaged or locked
-file (`LocalFault`).
+Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a newer one (`NewerLedger`), a locked file, one
+that is damaged anywhere: in its structure, in a state, in a name or a number (`LocalFault`).
 """
 
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from sqlite_utils import Database
 
 from axomsync.errors import LocalFault
-from axomsync.ledger.connection import BUSY_TIMEOUT_SECONDS, closed_on_failure, sqlite_fault
-from axomsync.ledger.rows import Row, stamp_row, to_model, to_upload
+from axomsync.ledger.connection import (
+    BUSY_TIMEOUT_SECONDS,
+    DAMAGE,
+    check_ledger,
+    closed_on_failure,
+    sqlite_fault,
+)
+from axomsync.ledger.rows import Misfit, Row, fitting, known_state, stamp_row, to_model, to_upload
 from axomsync.ledger.schema import migrations, refuse_newer
 from axomsync.records import (
     DurableSegment,
@@ -51,6 +58,7 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_ledger(path)
         if not path.exists():
             raise UnreadyLedger(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
         self._lock = threading.Lock()
@@ -63,7 +71,7 @@ class Reader:
                 refuse_newer(self._db, path)
                 if migrations.pending(self._db):
                     raise UnreadyLedger(f"{path}: of an older version; start the agent anew, which brings it up to date")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, *DAMAGE) as error:
             raise sqlite_fault(error, path) from None
 
     def close(self) -> None:
@@ -81,7 +89,7 @@ class Reader:
         with self._lock:
             try:
                 return [make(row) for row in self._db.query(sql, list(parameters))]  # fifty thousand dicts are 100 MB
-            except sqlite3.Error as error:
+            except (sqlite3.Error, *DAMAGE) as error:
                 raise sqlite_fault(error, self.path) from None
 
     def uploads(self) -> list[Upload]:
@@ -102,11 +110,11 @@ class Reader:
         undone = "SELECT id FROM uploads WHERE in_drop AND state NOT IN ('uploaded', 'duplicate') ORDER BY id DESC LIMIT ?"
         latest = "SELECT id FROM uploads ORDER BY id DESC LIMIT ?"
         sql = f"SELECT * FROM uploads WHERE id IN ({undone}) OR id IN ({latest}) ORDER BY updated_at DESC, id DESC"  # noqa: S608
-        return [to_upload(row) for row in self._rows(sql, (most, most))]
+        return self._rows(sql, (most, most), make=to_upload)
 
     def upload(self, upload: int) -> Upload:
         """One upload by its row id."""
-        return to_upload(self._rows("SELECT * FROM uploads WHERE id = ?", (upload,))[0])
+        return self._rows("SELECT * FROM uploads WHERE id = ?", (upload,), make=to_upload)[0]
 
     def uploads_among(self, ids: Iterable[int]) -> list[Upload]:
         """Those of these uploads that the ledger has."""
@@ -123,8 +131,9 @@ class Reader:
             "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) AND state = 'uploaded'"  # noqa: S608
             f" {seen} LIMIT 1",
             (sha256, filename),
+            make=to_upload,
         )
-        return to_upload(rows[0]) if rows else None
+        return rows[0] if rows else None
 
     def receipts(self) -> dict[bytes, str]:
         """The receipts in the archive that are known: marks by path."""
@@ -137,15 +146,14 @@ class Reader:
         rows = self._rows(
             f"SELECT * FROM uploads WHERE ino = ? AND bytes = ? AND mtime_ns = ? AND {done} ORDER BY id DESC LIMIT 1",  # noqa: S608
             looks,
+            make=to_upload,
         )
-        return to_upload(rows[0]) if rows else None
+        return rows[0] if rows else None
 
     def presigned(self, upload: Upload) -> Presigned | None:
         """The signed URL that was kept for an upload. A secret."""
-        rows = self._rows("SELECT url, expires_at FROM signed_urls WHERE upload = ?", (upload.id,))
-        if not rows or upload.upload_id is None or upload.key is None:
-            return None
-        return Presigned(upload.upload_id, upload.key, rows[0]["url"], rows[0]["expires_at"])
+        sql = "SELECT url, expires_at FROM signed_urls WHERE upload = ?"
+        return self._presigned(sql, (upload.id,), upload.upload_id, upload.key)
 
     def shards(self, upload: int) -> list[Shard]:
         """The shards of an upload in order, none when it goes up whole."""
@@ -155,18 +163,21 @@ class Reader:
         """The shards of every upload that has some, by its row id."""
         columns = 'upload, number, filename, start, "end", upload_id, key, etag, blake3, uploaded'
         shards: dict[int, list[Shard]] = {}
-        for row in self._rows(f"SELECT {columns} FROM shards {where} ORDER BY upload, number", parameters):  # noqa: S608
-            upload, facts = row["upload"], {name: row[name] for name in row if name != "upload"}
-            shards.setdefault(upload, []).append(Shard(**{**facts, "uploaded": bool(facts["uploaded"])}))
+        sql = f"SELECT {columns} FROM shards {where} ORDER BY upload, number"  # noqa: S608  # own names
+        for upload, shard in self._rows(sql, parameters, make=_shard):
+            shards.setdefault(upload, []).append(shard)
         return shards
 
     def shard_presigned(self, upload: int, shard: Shard) -> Presigned | None:
         """The signed URL that was kept for a shard. A secret."""
         sql = "SELECT url, expires_at FROM signed_shard_urls WHERE upload = ? AND number = ?"
-        rows = self._rows(sql, (upload, shard.number))
-        if not rows or shard.upload_id is None or shard.key is None:
+        return self._presigned(sql, (upload, shard.number), shard.upload_id, shard.key)
+
+    def _presigned(self, sql: str, of: Sequence[object], upload_id: str | None, key: str | None) -> Presigned | None:
+        if upload_id is None or key is None:
             return None
-        return Presigned(shard.upload_id, shard.key, rows[0]["url"], rows[0]["expires_at"])
+        rows = self._rows(sql, of, make=lambda row: fitting(Presigned, upload_id=upload_id, key=key, **row))
+        return rows[0] if rows else None
 
     def orphans(self) -> dict[int, list[str]]:
         """Keys of objects that storage has or may have and nobody was given, by the row id of the upload."""
@@ -182,8 +193,7 @@ class Reader:
     def models(self, *states: ModelState) -> list[Model]:
         """Every model ever listed, or those in one of `states`; newest first."""
         among = _among(states) if states else ""
-        rows = self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id")
-        return [to_model(row) for row in rows]
+        return self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id", make=to_model)
 
     def latest_models(self, most: int) -> list[Model]:
         """At most so many of the newest, and so many that are not done with; newest first."""
@@ -191,16 +201,16 @@ class Reader:
         undone = f"SELECT id FROM models WHERE state IN {states} LIMIT ?"  # noqa: S608
         latest = "SELECT id FROM models ORDER BY created_at DESC, id LIMIT ?"
         sql = f"{_MODELS} WHERE m.id IN ({undone}) OR m.id IN ({latest}) ORDER BY created_at DESC, id"
-        return [to_model(row) for row in self._rows(sql, (most, most))]
+        return self._rows(sql, (most, most), make=to_model)
 
     def models_due(self, states: Iterable[ModelState], now: float) -> list[Model]:
         """Models in one of `states` whose next attempt is due, oldest first."""
         sql = f"{_MODELS} {_among(states)} AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
-        return [to_model(row) for row in self._rows(sql, (now,))]
+        return self._rows(sql, (now,), make=to_model)
 
     def model(self, model_id: str) -> Model:
         """One model by its id."""
-        return to_model(self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,))[0])
+        return self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,), make=to_model)[0]
 
     def model_counts(self) -> dict[str, int]:
         """Models a state, zero included."""
@@ -210,26 +220,28 @@ class Reader:
         """The files of a model with their durable segments, by path."""
         segments: dict[int, list[DurableSegment]] = {}
         query = 'SELECT s.file, s.start, s."end", s.blake3 FROM segments s JOIN files f ON f.id = s.file WHERE f.model = ?'
-        for row in self._rows(f"{query} ORDER BY s.start", (model_id,)):
-            segments.setdefault(row["file"], []).append(DurableSegment(row["start"], row["end"], row["blake3"]))
-        return [
-            ModelFile(row["rel"], row["size"], row["etag"], tuple(segments.get(row["id"], ())))
-            for row in self._rows("SELECT * FROM files WHERE model = ? ORDER BY rel", (model_id,))
-        ]
+        for file, segment in self._rows(f"{query} ORDER BY s.start", (model_id,), make=_segment):
+            segments.setdefault(file, []).append(segment)
+
+        def with_segments(row: Row) -> ModelFile:
+            own = tuple(segments.get(row["id"], ()))
+            return fitting(ModelFile, rel=row["rel"], size=row["size"], etag=row["etag"], segments=own)
+
+        return self._rows("SELECT * FROM files WHERE model = ? ORDER BY rel", (model_id,), make=with_segments)
 
     def events_due(self, now: float) -> list[Event]:
         """What hooks are to be run for, oldest first."""
         sql = 'SELECT id, kind, "table", subject, at, attempts FROM events'
-        rows = self._rows(f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id", (now,))
-        return [Event(**row) for row in rows]
+        due = f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id"
+        return self._rows(due, (now,), make=partial(_plain, Event))
 
     def transfers(self) -> list[Transfer]:
         """Transfers in flight, as the agent last told."""
-        return [Transfer(**row) for row in self._rows("SELECT * FROM transfers ORDER BY direction, name")]
+        return self._rows("SELECT * FROM transfers ORDER BY direction, name", make=partial(_plain, Transfer))
 
     def problems(self) -> list[Problem]:
         """What keeps the agent from its work, oldest first."""
-        return [Problem(**row) for row in self._rows("SELECT * FROM problems ORDER BY since")]
+        return self._rows("SELECT * FROM problems ORDER BY since", make=partial(_plain, Problem))
 
     def new_requests(self) -> list[Row]:
         """What was asked of the agent and not begun, oldest first."""
@@ -242,8 +254,8 @@ class Reader:
     def history(self, most: int) -> list[Happening]:
         """What happened last, newest first."""
         columns = "at, kind, subject, state, reason"
-        rows = self._rows(f"SELECT {columns} FROM history ORDER BY id DESC LIMIT ?", (most,))  # noqa: S608  # own names
-        return [Happening(**row) for row in rows]
+        sql = f"SELECT {columns} FROM history ORDER BY id DESC LIMIT ?"  # noqa: S608  # own names
+        return self._rows(sql, (most,), make=partial(_plain, Happening))
 
     def version(self) -> int:
         """A number that is another one once something has been written."""
@@ -251,11 +263,33 @@ class Reader:
 
     def facts(self) -> dict[str, str | None]:
         """What the agent last said of itself."""
-        return {row["name"]: row["value"] for row in self._rows("SELECT * FROM facts")}
+        return dict(self._rows("SELECT * FROM facts", make=_fact))
 
     def _counts(self, table: str, states: Iterable[str]) -> dict[str, int]:
-        counted = self._rows(f"SELECT state, count(*) AS n FROM {table} GROUP BY state")  # noqa: S608  # own names
-        return {str(state): 0 for state in states} | {row["state"]: row["n"] for row in counted}
+        def counted(row: Row) -> tuple[str, int]:
+            return str(known_state(table, row["state"])), row["n"]
+
+        sql = f"SELECT state, count(*) AS n FROM {table} GROUP BY state"  # noqa: S608  # own names
+        return {str(state): 0 for state in states} | dict(self._rows(sql, make=counted))
+
+
+def _plain(kind: type[T], row: Row) -> T:
+    return fitting(kind, **row)
+
+
+def _shard(row: Row) -> tuple[int, Shard]:
+    columns = {name: row[name] for name in row if name != "upload"}
+    return row["upload"], fitting(Shard, **{**columns, "uploaded": bool(columns["uploaded"])})
+
+
+def _segment(row: Row) -> tuple[int, DurableSegment]:
+    return row["file"], fitting(DurableSegment, start=row["start"], end=row["end"], blake3=row["blake3"])
+
+
+def _fact(row: Row) -> tuple[str, str | None]:
+    if not isinstance(row["name"], str) or not isinstance(row["value"], str | None):
+        raise Misfit("facts")
+    return row["name"], row["value"]
 
 
 def _among(states: Iterable[ModelState]) -> str:

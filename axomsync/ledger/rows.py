@@ -2,21 +2,59 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from functools import cache
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from axomsync.records import Model, ModelState, RepeatedLines, Stamp, Upload, UploadState
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
+
+_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1  # that SQLite's integers hold
+_STATES = {"uploads": UploadState, "models": ModelState}
+
+
+class Misfit(ValueError):
+    """What the ledger holds is nothing that a program of ours wrote: the file is damaged."""
+
+
+def fitting(kind: type[T], /, **values: Any) -> T:
+    """A record of plain columns, each of the type that the record wants. Raises `Misfit`."""
+    for name, types in _column_types(kind):  # type: ignore[arg-type]  # mypy doubts that classes can be hashed
+        if type(values[name]) not in types:
+            raise Misfit(name)
+    return kind(**values)
+
+
+def known_state(table: str, word: Any) -> str:
+    """A word that is a state of `uploads` or `models`. Raises `Misfit`."""
+    try:
+        return _STATES[table](word)
+    except ValueError:
+        raise Misfit("state") from None
+
+
+@cache
+def _column_types(kind: Any) -> list[tuple[str, tuple[type, ...]]]:
+    """The fields of a record that are plain columns, with the types of SQLite's values that they may have."""
+    columns = []
+    for name, hint in get_type_hints(kind).items():
+        types = get_args(hint) or (hint,)
+        if all(part in (int, float, str, bytes, bool, NoneType) for part in types):
+            columns.append((name, types))
+    return columns
 
 
 def to_upload(row: Row) -> Upload:
     """One row of `uploads`."""
-    return Upload(
+    return fitting(
+        Upload,
         id=row["id"],
-        path=bytes(row["path"]),
+        path=row["path"],
         filename=row["filename"],
-        stamp=Stamp(_unsigned(row["dev"]), _unsigned(row["ino"]), row["bytes"], row["mtime_ns"], row["ctime_ns"]),
-        state=UploadState(row["state"]),
+        stamp=_stamp(row),
+        state=UploadState(known_state("uploads", row["state"])),
         **{
             name: row[name]
             for name in (
@@ -30,8 +68,9 @@ def to_upload(row: Row) -> Upload:
 
 def to_model(row: Row) -> Model:
     """One row of `models` with the sum `bytes_done`."""
-    return Model(
-        state=ModelState(row["state"]),
+    return fitting(
+        Model,
+        state=ModelState(known_state("models", row["state"])),
         **{
             name: row[name]
             for name in (
@@ -41,13 +80,24 @@ def to_model(row: Row) -> Model:
             )
         },
         pulled=bool(row["pulled"]),
-        left_out=tuple(json.loads(row["left_out"] or "[]")),
+        left_out=tuple(_names(row["left_out"] or "[]")),
     )  # fmt: skip
 
 
 def stamp_row(stamp: Stamp) -> tuple[int, int, int, int, int]:
     """The columns dev, ino, bytes, mtime_ns and ctime_ns."""
-    return (_signed(stamp.dev), _signed(stamp.ino), stamp.size, stamp.mtime_ns, stamp.ctime_ns)
+    kept = stored(stamp)
+    return (_signed(kept.dev), _signed(kept.ino), kept.size, kept.mtime_ns, kept.ctime_ns)
+
+
+def folded(number: int) -> int:
+    """`number`, or what is nearest to it of those that a column holds: times go beyond the years 1677 and 2262."""
+    return min(max(number, _SMALLEST), _LARGEST)
+
+
+def stored(stamp: Stamp) -> Stamp:
+    """A stamp as the ledger gives it back."""
+    return Stamp(stamp.dev, stamp.ino, folded(stamp.size), folded(stamp.mtime_ns), folded(stamp.ctime_ns))
 
 
 def json_list(names: Iterable[str]) -> str | None:
@@ -58,13 +108,34 @@ def json_list(names: Iterable[str]) -> str | None:
 def _repeated(text: str | None) -> RepeatedLines | None:
     if text is None:
         return None
-    document = json.loads(text)
-    return RepeatedLines(document["count"], document["compared"], tuple(document["first"]))
+    try:
+        document = json.loads(text)
+        return RepeatedLines(int(document["count"]), int(document["compared"]), tuple(map(int, document["first"])))
+    except (KeyError, TypeError, ValueError):
+        raise Misfit("repeated_lines") from None
+
+
+def _names(text: str) -> list[str]:
+    try:
+        names = json.loads(text)
+    except (TypeError, ValueError):
+        raise Misfit("left_out") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Misfit("left_out")
+    return names
+
+
+def _stamp(row: Row) -> Stamp:
+    numbers = [row[name] for name in ("dev", "ino", "bytes", "mtime_ns", "ctime_ns")]
+    if not all(type(number) is int for number in numbers):
+        raise Misfit("stamp")
+    dev, ino, *others = numbers
+    return Stamp(_unsigned(dev), _unsigned(ino), *others)
 
 
 def _signed(number: int) -> int:
     """SQLite integers are signed: 64-bit inode numbers of some filesystems need folding."""
-    return number - (1 << 64) if number >= 1 << 63 else number
+    return number - (1 << 64) if 1 << 63 <= number < 1 << 64 else folded(number)
 
 
 def _unsigned(number: int) -> int:

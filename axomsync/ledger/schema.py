@@ -1,14 +1,16 @@
 """The ledger's tables, as migrations: one function a change, applied in order, never edited once released.
 
-Failures handled: a newer schema than this program knows (`NewerLedger`).
+Failures handled: a newer schema than this program knows (`NewerLedger`), names of migrations that nobody gave (`Misfit`).
 """
 
+import re
 from pathlib import Path
 
 from sqlite_utils import Database, Migrations
 
 from axomsync import __version__
 from axomsync.errors import NewerLedger
+from axomsync.ledger.rows import Misfit
 
 migrations = Migrations("axomsync")
 
@@ -227,7 +229,9 @@ DELETE FROM facts WHERE name = 'receipts_read';
 
 def refuse_newer(db: Database, path: Path) -> None:
     known = {migration.name for migration in migrations.pending(Database(memory=True))}
-    unknown = [applied.name for applied in migrations.applied(db) if applied.name not in known]
+    unknown = [str(applied.name) for applied in migrations.applied(db) if applied.name not in known]
+    if any(not re.fullmatch(r"m\d{3}(_[a-z0-9_]+)?", name) for name in unknown):
+        raise Misfit("a migration")
     if unknown:
         row = db.execute("SELECT value FROM facts WHERE name = 'version'").fetchone()
         writer = row[0] if row else "an unknown version"

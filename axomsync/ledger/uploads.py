@@ -1,4 +1,7 @@
-"""What is written of uploads: files that were met, checked, sent, confirmed and put away."""
+"""What is written of uploads: files that were met, checked, sent, confirmed and put away.
+
+Some of it need not be waited for; a write of an upload that follows one which failed unheard fails alike (see `Committer`).
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -103,7 +106,7 @@ class UploadWrites(Moves):
 
     def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[None]:
         """Move an upload to `state` and set columns. Raises `IllegalTransition` from the future."""
-        return self.submit(lambda db: self._move(db, "uploads", upload, state, changes))
+        return self.submit(lambda db: self._move(db, "uploads", upload, state, changes), upload)
 
     def record_check(
         self, upload: int, stamp: Stamp, checked: Checked, shards: Iterable[tuple[str, Segment]] = ()
@@ -123,7 +126,7 @@ class UploadWrites(Moves):
                     (upload, number, filename, segment.start, segment.end, digest),
                 )
 
-        return self.submit(work)
+        return self.submit(work, upload)
 
     def record_presigned(self, upload: int, presigned: Presigned) -> None:
         """Keep the signed URL before the PUT begins, so that an ambiguous loss can be repeated on the same key."""
@@ -136,7 +139,7 @@ class UploadWrites(Moves):
                 (upload, presigned.url, presigned.expires_at),
             )
 
-        self.write(work)
+        self.write(work, upload)
 
     def make_uploads_due(self) -> None:
         """Whatever waits for its next try in the drop folder is to be tried now."""
@@ -181,7 +184,7 @@ class UploadWrites(Moves):
             self._move(db, "uploads", upload, UploadState.UPLOADED, changes)
             db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
-        self.write(work)
+        self.write(work, upload)
 
     def record_duplicate(self, upload: int, stored: Stored, twin: int | None, reason: str) -> None:
         """Storage has this content already: as the upload with the row id `twin`, or as another agent tells."""
@@ -194,7 +197,7 @@ class UploadWrites(Moves):
             if twin is None:
                 _insert_shards(db, upload, stored.shards)
 
-        self.write(work)
+        self.write(work, upload)
 
     def record_orphan(self, upload: int, presigned: Presigned) -> None:
         """Storage has or may have an object whose key is not handed out."""
@@ -243,7 +246,7 @@ class UploadWrites(Moves):
             if receipt is not None:
                 db.conn.execute("INSERT OR REPLACE INTO receipts VALUES (?,?)", receipt)
 
-        return self.submit(work)
+        return self.submit(work, upload)
 
     def restamp(self, upload: int, stamp: Stamp, state: UploadState, reason: str | None = None) -> Future[None]:
         """The file changed: what was known of its content no longer holds."""
@@ -254,7 +257,7 @@ class UploadWrites(Moves):
             self._leave_behind(db, upload)
             self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
 
-        return self.submit(work)
+        return self.submit(work, upload)
 
     def _leave_behind(self, db: Database, upload: int) -> None:
         """Forget where an upload was going; what storage has or may have of it are orphans now."""

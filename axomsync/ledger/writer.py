@@ -1,22 +1,39 @@
 """The ledger as the agent that holds it writes it: uploads, models, and what it says of itself.
 
 Failures handled: another agent on the same state folder (`AlreadyRunning`), an opening that fails half-way (what was opened
-is closed again), a crash of the last agent (`recover`).
+is closed again), a crash of the last agent (`recover`), a ledger that can't be written (`trouble`, `probe`), a reader that
+never ends and so keeps the WAL growing (`held_by_reader`).
 """
 
 import os
+import sqlite3
+import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
 from sqlite_utils import Database
 
-from axomsync.ledger.holding import hold
+from axomsync.ledger.committer import Write
+from axomsync.ledger.connection import Trouble, sqlite_fault
+from axomsync.ledger.holding import hold, raise_flag, raised_flag
 from axomsync.ledger.models import ModelWrites
 from axomsync.ledger.reader import Reader
 from axomsync.ledger.uploads import UploadWrites
-from axomsync.records import ModelState, Transfer, UploadState
+from axomsync.records import ModelState, Problem, Transfer, UploadState
+
+LEDGER_FILE = "state.db"  # in the state folder
+LARGE_WAL_BYTES = 64 * 1024 * 1024
+SILENT_SECONDS = 60.0
+LITTLE_ROOM_BYTES = 1024 * 1024
+_TROUBLES = tuple(Trouble)
+
+
+def trouble_of(folder: Path) -> Trouble | None:
+    """What the agent that holds this state folder has with its ledger; the ledger need not be readable for that."""
+    flag = raised_flag(folder)
+    return _TROUBLES[flag] if flag is not None and flag < len(_TROUBLES) else None
 
 
 class Ledger(UploadWrites, ModelWrites):
@@ -26,7 +43,7 @@ class Ledger(UploadWrites, ModelWrites):
         with ExitStack() as undo:
             self._lock_file = hold(folder)
             undo.callback(os.close, self._lock_file)
-            super().__init__(folder / "state.db", now)
+            super().__init__(folder / LEDGER_FILE, now)
             undo.callback(super().close)
             self._read = Reader(self.path)
             undo.pop_all()
@@ -47,6 +64,42 @@ class Ledger(UploadWrites, ModelWrites):
     def read(self) -> Reader:
         """The reading side."""
         return self._read
+
+    # Its own health
+
+    def show_trouble(self, trouble: Trouble | None) -> None:
+        """Let other processes know, see `trouble_of`."""
+        raise_flag(self._lock_file, None if trouble is None else _TROUBLES.index(trouble))
+
+    def probe(self) -> Write[None]:
+        """See whether a write would come through; nothing is written unless there is a reason for doubt.
+
+        A disk that fails shows it at a write alone, so a long silence is one.
+        """
+        silent = time.monotonic() - self.written_at > SILENT_SECONDS
+        doubtful = silent or self.trouble() is not None or _is_short_of_room(self.path)
+
+        def work(db: Database) -> None:
+            if doubtful:  # as much as a step of real work writes
+                db.conn.execute("INSERT OR REPLACE INTO facts VALUES ('probe', hex(zeroblob(8192)))")
+
+        if not doubtful:
+            return self.submit(work)
+        self.submit(work)
+        return self.execute("DELETE FROM facts WHERE name = 'probe'")
+
+    def held_by_reader(self) -> bool:
+        """Whether the WAL is large, and can't be brought into the file since somebody reads it without an end."""
+        try:
+            if os.stat(f"{self.path}-wal").st_size < LARGE_WAL_BYTES:
+                return False
+            with closing(sqlite3.connect(self.path, isolation_level=None, timeout=0.0)) as connection:
+                _, frames, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except FileNotFoundError:
+            return False
+        except (OSError, sqlite3.Error) as error:
+            raise sqlite_fault(error, self.path) from None
+        return bool(moved < frames)
 
     def recover(self) -> None:
         """At the start of an agent: what was under way when the last one ended goes back to where it can be taken up."""
@@ -139,6 +192,19 @@ class Ledger(UploadWrites, ModelWrites):
 
         self.write(work)
 
+    def show_problems(self, problems: Iterable[Problem], over: Problem) -> Write[None]:
+        """Replace what other processes see of the problems; the one that is `over` goes into the history."""
+        rows = list(problems)
+
+        def work(db: Database) -> None:
+            db.conn.execute("DELETE FROM problems")
+            for p in rows:
+                db.conn.execute("INSERT INTO problems VALUES (?,?,?,?)", (p.subject, p.reason, p.since, p.next_attempt))
+            self._tell(db, "problem", over.subject, "began", over.reason)
+            self._tell(db, "problem", over.subject, "over", None)
+
+        return self.submit(work)
+
     def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> None:
         """Add a problem or change its reason; it keeps the time when it began."""
 
@@ -166,3 +232,11 @@ class Ledger(UploadWrites, ModelWrites):
     def tell(self, kind: str, subject: str, state: str, reason: str | None = None) -> None:
         """Add a line to the history."""
         self.write(lambda db: self._tell(db, kind, subject, state, reason))
+
+
+def _is_short_of_room(path: Path) -> bool:
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return True
+    return bool(status.f_flag & os.ST_RDONLY) or status.f_bavail * status.f_frsize < LITTLE_ROOM_BYTES

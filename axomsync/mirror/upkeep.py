@@ -1,10 +1,12 @@
 """Published models looked after: read again on schedule or on request, and mended when their bytes have changed.
 
-Failures handled: damage (told in `status`, noted, mended from storage), a model that can't be mended now (told, tried again
-within the hour), a record that can't be read (the ledger's takes its place), a model that is removed meanwhile.
+Failures handled: damage (told in `status`, noted, mended from storage), a model that can't be read or mended now, or that
+trips a bug (told, tried again within the hour; the others go on), a record that can't be read (the ledger's takes its
+place), a model that is removed meanwhile.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from pathlib import Path
 from axomsync.config import MirrorSettings
 from axomsync.console import Console
 from axomsync.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
-from axomsync.ledger import Ledger
+from axomsync.ledger import Ledger, LedgerFault
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
 from axomsync.mirror.download import Lanes
@@ -57,6 +59,7 @@ class Upkeep:
         self._settings, self._place, self._ledger, self._console = settings, place, ledger, console
         self._lanes, self._meter, self._problems, self._liveness = lanes, meter, problems, liveness
         self._stop, self._random, self._patience, self._now, self._clock = stop, random, patience, now, clock
+        self._put_off: dict[str, float] = {}  # by the clock, until when a model that could not be read is left alone
 
     def run(self) -> None:
         """Work until the agent stops."""
@@ -68,12 +71,31 @@ class Upkeep:
                     return
                 except AxomsyncError as failure:
                     self._problems.report("upkeep", str(failure))
+                except Exception as bug:  # noqa: BLE001  # told, and the loop goes on
+                    self._problems.report_bug("upkeep", bug)
+                else:
+                    self._problems.clear("upkeep")
 
     def scrub(self, beat: Beat) -> None:
         """Read what is due, slowly, and mend what is damaged. Raises `Stopping`, `LocalFault`."""
         for model in self._ledger.read.models(ModelState.PUBLISHED):
-            if self._is_due(model):
-                self.look_after(model, HalfSpeed(self._step(beat)), beat)
+            if self._is_due(model) and self._clock() >= self._put_off.get(model.id, -math.inf):
+                self._look_after_alone(model, beat)
+
+    def _look_after_alone(self, model: Model, beat: Beat) -> None:
+        """Look after one model; what goes wrong with it must not keep the others waiting."""
+        again = self._now() + AGAIN_SECONDS
+        self._put_off[model.id] = self._clock() + AGAIN_SECONDS
+        try:
+            self.look_after(model, HalfSpeed(self._step(beat)), beat)
+        except (Stopping, LedgerFault):
+            raise
+        except AxomsyncError as failure:
+            self._problems.report(shown(model), f"can't be read again now: {failure}", again)
+        except Exception as bug:  # noqa: BLE001  # told, and the others go on
+            self._problems.report_bug(shown(model), bug, again)
+        else:
+            del self._put_off[model.id]
 
     def repair(self, model_id: str, beat: Beat) -> None:
         """Read one model now, and mend it. Raises what keeps it from being mended."""
@@ -86,6 +108,7 @@ class Upkeep:
         """Read one model, and mend it if need be; returns what was damaged. What keeps it from being mended is told."""
         record, damages = self.verify(model, step)
         if not damages:
+            self._problems.clear(shown(model))
             return []
         try:
             self.mend(model, record, damages, beat)

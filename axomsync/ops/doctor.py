@@ -19,9 +19,10 @@ from urllib.request import getproxies
 from axomsync.config import Settings
 from axomsync.console import Console, NotThere
 from axomsync.drop.watch import Watcher
-from axomsync.errors import AxomsyncError, KeyRefused, Rejected, local_fault
+from axomsync.errors import AxomsyncError, KeyRefused, LocalFault, Rejected, local_fault
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of
+from axomsync.ledger import LEDGER_FILE, check_ledger
 from axomsync.records import Presigned, RemoteModel
 from axomsync.storage import Storage
 
@@ -176,13 +177,16 @@ class Doctor:
             yield watches(sum(1 for _ in os.walk(self._settings.drop.folder)), limit)
 
     def _ledger(self) -> Finding:
-        path = self._settings.state.folder / "state.db"
-        if not os.path.exists(path):
-            return Finding("ledger", Verdict.OK, f"{path} is made by the first start")
+        path = self._settings.state.folder / LEDGER_FILE
         fix = "stop the agent and move the file away: the ledger is rebuilt from receipts and published models"
         try:
+            check_ledger(path)
+            if not os.path.exists(path):
+                return Finding("ledger", Verdict.OK, f"{path} is made by the first start")
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
                 (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        except LocalFault as fault:
+            return Finding("ledger", Verdict.FAIL, str(fault), fix)
         except sqlite3.Error as error:
             said = str(error)
         return Finding("ledger", Verdict.OK, f"{path} is sound") if said == "ok" else Finding(

@@ -2,11 +2,14 @@
 
 What has happened is noted in the ledger together with the transition itself, so a hook runs at least once, whatever
 crashes. It gets `AXOMSYNC_*` in its environment and the same and more as a JSON document on standard input; it does not
-get the API key. Failures handled: a command that is not there, fails or runs too long (tried again with back-off, then
-given up, told in `status`), output without end (its last part is kept), a row that is no longer there (nothing to tell),
-a ledger that can't be written (tried again).
+get the API key, and can't read it in the agent's own environment or memory either (`shield_memory`).
+
+Failures handled: a command that is not there, fails or runs too long (tried again with back-off, then given up, told in
+`status`), output without end (its last part is kept), a row that is no longer there (nothing to tell), a ledger that can't
+be written (tried again), an event that trips a bug (told, the others go on).
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -35,7 +38,16 @@ OUTPUT_LIMIT = 4096  # bytes of what a hook says that are kept
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 5.0  # that a hook still has when the agent stops
 KEPT_SECONDS = 30 * 86400.0
+PR_SET_DUMPABLE = 4  # prctl(2)
 SECRETS = ("AXOM_KEY", "CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY")
+
+
+def shield_memory() -> None:
+    """Keep other processes of the same user, hooks first, from `/proc/PID/environ` and the memory of this one.
+
+    Taking the key out of `os.environ` would leave it where the kernel shows it. Not for root, who may read everything.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class Hooks:
@@ -67,6 +79,8 @@ class Hooks:
                     self.run_due(beat)
                 except LocalFault as fault:
                     self._problems.report("hooks", str(fault))
+                else:
+                    self._problems.clear("hooks")
 
     def run_due(self, beat: Beat = lambda: None) -> None:
         """Run the hooks that are due, one after the other. Raises `LocalFault` for the ledger."""
@@ -74,8 +88,16 @@ class Hooks:
         if unwanted := {event.kind for event in due if not self._command(event)}:
             self._ledger.drop_events(unwanted, self._now() - KEPT_SECONDS)
         for event in due:
-            if event.kind not in unwanted and not self._stop.is_set():
+            if event.kind in unwanted or self._stop.is_set():
+                continue
+            try:
                 self._run_for(event, beat)
+            except LocalFault:
+                raise
+            except Exception as bug:  # noqa: BLE001  # the others go on
+                again = self._now() + backoff(event.attempts + 1, self._random)
+                self._problems.report_bug("hooks", bug, again)
+                self._ledger.record_hook(event.id, f"unexpected {type(bug).__name__}", again)
 
     def _run_for(self, event: Event, beat: Beat) -> None:
         document = self._document(event)

@@ -1,7 +1,7 @@
 """Log lines: one format for people, one for the journal, one for machines; secrets are taken out of all of them.
 
 The redaction works on the finished line, tracebacks included, so that no library and no careless message can leak the key
-or a signed URL.
+or a signed URL. Control characters are escaped there, too; what comes from outside is cleaned where it comes in.
 """
 
 import logging
@@ -24,6 +24,7 @@ _SECRETS = (
     (re.compile(r"\baxom_[a-z]+_[A-Za-z0-9_-]+"), "axom_…"),
     (re.compile(r"(Bearer)\s+\S+", re.IGNORECASE), r"\1 …"),
 )
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # what moves a terminal's cursor, or begins a line
 _NOISY = ("httpx", "httpcore", "apscheduler", "watchdog", "uvicorn", "asyncio")
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
@@ -60,7 +61,7 @@ class _Json(logging.Formatter):
 
 
 def _message(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    text = record.getMessage()
+    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), record.getMessage())
     if record.exc_info:
         text += "\n" + formatter.formatException(record.exc_info)
     return text.encode("utf-8", "backslashreplace").decode()

@@ -2,7 +2,7 @@
 
 Names follow prometheus.io/docs/practices/naming. Labels take words of the contract and nothing else, and every series is
 there from the start, at zero. Failures handled: a ledger that can't be read (what comes from it is left out of that
-scrape, and `axomsync_ledger_readable` is 0).
+scrape, and `axomsync_ledger_readable` is 0; the agent's own problems are told all the same).
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 from axomsync import __version__
 from axomsync.errors import LocalFault
 from axomsync.problems import SUBJECTS
-from axomsync.records import ModelState, UploadState
+from axomsync.records import ModelState, Problem, UploadState
 
 Status = Mapping[str, Any]
 
@@ -33,6 +33,7 @@ class AgentCollector(Collector):
     moved: Callable[[], Mapping[str, int]]  # bytes since the start, by direction
     transitions: Counter[tuple[str, str]]  # since the start, by table and new state
     folders: Callable[[], Mapping[str, int | None]]  # free bytes by the folder's section
+    problems: Callable[[], Iterable[Problem]]  # of the agent, from its memory
 
     def collect(self) -> Iterator[Metric]:
         """All metrics of axomsync's own."""
@@ -45,6 +46,10 @@ class AgentCollector(Collector):
             yield _counter(f"{kind}_transitions", f"Times that a {kind} came into a state since the start.", passed)
         free = [({"folder": folder}, count) for folder, count in self.folders().items() if count is not None]
         yield _gauge("free_bytes", "Bytes that can still be written to the filesystem of a folder.", free)
+        begun = {problem.subject for problem in self.problems()}
+        yield _gauge("problem", "1 while a part of the agent has a problem; status says which.", [
+            ({"subject": subject}, subject in begun) for subject in SUBJECTS
+        ])  # fmt: skip
         try:
             status = self.status()
         except LocalFault:
@@ -85,10 +90,6 @@ def _from_status(status: Status) -> Iterator[Metric]:
         left[transfer["direction"]] += transfer["bytes_total"] - transfer["bytes_done"]
     yield _gauge("transfers", "Transfers in flight.", _by_direction(transfers))
     yield _gauge("remaining_bytes", "Bytes of the transfers in flight that are not durable yet.", _by_direction(left))
-    begun = {problem["subject"] for problem in status["problems"]}
-    yield _gauge("problem", "1 while a part of the agent has a problem; status says which.", [
-        ({"subject": subject}, subject in begun) for subject in SUBJECTS
-    ])  # fmt: skip
     yield _gauge("problems", "Problems that status shows, those of single files and models included.", [
         ({}, len(status["problems"]))
     ])  # fmt: skip

@@ -1,4 +1,7 @@
-"""What the status page, its event stream and the metrics tell. Reads the ledger with a connection of its own."""
+"""What the status page, its event stream and the metrics tell. Reads the ledger with a connection of its own.
+
+Failures handled: a ledger that can't be written (the agent's problems come from its memory).
+"""
 
 import time
 from collections.abc import Callable
@@ -9,6 +12,7 @@ import orjson
 from axomsync.config import Settings
 from axomsync.ledger import Reader
 from axomsync.liveness import Liveness
+from axomsync.problems import Problems
 from axomsync.report import event_document, free_bytes, model_document, status_document, upload_document
 from axomsync.throughput import PIECE_SECONDS, Throughput
 
@@ -27,10 +31,15 @@ class Facts:
         ledger: Reader,
         liveness: Liveness,
         throughput: Throughput,
+        problems: Problems,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings, self.ledger = settings, ledger
-        self._liveness, self._throughput, self._clock = liveness, throughput, clock
+        self._liveness, self._throughput, self._problems, self._clock = liveness, throughput, problems, clock
+
+    def version(self) -> tuple[object, ...]:
+        """Another one once there is something new to tell."""
+        return (self.ledger.version(), *self._problems.all())
 
     def sections(self) -> dict[str, Any]:
         """The parts of the page; each is sent anew when it changes."""
@@ -49,7 +58,7 @@ class Facts:
 
     def status(self) -> Document:
         """`axomsync status --json`."""
-        return status_document(self.settings, self.ledger)
+        return status_document(self.settings, self.ledger, problems=self._problems.all())
 
     def free_bytes(self) -> dict[str, int | None]:
         """Free space by the section that names the folder, None when it is missing."""
@@ -64,10 +73,12 @@ class Facts:
 
     def obstacles(self) -> list[str]:
         """What keeps the agent as a whole from its work; nothing when it is ready."""
+        found = [f"{p.subject}: {p.reason}" for p in self._problems.all() if p.subject in AGENT_SUBJECTS]
+        if found:  # whether the ledger can be read or not
+            return found
         status = self.status()
-        found = [f"{p['subject']}: {p['reason']}" for p in status["problems"] if p["subject"] in AGENT_SUBJECTS]
         asked = status["console"]["last_poll"]
-        if self.settings.mirror.enabled and not found and (asked is None or asked < status["agent"]["since"]):
+        if self.settings.mirror.enabled and (asked is None or asked < status["agent"]["since"]):
             found.append("console: not asked yet")
         return found
 

@@ -1,8 +1,9 @@
 """uvicorn with the limits that a page for a few people needs, and without its ten turns a second.
 
-Failures handled: more connections than `CONNECTIONS_MOST` (closed at once), a client that connects and asks for nothing, or
-never ends its request (closed after `IDLE_SECONDS`), headers beyond `HEADERS_MOST` (400). A client that does not read is
-sent no more than the socket holds.
+Failures handled: more connections than `CONNECTIONS_MOST` (whoever has asked for nothing for longest makes room, so that a
+probe is answered whatever others hold open; only when all are being answered the newest is closed), a client that connects
+and asks for nothing, or never ends its request (closed after `IDLE_SECONDS`), headers beyond `HEADERS_MOST` (400). A client
+that does not read is sent no more than the socket holds.
 """
 
 import asyncio
@@ -28,14 +29,18 @@ STOP_SECONDS = 2
 class Connection(H11Protocol):
     """One connection, which has to be asking for something or ends."""
 
+    idle_since = 0.0  # by the loop's clock
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refused when there are too many."""
+        """One of too many, it takes the place of the one that has been idle for longest."""
         super().connection_made(transport)
         self._expect_request()
-        if len(self.connections) > CONNECTIONS_MOST:
-            transport.abort()
+        # One that is aborted stays among the connections until the loop's next turn.
+        living = [c for c in self.connections if isinstance(c, Connection) and not c.transport.is_closing()]
+        if len(living) > CONNECTIONS_MOST:
+            idle = (connection for connection in living if connection.is_idle)
+            min(idle, key=lambda connection: connection.idle_since, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the patience, too."""
@@ -48,13 +53,19 @@ class Connection(H11Protocol):
         super().on_response_complete()
         self._expect_request()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _expect_request(self) -> None:
+        self.idle_since = self.loop.time()
         if self._patience is not None:
             self._patience.cancel()
         self._patience = self.loop.call_later(IDLE_SECONDS, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
+        if self.is_idle:
             self.transport.close()
 
 

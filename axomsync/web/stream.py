@@ -83,16 +83,17 @@ class Stream:
                 yield b": still here\n\n"
 
     async def _read(self) -> None:
-        version, refresh_at = -1, 0.0
+        version: tuple[object, ...] = ()
+        refresh_at = 0.0
         while True:
             parts: dict[str, object] = {}
             try:
-                now_at = await run_in_threadpool(self._facts.ledger.version)
+                now_at = await run_in_threadpool(self._facts.version)
                 if now_at != version or time.monotonic() >= refresh_at:
                     version, refresh_at = now_at, time.monotonic() + REFRESH_SECONDS
                     parts = {"fault": None, **await run_in_threadpool(self._facts.sections)}
             except LocalFault as fault:
-                version, parts = -1, {"fault": str(fault)}
+                version, parts = (), {"fault": str(fault)}
             self._show({name: as_json(part) for name, part in parts.items()})
             await asyncio.sleep(TURN_SECONDS)
 

@@ -72,6 +72,20 @@ def test_it_never_overwrites_without_force(newcomer: Newcomer) -> None:
     assert "[mirror]" in newcomer.file.read_text()
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_nothing_is_written_through_what_somebody_planted(force: tuple[str, ...], newcomer: Newcomer) -> None:
+    newcomer.file.parent.mkdir(parents=True)
+    victim = newcomer.home / "victim"
+    victim.write_text("mine")
+    newcomer.file.with_name(".config.toml.new").symlink_to(victim)
+    if force:
+        newcomer.file.symlink_to(victim)
+    assert newcomer.init(*force).returncode == 0
+    assert victim.read_text() == "mine"
+    assert not newcomer.file.is_symlink()
+    assert "[mirror]" in newcomer.file.read_text()
+
+
 def test_a_configuration_that_would_be_bad_is_not_written(newcomer: Newcomer) -> None:
     newcomer.url = "http://console.example/api"
     done = newcomer.init()

@@ -8,8 +8,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from axomsync.drop.intake import Intake
 from axomsync.drop.upload import Surroundings
 from axomsync.errors import LocalFault, Stopping, Transient, UrlExpired
 from axomsync.ledger import Ledger, Reader
+from axomsync.ledger.committer import Write
 from axomsync.liveness import Liveness
 from axomsync.meter import Meter
 from axomsync.problems import Problems
@@ -107,14 +107,14 @@ class MortalLedger(Ledger):
         self._left, self._stop, self._count = writes, stop, threading.Lock()
         super().__init__(folder, now)
 
-    def submit(self, work: Callable[[Database], T]) -> Future[T]:
+    def submit(self, work: Callable[[Database], T], row: Hashable | None = None) -> Write[T]:
         with self._count:
             if self._left == 0:
                 self._stop.set()
                 raise Stopping("killed")
             if self._left is not None:
                 self._left -= 1
-        return super().submit(work)
+        return super().submit(work, row)
 
 
 class DropHere:

@@ -3,8 +3,10 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -195,3 +197,43 @@ def test_the_shipped_example_restarts_the_server_of_the_model(tmp_path: Path) ->
         "systemctl --quiet is-active vllm@my-model.service",
         "systemctl restart vllm@my-model.service",
     ]
+
+
+PEEP = """
+count() { grep -zc "^AXOM_KEY=" "/proc/$PPID/environ" 2>/dev/null; }
+mem() { head -c 0 "/proc/$PPID/mem" 2>/dev/null && echo open; }
+echo "$(id -u):$(count):$(mem)" >"$1.new"; mv "$1.new" "$1"
+"""
+
+
+def test_a_hook_of_the_same_user_can_not_read_the_key_from_the_agent() -> None:
+    """Nor may anything else of that user; root may read everything."""
+    assert os.geteuid() == 0, "the agent is to run as another user"
+    place = Path(tempfile.mkdtemp())  # pytest's own folders are root's
+    try:
+        told = place / "box" / "models" / "told"
+        hooks = {"upload_done": ["sh", "-c", PEEP, "sh", str(told)]}
+        with FaultyServer() as server, AgentProcess(place / "box", server.url, KEY, {"hooks": hooks}) as agent:
+            (agent.drop / "a.jsonl").write_text('{"a": 1}\n')
+            subprocess.run(["chown", "-R", "65534:65534", place], check=True)
+            agent.start("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+            eventually("the hook", told.exists)
+            assert told.read_text() == "65534::\n"
+            assert agent.process is not None
+            assert b"AXOM_KEY=" in Path(f"/proc/{agent.process.pid}/environ").read_bytes(), (
+                "it was not given by the environment"
+            )
+            assert agent.terminate() == 0
+    finally:
+        shutil.rmtree(place)
+
+
+def test_an_event_that_trips_a_bug_does_not_keep_the_others_waiting(here: Installation) -> None:
+    columns = 'kind, "table", subject, at'
+    here.ledger.execute(f"INSERT INTO events ({columns}) VALUES ('upload_done', 'uploads', 'no number', 1)").result()
+    here.publish()
+    here.run(model_published=here.teller(), upload_done=here.teller())
+    assert [document["event"] for _, document, _ in here.told()] == ["model_published"]
+    (problem,) = here.ledger.read.problems()
+    assert (problem.subject, "unexpected ValueError" in problem.reason) == ("hooks", True)
+    assert here.output()[0] == (1, 0, "unexpected ValueError")

@@ -55,7 +55,7 @@ class Stage:
         self.meter = Meter(time.monotonic)
         self.throughput = Throughput(time.monotonic() - PIECES * PIECE_SECONDS)
         self.liveness = Liveness(60.0, time.monotonic)
-        self.problems = Problems(self.ledger)
+        self.problems = Problems(self.ledger, lambda: time.time() - self._ago)
         self._uploads = 0
 
     def ago(self, seconds: float) -> None:
@@ -77,8 +77,10 @@ class Stage:
         return Page(self.settings.web, self._server, self.problems, told.append)
 
     def _server(self, token: str | None) -> Server:
-        facts = Facts(self.settings, Reader(self.ledger.path), self.liveness, self.throughput)
-        told = AgentCollector(facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes)
+        facts = Facts(self.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems)
+        told = AgentCollector(
+            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all
+        )
         return Server(facts, registry(told), token)
 
     def polled(self, seconds_ago: float = 12) -> None:
@@ -214,7 +216,7 @@ def problem(stage: Stage) -> None:
                 "the agent goes on by itself when there is room", size=141 * GB, durable=88 * GB)  # fmt: skip
     stage.polled(3 * MINUTE)
     stage.ago(2 * MINUTE)
-    stage.ledger.show_problem(
+    stage.problems.report(
         "console",
         "https://console.axomlabs.ai/api refuses the API key (401); rotate it: docs/operating.md",
         time.time() + 25,

@@ -96,7 +96,7 @@ def test_health_and_readiness(stage: Stage) -> None:
         unready = httpx.get(url + "readyz")
         assert unready.status_code == 503
         assert unready.text.startswith("console: ")
-        stage.ledger.clear_problem("console")
+        stage.problems.clear("console")
         stage.polled()
         assert httpx.get(url + "readyz").status_code == 200
         stage.liveness.limit = -1.0

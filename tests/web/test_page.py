@@ -65,7 +65,7 @@ def test_the_page_follows_what_happens(page: Page, tmp_path: Path) -> None:
         stage.upload("notes.jsonl", 2_000_000, UploadState.REJECTED, "line 3: not valid JSON")
         expect(page.locator("#uploads")).to_contain_text("notes.jsonl")
         expect(page.locator("#uploads .state")).to_have_text("rejected")
-        stage.ledger.show_problem("console", "the console refuses the API key; rotate it", None)
+        stage.problems.report("console", "the console refuses the API key; rotate it")
         expect(page.locator("#headline")).to_contain_text("problem")
         expect(page.locator("#problems")).to_contain_text("the console refuses the API key; rotate it")
         stage.model("<img src=x onerror=alert(1)>", "v1", "2026", ModelState.WAITING, "the console says: training")

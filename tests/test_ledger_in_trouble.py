@@ -1,0 +1,137 @@
+"""A state folder that is full, read-only, locked or failing under a running agent: told in all places within five seconds,
+once, and no longer when it is over. Needs root for mounts."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from axomsync.ledger import Trouble
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.disks import fill, loop_disk, small_disk
+from tests.rig.faults import KEY, FaultyServer
+
+SOON = 5.0  # seconds in which people must hear of it
+LISTEN = {"web": {"listen": "127.0.0.1:0"}}
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+@contextmanager
+def full(state: Path, agent: AgentProcess) -> Iterator[None]:
+    filler = fill(state)
+    yield
+    filler.unlink()
+
+
+@contextmanager
+def locked(state: Path, agent: AgentProcess) -> Iterator[None]:
+    other = sqlite3.connect(state / "state.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    yield
+    other.execute("ROLLBACK")
+    other.close()
+
+
+@contextmanager
+def failing(state: Path, agent: AgentProcess) -> Iterator[None]:
+    assert agent.process is not None
+    calls = "pwrite64,fdatasync,fsync"
+    arguments = ["-f", "-qq", "-o", "/dev/null", "-P", f"{state}/state.db-wal", "-e", f"trace={calls}"]
+    with subprocess.Popen(["strace", *arguments, "-e", f"inject={calls}:error=EIO", "-p", str(agent.process.pid)]) as strace:
+        yield
+        strace.send_signal(signal.SIGINT)
+
+
+def everywhere(agent: AgentProcess, page: str) -> dict[str, bool]:
+    """Where the ledger is told to be in trouble."""
+    ready = httpx.get(page + "readyz")
+    of_page = httpx.get(page + "api/status").json()["problems"]
+    return {
+        "status": any(problem["subject"] == "ledger" for problem in agent.status()["problems"]),
+        "page": any(problem["subject"] == "ledger" for problem in of_page),
+        "readyz": ready.status_code == 503 and ready.text.startswith("ledger: "),
+        "metrics": 'axomsync_problem{subject="ledger"} 1.0' in httpx.get(page + "metrics").text,
+    }
+
+
+def heard(manager: socket.socket) -> list[str]:
+    """What the service manager was told since it listened last."""
+    said = []
+    with suppress(BlockingIOError):
+        while True:
+            said.append(manager.recv(4096).decode())
+    return said
+
+
+TROUBLES: dict[str, tuple[Callable[[Path, AgentProcess], object], Trouble]] = {
+    "full": (full, Trouble.FULL),
+    "locked": (locked, Trouble.LOCKED),
+    "failing": (failing, Trouble.FAILING),
+}
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_a_state_folder_in_trouble_is_told_in_all_places_once_and_while_it_lasts(
+    kind: str, server: FaultyServer, tmp_path: Path
+) -> None:
+    happens, trouble = TROUBLES[kind]
+    with ExitStack() as stack:
+        manager = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        agent = stack.enter_context(AgentProcess(tmp_path / "box", server.url, KEY, LISTEN, environ=environ))
+        state = stack.enter_context(small_disk(agent.state, "size=12m"))
+        agent.start()
+        page = str(eventually("a page", lambda: agent.status()["agent"]["page"]))
+        eventually("readiness", lambda: httpx.get(page + "readyz").status_code == 200)
+        with happens(state, agent):  # type: ignore[attr-defined]
+            began = time.monotonic()
+            eventually("the log", lambda: f"ledger: {state}/state.db: {trouble}" in agent.log(), patience=SOON)
+            assert all(everywhere(agent, page).values()), everywhere(agent, page)
+            assert time.monotonic() - began < SOON + 2.0, "the news took longer than people wait, and two processes to start"
+            assert "ledger" in agent.call("status").stdout
+            assert any(f"STATUS=in trouble: {state}" in said for said in heard(manager))
+            while time.monotonic() - began < 15:  # longer than a lock is waited for
+                (agent.drop / f"{time.monotonic()}.jsonl").write_text('{"a": 1}\n')
+                time.sleep(0.5)
+        eventually("the end of it", lambda: "ledger: works again" in agent.log(), patience=20)
+        assert not any("in trouble" in said for said in heard(manager)[-1:])
+        eventually("silence", lambda: not any(everywhere(agent, page).values()))
+        assert agent.log().count("ledger: ") == 2, agent.log()
+        eventually("the uploads", lambda: {row["state"] for row in agent.uploads()} <= {"uploaded", "duplicate"})
+        assert agent.terminate() == 0
+        assert "Traceback" not in agent.log()
+
+
+def test_status_tells_of_trouble_without_a_page_and_of_a_disk_that_the_kernel_made_read_only(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        agent = stack.enter_context(AgentProcess(tmp_path / "box", server.url, KEY))
+        options = ("mkfs.ext4", "-b", "4096")
+        state = stack.enter_context(loop_disk(agent.state, tmp_path / "image", 32 << 20, *options))
+        subprocess.run(["mount", "-o", "remount,errors=remount-ro", state], check=True)
+        agent.start()
+        device = subprocess.run(["findmnt", "-no", "SOURCE", state], capture_output=True, text=True, check=True).stdout
+        Path("/sys/fs/ext4", os.path.basename(device.strip()), "trigger_fs_error").write_text("1")
+        eventually("the log", lambda: "ledger: " in agent.log(), patience=SOON)
+        done = agent.call("status", "--json")
+        (problem,) = [p for p in json.loads(done.stdout)["problems"] if p["subject"] == "ledger"]
+        assert problem["reason"].startswith(f"{state}/state.db: ")
+        assert agent.log().count("ledger: ") == 1
+        agent.kill()
