@@ -24,7 +24,7 @@ from axomsync import __version__, config
 from axomsync.config import Loaded, MirrorSettings, Settings
 from axomsync.console import Console
 from axomsync.drop.intake import Intake
-from axomsync.drop.upload import Surroundings
+from axomsync.drop.put import Surroundings
 from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Rejected, Transient
 from axomsync.ledger import Ledger, Reader, ledger_fault
 from axomsync.ledger.identity import identity_of
@@ -74,7 +74,7 @@ class Parts:
         self._agent = agent
         ca_file = str(settings.console.ca_file) if settings.console.ca_file else None
         self.console = Console(settings.console.url, lambda: config.load_key(settings, agent.environ), ca_file=ca_file)
-        self.storage = Storage(stall=settings.transfer.stall, ca_file=ca_file, allow_http=settings.transfer.allow_http)
+        self.storage = Storage.of(settings)
         self.intake = self._build_intake() if settings.drop.enabled else None
         self.mirror: Mirror | None = None
         self.upkeep: Upkeep | None = None
@@ -418,6 +418,8 @@ class Agent:
                 codes.add(Transient.exit_code)
             elif upload.state in STUCK_UPLOADS:
                 codes.add(1)
+            elif upload.state in (UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING):
+                codes.add(Transient.exit_code)
         for model in self.ledger.read.models():
             if model.state in STUCK_MODELS:
                 codes.add(1)

@@ -12,9 +12,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qs, quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import httpx
 import orjson
@@ -24,8 +23,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorF
 from axomsync import __version__
 from axomsync.config import is_loopback
 from axomsync.errors import KeyRefused, Rejected, Transient, printable
-from axomsync.http import distrust, http_date, request_id, retry_after, tls_context
+from axomsync.http import http_date, network_reason, request_id, retry_after, tls_context
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
+from axomsync.s3 import url_lifetime
 
 log = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ class Console:
                     yield response
                     return
             except httpx.HTTPError as error:
-                raise Transient(f"{self.url}: {_network_reason(error)}") from None
+                raise Transient(f"{self.url}: {network_reason(error, self.url, 'no answer in time')}") from None
             except httpx.InvalidURL as error:
                 raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
 
@@ -315,19 +315,6 @@ class Console:
         raise Rejected(f"{call}: the console refuses it with {status}: {detail}")
 
 
-def url_lifetime(url: str, now: float) -> float | None:
-    """Seconds that a SigV4-presigned URL still lives at `now` (the signer's clock), None when it does not say.
-
-    Source: `X-Amz-Date` and `X-Amz-Expires` of AWS Signature Version 4 query authentication.
-    """
-    try:
-        query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-        signed = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
-        return signed + int(query["x-amz-expires"]) - now
-    except (KeyError, ValueError):
-        return None
-
-
 def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
@@ -376,13 +363,3 @@ def _words(detail: Any) -> str:
         where = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
         return f"{where}{detail['msg']}"
     return orjson.dumps(detail).decode()
-
-
-def _network_reason(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.ConnectTimeout):
-        return "no connection in time"
-    if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
-    if isinstance(error, httpx.ConnectError):
-        return distrust(error) or f"can't connect ({error})"
-    return f"the connection broke ({type(error).__name__})"

@@ -5,6 +5,7 @@
     ├── UrlExpired          75     ask the console for a fresh URL, then try again at once
     ├── SourceChanged       75     what was being read is no longer what it was: start that file over
     ├── Rejected             1     the far side or the input has given its final answer: park it with the reason
+    │   └── Refused          1     so said storage of one URL: where that was used before, a fresh one is worth a try
     ├── LocalFault           1     this machine is in the way (disk, permission): say path and need, try again later
     ├── Stopping             0     the agent was asked to stop: leave everything so that it can be taken up again
     └── Fatal               any    the process can't go on
@@ -17,14 +18,22 @@ Foreign exceptions are turned into these at one boundary each: `console` and `st
 the operating system. A message is one line, names the thing and what to do, and never holds a key or a signed URL.
 """
 
+import copy
 import errno
 import os
+from typing import Self
 
 
 class AxomsyncError(Exception):
     """Base of all expected failures; `exit_code` is what a command ends with when this one ends it."""
 
     exit_code = 1
+
+    def about(self, subject: str) -> Self:
+        """The same failure, with the file or model that it is about in front of its words."""
+        failure = copy.copy(self)
+        failure.args = (f"{subject}: {self}",)
+        return failure
 
 
 class Transient(AxomsyncError):
@@ -52,6 +61,10 @@ class SourceChanged(AxomsyncError):
 
 class Rejected(AxomsyncError):
     """A final 'no': retrying the same thing can't help."""
+
+
+class Refused(Rejected):
+    """Storage's final 'no' to one request."""
 
 
 class LocalFault(AxomsyncError):

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from axomsync.errors import BadConfig, printable
 
@@ -38,14 +39,60 @@ def host_of(url: str) -> str:
         return "?"
 
 
-def distrust(error: Exception) -> str | None:
-    """What to do about it, when a server's certificate is why there is no connection."""
-    details = getattr(error.__cause__, "details", None) or {}  # so the Rust transport tells what httpx was not told
-    causes = [str(error), *(cause["message"] for cause in details.get("causes") or ())]
-    reason = next((printable(cause) for cause in causes if "certificate" in cause.lower()), None)
-    if reason is None:
+def network_reason(error: Exception, url: str, silent: str) -> str:
+    """Why there is no answer: the innermost cause in words, and what helps. `silent` says that nothing came for too long."""
+    causes = _causes(error)
+    told = " | ".join(causes).lower()
+    proxy = proxy_of(url)
+    through = f", through the proxy {proxy}" if proxy else ""
+    if trust := next((printable(cause)[:200] for cause in causes if "certificate" in cause.lower()), None):
+        return f"its certificate is not trusted ({trust}); [console] ca_file or SSL_CERT_FILE names an authority of your own"
+    for signs, reason in _REASONS:
+        if any(sign in told for sign in signs):
+            return reason + through
+    kind = type(error).__name__
+    if (kind == "ConnectTimeout" and "operation timed out" not in told) or ("(connect)" in told and "timed out" in told):
+        return f"no connection in time{through}"
+    if "Timeout" in kind:
+        return f"{silent}{through}"
+    if kind == "ConnectError":
+        return f"can't connect ({printable(causes[-1])[:200]}){through}"
+    return f"the connection broke{through} ({kind})"
+
+
+# What the C library, OpenSSL, httpcore and the Rust transport say of causes; the first that fits counts.
+_REASONS = (
+    (("407", "proxy authorization", "proxy authentication"),
+     "the proxy wants a user and a password (407): put them into $HTTPS_PROXY"),
+    (("tunnel error", "unsuccessful tunnel", "proxyerror"), "the proxy does not let it through"),
+    (("dns error", "name or service not known", "name resolution", "no address associated", "nodename nor servname"),
+     "its name can't be resolved; is DNS set up, and the name right?"),
+    (("connection refused",), "nobody listens there (connection refused)"),
+    (("network is unreachable", "no route to host"), "there is no way to it (no route)"),
+    (("wrong_version_number", "invalidcontenttype", "wrong version number"), "it does not speak TLS on that port"),
+)  # fmt: skip
+
+
+def _causes(error: BaseException) -> list[str]:
+    """What each error in the chain says, outermost first."""
+    told: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        details = getattr(current, "details", None) or {}  # so the Rust transport tells what httpx was not told
+        inner = [str(cause["message"]) for cause in details.get("causes") or () if "for url" not in str(cause["message"])]
+        told += inner or [f"{type(current).__name__}: {current}"]
+        current = current.__cause__ or current.__context__
+    return told
+
+
+def proxy_of(url: str) -> str | None:
+    """Host and port of the proxy that requests to `url` go through, None when they go straight."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
-    return f"its certificate is not trusted ({reason}); [console] ca_file or SSL_CERT_FILE names an authority of your own"
+    return host_of(proxy if "//" in proxy else f"//{proxy}")
 
 
 def retry_after(response: "httpx.Response", now: float) -> float | None:

@@ -1,47 +1,42 @@
-"""Object storage behind presigned URLs: one ranged GET, one PUT. Maps what storage answers to what to do next.
+"""Object storage behind signed URLs: one ranged GET, one PUT. What its answers mean is decided in `s3`.
 
 httpx is the interface; downloads travel through a Rust transport that does TLS and socket reads off the GIL. Nothing but
 what the URL's signature asks for is sent: no Authorization, no cookies, no redirects, no unsigned `x-amz-*` header.
 
-Failures handled: expired or revoked URLs (`UrlExpired`), SlowDown and 5xx (`Transient`, marked as congestion), a changed
-object (`SourceChanged`: 412, 416, another ETag, another total), a store that ignores Range (`RangeIgnored`), a body cut
-short, a stalled connection, a clock that is off, plain http to a foreign host (`Rejected`).
-
-The sources of facts are the S3 API reference, "Error responses" and "Authenticating requests: using query parameters".
+Failures handled: all that `s3` judges, a store that ignores Range (`RangeIgnored`), a body that is cut short or goes on
+after its end, a stalled connection, a proxy that refuses, a name that can't be resolved, addresses that nothing may be
+fetched from (`addresses`, at each connection), plain http to a foreign host (`Rejected`), answers that are no HTTP.
 """
 
-import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Self
+from urllib.parse import urlsplit
 
+import httpcore
 import httpx
-from pyreqwest.client import SyncClientBuilder
+from pyreqwest.client import SyncClient, SyncClientBuilder
 from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from pyreqwest.exceptions import PyreqwestError
-from pyreqwest.exceptions import RequestTimeoutError as TransportTimeout
 
 from axomsync import __version__
-from axomsync.config import may_use_plain_http
-from axomsync.errors import BadConfig, Rejected, SourceChanged, Transient, UrlExpired, printable
-from axomsync.http import distrust, host_of, request_id, retry_after, tls_context
+from axomsync.addresses import judge_literal, resolve
+from axomsync.config import Settings, is_loopback, may_use_plain_http
+from axomsync.errors import BadConfig, Rejected, SourceChanged, Transient
+from axomsync.http import host_of, http_date, network_reason, proxy_of, request_id, retry_after, tls_context
+from axomsync.s3 import DOCUMENT_LIMIT, Answer, Confirmation, encrypted, etag_of, judge_get, judge_put, signed_headers
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # storage may think for long between the last byte of a large PUT and its answer
-
-# What the XML codes of S3-style errors ask for. Anything else is judged by its HTTP status.
-EXPIRED_CODES = frozenset({"AccessDenied", "ExpiredToken", "TokenRefreshRequired", "RequestExpired"})
-RETRY_CODES = frozenset({"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling"})
-CONGESTION_CODES = frozenset({"SlowDown", "ServiceUnavailable", "Throttling"})
-_ADVICE = {
-    "EntityTooLarge": "; set [drop] shard to less, so that the file goes up in parts",
-    "NoSuchKey": ": the object is not there; publish the model again in the console",
-}
+DOCUMENT_SECONDS = 10.0  # for the body of an answer that is no object; one that trickles must not hold a worker
+NAME_SECONDS = 30.0  # how long the addresses of a name are used before it is resolved again
+PINNED_MOST = 32  # transports that are kept, one an address
 
 _HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept-Encoding": "identity"}
 
@@ -57,6 +52,8 @@ class RangeReply:
     etag_is_md5: bool  # False when storage says that it encrypted the object with a key of its own
     whole: bool  # the store ignored the range and sends all
     chunks: Iterator[memoryview]
+    modified: float | None = None  # when the object was stored, by storage's clock: seconds since the epoch
+    answered: float | None = None  # when this answer was given, by the same clock
 
 
 class RangeIgnored(Exception):  # the store's habit, not a failure
@@ -65,7 +62,8 @@ class RangeIgnored(Exception):  # the store's habit, not a failure
 
 class Storage:
     """Connections to object storage, shared by all transfers. `stall` is the longest silence, in seconds, and
-    `answer_seconds` the longest between the end of a PUT and its answer, if that is more."""
+    `answer_seconds` the longest between the end of a PUT and its answer, if that is more. `loopback` allows storage on this
+    machine."""
 
     def __init__(
         self,
@@ -73,13 +71,14 @@ class Storage:
         stall: float,
         ca_file: str | None = None,
         allow_http: bool = False,
+        loopback: bool = False,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
-        self._allow_http = allow_http
+        self._allow_http, self._loopback = allow_http, loopback
         self._stall = stall
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers before storage set them
         self._downloads = httpx.Client(
-            transport=_bulk_transport(ca_file, stall),
+            transport=_Bulk(ca_file, stall, loopback=loopback),
             headers=_HEADERS,
             cookies=no_cookies,
             timeout=None,  # noqa: S113  # the transport has its own
@@ -93,6 +92,19 @@ class Storage:
             timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=max(stall, answer_seconds), pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
+        # httpx hands no network backend on. Those of its proxies stay as they are: a proxy resolves names by itself.
+        self._uploads._transport._pool._network_backend = _JudgedNetwork(loopback=loopback)  # type: ignore[attr-defined]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """As configured. Storage on this machine is that of a console on this machine: only such a one may name it."""
+        ca_file = settings.console.ca_file
+        return cls(
+            stall=settings.transfer.stall,
+            ca_file=str(ca_file) if ca_file else None,
+            allow_http=settings.transfer.allow_http,
+            loopback=is_loopback(urlsplit(settings.console.url).hostname or ""),
+        )
 
     def close(self) -> None:
         """Close all connections."""
@@ -104,32 +116,45 @@ class Storage:
         """Bytes `start` to `end` (exclusive) of an object of `total` bytes, which must still have `etag` when given.
 
         A store that ignores Range answers with the whole object: that is taken when `start` is 0 (the reply then ends at
-        `total`, whatever `end` was asked) and raises `RangeIgnored` otherwise.
+        `total`, whatever `end` was asked) and raises `RangeIgnored` otherwise. Of an empty object nothing is to be had; the
+        reply says that it is there.
         """
         self._check(url)
-        headers = {"Range": f"bytes={start}-{end - 1}"}
+        headers = {"Range": f"bytes={start}-{max(start, end - 1)}"}
         if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
-        with self._mapped(url), _answer(self._downloads.stream("GET", url, headers=headers)) as response:
-            begin, stop = _extent(response, start, end, total)
-            found = response.headers.get("ETag")
+        with self._mapped(url), _answered(self._downloads.stream("GET", url, headers=headers)) as response:
+            answer = _answer(response, with_body=response.status_code not in (200, 206))
+            extent = judge_get(answer, start, end, total)
+            if extent.whole and start != 0:
+                raise RangeIgnored
+            found = etag_of(answer.headers)
             if etag is not None and found is not None and found != etag:
-                raise SourceChanged(f"the object changed while it was fetched (ETag {etag} became {printable(found)})")
-            body = _exactly(_chunks(response), stop - begin)
-            yield RangeReply(begin, stop, total, found, not _encrypted(response), response.status_code == 200, body)
+                raise SourceChanged(f"the object changed while it was fetched (ETag {etag} became {found})")
+            yield RangeReply(
+                extent.start, extent.end, total, found, not encrypted(answer.headers), extent.whole,
+                _exactly(_chunks(response) if response.status_code != 416 else iter(()), extent.end - extent.start),
+                http_date(answer.headers.get("last-modified", "")), http_date(answer.headers.get("date", "")),
+            )  # fmt: skip
 
-    def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> str | None:
-        """PUT `length` bytes that `pieces` yields, and return the ETag that storage gives."""
+    def put(self, url: str, pieces: Iterable[bytes], length: int, content_type: str) -> Confirmation:
+        """PUT `length` bytes that `pieces` yields. Returns what storage confirmed; whatever else it answered is raised."""
         self._check(url)
         headers = {"Content-Length": str(length)} | signed_headers(url, content_type)
-        with self._mapped(url), _answer(self._uploads.stream("PUT", url, content=pieces, headers=headers)) as response:
-            if response.headers.get("Content-Length") == "0":
-                response.read()  # costs no time, and without it the next PUT could not use this connection
-            etag: str | None = response.headers.get("ETag")
-            return etag
+        sent = 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal sent
+            for piece in pieces:
+                yield piece
+                sent += len(piece)
+
+        with self._mapped(url), _answered(self._uploads.stream("PUT", url, content=counted(), headers=headers)) as response:
+            # The body is read even if it is empty: without that the next PUT could not use this connection.
+            return judge_put(_answer(response, with_body=True), all_sent=sent == length)
 
     def _check(self, url: str) -> None:
-        """Refuse what is no address of storage, or would be sent with more than its signature."""
+        """Reject URLs that are not http(s) or carry a user name or password, and addresses that nothing may be asked at."""
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -139,91 +164,54 @@ class Storage:
             raise Rejected("the console gave something that is no signed URL of a storage")
         if not may_use_plain_http(url, self._allow_http):
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
+        judge_literal(parts.hostname or "", loopback=self._loopback)  # a proxy is given no such address either
 
     @contextmanager
     def _mapped(self, url: str) -> Iterator[None]:
         """Turn what the transports raise into our own errors; messages name the host, never the URL."""
         try:
             yield
-        except (httpx.ConnectTimeout, httpx.PoolTimeout):
-            raise Transient(f"storage {host_of(url)}: no connection in time") from None
-        except (httpx.TimeoutException, TransportTimeout):
-            raise Transient(f"storage {host_of(url)}: no byte for {self._stall:g} s") from None
-        except httpx.ConnectError as error:
-            reason = distrust(error) or "can't connect"
-            raise Transient(f"storage {host_of(url)}: {reason}") from None
         except (httpx.HTTPError, httpx.InvalidURL, PyreqwestError) as error:
-            raise Transient(f"storage {host_of(url)}: the connection broke ({type(error).__name__})") from None
+            silent = f"no byte for {self._stall:g} s ([transfer] stall)"
+            raise Transient(f"storage {host_of(url)}: {network_reason(error, url, silent)}") from None
 
 
 @contextmanager
-def _answer(exchange: AbstractContextManager[httpx.Response]) -> Iterator[httpx.Response]:
-    """A successful answer, its body not yet read."""
+def _answered(exchange: AbstractContextManager[httpx.Response]) -> Iterator[httpx.Response]:
+    """An answer, its body not yet read."""
     with ExitStack() as stack:
         try:
             response = stack.enter_context(exchange)
         except ValueError:  # so says the Rust transport
             raise Transient("storage answered with what is not HTTP") from None
-        _raise_for_status(response)
         yield response
 
 
-def signed_headers(url: str, content_type: str) -> dict[str, str]:
-    """The headers that the signature of `url` covers, which must be sent, and with nothing else added.
-
-    Raises `Rejected` when a header is signed whose value nobody told us.
-    """
-    query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-    signed = set(query.get("x-amz-signedheaders", "host").split(";")) - {"host", "content-length"}
-    if unknown := signed - {"content-type"}:
-        names = ", ".join(sorted(unknown))
-        raise Rejected(f"the upload URL wants headers that the console does not tell: {names}; is this the newest axomsync?")
-    return {"Content-Type": content_type} if signed else {}
-
-
-def _bulk_transport(ca_file: str | None, stall: float) -> SyncHttpxTransport:
-    builder = (
-        SyncClientBuilder()
-        .runtime_multithreaded(True)  # one thread can decrypt about 10 Gbit/s
-        .http1_only()
-        .follow_redirects(False)
-        .referer(False)
-        .gzip(False).brotli(False).zstd(False).deflate(False)
-        .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
-        .read_timeout(timedelta(seconds=stall))
-    )  # fmt: skip
-    if ca_file is not None:
+def _answer(response: httpx.Response, *, with_body: bool) -> Answer:
+    """What `s3` judges. Of a body no more is read than an error document has."""
+    url = str(response.request.url)
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    body = b""
+    if with_body:
         try:
-            builder = builder.add_root_certificate_pem(Path(ca_file).read_bytes())
-        except (OSError, PyreqwestError) as error:
-            raise BadConfig(f"[console] ca_file {ca_file}: can't be used: {error}") from None
-    return SyncHttpxTransport(builder.build())
+            body = _document(response)
+        except (httpx.HTTPError, PyreqwestError):
+            # A success needs its whole body; and whether a 400 is for good is in its code alone.
+            if response.status_code < 300 or response.status_code == 400:
+                raise
+    request = request_id(response, "x-amz-request-id")
+    return Answer(
+        url, host_of(url), response.status_code, headers, body, request, retry_after(response, time.time())
+    )  # fmt: skip
 
 
-def _extent(response: httpx.Response, start: int, end: int, total: int) -> tuple[int, int]:
-    """First byte and end of what the answer brings; raises unless it fits what was asked."""
-    if response.status_code == 200:
-        length = response.headers.get("Content-Length")
-        if length is not None and int(length) != total:
-            raise SourceChanged(f"storage has {length} bytes where the manifest says {total}")
-        if start != 0:
-            raise RangeIgnored
-        return 0, total
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if match is None:
-        raise Transient(f"storage {host_of(str(response.request.url))}: a 206 without a usable Content-Range")
-    if match[3] != "*" and int(match[3]) != total:
-        raise SourceChanged(f"storage has {match[3]} bytes where the manifest says {total}")
-    begin, stop = int(match[1]), int(match[2]) + 1
-    if begin != start or stop > end or stop <= begin:
-        raise Transient(f"storage answered with bytes {begin}-{stop - 1} where {start}-{end - 1} were asked")
-    return begin, stop
-
-
-def _encrypted(response: httpx.Response) -> bool:
-    """Under SSE-KMS and SSE-C the ETag is no MD5 (S3 API reference, "Object")."""
-    kms = response.headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
-    return kms or "x-amz-server-side-encryption-customer-algorithm" in response.headers
+def _document(response: httpx.Response) -> bytes:
+    text, ends = b"", time.monotonic() + DOCUMENT_SECONDS
+    for chunk in response.iter_raw():
+        text += chunk
+        if len(text) >= DOCUMENT_LIMIT or time.monotonic() > ends:
+            break
+    return text[:DOCUMENT_LIMIT]
 
 
 def _chunks(response: httpx.Response) -> Iterator[memoryview]:
@@ -234,60 +222,115 @@ def _chunks(response: httpx.Response) -> Iterator[memoryview]:
 
 
 def _exactly(chunks: Iterator[memoryview], length: int) -> Iterator[memoryview]:
+    """`length` bytes. What follows them, or is missing, makes the answer another than it said it was."""
     left = length
     for chunk in chunks:
-        if len(chunk) > left:
-            chunk = chunk[:left]
         left -= len(chunk)
-        yield chunk
-        if not left:
-            return
-    raise Transient(f"the body was cut short: {left} of {length} bytes are missing")
+        if left < 0 or (left == 0 and any(map(len, chunks))):  # the last piece is not handed out before the end was seen
+            raise SourceChanged(f"storage sends more than the {length} bytes that it should have")
+        if len(chunk):
+            yield chunk
+    if left:
+        raise Transient(f"the body was cut short: {left} of {length} bytes are missing")
 
 
-def _raise_for_status(response: httpx.Response) -> None:
-    status = response.status_code
-    if status in (200, 201, 204, 206):
-        return
-    code, words = _error_document(response)
-    words += request_id(response, "x-amz-request-id")
-    message = f"storage {host_of(str(response.request.url))} answered {status} ({words})"
-    if status == 412:
-        raise SourceChanged(f"the object changed while it was fetched: {message}")
-    if status == 416:
-        raise SourceChanged(f"the object is shorter than the manifest says: {message}")
-    if code == "RequestTimeTooSkewed":
-        raise Transient(f"{message}; this machine's clock is off, set up time synchronisation")
-    if 300 <= status < 400:
-        raise Rejected(f"{message}: it redirects elsewhere, which no signature covers; tell whoever runs the console")
-    if status in (401, 403) or code in EXPIRED_CODES:
-        raise UrlExpired(message)
-    if status in (408, 425, 429) or status >= 500 or code in RETRY_CODES:
-        congestion = status in (429, 503) or code in CONGESTION_CODES
-        raise Transient(message, retry_after(response, time.time()), congestion=congestion)
-    raise Rejected(message + _ADVICE.get(code, ""))
+class _JudgedNetwork(httpcore.NetworkBackend):
+    """httpcore's own network, with names resolved here and their addresses judged."""
+
+    def __init__(self, *, loopback: bool) -> None:
+        self._inner, self._loopback = httpcore.SyncBackend(), loopback
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        """Connect to the first address that answers."""
+        try:
+            addresses = resolve(host, port, loopback=self._loopback)
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        for address in addresses[:-1]:
+            try:
+                return self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
+    ) -> httpcore.NetworkStream:
+        """Never: signed URLs lead to hosts."""
+        raise httpcore.ConnectError("signed URLs lead to no sockets")
 
 
-def still_refused(refusal: UrlExpired) -> UrlExpired:
-    """As `refusal`, when it was met with one fresh URL after the other: their age is not the reason."""
-    return UrlExpired(f"{refusal}, with fresh URLs too; `axomsync doctor` looks at the clock and at what storage takes")
+class _Bulk(httpx.BaseTransport):
+    """Rust transports, one for each address of a name, so that what was judged is what is connected to."""
 
+    def __init__(self, ca_file: str | None, stall: float, *, loopback: bool) -> None:
+        self._ca_file, self._stall, self._loopback = ca_file, stall, loopback
+        self._straight = SyncHttpxTransport(self._build(None))
+        self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
+        self._pinned: dict[tuple[str, str, int], SyncHttpxTransport] = {}
+        self._turn = 0
+        self._lock = threading.Lock()
 
-def _error_document(response: httpx.Response) -> tuple[str, str]:
-    """S3's error code and a line that holds it with the message. Looks at no more than 8 KiB, at nothing that is signed."""
-    text = b""
-    try:
-        for chunk in response.iter_raw():
-            text += chunk
-            if len(text) >= 8192:
-                break
-    except (httpx.HTTPError, PyreqwestError):
-        if response.status_code == 400:  # whether it is for good is in its code alone
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """As the transport of the address that is next."""
+        url = request.url
+        host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
+        if judge_literal(host, loopback=self._loopback) or proxy_of(str(url)) is not None:
+            return self._straight.handle_request(request)
+        transport = self._transport(host, port)
+        try:
+            return transport.handle_request(request)
+        except httpx.ConnectError:
+            with self._lock:
+                self._names.pop((host, port), None)
             raise
-    code, message = (_element(text, name) for name in (b"Code", b"Message"))
-    return code, ": ".join(part for part in (code, message) if part) or "no reason given"
 
+    def close(self) -> None:
+        """Close all connections."""
+        for transport in (self._straight, *self._pinned.values()):
+            transport.close()
 
-def _element(document: bytes, name: bytes) -> str:
-    match = re.search(rb"<%s>([^<]{1,200})</%s>" % (name, name), document)
-    return printable(match[1].decode("utf-8", "replace")) if match else ""
+    def _transport(self, host: str, port: int) -> SyncHttpxTransport:
+        with self._lock:
+            now = time.monotonic()
+            known = self._names.get((host, port))
+            if known is None or now - known[0] > NAME_SECONDS:
+                try:
+                    known = self._names[host, port] = (now, resolve(host, port, loopback=self._loopback))
+                except OSError as error:
+                    raise httpx.ConnectError(str(error)) from error
+            self._turn += 1
+            address = known[1][self._turn % len(known[1])]
+            key = (host, address, port)
+            if key not in self._pinned:
+                if len(self._pinned) >= PINNED_MOST:  # dropped and not closed: lanes may be reading from it
+                    del self._pinned[next(iter(self._pinned))]
+                self._pinned[key] = SyncHttpxTransport(self._build(key))
+            return self._pinned[key]
+
+    def _build(self, pinned: tuple[str, str, int] | None) -> SyncClient:
+        builder = (
+            SyncClientBuilder()
+            .runtime_multithreaded(True)  # one thread can decrypt about 10 Gbit/s
+            .http1_only()
+            .follow_redirects(False)
+            .referer(False)
+            .gzip(False).brotli(False).zstd(False).deflate(False)
+            .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
+            .read_timeout(timedelta(seconds=self._stall))
+        )  # fmt: skip
+        if pinned is not None:
+            builder = builder.resolve(*pinned)
+        if self._ca_file is not None:
+            try:
+                builder = builder.add_root_certificate_pem(Path(self._ca_file).read_bytes())
+            except (OSError, PyreqwestError) as error:
+                raise BadConfig(f"[console] ca_file {self._ca_file}: can't be used: {error}") from None
+        return builder.build()

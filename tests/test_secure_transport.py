@@ -44,7 +44,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def storage_for(ca_file: Path | None = None) -> Iterator[Storage]:
-    storage = Storage(stall=2.0, ca_file=str(ca_file) if ca_file else None)
+    storage = Storage(loopback=True, stall=2.0, ca_file=str(ca_file) if ca_file else None)
     try:
         yield storage
     finally:

@@ -9,6 +9,7 @@ import pytest
 
 from axomsync.errors import Rejected, SourceChanged, Transient, UrlExpired
 from axomsync.sandbox.console import Sandbox
+from axomsync.s3 import Confirmation
 from axomsync.storage import RangeIgnored, Storage
 from tests.rig.faults import EXPIRED, Content, Fault, FaultyServer, http_date, s3_error
 
@@ -19,7 +20,7 @@ Presign = Callable[[str, str], str]
 
 @pytest.fixture
 def storage() -> Iterator[Storage]:
-    storage = Storage(stall=1.0)
+    storage = Storage(loopback=True, stall=1.0)
     yield storage
     storage.close()
 
@@ -89,9 +90,9 @@ def test_a_forged_url(storage: Storage, presign: Presign) -> None:
 
 
 def test_what_is_put_can_be_got(storage: Storage, presign: Presign) -> None:
-    etag = storage.put(presign("PUT", "new"), CONTENT.pieces(), SIZE, "application/jsonl")  # type: ignore[arg-type]
-    assert etag == CONTENT.etag()
-    assert get(storage, presign("GET", "new"), 0, SIZE, etag=etag) == CONTENT.read()
+    stored = storage.put(presign("PUT", "new"), CONTENT.pieces(), SIZE, "application/jsonl")  # type: ignore[arg-type]
+    assert stored == Confirmation(CONTENT.etag(), etag_is_md5=True)
+    assert get(storage, presign("GET", "new"), 0, SIZE, etag=stored.etag) == CONTENT.read()
 
 
 # What only happens on bad days

@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from axomsync.config import DropSettings
 from axomsync.drop.backlog import Backlog
+from axomsync.drop.put import Surroundings
 from axomsync.drop.settle import Meaning, Settler, interpret
-from axomsync.drop.upload import Surroundings, Uploader
+from axomsync.drop.upload import Uploader
 from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
 from axomsync.drop.writers import being_written
 from axomsync.errors import KeyRefused, LocalFault, Stopping, printable
@@ -38,6 +40,13 @@ LONGEST_NAP_SECONDS = 5.0  # the loop turns over at least so often, to show that
 SCAN_SHARE = 10  # a scan that takes a second is not followed by another for ten
 LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
 STILL_WRITTEN = "a program still has it open for writing"
+
+
+class _Turn(NamedTuple):
+    """What one look at the drop folder came to."""
+
+    found: Container[bytes]
+    begun: bool  # whether a file is carried because of it
 
 
 class Intake:
@@ -107,14 +116,13 @@ class Intake:
         and `LocalFault` when the folder can't be read or the ledger not be written."""
         try:
             self._ledger.make_uploads_due()
-            first = self._turn()
+            first = self._turn().found
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
                 self._around.stop.wait(left)
-            self._turn(only=first)
-            while len(self._backlog) and self._stopped_by() is None and not self._around.stop.is_set():
-                if self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
-                    self._turn(only=first)
+            while self._turn(only=first).begun and self._goes_on():  # until a look finds nothing more to do
+                while self._goes_on() and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
+                    pass
         finally:
             self._end_carriers()
         if (failure := self._stopped_by()) is not None:
@@ -149,6 +157,9 @@ class Intake:
         if (failure := self._stopped_by()) is not None:
             raise failure
 
+    def _goes_on(self) -> bool:
+        return self._stopped_by() is None and not self._around.stop.is_set()
+
     def _stopped_by(self) -> KeyRefused | LocalFault | None:
         return self._key_refused or self._ledger_fault
 
@@ -182,8 +193,8 @@ class Intake:
         else:
             self._problems.clear("watching the drop folder")
 
-    def _turn(self, only: Container[bytes] | None = None) -> Container[bytes]:
-        """One scan and what follows from it; returns the paths found. Raises `LocalFault`.
+    def _turn(self, only: Container[bytes] | None = None) -> "_Turn":
+        """One scan and what follows from it. Raises `LocalFault`.
 
         What is due is begun, if it is in `only`.
         """
@@ -216,11 +227,12 @@ class Intake:
         settling = meaning.settling | self._meet(meaning, seen.found)
         finished = [path for path in settling if path in pushed]
         finished += self._settler.observe({path: settling[path] for path in settling if path not in pushed}, self._clock())
+        begun = False
         if finished:
             known = {row.path: row for row in self._ledger.read.uploads_in_drop() if row.path in settling}
-            self._begin((known[path] for path in finished if not self._still_written(known[path])), only)
-        self._begin(meaning.unfinished, only)
-        return seen.found.keys()
+            begun = self._begin((known[path] for path in finished if not self._still_written(known[path])), only)
+        begun = self._begin(meaning.unfinished, only) or begun
+        return _Turn(seen.found.keys(), begun)
 
     def _get_ready(self) -> Mapping[bytes, LocalFault]:
         """Before the first file is taken: know what was uploaded from the folder; returns what can't be looked at."""
@@ -278,17 +290,20 @@ class Intake:
             self._ledger.see_uploads((path, console_name(path), found[path]) for path in unknown)
         return {path: found[path] for path in (*unknown, *(row.path for row in meaning.changed))}
 
-    def _begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> None:
-        """Have these carried to storage, unless they are not in `only`."""
+    def _begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> bool:
+        """Have these carried to storage, unless they are not in `only`; returns whether there was one."""
         if self.paused or self._clock() < self._key_pause_ends or self._around.stop.is_set():
-            return
+            return False
+        begun = False
         for row in rows:
             if only is None or row.path in only:
                 self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns)
+                begun = True
         if len(self._backlog) and not self._carriers:
             for number in range(UPLOADS_AT_ONCE):
                 self._carriers.append(threading.Thread(target=self._carry_all, name=f"upload-{number}", daemon=True))
                 self._carriers[-1].start()
+        return begun
 
     def _carry_all(self) -> None:
         """One carrier, until the agent stops or the pass is over."""

@@ -1,34 +1,24 @@
 """The way of one file: check, presign, PUT, confirm, put away. Every step is in the ledger before the next begins.
 
-The last bytes of a PUT are sent only when all of them are known to be those that were checked, so storage never has an
-object with anything else.
-
-Failures handled: a file that changes on the way, even through a mapping that leaves its stamp alone (it starts over; what
-storage may have under its old key is not handed out), an answer that is lost after storage took the bytes (the same URL
-is PUT again: same key, no second object), expired URLs (what storage may have under the old key is counted as an orphan),
-storage that is busy or resets, a checksum that differs, files too large for one PUT (`held`), another agent on the same
-folder that carries the same content, a disk that can't take the archive, a crash between any two steps.
+Failures handled: a file that changes on the way (it starts over; what storage may have under its old key is not handed out),
+one that reads differently each time though nothing else tells (a try that failed), files too large for one PUT (`held`),
+another file or another agent on the same folder that carries the same content, a disk that can't take the archive, a crash
+between any two steps. Those of the PUT itself are in `put`.
 """
 
-import hashlib
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Protocol
-
-from blake3 import blake3
+from functools import partial
 
 from axomsync.config import DropSettings
-from axomsync.console import Console
 from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
-from axomsync.drop.digests import Beside
+from axomsync.drop.put import Body, ObjectPut, Part, Surroundings, Whole
 from axomsync.drop.recovery import Recovery
 from axomsync.drop.watch import folder_of, stamp_at, stamp_of
 from axomsync.errors import (
@@ -43,36 +33,17 @@ from axomsync.errors import (
     local_fault,
     printable,
 )
-from axomsync.ledger import Ledger, LedgerFault
+from axomsync.habits import Habits
+from axomsync.ledger import LedgerFault
 from axomsync.liveness import Beat
-from axomsync.meter import Gauge, Meter
+from axomsync.meter import Gauge
 from axomsync.policy import backoff, without_request
-from axomsync.records import Presigned, Segment, Shard, Stamp, Stored, Upload, UploadState
+from axomsync.records import Segment, Shard, Stamp, Stored, Upload, UploadState
 from axomsync.report import repeated_words, upload_document
-from axomsync.storage import Storage, still_refused
-from axomsync.throttle import Throttle
 
 log = logging.getLogger(__name__)
 
-PUT_PIECE = 1024 * 1024
-QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
-EXPIRED_URLS_IN_A_ROW = 5
 SHARDS_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What an uploader works with. `random` yields 0 ≤ x < 1, `stop` ends everything soon after it is set."""
-
-    ledger: Ledger
-    console: Console
-    storage: Storage
-    meter: Meter
-    throttle: Throttle
-    stop: threading.Event
-    random: Callable[[], float]
-    identity: str  # of the agent, among those that share its folders
-    now: Callable[[], float] = time.time
 
 
 class Uploader:
@@ -82,10 +53,12 @@ class Uploader:
         self._settings = settings
         self._around = around
         self._ledger = around.ledger
+        self._habits = Habits(around.ledger)
         self.claims = Claims(settings.folder, around.identity, keeps=settings.after == "keep")
         self._recovery = Recovery(settings, around.ledger, self.claims, self._content, around.now)
         self._busy: set[str] = set()  # contents that this process carries
         self._busy_lock = threading.Lock()
+        self._yielded: set[int] = set()  # rows that let another of their content go first
         self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
 
     def recover(self) -> Mapping[bytes, LocalFault]:
@@ -115,8 +88,10 @@ class Uploader:
         except (Stopping, Fatal):
             raise
         except Exception as bug:  # one file that trips a bug must not stop the others
-            log.exception("%s: unexpected failure", _shown(upload.path))
-            self._park(upload, UploadState.FAILED, f"unexpected {type(bug).__name__}: {bug}; please report it")
+            unexpected = Transient(f"unexpected {type(bug).__name__}: {bug}; please report it")
+            if self._told.get(upload.id) != str(unexpected):
+                log.exception("%s: unexpected failure", _shown(upload.path))
+            self._wait(upload, unexpected)
         return True
 
     def _carry(self, upload: Upload, beat: Beat) -> bool:
@@ -130,7 +105,7 @@ class Uploader:
                 self._hold(upload)
                 return True
             with self._alone(upload) as mine:
-                if not mine:
+                if not mine or self._yields(upload):
                     return False
                 upload = self._deliver(upload, beat)
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
@@ -215,8 +190,7 @@ class Uploader:
                     self._put_shards(upload, planned, file, gauge, beat)
                     self._ledger.record_uploaded(upload.id, None, None)
                 else:
-                    whole = _Whole(self._ledger, upload)
-                    self._put_until_confirmed(whole, file, gauge, beat)
+                    self._put(Whole(self._ledger, upload), file, gauge, beat)
         upload = self._ledger.read.upload(upload.id)
         as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
         log.info("%s: uploaded as %s", _shown(upload.path), as_what)
@@ -228,7 +202,7 @@ class Uploader:
             self._ledger.move_upload(upload.id, UploadState.UPLOADING, reason=None, next_attempt=None).result()
         with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
             puts = [
-                pool.submit(self._put_until_confirmed, _Part(self._ledger, upload, shard), file, gauge, beat)
+                pool.submit(self._put, Part(self._ledger, upload, shard), file, gauge, beat)
                 for shard in planned
                 if not shard.uploaded
             ]
@@ -236,77 +210,10 @@ class Uploader:
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Transient))  # what a person must see comes first
 
-    def _put_until_confirmed(self, body: "_Body", file: int, gauge: Gauge, beat: Beat) -> None:
-        """Try at once a few times: most failures of storage are over in a second."""
-        tries = expired = 0
-        presigned = body.kept()
-        perhaps_stored = presigned is not None  # by an earlier life of the agent
-        while True:
-            try:
-                if presigned is None or not self._lives(presigned):
-                    if presigned is not None and perhaps_stored:
-                        self._ledger.record_orphan(body.upload.id, presigned)
-                    presigned = self._around.console.presign(body.filename, self._settings.content_type)
-                    perhaps_stored = False
-                body.keep(presigned)
-                self._put(body, presigned, file, gauge, beat)
-                return
-            except UrlExpired as refusal:
-                expired += 1
-                if presigned is not None and perhaps_stored:
-                    self._ledger.record_orphan(body.upload.id, presigned)
-                body.forget()
-                presigned, perhaps_stored = None, False
-                if expired >= EXPIRED_URLS_IN_A_ROW:
-                    raise still_refused(refusal) from None
-            except SourceChanged:
-                if presigned is not None and (perhaps_stored or body.complete):
-                    self._ledger.record_orphan(body.upload.id, presigned)
-                body.forget()
-                raise
-            except Transient as failure:
-                perhaps_stored = perhaps_stored or body.complete
-                tries += 1
-                if tries >= QUICK_TRIES:
-                    raise
-                self._pause(backoff(tries, self._around.random, failure.retry_after), beat)
-
-    def _put(self, body: "_Body", presigned: Presigned, file: int, gauge: Gauge, beat: Beat) -> None:
-        length, step, throttle = body.end - body.start, self._step(beat), self._around.throttle
-        sent, body.complete = 0, length == 0
-        md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
-
-        def pieces(digests: Beside) -> Iterator[bytes]:
-            nonlocal sent
-            while sent < length:
-                piece = os.pread(file, min(throttle.piece(PUT_PIECE), length - sent), body.start + sent)
-                if not piece or stamp_of(os.fstat(file)) != body.upload.stamp:
-                    raise SourceChanged("the file changed while it was uploaded")
-                digests.update(piece)
-                proof.update(piece)
-                if sent + len(piece) == length:
-                    if body.proof not in (None, proof.hexdigest()):
-                        raise SourceChanged("the file's content changed after it was checked, without a sign of it")
-                    body.complete = True
-                throttle.take(len(piece))
-                yield piece
-                sent += len(piece)
-                gauge.receive(len(piece))
-                step()
-
-        try:
-            with Beside(length, md5.update) as digests:  # which costs as much as all the rest
-                etag = self._around.storage.put(presigned.url, pieces(digests), length, self._settings.content_type)
-            self._still(file, body.upload.path, body.upload.stamp)
-            _compare(etag, md5.hexdigest())
-            body.confirm(etag, md5.hexdigest())
-        except BaseException:
-            gauge.receive(-sent)
-            raise
-        gauge.secure(length)
-
-    def _lives(self, presigned: Presigned) -> bool:
-        return presigned.expires_at is None or self._around.now() < presigned.expires_at
+    def _put(self, body: Body, file: int, gauge: Gauge, beat: Beat) -> None:
+        upload = body.upload
+        content_type, still = self._settings.content_type, partial(self._still, file, upload.path, upload.stamp)
+        ObjectPut(self._around, self._habits, content_type, body, file, gauge, beat, still).run()
 
     # Putting away
 
@@ -352,13 +259,17 @@ class Uploader:
     # What keeps a file
 
     def _start_over(self, upload: Upload, changed: SourceChanged) -> None:
-        log.info("%s: %s", _shown(upload.path), changed)
         current = self._ledger.read.upload(upload.id)
         try:
             stamp = stamp_at(self._settings.folder, upload.path)
         except LocalFault as fault:
             self._wait(upload, fault)
             return
+        if stamp == upload.stamp and current.state not in (UploadState.UPLOADED, UploadState.DUPLICATE):
+            # It reads differently each time: that is no new file, and would go on for ever without a pause.
+            self._wait(upload, Transient(f"{changed}, though its time stamps are the same"), anew=True)
+            return
+        log.info("%s: %s", _shown(upload.path), changed)
         if stamp is None:
             self._ledger.forget_uploads([upload.path])
         elif current.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
@@ -366,7 +277,8 @@ class Uploader:
         else:
             self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, str(changed)).result()
 
-    def _wait(self, upload: Upload, failure: AxomsyncError) -> None:
+    def _wait(self, upload: Upload, failure: AxomsyncError, *, anew: bool = False) -> None:
+        """Back off. `anew` has the next try check the file again."""
         current = self._ledger.read.upload(upload.id)
         attempts = current.attempts + 1
         retry_after = failure.retry_after if isinstance(failure, Transient) else None
@@ -380,7 +292,9 @@ class Uploader:
         stamp = None
         with suppress(LocalFault):  # that it can't be told is told as what keeps it
             stamp = stamp_at(self._settings.folder, upload.path)
-        if state is UploadState.SETTLING and stamp is not None and stamp != current.stamp:
+        if anew:
+            state, stamp = UploadState.SETTLING, current.stamp
+        if stamp is not None and state is UploadState.SETTLING and (anew or stamp != current.stamp):
             self._ledger.restamp(upload.id, stamp, state)  # so that another change ends the waiting
         self._ledger.move_upload(upload.id, state, attempts=attempts, next_attempt=due, reason=str(failure)).result()
 
@@ -433,6 +347,17 @@ class Uploader:
             if mine:
                 self._busy.discard(content)
 
+    def _yields(self, upload: Upload) -> bool:
+        """Whether another row of the same content was begun in an earlier life: storage may have it under its key already.
+
+        Once only: that other one may be out of reach now.
+        """
+        if upload.id in self._yielded or upload.path.startswith(b"/"):
+            return False
+        name = upload.filename if self._named else None
+        self._yielded.add(upload.id)
+        return self._ledger.read.is_begun_elsewhere(upload, name)
+
     def _touching(self, content: str, beat: Beat) -> Beat:
         """A `beat` that also shows the other agents now and then that this one is at work."""
         touched = time.monotonic()
@@ -460,74 +385,8 @@ class Uploader:
             raise Stopping("the agent is stopping")
 
 
-class _Body(Protocol):
-    """What goes up as one object: a range of a file, and where its signed URL is kept until storage confirms."""
-
-    upload: Upload
-    filename: str
-    start: int
-    end: int
-    proof: str | None  # the digest of what was checked, of the kind that `kind_of_proof` says
-    kind_of_proof: str
-    complete: bool  # whether its last byte was handed over in the last try: storage may have all of it
-
-    def kept(self) -> Presigned | None: ...
-    def keep(self, presigned: Presigned) -> None: ...
-    def forget(self) -> None: ...
-    def confirm(self, etag: str | None, md5: str) -> None: ...
-
-
-class _Whole:
-    """A file that goes up whole."""
-
-    def __init__(self, ledger: Ledger, upload: Upload) -> None:
-        self._ledger, self.upload, self.filename = ledger, upload, upload.filename
-        self.start, self.end, self.complete = 0, upload.stamp.size, False
-        self.proof, self.kind_of_proof = upload.sha256, "sha256"
-
-    def kept(self) -> Presigned | None:
-        return self._ledger.read.presigned(self.upload)
-
-    def keep(self, presigned: Presigned) -> None:
-        self._ledger.record_presigned(self.upload.id, presigned)
-
-    def forget(self) -> None:
-        self._ledger.forget_presigned(self.upload.id)
-
-    def confirm(self, etag: str | None, md5: str) -> None:
-        self._ledger.record_uploaded(self.upload.id, etag, md5)
-
-
-class _Part:
-    """One shard of a file."""
-
-    def __init__(self, ledger: Ledger, upload: Upload, shard: Shard) -> None:
-        self._ledger, self.upload, self._shard, self.filename = ledger, upload, shard, shard.filename
-        self.start, self.end, self.complete = shard.start, shard.end, False
-        self.proof, self.kind_of_proof = shard.blake3, "blake3"
-
-    def kept(self) -> Presigned | None:
-        return self._ledger.read.shard_presigned(self.upload.id, self._shard)
-
-    def keep(self, presigned: Presigned) -> None:
-        self._ledger.record_shard_presigned(self.upload.id, self._shard.number, presigned)
-
-    def forget(self) -> None:
-        self._ledger.forget_shard_presigned(self.upload.id, self._shard.number)
-
-    def confirm(self, etag: str | None, md5: str) -> None:
-        self._ledger.record_shard_uploaded(self.upload.id, self._shard.number, etag)
-
-
 def _same_as(upload_id: str | None) -> str:
     return f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
-
-
-def _compare(etag: str | None, md5: str) -> None:
-    """The ETag of an object that came by a single PUT is the MD5 of its bytes; other forms prove nothing."""
-    plain = (etag or "").strip('"').lower()
-    if re.fullmatch(r"[0-9a-f]{32}", plain) and plain != md5:
-        raise Transient(f"storage has other bytes than were sent (MD5 {plain} instead of {md5})")
 
 
 def _shown(path: bytes) -> str:

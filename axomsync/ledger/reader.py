@@ -135,6 +135,16 @@ class Reader:
         )
         return rows[0] if rows else None
 
+    def is_begun_elsewhere(self, upload: Upload, filename: str | None) -> bool:
+        """Whether another file of this content, under this name or under any, has a signed URL, and this one has none."""
+        begun = "SELECT upload FROM signed_urls UNION SELECT upload FROM signed_shard_urls"
+        rows = self._rows(
+            f"SELECT id, id = ? AS this FROM uploads WHERE id IN ({begun}) AND in_drop AND next_attempt IS NULL"  # noqa: S608
+            " AND sha256 = ? AND filename = coalesce(?, filename)",
+            (upload.id, upload.sha256, filename),
+        )
+        return bool(rows) and not any(row["this"] for row in rows)
+
     def receipts(self) -> dict[bytes, str]:
         """The receipts in the archive that are known: marks by path."""
         return {bytes(row["path"]): row["mark"] for row in self._rows("SELECT path, mark FROM receipts")}

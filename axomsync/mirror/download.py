@@ -38,7 +38,8 @@ from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.segments import Host, Lease, cut, segment_size
 from axomsync.policy import FIRST_LANES, LaneCount, backoff
 from axomsync.records import Segment
-from axomsync.storage import RangeIgnored, RangeReply, Storage, still_refused
+from axomsync.s3 import still_refused
+from axomsync.storage import RangeIgnored, RangeReply, Storage
 from axomsync.throttle import Throttle
 
 log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ axomsync itself can meet (told in its own words), files of the kernel that are n
 """
 
 import ctypes
+import hashlib
 import os
 import pwd
 import sqlite3
@@ -24,6 +25,7 @@ from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of
 from axomsync.ledger import LEDGER_FILE, check_ledger
 from axomsync.records import Presigned, RemoteModel
+from axomsync.s3 import plain_md5
 from axomsync.storage import Storage
 
 SERVICE_USER = "axomsync"
@@ -124,13 +126,17 @@ class Doctor:
 
     def _put(self, presigned: Presigned) -> Finding:
         try:
-            self._storage.put(presigned.url, iter([PROBE]), len(PROBE), self._settings.drop.content_type)
+            stored = self._storage.put(presigned.url, iter([PROBE]), len(PROBE), self._settings.drop.content_type)
         except AxomsyncError as failure:
             return _refused("upload", failure, "is storage reachable from here, and its certificate trusted?")
         left = (
             f"{len(PROBE)} bytes are left there as {presigned.key}, and are never a dataset unless somebody registers them"
         )
-        return Finding("upload", Verdict.OK, f"storage at {host_of(presigned.url)} takes bytes; {left}")
+        host, plain = host_of(presigned.url), plain_md5(stored.etag)
+        if stored.etag_is_md5 and plain not in (None, hashlib.md5(PROBE, usedforsecurity=False).hexdigest()):
+            found = f"storage at {host} took bytes and gives an ETag that is not their MD5; {left}"
+            return Finding("upload", Verdict.WARN, found, "if it encrypts objects itself, nothing; else it changes bytes")
+        return Finding("upload", Verdict.OK, f"storage at {host} takes bytes; {left}")
 
     # This machine
 

@@ -17,7 +17,7 @@ from sqlite_utils import Database
 from axomsync.config import DropSettings
 from axomsync.console import Console
 from axomsync.drop.intake import Intake
-from axomsync.drop.upload import Surroundings
+from axomsync.drop.put import Surroundings
 from axomsync.errors import LocalFault, Stopping, Transient, UrlExpired
 from axomsync.ledger import Ledger, Reader
 from axomsync.ledger.committer import Write
@@ -25,6 +25,7 @@ from axomsync.liveness import Liveness
 from axomsync.meter import Meter
 from axomsync.problems import Problems
 from axomsync.records import UNDER_WAY, Presigned, Shard, Upload
+from axomsync.s3 import Confirmation
 from axomsync.storage import Storage
 from axomsync.throttle import Throttle
 
@@ -76,7 +77,7 @@ class FarSide:
             self.names[key], self._expiry[key] = filename, self._clocks.wall + URL_SECONDS
         return Presigned(f"up-{number}", key, key, self._expiry[key])
 
-    def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> str | None:
+    def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> Confirmation:
         with self._lock:
             self.puts += 1
             fault = self.faults.popleft() if self.faults else ""
@@ -97,7 +98,7 @@ class FarSide:
         if fault == "lost, then expired":
             self._expiry[url] = 0.0
             raise Transient("storage answered 500 (InternalError)")
-        return f'"{hashlib.md5(body).hexdigest()}"'
+        return Confirmation(f'"{hashlib.md5(body).hexdigest()}"', etag_is_md5=True)
 
 
 class MortalLedger(Ledger):

@@ -106,7 +106,7 @@ def test_whatever_happens_at_whatever_stage_one_object_with_the_right_bytes_is_h
     table = cases()
     (tmp_path / "template").mkdir()
     with (
-        closing(Storage(stall=SILENCE, answer_seconds=SILENCE)) as client,
+        closing(Storage(loopback=True, stall=SILENCE, answer_seconds=SILENCE)) as client,
         closing(Console(sandbox.url, lambda: sandbox.key)) as console,
     ):
         here = DropHere(tmp_path, ledger_template(tmp_path / "template"), console=console, storage=client, shard=shard)

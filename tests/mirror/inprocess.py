@@ -61,7 +61,7 @@ class MirrorHere:
         with Ledger(self.state, self._now) as ledger:
             ledger.recover()
             liveness = Liveness(600.0, time.monotonic)
-            console, storage = Console(self._server.url, lambda: KEY), Storage(stall=self.stall)
+            console, storage = Console(self._server.url, lambda: KEY), Storage(loopback=True, stall=self.stall)
             hashes = settings.verify == "etag"
             try:
                 lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, _no_jitter, hashes=hashes)

@@ -1,0 +1,273 @@
+"""One object on its way to storage: presign, PUT, confirm; tried a few times at once, then left for later.
+
+The last bytes of a PUT are sent only when all of them are known to be those that were checked, so storage never has an
+object with anything else. A signed URL is in the ledger before its PUT begins: after an ambiguous loss the same URL is PUT
+again while it lives, so that the object has the same key.
+
+Failures handled: an answer that is lost after storage took the bytes, URLs that expire, are refused or lead nowhere (a fresh
+one is asked for; what storage may have under the old key is counted as an orphan), a URL that ends while the body is sent,
+storage that is busy or resets, an ETag that is no MD5 (shown by the same one twice, or by what its host did before), a
+content that changes on the way without a sign of it.
+"""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from blake3 import blake3
+
+from axomsync.console import Console
+from axomsync.drop.digests import Beside
+from axomsync.drop.watch import stamp_of
+from axomsync.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.habits import Habits
+from axomsync.http import host_of
+from axomsync.ledger import Ledger
+from axomsync.liveness import Beat
+from axomsync.meter import Gauge, Meter
+from axomsync.policy import backoff
+from axomsync.records import Presigned, Shard, Upload
+from axomsync.s3 import Confirmation, plain_md5, still_refused
+from axomsync.storage import Storage
+from axomsync.throttle import Throttle
+
+PUT_PIECE = 1024 * 1024
+QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
+REFUSED_URLS_IN_A_ROW = 3
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an uploader works with. `random` yields 0 ≤ x < 1, `stop` ends everything soon after it is set."""
+
+    ledger: Ledger
+    console: Console
+    storage: Storage
+    meter: Meter
+    throttle: Throttle
+    stop: threading.Event
+    random: Callable[[], float]
+    identity: str  # of the agent, among those that share its folders
+    now: Callable[[], float] = time.time
+
+
+class Body(Protocol):
+    """What goes up as one object: a range of a file, and where its signed URL is kept until storage confirms."""
+
+    upload: Upload
+    filename: str
+    start: int
+    end: int
+    proof: str | None  # the digest of what was checked, of the kind that `kind_of_proof` says
+    kind_of_proof: str
+    complete: bool  # whether its last byte was handed over in the last try: storage may have all of it
+
+    def kept(self) -> Presigned | None: ...
+    def keep(self, presigned: Presigned) -> None: ...
+    def forget(self) -> None: ...
+    def confirm(self, etag: str | None, md5: str) -> None: ...
+
+
+class Whole:
+    """A file that goes up whole."""
+
+    def __init__(self, ledger: Ledger, upload: Upload) -> None:
+        self._ledger, self.upload, self.filename = ledger, upload, upload.filename
+        self.start, self.end, self.complete = 0, upload.stamp.size, False
+        self.proof, self.kind_of_proof = upload.sha256, "sha256"
+
+    def kept(self) -> Presigned | None:
+        return self._ledger.read.presigned(self.upload)
+
+    def keep(self, presigned: Presigned) -> None:
+        self._ledger.record_presigned(self.upload.id, presigned)
+
+    def forget(self) -> None:
+        self._ledger.forget_presigned(self.upload.id)
+
+    def confirm(self, etag: str | None, md5: str) -> None:
+        self._ledger.record_uploaded(self.upload.id, etag, md5)
+
+
+class Part:
+    """One shard of a file."""
+
+    def __init__(self, ledger: Ledger, upload: Upload, shard: Shard) -> None:
+        self._ledger, self.upload, self._shard, self.filename = ledger, upload, shard, shard.filename
+        self.start, self.end, self.complete = shard.start, shard.end, False
+        self.proof, self.kind_of_proof = shard.blake3, "blake3"
+
+    def kept(self) -> Presigned | None:
+        return self._ledger.read.shard_presigned(self.upload.id, self._shard)
+
+    def keep(self, presigned: Presigned) -> None:
+        self._ledger.record_shard_presigned(self.upload.id, self._shard.number, presigned)
+
+    def forget(self) -> None:
+        self._ledger.forget_shard_presigned(self.upload.id, self._shard.number)
+
+    def confirm(self, etag: str | None, md5: str) -> None:
+        self._ledger.record_shard_uploaded(self.upload.id, self._shard.number, etag)
+
+
+class ObjectPut:
+    """The PUT of one body, tried until storage confirms it or has been asked often enough for now.
+
+    `file` is the open file that the body is a range of; `still` raises `SourceChanged` when it is no longer what was read.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        habits: Habits,
+        content_type: str,
+        body: Body,
+        file: int,
+        gauge: Gauge,
+        beat: Beat,
+        still: Callable[[], None],
+    ) -> None:
+        self._around, self._habits, self._content_type = around, habits, content_type
+        self._body, self._file, self._gauge, self._beat, self._still = body, file, gauge, beat, still
+        self._presigned = body.kept()
+        self._fresh = False  # the URL was given for this try
+        self._perhaps_stored = self._presigned is not None  # by an earlier life of the agent
+        self._was_complete = False  # in any of these tries
+        self._doubtful_etag: str | None = None  # looked like an MD5 and was not that of the bytes
+        self._refusals = 0
+        self._began = 0.0
+
+    def run(self) -> None:
+        """Try at once a few times: most failures of storage are over in a second. Raises what the last try met."""
+        for attempt in range(1, QUICK_TRIES + REFUSED_URLS_IN_A_ROW):
+            try:
+                self._try()
+                return
+            except (UrlExpired, Refused) as refusal:
+                self._take_another_url(refusal)
+            except SourceChanged:
+                self._let_go(perhaps=self._perhaps_stored or self._body.complete)
+                raise
+            except Transient as failure:
+                self._was_complete = self._was_complete or self._body.complete
+                self._perhaps_stored = self._perhaps_stored or self._body.complete
+                if attempt - self._refusals >= QUICK_TRIES:
+                    self._give_up_url_that_leads_nowhere()
+                    raise
+                self._pause(backoff(attempt, self._around.random, failure.retry_after))
+
+    def _try(self) -> None:
+        presigned, body = self._presigned, self._body
+        body.complete = False
+        if presigned is not None and not self._lives(presigned):
+            self._let_go(perhaps=self._perhaps_stored)
+            presigned = None
+        self._fresh = presigned is None
+        if presigned is None:
+            presigned = self._around.console.presign(body.filename, self._content_type)
+            self._presigned, self._perhaps_stored = presigned, False
+        body.keep(presigned)
+        self._put(presigned)
+
+    def _take_another_url(self, refusal: AxomsyncError) -> None:
+        """Storage refused the URL: the next try asks for another, unless that can't help."""
+        began, sent_all = self._began, self._body.complete
+        presigned, fresh = self._presigned, self._fresh
+        self._refusals += 1
+        self._let_go(perhaps=self._perhaps_stored)
+        if isinstance(refusal, Refused) and fresh:
+            raise refusal
+        ended = presigned is not None and not self._lives(presigned)
+        if isinstance(refusal, UrlExpired) and sent_all and (ended or self._was_complete):
+            seconds = time.monotonic() - began
+            raise Transient(
+                f"the signed URL ended while its {self._length} bytes were sent ({seconds:.0f} s), and storage judges it "
+                f"after the last of them; set [drop] shard to less, so that each part is sent in time ({refusal})"
+            )
+        self._was_complete = self._was_complete or sent_all
+        if self._refusals >= REFUSED_URLS_IN_A_ROW:
+            raise still_refused(refusal)
+        if self._refusals > 1:
+            self._pause(backoff(self._refusals, self._around.random))
+
+    def _give_up_url_that_leads_nowhere(self) -> None:
+        """One that says no end, and with which no body came to its end in all these tries, would be tried for ever."""
+        if self._presigned is not None and self._presigned.expires_at is None and not self._was_complete:
+            self._let_go(perhaps=self._perhaps_stored)
+
+    def _let_go(self, *, perhaps: bool) -> None:
+        """Forget the URL. What storage may have under its key is nobody's."""
+        if self._presigned is not None and perhaps:
+            self._around.ledger.record_orphan(self._body.upload.id, self._presigned)
+        self._body.forget()
+        self._presigned, self._perhaps_stored = None, False
+
+    def _put(self, presigned: Presigned) -> None:
+        body, gauge, throttle = self._body, self._gauge, self._around.throttle
+        self._began = time.monotonic()
+        sent, body.complete = 0, self._length == 0
+        md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
+
+        def pieces(digests: Beside) -> Iterator[bytes]:
+            nonlocal sent
+            while sent < self._length:
+                piece = os.pread(self._file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
+                if not piece or stamp_of(os.fstat(self._file)) != body.upload.stamp:
+                    raise SourceChanged("the file changed while it was uploaded")
+                digests.update(piece)
+                proof.update(piece)
+                if sent + len(piece) == self._length:
+                    if body.proof not in (None, proof.hexdigest()):
+                        raise SourceChanged("the file's content changed after it was checked, without a sign of it")
+                    body.complete = True
+                throttle.take(len(piece))
+                yield piece
+                sent += len(piece)
+                gauge.receive(len(piece))
+                self._step()
+
+        try:
+            with Beside(self._length, md5.update) as digests:  # which costs as much as all the rest
+                confirmed = self._around.storage.put(presigned.url, pieces(digests), self._length, self._content_type)
+            self._still()
+            self._demand_same_bytes(host_of(presigned.url), confirmed, md5.hexdigest())
+            body.confirm(confirmed.etag, md5.hexdigest())
+        except BaseException:
+            gauge.receive(-sent)
+            raise
+        gauge.secure(self._length)
+
+    def _demand_same_bytes(self, host: str, confirmed: Confirmation, md5: str) -> None:
+        """Compare an ETag that is an MD5 with that of the bytes; other forms prove nothing. Raises `Transient`."""
+        plain = plain_md5(confirmed.etag)
+        if plain is None or not confirmed.etag_is_md5:
+            return
+        if plain == md5:
+            self._habits.saw_md5(host, self._length)
+            return
+        if plain == self._doubtful_etag or self._habits.of(host).etag_is_md5(self._length) is False:
+            self._habits.saw_no_md5(host, self._length)  # damage on the way would hardly come twice alike
+            return
+        self._doubtful_etag = plain
+        raise Transient(f"storage {host} has other bytes than were sent (MD5 {plain} instead of {md5})")
+
+    @property
+    def _length(self) -> int:
+        return self._body.end - self._body.start
+
+    def _lives(self, presigned: Presigned) -> bool:
+        return presigned.expires_at is None or self._around.now() < presigned.expires_at
+
+    def _step(self) -> None:
+        self._beat()
+        if self._around.stop.is_set():
+            raise Stopping("the agent is stopping")
+
+    def _pause(self, seconds: float) -> None:
+        self._beat()
+        if self._around.stop.wait(seconds):
+            raise Stopping("the agent is stopping")
