@@ -101,7 +101,7 @@ def with_many(examples: int) -> Callable[[Test], Test]:
     return lambda test: calm(given(documents=DOCUMENTS)(test))
 
 
-@with_many(600)
+@with_many(300)
 def test_any_document_is_a_receipt_or_none(place: tuple[Path, Ledger], documents: list[bytes]) -> None:
     take(*place, documents)
 
