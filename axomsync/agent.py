@@ -36,7 +36,7 @@ from axomsync.mirror.publish import Place
 from axomsync.mirror.upkeep import Upkeep
 from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import Hooks, shield_memory
-from axomsync.policy import BACKOFF_CAP
+from axomsync.policy import BACKOFF_BASE, BACKOFF_CAP
 from axomsync.problems import LedgerWatch, Problems
 from axomsync.records import ModelState, UploadState
 from axomsync.report import PAUSE_ENDS, STUCK_MODELS, STUCK_UPLOADS, iso, number_in
@@ -334,11 +334,11 @@ class Agent:
         Without a `stop` its end is the end of the process: it was to work once.
         """
         try:
-            pause = 0.0
+            pause = BACKOFF_BASE
             while not self._works(name, work, stop, pause):
-                pause = min(2 * pause + 1.0, BACKOFF_CAP)
                 if stop is not None and stop.wait(pause):
                     return
+                pause = min(2 * pause, BACKOFF_CAP)
         except BaseException as death:
             if self.ended:  # what it works with is being closed
                 log.debug("the %s worker ended with: %s", name, death)
@@ -350,6 +350,7 @@ class Agent:
             self._wakes.put(None)  # a pass may be over
 
     def _works(self, name: str, work: Callable[[], None], stop: threading.Event | None, pause: float) -> bool:
+        """Whether it came to its end; if not, it is begun again after `pause` seconds."""
         try:
             work()
         except Exception as bug:
