@@ -33,7 +33,7 @@ from axomsync.errors import (
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
-from axomsync.mirror import integrity, layout, reuse
+from axomsync.mirror import integrity, layout, reuse, structure
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
@@ -466,7 +466,7 @@ class Mirror:
     def _check_structure(
         self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
     ) -> None:
-        for rel in integrity.structure(staging, rels, listed, self._step(beat)):
+        for rel in structure.check(staging, rels, listed, self._step(beat)):
             if proofs[rel] is Proof.SIZE:
                 proofs[rel] = Proof.STRUCTURE
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axomsync.errors import LocalFault, Rejected
+from axomsync.mirror import structure
 from axomsync.mirror.evidence import Evidence, PartDigests, likely_part_sizes
-from axomsync.mirror.integrity import Corrupt, prove, structure
+from axomsync.mirror.integrity import Corrupt, prove
 from tests.rig.faults import Content
 
 MIB = 1 << 20
@@ -81,14 +82,14 @@ def put(folder: Path, rel: str, data: bytes) -> set[str]:
 
 @pytest.mark.parametrize(("rel", "data"), WHOLE.values(), ids=WHOLE.keys())
 def test_what_is_whole(tmp_path: Path, rel: str, data: bytes) -> None:
-    assert structure(tmp_path, [rel], put(tmp_path, rel, data), nothing) == {rel}
+    assert structure.check(tmp_path, [rel], put(tmp_path, rel, data), nothing) == {rel}
 
 
 @pytest.mark.parametrize(("rel", "data", "fault"), BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_broken(tmp_path: Path, rel: str, data: bytes, fault: str) -> None:
     listed = put(tmp_path, rel, data)
     with pytest.raises(Rejected) as refusal:
-        structure(tmp_path, [rel], listed, nothing)
+        structure.check(tmp_path, [rel], listed, nothing)
     assert str(refusal.value).startswith(f"{rel} is broken at its source: ")
     assert fault in str(refusal.value)
 
@@ -102,14 +103,14 @@ def shards(folder: Path, **tensors: str) -> set[str]:
 
 def test_an_index_whose_shards_hold_what_it_looks_for(tmp_path: Path) -> None:
     rels = shards(tmp_path, one="x", two="y")
-    assert structure(tmp_path, rels, rels, nothing) == rels
+    assert structure.check(tmp_path, rels, rels, nothing) == rels
 
 
 @pytest.mark.parametrize("held", [{"one": "y", "two": "x"}, {"one": "x", "two": "of the next version"}])
 def test_shards_that_were_swapped_and_an_index_that_is_stale(tmp_path: Path, held: dict[str, str]) -> None:
     rels = shards(tmp_path, **held)
     with pytest.raises(Rejected) as refusal:
-        structure(tmp_path, rels, rels, nothing)
+        structure.check(tmp_path, rels, rels, nothing)
     assert "m.safetensors.index.json is broken at its source: it looks for" in str(refusal.value)
     assert "which does not have it" in str(refusal.value)
 
@@ -123,12 +124,12 @@ def test_a_part_size_that_nobody_uses_is_found_all_the_same(tmp_path: Path, part
 
 
 def test_formats_that_nobody_knows_prove_nothing(tmp_path: Path) -> None:
-    assert structure(tmp_path, ["a.bin"], put(tmp_path, "a.bin", b"\0"), nothing) == set()
+    assert structure.check(tmp_path, ["a.bin"], put(tmp_path, "a.bin", b"\0"), nothing) == set()
 
 
 def test_a_file_that_vanished_is_a_fault_of_this_machine(tmp_path: Path) -> None:
     with pytest.raises(LocalFault, match=r"a\.gguf: it does not exist"):
-        structure(tmp_path, ["a.gguf"], {"a.gguf"}, nothing)
+        structure.check(tmp_path, ["a.gguf"], {"a.gguf"}, nothing)
 
 
 @settings(deadline=None, max_examples=25)
