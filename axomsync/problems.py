@@ -19,6 +19,7 @@ SUBJECTS = (
     "drop folder's filesystem",
     "hooks",
     "ledger",
+    "list of models",
     "mirror folder",
     "status page",
     "steering",

@@ -172,6 +172,10 @@ class Mirror:
 
     def _poll(self) -> None:
         listed = persist(self._console.models, self._stop, self._random)
+        if left_out := self._console.models_left_out:
+            self._problems.report("list of models", left_out)
+        else:
+            self._problems.clear("list of models")
         if not self._looked_around:
             self._look_around()
         busy = {model for model, future in self._in_flight.items() if not future.done()}
