@@ -95,6 +95,10 @@ class ModelWrites(Moves):
 
         self.write(work)
 
+    def record_moved(self, model_id: str, path: str) -> None:
+        """The folder of a published model has another name now: as the console calls the model."""
+        self.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", path, model_id).result()
+
     def record_pruned(self, model_id: str, reason: str) -> None:
         """Retention has removed the folder of a model: nothing of it is on disk any more."""
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
-from axomsync.mirror.layout import age, matches, selected
+from axomsync.mirror.layout import age, is_called, matches, selected
 from axomsync.mirror.retention import is_within
 from axomsync.records import Model, ModelState, RemoteModel
 
@@ -134,6 +134,8 @@ class _Judge:
         """What the console or the configuration would say today, had it not been published."""
         if model.status != READY:
             return f"the console says {model.status[:60]!r} now; its copy stays"
+        if row.path is not None and not is_called(row.path, model):
+            return f"its folder is still {row.path}: it is renamed as soon as nobody reads it"
         if not row.pulled and not self._selects(model):
             return "left out by [mirror] include and exclude now; its copy stays"
         return None

@@ -54,6 +54,13 @@ def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
     return name, f"{version}--{escape(model.id)[:8]}" if clash else version
 
 
+def is_called(path: str, model: RemoteModel | Model) -> bool:
+    """Whether the folder at `path` has the name that this model gets by its labels."""
+    version, name, *_ = [*reversed(path.split("/")), ""]
+    called, plain = escape(model.name), escape(model.version)
+    return name == called and version in (plain, f"{plain}--{escape(model.id)[:8]}")
+
+
 def check_manifest(files: Sequence[ManifestFile]) -> None:
     """Raise `Rejected`, naming the path and what is wrong with it, unless every `rel` is safe and none clashes."""
     if not files:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 from pathlib import Path
 
 from axomsync.config import MirrorSettings
@@ -30,10 +31,11 @@ from axomsync.errors import (
     UrlExpired,
     printable,
 )
+from axomsync.filesystems import is_folder
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
-from axomsync.mirror import integrity, layout, reuse, structure
+from axomsync.mirror import current, integrity, layout, reuse, structure
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
@@ -97,6 +99,7 @@ class Mirror:
         self._publish_lock = threading.Lock()
         self._space = Space(settings, place, ledger, now)
         self._looked_around = False
+        self._misplaced: set[str] = set()  # subjects of problems with names in the mirror folder
 
     def wake(self) -> None:
         """Poll now."""
@@ -176,14 +179,13 @@ class Mirror:
             self._problems.report("list of models", left_out)
         else:
             self._problems.clear("list of models")
-        if not self._looked_around:
-            self._look_around()
+        unread = [] if self._looked_around else self._look_around()
         busy = {model for model, future in self._in_flight.items() if not future.done()}
         known = self._ledger.read.models()
         self._place.check([row for row in known if row.state is ModelState.PUBLISHED])
         settings = self._settings
         selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
-        changes = reconcile(listed, known, selection, lambda row: os.path.isdir(row.path or ""), busy)
+        changes = reconcile(listed, known, selection, lambda row: self._is_there(row, unread), busy)
         if changes:
             self._ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
             for change in changes:
@@ -197,6 +199,46 @@ class Mirror:
                 self._let_go(row.id)
         self._ledger.set_facts(last_poll=str(self._now()))
         self._space.retain()
+        self._follow_labels(busy)
+        if unread:
+            raise unread[0]
+
+    def _is_there(self, row: Model, unread: list[LocalFault]) -> bool:
+        """Whether a model's folder is there. What can't be seen now is: it would be fetched again otherwise."""
+        try:
+            return is_folder(row.path)
+        except LocalFault as fault:
+            unread.append(fault)
+            return True
+
+    def _follow_labels(self, busy: Container[str]) -> None:
+        """Have folders be called as the console calls their models now, and tell of a `current` that is not ours."""
+        told: dict[str, str] = {}
+        published = [row for row in self._ledger.read.models(ModelState.PUBLISHED) if row.path and row.id not in busy]
+        for row in published:
+            with self._publish_lock:
+                self._follow(row, Path(row.path or ""), told)
+        for parent in {Path(row.path or "").parent for row in published}:
+            if (fault := current.foreign(parent)) is not None:
+                told[printable(f"{parent.name}/current")] = f"{parent / 'current'}: {fault}"
+        for subject in self._misplaced - told.keys():
+            self._problems.clear(subject)
+        for subject, reason in told.items():
+            self._problems.report(subject, reason)
+        self._misplaced = set(told)
+
+    def _follow(self, row: Model, folder: Path, told: dict[str, str]) -> None:
+        subject = printable(f"{folder.parent.name}/{folder.name}")
+        try:
+            place, obstacle = self._place.follow_labels(row)
+        except (LocalFault, Rejected) as fault:
+            told[subject] = f"{folder} holds {shown(row)} and can't be renamed: {fault}"
+            return
+        if obstacle is not None:
+            told[subject] = f"{folder} holds {shown(row)}; it is renamed as soon as nobody reads it: {obstacle}"
+        elif place != folder:
+            self._ledger.record_moved(row.id, str(place))
+            log.info("%s: renamed, %s is %s now", shown(row), folder, place)
 
     def _let_go(self, model_id: str) -> None:
         """What was received of a model that is wanted no more would only fill the disk."""
@@ -204,18 +246,32 @@ class Mirror:
             for file in self._ledger.read.files(model_id):
                 self._ledger.discard_file(model_id, file.rel)
 
-    def _look_around(self) -> None:
-        """Once at the start: what lies in the mirror folder is known again, though the ledger or a record may be lost."""
+    def _look_around(self) -> list[LocalFault]:
+        """At the start, until nothing is left that can't be read: what lies in the mirror folder is known again, though the
+        ledger or a record may be lost.
+        """
         self._place.sweep()
+        unread: list[LocalFault] = []
         known = {row.id: row for row in self._ledger.read.models()}
         for row in known.values():
             if row.state is ModelState.PUBLISHED:
-                self._place.restore_record(row, self._ledger.read.files(row.id))
+                try:
+                    self._place.restore_record(row, self._ledger.read.files(row.id))
+                except LocalFault as fault:
+                    unread.append(fault)
         for folder, record in self._place.published():
-            if record.model.id not in known and self._place.lacks(folder, record) is None:
+            try:
+                if isinstance(record, LocalFault):
+                    raise record
+                whole = record.model.id not in known and self._place.lacks(folder, record) is None
+            except LocalFault as fault:
+                unread.append(fault)
+                continue
+            if whole:
                 self._ledger.record_found(record.model, str(folder), record.files, record.left_out)
                 log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
-        self._looked_around = True
+        self._looked_around = not unread
+        return unread
 
     def _note_presence(self, listed: set[str], known: list[Model]) -> None:
         """That somebody removed a model is not concluded from a list that is empty, or that shows less than there is."""
@@ -282,7 +338,7 @@ class Mirror:
         except Stopping:
             return
         except NotThere:
-            if os.path.isdir(model.path or ""):
+            if self._is_there(model, []):
                 self._set_back(
                     model, ModelState.BLOCKED, "it vanished from the console; its copy stays", REFUSED_PAUSE_SECONDS
                 )
@@ -360,6 +416,7 @@ class Mirror:
 
     def _adopt(self, model: Model, target: Path, record: Record) -> None:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
+        record = replace(record, model=replace(record.model, name=model.name, version=model.version))
         with self._publish_lock:
             self._place.adopt(target, record)
         self._record_published(model, target, record, None)

@@ -50,7 +50,7 @@ def test_what_is_selected_now_joins_what_is_there(server: FaultyServer, mirror: 
         current = mirror.folder / "chassis" / "current"
         while not over.is_set():
             there = sorted(str(path.relative_to(current)) for path in current.rglob("*") if path.is_file())
-            seen.add(tuple(rel for rel in there if ".axomsync.json" not in rel and (current / rel).stat().st_size))
+            seen.add(tuple(rel for rel in there if ".axomsync" not in rel and (current / rel).stat().st_size))
 
     reader = threading.Thread(target=read)
     reader.start()
