@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from axomsync.errors import LocalFault, local_fault, printable
+from axomsync.errors import LocalFault, full_disk, local_fault, printable
 from axomsync.ledger.holding import open_or_make
 from axomsync.ledger.schema import migrations, refuse_newer
 
@@ -53,7 +53,6 @@ def closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 _SQLITE_ADVICE = {
-    "database or disk is full": "the disk is full; free some space",
     "disk I/O error": "the disk is full or failing; free some space, and look at the kernel log",
     "attempt to write a readonly database": "it can't be written; give the service's user access to it and its folder",
     "unable to open database file": "it can't be opened; give the service's user access to it and its folder",
@@ -65,4 +64,5 @@ _SQLITE_ADVICE = {
 
 def sqlite_fault(error: Exception, path: Path) -> LocalFault:
     """An error of SQLite, or of the system below it, for people."""
-    return LocalFault(f"{printable(str(path))}: {_SQLITE_ADVICE.get(str(error), error)}")
+    known = full_disk(str(path)) if str(error) == "database or disk is full" else _SQLITE_ADVICE.get(str(error), error)
+    return LocalFault(f"{printable(str(path))}: {known}")

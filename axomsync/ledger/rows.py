@@ -43,6 +43,7 @@ def to_model(row: Row) -> Model:
         },
         pulled=bool(row["pulled"]),
         left_out=tuple(json.loads(row["left_out"] or "[]")),
+        remarks=tuple(json.loads(row["remarks"] or "[]")),
     )  # fmt: skip
 
 

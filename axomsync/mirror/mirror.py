@@ -268,7 +268,7 @@ class Mirror:
                 unread.append(fault)
                 continue
             if whole:
-                self._ledger.record_found(record.model, str(folder), record.files, record.left_out)
+                self._ledger.record_found(record.model, str(folder), record.files, record.left_out, record.remarks)
                 log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
         self._looked_around = not unread
         return unread
@@ -389,7 +389,8 @@ class Mirror:
             staging = self._place.prepare(model.id, {file.rel: file.size for file in wanted})
             linked = self._link_unchanged(model, manifest, wanted, staging, target.parent, beat)
             files, proofs = self._fetch_and_prove(model, manifest, staging, linked, beat)
-            record = self._record(model, manifest, files, proofs, published)
+            remarks = self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
+            record = self._record(model, manifest, files, proofs, published, remarks)
             with self._publish_lock:  # two models may claim one name
                 if published is None:
                     target = self._place.find(model)
@@ -407,12 +408,14 @@ class Mirror:
         files: Mapping[str, ModelFile],
         proofs: Mapping[str, Proof],
         published: Record | None,
+        remarks: tuple[str, ...],
     ) -> Record:
         there = {file.rel: file for file in published.files} if published else {}
         everything = {**there, **files}
         left_out = tuple(file.rel for file in manifest.files if file.rel not in everything)
         known = {**(published.proofs if published else {}), **proofs}
-        return record_of(model, tuple(everything.values()), known, left_out, self._now())
+        remarks = tuple(dict.fromkeys((*(published.remarks if published else ()), *remarks)))
+        return record_of(model, tuple(everything.values()), known, left_out, self._now(), remarks)
 
     def _adopt(self, model: Model, target: Path, record: Record) -> None:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
@@ -422,7 +425,9 @@ class Mirror:
         self._record_published(model, target, record, None)
 
     def _record_published(self, model: Model, target: Path, record: Record, verified_at: float | None) -> None:
-        self._ledger.record_published(model.id, str(target), record.files, record.left_out, verified_at)
+        self._ledger.record_published(model.id, str(target), record.files, record.left_out, verified_at, record.remarks)
+        for remark in record.remarks:
+            log.warning("%s: %s", shown(model), remark)
         log.info("%s: published at %s", shown(model), target)
 
     def _outgrown(self, record: Record) -> bool:
@@ -477,7 +482,6 @@ class Mirror:
             files = {file.rel: file for file in self._ledger.read.files(model.id)}
             proofs, corrupt = self._prove(files, job, linked, beat)
             if not corrupt:
-                self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
                 return files, proofs
             for rel, fault in corrupt.items():
                 tries[rel] += 1
@@ -526,10 +530,15 @@ class Mirror:
 
     def _check_structure(
         self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
-    ) -> None:
-        for rel in structure.check(staging, rels, listed, self._step(beat)):
+    ) -> tuple[str, ...]:
+        """Raise `Rejected` for what no server could load; returns what is odd and loads all the same."""
+        if self._settings.verify == "size":
+            return ()
+        findings = structure.check(staging, rels, listed, self._step(beat))
+        for rel in findings.whole:
             if proofs[rel] is Proof.SIZE:
                 proofs[rel] = Proof.STRUCTURE
+        return findings.remarks
 
     def _step(self, beat: Beat) -> Callable[[], None]:
         def step() -> None:

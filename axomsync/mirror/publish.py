@@ -268,7 +268,7 @@ class Place:
         listed = tuple(files)
         proofs = {file.rel: Proof.SIZE for file in listed}
         try:
-            write_record(folder, record_of(model, listed, proofs, model.left_out, model.updated_at))
+            write_record(folder, record_of(model, listed, proofs, model.left_out, model.updated_at, model.remarks))
         except OSError as error:
             raise local_fault(error) from None
 
@@ -311,14 +311,19 @@ class Place:
 
 
 def record_of(
-    model: Model, files: tuple[ModelFile, ...], proofs: Mapping[str, Proof], left_out: tuple[str, ...], now: float
+    model: Model,
+    files: tuple[ModelFile, ...],
+    proofs: Mapping[str, Proof],
+    left_out: tuple[str, ...],
+    now: float,
+    remarks: tuple[str, ...],
 ) -> Record:
     """The record of a model that is published at `now`."""
     remote = RemoteModel(
         model.id, model.name, model.version, model.params, model.base_model_id, model.remote_status, model.created_at
     )
     published_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
-    return Record(remote, files, proofs, published_at, left_out)
+    return Record(remote, files, proofs, published_at, left_out, remarks)
 
 
 def _let_go_of_links(staging: Path) -> None:
