@@ -35,7 +35,7 @@ from axomsync.filesystems import is_folder
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
-from axomsync.mirror import current, integrity, layout, reuse, structure
+from axomsync.mirror import integrity, layout, reuse, structure
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
@@ -218,8 +218,12 @@ class Mirror:
         for row in published:
             with self._publish_lock:
                 self._follow(row, Path(row.path or ""), told)
-        for parent in {Path(row.path or "").parent for row in published}:
-            if (fault := current.foreign(parent)) is not None:
+        for parent in {Path(row.path or "").parent for row in self._ledger.read.models(ModelState.PUBLISHED) if row.path}:
+            try:
+                fault = self._place.tend_current(parent)
+            except LocalFault as unread:
+                fault = str(unread)
+            if fault is not None:
                 told[printable(f"{parent.name}/current")] = f"{parent / 'current'}: {fault}"
         for subject in self._misplaced - told.keys():
             self._problems.clear(subject)

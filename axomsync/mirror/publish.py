@@ -221,6 +221,12 @@ class Place:
         """Make `current` in the folder of a name lead where it should. Raises `LocalFault`."""
         current.point(parent, self.scratch())
 
+    def tend_current(self, parent: Path) -> str | None:
+        """Make `current` of a name where there is none; what somebody else has put in its place. Raises `LocalFault`."""
+        if (fault := current.foreign(parent)) is None and current.leads_to(parent) is None:
+            self.point_current(parent)
+        return fault
+
     def scratch(self) -> Path:
         """A folder of this agent's own on the filesystem of the mirror. Raises `LocalFault`."""
         try:
