@@ -72,7 +72,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _on_one_line(text: str) -> str:
-    """What people chose or are told: control characters become escapes, so that no line of a log or a table is forged."""
+    """What is only told: control characters become escapes, so that no line of a log or a table is forged."""
     return _CONTROL.sub(lambda match: printable(match[0]), text)
 
 
@@ -87,7 +87,7 @@ _Text = Annotated[
     str | None, Field(max_length=1000), AfterValidator(lambda t: t and _on_one_line(t)), WrapValidator(_none_unless_valid)
 ]
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_plain)]
-_Label = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_on_one_line)]
+_Label = Annotated[str, StringConstraints(min_length=1, max_length=1000)]  # as it is: what shows it escapes it
 _Key = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_plain)]
 _Url = Annotated[str, StringConstraints(min_length=1, max_length=16 * 1024), AfterValidator(_plain)]
 _Number = Annotated[int | None, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER), WrapValidator(_none_unless_valid)]
