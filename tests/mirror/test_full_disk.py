@@ -36,10 +36,9 @@ def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
     """In the mirror, in the ledger, and wherever else the system says that there is no space."""
     with small_disk(tmp_path / "disk", "size=8m,nr_inodes=20") as disk:
         place = Place(disk, "here")
-        with pytest.raises(LocalFault) as fault:
-            for number in range(20):
-                place.prepare(str(number), {"a/b/c.bin": 1})
-        assert "no inodes are left on the disk" in str(fault.value)
+        deep = {f"{number}/c.bin": 1 for number in range(20)}
+        with pytest.raises(LocalFault, match="no inodes are left on the disk"):
+            place.prepare("m", deep)
         assert full_disk(disk / "not" / "there") == full_disk(str(disk).encode())
         told = str(sqlite_fault(sqlite3.OperationalError("database or disk is full"), disk / "state.db"))
         assert "no inodes are left on the disk" in told
