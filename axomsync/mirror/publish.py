@@ -378,7 +378,8 @@ def _make_folders(folder: Path, root: Path) -> None:
     if kind is None:
         with suppress(FileExistsError):
             folder.mkdir()
-            _give_mode(folder, os.O_DIRECTORY, 0o755)
+            if stat.S_IMODE(folder.lstat().st_mode) != 0o755:
+                _give_mode(folder, os.O_DIRECTORY, 0o755)
     elif kind != stat.S_IFDIR:
         raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
 
