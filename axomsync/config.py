@@ -291,7 +291,10 @@ class MirrorSettings(_Section):
     keep_gone: Switch = _key(True, "false lets retention remove what was removed in the console, a day and ten polls later")
     max_size: OptionalSize = _key("", 'most bytes that all models together may take; "" is as many as the disk has')
     reserve: Size = _key("1GiB", "free space that mirroring never uses up", ge=0)
-    verify: Literal["etag", "size"] = _key("etag", "etag compares checksums where storage gives them; size saves the CPU")
+    verify: Literal["etag", "size"] = _key(
+        "etag",
+        "etag compares checksums where storage gives them, and looks into files; size does neither, and overrules both",
+    )
     scrub: OptionalDuration = _key("30d", 'how often the published bytes are read again, slowly, and mended; "" is never')
 
 

@@ -2,26 +2,40 @@
 
 Failures handled: 401 (the key source is read again once, then `KeyRefused`), 403 (`Rejected`, names the missing scope),
 404, 400/409/422 (`Rejected` with the server's `detail`), 429/5xx/connection failures (`Transient`, honouring Retry-After
-in both forms), answers that are HTML, empty, huge, endless, wrapped in an object or paged by a Link header, entries that
-do not fit their documented shape (left out and told, never a crash), a far side that repeats our key in what it says.
+in both forms), answers that are HTML, empty, huge (as they are or once they are unpacked), endless, wrapped in an object or
+paged by a Link header, entries that do not fit their documented shape (left out and named, never a crash), texts that would
+forge a line of the log, a far side that repeats our key in what it says.
 
 The sources of facts are the vendor's pages "Models & datasets", "Authentication" and "Errors & conventions".
 """
 
 import logging
+import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 import httpx
 import orjson
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic import BaseModel as Shape
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from axomsync import __version__
 from axomsync.config import is_loopback
+from axomsync.documents import NotADocument, decode
 from axomsync.errors import KeyRefused, Rejected, Transient, printable
 from axomsync.http import http_date, network_reason, request_id, retry_after, tls_context
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
@@ -29,13 +43,20 @@ from axomsync.s3 import url_lifetime
 
 log = logging.getLogger(__name__)
 
-ANSWER_LIMIT = 64 * 1024 * 1024  # bytes; a catalog of 100,000 models is about 30 MB
+ANSWER_LIMIT = 64 * 1024 * 1024  # bytes, unpacked, of all pages together; a catalog of 100,000 models is about 30 MB
+STEP = 256 * 1024  # bytes that are unpacked at once
+MOST_ENTRIES = 200_000  # of a list
+MOST_FILES = 100_000  # of a model
 ANSWER_SECONDS = 300.0  # for one whole answer; a far side that trickles must not hold a worker for ever
 DETAIL_LIMIT = 16 * 1024
 DETAIL_SECONDS = 30.0  # what comes later of an error is not waited for
 PAGE_LIMIT = 1000
+NAMED_MOST = 5  # entries that were left out, in one line
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 LARGEST_NUMBER = (1 << 63) - 1  # that the ledger can hold
+
+_CODINGS = ("gzip", "x-gzip", "deflate")  # that a proxy may apply unasked
+_ZLIB_OR_GZIP = 47  # zlib's own sign for: either header
 
 R = TypeVar("R")
 
@@ -48,7 +69,28 @@ def _none_unless_valid(value: object, valid: ValidatorFunctionWrapHandler) -> ob
         return None
 
 
-_Text = Annotated[str | None, WrapValidator(_none_unless_valid)]
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _on_one_line(text: str) -> str:
+    """What is only told: control characters become escapes, so that no line of a log or a table is forged."""
+    return _CONTROL.sub(lambda match: printable(match[0]), text)
+
+
+def _plain(text: str) -> str:
+    """What must stay as it is, such as a key in storage: it may have no control character at all."""
+    if _CONTROL.search(text):
+        raise ValueError("it holds a control character")
+    return text
+
+
+_Text = Annotated[
+    str | None, Field(max_length=1000), AfterValidator(lambda t: t and _on_one_line(t)), WrapValidator(_none_unless_valid)
+]
+_Id = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_plain)]
+_Label = Annotated[str, StringConstraints(min_length=1, max_length=1000)]  # as it is: what shows it escapes it
+_Key = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_plain)]
+_Url = Annotated[str, StringConstraints(min_length=1, max_length=16 * 1024), AfterValidator(_plain)]
 _Number = Annotated[int | None, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER), WrapValidator(_none_unless_valid)]
 
 
@@ -57,7 +99,7 @@ class _Lenient(Shape):
 
 
 class _BaseModelShape(_Lenient):
-    id: str = Field(min_length=1)
+    id: _Id
     family: _Text = None
     name: _Text = None
     version: _Text = None
@@ -66,17 +108,17 @@ class _BaseModelShape(_Lenient):
 
 
 class _ModelShape(_Lenient):
-    id: str = Field(min_length=1)
-    name: str = Field(min_length=1)
-    version: str = Field(min_length=1)
+    id: _Id
+    name: _Label
+    version: _Label
     params: _Number = None
     base_model_id: _Text = None
-    status: str
+    status: Annotated[str, StringConstraints(max_length=200), AfterValidator(_on_one_line)]
     created_at: _Text = None
 
 
 class _DatasetShape(_Lenient):
-    id: str = Field(min_length=1)
+    id: _Id
     name: _Text = None
     version: _Text = None
     shard_count: _Number = None
@@ -86,21 +128,21 @@ class _DatasetShape(_Lenient):
 
 
 class _FileShape(_Lenient):
-    rel: str
-    size: int = Field(ge=0)
-    url: str = Field(min_length=1)
+    rel: str = Field(max_length=16 * 1024)
+    size: int = Field(ge=0, le=LARGEST_NUMBER)
+    url: _Url
 
 
 class _ManifestShape(_Lenient):
     model_id: str
-    files: list[_FileShape]
+    files: Annotated[list[_FileShape], Field(max_length=MOST_FILES), FailFast()]
 
 
 class _PresignedShape(_Lenient):
-    upload_id: str = Field(min_length=1)
-    key: str = Field(min_length=1)
-    url: str = Field(min_length=1)
-    method: str = "PUT"
+    upload_id: _Id
+    key: _Key
+    url: _Url
+    method: str = Field("PUT", max_length=20)
 
 
 class NotThere(Rejected):
@@ -127,12 +169,12 @@ class Console:
         self._now, self._clock = now, clock
         self._silent_since: float | None = None
         self._answer_seconds = answer_seconds
-        self._left_out: dict[str, int] = {}
+        self._left_out: dict[str, list[str]] = {}
         self.clock_ahead: float | None = None  # seconds that the console's clock was ahead of ours when it answered last
         self._client = httpx.Client(
             verify=tls_context(ca_file),
             timeout=timeout,
-            headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json"},
+            headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"},
             follow_redirects=False,
             trust_env=not is_loopback(urlsplit(self.url).hostname or ""),  # no proxy leads back to this machine
         )
@@ -162,9 +204,9 @@ class Console:
         return [RemoteModel(**shape.model_dump()) for shape in shapes.values()]
 
     @property
-    def models_left_out(self) -> int:
-        """Entries of the last list of models that lacked what is documented: the list does not show all there are."""
-        return self._left_out.get("/models", 0)
+    def models_left_out(self) -> str | None:
+        """Which entries of the last list of models lacked what is documented; then the list does not show all there are."""
+        return _named(self._left_out.get("/models", []))
 
     def datasets(self) -> list[Dataset]:
         """`GET /datasets` (scope read), newest first."""
@@ -179,7 +221,9 @@ class Console:
                 f"the console answered with the manifest of another model ({printable(shape.model_id)}); if "
                 "that lasts, tell whoever runs it"
             )
-        files = (ManifestFile(f.rel, f.size, f.url, url_lifetime(f.url, date or self._now())) for f in shape.files)
+        # Tools that copy folders to storage leave an empty object for each folder.
+        listed = (f for f in shape.files if f.size or not f.rel.endswith("/"))
+        files = (ManifestFile(f.rel, f.size, f.url, url_lifetime(f.url, date or self._now())) for f in listed)
         return Manifest(model_id, tuple(files))
 
     def presign(self, filename: str, content_type: str) -> Presigned:
@@ -192,38 +236,42 @@ class Console:
                 f"the console wants {printable(shape.method)} for uploads, this version knows PUT; is it the newest?"
             )
         lifetime = url_lifetime(shape.url, date or self._now())
-        # Told to people and to programs, and never asked with.
-        upload_id, key = printable(shape.upload_id), printable(shape.key)
-        return Presigned(upload_id, key, shape.url, None if lifetime is None else self._now() + lifetime)
+        return Presigned(shape.upload_id, shape.key, shape.url, None if lifetime is None else self._now() + lifetime)
 
     def _list(self, path: str, shape: type[R]) -> list[R]:
         entries: list[R] = []
-        left_out = 0
+        left_out: list[str] = []
         adapter = TypeAdapter(shape)
         for page in self._pages(path):
             for entry in _entries(page, path):
+                if len(entries) + len(left_out) == MOST_ENTRIES:  # half a list would make models look removed
+                    raise Transient(f"{path}: the console's list has more than {MOST_ENTRIES} entries")
                 try:
                     entries.append(adapter.validate_python(entry))
-                except ValidationError:
-                    left_out += 1
-        if left_out != self._left_out.get(path, 0):
-            log.warning("%s: %d entries lack the documented fields and are left out", path, left_out)
+                except ValidationError as failure:
+                    left_out.append(_what_it_lacks(entry, failure) if len(left_out) < NAMED_MOST else "")
+        if left_out != self._left_out.get(path, []):
+            log.warning("%s: %s", path, _named(left_out) or "no entry lacks the documented fields any more")
         self._left_out[path] = left_out
         return entries
 
     def _pages(self, path: str) -> Iterator[object]:
         url: str | None = self.url + path
         seen: set[str] = set()
+        left = ANSWER_LIMIT
         while url is not None and url not in seen:
-            if len(seen) == PAGE_LIMIT:  # half a list would make models look removed
+            if len(seen) == PAGE_LIMIT:
                 raise Transient(f"{path}: the console's list has more than {PAGE_LIMIT} pages")
             seen.add(url)
             try:
                 with self._request("GET", url, "read") as response:
-                    page = _decode(self._body(response), path)
+                    body = self._body(response, left)
                     following = response.links.get("next", {}).get("url")
             except NotThere as absent:
                 raise Rejected(f"{absent}; is [console] url right?") from None
+            left -= len(body)
+            page = _decode(body, path)
+            del body  # what follows has room for one of the two
             yield page
             url = self._following(url, following) if following else None
 
@@ -267,31 +315,40 @@ class Console:
             except httpx.InvalidURL as error:
                 raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
 
-    def _body(self, response: httpx.Response) -> bytes:
+    def _body(self, response: httpx.Response, most: int = ANSWER_LIMIT) -> bytearray:
         body = bytearray()
-        began, path = time.monotonic(), printable(response.request.url.path)
-        for piece in response.iter_bytes():
+        for piece in self._pieces(response):
             body += piece
-            if len(body) > ANSWER_LIMIT:
+            if len(body) > most:
+                path = printable(response.request.url.path)
                 raise Transient(f"{path}: the answer is larger than {ANSWER_LIMIT >> 20} MiB")
+        return body
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        """The body as it arrives, unpacked step by step: a kilobyte may be packed from a gigabyte."""
+        began, path = time.monotonic(), printable(response.request.url.path)
+        coding = response.headers.get("Content-Encoding", "").strip().lower()
+        if coding not in ("", "identity", *_CODINGS):
+            raise Transient(
+                f"{path}: the answer is packed as {printable(coding)[:60]!r}, though it was asked for as it is; have the "
+                "proxy before the console leave it alone"
+            )
+        unpacked = zlib.decompressobj(_ZLIB_OR_GZIP) if coding in _CODINGS else None
+        for piece in response.iter_raw():
             if time.monotonic() - began > self._answer_seconds:
                 raise Transient(f"{path}: the answer took more than {self._answer_seconds:g} s")
-        return bytes(body)
-
-    def _detail(self, response: httpx.Response) -> str:
-        """The server's own words, one short line; proxies answer with HTML, nothing at all, a lot, or for ever."""
-        piece, began = b"", time.monotonic()
-        for chunk in response.iter_bytes():
-            piece += chunk
-            if len(piece) >= DETAIL_LIMIT or time.monotonic() - began > min(DETAIL_SECONDS, self._answer_seconds):
-                break
-        try:
-            text = _words(orjson.loads(piece)["detail"])
-        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
-            text = ""
-        # The key is taken out before the text is cut: half of it at the end would be found by nobody.
-        text = printable(" ".join(text.split())).replace(self._key or "\n", "…")
-        return text[:300] or "no detail given"
+            if unpacked is None:
+                yield piece
+                continue
+            try:
+                more = True
+                while more:
+                    out = unpacked.decompress(piece, STEP)
+                    piece = unpacked.unconsumed_tail
+                    more = bool(piece) or len(out) == STEP
+                    yield out
+            except zlib.error:
+                raise Transient(f"{self.url}: the connection broke (what it packed as {coding} is damaged)") from None
 
     def _raise_for_status(self, response: httpx.Response, scope: str) -> None:
         status = response.status_code
@@ -314,20 +371,35 @@ class Console:
             raise Rejected(f"{call}: the console redirects elsewhere ({status}); correct [console] url")
         raise Rejected(f"{call}: the console refuses it with {status}: {detail}")
 
+    def _detail(self, response: httpx.Response) -> str:
+        """The server's own words, one short line; proxies answer with HTML, nothing at all, or a lot."""
+        piece, ends = b"", time.monotonic() + DETAIL_SECONDS
+        with suppress(Transient):  # what it says of the refusal does not matter as much as the refusal
+            for more in self._pieces(response):
+                piece += more
+                if len(piece) >= DETAIL_LIMIT or time.monotonic() > ends:
+                    break
+        try:
+            text = _words(orjson.loads(piece[:DETAIL_LIMIT])["detail"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+            text = ""
+        # The key goes first: the cut might leave most of it.
+        return printable(" ".join(text.replace(self._key or "\n", "…").split()))[:300] or "no detail given"
+
 
 def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _decode(body: bytes, path: str) -> object:
+def _decode(body: bytearray, path: str) -> object:
     try:
-        decoded: object = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        kind = "an HTML page" if body.lstrip()[:1] == b"<" else "an empty body" if not body.strip() else "no JSON"
+        return decode(body)
+    except NotADocument as fault:
+        start = body[:100].lstrip()
+        kind = "an HTML page" if start[:1] == b"<" else f"no JSON that can be read, {fault}" if start else "an empty body"
         raise Transient(
             f"{path}: the console (or a proxy before it) answered with {kind}; is [console] url right?"
         ) from None
-    return decoded
 
 
 def _entries(page: object, path: str) -> list[object]:
@@ -343,23 +415,48 @@ def _entries(page: object, path: str) -> list[object]:
     return next(iter(lists.values()))
 
 
+def _what_it_lacks(entry: object, failure: ValidationError) -> str:
+    """Which entry of a list can't be used, and what is wrong with it."""
+    if not isinstance(entry, dict):
+        return "one that is no object"
+    named = [entry[field] for field in ("name", "version", "id") if isinstance(entry.get(field), str) and entry[field]]
+    first = failure.errors(include_input=False, include_url=False, include_context=False)[0]
+    field = str(first["loc"][0])
+    fault = f"no {field}" if entry.get(field) in (None, "") else f"{field}: {first['msg']}"
+    return f"{' '.join(printable(text)[:100] for text in named) or 'one without a name'} ({fault})"
+
+
+def _named(left_out: list[str]) -> str | None:
+    if not left_out:
+        return None
+    more = f" and {len(left_out) - NAMED_MOST} more" if len(left_out) > NAMED_MOST else ""
+    return (
+        f"{len(left_out)} entries lack the documented fields and are left out: {', '.join(left_out[:NAMED_MOST])}{more}; "
+        "tell whoever runs the console"
+    )
+
+
 def _fit(shape: type[R], answer: object, what: str) -> R:
     try:
         return TypeAdapter(shape).validate_python(answer)
     except ValidationError as failure:
         first = failure.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the answer"
-        raise Rejected(f"{what} lacks its documented form: {place}: {first['msg']}; is this the newest axomsync?") from None
+        raise Rejected(
+            f"{what} lacks its documented form: {printable(place)[:100]}: {first['msg']}; is this the newest axomsync?"
+        ) from None
 
 
 def _words(detail: Any) -> str:
     """`detail` as text; frameworks write a list of `{"loc": ["body", "filename"], "msg": "…"}` for what is invalid."""
+    return ", ".join(map(_word, detail)) if isinstance(detail, list) else _word(detail)
+
+
+def _word(detail: Any) -> str:
     if isinstance(detail, str):
         return detail
-    if isinstance(detail, list):
-        return ", ".join(map(_words, detail))
     if isinstance(detail, dict) and isinstance(detail.get("msg"), str):
         place = detail.get("loc")
-        where = ".".join(map(str, place)) + ": " if isinstance(place, list) else ""
-        return f"{where}{detail['msg']}"
+        names = [str(part) for part in place if isinstance(part, str | int)] if isinstance(place, list) else []
+        return f"{'.'.join(names)}: {detail['msg']}" if names else detail["msg"]
     return orjson.dumps(detail).decode()

@@ -1,24 +1,32 @@
 """JSON documents in folders that others may write into: receipts, records, claims. Any content is a document or is none.
 
 Failures handled: a link, FIFO, device or folder of the document's name, more bytes than `LARGEST`, what is no UTF-8 or no
-JSON (nested deeper than the parser goes, numbers without end, lone surrogates), what has another form than is asked for,
-what somebody else made or may change where that matters (all `NotADocument`, with the reason in words); a disk that does
-not give it (`OSError`: that is no word on the document).
+JSON (nested deeper than the parser goes, numbers without end, lone surrogates), what would take far more memory than it has
+bytes, what has another form than is asked for, what somebody else made or may change where that matters (all
+`NotADocument`, with the reason in words); a disk that does not give it (`OSError`: that is no word on the document).
 """
 
 import errno
 import os
+import re
 import stat
 from typing import TypeVar
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from axomsync.errors import printable
 from axomsync.folders import Folder
 
 T = TypeVar("T")
 
 LARGEST = 64 * 1024 * 1024  # bytes; the record of a model with 100,000 segments has about 10 MB
+# Whatever they say, 64 MiB of JSON become less than 220 MiB: a value takes up to about 120 bytes, and text beyond ASCII four
+# times as much as it has.
+MOST_VALUES = 1_500_000  # a list of 100,000 models has about 1,200,000
+MOST_WIDE_TEXT = 16 * 1024 * 1024  # bytes
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+
 _FOREIGN = frozenset({errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.ENOTDIR, errno.ENODEV})
 _OF_OTHERS = "another user has made it or may write to it; it proves nothing"
 
@@ -57,16 +65,34 @@ def is_ours(status: os.stat_result) -> bool:
 
 def parse_document(text: bytes, shape: TypeAdapter[T], largest: int = LARGEST) -> T:
     """As `read_document`, of bytes that were read."""
-    if not text.strip():
-        raise NotADocument("it is empty")
     if len(text) > largest:
         raise NotADocument(f"it has more than {largest} bytes")
     try:
-        # orjson refuses what Python's own parser lets through: Infinity, lone surrogates, ever deeper nesting.
-        return shape.validate_python(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
-        raise NotADocument(f"it is no JSON ({error})") from None
+        return shape.validate_python(decode(text))
     except ValidationError as failure:
         first = failure.errors(include_input=False, include_url=False, include_context=False)[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
-        raise NotADocument(f"{place[:100]}: {first['msg']}") from None
+        raise NotADocument(f"{printable(place)[:100]}: {printable(first['msg'])[:300]}") from None
+
+
+def decode(text: bytes | bytearray) -> object:
+    """Any JSON, in bounded memory. Raises `NotADocument`."""
+    if not text or text.isspace():
+        raise NotADocument("it is empty")
+    if 2 * text.count(b"{") + text.count(b"[") + text.count(b",") > MOST_VALUES:
+        raise NotADocument(f"it has more than {MOST_VALUES} values")
+    if len(text) > MOST_WIDE_TEXT and _wide_text(text) > MOST_WIDE_TEXT:
+        raise NotADocument(f"it has more than {MOST_WIDE_TEXT >> 20} MiB of text beyond ASCII")
+    try:
+        # orjson refuses what Python's own parser lets through: Infinity, lone surrogates, ever deeper nesting.
+        decoded: object = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise NotADocument(f"it is no JSON ({error})") from None
+    return decoded
+
+
+def _wide_text(text: bytes | bytearray) -> int:
+    if text.isascii() and b"\\u" not in text:
+        return 0
+    found = (match[0] for match in _TEXT.finditer(text))
+    return sum(len(piece) for piece in found if not piece.isascii() or b"\\u" in piece)

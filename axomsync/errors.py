@@ -106,7 +106,6 @@ class NewerLedger(Fatal):
 
 
 _ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space (the agent goes on by itself)",
     errno.EDQUOT: "the disk quota is used up; raise it or free some space",
     errno.EROFS: "the filesystem is read-only; remount it read-write",
     errno.EACCES: "permission denied; give the service's user access",
@@ -126,8 +125,22 @@ def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
     """Map an operating-system error to a `LocalFault` that names the path and what is needed."""
     subject = path if path is not None else error.filename
     name = os.fsdecode(subject) if isinstance(subject, str | bytes) else "local file"
-    known = _ADVICE.get(error.errno or 0)
+    known = full_disk(subject) if error.errno == errno.ENOSPC else _ADVICE.get(error.errno or 0)
     return LocalFault(f"{printable(name)}: {known or error.strerror or error}")
+
+
+def full_disk(path: str | bytes | None) -> str:
+    """What is used up where the system says that there is no space: a disk can run out of inodes with bytes to spare."""
+    place = os.fsencode(path) if path else b""
+    while place and not os.path.isdir(place) and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+    try:
+        status = os.statvfs(place or b".")
+    except OSError:
+        status = None
+    if status is not None and status.f_files and not status.f_favail:
+        return "no inodes are left on the disk, though bytes may be; remove small files (the agent goes on by itself)"
+    return "the disk is full; free some space (the agent goes on by itself)"
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from axomsync.errors import LocalFault
 from axomsync.ledger import Reader
 from axomsync.mirror.record import file_documents, read_record
 from axomsync.records import Model, ModelState, Upload, UploadState
@@ -48,19 +49,24 @@ def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, runnin
         *(["the agent is paused: `axomsync resume`"] if paused else []),
         *([f"console: {console}"] if console else []),
     ]
-    facts = upload_document(row, ledger.shards(row.id)) if isinstance(row, Upload) else _facts_of_model(row)
+    facts = upload_document(row, ledger.shards(row.id)) if isinstance(row, Upload) else model_document(row)
+    unread = None
+    try:
+        facts |= {} if isinstance(row, Upload) else _files_of_model(row)
+    except LocalFault as fault:
+        unread = str(fault)
     return {
         "kind": "upload" if upload else "model",
         "name": name_of(row),
         "state": str(row.state),
         "means": means,
         "reason": row.reason,
-        "keeps": keeps if unfinished else [],
+        "keeps": keeps if unfinished else [unread] if unread else [],
         "next_attempt": iso(row.next_attempt),
         "facts": facts,
     }
 
 
-def _facts_of_model(model: Model) -> Document:
+def _files_of_model(model: Model) -> Document:
     record = read_record(Path(model.path)) if model.state is ModelState.PUBLISHED and model.path else None
-    return model_document(model) | ({"files": file_documents(record)} if record else {})
+    return {"files": file_documents(record)} if record else {}

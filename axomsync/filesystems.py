@@ -2,7 +2,10 @@
 
 import os
 import re
+import stat
 from pathlib import Path
+
+from axomsync.errors import local_fault
 
 # Several machines may write there at once; locks and inotify tell of this one only, if of any.
 REMOTE_FILESYSTEMS = frozenset({
@@ -30,6 +33,18 @@ def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> 
         if (target == point or target.startswith(point.rstrip(b"/") + b"/")) and len(point) >= len(best):
             best, kind = point, tail.split()[0].decode("ascii", "replace")
     return kind
+
+
+def is_folder(path: Path | str | None) -> bool:
+    """Whether that is a folder, a link to one left aside. Raises `LocalFault` when that can't be known now."""
+    if not path:
+        return False
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -30,6 +30,7 @@ SUBJECTS = (
     "drop folder's filesystem",
     "hooks",
     "ledger",
+    "list of models",
     "mirror folder",
     "status page",
     "steering",

@@ -263,6 +263,7 @@ class Model:
     damage: str | None = None  # what the last reading found of bytes that are no longer as they were published
     verified_at: float | None = None  # when its bytes were last read and compared
     left_out: tuple[str, ...] = ()  # files of a published model that `[mirror] files` did not select
+    remarks: tuple[str, ...] = ()  # what is odd about a published model's files, and no reason not to publish them
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,24 @@
 """The console client before a server that misbehaves on the wire: what every answer is taken for."""
 
+import gzip
 import json
 import ssl
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from axomsync.console import Console, NotThere, url_lifetime
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
 from axomsync.http import tls_context
+from axomsync.mirror.layout import check_manifest
 from tests.rig.faults import KEY, Content, Fault, FaultyServer, http_date, json_answer
 
 MODEL = {"id": "m-1", "name": "llama", "version": "v1", "params": 7, "status": "ready", "created_at": "2027-01-01"}
@@ -108,7 +114,8 @@ def test_malformed_entries_are_left_out_and_told_once(
     for _ in range(3):
         assert [model.id for model in console.models()] == ["m-1"]
     assert [record.getMessage() for record in caplog.records] == [
-        "/models: 7 entries lack the documented fields and are left out"
+        "/models: 7 entries lack the documented fields and are left out: one without a name (no id), one that is no object, "
+        "one that is no object, one that is no object, one that is no object and 2 more; tell whoever runs the console"
     ]
 
 
@@ -485,31 +492,227 @@ def test_a_certificate_file_that_is_none_is_named(content: str | None, tmp_path:
     assert tls_context(None).verify_mode == ssl.CERT_REQUIRED
 
 
-def test_an_error_that_trickles_is_given_up_and_what_came_of_it_told(server: FaultyServer) -> None:
-    server.inject(Fault(status=500, body=b'{"detail": "' + b"x" * 3000 + b'"}', rate=1000), "/api/models")
+# What an answer may cost
+
+M = 1 << 20
+_ASK = """
+import sys
+from axomsync.console import Console
+from axomsync.errors import AxomsyncError
+console = Console(sys.argv[1], lambda: sys.argv[2])
+try:
+    answer = console.manifest("m") if sys.argv[3] == "manifest" else console.models()
+    from axomsync.mirror.layout import check_manifest
+    check_manifest(answer.files) if sys.argv[3] == "manifest" else None
+    told = "ok"
+except AxomsyncError as failure:
+    told = f"{type(failure).__name__}: {failure}"
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM:"))  # its parent's not in it
+print(int(peak) // 1024, told)
+"""
+
+
+def gzipped(data: bytes, times: int = 1) -> bytes:
+    for _ in range(times):
+        data = gzip.compress(data, 9)
+    return data
+
+
+def manifest_of(rels: Iterable[str], url: str = "http://127.0.0.1/x") -> bytes:
+    return json.dumps({"model_id": "m", "files": [{"rel": rel, "size": 1, "url": url} for rel in rels]}).encode()
+
+
+def deep(count: int) -> Iterator[str]:
+    for number in range(count):
+        yield "/".join([str(number), *["a"] * 1400])
+
+
+COSTLY: dict[str, tuple[str, Callable[[], bytes], str | None, str]] = {
+    "a gigabyte in gzip": ("models", lambda: gzipped(bytes(1024 * M)), "gzip", "larger than 64 MiB"),
+    "gzip in gzip": ("models", lambda: gzipped(bytes(1024 * M), 2), "gzip, gzip", "packed as 'gzip, gzip'"),
+    "a coding that nobody asked for": ("models", lambda: b"?", "br", "packed as 'br'"),
+    "honest gzip": ("models", lambda: gzipped(json.dumps([MODEL]).encode()), "gzip", "ok"),
+    "63 MiB of []": ("models", lambda: b"[" + b"[]," * (21 * M) + b"0]", None, "more than 1500000 values"),
+    "as many values as there may be": ("models", lambda: b"[" + b'{"a":0},' * 499_000 + b"{}]", None, "200000 entries"),
+    "64 MiB of short texts": (
+        "models",
+        lambda: b"[" + b'"x",\n' * (12 * M) + b"0]",
+        None,
+        "more than 1500000 values",
+    ),
+    "one text of 63 MiB": ("models", lambda: b'["' + b"x" * (63 * M) + b'"]', None, "ok"),
+    "one wide text of 63 MiB": ("models", lambda: b'["\xf0\x9f\x98\x80' + b"x" * (63 * M) + b'"]', None, "beyond ASCII"),
+    "one wide text of 15 MiB": ("models", lambda: b'["\xf0\x9f\x98\x80' + b"x" * (15 * M) + b'"]', None, "ok"),
+    "a list of 100,000 models": (
+        "models",
+        lambda: json.dumps([MODEL | {"id": f"{n:036}", "lineage": {"job_id": str(n)}} for n in range(100_000)]).encode(),
+        None,
+        "ok",
+    ),
+    "deep paths": ("manifest", lambda: manifest_of(deep(500)), None, "ok"),
+    "very deep JSON": (
+        "manifest",
+        lambda: b'{"files": ' + b"[" * 1025 + b"]" * 1025 + b"}",
+        None,
+        "no JSON that can be read",
+    ),
+    "100,000 files": (
+        "manifest",
+        lambda: manifest_of((f"folder/{n}.safetensors" for n in range(100_000)), "http://127.0.0.1/" + "x" * 480),
+        None,
+        "ok",
+    ),
+    "a million files": (
+        "manifest",
+        lambda: b'{"model_id":"m","files":[' + b"0," * 1_400_000 + b"0]}",
+        None,
+        "documented form",
+    ),
+    "a list of 150,000 files": (
+        "manifest",
+        lambda: manifest_of(f"{n}" for n in range(150_000)),
+        None,
+        "documented form: files: List should have at most 100000 items",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", COSTLY)
+def test_no_answer_takes_more_memory_than_promised(server: FaultyServer, kind: str) -> None:
+    call, body, coding, told = COSTLY[kind]
+    packed = {"Content-Encoding": coding} if coding else {}
+    server.inject(Fault(200, packed, body()), "/api/models")
+    command = [sys.executable, "-c", _ASK, server.url, KEY, call]
+    began = time.monotonic()
+    rss, words = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(" ", 1)
+    print(f"{kind}: {rss} MiB, {time.monotonic() - began:.1f} s, {words.strip()[:120]}")
+    assert told in words
+    assert int(rss) <= 300
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+def test_pages_together_have_the_limit_of_one(server: FaultyServer, connect: Connect) -> None:
+    page = json.dumps([MODEL | {"description": "x" * (30 * M)}]).encode()
+    for number in range(3):
+        server.inject(Fault(200, {"Link": f'</api/models?page={number}>; rel="next"'}, page), "/api/models")
+    assert "larger than 64 MiB" in str(failure_of(connect(), Transient))
+
+
+def test_a_refusal_that_trickles_is_given_up(server: FaultyServer) -> None:
+    server.inject(Fault(403, body=b'{"detail": "' + b" " * 10_000, rate=1000), "/api/models")
     console = Console(server.url, lambda: KEY, answer_seconds=0.3)
     began = time.monotonic()
-    with pytest.raises(Transient, match="answered 500"):
-        console.models()
-    assert time.monotonic() - began < 2
+    assert "lacks the scope 'read' (no detail given)" in str(failure_of(console, Rejected))
+    assert time.monotonic() - began < 5
+    console.close()
 
 
-@pytest.mark.parametrize("before", range(280, 301))
-def test_no_part_of_the_key_is_told_wherever_an_error_is_cut(server: FaultyServer, before: int) -> None:
-    detail = "x" * before + KEY + " and so on"
-    server.inject(Fault(422, {"Content-Type": "application/json"}, json.dumps({"detail": detail}).encode()), "/api/models")
-    with pytest.raises(Rejected) as refusal:
-        Console(server.url, lambda: KEY).models()
-    assert KEY[:4] not in str(refusal.value)
+@pytest.mark.parametrize("detail", [[[[]] * 3], [{"loc": [["deep"] * 9, "a", 1], "msg": "no"}], {"msg": 5}, None, 7])
+def test_a_detail_of_whatever_form_is_told(server: FaultyServer, connect: Connect, detail: object) -> None:
+    server.inject(json_answer({"detail": detail}), "/api/models")
+    server.inject(Fault(403, body=json.dumps({"detail": detail}).encode()), "/api/models")
+    with suppress(AxomsyncError):
+        connect().models()
+    failure_of(connect(), Rejected)
 
 
-def test_ids_are_cleaned_where_they_come_in(server: FaultyServer) -> None:
-    answer = {
-        "upload_id": "u\n12:00:00 error   forged",
-        "key": "k\x1b[2J\u2028",
-        "url": "http://127.0.0.1/x",
-        "method": "PUT",
+def test_a_detail_that_repeats_the_key_at_the_cut_leaks_nothing_of_it(server: FaultyServer, connect: Connect) -> None:
+    for before in range(300 - len(KEY), 301):
+        server.inject(Fault(400, body=json.dumps({"detail": "x" * before + KEY}).encode()), "/api/models")
+        assert KEY[:6] not in str(failure_of(connect(), Rejected))
+
+
+def test_empty_objects_that_stand_for_folders_are_no_files(server: FaultyServer, connect: Connect) -> None:
+    sizes = {"a/": 0, "/": 0, "a/b": 0, "c/": 1}
+    files = [{"rel": rel, "size": size, "url": "http://127.0.0.1/"} for rel, size in sizes.items()]
+    server.inject(json_answer({"model_id": "m", "files": files}), "/download")
+    assert [file.rel for file in connect().manifest("m").files] == ["a/b", "c/"]
+
+
+# Texts that come in
+
+
+def test_what_would_forge_a_line_is_an_escape_in_what_is_only_told(server: FaultyServer, connect: Connect) -> None:
+    odd = MODEL | {"name": "a\nERROR b", "status": "on\r\nhold", "created_at": "\x00"}
+    server.inject(json_answer([odd]), "/api/models")
+    (model,) = connect().models()
+    assert model.name == "a\nERROR b", "a label is told apart by all that it has; a folder is named after it reversibly"
+    assert (model.status, model.created_at) == ("on\\r\\nhold", "\\x00")
+
+
+@pytest.mark.parametrize("field", ["upload_id", "key", "url"])
+def test_an_upload_whose_names_hold_control_characters_is_refused(
+    server: FaultyServer, connect: Connect, field: str
+) -> None:
+    answer = {"upload_id": "u", "key": "k", "url": "http://127.0.0.1/", "method": "PUT"}
+    server.inject(json_answer(answer | {field: "http://a\nforged"}), "/presign", method="POST")
+    with pytest.raises(Rejected, match=f"{field}: Value error, it holds a control character") as refusal:
+        connect().presign("a.jsonl", "application/jsonl")
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (MODEL | {"version": None}, "llama m-1 (no version)"),
+        ({"id": "m-1", "name": "llama", "version": "v1"}, "llama v1 m-1 (no status)"),
+        (MODEL | {"id": "m\n1"}, "llama v1 m\\n1 (id: Value error, it holds a control character)"),
+        (MODEL | {"name": "x" * 1001}, "(name: String should have at most 1000 characters)"),
+    ],
+)
+def test_an_entry_that_can_not_be_used_is_named(
+    server: FaultyServer, connect: Connect, entry: dict[str, object], told: str
+) -> None:
+    server.inject(json_answer([entry, MODEL | {"id": "m-2"}]), "/api/models")
+    console = connect()
+    assert [model.id for model in console.models()] == ["m-2"]
+    assert told in (console.models_left_out or "")
+    assert console.models() == []
+    assert console.models_left_out is None
+
+
+# Whatever an answer says
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def like(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    """Objects that nearly have the documented form."""
+    return st.fixed_dictionaries({}, optional={name: value | ANY for name, value in fields.items()})
+
+
+_name, _url = st.text(max_size=30), st.just("http://127.0.0.1/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=") | st.text()
+_models = st.lists(
+    like(id=_name, name=_name, version=_name, params=st.integers(), status=_name, created_at=_name), max_size=4
+)
+_manifests = like(model_id=st.just("m"), files=st.lists(like(rel=_name, size=st.integers(), url=_url), max_size=4))
+_presigned = like(upload_id=_name, key=_name, url=_url, method=st.just("PUT"))
+
+
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(document=_models | _manifests | _presigned | ANY, call=st.sampled_from(["models", "manifest", "presign", "datasets"]))
+def test_any_document_is_an_answer_or_a_failure_that_we_name(
+    server: FaultyServer, connect: Connect, document: object, call: str
+) -> None:
+    server.requests.clear()
+    server.heal()
+    server.inject(json_answer(document), "/api")
+    server.inject(json_answer(document), "/api", method="POST")
+    console = connect()
+    calls: dict[str, Callable[[], object]] = {
+        "models": console.models,
+        "datasets": console.datasets,
+        "manifest": lambda: [check_manifest(console.manifest("m").files)],
+        "presign": lambda: console.presign("a.jsonl", "application/jsonl"),
     }
-    server.inject(json_answer(answer), "/uploads/presign", method="POST")
-    presigned = Console(server.url, lambda: KEY).presign("a.jsonl", "text/plain")
-    assert (presigned.upload_id, presigned.key) == ("u\\n12:00:00 error   forged", "k\\x1b[2J\\u2028")
+    failure: AxomsyncError | None = None
+    try:
+        calls[call]()
+    except AxomsyncError as named:
+        failure = named
+    assert failure is None or str(failure).isprintable()
+    console.close()

@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from axomsync.errors import Rejected, SourceChanged, Transient, UrlExpired
-from axomsync.sandbox.console import Sandbox
 from axomsync.s3 import Confirmation
+from axomsync.sandbox.console import Sandbox
 from axomsync.storage import RangeIgnored, Storage
 from tests.rig.faults import EXPIRED, Content, Fault, FaultyServer, http_date, s3_error
 

@@ -15,7 +15,7 @@ import click
 
 from axomsync.cli.context import config_option, json_option, load, open_ledger
 from axomsync.cli.output import print_documents, print_json
-from axomsync.errors import Rejected, Transient, printable
+from axomsync.errors import LocalFault, Rejected, Transient, printable
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
@@ -72,7 +72,8 @@ def verify(config_file: str | None, as_json: bool, model: str | None, repair: bo
     loaded = load(config_file)
     step = full_speed if holder(loaded.settings.state.folder) is None else HalfSpeed(full_speed)
     documents = []
-    for folder, record in _found(loaded, model):
+    unread: list[LocalFault] = []
+    for folder, record in _found(loaded, model, unread):
         damages = examine(folder, record.files, step)
         mended = bool(damages) and repair
         if mended:
@@ -80,6 +81,8 @@ def verify(config_file: str | None, as_json: bool, model: str | None, repair: bo
             damages = examine(folder, record.files, step)
         documents.append(_verified(folder, record, list(map(str, damages)), mended))
     print_documents(documents, as_json, tables.verified)
+    if unread:
+        raise unread[0]
     if bad := [document for document in documents if document["damage"]]:
         advice = "" if repair else "; `axomsync verify --repair` fetches what is damaged again"
         raise Rejected(f"{len(bad)} of {len(documents)} models are damaged{advice}")
@@ -158,7 +161,7 @@ def prune(config_file: str | None, as_json: bool, dry_run: bool) -> None:
 
 def _published(loaded: "Loaded", target: str, seconds: float | None) -> "Model":
     """The newest published model that `target` names, as soon as there is one. Raises `Transient` after `seconds`."""
-    from axomsync.mirror.layout import is_named
+    from axomsync.mirror.layout import is_called, is_named
     from axomsync.records import ModelState
 
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -166,7 +169,8 @@ def _published(loaded: "Loaded", target: str, seconds: float | None) -> "Model":
         with open_ledger(loaded) as ledger:
             rows = [row for row in (ledger.models() if ledger else []) if is_named(row, target)]
         for row in rows:
-            if row.state is ModelState.PUBLISHED and os.path.isdir(row.path or ""):
+            there = row.state is ModelState.PUBLISHED and os.path.isdir(row.path or "")
+            if there and (target == row.id or is_called(row.path or "", row)):  # not a name that will be another's
                 return row
         if deadline is not None and time.monotonic() >= deadline:
             why = f"it is {rows[0].state}" + (f": {rows[0].reason}" if rows[0].reason else "") if rows else "nobody lists it"
@@ -189,13 +193,24 @@ def _place(loaded: "Loaded") -> "Place":
     return Place(loaded.settings.mirror.folder, "by-hand")
 
 
-def _found(loaded: "Loaded", target: str | None) -> "list[tuple[Path, Record]]":
-    """The published models that `target` names, all of them without one. Raises `Rejected` when there is none."""
+def _found(loaded: "Loaded", target: str | None, unread: list[LocalFault] | None = None) -> "list[tuple[Path, Record]]":
+    """The published models that `target` names, all of them without one. Raises `Rejected` when there is none.
+
+    What can't be read now is added to `unread`.
+    """
     from axomsync.mirror.layout import is_named
 
-    everything = list(_place(loaded).published())
-    found = [(folder, record) for folder, record in everything if target is None or is_named(record.model, target)]
+    found, faults = [], []
+    for folder, record in _place(loaded).published():
+        if isinstance(record, LocalFault):
+            faults.append(record)
+        elif target is None or is_named(record.model, target):
+            found.append((folder, record))
+    if unread is not None:
+        unread += faults
     if target is not None and not found:
+        if faults:
+            raise faults[0]
         raise Rejected(f"{printable(target)}: no such model is published in {loaded.settings.mirror.folder}")
     return found
 

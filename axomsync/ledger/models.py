@@ -53,17 +53,21 @@ class ModelWrites(Moves):
 
         self.write(work)
 
-    def record_found(self, model: RemoteModel, path: str, files: Iterable[ModelFile], left_out: Iterable[str]) -> None:
+    def record_found(
+        self, model: RemoteModel, path: str, files: Iterable[ModelFile], left_out: Iterable[str], remarks: Iterable[str]
+    ) -> None:
         """A model that lies in the mirror folder, and that this ledger knows nothing of."""
-        found, others = list(files), json_list(left_out)
+        found, others, odd = list(files), json_list(left_out), tuple(remarks)
 
         def work(db: Database) -> None:
             db.conn.execute(
                 "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, path,"
-                " left_out, bytes_total, first_seen, updated_at) VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?)",
+                " left_out, remarks, reason, bytes_total, first_seen, updated_at)"
+                " VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?,?,?)",
                 (
                     model.id, model.name, model.version, model.params, model.base_model_id, model.status, model.created_at,
-                    path, others, sum(file.size for file in found), self._now(), self._now(),
+                    path, others, json_list(odd), "; ".join(odd) or None, sum(file.size for file in found),
+                    self._now(), self._now(),
                 ),
             )  # fmt: skip
             insert_files(db, model.id, found)
@@ -71,16 +75,23 @@ class ModelWrites(Moves):
         self.write(work)
 
     def record_published(
-        self, model_id: str, path: str, files: Iterable[ModelFile], left_out: Iterable[str], verified_at: float | None
+        self,
+        model_id: str,
+        path: str,
+        files: Iterable[ModelFile],
+        left_out: Iterable[str],
+        verified_at: float | None,
+        remarks: Iterable[str] = (),
     ) -> None:
         """A model is whole at `path`. `verified_at` is None when nobody has read the bytes yet: they are due to be, then."""
-        there, others = list(files), json_list(left_out)
+        there, others, odd = list(files), json_list(left_out), tuple(remarks)
 
         def work(db: Database) -> None:
             db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
             insert_files(db, model_id, there)
             changes: dict[str, Any] = {"path": path, "left_out": others, "bytes_total": sum(file.size for file in there)}
-            changes |= {"reason": None, "attempts": 0, "next_attempt": None, "verified_at": verified_at, "damage": None}
+            changes |= {"remarks": json_list(odd), "reason": "; ".join(odd) or None}
+            changes |= {"attempts": 0, "next_attempt": None, "verified_at": verified_at, "damage": None}
             self._move(db, "models", model_id, ModelState.PUBLISHED, changes)
 
         self.write(work)
@@ -94,6 +105,10 @@ class ModelWrites(Moves):
             insert_files(db, model_id, fresh)
 
         self.write(work)
+
+    def record_moved(self, model_id: str, path: str) -> None:
+        """The folder of a published model has another name now: as the console calls the model."""
+        self.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", path, model_id).result()
 
     def record_pruned(self, model_id: str, reason: str) -> None:
         """Retention has removed the folder of a model: nothing of it is on disk any more."""

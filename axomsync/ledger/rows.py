@@ -81,6 +81,7 @@ def to_model(row: Row) -> Model:
         },
         pulled=bool(row["pulled"]),
         left_out=tuple(_names(row["left_out"] or "[]")),
+        remarks=tuple(_names(row["remarks"] or "[]")),
     )  # fmt: skip
 
 

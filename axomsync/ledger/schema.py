@@ -75,6 +75,12 @@ def m011_receipts(db: Database) -> None:
     _execute_all(db, _RECEIPTS)
 
 
+@migrations()
+def m013_remarks(db: Database) -> None:
+    """What is odd about the files of published models."""
+    _execute_all(db, _REMARKS)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -212,6 +218,9 @@ CREATE INDEX history_of ON history(kind, subject, id);
 
 # JSON of records.RepeatedLines.
 _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
+
+# A JSON list of lines.
+_REMARKS = "ALTER TABLE models ADD COLUMN remarks TEXT"
 
 # A JSON list of their paths.
 _LEFT_OUT = "ALTER TABLE models ADD COLUMN left_out TEXT"

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
-from axomsync.mirror.layout import age, matches, selected
+from axomsync.mirror.layout import age, is_called, matches, selected
 from axomsync.mirror.retention import is_within
 from axomsync.records import Model, ModelState, RemoteModel
 
@@ -92,7 +92,7 @@ class _Judge:
     def state(self, model: RemoteModel, row: Model | None) -> tuple[ModelState, str | None]:
         if row is not None and row.state is ModelState.PUBLISHED and row.id in self._there:
             remark = self._remark(model, row)
-            if remark is None and any(matches((rel,), self._selection.files) for rel in row.left_out):
+            if remark == _odd(row) and any(matches((rel,), self._selection.files) for rel in row.left_out):
                 return ModelState.QUEUED, "[mirror] files selects more of it now; what is published stays"
             return ModelState.PUBLISHED, remark
         if row is not None and self._is_extended(row):
@@ -134,9 +134,11 @@ class _Judge:
         """What the console or the configuration would say today, had it not been published."""
         if model.status != READY:
             return f"the console says {model.status[:60]!r} now; its copy stays"
+        if row.path is not None and not is_called(row.path, model):
+            return f"its folder is still {row.path}: it is renamed as soon as nobody reads it"
         if not row.pulled and not self._selects(model):
             return "left out by [mirror] include and exclude now; its copy stays"
-        return None
+        return _odd(row)
 
     def _is_extended(self, row: Model) -> bool:
         """Whether it is published already, and only lacks files."""
@@ -157,6 +159,10 @@ def _newest(models: Iterable[RemoteModel], keep: int) -> set[str]:
         versions.sort(key=lambda model: age(model.created_at, model.id), reverse=True)
         newest |= {model.id for model in versions[: keep or None]}
     return newest
+
+
+def _odd(row: Model) -> str | None:
+    return "; ".join(row.remarks) or None
 
 
 def _remote(row: Model) -> RemoteModel:

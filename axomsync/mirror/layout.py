@@ -5,8 +5,10 @@ path that would leave its model's folder, or clash with another, refuses the who
 """
 
 import fnmatch
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from urllib.parse import unquote
 
 from axomsync.errors import Rejected, printable
@@ -16,6 +18,7 @@ Age = tuple[float, str]
 
 CURRENT = "current"
 RECORD = ".axomsync.json"
+OURS = ".axomsync"  # how the names begin that axomsync gives files of its own, in the mirror and in each model's folder
 LONGEST_COMPONENT = 255  # bytes, the limit of every common Linux filesystem
 LONGEST_LABEL = 240  # leaves room for "--" and 8 characters of the id
 LONGEST_PATH = 3000  # bytes, leaves room below PATH_MAX for the mirror's own folder
@@ -51,6 +54,13 @@ def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
     return name, f"{version}--{escape(model.id)[:8]}" if clash else version
 
 
+def is_called(path: str, model: RemoteModel | Model) -> bool:
+    """Whether the folder at `path` has the name that this model gets by its labels."""
+    version, name, *_ = [*reversed(path.split("/")), ""]
+    called, plain = escape(model.name), escape(model.version)
+    return name == called and version in (plain, f"{plain}--{escape(model.id)[:8]}")
+
+
 def check_manifest(files: Sequence[ManifestFile]) -> None:
     """Raise `Rejected`, naming the path and what is wrong with it, unless every `rel` is safe and none clashes."""
     if not files:
@@ -59,35 +69,38 @@ def check_manifest(files: Sequence[ManifestFile]) -> None:
         raise Rejected(
             "its manifest can't be trusted: it claims more bytes than any disk holds; publish the model again in the console"
         )
+    try:
+        check_paths(file.rel for file in files)
+    except ValueError as fault:
+        raise Rejected(f"its manifest can't be trusted: {fault}; publish the model again in the console") from None
+
+
+def check_paths(rels: Iterable[str]) -> None:
+    """Raise `ValueError`, naming the path and what is wrong with it, unless every one is safe and none clashes."""
     seen: dict[str, str] = {}
-    folders: dict[str, str] = {}
-    for file in files:
-        if fault := _path_fault(file.rel):
-            raise Rejected(
-                f"its manifest can't be trusted: {_quoted(file.rel)} {fault}; publish the model again in the console"
-            )
-        folded = file.rel.casefold()
+    for rel in rels:
+        if fault := _path_fault(rel):
+            raise ValueError(f"{_quoted(rel)} {fault}")
+        # With the least of all characters between its parts, a folder is followed by what lies in it when they are sorted.
+        folded = rel.casefold().replace("/", "\0")
         if folded in seen:
-            other = "is listed twice" if seen[folded] == file.rel else f"differs from {_quoted(seen[folded])} only in case"
-            raise Rejected(
-                f"its manifest can't be trusted: {_quoted(file.rel)} {other}; publish the model again in the console"
-            )
-        seen[folded] = file.rel
-        parts = folded.split("/")
-        for depth in range(1, len(parts)):
-            folders.setdefault("/".join(parts[:depth]), file.rel)
-    for folder, rel in folders.items():
-        if folder in seen:
-            raise _untrusted(f"{_quoted(rel)} lies under the path of the file {_quoted(seen[folder])}")
+            other = "is listed twice" if seen[folded] == rel else f"differs from {_quoted(seen[folded])} only in case"
+            raise ValueError(f"{_quoted(rel)} {other}")
+        seen[folded] = rel
+    ordered = sorted(seen)
+    for above, below in pairwise(ordered):
+        if below.startswith(f"{above}\0"):
+            raise ValueError(f"{_quoted(seen[below])} lies under the path of the file {_quoted(seen[above])}")
 
 
-def _untrusted(fault: str) -> Rejected:
-    return Rejected(f"its manifest can't be trusted: {fault}; publish the model again in the console")
+_CONTROL = re.compile(r"[\x01-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _path_fault(rel: str) -> str | None:
     if "\0" in rel:
         return "holds a NUL byte"
+    if _CONTROL.search(rel):
+        return "holds a control character"
     if rel.startswith("/"):
         return "is an absolute path"
     parts = rel.split("/")
@@ -95,8 +108,8 @@ def _path_fault(rel: str) -> str | None:
         return "would leave the model's folder"
     if "" in parts or "." in parts:
         return "is not a plain relative path"
-    if parts[0].casefold() == RECORD:
-        return "is a name that axomsync keeps for itself"
+    if parts[0].casefold().startswith(OURS):
+        return f"has a name that axomsync keeps for itself ({OURS}…)"
     try:
         too_long = len(rel.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_COMPONENT for part in parts)
     except UnicodeEncodeError:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 from pathlib import Path
 
 from axomsync.config import MirrorSettings
@@ -30,10 +31,11 @@ from axomsync.errors import (
     UrlExpired,
     printable,
 )
+from axomsync.filesystems import is_folder
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
-from axomsync.mirror import integrity, layout, reuse
+from axomsync.mirror import integrity, layout, reuse, structure
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
@@ -97,6 +99,7 @@ class Mirror:
         self._publish_lock = threading.Lock()
         self._space = Space(settings, place, ledger, now)
         self._looked_around = False
+        self._misplaced: set[str] = set()  # subjects of problems with names in the mirror folder
 
     def wake(self) -> None:
         """Poll now."""
@@ -172,14 +175,17 @@ class Mirror:
 
     def _poll(self) -> None:
         listed = persist(self._console.models, self._stop, self._random)
-        if not self._looked_around:
-            self._look_around()
+        if left_out := self._console.models_left_out:
+            self._problems.report("list of models", left_out)
+        else:
+            self._problems.clear("list of models")
+        unread = [] if self._looked_around else self._look_around()
         busy = {model for model, future in self._in_flight.items() if not future.done()}
         known = self._ledger.read.models()
         self._place.check([row for row in known if row.state is ModelState.PUBLISHED])
         settings = self._settings
         selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
-        changes = reconcile(listed, known, selection, lambda row: os.path.isdir(row.path or ""), busy)
+        changes = reconcile(listed, known, selection, lambda row: self._is_there(row, unread), busy)
         if changes:
             self._ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
             for change in changes:
@@ -193,6 +199,50 @@ class Mirror:
                 self._let_go(row.id)
         self._ledger.set_facts(last_poll=str(self._now()))
         self._space.retain()
+        self._follow_labels(busy)
+        if unread:
+            raise unread[0]
+
+    def _is_there(self, row: Model, unread: list[LocalFault]) -> bool:
+        """Whether a model's folder is there. What can't be seen now is: it would be fetched again otherwise."""
+        try:
+            return is_folder(row.path)
+        except LocalFault as fault:
+            unread.append(fault)
+            return True
+
+    def _follow_labels(self, busy: Container[str]) -> None:
+        """Have folders be called as the console calls their models now, and tell of a `current` that is not ours."""
+        told: dict[str, str] = {}
+        published = [row for row in self._ledger.read.models(ModelState.PUBLISHED) if row.path and row.id not in busy]
+        for row in published:
+            with self._publish_lock:
+                self._follow(row, Path(row.path or ""), told)
+        for parent in {Path(row.path or "").parent for row in self._ledger.read.models(ModelState.PUBLISHED) if row.path}:
+            try:
+                fault = self._place.tend_current(parent)
+            except LocalFault as unread:
+                fault = str(unread)
+            if fault is not None:
+                told[printable(f"{parent.name}/current")] = f"{parent / 'current'}: {fault}"
+        for subject in self._misplaced - told.keys():
+            self._problems.clear(subject)
+        for subject, reason in told.items():
+            self._problems.report(subject, reason)
+        self._misplaced = set(told)
+
+    def _follow(self, row: Model, folder: Path, told: dict[str, str]) -> None:
+        subject = printable(f"{folder.parent.name}/{folder.name}")
+        try:
+            place, obstacle = self._place.follow_labels(row)
+        except (LocalFault, Rejected) as fault:
+            told[subject] = f"{folder} holds {shown(row)} and can't be renamed: {fault}"
+            return
+        if obstacle is not None:
+            told[subject] = f"{folder} holds {shown(row)}; it is renamed as soon as nobody reads it: {obstacle}"
+        elif place != folder:
+            self._ledger.record_moved(row.id, str(place))
+            log.info("%s: renamed, %s is %s now", shown(row), folder, place)
 
     def _let_go(self, model_id: str) -> None:
         """What was received of a model that is wanted no more would only fill the disk."""
@@ -200,18 +250,32 @@ class Mirror:
             for file in self._ledger.read.files(model_id):
                 self._ledger.discard_file(model_id, file.rel)
 
-    def _look_around(self) -> None:
-        """Once at the start: what lies in the mirror folder is known again, though the ledger or a record may be lost."""
+    def _look_around(self) -> list[LocalFault]:
+        """At the start, until nothing is left that can't be read: what lies in the mirror folder is known again, though the
+        ledger or a record may be lost.
+        """
         self._place.sweep(self._now())
+        unread: list[LocalFault] = []
         known = {row.id: row for row in self._ledger.read.models()}
         for row in known.values():
             if row.state is ModelState.PUBLISHED:
-                self._place.restore_record(row, self._ledger.read.files(row.id))
+                try:
+                    self._place.restore_record(row, self._ledger.read.files(row.id))
+                except LocalFault as fault:
+                    unread.append(fault)
         for folder, record in self._place.published():
-            if record.model.id not in known and self._place.lacks(folder, record) is None:
-                self._ledger.record_found(record.model, str(folder), record.files, record.left_out)
+            try:
+                if isinstance(record, LocalFault):
+                    raise record
+                whole = record.model.id not in known and self._place.lacks(folder, record) is None
+            except LocalFault as fault:
+                unread.append(fault)
+                continue
+            if whole:
+                self._ledger.record_found(record.model, str(folder), record.files, record.left_out, record.remarks)
                 log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
-        self._looked_around = True
+        self._looked_around = not unread
+        return unread
 
     def _note_presence(self, listed: set[str], known: list[Model]) -> None:
         """That somebody removed a model is not concluded from a list that is empty, or that shows less than there is."""
@@ -278,7 +342,7 @@ class Mirror:
         except Stopping:
             return
         except NotThere:
-            if os.path.isdir(model.path or ""):
+            if self._is_there(model, []):
                 self._set_back(
                     model, ModelState.BLOCKED, "it vanished from the console; its copy stays", REFUSED_PAUSE_SECONDS
                 )
@@ -329,7 +393,8 @@ class Mirror:
             staging = self._place.prepare(model.id, {file.rel: file.size for file in wanted})
             linked = self._link_unchanged(model, manifest, wanted, staging, target.parent, beat)
             files, proofs = self._fetch_and_prove(model, manifest, staging, linked, beat)
-            record = self._record(model, manifest, files, proofs, published)
+            remarks = self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
+            record = self._record(model, manifest, files, proofs, published, remarks)
             with self._publish_lock:  # two models may claim one name
                 if published is None:
                     target = self._place.find(model)
@@ -347,21 +412,26 @@ class Mirror:
         files: Mapping[str, ModelFile],
         proofs: Mapping[str, Proof],
         published: Record | None,
+        remarks: tuple[str, ...],
     ) -> Record:
         there = {file.rel: file for file in published.files} if published else {}
         everything = {**there, **files}
         left_out = tuple(file.rel for file in manifest.files if file.rel not in everything)
         known = {**(published.proofs if published else {}), **proofs}
-        return record_of(model, tuple(everything.values()), known, left_out, self._now())
+        remarks = tuple(dict.fromkeys((*(published.remarks if published else ()), *remarks)))
+        return record_of(model, tuple(everything.values()), known, left_out, self._now(), remarks)
 
     def _adopt(self, model: Model, target: Path, record: Record) -> None:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
+        record = replace(record, model=replace(record.model, name=model.name, version=model.version))
         with self._publish_lock:
             self._place.adopt(target, record)
         self._record_published(model, target, record, None)
 
     def _record_published(self, model: Model, target: Path, record: Record, verified_at: float | None) -> None:
-        self._ledger.record_published(model.id, str(target), record.files, record.left_out, verified_at)
+        self._ledger.record_published(model.id, str(target), record.files, record.left_out, verified_at, record.remarks)
+        for remark in record.remarks:
+            log.warning("%s: %s", shown(model), remark)
         log.info("%s: published at %s", shown(model), target)
 
     def _outgrown(self, record: Record) -> bool:
@@ -416,7 +486,6 @@ class Mirror:
             files = {file.rel: file for file in self._ledger.read.files(model.id)}
             proofs, corrupt = self._prove(files, job, linked, beat)
             if not corrupt:
-                self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
                 return files, proofs
             for rel, fault in corrupt.items():
                 tries[rel] += 1
@@ -465,10 +534,15 @@ class Mirror:
 
     def _check_structure(
         self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
-    ) -> None:
-        for rel in integrity.structure(staging, rels, listed, self._step(beat)):
+    ) -> tuple[str, ...]:
+        """Raise `Rejected` for what no server could load; returns what is odd and loads all the same."""
+        if self._settings.verify == "size":
+            return ()
+        findings = structure.check(staging, rels, listed, self._step(beat))
+        for rel in findings.whole:
             if proofs[rel] is Proof.SIZE:
                 proofs[rel] = Proof.STRUCTURE
+        return findings.remarks
 
     def _step(self, beat: Beat) -> Callable[[], None]:
         def step() -> None:

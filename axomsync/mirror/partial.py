@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from axomsync.errors import AxomsyncError, local_fault
+from axomsync.errors import AxomsyncError, LocalFault, local_fault
 from axomsync.meter import Gauge
 from axomsync.mirror.evidence import Evidence
 from axomsync.mirror.links import Links
@@ -47,11 +47,14 @@ class PartialFile:
         self.changes = 0
         self.generation = 0  # grows when the file starts over; what was written before is worth nothing then
         self._handle: Handle | None = None
+        self._given_up = False
         self._lock = threading.Lock()
 
     def acquire(self) -> Handle:
         """An open handle, valid until it is released. Raises `LocalFault`."""
         with self._lock:
+            if self._given_up:
+                raise LocalFault(f"{self.path}: nobody waits for it any more")
             if self._handle is None:
                 self._handle = Handle(self._open())
             self._handle.users += 1
@@ -65,6 +68,11 @@ class PartialFile:
                 os.close(handle.descriptor)
                 if handle is self._handle:
                     self._handle = None
+
+    def give_up(self) -> None:
+        """Open the file never again, for no lane that is on its way to it: its folder is about to be removed."""
+        with self._lock:
+            self._given_up = True
 
     def start_over(self) -> None:
         """Nothing is received. Whoever still writes old bytes writes them into the old file, which nobody sees any more."""

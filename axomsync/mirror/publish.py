@@ -4,20 +4,24 @@ A published folder appears by one rename, after every byte of it was synced, and
 never written into; files that are selected later join it, each by a rename. Failures handled: a crash between any two steps
 (the next start finds the folder by its record and goes on), a folder that belongs to another model or to nobody (a name of
 its own is taken), a symlink where the model's folder should be (`Rejected`), a folder that somebody opens while it is
-removed (put back), a full disk.
+removed or renamed (put back), a link or a FIFO that somebody has put among what was collected (removed, never followed), a
+record that can't be read now (`LocalFault`: it counts as there), a full disk.
 """
 
 import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from axomsync.errors import LocalFault, Rejected, local_fault, printable
-from axomsync.filesystems import sync_folder
+from axomsync.filesystems import is_folder, sync_folder
+from axomsync.folders import UNFINISHED
 from axomsync.mirror import current
 from axomsync.mirror.abandoned import remove_abandoned
 from axomsync.mirror.integrity import Proof
@@ -28,6 +32,7 @@ from axomsync.records import Model, ModelFile, RemoteModel
 
 INTERNAL = ".axomsync"
 REMOVED, REPAIRED = ".removed-", ".repaired-"  # no staging folder begins with a dot
+ABANDONED_SECONDS = 3600.0  # what takes its place within moments, and is still there after so long, nobody waits for
 
 
 class Place:
@@ -60,7 +65,7 @@ class Place:
         """
         self.room(0)
         internal = self.root / INTERNAL
-        if published and not internal.exists() and not any(os.path.lexists(model.path or "") for model in published):
+        if published and not is_folder(internal) and not any(is_folder(model.path) for model in published):
             raise LocalFault(
                 f"{self.root}: none of the {len(published)} published models is there any more; mount its filesystem, "
                 f"or, to have all of them fetched again, create {internal}"
@@ -95,15 +100,15 @@ class Place:
         for clash in (False, True):
             name, version = folder_names(remote, clash=clash)
             parent, folder = self.root / name, self.root / name / version
-            if parent.is_symlink() or (parent.exists() and not parent.is_dir()):
+            if _kind(parent) not in (None, stat.S_IFDIR):
                 raise Rejected(f"{parent} is not a plain folder; move it away so that the model can be published there")
-            if not os.path.lexists(folder) or self.owner(folder) == model.id:
+            if _kind(folder) is None or self.owner(folder) == model.id:
                 return folder
         raise Rejected(f"{folder} belongs to something else; move it away so that the model can be published there")
 
     @staticmethod
     def owner(folder: Path) -> str | None:
-        """Id of the model that is published in `folder`, None when its record can't be read."""
+        """Id of the model that is published in `folder`, None when it has no record. Raises `LocalFault`."""
         record = read_record(folder)
         return record.model.id if record else None
 
@@ -131,6 +136,7 @@ class Place:
         staging = self.staging(record.model.id)
         more = [file.rel for file in sorted(record.files, key=lambda file: -file.size) if (staging / file.rel).is_file()]
         try:
+            _remove_strangers(staging, set(more))
             _make_readable_and_sync(staging)
             for rel in more:
                 _make_folders((folder / rel).parent, self.root)
@@ -144,28 +150,83 @@ class Place:
         self.discard_staging(record.model.id)
 
     def adopt(self, folder: Path, record: Record) -> None:
-        """Take over a folder in which a model was published before the ledger knew.
+        """Take over a folder in which a model was published before the ledger knew; `record` has its labels of today.
 
         Raises `Rejected` when a file of it is missing or has another size, and `LocalFault`.
         """
         if (rel := self.lacks(folder, record)) is not None:
             raise Rejected(f"{folder} is not whole, {printable(rel)} was changed or removed; remove the folder")
+        if read_record(folder) != record:
+            try:
+                write_record(folder, record)
+            except OSError as error:
+                raise local_fault(error) from None
         self.point_current(folder.parent)
         self.discard_staging(record.model.id)
 
     @staticmethod
     def lacks(folder: Path, record: Record) -> str | None:
-        """A file of a published model that is missing or has another size, None when there is none."""
+        """A file of a published model that is missing or has another size, None when there is none. Raises `LocalFault`."""
         for file in record.files:
-            with suppress(OSError):
+            try:
                 if (folder / file.rel).stat(follow_symlinks=False).st_size == file.size:
                     continue
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except OSError as error:
+                raise local_fault(error) from None
             return file.rel
         return None
+
+    def follow_labels(self, model: Model) -> tuple[Path, str | None]:
+        """Rename the folder of a published model as the console calls it now; where it is, and why it is not there yet.
+
+        Raises `LocalFault`, `Rejected`. After a crash it is done again, or the folder is found where it is.
+        """
+        old, labels = Path(model.path or ""), RemoteModel(model.id, model.name, model.version, None, None, "", None)
+        if old == self.root.joinpath(*folder_names(labels, clash=False)) or old.parent.parent != self.root:
+            return old, None
+        if (new := self.find(model)) == old:
+            return old, None
+        if not self._changing.acquire(blocking=False):
+            return old, "it is being read or mended"
+        try:
+            record = read_record(old)
+            if record is None or record.model.id != model.id or _kind(new) is not None:
+                return old, None
+            if (reader := self._rename_unread(old, new)) is not None:
+                return old, f"{reader} has it open"
+            write_record(new, replace(record, model=replace(record.model, name=model.name, version=model.version)))
+            current.finish_move(old, new, self.scratch())
+        except OSError as error:
+            raise local_fault(error) from None
+        finally:
+            self._changing.release()
+        return new, None
+
+    def _rename_unread(self, old: Path, new: Path) -> str | None:
+        """Rename a published folder unless somebody has it open: then who. Raises `LocalFault`, `OSError`."""
+        if (reader := reader_of(old)) is not None:
+            return reader
+        _make_folders(new.parent, self.root)
+        current.prepare_move(old, new, self.scratch())
+        os.rename(old, new)
+        if (reader := reader_of(new)) is not None:  # in that very moment; it will want to open more of it
+            os.rename(new, old)
+            current.take_back_move(old, new, self.scratch())
+        sync_folder(new.parent)
+        sync_folder(old.parent)
+        return reader
 
     def point_current(self, parent: Path) -> None:
         """Make `current` in the folder of a name lead where it should. Raises `LocalFault`."""
         current.point(parent, self.scratch())
+
+    def tend_current(self, parent: Path) -> str | None:
+        """Make `current` of a name where there is none; what somebody else has put in its place. Raises `LocalFault`."""
+        if (fault := current.foreign(parent)) is None and current.leads_to(parent) is None:
+            self.point_current(parent)
+        return fault
 
     def scratch(self) -> Path:
         """A folder of this agent's own on the filesystem of the mirror. Raises `LocalFault`."""
@@ -175,15 +236,15 @@ class Place:
             raise local_fault(error) from None
         return self._internal
 
-    def published(self) -> Iterator[tuple[Path, Record]]:
-        """Every folder below the mirror that a model is published in. Raises `LocalFault`."""
+    def published(self) -> Iterator[tuple[Path, Record | LocalFault]]:
+        """Every folder below the mirror with the model in it, or why that can't be known now. Raises `LocalFault`."""
         try:
             names = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
         except OSError as error:
             raise local_fault(error, str(self.root)) from None
         for entry in names:
-            for version in current.versions(Path(entry.path)) if entry.name != INTERNAL else ():
-                if record := read_record(Path(entry.path, version)):
+            if entry.name != INTERNAL:
+                for version, record in current.records(Path(entry.path)).items():
                     yield Path(entry.path, version), record
 
     def remove(self, folder: Path, model_id: str) -> str | None:
@@ -209,12 +270,12 @@ class Place:
     def restore_record(self, model: Model, files: Iterable[ModelFile]) -> None:
         """Write the record of a published folder anew where it can't be read any more. Raises `LocalFault`."""
         folder = Path(model.path or "")
-        if not folder.is_dir() or read_record(folder) is not None:
+        if not is_folder(folder) or read_record(folder) is not None:
             return
         listed = tuple(files)
         proofs = {file.rel: Proof.SIZE for file in listed}
         try:
-            write_record(folder, record_of(model, listed, proofs, model.left_out, model.updated_at))
+            write_record(folder, record_of(model, listed, proofs, model.left_out, model.updated_at, model.remarks))
         except OSError as error:
             raise local_fault(error) from None
 
@@ -234,6 +295,12 @@ class Place:
         for kind in (REMOVED, REPAIRED):
             for left in self._internal.glob(f"{kind}*"):
                 shutil.rmtree(left, ignore_errors=True)
+        unfinished = os.fsdecode(UNFINISHED)
+        links = self.root.glob(f"{INTERNAL}/*/{current.FRESH}*")  # of this agent, and of commands that nobody runs any more
+        for path in [*links, *self.root.glob(f"*/*/{unfinished}*"), *self.root.glob(f"{INTERNAL}/*/*/{unfinished}*")]:
+            with suppress(OSError):
+                if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
 
     def _rename(self, staging: Path, target: Path, model_id: str) -> None:
         try:
@@ -252,14 +319,19 @@ class Place:
 
 
 def record_of(
-    model: Model, files: tuple[ModelFile, ...], proofs: Mapping[str, Proof], left_out: tuple[str, ...], now: float
+    model: Model,
+    files: tuple[ModelFile, ...],
+    proofs: Mapping[str, Proof],
+    left_out: tuple[str, ...],
+    now: float,
+    remarks: tuple[str, ...],
 ) -> Record:
     """The record of a model that is published at `now`."""
     remote = RemoteModel(
         model.id, model.name, model.version, model.params, model.base_model_id, model.remote_status, model.created_at
     )
     published_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
-    return Record(remote, files, proofs, published_at, left_out)
+    return Record(remote, files, proofs, published_at, left_out, remarks)
 
 
 def _let_go_of_links(staging: Path) -> None:
@@ -286,11 +358,17 @@ def _make_readable_and_sync(folder: Path) -> None:
     """Give files 0644 and folders 0755 whatever the umask is, and sync both."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            with open(os.path.join(parent, name), "rb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-        os.chmod(parent, 0o755)  # noqa: S103  # servers run as other users
-        sync_folder(Path(parent))
+            _give_mode(os.path.join(parent, name), os.O_NONBLOCK, 0o644)
+        _give_mode(parent, os.O_DIRECTORY, 0o755)  # servers run as other users
+
+
+def _give_mode(path: str | Path, kind: int, mode: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind)
+    try:
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_folders(folder: Path, root: Path) -> None:
@@ -298,15 +376,24 @@ def _make_folders(folder: Path, root: Path) -> None:
     if folder == root:
         return
     _make_folders(folder.parent, root)
-    try:
-        kind = folder.lstat().st_mode
-    except FileNotFoundError:
+    kind = _kind(folder)
+    if kind is None:
         with suppress(FileExistsError):
             folder.mkdir()
-            folder.chmod(0o755)
-        return
-    if not stat.S_ISDIR(kind):
+            if stat.S_IMODE(folder.lstat().st_mode) != 0o755:
+                _give_mode(folder, os.O_DIRECTORY, 0o755)
+    elif kind != stat.S_IFDIR:
         raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
+
+
+def _kind(path: Path) -> int | None:
+    """The type of what is there, as stat(2) has it, a link itself and not its target; None when nothing is."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
 
 
 def shown(model: Model) -> str:

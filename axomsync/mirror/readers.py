@@ -1,14 +1,16 @@
 """Who has files below a folder open: what is being read is not to be removed.
 
 /proc names the processes, but shows a service user only its own. So each file is asked too: the kernel grants a write lease
-on a file that nobody else has open or mapped, whoever that would be, in whatever container. Failures handled: a process
-that ends or is not ours to look into (left out), a filesystem that knows no leases (only /proc is left).
+on a file that nobody else has open or mapped, whoever that would be, in whatever container. A file that versions share by a
+hard link counts for the one by whose path it was opened, which only /proc tells. Failures handled: a process that ends or
+is not ours to look into (left out), a filesystem that knows no leases (only /proc is left).
 """
 
 import errno
 import fcntl
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -29,12 +31,32 @@ def reader_of(folder: Path) -> str | None:
 
 
 def _reader_of(folder: Path) -> str | None:
-    inodes = {(status.st_dev, status.st_ino) for status in map(os.lstat, _everything(folder))}
+    there = {path: os.lstat(path) for path in _everything(folder)}
+    own = {(status.st_dev, status.st_ino) for status in there.values() if not _is_shared(status)}
+    shared = {(status.st_dev, status.st_ino) for status in there.values() if _is_shared(status)}
+    below = os.path.realpath(folder) + os.sep
     for process in sorted(PROC.glob("[0-9]*"), key=lambda entry: int(entry.name)):
-        if process.name != str(os.getpid()) and any(_identity(link) in inodes for link in _links(process)):
-            return f"{_name(process)} (pid {process.name})"
-    held = next((path for path in _everything(folder) if path.is_file() and _is_held(path)), None)
+        if process.name == str(os.getpid()):
+            continue
+        for link in _links(process):
+            identity = _identity(link)
+            if identity in own or (identity in shared and _leads_below(link, below)):
+                return f"{_name(process)} (pid {process.name})"
+    files = (path for path, status in there.items() if stat.S_ISREG(status.st_mode) and not _is_shared(status))
+    held = next(filter(_is_held, files), None)
     return None if held is None else f"a process of another user or container, which has {held.name} open"
+
+
+def _is_shared(status: os.stat_result) -> bool:
+    """Whether it is a file that another version has too: who reads it may read that one."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+def _leads_below(link: Path, folder: str) -> bool:
+    """Whether a file was opened by a path below `folder`."""
+    with suppress(OSError):
+        return os.readlink(link).startswith(folder)
+    return False
 
 
 def _everything(folder: Path) -> Iterator[Path]:

@@ -59,6 +59,8 @@ def repair(
     except OSError as error:
         raise local_fault(error) from None
     finally:
+        for partial in job.files:  # a lane that was asked for a URL may be about to make its file anew
+            partial.give_up()
         shutil.rmtree(workshop, ignore_errors=True)
     ledger.replace_files(record.model.id, files)
 

@@ -1,4 +1,4 @@
-"""Files that another version of the same name has already: linked into the new one, not fetched.
+"""Files that another version of the same name has already: shared with the new one, not fetched.
 
 A file counts as unchanged when it has the same path and size there, storage proved it then and gives the same checksum for
 its object now, and its bytes still have the digests that were recorded. Failures handled: a store that gives no checksum or
@@ -66,14 +66,17 @@ def _storage_has(known: ModelFile, links: Links, storage: Storage) -> bool:
 
 
 def _share(source: Path, target: Path) -> bool:
-    """One more name for the same bytes, or at least the same blocks; False where the filesystem can do neither."""
-    with suppress(OSError):
-        os.link(source, target, follow_symlinks=False)
-        return True
+    """Share the blocks, or where the filesystem can't, the file itself by one more name; False when it can do neither.
+
+    What is written into one version does not change the other where they share blocks alone.
+    """
     try:
         with source.open("rb") as original, target.open("xb") as copy:
             fcntl.ioctl(copy.fileno(), FICLONE, original.fileno())
         return True
     except OSError:
         target.unlink(missing_ok=True)
-        return False
+    with suppress(OSError):
+        os.link(source, target, follow_symlinks=False)
+        return True
+    return False

@@ -6,7 +6,6 @@ a crash between the removal and its note (the next list finds the folder gone).
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from axomsync.config import MirrorSettings
 from axomsync.errors import LocalFault
+from axomsync.filesystems import is_folder
 from axomsync.ledger import Ledger
 from axomsync.mirror import current
 from axomsync.mirror.layout import age
@@ -123,7 +123,7 @@ class Space:
 
 
 def _is_there(row: Model) -> bool:
-    return os.path.isdir(row.path or "")
+    return is_folder(row.path)
 
 
 def _reader(row: Model) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from axomsync.config import MirrorSettings
 from axomsync.console import Console
 from axomsync.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
+from axomsync.filesystems import is_folder
 from axomsync.ledger import Ledger, LedgerFault
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
@@ -106,16 +107,17 @@ class Upkeep:
 
     def look_after(self, model: Model, step: Step, beat: Beat) -> list[Damage]:
         """Read one model, and mend it if need be; returns what was damaged. What keeps it from being mended is told."""
-        record, damages = self.verify(model, step)
-        if not damages:
-            self._problems.clear(shown(model))
-            return []
+        damages: list[Damage] = []
         try:
-            self.mend(model, record, damages, beat)
-        except Stopping:
+            record, damages = self.verify(model, step)
+            if damages:
+                self.mend(model, record, damages, beat)
+            self._problems.clear(shown(model))
+        except (Stopping, LedgerFault):
             raise
         except AxomsyncError as failure:
-            self._problems.report(shown(model), f"damaged, and not to be mended now: {failure}", self._now() + AGAIN_SECONDS)
+            what = "damaged, and not to be mended now" if damages else "it can't be read again now"
+            self._problems.report(shown(model), f"{what}: {failure}", self._now() + AGAIN_SECONDS)
         return damages
 
     def verify(self, model: Model, step: Step) -> tuple[Record, list[Damage]]:
@@ -153,7 +155,7 @@ class Upkeep:
         log.info("%s: mended: %d bytes in %d files were fetched again", shown(model), bad, len(damages))
 
     def _is_due(self, model: Model) -> bool:
-        if self._settings.scrub is None or not Path(model.path or "").is_dir():
+        if self._settings.scrub is None or not is_folder(model.path):
             return False
         pause = self._settings.scrub if model.damage is None else min(self._settings.scrub, AGAIN_SECONDS)
         return model.verified_at is None or self._now() - model.verified_at >= pause
@@ -179,7 +181,7 @@ class Upkeep:
 def record_for(model: Model) -> Record:
     """The record of a published model. Raises `LocalFault`, `Rejected`."""
     folder = Path(model.path or "")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise LocalFault(f"{folder}: the folder of {shown(model)} is gone; the agent fetches it again")
     record = read_record(folder)
     if record is None:

@@ -85,6 +85,10 @@ class MirrorHere:
     def files(self, model_id: str) -> list[ModelFile]:
         return self._ledger().files(model_id)
 
+    def reader(self) -> Any:
+        """The ledger as other processes read it."""
+        return self._ledger()
+
     def _now(self) -> float:
         return time.time() + self.later
 

@@ -1,5 +1,6 @@
 """`[mirror] files` changes: a published model gets the files that it lacks, and loses none."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_what_is_selected_now_joins_what_is_there(server: FaultyServer, mirror: 
         current = mirror.folder / "chassis" / "current"
         while not over.is_set():
             there = sorted(str(path.relative_to(current)) for path in current.rglob("*") if path.is_file())
-            seen.add(tuple(rel for rel in there if ".axomsync.json" not in rel and (current / rel).stat().st_size))
+            seen.add(tuple(rel for rel in there if ".axomsync" not in rel and (current / rel).stat().st_size))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -150,3 +151,22 @@ def test_a_model_that_is_wanted_no_more_stays_as_it_is(
     mirror.sync()
     assert rels(folder) == {"a.bin"}
     assert mirror.model(model.id).state == ModelState.PUBLISHED
+
+
+def test_what_is_planted_in_staging_is_neither_followed_nor_waited_for(
+    server: FaultyServer, mirror: MirrorHere, folder: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    outside.chmod(0o600)
+    staging = mirror.folder / ".axomsync" / "here" / mirror.models()[0].id
+    (staging / "sub").mkdir(parents=True)
+    (staging / "link").symlink_to(outside)
+    (staging / "sub" / "link").symlink_to(tmp_path)
+    os.mkfifo(staging / "pipe")
+    mirror.settings["files"] = ["*.bin", "*.txt"]
+    mirror.sync()
+    assert mirror.models()[0].state == ModelState.PUBLISHED
+    assert (folder / "c.txt").is_file()
+    assert (outside.read_text(), outside.stat().st_mode & 0o777) == ("mine", 0o600)
+    assert {path.name for path in folder.rglob("*")} <= {"a.bin", "sub", "b.bin", "c.txt", ".axomsync.json"}

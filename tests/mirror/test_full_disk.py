@@ -2,6 +2,7 @@
 
 import json
 import random
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.errors import LocalFault, full_disk
+from axomsync.ledger.connection import sqlite_fault
+from axomsync.mirror.publish import Place
 from axomsync.records import ModelState
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess, eventually
-from tests.rig.disks import fill, loop_disk
+from tests.rig.disks import fill, loop_disk, small_disk
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 
 MIB = 1 << 20
@@ -26,6 +30,21 @@ REQUESTS = 8 * MIB // PIECE
 def disk(mirror: MirrorHere, tmp_path: Path) -> Iterator[Path]:
     with loop_disk(mirror.folder, tmp_path / "disk", 24 * MIB, *EXT4) as disk:
         yield disk
+
+
+def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
+    """In the mirror, in the ledger, and wherever else the system says that there is no space."""
+    with small_disk(tmp_path / "disk", "size=8m,nr_inodes=20") as disk:
+        place = Place(disk, "here")
+        deep = {f"{number}/c.bin": 1 for number in range(20)}
+        with pytest.raises(LocalFault, match="no inodes are left on the disk"):
+            place.prepare("m", deep)
+        assert full_disk(disk / "not" / "there") == full_disk(str(disk).encode())
+        told = str(sqlite_fault(sqlite3.OperationalError("database or disk is full"), disk / "state.db"))
+        assert "no inodes are left on the disk" in told
+    assert str(sqlite_fault(sqlite3.OperationalError("database or disk is full"), tmp_path)).endswith(
+        "the disk is full; free some space (the agent goes on by itself)"
+    )
 
 
 def test_ten_moments_at_which_the_disk_is_full(server: FaultyServer, mirror: MirrorHere, disk: Path) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axomsync.errors import LocalFault, Rejected
+from axomsync.mirror import structure
 from axomsync.mirror.evidence import Evidence, PartDigests, likely_part_sizes
-from axomsync.mirror.integrity import Corrupt, prove, structure
+from axomsync.mirror.integrity import Corrupt, prove
 from tests.rig.faults import Content
 
 MIB = 1 << 20
@@ -81,14 +82,14 @@ def put(folder: Path, rel: str, data: bytes) -> set[str]:
 
 @pytest.mark.parametrize(("rel", "data"), WHOLE.values(), ids=WHOLE.keys())
 def test_what_is_whole(tmp_path: Path, rel: str, data: bytes) -> None:
-    assert structure(tmp_path, [rel], put(tmp_path, rel, data), nothing) == {rel}
+    assert structure.check(tmp_path, [rel], put(tmp_path, rel, data), nothing) == structure.Findings(frozenset({rel}), ())
 
 
 @pytest.mark.parametrize(("rel", "data", "fault"), BROKEN.values(), ids=BROKEN.keys())
 def test_what_is_broken(tmp_path: Path, rel: str, data: bytes, fault: str) -> None:
     listed = put(tmp_path, rel, data)
     with pytest.raises(Rejected) as refusal:
-        structure(tmp_path, [rel], listed, nothing)
+        structure.check(tmp_path, [rel], listed, nothing)
     assert str(refusal.value).startswith(f"{rel} is broken at its source: ")
     assert fault in str(refusal.value)
 
@@ -102,16 +103,50 @@ def shards(folder: Path, **tensors: str) -> set[str]:
 
 def test_an_index_whose_shards_hold_what_it_looks_for(tmp_path: Path) -> None:
     rels = shards(tmp_path, one="x", two="y")
-    assert structure(tmp_path, rels, rels, nothing) == rels
+    assert structure.check(tmp_path, rels, rels, nothing) == structure.Findings(frozenset(rels), ())
 
 
 @pytest.mark.parametrize("held", [{"one": "y", "two": "x"}, {"one": "x", "two": "of the next version"}])
 def test_shards_that_were_swapped_and_an_index_that_is_stale(tmp_path: Path, held: dict[str, str]) -> None:
     rels = shards(tmp_path, **held)
-    with pytest.raises(Rejected) as refusal:
-        structure(tmp_path, rels, rels, nothing)
-    assert "m.safetensors.index.json is broken at its source: it looks for" in str(refusal.value)
-    assert "which does not have it" in str(refusal.value)
+    found = structure.check(tmp_path, rels, rels, nothing)
+    assert found.whole == rels - {"m.safetensors.index.json"}
+    (remark,) = found.remarks
+    assert remark.startswith("m.safetensors.index.json looks for ")
+    assert "which does not have it" in remark
+
+
+@pytest.mark.parametrize("data", [index(a="gone.safetensors"), b"{}"])
+def test_an_index_beside_the_whole_model_is_left_aside(tmp_path: Path, data: bytes) -> None:
+    listed = put(tmp_path, "model.safetensors.index.json", data) | {"model.safetensors"}
+    found = structure.check(tmp_path, ["model.safetensors.index.json"], listed, nothing)
+    assert found.whole == frozenset()
+    assert found.remarks[0].endswith("it is left aside, for the whole model lies beside it")
+
+
+@pytest.mark.parametrize("rel", ["._model.safetensors", "a/.x.gguf", ".model.safetensors.index.json"])
+def test_dotfiles_are_not_judged(tmp_path: Path, rel: str) -> None:
+    found = structure.check(tmp_path, [rel], put(tmp_path, rel, b"\0\5\x16\7"), nothing)
+    assert found == structure.Findings(frozenset(), ())
+
+
+@pytest.mark.parametrize("rel", ["a.safetensors", "a.bin", "config.json", "x/tokenizer.model", ".hidden"])
+def test_a_git_lfs_pointer_is_called_so_whatever_its_name(tmp_path: Path, rel: str) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    with pytest.raises(Rejected, match=r"it is a Git LFS pointer and not the file .* run `git lfs pull`"):
+        structure.check(tmp_path, [rel], put(tmp_path, rel, pointer), nothing)
+
+
+def test_a_backslash_in_a_name_is_remarked(tmp_path: Path) -> None:
+    found = structure.check(tmp_path, ["a\\b.bin"], put(tmp_path, "a\\b.bin", b""), nothing)
+    assert found.remarks == ("a\\b.bin has a backslash in its name, which makes no folder here",)
+
+
+def test_remarks_have_an_end(tmp_path: Path) -> None:
+    for number in range(12):
+        put(tmp_path, f"{number}\\{'x' * 200}.bin", b"")
+    rels = [path.name for path in tmp_path.iterdir()]
+    assert structure.check(tmp_path, rels, set(rels), nothing).remarks[-1] == "and 2 more"
 
 
 @pytest.mark.parametrize("part_size", [7 * MIB, 9 * MIB, 11 * MIB, 13 * MIB])
@@ -123,12 +158,12 @@ def test_a_part_size_that_nobody_uses_is_found_all_the_same(tmp_path: Path, part
 
 
 def test_formats_that_nobody_knows_prove_nothing(tmp_path: Path) -> None:
-    assert structure(tmp_path, ["a.bin"], put(tmp_path, "a.bin", b"\0"), nothing) == set()
+    assert structure.check(tmp_path, ["a.bin"], put(tmp_path, "a.bin", b"\0"), nothing).whole == set()
 
 
 def test_a_file_that_vanished_is_a_fault_of_this_machine(tmp_path: Path) -> None:
     with pytest.raises(LocalFault, match=r"a\.gguf: it does not exist"):
-        structure(tmp_path, ["a.gguf"], {"a.gguf"}, nothing)
+        structure.check(tmp_path, ["a.gguf"], {"a.gguf"}, nothing)
 
 
 @settings(deadline=None, max_examples=25)

@@ -48,6 +48,22 @@ def test_an_unchanged_file_is_linked(server: FaultyServer, mirror: MirrorHere, p
 
 
 @pytest.mark.stress
+def test_what_is_written_into_one_version_does_not_change_the_other(
+    server: FaultyServer, mirror: MirrorHere, tmp_path: Path
+) -> None:
+    """Where the filesystem can share blocks, versions share no more than those."""
+    mirror.folder = tmp_path / "disk"
+    with loop_disk(mirror.folder, tmp_path / "image", 400 * MIB, "mkfs.xfs"):
+        first, _ = publish(server, mirror, "v1")
+        second, sent = publish(server, mirror, "v2")
+        assert sent < 6 * MIB
+        assert (first / "a.bin").stat().st_nlink == 1
+        with (first / "a.bin").open("r+b") as file:
+            file.write(b"an edit in place")
+        assert SAME.fault_in(second / "a.bin") is None
+
+
+@pytest.mark.stress
 def test_an_unchanged_file_of_another_user_shares_its_blocks(server: FaultyServer, tmp_path: Path) -> None:
     """protected_hardlinks(7) lets nobody link files that are not his and that he can't write; XFS has reflinks then."""
     mirror = tmp_path / "models"

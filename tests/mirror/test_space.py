@@ -99,6 +99,23 @@ def test_who_can_not_look_into_a_process_still_knows_that_a_file_is_open(tmp_pat
     assert subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout == "None\n"
 
 
+def test_who_reads_a_version_keeps_no_other_that_shares_files_with_it(tmp_path: Path) -> None:
+    old, new = tmp_path / "v1", tmp_path / "v2"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "own.bin").write_bytes(b"x")
+    (old / "shared.bin").write_bytes(b"y")
+    os.link(old / "shared.bin", new / "shared.bin")
+    look = "import sys; from pathlib import Path; from axomsync.mirror.readers import reader_of"
+    look += "; print(reader_of(Path(sys.argv[1])))"
+    for opened in (old / "shared.bin", new / "shared.bin", new / "own.bin"):
+        with opened.open("rb"):
+            for asked in (old, new):
+                command = [sys.executable, "-c", look, str(asked)]
+                told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+                assert (told != "None\n") is (opened.parent == asked), (opened, asked, told)
+
+
 def test_a_pinned_version_stays_and_current_stays_with_it(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.settings["keep"] = 1
     add(server, 1)

@@ -3,13 +3,18 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from axomsync.errors import LocalFault
+from axomsync.meter import Meter
+from axomsync.mirror.links import Links
+from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.record import read_record
-from axomsync.records import ModelState
+from axomsync.records import Manifest, ManifestFile, ModelFile, ModelState
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.faults import Content, Fault, FaultyServer
 
@@ -119,6 +124,21 @@ def test_an_object_that_is_another_one_by_now_is_not_mixed_in(
     assert "1 of " in (next(iter(mirror.models())).damage or "")
     assert (folder / "a.bin").stat().st_ino == damaged
     assert list((mirror.folder / ".axomsync" / "here").iterdir()) == []
+
+
+def test_a_lane_that_comes_late_makes_no_file_in_a_folder_that_is_removed(tmp_path: Path) -> None:
+    """It may have waited for a new URL while the job ended."""
+    manifest = Manifest("m", (ManifestFile("a.bin", 5, "http://127.0.0.1/a", None),))
+    links = Links(manifest, lambda: manifest, time.monotonic)
+    with Meter(time.monotonic).transfer("down", "m", 5, 0) as gauge:
+        job = Job("m", links, gauge, 1.0, lambda failure: None)
+        partial = PartialFile(job, ModelFile("a.bin", 5, None, ()), tmp_path / "a.bin")
+        partial.release(partial.acquire())
+        (tmp_path / "a.bin").unlink()
+        partial.give_up()
+        with pytest.raises(LocalFault, match="nobody waits for it any more"):
+            partial.acquire()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["digest", "garbage", "missing"])
