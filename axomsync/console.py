@@ -9,6 +9,7 @@ forge a line of the log, a far side that repeats our key in what it says.
 The sources of facts are the vendor's pages "Models & datasets", "Authentication" and "Errors & conventions".
 """
 
+import base64
 import logging
 import re
 import time
@@ -39,7 +40,7 @@ from axomsync.documents import NotADocument, decode
 from axomsync.errors import KeyRefused, Rejected, Transient, printable
 from axomsync.http import http_date, network_reason, request_id, retry_after, tls_context
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
-from axomsync.s3 import url_lifetime
+from axomsync.s3 import plain_md5, url_lifetime
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ MOST_ENTRIES = 200_000  # of a list
 MOST_FILES = 100_000  # of a model
 ANSWER_SECONDS = 300.0  # for one whole answer; a far side that trickles must not hold a worker for ever
 DETAIL_LIMIT = 16 * 1024
+DIGEST_BYTES = {"md5": 16, "sha256": 32, "blake3": 32}
 DETAIL_SECONDS = 30.0  # what comes later of an error is not waited for
 PAGE_LIMIT = 1000
 NAMED_MOST = 5  # entries that were left out, in one line
@@ -131,6 +133,21 @@ class _FileShape(_Lenient):
     rel: str = Field(max_length=16 * 1024)
     size: int = Field(ge=0, le=LARGEST_NUMBER)
     url: _Url
+    # Not documented today. What can be read is held to; what can't changes nothing.
+    md5: _Text = None
+    sha256: _Text = None
+    blake3: _Text = None
+    checksum: _Text = None
+    etag: _Text = None
+
+    def checksums(self) -> tuple[tuple[str, str], ...]:
+        """Those that can be read, as hex, by algorithm."""
+        named = {name: getattr(self, name) for name in DIGEST_BYTES}
+        algorithm, colon, value = (self.checksum or "").partition(":")
+        if colon and algorithm.lower() in named:
+            named[algorithm.lower()] = named[algorithm.lower()] or value
+        named["md5"] = named["md5"] or plain_md5(self.etag)
+        return tuple((name, digest) for name, text in named.items() if (digest := _hex_digest(text, DIGEST_BYTES[name])))
 
 
 class _ManifestShape(_Lenient):
@@ -223,7 +240,7 @@ class Console:
             )
         # Tools that copy folders to storage leave an empty object for each folder.
         listed = (f for f in shape.files if f.size or not f.rel.endswith("/"))
-        files = (ManifestFile(f.rel, f.size, f.url, url_lifetime(f.url, date or self._now())) for f in listed)
+        files = (ManifestFile(f.rel, f.size, f.url, url_lifetime(f.url, date or self._now()), f.checksums()) for f in listed)
         return Manifest(model_id, tuple(files))
 
     def presign(self, filename: str, content_type: str) -> Presigned:
@@ -385,6 +402,16 @@ class Console:
             text = ""
         # The key goes first: the cut might leave most of it.
         return printable(" ".join(text.replace(self._key or "\n", "…").split()))[:300] or "no detail given"
+
+
+def _hex_digest(text: str | None, length: int) -> str | None:
+    """A digest of `length` bytes, written as hex or in base64; None for what is none."""
+    if text is None:
+        return None
+    with suppress(ValueError):
+        decoded = bytes.fromhex(text) if len(text) == 2 * length else base64.b64decode(text, validate=True)
+        return decoded.hex() if len(decoded) == length else None
+    return None
 
 
 def _bearer(key: str) -> dict[str, str]:

@@ -141,8 +141,13 @@ class LaneCount:
 
 
 def same_but_for_numbers(one: str, other: str) -> bool:
-    """Whether two reasons say the same: how many bytes are missing changes all the time, and is not worth a line each."""
-    return re.sub(r"\d+", "", without_request(one)) == re.sub(r"\d+", "", without_request(other))
+    """Whether two reasons say the same: how many bytes are missing changes all the time, and so does which of a model's
+    files met storage's trouble first. That is not worth a line each."""
+    return _essence(one) == _essence(other)
+
+
+def _essence(reason: str) -> str:
+    return re.sub(r"\d+", "", re.sub(r"^.*?: (?=storage )", "", without_request(reason)))
 
 
 def without_request(reason: str) -> str:

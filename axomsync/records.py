@@ -196,6 +196,7 @@ class ManifestFile:
     size: int
     url: str = field(repr=False)
     expires_in: float | None  # seconds from the moment the manifest arrived; None when the URL does not say
+    checksums: tuple[tuple[str, str], ...] = ()  # ("md5", "sha256" or "blake3", hex), where the console gives some
 
 
 @dataclass(frozen=True, slots=True)

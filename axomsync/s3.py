@@ -38,7 +38,7 @@ def url_lifetime(url: str, now: float) -> float | None:
         signed, lifetime = _compact_date(query.get(f"{vendor}date", "")), number(query.get(f"{vendor}expires"))
         if signed is not None and lifetime is not None:
             return signed + lifetime - now
-    if (expires := number(query.get("expires"))) is not None:
+    if (expires := number(query.get("expires") or query.get("x-oss-expires"))) is not None:
         return expires - now
     if "sig" in query and "se" in query:
         try:
@@ -55,7 +55,8 @@ def signed_headers(url: str, content_type: str) -> dict[str, str]:
     Raises `Rejected` when a header is signed whose value nobody told us.
     """
     query = _query(url)
-    named = next((query[name] for name in ("x-amz-signedheaders", "x-goog-signedheaders") if name in query), "host")
+    forms = ("x-amz-signedheaders", "x-goog-signedheaders", "x-oss-additional-headers")
+    named = next((query[name] for name in forms if name in query), "host")
     signed = set(named.lower().split(";")) - {"host", "content-length"}
     if unknown := signed - {"content-type"}:
         names = printable(", ".join(sorted(unknown)))[:200]
@@ -188,13 +189,14 @@ def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
         return Extent(0, 0, whole=True)
     if answer.status not in (200, 206):
         raise _no(answer, "GET")
-    coding = answer.headers.get("content-encoding", "").strip().lower()
-    if coding not in ("", "identity", "aws-chunked"):  # SDKs leave the last in an object's metadata; it changes no byte
+    codings = {each.strip() for each in answer.headers.get("content-encoding", "").lower().split(",")}
+    if strange := codings - {"", "identity", "aws-chunked"}:  # SDKs leave the last in an object's metadata: no byte differs
+        named = printable(", ".join(sorted(strange)))[:60]
         raise Refused(
-            f"storage {answer.host} sends it in the coding {printable(coding)[:60]!r}, which was not asked for; store the "
-            "object without Content-Encoding, or have the proxy in between leave it alone"
+            f"storage {answer.host} sends it in the coding {named!r}, which nobody asked for; store the object "
+            "without Content-Encoding, or have the proxy in between leave it alone"
         )
-    if answer.status == 206:
+    if answer.status == 206 or "content-range" in answer.headers:  # rclone's server calls a part 200
         return _part(answer, start, end, total)
     length = length_of(answer)
     if length is not None and length != total:
@@ -251,22 +253,25 @@ def number(text: str | None) -> int | None:
 
 # By the code of the error document; what is in none of these is judged by its status.
 _ASK_FOR_ANOTHER_URL = frozenset({
-    "AccessDenied", "ExpiredToken", "ExpiredRequest", "RequestExpired", "TokenRefreshRequired", "InvalidToken",
-    "AuthenticationFailed", "SignatureDoesNotMatch",
+    "AccessDenied", "ExpiredToken", "ExpiredTokenException", "ExpiredRequest", "RequestExpired", "TokenRefreshRequired",
+    "InvalidToken", "InvalidTokenId", "AuthenticationFailed", "SignatureDoesNotMatch", "AuthorizationQueryParametersError",
+    "AuthorizationHeaderMalformed", "ObjectLockedByBucketPolicy", "BlobImmutableDueToPolicy", "FileImmutable",
+    "FileAlreadyExists",
 })  # fmt: skip
 _BUSY = frozenset({
     "SlowDown", "SlowDownRead", "SlowDownWrite", "ServiceUnavailable", "Throttling", "ThrottlingException",
-    "RequestThrottled", "RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests", "ServerBusy", "Busy",
-    "TransactionCapExceeded", "DownloadTrafficRateLimitExceeded", "UploadTrafficRateLimitExceeded",
+    "ThrottledException", "RequestThrottled", "RequestThrottledException", "RequestLimitExceeded", "RateLimitExceeded",
+    "BandwidthLimitExceeded", "TooManyRequests", "ServerBusy", "ErrTooManyRequest", "ErrRequestBytesExceed",
 })  # fmt: skip
 _TRY_AGAIN = _BUSY | frozenset({
     "RequestTimeout", "InternalError", "IncompleteBody", "OperationAborted", "ConditionalRequestConflict", "BadDigest",
-    "XAmzContentSHA256Mismatch", "TemporaryRedirect", "OperationTimedOut", "PriorRequestNotComplete", "ClientDisconnected",
-    "XMinioServerNotInitialized", "XMinioStorageFull", "KMS.ThrottlingException",
+    "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "CrcMismatch", "Md5Mismatch", "TemporaryRedirect",
+    "OperationTimedOut", "PriorRequestNotComplete", "ClientDisconnect", "ClientDisconnected", "QuotaExceeded",
+    "XMinioAdminBucketQuotaExceeded", "KMS.ThrottlingException",
 })  # fmt: skip
 _FINAL = frozenset({
-    "InvalidObjectState", "AllAccessDisabled", "AccountProblem", "NotImplemented", "KMS.DisabledException",
-    "KMS.NotFoundException",
+    "InvalidObjectState", "AllAccessDisabled", "AccountProblem", "UserProjectAccountProblem", "UserSuspended", "NotEntitled",
+    "NotImplemented", "KMS.DisabledException", "KMS.NotFoundException",
 })  # fmt: skip
 
 _SHARD = "; set [drop] shard to less, so that the file goes up in parts"
@@ -275,6 +280,7 @@ _ADVICE = {
     "InvalidObjectState": ": the object is archived; have it restored",
     "NoSuchKey": ": the object is not there; publish the model again in the console",
     "NoSuchBucket": ": tell whoever runs the console",
+    "QuotaExceeded": ": the bucket is full; tell whoever runs the console",
 }
 _ADVICE_BY_STATUS = {
     407: "; the proxy wants a user and a password: put them into $HTTPS_PROXY",
@@ -302,8 +308,6 @@ def _no(answer: Answer, method: str) -> AxomsyncError:
         return Transient(message, answer.retry_after, congestion=busy)
     if status in (401, 403) or code in _ASK_FOR_ANOTHER_URL:
         return UrlExpired(message)
-    if status in (302, 303, 307):
-        return Transient(f"{message}: it redirects elsewhere, as a sign-in page of a network does")
     if 300 <= status < 400:
         return Refused(f"{message}: it redirects elsewhere, which no signature covers; tell whoever runs the console")
     if 400 <= status < 500 or status in (501, 505):

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from axomsync.console import Console, NotThere, url_lifetime
+from axomsync.console import Console, NotThere
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
 from axomsync.http import tls_context
 from axomsync.mirror.layout import check_manifest
+from axomsync.s3 import url_lifetime
 from tests.rig.faults import KEY, Content, Fault, FaultyServer, http_date, json_answer
 
 MODEL = {"id": "m-1", "name": "llama", "version": "v1", "params": 7, "status": "ready", "created_at": "2027-01-01"}

@@ -172,6 +172,18 @@ class ModelWrites(Moves):
 
         self.write(work)
 
+    def discard_segments(self, model_id: str, rel: str, damaged: Iterable[DurableSegment]) -> None:
+        """These segments of a file are not on disk as they were received."""
+        starts = [part.start for part in damaged]
+
+        def work(db: Database) -> None:
+            db.conn.executemany(
+                "DELETE FROM segments WHERE start = ? AND file = (SELECT id FROM files WHERE model = ? AND rel = ?)",
+                ((start, model_id, rel) for start in starts),
+            )
+
+        self.write(work)
+
     def discard_file(self, model_id: str, rel: str) -> None:
         """What was received of a file is no longer worth anything: its object changed, or its partial vanished."""
 

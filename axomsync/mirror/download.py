@@ -21,6 +21,7 @@ from blake3 import blake3
 from axomsync.errors import (
     AxomsyncError,
     LocalFault,
+    Refused,
     Rejected,
     SourceChanged,
     Stopping,
@@ -29,6 +30,7 @@ from axomsync.errors import (
     local_fault,
     printable,
 )
+from axomsync.habits import Habits
 from axomsync.ledger import Ledger
 from axomsync.liveness import Liveness
 from axomsync.mirror.evidence import Evidence
@@ -49,10 +51,11 @@ PIECES_A_WRITE = 1000  # the kernel takes 1024
 WRITE_SECONDS = 1.0  # bytes that trickle in are written this often
 OBSERVE_SECONDS = 0.25
 FOLLOW_BYTES = 64 * 1024 * 1024
-REFUSED_URLS_IN_A_ROW = 5
+REFUSED_URLS_IN_A_ROW = 3  # of which the second is asked for at once, the others after a pause
 TROUBLE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 CHANGES_OF_A_FILE = 3
+CHANGES_BACK = 2  # of a file into what it was: then its storage gives several ETags for one object
 
 
 class Lanes:
@@ -76,6 +79,7 @@ class Lanes:
         self._storage, self._ledger, self._throttle, self._liveness = storage, ledger, throttle, liveness
         self._stop, self._random, self._clock = stop, random, clock
         self._journal = Journal(ledger, clock)
+        self.habits = Habits(ledger)
         self._hosts: dict[str, Host] = {}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -145,8 +149,10 @@ class Lanes:
     def _partial_is_there(file: PartialFile) -> bool:
         try:
             return file.path.stat(follow_symlinks=False).st_size == file.size
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise local_fault(error, str(file.path)) from None
 
     def _forget(self, file: PartialFile) -> None:
         """Discard what was received of one file, here and in the ledger."""
@@ -208,7 +214,7 @@ class Lanes:
             except Exception as bug:  # a bug must end the job, not hang it
                 log.exception("%s: unexpected failure", printable(file.rel))
                 self._retreat(lease, file)
-                file.job.fail(Rejected(f"unexpected {type(bug).__name__}: {bug}; please report it"))
+                file.job.fail(Transient(f"{printable(file.rel)}: unexpected {type(bug).__name__}: {bug}; please report it"))
 
     def _take(self) -> Lease | None:
         with self._changed:
@@ -254,19 +260,23 @@ class Lanes:
 
     def _work(self, lease: Lease, file: PartialFile) -> None:
         with self._liveness.worker("lane") as beat:
-            url, generation = file.job.links.url(file.rel)
+            url, generation, fresh = file.job.links.url(file.rel)
+            etag = None if file.ignores_etags else file.etag
             handle = file.acquire()
             asked, began = lease.end, self._clock()  # a thief may move it closer while the answer is on its way
             try:
-                with self._storage.get(url, lease.position, asked, file.size, file.etag) as reply:
-                    self._accept(lease, file, reply, asked)
+                with self._storage.get(url, lease.position, asked, file.size, etag) as reply:
+                    self._accept(lease, file, reply, asked, began)
                     _Run(self, lease, file, handle.descriptor, beat).receive(reply)
             except RangeIgnored:
                 file.ignore_range()
                 raise Transient("storage ignores ranges") from None
-            except UrlExpired:
+            except (UrlExpired, Refused) as refusal:
+                if isinstance(refusal, Refused) and fresh:
+                    raise
                 file.job.links.refused(generation)
-                raise
+                file.job.refused.add(generation)
+                raise UrlExpired(str(refusal)) from None
             finally:
                 file.release(handle)
         with self._changed:
@@ -278,14 +288,18 @@ class Lanes:
                 host.pace.finish(lease.position - lease.start, self._clock() - began)
             self._leave_nothing_out(file)  # nobody is woken for the rest: this lane takes what is next itself
 
-    def _accept(self, lease: Lease, file: PartialFile, reply: RangeReply, asked: int) -> None:
+    def _accept(self, lease: Lease, file: PartialFile, reply: RangeReply, asked: int, began: float) -> None:
         """The first answer for a file fixes its ETag; a store that sends more than was asked sends all."""
+        file.job.links.worked(file.rel)
         with self._changed:
             if lease.lost:
                 return
-            if file.etag is None:
+            file.last_answer = began
+            file.job.note_dates(reply.answered, reply.modified)
+            if file.etag is None and not file.ignores_etags:
+                file.job.last_meeting = max(file.job.last_meeting, began)
                 self._meet(file, reply.etag)
-            elif reply.etag is not None and reply.etag != file.etag:
+            elif reply.etag is not None and reply.etag != file.etag and not file.ignores_etags:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {file.etag} became {reply.etag})")
             file.etag_is_md5 = reply.etag_is_md5
             if not reply.whole:
@@ -296,10 +310,25 @@ class Lanes:
                 self._host(file).board.widen(lease, reply.end)
 
     def _meet(self, file: PartialFile, etag: str | None) -> None:
-        file.etag, file.evidence = etag, Evidence(etag, file.size)
+        if etag is not None and etag in file.left:
+            self._change_back(file)
+        file.etag = None if file.ignores_etags else etag
+        file.evidence = Evidence(file.etag, file.size, self.habits.of(file.host).part_sizes)
         if file.evidence.parts is not None:
             align = file.evidence.parts.part_size
             self._host(file).board.recut(file, segment_size(file.size, self._connections, align), align)
+
+    def _change_back(self, file: PartialFile) -> None:
+        """A file that changed has an ETag again that it had before: so it may not have changed at all."""
+        file.changed_back += 1
+        if file.changed_back < CHANGES_BACK:
+            return
+        if self.hashes:
+            raise Rejected(
+                f"storage gives different ETags for one object in turn ({', '.join(sorted(file.left))}): its servers do not "
+                'agree, though it need not have changed; [mirror] verify = "size" does without ETags'
+            )
+        file.ignores_etags = True
 
     def advance(self, lease: Lease, file: PartialFile, written: int) -> int:
         """`written` bytes more lie on disk; returns how many of them this lease still had to bring."""
@@ -311,7 +340,8 @@ class Lanes:
             job.missing -= new
             job.unnoted += count
             self._host(file).moved += count
-            job.last_progress, job.attempts, job.refusals = self._clock(), 0, 0
+            job.last_progress, job.attempts = self._clock(), 0
+            job.refused.clear()
             recovered, job.in_trouble = job.in_trouble, False
         if recovered:
             job.tell(None)
@@ -333,10 +363,13 @@ class Lanes:
             return
         if isinstance(failure, ManifestChanged):
             job.fail(failure)
-        elif isinstance(failure, UrlExpired):
-            job.refusals += 1
-            if job.refusals > REFUSED_URLS_IN_A_ROW + self._connections:
+            return
+        failure = failure.about(printable(file.rel))
+        if isinstance(failure, UrlExpired):
+            if len(job.refused) >= REFUSED_URLS_IN_A_ROW:
                 job.fail(still_refused(failure))
+            elif len(job.refused) > 1:
+                job.over.wait(self._pause(job, None))
         elif isinstance(failure, SourceChanged):
             self._start_over(file, failure)
         elif isinstance(failure, Transient):
@@ -374,11 +407,14 @@ class Lanes:
     def _start_over(self, file: PartialFile, failure: SourceChanged) -> None:
         with self._changed:
             file.changes += 1
+            file.job.is_disturbed = True
+            if file.etag is not None:
+                file.left.add(file.etag)
             if file.changes > CHANGES_OF_A_FILE:
                 file.job.fail(SourceChanged(f"{failure}; if that lasts, publish the model again in the console"))
                 return
             if file.received.covered:
-                log.info("%s: %s; this file starts over", printable(file.rel), failure)
+                log.info("%s; this file starts over", failure)
             self._forget(file)
             self._plan(file)
             file.job.links.renew()

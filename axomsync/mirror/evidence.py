@@ -7,46 +7,12 @@ behind the lanes, out of the page cache. What neither has seen, after a restart 
 
 import hashlib
 import os
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from axomsync.s3 import MEBIBYTE, composite_md5, has_parts, likely_part_sizes, plain_md5
 
 READ_SIZE = 1024 * 1024
-MEBIBYTE = 1024 * 1024
 HASHED_BY_ONE_LANE = 16 * MEBIBYTE  # an object up to this size arrives in one run, and is its own only part
-
-# Part sizes that SDKs and tools use by default or by doubling, most common first.
-PART_SIZES = tuple(
-    [n * MEBIBYTE for n in (8, 5, 16, 64, 100, 10, 15, 25, 32, 50, 128, 256, 512, 1024, 4, 20, 2, 1)]
-    + [n * 1_000_000 for n in (8, 5, 10, 16, 50, 100)]
-)
-MOST_UNUSUAL_PART_SIZES = 16
-
-
-def plain_md5(etag: str | None) -> str | None:
-    """The MD5 that the ETag of an object from a single PUT is, None for any other ETag."""
-    text = (etag or "").strip('"').lower()
-    return text if re.fullmatch(r"[0-9a-f]{32}", text) else None
-
-
-def composite_md5(etag: str | None) -> tuple[str, int] | None:
-    """The ETag of a multipart object and its number of parts, None for any other ETag."""
-    text = (etag or "").strip('"').lower()
-    match = re.fullmatch(r"[0-9a-f]{32}-(\d{1,5})", text)
-    return (text, int(match[1])) if match else None
-
-
-def likely_part_sizes(size: int, parts: int) -> list[int]:
-    """The part sizes with which an object of `size` bytes has `parts` parts: the usual ones first, then whole MiB.
-
-    Each that is tried costs a reading of the whole object, so there are not many of the others.
-    """
-    if not parts:
-        return []
-    usual = [part for part in PART_SIZES if -(-size // part) == parts]
-    least, most = -(-size // parts), (size - 1) // (parts - 1) if parts > 1 else size + MEBIBYTE
-    whole = range(-(-least // MEBIBYTE) * MEBIBYTE, most + 1, MEBIBYTE)
-    others = [part for part in whole[:MOST_UNUSUAL_PART_SIZES] if part not in usual and -(-size // part) == parts]
-    return usual + others
 
 
 class PartDigests:
@@ -110,11 +76,16 @@ class Follower:
 class Evidence:
     """What is known of one object's checksum while it arrives; chosen by the form of its ETag."""
 
-    def __init__(self, etag: str | None, size: int) -> None:
+    def __init__(self, etag: str | None, size: int, part_sizes: Sequence[int] = ()) -> None:
+        """`part_sizes` are those that the host's composite ETags were made with before."""
         self.parts: PartDigests | None = None
         self.follower: Follower | None = None
         composite = composite_md5(etag)
-        fitting = likely_part_sizes(size, composite[1]) if composite else []
+        fitting = (
+            [*(part for part in part_sizes if has_parts(size, part, composite[1])), *likely_part_sizes(size, composite[1])]
+            if composite
+            else []
+        )
         if fitting:
             self.parts = PartDigests(size, fitting[0])
         elif plain_md5(etag) is not None and 0 < size <= HASHED_BY_ONE_LANE:

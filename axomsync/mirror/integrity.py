@@ -1,25 +1,31 @@
 """Are the bytes on disk the ones that storage has?
 
-A manifest has no checksums, so evidence is what storage itself says: an ETag that is the MD5 of the bytes, or the MD5 of
-the parts' MD5s with a part size that nobody tells.
+A manifest has no checksums as a rule, so evidence is what storage itself says: an ETag that is the MD5 of the bytes, or the
+MD5 of the parts' MD5s with a part size that nobody tells. What follows from a comparison is decided in `proving`.
 
-Failures handled: other bytes than storage has (`Corrupt`, that file is fetched anew).
+Failures handled: other bytes than storage has (`Corrupt`, they are fetched anew), a disk that does not give them
+(`LocalFault`).
 """
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from blake3 import blake3
+
 from axomsync.errors import AxomsyncError, local_fault
-from axomsync.mirror.evidence import READ_SIZE, Evidence, Follower, composite_md5, likely_part_sizes, plain_md5
+from axomsync.mirror.evidence import READ_SIZE, Evidence, Follower
+from axomsync.s3 import composite_md5, has_parts, likely_part_sizes, plain_md5
 
 
 class Proof(StrEnum):
     """What could be shown of a file's bytes."""
 
     PROVEN = "proven"  # they have the checksum that storage gives
+    MANIFEST = "manifest checksum"  # they have the checksum that the console's manifest gives
     STRUCTURE = "structure"  # no checksum, but the format's own structure is whole
     SIZE = "size only"
 
@@ -30,8 +36,19 @@ class Corrupt(AxomsyncError):
     exit_code = 75
 
 
-def prove(path: Path, etag: str | None, seen: Evidence, beat: Callable[[], None]) -> bool:
-    """Whether the ETag proves the file's bytes; False when it can prove nothing. Raises `Corrupt` when it disproves them.
+@dataclass(frozen=True)
+class Comparison:
+    """What came of comparing a file with an ETag."""
+
+    proven: bool
+    part_size: int | None = None  # with which a composite ETag was made
+    md5: str | None = None  # of the file, where the ETag looks like an MD5 and is another
+
+
+def compare(
+    path: Path, etag: str | None, seen: Evidence, beat: Callable[[], None], part_sizes: Sequence[int] = ()
+) -> Comparison:
+    """Compare a file with its ETag. `part_sizes` are tried first. Raises `LocalFault`.
 
     `seen` is what was hashed while the bytes arrived; only the rest is read from disk.
     """
@@ -39,16 +56,30 @@ def prove(path: Path, etag: str | None, seen: Evidence, beat: Callable[[], None]
         with path.open("rb", buffering=0) as file:
             if plain := plain_md5(etag):
                 found = _md5(file.fileno(), seen, beat)
-                if found != plain:
-                    raise Corrupt(f"its MD5 is {found}, storage says {plain}")
-                return True
+                return Comparison(proven=found == plain, md5=None if found == plain else found)
             if composite := composite_md5(etag):
                 size = os.fstat(file.fileno()).st_size
-                candidates = likely_part_sizes(size, composite[1])
-                return any(_composite(file.fileno(), size, part, seen, beat) == composite[0] for part in candidates)
+                told = [part for part in part_sizes if has_parts(size, part, composite[1])]
+                for part in dict.fromkeys((*told, *likely_part_sizes(size, composite[1]))):
+                    if _composite(file.fileno(), size, part, seen, beat) == composite[0]:
+                        return Comparison(proven=True, part_size=part)
     except OSError as error:
         raise local_fault(error, str(path)) from None
-    return False
+    return Comparison(proven=False)
+
+
+def digests(path: Path, algorithms: Iterable[str], beat: Callable[[], None]) -> dict[str, str]:
+    """Digests of a file, as hex, by algorithm: "md5", "sha256", "blake3". One reading. Raises `LocalFault`."""
+    made = {name: blake3() if name == "blake3" else hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(READ_SIZE):
+                for digest in made.values():
+                    digest.update(piece)
+                beat()
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    return {name: digest.hexdigest() for name, digest in made.items()}
 
 
 def _md5(descriptor: int, seen: Evidence, beat: Callable[[], None]) -> str:
@@ -62,11 +93,11 @@ def _md5(descriptor: int, seen: Evidence, beat: Callable[[], None]) -> str:
 
 def _composite(descriptor: int, size: int, part: int, seen: Evidence, beat: Callable[[], None]) -> str:
     known = seen.parts.digests if seen.parts is not None and seen.parts.part_size == part else {}
-    digests = [
+    found = [
         known.get(index) or _part_md5(descriptor, start, min(part, size - start), beat)
         for index, start in enumerate(range(0, size, part))
     ]
-    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+    return f"{hashlib.md5(b''.join(found), usedforsecurity=False).hexdigest()}-{len(found)}"
 
 
 def _part_md5(descriptor: int, start: int, length: int, beat: Callable[[], None]) -> bytes:

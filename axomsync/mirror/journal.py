@@ -16,6 +16,8 @@ from axomsync.records import DurableSegment
 
 COMMIT_BYTES = 256 * 1024 * 1024
 COMMIT_SECONDS = 5.0
+FIRST_COMMIT_SECONDS = 0.25  # what lives for seconds only, in a crash loop, is to come further each time
+SHARE_OF_LIFE = 4  # of the time since the first byte, a quarter at most is not durable yet
 COMMIT_FILES = 256
 
 
@@ -36,6 +38,7 @@ class Journal:
         self._pending: dict[tuple[PartialFile, int], _Note] = {}
         self._bytes = 0
         self._since: float | None = None
+        self._began: float | None = None
         self._lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self.due = threading.Event()
@@ -50,13 +53,17 @@ class Journal:
             self._pending[file, start] = _Note(file, handle, start, end, digest)
             self._bytes += end - (known.end if known else start)
             self._since = self._since if self._since is not None else self._clock()
+            self._began = self._began if self._began is not None else self._since
             if self._bytes >= COMMIT_BYTES or len(self._pending) >= COMMIT_FILES:
                 self.due.set()
 
     def seconds_left(self) -> float | None:
         """Until the oldest note must be committed, None when there is none."""
         with self._lock:
-            return None if self._since is None else max(0.0, self._since + COMMIT_SECONDS - self._clock())
+            if self._since is None or self._began is None:
+                return None
+            pause = max(FIRST_COMMIT_SECONDS, min(COMMIT_SECONDS, (self._since - self._began) / SHARE_OF_LIFE))
+            return max(0.0, self._since + pause - self._clock())
 
     def commit(self) -> None:
         """Sync and record all that is noted. A file that can't be synced fails its job, the others go on."""

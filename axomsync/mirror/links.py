@@ -12,6 +12,8 @@ from axomsync.http import host_of
 from axomsync.policy import worth_starting
 from axomsync.records import Manifest
 
+FRESH_SECONDS = 60.0
+
 
 class ManifestChanged(SourceChanged):
     """The console lists other files, or other sizes, than when the model was begun."""
@@ -28,8 +30,8 @@ class Links:
         self._stale = False
         self._take_in(manifest)
 
-    def url(self, rel: str) -> tuple[str, int]:
-        """A URL for `rel` that is worth starting on, and its generation."""
+    def url(self, rel: str) -> tuple[str, int, bool]:
+        """A URL for `rel` that is worth starting on, its generation, and whether it is fresh: just given and unused."""
         with self._lock:
             file = self._files[rel]
             if self._stale or not worth_starting(self._clock() - self._arrived, file.expires_in, rel in self._used):
@@ -39,7 +41,13 @@ class Links:
                 self._generation += 1
                 self._take_in(manifest)
             self._used.add(rel)
-            return self._files[rel].url, self._generation
+            fresh = rel not in self._worked and self._clock() - self._arrived < FRESH_SECONDS
+            return self._files[rel].url, self._generation, fresh
+
+    def worked(self, rel: str) -> None:
+        """Storage answered a request with the URL of `rel`."""
+        with self._lock:
+            self._worked.add(rel)
 
     def host(self, rel: str) -> str:
         """The storage host that has `rel`."""
@@ -59,3 +67,4 @@ class Links:
         self._files = {file.rel: file for file in manifest.files}
         self._arrived, self._stale = self._clock(), False
         self._used: set[str] = set()
+        self._worked: set[str] = set()

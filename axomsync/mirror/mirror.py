@@ -32,15 +32,16 @@ from axomsync.errors import (
     printable,
 )
 from axomsync.filesystems import is_folder
-from axomsync.ledger import Ledger
+from axomsync.ledger import Ledger, LedgerFault
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Gauge, Meter
-from axomsync.mirror import integrity, layout, reuse, structure
+from axomsync.mirror import layout, reuse, structure
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.integrity import Corrupt, Proof
 from axomsync.mirror.links import Links
 from axomsync.mirror.partial import Job, PartialFile
+from axomsync.mirror.proving import Proving
 from axomsync.mirror.publish import Place, record_of, shown
 from axomsync.mirror.record import Record, read_record
 from axomsync.mirror.retention import GONE_SECONDS
@@ -53,7 +54,7 @@ from axomsync.retry import persist
 log = logging.getLogger(__name__)
 
 MODELS_AT_ONCE = 4
-CORRUPT_TRIES = 3
+FETCHES_OF_A_FILE = 3
 LONGEST_NAP_SECONDS = 5.0
 KEY_PAUSE_SECONDS = 30.0
 REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same question; upstream may mend it within the hour
@@ -339,7 +340,7 @@ class Mirror:
         try:
             with self._liveness.worker("model") as beat:
                 self._mirror(model, beat)
-        except Stopping:
+        except (Stopping, LedgerFault):  # of the latter, who watches the ledger tells; the model is taken up again
             return
         except NotThere:
             if self._is_there(model, []):
@@ -473,6 +474,10 @@ class Mirror:
         self, model: Model, manifest: Manifest, staging: Path, linked: Container[str], beat: Beat
     ) -> tuple[dict[str, ModelFile], dict[str, Proof]]:
         tries: Counter[str] = Counter()
+        step, uses_etags = self._step(beat), self._settings.verify == "etag"
+        proving = Proving(self._ledger, self._lanes.storage, self._lanes.habits, uses_etags=uses_etags)
+        listed = {file.rel: file for file in manifest.files}
+        job: Job | None = None
         while True:
             known = self._ledger.read.files(model.id)
             total, done = sum(file.size for file in known), sum(map(_durable, known))
@@ -480,27 +485,36 @@ class Mirror:
             if done:
                 log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
             with self._meter.transfer("down", shown(model), total, done) as gauge:
-                job = self._job(model, manifest, staging, known, gauge)
-                self._lanes.fetch(job, self._step(beat))
+                job = self._job(model, manifest, staging, known, gauge) if job is None else job.again(gauge)
+                self._lanes.fetch(job, step)
             self._ledger.move_model(model.id, ModelState.VERIFYING)
-            files = {file.rel: file for file in self._ledger.read.files(model.id)}
-            proofs, corrupt = self._prove(files, job, linked, beat)
-            if not corrupt:
-                return files, proofs
-            for rel, fault in corrupt.items():
-                tries[rel] += 1
-                if tries[rel] == CORRUPT_TRIES:
-                    raise Rejected(
-                        f"{fault}, {CORRUPT_TRIES} times in a row; publish the model again in the console; "
-                        '[mirror] verify = "size" skips this'
-                    )
-                if tries[rel] == 1:
-                    log.warning("%s: %s; fetched again", shown(model), fault)
+            wrong: Mapping[str, AxomsyncError] = proving.ask_again(job, linked, self._stop, self._random, step)
+            if not wrong:
+                files = {file.rel: file for file in self._ledger.read.files(model.id)}
+                proofs, wrong = proving.prove(job, files, listed, linked, step)
+                if not wrong:
+                    return files, proofs
+            for rel, fault in wrong.items():
+                self._count_try(model, rel, fault, tries)
             self._ledger.move_model(model.id, ModelState.DOWNLOADING)
+
+    def _count_try(self, model: Model, rel: str, fault: AxomsyncError, tries: Counter[str]) -> None:
+        """A file is fetched again a few times; then what is wrong with it is raised."""
+        tries[rel] += 1
+        if tries[rel] == 1:
+            log.warning("%s: %s; fetched again", shown(model), fault)
+        if tries[rel] < FETCHES_OF_A_FILE:
+            return
+        if isinstance(fault, SourceChanged):
+            raise fault.about(printable(rel))
+        raise Rejected(
+            f"{fault}, {FETCHES_OF_A_FILE} times in a row; publish the model again in the console; "
+            '[mirror] verify = "size" skips this'
+        )
 
     def _job(self, model: Model, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
         links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)
-        job = Job(model.id, links, gauge, self._patience, lambda failure: self._tell_trouble(model, failure))
+        job = Job(model.id, links, gauge, self._patience, lambda failure: self._tell_trouble(model, failure), self._clock)
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]
         return job
 
@@ -511,26 +525,6 @@ class Mirror:
         else:
             log.info("%s: goes on", shown(model))
         self._ledger.move_model(model.id, ModelState.DOWNLOADING, reason=reason)
-
-    def _prove(
-        self, files: dict[str, ModelFile], job: Job, linked: Container[str], beat: Beat
-    ) -> tuple[dict[str, Proof], dict[str, Corrupt]]:
-        """What the ETags show of each file, and which files they disprove: those are forgotten and must be fetched again."""
-        proofs, corrupt, step = dict.fromkeys(files, Proof.SIZE), {}, self._step(beat)
-        for partial in job.files:
-            if partial.rel in linked and not partial.generation:
-                proofs[partial.rel] = Proof.PROVEN
-                continue
-            if self._settings.verify != "etag" or not partial.etag_is_md5:
-                continue
-            try:
-                if integrity.prove(partial.path, files[partial.rel].etag, partial.evidence, step):
-                    proofs[partial.rel] = Proof.PROVEN
-            except Corrupt as fault:
-                self._ledger.discard_file(job.model_id, partial.rel)
-                partial.start_over()
-                corrupt[partial.rel] = Corrupt(f"{printable(partial.rel)}: {fault}")
-        return proofs, corrupt
 
     def _check_structure(
         self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat

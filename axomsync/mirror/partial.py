@@ -5,21 +5,25 @@ it), an object that changes while lanes still write the old one (the new file is
 """
 
 import errno
+import math
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from axomsync.errors import AxomsyncError, LocalFault, local_fault
 from axomsync.meter import Gauge
 from axomsync.mirror.evidence import Evidence
 from axomsync.mirror.links import Links
 from axomsync.mirror.segments import SMALLEST_SEGMENT, Coverage
-from axomsync.records import ModelFile, Segment
+from axomsync.records import DurableSegment, ModelFile, Segment
 
 IGNORED_IN_A_ROW = 3
+CLOCKS_APART_SECONDS = 60.0  # of the servers of one storage
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +43,11 @@ class PartialFile:
         self.etag = known.etag
         self.etag_is_md5 = True
         self.evidence = Evidence(known.etag, known.size)
+        self.believed = known.segments  # what an earlier life received, and nobody has looked at since
+        self.last_answer: float | None = None  # when the last request was made that storage answered well, by `Job.clock`
+        self.left: set[str] = set()  # ETags that it had before it changed
+        self.changed_back = 0
+        self.ignores_etags = False  # storage's servers give different ones for it
         self.received = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
         self.durable = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
         self.ranges = True  # False once the store is known to ignore Range
@@ -81,7 +90,14 @@ class PartialFile:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
         self.received, self.durable, self.etag = Coverage(self.size), Coverage(self.size), None
+        self.believed, self.last_answer = (), None
         self.evidence = Evidence(None, self.size)
+
+    def lose(self, damaged: Container[DurableSegment], rest: Iterable[DurableSegment]) -> None:
+        """These segments are to be fetched again; the `rest` was looked at and is whole."""
+        kept = [Segment(part.start, part.end) for part in rest if part not in damaged]
+        self.received, self.durable = Coverage(self.size, kept), Coverage(self.size, kept)
+        self.believed, self.evidence = (), Evidence(self.etag, self.size)
 
     def ignore_range(self) -> None:
         """The store sent all where a part was asked. One that has sent parts before may only have slipped."""
@@ -124,8 +140,15 @@ class Job:
     """
 
     def __init__(
-        self, model_id: str, links: Links, gauge: Gauge, patience: float, tell: Callable[[AxomsyncError | None], None]
+        self,
+        model_id: str,
+        links: Links,
+        gauge: Gauge,
+        patience: float,
+        tell: Callable[[AxomsyncError | None], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.clock = clock
         self.model_id, self.links, self.gauge, self.patience = model_id, links, gauge, patience
         self.files: list[PartialFile] = []
         self.missing = 0  # bytes that are still to be received
@@ -135,9 +158,24 @@ class Job:
         self.last_progress = 0.0
         self.attempts = 0  # in a row that failed
         self.trouble_until = 0.0  # lanes that fail before then add nothing to the attempts
-        self.refusals = 0
+        self.refused: set[int] = set()  # generations of URLs that were refused since bytes last came
+        self.last_meeting = -math.inf  # when a file's ETag was first seen
+        self._first_answer: float | None = None  # by storage's clock
+        self.is_disturbed = False  # an object seems to have been stored since the job began
         self.tell = tell
         self.in_trouble = False
+
+    def again(self, gauge: Gauge) -> Self:
+        """The same job once more, for what turned out to be wrong with some of its files."""
+        self.gauge, self.failure = gauge, None
+        self.over.clear()
+        return self
+
+    def note_dates(self, answered: float | None, modified: float | None) -> None:
+        """What storage says of when it answered, and of when the object was stored."""
+        self._first_answer = self._first_answer if self._first_answer is not None else answered
+        if modified is not None and self._first_answer is not None:
+            self.is_disturbed = self.is_disturbed or modified > self._first_answer - CLOCKS_APART_SECONDS
 
     def fail(self, failure: AxomsyncError) -> None:
         """End the job; the first reason counts."""

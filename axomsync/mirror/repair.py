@@ -14,9 +14,8 @@ from pathlib import Path
 from axomsync.errors import LocalFault, Rejected, local_fault, printable
 from axomsync.filesystems import sync_folder
 from axomsync.ledger import Ledger
-from axomsync.mirror import integrity
 from axomsync.mirror.download import CHANGES_OF_A_FILE, Lanes
-from axomsync.mirror.integrity import Corrupt
+from axomsync.mirror.integrity import compare
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.record import Record, write_record
 from axomsync.mirror.verify import Damage, Step, examine_file
@@ -102,11 +101,9 @@ def _judged(partial: PartialFile, recorded: ModelFile, fetched: ModelFile, step:
     """What is to be recorded of a file that was made whole. Raises `Rejected` unless it is what was published."""
     if examine_file(partial.path, recorded, step) is None:
         return recorded
-    try:  # then the record may be what was damaged
-        if fetched.etag == recorded.etag and integrity.prove(partial.path, fetched.etag, partial.evidence, step):
-            return fetched
-    except Corrupt:
-        pass
+    # Then the record may be what was damaged.
+    if fetched.etag == recorded.etag and compare(partial.path, fetched.etag, partial.evidence, step).proven:
+        return fetched
     raise _another(partial.rel)
 
 

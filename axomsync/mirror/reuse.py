@@ -12,12 +12,12 @@ from pathlib import Path
 
 from axomsync.errors import AxomsyncError
 from axomsync.mirror import current
-from axomsync.mirror.evidence import composite_md5, plain_md5
 from axomsync.mirror.integrity import Proof
 from axomsync.mirror.links import Links
 from axomsync.mirror.record import read_record
 from axomsync.mirror.verify import Step, examine_file
 from axomsync.records import ManifestFile, ModelFile
+from axomsync.s3 import composite_md5, plain_md5
 from axomsync.storage import Storage
 
 WORTH_ASKING = 1024 * 1024  # bytes; to fetch what is smaller takes no more requests than to ask for it
@@ -56,7 +56,7 @@ def _storage_has(known: ModelFile, links: Links, storage: Storage) -> bool:
     if plain_md5(known.etag) is None and composite_md5(known.etag) is None:
         return False
     with suppress(AxomsyncError):  # whatever it is, fetching meets it again and knows what to do
-        url, _ = links.url(known.rel)
+        url, _, _ = links.url(known.rel)
         with storage.get(url, 0, 1, known.size, known.etag) as reply:
             if not reply.whole:
                 for _ in reply.chunks:

