@@ -121,6 +121,9 @@ _ADVICE = {
 }
 
 
+NO_INODES = "no inodes are left on the disk, though bytes may be; remove small files (the agent goes on by itself)"
+
+
 def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
     """Map an operating-system error to a `LocalFault` that names the path and what is needed."""
     subject = path if path is not None else error.filename
@@ -139,7 +142,7 @@ def full_disk(path: str | bytes | None) -> str:
     except OSError:
         status = None
     if status is not None and status.f_files and not status.f_favail:
-        return "no inodes are left on the disk, though bytes may be; remove small files (the agent goes on by itself)"
+        return NO_INODES
     return "the disk is full; free some space (the agent goes on by itself)"
 
 

@@ -304,7 +304,7 @@ def _no(answer: Answer, method: str) -> AxomsyncError:
     if code in _FINAL:
         return Refused(message)
     busy = status in (429, 503) or code in _BUSY
-    if code in _TRY_AGAIN or busy or status in (407, 408, 425) or (status >= 500 and status not in (501, 505)):
+    if code in _TRY_AGAIN or busy or status in (407, 408, 425, 499) or (status >= 500 and status not in (501, 505)):
         return Transient(message, answer.retry_after, congestion=busy)
     if status in (401, 403) or code in _ASK_FOR_ANOTHER_URL:
         return UrlExpired(message)
@@ -330,6 +330,7 @@ def _is_page(answer: Answer) -> bool:
 def _words(answer: Answer) -> tuple[str, str]:
     """The code of an error document, "" when it is none, and a line that holds it with its message."""
     code, message = (_element(answer, name) for name in (b"Code", b"Message"))
+    code = code or printable(answer.headers.get("x-ms-error-code", ""))[:100]  # Azure's, also without a body
     if not code and re.search(rb"<Error[\s>]", answer.body):
         code = "Error"
     return code, ": ".join(part for part in (code, message) if part) or "no reason given"

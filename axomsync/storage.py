@@ -131,9 +131,10 @@ class Storage:
             found = etag_of(answer.headers)
             if etag is not None and found is not None and found != etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {etag} became {found})")
+            has_body = extent.end > 0 or response.status_code == 200
+            body = _exactly(_chunks(response) if has_body else iter(()), extent.end - extent.start)
             yield RangeReply(
-                extent.start, extent.end, total, found, not encrypted(answer.headers), extent.whole,
-                _exactly(_chunks(response) if response.status_code != 416 else iter(()), extent.end - extent.start),
+                extent.start, extent.end, total, found, not encrypted(answer.headers), extent.whole, body,
                 http_date(answer.headers.get("last-modified", "")), http_date(answer.headers.get("date", "")),
             )  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from axomsync.errors import LocalFault, local_fault, printable
+from axomsync.errors import NO_INODES, LocalFault, full_disk, local_fault, printable
 from axomsync.ledger.holding import LOCK_FILE, check_plain, open_or_make
 from axomsync.ledger.rows import Misfit
 from axomsync.ledger.schema import migrations, refuse_newer
@@ -70,6 +70,7 @@ class Trouble(StrEnum):
     DAMAGED = "it is damaged; move it away, a new one loses no data"
     SLOW = "the disk takes more than 10 s for a write; look at the kernel log"
     HELD = "its WAL grows, since another program never ends its reading, a backup or an SQLite shell perhaps; end that"
+    INODES = NO_INODES
 
 
 # What a damaged file ends in where SQLite sees nothing wrong with it: words and columns that are none of ours, and errors
@@ -112,7 +113,13 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
     if isinstance(error, OSError):
         return local_fault(error, str(path))
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # none for text that is no UTF-8
-    return ledger_fault(path, _BY_CODE.get(code & 0xFF, Trouble.DAMAGED))
+    trouble = _BY_CODE.get(code & 0xFF, Trouble.DAMAGED)
+    no_file_made = trouble in (
+        Trouble.FULL,
+        Trouble.FAILING,
+        Trouble.UNOPENED,
+    )  # in SQLite's words for a disk without inodes
+    return ledger_fault(path, Trouble.INODES if no_file_made and full_disk(str(path)) == NO_INODES else trouble)
 
 
 def check_ledger(path: Path) -> None:

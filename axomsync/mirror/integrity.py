@@ -43,6 +43,7 @@ class Comparison:
     proven: bool
     part_size: int | None = None  # with which a composite ETag was made
     md5: str | None = None  # of the file, where the ETag looks like an MD5 and is another
+    composites: tuple[tuple[int, str], ...] = ()  # what it would be by those of `part_sizes` that fit, where none was right
 
 
 def compare(
@@ -55,14 +56,17 @@ def compare(
     try:
         with path.open("rb", buffering=0) as file:
             if plain := plain_md5(etag):
-                found = _md5(file.fileno(), seen, beat)
-                return Comparison(proven=found == plain, md5=None if found == plain else found)
+                md5 = _md5(file.fileno(), seen, beat)
+                return Comparison(proven=md5 == plain, md5=None if md5 == plain else md5)
             if composite := composite_md5(etag):
                 size = os.fstat(file.fileno()).st_size
                 told = [part for part in part_sizes if has_parts(size, part, composite[1])]
+                found: dict[int, str] = {}
                 for part in dict.fromkeys((*told, *likely_part_sizes(size, composite[1]))):
-                    if _composite(file.fileno(), size, part, seen, beat) == composite[0]:
+                    found[part] = _composite(file.fileno(), size, part, seen, beat)
+                    if found[part] == composite[0]:
                         return Comparison(proven=True, part_size=part)
+                return Comparison(proven=False, composites=tuple((part, found[part]) for part in told))
     except OSError as error:
         raise local_fault(error, str(path)) from None
     return Comparison(proven=False)

@@ -26,7 +26,7 @@ from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.verify import examine_file
 from axomsync.records import ManifestFile, ModelFile
 from axomsync.retry import persist
-from axomsync.s3 import composite_md5, has_parts, plain_md5
+from axomsync.s3 import composite_md5, plain_md5
 from axomsync.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,8 @@ class Proving:
 
     def __init__(self, ledger: Ledger, storage: Storage, habits: Habits, *, uses_etags: bool) -> None:
         self._ledger, self._storage, self._habits, self._uses_etags = ledger, storage, habits, uses_etags
-        self._wrong: dict[str, str] = {}  # MD5s of files, by path, that were not what the ETag seemed to say
+        self._wrong: dict[str, str] = {}  # digests of files, by path, that were not what the ETag seemed to say
+        self._siblings_parts: set[int] = set()  # part sizes that files of this model were proven with
 
     # Are all files of the same moment?
 
@@ -103,68 +104,85 @@ class Proving:
         step: Step,
     ) -> tuple[dict[str, Proof], dict[str, Corrupt]]:
         """What is shown of each file, and what is wrong with others: that was forgotten and must be fetched again."""
-        proofs = dict.fromkeys(files, Proof.SIZE)
+        proofs: dict[str, Proof] = {}
         corrupt: dict[str, Corrupt] = {}
         compared: dict[str, Comparison] = {}
         for file in job.files:
-            if file.rel in linked and not file.generation:
-                proofs[file.rel] = Proof.PROVEN
-            elif fault := self._contradicts_manifest(file, listed.get(file.rel), step):
-                corrupt[file.rel] = fault
-            else:
-                if (told := listed.get(file.rel)) is not None and told.checksums:
-                    proofs[file.rel] = Proof.MANIFEST
-                if self._uses_etags and file.etag_is_md5 and not file.ignores_etags and file.size:
-                    sizes = self._habits.of(file.host).part_sizes
-                    found = compared[file.rel] = compare(file.path, files[file.rel].etag, file.evidence, step, sizes)
-                    if found.proven:
-                        self._learn(file, found)
-                        proofs[file.rel] = Proof.PROVEN
-        for file in job.files:  # when all that proves something has taught what it could
-            comparison = compared.get(file.rel)
-            if proofs[file.rel] is not Proof.SIZE or file.rel in corrupt:
+            try:
+                linked_and_untouched = file.rel in linked and not file.generation
+                proofs[file.rel] = Proof.PROVEN if linked_and_untouched else self._held_to_manifest(file, listed, step)
+            except Corrupt as fault:
+                proofs[file.rel], corrupt[file.rel] = Proof.SIZE, fault
                 continue
-            disproof = self._disproved(file, files[file.rel].etag, comparison) if comparison else None
-            if wrong := disproof or self._changed_on_disk(file, files[file.rel], step):
-                corrupt[file.rel] = wrong
+            if not linked_and_untouched and self._has_etag_to_compare(file):
+                compared[file.rel] = self._compared(file, files[file.rel], step)
+                if compared[file.rel].proven:
+                    proofs[file.rel] = Proof.PROVEN
+        for file in job.files:  # when all that proves something has taught what it could
+            if proofs[file.rel] is Proof.SIZE and file.rel not in corrupt:
+                disproof = self._disproved(file, files[file.rel], compared.get(file.rel), step)
+                if wrong := disproof or self._changed_on_disk(file, files[file.rel], step):
+                    corrupt[file.rel] = wrong
         for file in job.files:
             if file.rel in corrupt:
                 self._forget_what_is_wrong(job, file, files[file.rel], step)
                 corrupt[file.rel] = Corrupt(f"{printable(file.rel)}: {corrupt[file.rel]}")
         return proofs, corrupt
 
-    def _contradicts_manifest(self, file: PartialFile, told: ManifestFile | None, step: Step) -> Corrupt | None:
-        if told is None or not told.checksums:
-            return None
-        found = digests(file.path, {name for name, _ in told.checksums}, step)
-        wrong = [name for name, digest in told.checksums if found[name] != digest]
-        return Corrupt(f"its {wrong[0]} is {found[wrong[0]]}, and the console says another") if wrong else None
+    def _has_etag_to_compare(self, file: PartialFile) -> bool:
+        return self._uses_etags and file.etag_is_md5 and not file.ignores_etags and file.size > 0
 
-    def _learn(self, file: PartialFile, found: Comparison) -> None:
-        if found.part_size is None:
+    def _held_to_manifest(self, file: PartialFile, listed: Mapping[str, ManifestFile], step: Step) -> Proof:
+        """What the manifest's own checksums show. Raises `Corrupt`."""
+        told = listed[file.rel].checksums if file.rel in listed else ()
+        if not told:
+            return Proof.SIZE
+        found = digests(file.path, {name for name, _ in told}, step)
+        for name, digest in told:
+            if found[name] != digest:
+                raise Corrupt(f"its {name} is {found[name]}, and the console says {digest}")
+        return Proof.MANIFEST
+
+    def _compared(self, file: PartialFile, recorded: ModelFile, step: Step) -> Comparison:
+        """Compare with the ETag; what that proves is learned of the host."""
+        sizes = (*sorted(self._siblings_parts), *self._habits.of(file.host).part_sizes)
+        found = compare(file.path, recorded.etag, file.evidence, step, sizes)
+        if found.proven and found.part_size is None:
             self._habits.saw_md5(file.host, file.size)
-        else:
+        elif found.part_size is not None:
+            self._siblings_parts.add(found.part_size)
             self._habits.saw_part_size(file.host, found.part_size)
+        return found
 
-    def _disproved(self, file: PartialFile, etag: str | None, comparison: Comparison) -> Corrupt | None:
+    def _disproved(
+        self, file: PartialFile, recorded: ModelFile, comparison: Comparison | None, step: Step
+    ) -> Corrupt | None:
         """What an ETag that fits nothing means, in the light of what its host's ETags were before."""
-        habits = self._habits.of(file.host)
-        if comparison.md5 is not None:
-            told = f"its MD5 is {comparison.md5}, storage says {plain_md5(etag)}"
-            if habits.etag_is_md5(file.size) is False:
-                return None
-            if habits.etag_is_md5(file.size) is None and self._wrong.get(file.rel) == comparison.md5:
-                log.info("%s: %s, twice alike: the ETag is no MD5", printable(file.rel), told)
-                self._habits.saw_no_md5(file.host, file.size)
-                return None
-            self._wrong[file.rel] = comparison.md5
-            return Corrupt(told)
-        if (composite := composite_md5(etag)) is None:
+        if comparison is None:
             return None
-        for part in habits.part_sizes:
-            if has_parts(file.size, part, composite[1]):
-                return Corrupt(f"in parts of {part} bytes, as others came to storage, it is not what {composite[0]} says")
-        return None
+        if comparison.md5 is not None:
+            return self._disproved_by_md5(file, recorded, comparison.md5)
+        if composite_md5(recorded.etag) and self._siblings_parts and not comparison.composites:
+            comparison = self._compared(file, recorded, step)  # they may have been proven after this one was compared
+        if not comparison.composites:
+            return None
+        part, found = comparison.composites[0]
+        if part not in self._siblings_parts and self._wrong.get(file.rel) == found:
+            return None  # others of the host came in such parts, and this one hardly did: it came twice alike
+        self._wrong[file.rel] = found
+        return Corrupt(
+            f"in parts of {part} bytes, as others came to storage, its ETag would be {found}, not {recorded.etag}"
+        )
+
+    def _disproved_by_md5(self, file: PartialFile, recorded: ModelFile, found: str) -> Corrupt | None:
+        told = f"its MD5 is {found}, storage says {plain_md5(recorded.etag)}"
+        known = self._habits.of(file.host).etag_is_md5(file.size)
+        if known is None and self._wrong.get(file.rel) == found:
+            log.info("%s: %s, twice alike: the ETag is no MD5", printable(file.rel), told)
+            self._habits.saw_no_md5(file.host, file.size)
+            known = False
+        self._wrong[file.rel] = found
+        return None if known is False else Corrupt(told)
 
     def _changed_on_disk(self, file: PartialFile, recorded: ModelFile, step: Step) -> Corrupt | None:
         """Whether what an earlier life received is still what it received."""

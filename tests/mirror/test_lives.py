@@ -63,12 +63,13 @@ def durable(agent: AgentProcess) -> Ranges:
 
 
 def fetched_again(server: FaultyServer, model_id: str, kept: Ranges, since: int) -> list[str]:
-    """Requests from number `since` on, for bytes that were durable before."""
+    """Requests from number `since` on, for bytes that were durable before. The first one alone only asks whether the object
+    is still the same."""
     rels = {entry["key"]: entry["rel"] for entry in server.manifests[model_id]}
     return [
         f"{rels[r.key]} {r.start}-{r.end} though {start}-{end} was there"
         for r in server.storage_requests()
-        if r.number >= since and r.start is not None and r.end is not None
+        if r.number >= since and r.start is not None and r.end is not None and (r.start, r.end) != (0, 1)
         for start, end in kept.get(rels[r.key], [])
         if r.start < end and r.end > start
     ]
