@@ -47,10 +47,10 @@ def network_reason(error: Exception, url: str, silent: str) -> str:
     through = f", through the proxy {proxy}" if proxy else ""
     if trust := next((printable(cause)[:200] for cause in causes if "certificate" in cause.lower()), None):
         return f"its certificate is not trusted ({trust}); [console] ca_file or SSL_CERT_FILE names an authority of your own"
+    kind = type(error).__name__
     for signs, reason in _REASONS:
         if any(sign in told for sign in signs):
-            return reason + through
-    kind = type(error).__name__
+            return f"can't connect: {reason}{through}" if kind == "ConnectError" else reason + through
     if (kind == "ConnectTimeout" and "operation timed out" not in told) or ("(connect)" in told and "timed out" in told):
         return f"no connection in time{through}"
     if "Timeout" in kind:

@@ -222,6 +222,6 @@ def test_a_store_that_is_not_there(storage: Storage) -> None:
     url = server.presign("GET", "object")
     server.stop()
     began = time.monotonic()
-    with pytest.raises(Transient, match="nobody listens there"):
+    with pytest.raises(Transient, match="can't connect: nobody listens there"):
         get(storage, url, 0, 10)
     assert time.monotonic() - began < 5

@@ -38,6 +38,8 @@ from axomsync.throttle import Throttle
 PUT_PIECE = 1024 * 1024
 QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
 REFUSED_URLS_IN_A_ROW = 3
+NOTHING_AT_ALL = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+LONG_PUT_SECONDS = 30.0  # twice refused after so long, a URL that says no end has one all the same
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,12 @@ class ObjectPut:
         self._let_go(perhaps=self._perhaps_stored)
         if isinstance(refusal, Refused) and fresh:
             raise refusal
-        ended = presigned is not None and not self._lives(presigned)
-        if isinstance(refusal, UrlExpired) and sent_all and (ended or self._was_complete):
-            seconds = time.monotonic() - began
+        seconds = time.monotonic() - began
+        ended = presigned is not None and (
+            not self._lives(presigned)
+            or (presigned.expires_at is None and seconds > LONG_PUT_SECONDS and self._was_complete)
+        )
+        if isinstance(refusal, UrlExpired) and sent_all and ended:
             raise Transient(
                 f"the signed URL ended while its {self._length} bytes were sent ({seconds:.0f} s), and storage judges it "
                 f"after the last of them; set [drop] shard to less, so that each part is sent in time ({refusal})"
@@ -249,11 +254,14 @@ class ObjectPut:
         if plain == md5:
             self._habits.saw_md5(host, self._length)
             return
+        told = f"storage {host} has other bytes than were sent (MD5 {plain} instead of {md5})"
+        if plain == NOTHING_AT_ALL:
+            raise Transient(told)
         if plain == self._doubtful_etag or self._habits.of(host).etag_is_md5(self._length) is False:
             self._habits.saw_no_md5(host, self._length)  # damage on the way would hardly come twice alike
             return
         self._doubtful_etag = plain
-        raise Transient(f"storage {host} has other bytes than were sent (MD5 {plain} instead of {md5})")
+        raise Transient(told)
 
     @property
     def _length(self) -> int:
