@@ -181,12 +181,9 @@ def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
 
     Of an empty object the first byte is asked for: that it is not to be had is the proof that it is empty.
     """
-    if (
-        answer.status == 416
-        and total == 0
-        and number(answer.headers.get("content-range", "").rpartition("/")[2]) in (None, 0)
-    ):
-        return Extent(0, 0, whole=True)
+    size = number(answer.headers.get("content-range", "").rpartition("/")[2])
+    if total == 0 and ((answer.status == 416 and size in (None, 0)) or (answer.status == 206 and size == 0)):
+        return Extent(0, 0, whole=True)  # the latter is how Azure and MinIO say it: bytes 0--1/0
     if answer.status not in (200, 206):
         raise _no(answer, "GET")
     codings = {each.strip() for each in answer.headers.get("content-encoding", "").lower().split(",")}
@@ -331,7 +328,7 @@ def _words(answer: Answer) -> tuple[str, str]:
     """The code of an error document, "" when it is none, and a line that holds it with its message."""
     code, message = (_element(answer, name) for name in (b"Code", b"Message"))
     code = code or printable(answer.headers.get("x-ms-error-code", ""))[:100]  # Azure's, also without a body
-    if not code and re.search(rb"<Error[\s>]", answer.body):
+    if not code and re.search(rb"<Error[\s/>]", answer.body):
         code = "Error"
     return code, ": ".join(part for part in (code, message) if part) or "no reason given"
 

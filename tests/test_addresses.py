@@ -1,0 +1,112 @@
+"""Where signed URLs may lead: the rule as a table, and on the wire in a network of its own that leads nowhere."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from axomsync.addresses import judge_literal, why_not
+from axomsync.errors import Refused
+
+CHECKOUT = Path(__file__).parents[1]
+
+ALLOWED = [
+    "10.0.0.1",
+    "172.16.3.4",
+    "192.168.1.1",
+    "203.0.113.9",
+    "100.64.0.1",
+    "2001:db8::1",
+    "fd12:3456::1",
+    "::ffff:10.0.0.1",
+]
+REFUSED = [
+    "169.254.169.254", "169.254.170.2", "fe80::1", "fe80::1%eth0", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe",
+    "2002:a9fe:a9fe::1", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "192.0.0.192", "0.0.0.0", "::", "224.0.0.1",
+    "ff02::1",
+]  # fmt: skip
+LOOPBACK = ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"]
+
+
+@pytest.mark.parametrize("address", ALLOWED)
+def test_addresses_where_storage_may_be(address: str) -> None:
+    assert why_not(address, loopback=False) is None
+
+
+@pytest.mark.parametrize("address", REFUSED)
+def test_addresses_that_are_never_asked(address: str) -> None:
+    assert why_not(address, loopback=True) is not None
+    with pytest.raises(Refused, match="nothing is asked there"):
+        judge_literal(address, loopback=True)
+
+
+@pytest.mark.parametrize("address", LOOPBACK)
+def test_loopback_is_for_consoles_on_loopback(address: str) -> None:
+    assert why_not(address, loopback=True) is None
+    assert why_not(address, loopback=False) == "this machine itself"
+
+
+def test_a_name_is_no_address() -> None:
+    assert not judge_literal("store.test", loopback=False)
+
+
+# Names that lead to each address, and a listener on each that must never be asked.
+_INSIDE = """
+import json, socket, sys, threading
+from axomsync.errors import AxomsyncError
+from axomsync.storage import Storage
+
+asked = []
+def listen(address):
+    server = socket.create_server((address, 80), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+    def serve():
+        while True:
+            connection, _ = server.accept()
+            asked.append(address)
+            connection.close()
+    threading.Thread(target=serve, daemon=True).start()
+
+for address in ("169.254.169.254", "127.0.0.1", "10.1.2.3"):
+    listen(address)
+told = {}
+for host in sys.argv[1:]:
+    for loopback in (False, True):
+        storage = Storage(stall=1.0, allow_http=True, loopback=loopback)
+        for method in ("get", "put"):
+            try:
+                if method == "put":
+                    storage.put(f"http://{host}/a?X-Amz-Signature=1", iter([b"x"]), 1, "text/plain")
+                else:
+                    with storage.get(f"http://{host}/a?X-Amz-Signature=1", 0, 1, 1, None):
+                        pass
+            except AxomsyncError as failure:
+                told[f"{method} {host} {loopback}"] = f"{type(failure).__name__}: {failure}"
+        storage.close()
+print(json.dumps({"asked": asked, "told": told}))
+"""
+_HOSTS = "169.254.169.254 metadata.test\n127.0.0.1 localhost here.test\n10.1.2.3 private.test\n"
+
+
+def test_no_name_leads_to_where_machines_keep_credentials(tmp_path: Path) -> None:
+    """By root in a namespace that has loopback and nothing else, with names of its own."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(_HOSTS)
+    setup = (
+        f"mount --bind {hosts} /etc/hosts && ip link set lo up && ip addr add 169.254.169.254/32 dev lo"
+        ' && ip addr add 10.1.2.3/32 dev lo && exec "$@"'
+    )
+    hostile = ["metadata.test", "169.254.169.254", "[::ffff:169.254.169.254]", "2852039166", "here.test", "private.test"]
+    done = subprocess.run(
+        ["unshare", "-n", "-m", "sh", "-c", setup, "sh", sys.executable, "-c", _INSIDE, *hostile],
+        capture_output=True, text=True, check=False, timeout=60, cwd=CHECKOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "169.254.169.254" not in found["asked"]
+    for attempt, words in found["told"].items():
+        _, host, loopback = attempt.split()
+        refused = host not in ("private.test", "here.test") or (host == "here.test" and loopback == "False")
+        assert words.startswith("Refused: ") is refused, (attempt, words)
+    assert set(found["asked"]) == {"127.0.0.1", "10.1.2.3"}
