@@ -116,11 +116,13 @@ class Intake:
         and `LocalFault` when the folder can't be read or the ledger not be written."""
         try:
             self._ledger.make_uploads_due()
-            first = self._turn().found
+            began = self._around.now()
+            first = self._turn(now=began).found
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
                 self._around.stop.wait(left)
-            while self._turn(only=first).begun and self._goes_on():  # until a look finds nothing more to do
+            # Until a look finds nothing more to do. What fails in this pass is tried again in the next one.
+            while self._turn(only=first, now=began).begun and self._goes_on():
                 while self._goes_on() and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
                     pass
         finally:
@@ -193,8 +195,8 @@ class Intake:
         else:
             self._problems.clear("watching the drop folder")
 
-    def _turn(self, only: Container[bytes] | None = None) -> "_Turn":
-        """One scan and what follows from it. Raises `LocalFault`.
+    def _turn(self, only: Container[bytes] | None = None, now: float | None = None) -> "_Turn":
+        """One scan and what follows from it; what is due by `now` is due. Raises `LocalFault`.
 
         What is due is begun, if it is in `only`.
         """
@@ -217,7 +219,7 @@ class Intake:
             seen.found,
             rows,
             busy,
-            self._around.now(),
+            self._around.now() if now is None else now,
             keeps=settings.after == "keep",
             max_put=math.inf if settings.shard else settings.max_put,
         )

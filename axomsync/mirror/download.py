@@ -206,11 +206,12 @@ class Lanes:
             if lease is None:
                 continue
             file: PartialFile = lease.file  # type: ignore[assignment]  # the board holds any hashable
+            generation = file.generation
             try:
                 self._work(lease, file)
             except AxomsyncError as failure:
                 self._retreat(lease, file)
-                self._react(file, failure)
+                self._react(file, failure, generation)
             except Exception as bug:  # a bug must end the job, not hang it
                 log.exception("%s: unexpected failure", printable(file.rel))
                 self._retreat(lease, file)
@@ -357,7 +358,7 @@ class Lanes:
 
     # What to do about a failure
 
-    def _react(self, file: PartialFile, failure: AxomsyncError) -> None:
+    def _react(self, file: PartialFile, failure: AxomsyncError, generation: int) -> None:
         job = file.job
         if job.over.is_set() or isinstance(failure, Stopping):
             return
@@ -371,7 +372,7 @@ class Lanes:
             elif len(job.refused) > 1:
                 job.over.wait(self._pause(job, None))
         elif isinstance(failure, SourceChanged):
-            self._start_over(file, failure)
+            self._start_over(file, failure, generation)
         elif isinstance(failure, Transient):
             if failure.congestion:
                 with self._changed:
@@ -404,8 +405,10 @@ class Lanes:
                 job.trouble_until = now + pause
             return max(pause, job.trouble_until - now)
 
-    def _start_over(self, file: PartialFile, failure: SourceChanged) -> None:
+    def _start_over(self, file: PartialFile, failure: SourceChanged, generation: int) -> None:
         with self._changed:
+            if file.generation != generation:
+                return  # another lane met the same change before
             file.changes += 1
             file.job.is_disturbed = True
             if file.etag is not None:

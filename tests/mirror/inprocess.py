@@ -16,6 +16,7 @@ from axomsync.meter import Meter
 from axomsync.mirror.download import Lanes
 from axomsync.mirror.mirror import Mirror
 from axomsync.mirror.publish import Place
+from axomsync.mirror.record import read_record
 from axomsync.mirror.upkeep import Upkeep
 from axomsync.problems import Problems
 from axomsync.records import Model, ModelFile
@@ -81,6 +82,12 @@ class MirrorHere:
     def models(self) -> list[Model]:
         models: list[Model] = self._ledger().models()
         return models
+
+    def proofs(self, model_id: str) -> dict[str, str]:
+        """What the record says could be shown of each file's bytes."""
+        record = read_record(Path(self.model(model_id).path or ""))
+        assert record is not None
+        return {rel: str(proof) for rel, proof in record.proofs.items()}
 
     def files(self, model_id: str) -> list[ModelFile]:
         return self._ledger().files(model_id)

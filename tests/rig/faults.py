@@ -26,6 +26,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from blake3 import blake3
+
 from axomsync.mirror.segments import Coverage
 
 KEY = "axom_live_of_the_server_that_misbehaves"
@@ -71,6 +73,13 @@ class Content:
         for piece in self.pieces(start, end):
             digest.update(piece)
         return digest.digest()
+
+    def digest(self, algorithm: str) -> bytes:
+        """Of the whole: "md5", "sha256" or "blake3"."""
+        digest = blake3() if algorithm == "blake3" else hashlib.new(algorithm, usedforsecurity=False)
+        for piece in self.pieces():
+            digest.update(piece)
+        return bytes(digest.digest())
 
     def etag(self, part_size: int | None = None) -> str:
         """The ETag that S3 would give: of one PUT, or of a multipart upload."""

@@ -1,0 +1,181 @@
+"""Storage answers PUTs in every wrong way, over and over: nothing counts as uploaded, and nothing is taken away.
+
+The server is real, the misbehaviour is on the wire; only the pauses between the tries take no time.
+"""
+
+import itertools
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from axomsync.console import Console
+from axomsync.ledger import Ledger, Reader
+from axomsync.records import UploadState
+from axomsync.storage import Storage
+from tests.drop.conftest import dataset
+from tests.drop.inprocess import DropHere, ledger_template
+from tests.rig.agent import AgentProcess
+from tests.rig.faults import FOREVER, KEY, Fault, FaultyServer, json_answer, s3_error
+
+PAGE = b"<!doctype html><title>Sign in</title>"
+NOT_STORED = [
+    Fault(200, {"ETag": None}, b""),
+    Fault(200, {"ETag": '""'}, b""),
+    Fault(200, {"ETag": None, "Content-Type": "text/html"}, PAGE),
+    Fault(200, {"Content-Type": "text/html"}, PAGE),
+    Fault(200, {}, b"<Error><Code>InternalError</Code></Error>"),
+    Fault(200, {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"'}, b""),
+    Fault(201, {"ETag": None}, b""),
+    Fault(202, {}, b""),
+    Fault(203, {}, b""),
+    Fault(204, {"ETag": None}, b""),
+    Fault(206, {}, b""),
+    Fault(301, {"Location": "http://127.0.0.1:1/"}, b""),
+    Fault(302, {"Location": "http://127.0.0.1:1/"}, b""),
+    Fault(307, {"Location": "http://127.0.0.1:1/"}, b""),
+    s3_error(307, "TemporaryRedirect", "no"),
+    s3_error(400, "IncompleteBody", "no"),
+    s3_error(400, "InvalidArgument", "no"),
+    s3_error(403, "AccessDenied", "no"),
+    s3_error(404, "NoSuchBucket", "no"),
+    s3_error(409, "OperationAborted", "no"),
+    Fault(410, {}, b""),
+    s3_error(411, "MissingContentLength", "no"),
+    s3_error(412, "PreconditionFailed", "no"),
+    Fault(413, {"Content-Type": "text/html"}, PAGE),
+    s3_error(416, "InvalidRange", "no"),
+    Fault(429, {}, b""),
+    s3_error(500, "InternalError", "no"),
+    s3_error(503, "SlowDown", "no"),
+    Fault(200, {"ETag": None, "Content-Length": "5"}, b"", cut=0, ending="fin"),
+    Fault(200, {}, b"x" * 100, cut=50, ending="reset"),
+]
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("after", ["delete", "archive"])
+def test_no_answer_but_a_confirmation_takes_a_file_away(tmp_path: Path, server: FaultyServer, after: str) -> None:
+    (tmp_path / "template").mkdir()
+    with (
+        closing(Storage(loopback=True, stall=2.0, answer_seconds=2.0)) as client,
+        closing(Console(server.url, lambda: KEY)) as console,
+    ):
+        here = DropHere(tmp_path, ledger_template(tmp_path / "template"), console=console, storage=client, after=after)
+        for number, fault in enumerate(NOT_STORED):
+            (here.folder / f"{number}.jsonl").write_bytes(dataset(str(number)))
+            server.inject(fault, f"/{number}.jsonl", method="PUT", times=FOREVER)
+        for passed in range(1, 3):
+            server.requests.clear()
+            here.live()
+            lying = {path.name for path in here.folder.glob("*.jsonl")}
+            assert lying == {f"{number}.jsonl" for number in range(len(NOT_STORED))}
+            assert {row.state for row, _ in here.uploads()} <= {UploadState.QUEUED, UploadState.FAILED}
+            for row, _ in here.uploads():
+                tries = [r for r in server.requests if r.method == "PUT" and r.path.endswith(f"/{row.filename}")]
+                asked = [r for r in server.requests if r.method == "POST" and f'"{row.filename}"'.encode() in r.body]
+                assert len(tries) <= 6, (row.filename, len(tries))
+                assert len(asked) <= 4, (row.filename, len(asked))
+                assert row.reason, row.filename
+                assert passed == 1 or row.attempts or row.state is UploadState.FAILED
+        assert "[drop] shard" in next(row.reason or "" for row, _ in here.uploads() if row.filename == "23.jsonl")
+        server.heal()
+        with Ledger(here.state, lambda: here.clocks.wall) as ledger:
+            ledger.retry((row.id for row, _ in here.uploads()), ())
+        here.finish()
+    rows = [row for row, _ in here.uploads()]
+    assert {row.state for row in rows} == {UploadState.UPLOADED}
+    for row in rows:
+        stored = server.objects[row.key or ""]
+        assert stored.content.read() == dataset(row.filename.removesuffix(".jsonl"))
+
+
+@pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
+@pytest.mark.parametrize("headers", [{}, {"x-amz-server-side-encryption": "aws:kms"}], ids=["silent", "told"])
+def test_etags_that_are_no_md5_confirm(tmp_path: Path, server: FaultyServer, shard: str, headers: dict[str, str]) -> None:
+    (tmp_path / "template").mkdir()
+    encrypted = Fault(headers={"ETag": f'"{"ab" * 16}"', **headers})
+    server.inject(encrypted, "/bucket/", method="PUT", times=FOREVER)
+    with (
+        closing(Storage(loopback=True, stall=2.0)) as client,
+        closing(Console(server.url, lambda: KEY)) as console,
+    ):
+        here = DropHere(tmp_path, ledger_template(tmp_path / "template"), console=console, storage=client, shard=shard)
+        for name in ("a", "b"):
+            (here.folder / f"{name}.jsonl").write_bytes(dataset(name, 4))
+            here.live()
+    assert [row.state for row, _ in here.uploads()] == [UploadState.UPLOADED] * 2
+    objects = sum(len(shards) or 1 for _, shards in here.uploads())
+    puts = [request for request in server.requests if request.method == "PUT"]
+    most = objects if headers else objects + (len(here.uploads()[0][1]) or 1)
+    assert len(puts) <= most, "what the host's ETags are was learned from the first file"
+
+
+def test_a_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: FaultyServer) -> None:
+    """It tells no lifetime, and no try with it ever came to the end of the body."""
+    (tmp_path / "template").mkdir()
+    nowhere = {"upload_id": "u1", "key": "k", "url": "http://127.0.0.1:1/k", "method": "PUT"}
+    server.inject(json_answer(nowhere), "/uploads/presign", method="POST")
+    with (
+        closing(Storage(loopback=True, stall=2.0)) as client,
+        closing(Console(server.url, lambda: KEY)) as console,
+    ):
+        here = DropHere(tmp_path, ledger_template(tmp_path / "template"), console=console, storage=client)
+        (here.folder / "a.jsonl").write_bytes(dataset("a"))
+        here.live()
+        assert [row.state for row, _ in here.uploads()] == [UploadState.QUEUED]
+        here.live()
+    ((row, _),) = here.uploads()
+    assert (row.state, row.upload_id != "u1") == (UploadState.UPLOADED, True)
+    assert here.read(Reader.orphans) == {}
+
+
+def test_a_url_that_ends_under_its_body_says_so(tmp_path: Path, server: FaultyServer) -> None:
+    """As a store does that judges the URL after the last byte."""
+    (tmp_path / "template").mkdir()
+    with (
+        closing(Storage(loopback=True, stall=5.0)) as client,
+        closing(Console(server.url, lambda: KEY)) as console,
+    ):
+        here = DropHere(tmp_path, ledger_template(tmp_path / "template"), console=console, storage=client)
+        (here.folder / "a.jsonl").write_bytes(dataset("a"))
+        late = s3_error(403, "AccessDenied", "Request has expired")
+        slow = Fault(late.status, late.headers, late.body, first=lambda: here.clocks.advance(1000))
+        server.inject(slow, "/bucket/", method="PUT", times=FOREVER)
+        here.live()
+    ((row, _),) = here.uploads()
+    assert row.state is UploadState.QUEUED
+    assert "[drop] shard" in (row.reason or "")
+    assert "clock" not in (row.reason or "")
+    assert len([request for request in server.requests if request.method == "PUT"]) == 1
+
+
+def test_a_file_that_reads_differently_each_time_is_a_try_that_failed(tmp_path: Path, server: FaultyServer) -> None:
+    """Through a mapping its content changes with each try, and its stamp does not."""
+    with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"enabled": False}}) as agent:
+        path = agent.drop / "a.jsonl"
+        path.write_bytes(dataset("a"))
+        os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't be told of whoever writes
+        letters = itertools.cycle(b"xyz")
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+            mapping[10] = next(letters)  # from now on the page is dirty, and writing to it leaves no trace
+
+            def change() -> None:
+                mapping[10] = next(letters)
+
+            server.inject(Fault(first=change), "/uploads/presign", method="POST", times=FOREVER)
+            agent.launch("sync", prefix=("setpriv", "--bounding-set=-lease"))
+            assert agent.wait() == 75
+            (row,) = agent.uploads()
+    assert (row["state"], path.exists()) == ("settling", True)
+    assert "changed after it was checked" in row["reason"]
+    assert len([request for request in server.requests if request.method == "POST"]) == 1
+    assert agent.log().count("changed after it was checked") == 1
