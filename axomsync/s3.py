@@ -146,6 +146,7 @@ class Confirmation:
 
     etag: str
     etag_is_md5: bool
+    has_body: bool = False  # a PUT's answer has none: where nothing else proves it, somebody else may have answered
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ def judge_put(answer: Answer, *, all_sent: bool) -> Confirmation:
     etag = etag_of(answer.headers)
     if etag is None:
         raise Transient(f"{what} without an ETag: the upload is not confirmed; does a proxy answer in its place?")
-    return Confirmation(etag, not encrypted(answer.headers))
+    has_body = bool(answer.body.strip()) or len(answer.body) >= DOCUMENT_LIMIT
+    return Confirmation(etag, not encrypted(answer.headers), has_body)
 
 
 def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
@@ -301,7 +303,13 @@ def _no(answer: Answer, method: str) -> AxomsyncError:
     if code in _FINAL:
         return Refused(message)
     busy = status in (429, 503) or code in _BUSY
-    if code in _TRY_AGAIN or busy or status in (407, 408, 425, 499) or (status >= 500 and status not in (501, 505)):
+    if (
+        code in _TRY_AGAIN
+        or busy
+        or (status == 409 and not code)
+        or status in (407, 408, 425, 499)
+        or (status >= 500 and status not in (501, 505))
+    ):
         return Transient(message, answer.retry_after, congestion=busy)
     if status in (401, 403) or code in _ASK_FOR_ANOTHER_URL:
         return UrlExpired(message)

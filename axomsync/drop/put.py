@@ -37,6 +37,7 @@ from axomsync.throttle import Throttle
 
 PUT_PIECE = 1024 * 1024
 QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
+LONGEST_QUICK_PAUSE_SECONDS = 10.0
 REFUSED_URLS_IN_A_ROW = 3
 NOTHING_AT_ALL = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 LONG_PUT_SECONDS = 30.0  # twice refused after so long, a URL that says no end has one all the same
@@ -160,7 +161,10 @@ class ObjectPut:
                 if attempt - self._refusals >= QUICK_TRIES:
                     self._give_up_url_that_leads_nowhere()
                     raise
-                self._pause(backoff(attempt, self._around.random, failure.retry_after))
+                pause = backoff(attempt, self._around.random, failure.retry_after)
+                if pause > LONGEST_QUICK_PAUSE_SECONDS:
+                    raise  # the file waits in its row, where everybody sees why
+                self._pause(pause)
 
     def _try(self) -> None:
         presigned, body = self._presigned, self._body
@@ -249,10 +253,12 @@ class ObjectPut:
     def _demand_same_bytes(self, host: str, confirmed: Confirmation, md5: str) -> None:
         """Compare an ETag that is an MD5 with that of the bytes; other forms prove nothing. Raises `Transient`."""
         plain = plain_md5(confirmed.etag)
-        if plain is None or not confirmed.etag_is_md5:
-            return
         if plain == md5:
             self._habits.saw_md5(host, self._length)
+            return
+        if confirmed.has_body:
+            raise Transient(f"storage {host} answered with a body, as no PUT is answered: the upload is not confirmed")
+        if plain is None or not confirmed.etag_is_md5:
             return
         told = f"storage {host} has other bytes than were sent (MD5 {plain} instead of {md5})"
         if plain == NOTHING_AT_ALL:

@@ -28,7 +28,7 @@ def identity_of(folder: Path, known: str | None) -> str:
                 return kept
             identity = known if known and _FORM.fullmatch(known) else uuid.uuid4().hex[:12]
             with suppress(OSError):
-                state.replace(FILE, f"{identity}\n".encode())
+                state.replace(FILE, f"{identity}\n".encode(), 0o640)
             return identity
     except OSError as error:
         raise local_fault(error) from None

@@ -413,8 +413,13 @@ class Lanes:
             file.job.is_disturbed = True
             if file.etag is not None:
                 file.left.add(file.etag)
-            if file.changes > CHANGES_OF_A_FILE:
-                file.job.fail(SourceChanged(f"{failure}; if that lasts, publish the model again in the console"))
+            if file.changes > CHANGES_OF_A_FILE and not self.hashes:
+                file.ignores_etags = True
+            elif file.changes > CHANGES_OF_A_FILE:
+                words = (
+                    f"{failure}, {file.changes} times: is it replaced over and over, or do storage's servers disagree on it?"
+                )
+                file.job.fail(SourceChanged(f'{words} [mirror] verify = "size" does without ETags'))
                 return
             if file.received.covered:
                 log.info("%s; this file starts over", failure)

@@ -161,7 +161,7 @@ class Job:
         self.refused: set[int] = set()  # generations of URLs that were refused since bytes last came
         self.last_meeting = -math.inf  # when a file's ETag was first seen
         self._first_answer: float | None = None  # by storage's clock
-        self.is_disturbed = False  # an object seems to have been stored since the job began
+        self.is_disturbed = False  # an object may have been stored since the job began
         self.tell = tell
         self.in_trouble = False
 
@@ -174,8 +174,8 @@ class Job:
     def note_dates(self, answered: float | None, modified: float | None) -> None:
         """What storage says of when it answered, and of when the object was stored."""
         self._first_answer = self._first_answer if self._first_answer is not None else answered
-        if modified is not None and self._first_answer is not None:
-            self.is_disturbed = self.is_disturbed or modified > self._first_answer - CLOCKS_APART_SECONDS
+        if modified is None or self._first_answer is None or modified > self._first_answer - CLOCKS_APART_SECONDS:
+            self.is_disturbed = True
 
     def fail(self, failure: AxomsyncError) -> None:
         """End the job; the first reason counts."""

@@ -2,8 +2,7 @@
 
 A published byte was proven by a checksum, or received in this life, or compared with the BLAKE3 that was recorded when an
 earlier life received it. And all files are of the same moment: what an earlier life completed is asked for again, by one
-byte; so is what was complete before another one was first met, where an object changed or storage's dates say that one was
-stored meanwhile.
+byte; so is what was complete before another one was first met, unless storage's dates say that none was stored meanwhile.
 
 Failures handled: a file that damage, a snapshot or an older ledger has changed on disk (its damaged segments are fetched
 again), bytes that storage's or the manifest's checksum disproves (`Corrupt`), an ETag that looks like an MD5 and is none

@@ -19,11 +19,11 @@ from urllib.request import getproxies
 
 from axomsync.config import Settings
 from axomsync.console import Console, NotThere
-from axomsync.drop.watch import Watcher
+from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, Watcher
 from axomsync.errors import AxomsyncError, KeyRefused, LocalFault, Rejected, local_fault
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of
-from axomsync.ledger import LEDGER_FILE, check_ledger
+from axomsync.ledger import LEDGER_FILE, Reader, UnreadyLedger, check_ledger
 from axomsync.records import Presigned, RemoteModel
 from axomsync.s3 import plain_md5
 from axomsync.storage import Storage
@@ -161,6 +161,8 @@ class Doctor:
             fix = f"let {pwd.getpwuid(os.geteuid()).pw_name} write there (chown, chmod, ReadWritePaths= of the unit)"
             yield Finding(subject, Verdict.FAIL, str(local_fault(error, str(folder))), fix)
             return
+        if name == "drop":
+            yield from _places(folder)
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
         yield filesystem(name, folder, filesystem_type(folder))
@@ -184,23 +186,45 @@ class Doctor:
 
     def _ledger(self) -> Finding:
         path = self._settings.state.folder / LEDGER_FILE
-        fix = "stop the agent and move the file away: the ledger is rebuilt from receipts and published models"
         try:
             check_ledger(path)
-            if not os.path.exists(path):
-                return Finding("ledger", Verdict.OK, f"{path} is made by the first start")
-            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-                (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
         except LocalFault as fault:
-            return Finding("ledger", Verdict.FAIL, str(fault), fix)
-        except sqlite3.Error as error:
-            said = str(error)
-        return Finding("ledger", Verdict.OK, f"{path} is sound") if said == "ok" else Finding(
-            "ledger", Verdict.FAIL, f"{path}: {said}", fix
-        )  # fmt: skip
+            return Finding("ledger", Verdict.FAIL, str(fault), "find out who put it there, and move it away")
+        if not os.path.exists(path):
+            return Finding("ledger", Verdict.OK, f"{path} is made by the first start")
+        said = _soundness(path)
+        if said == "ok":
+            return Finding("ledger", Verdict.OK, f"{path} is sound")
+        fix = "stop the agent and move the file away: the ledger is rebuilt from receipts and published models"
+        return Finding("ledger", Verdict.FAIL, f"{path}: {said}", fix)
+
+
+def _soundness(path: Path) -> str:
+    """What SQLite and the agent's own reading say of the ledger; "ok" when it is whole."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            said = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if said == "ok":
+            with closing(Reader(path)) as ledger:
+                ledger.uploads()
+                ledger.all_shards()
+                ledger.models()
+    except UnreadyLedger:
+        return "ok"  # of an older version: the next start brings it up to date
+    except (sqlite3.Error, AxomsyncError) as error:
+        return str(error).removeprefix(f"{path}: ")
+    return said
 
 
 # Verdicts on what was found
+
+
+def _places(drop: Path) -> Iterator[Finding]:
+    """The sub-folders that the agent fills are folders, or are not there yet."""
+    for place in (drop / os.fsdecode(name) for name in (ARCHIVE, REJECTS, CLAIMS)):
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            found = f"{place} is a symlink or a file, which the agent does not follow"
+            yield Finding("drop folder", Verdict.FAIL, found, "move it away; the agent makes a folder there")
 
 
 def user(euid: int, service_user_exists: bool) -> Iterator[Finding]:

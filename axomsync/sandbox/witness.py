@@ -95,9 +95,12 @@ def sent_bytes(requests: Iterable[Request]) -> int:
 
 
 def distinct_bytes(requests: Iterable[Request]) -> int:
-    """As `sent_bytes`, with each byte of an object counted once."""
+    """As `sent_bytes`, with each byte of an object counted once; a first byte that is asked for alone only shows that the
+    object is still the same."""
     total, path, position = 0, "", 0
-    for request in sorted((r for r in requests if r.brings_data), key=lambda r: (r.path, r.first)):
+    for request in sorted(
+        (r for r in requests if r.brings_data and (r.first, r.sent) != (0, 1)), key=lambda r: (r.path, r.first)
+    ):
         if request.path != path:
             path, position = request.path, 0
         end = request.first + request.sent

@@ -29,6 +29,8 @@ NOT_STORED = [
     Fault(200, {"Content-Type": "text/html"}, PAGE),
     Fault(200, {}, b"<Error><Code>InternalError</Code></Error>"),
     Fault(200, {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"'}, b""),
+    Fault(200, {"ETag": '"hello"'}, b'{"error": "blocked by policy"}'),
+    Fault(200, {"ETag": '"hello"'}, b" " * 70_000 + b"<Error>"),
     Fault(201, {"ETag": None}, b""),
     Fault(202, {}, b""),
     Fault(203, {}, b""),
@@ -86,7 +88,7 @@ def test_no_answer_but_a_confirmation_takes_a_file_away(tmp_path: Path, server: 
                 assert len(asked) <= 4, (row.filename, len(asked))
                 assert row.reason, row.filename
                 assert passed == 1 or row.attempts or row.state is UploadState.FAILED
-        assert "[drop] shard" in next(row.reason or "" for row, _ in here.uploads() if row.filename == "23.jsonl")
+        assert "[drop] shard" in next(row.reason or "" for row, _ in here.uploads() if row.filename == "25.jsonl")
         server.heal()
         with Ledger(here.state, lambda: here.clocks.wall) as ledger:
             ledger.retry((row.id for row, _ in here.uploads()), ())

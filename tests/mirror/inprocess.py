@@ -35,6 +35,7 @@ class MirrorHere:
         self.stall = 5.0
         self.lanes = 4
         self.patience = 10.0
+        self.jitter = 0.0  # the least that full jitter gives: no pause but those that the far side asks for
         self.later = 0.0  # seconds that the wall clock is ahead
         self._server = server
 
@@ -65,10 +66,10 @@ class MirrorHere:
             console, storage = Console(self._server.url, lambda: KEY), Storage(loopback=True, stall=self.stall)
             hashes = settings.verify == "etag"
             try:
-                lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, _no_jitter, hashes=hashes)
+                lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, self._random, hashes=hashes)
                 yield (
                     settings, Place(self.folder, "here"), ledger, console, lanes, Meter(time.monotonic), Problems(ledger),
-                    liveness, stop, _no_jitter,
+                    liveness, stop, self._random,
                 )  # fmt: skip
             finally:
                 stop.set()
@@ -96,6 +97,9 @@ class MirrorHere:
         """The ledger as other processes read it."""
         return self._ledger()
 
+    def _random(self) -> float:
+        return self.jitter
+
     def _now(self) -> float:
         return time.time() + self.later
 
@@ -103,8 +107,3 @@ class MirrorHere:
         from axomsync.ledger import Reader
 
         return Reader(self.state / "state.db")
-
-
-def _no_jitter() -> float:
-    """The least that full jitter gives: no pause but those that the far side asks for."""
-    return 0.0

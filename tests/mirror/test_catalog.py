@@ -40,7 +40,7 @@ def row(
     left_out: tuple[str, ...] = (),
     path: str | None = None,
 ) -> Model:
-    if state is S.PUBLISHED:
+    if state is S.PUBLISHED and path is None:
         path = f"/{remote.name}/{remote.version}"
     return Model(
         remote.id, remote.name, remote.version, None, None, remote.status, remote.created_at, state, reason,

@@ -104,6 +104,7 @@ class StoredObject:
     content: Content
     etag: str | None
     headers: dict[str, str] = field(default_factory=dict)
+    stored_at: float = field(default_factory=time.time)  # seconds since the epoch
 
 
 @dataclass
@@ -264,7 +265,8 @@ class FaultyServer:
         entries = []
         for rel, content in files.items():
             key = f"{identity}/{len(entries)}"
-            self.objects[key] = StoredObject(content, content.etag(part_size) if etag else None)
+            an_hour_ago = time.time() - 3600
+            self.objects[key] = StoredObject(content, content.etag(part_size) if etag else None, stored_at=an_hour_ago)
             entries.append({"rel": rel, "size": content.size, "key": key})
         self.manifests[identity] = entries
         document = {
@@ -459,6 +461,8 @@ class FaultyServer:
         if condition not in (None, stored.etag) and not fault.ignores_if_match:
             return _error(s3_error(412, "PreconditionFailed", "At least one of the pre-conditions did not hold"))
         headers = {"Accept-Ranges": "bytes", "Content-Type": "binary/octet-stream", **stored.headers}
+        headers["Date"] = email.utils.formatdate(usegmt=True)
+        headers["Last-Modified"] = email.utils.formatdate(stored.stored_at, usegmt=True)
         if stored.etag is not None:
             headers["ETag"] = stored.etag
         size = stored.content.size
