@@ -341,9 +341,11 @@ class Lanes:
             job.missing -= new
             job.unnoted += count
             self._host(file).moved += count
-            job.last_progress, job.attempts = self._clock(), 0
-            job.refused.clear()
-            recovered, job.in_trouble = job.in_trouble, False
+            recovered = False
+            if file.came_further():
+                job.last_progress, job.attempts = self._clock(), 0
+                job.refused.clear()
+                recovered, job.in_trouble = job.in_trouble, False
         if recovered:
             job.tell(None)
         job.gauge.receive(new)
@@ -413,6 +415,7 @@ class Lanes:
             file.job.is_disturbed = True
             if file.etag is not None:
                 file.left.add(file.etag)
+            file.furthest = 0
             if file.changes > CHANGES_OF_A_FILE and not self.hashes:
                 file.ignores_etags = True
             elif file.changes > CHANGES_OF_A_FILE:

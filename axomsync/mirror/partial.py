@@ -54,6 +54,7 @@ class PartialFile:
         self.ranged = False  # it has answered with a part at least once
         self.ignored = 0  # how often in a row it answered with all where a part was asked
         self.changes = 0
+        self.furthest = 0  # bytes that were there at most: what begins again and again gets no further
         self.generation = 0  # grows when the file starts over; what was written before is worth nothing then
         self._handle: Handle | None = None
         self._given_up = False
@@ -93,11 +94,22 @@ class PartialFile:
         self.believed, self.last_answer = (), None
         self.evidence = Evidence(None, self.size)
 
+    def fetch_anew(self) -> None:
+        """As `start_over`, of a file that was complete: what comes now is progress."""
+        self.start_over()
+        self.furthest = 0
+
     def lose(self, damaged: Container[DurableSegment], rest: Iterable[DurableSegment]) -> None:
         """These segments are to be fetched again; the `rest` was looked at and is whole."""
         kept = [Segment(part.start, part.end) for part in rest if part not in damaged]
         self.received, self.durable = Coverage(self.size, kept), Coverage(self.size, kept)
-        self.believed, self.evidence = (), Evidence(self.etag, self.size)
+        self.believed, self.evidence, self.furthest = (), Evidence(self.etag, self.size), self.received.covered
+
+    def came_further(self) -> bool:
+        """Whether more of it is there than ever before."""
+        further = self.received.covered > self.furthest
+        self.furthest = max(self.furthest, self.received.covered)
+        return further
 
     def ignore_range(self) -> None:
         """The store sent all where a part was asked. One that has sent parts before may only have slipped."""

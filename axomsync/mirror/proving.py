@@ -61,7 +61,7 @@ class Proving:
                         answer.result()
                     except SourceChanged as failure:
                         self._ledger.discard_file(job.model_id, file.rel)
-                        file.start_over()
+                        file.fetch_anew()
                         job.is_disturbed = True
                         changed[file.rel] = failure
                     except AxomsyncError as failure:
@@ -199,4 +199,4 @@ class Proving:
             file.lose(damaged, recorded.segments)
         else:
             self._ledger.discard_file(job.model_id, file.rel)
-            file.start_over()
+            file.fetch_anew()

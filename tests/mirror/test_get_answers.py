@@ -92,7 +92,8 @@ def test_no_answer_but_the_object_is_published(server: FaultyServer, mirror: Mir
         assert model.reason.startswith("a.bin: "), (name, model.reason)
         assert "please report it" not in model.reason, name
         asked[name] = len(server.storage_requests(f"{model_id}/0"))
-    unlimited = {name: count for name, count in asked.items() if count > 16}
+    most = {"a shorter body than said": 160}  # brings a little each time
+    unlimited = {name: count for name, count in asked.items() if count > most.get(name, 16)}
     assert unlimited == {}, "what is tried again has pauses"
     server.heal()
     mirror.later = 2 * 3600.0
