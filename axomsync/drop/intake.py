@@ -46,7 +46,7 @@ class _Turn(NamedTuple):
     """What one look at the drop folder came to."""
 
     found: Container[bytes]
-    begun: bool  # whether a file is carried because of it
+    is_last: bool  # nobody was at work before it, and it gave nobody work
 
 
 class Intake:
@@ -122,7 +122,7 @@ class Intake:
             while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
                 self._around.stop.wait(left)
             # Until a look finds nothing more to do. What fails in this pass is tried again in the next one.
-            while self._turn(only=first, now=began).begun and self._goes_on():
+            while not self._turn(only=first, now=began).is_last and self._goes_on():
                 while self._goes_on() and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
                     pass
         finally:
@@ -234,7 +234,7 @@ class Intake:
             known = {row.path: row for row in self._ledger.read.uploads_in_drop() if row.path in settling}
             begun = self._begin((known[path] for path in finished if not self._still_written(known[path])), only)
         begun = self._begin(meaning.unfinished, only) or begun
-        return _Turn(seen.found.keys(), begun)
+        return _Turn(seen.found.keys(), is_last=not busy and not begun)
 
     def _get_ready(self) -> Mapping[bytes, LocalFault]:
         """Before the first file is taken: know what was uploaded from the folder; returns what can't be looked at."""

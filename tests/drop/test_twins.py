@@ -1,0 +1,44 @@
+"""Files of one content: one pass ends with all of them done, and one object for them, also after a kill."""
+
+from pathlib import Path
+
+import pytest
+
+from axomsync.records import UNDER_WAY, UploadState
+from tests.drop.conftest import dataset
+from tests.drop.inprocess import DropHere, ledger_template
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> DropHere:
+    (tmp_path / "template").mkdir()
+    return DropHere(tmp_path / "box", ledger_template(tmp_path / "template"), settle="0s")
+
+
+def drop_twins(here: DropHere, number: int) -> None:
+    for place in range(10):
+        folder = here.folder / f"{place}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number}.jsonl").write_bytes(dataset(str(number)))
+
+
+def test_one_pass_leaves_none_of_ten_files_of_one_content(here: DropHere) -> None:
+    for number in range(12):
+        drop_twins(here, number)
+        here.live()
+        left = [row.path for row, _ in here.uploads() if row.state in UNDER_WAY]
+        assert left == [], f"pass {number}"
+    states = [row.state for row, _ in here.uploads()]
+    assert (states.count(UploadState.UPLOADED), states.count(UploadState.DUPLICATE)) == (12, 108)
+    assert len(here.far.objects) == 12
+
+
+@pytest.mark.parametrize("writes", range(12, 40, 3))
+def test_a_kill_between_twins_makes_no_second_object(here: DropHere, writes: int) -> None:
+    drop_twins(here, 0)
+    here.far.faults.extend(["lost"])  # storage has it, and nobody was told
+    here.live(writes)
+    here.finish()
+    states = {row.state for row, _ in here.uploads()}
+    assert states == {UploadState.UPLOADED, UploadState.DUPLICATE}
+    assert len(here.far.objects) == 1
