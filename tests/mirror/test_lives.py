@@ -367,3 +367,23 @@ def test_nothing_secret_is_told(agent: AgentProcess, server: FaultyServer) -> No
     assert signatures
     assert not [secret for secret in (KEY, "X-Amz-Signature", *signatures) if secret in told]
     assert re.search(r"403 \(AccessDenied: Request has expired\)", told)
+
+
+@pytest.mark.parametrize("size", [40 * MIB, pytest.param(200_000_000, marks=pytest.mark.stress)])
+def test_an_agent_that_lives_for_two_seconds_comes_further_each_time(
+    agent: AgentProcess, server: FaultyServer, size: int
+) -> None:
+    """As in a crash loop, or under the OOM killer."""
+    content = Content(size, 1)
+    server.add_model("chassis", "v1", {"a.bin": content})
+    server.rate = 20_000_000.0
+    agent.configure({"drop": {"enabled": False}, "transfer": {"connections": 1}})
+    folder = agent.mirror / "chassis" / "v1"
+    for _ in range(4 + 2 * size // 20_000_000):
+        agent.launch("run")
+        threading.Event().wait(2.0)
+        agent.kill()
+        if folder.exists():
+            break
+    assert content.fault_in(folder / "a.bin") is None
+    assert server.sent() <= 2 * size
