@@ -416,14 +416,17 @@ class Lanes:
             if file.etag is not None:
                 file.left.add(file.etag)
             file.furthest = 0
-            if file.changes > CHANGES_OF_A_FILE and not self.hashes:
+            if file.changes > CHANGES_OF_A_FILE:
+                servers_disagree = len(file.left) > 1 and not file.ignores_etags
+                if not servers_disagree or self.hashes:
+                    advice = (
+                        'storage\'s servers give different ETags for one object: [mirror] verify = "size" does without them'
+                        if servers_disagree
+                        else "publish the model again in the console"
+                    )
+                    file.job.fail(SourceChanged(f"{failure}; if that lasts, {advice}"))
+                    return
                 file.ignores_etags = True
-            elif file.changes > CHANGES_OF_A_FILE:
-                words = (
-                    f"{failure}, {file.changes} times: is it replaced over and over, or do storage's servers disagree on it?"
-                )
-                file.job.fail(SourceChanged(f'{words} [mirror] verify = "size" does without ETags'))
-                return
             if file.received.covered:
                 log.info("%s; this file starts over", failure)
             self._forget(file)
