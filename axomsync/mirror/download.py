@@ -55,7 +55,6 @@ REFUSED_URLS_IN_A_ROW = 3  # of which the second is asked for at once, the other
 TROUBLE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 CHANGES_OF_A_FILE = 3
-CHANGES_BACK = 2  # of a file into what it was: then its storage gives several ETags for one object
 
 
 class Lanes:
@@ -311,25 +310,11 @@ class Lanes:
                 self._host(file).board.widen(lease, reply.end)
 
     def _meet(self, file: PartialFile, etag: str | None) -> None:
-        if etag is not None and etag in file.left:
-            self._change_back(file)
         file.etag = None if file.ignores_etags else etag
         file.evidence = Evidence(file.etag, file.size, self.habits.of(file.host).part_sizes)
         if file.evidence.parts is not None:
             align = file.evidence.parts.part_size
             self._host(file).board.recut(file, segment_size(file.size, self._connections, align), align)
-
-    def _change_back(self, file: PartialFile) -> None:
-        """A file that changed has an ETag again that it had before: so it may not have changed at all."""
-        file.changed_back += 1
-        if file.changed_back < CHANGES_BACK:
-            return
-        if self.hashes:
-            raise Rejected(
-                f"storage gives different ETags for one object in turn ({', '.join(sorted(file.left))}): its servers do not "
-                'agree, though it need not have changed; [mirror] verify = "size" does without ETags'
-            )
-        file.ignores_etags = True
 
     def advance(self, lease: Lease, file: PartialFile, written: int) -> int:
         """`written` bytes more lie on disk; returns how many of them this lease still had to bring."""
@@ -414,19 +399,12 @@ class Lanes:
             file.changes += 1
             file.job.is_disturbed = True
             if file.etag is not None:
-                file.left.add(file.etag)
+                file.left.append(file.etag)
             file.furthest = 0
-            if file.changes > CHANGES_OF_A_FILE:
-                servers_disagree = len(file.left) > 1 and not file.ignores_etags
-                if not servers_disagree or self.hashes:
-                    advice = (
-                        'storage\'s servers give different ETags for one object: [mirror] verify = "size" does without them'
-                        if servers_disagree
-                        else "publish the model again in the console"
-                    )
-                    file.job.fail(SourceChanged(f"{failure}; if that lasts, {advice}"))
-                    return
-                file.ignores_etags = True
+            if file.changes > CHANGES_OF_A_FILE and (self.hashes or file.ignores_etags or len(file.left) < 2):
+                file.job.fail(_changes_too_often(file, failure))
+                return
+            file.ignores_etags = file.changes > CHANGES_OF_A_FILE
             if file.received.covered:
                 log.info("%s; this file starts over", failure)
             self._forget(file)
@@ -453,6 +431,16 @@ class Lanes:
     def journal(self) -> Journal:
         """Where written bytes are noted."""
         return self._journal
+
+
+def _changes_too_often(file: PartialFile, failure: SourceChanged) -> AxomsyncError:
+    """What to say of an object that changed again and again, or that only seems to."""
+    without = '[mirror] verify = "size" does without them'
+    if len(set(file.left)) < len(file.left):  # it changed back
+        return Rejected(f"{failure}; its storage gives different ETags for one object in turn: {without}")
+    advice = "if that lasts, publish the model again in the console"
+    doubt = f", unless its storage's servers disagree on ETags: {without}" if len(file.left) > 1 else ""
+    return SourceChanged(f"{failure}; {advice}{doubt}")
 
 
 def _fact_of(host: str) -> str:

@@ -45,8 +45,7 @@ class PartialFile:
         self.evidence = Evidence(known.etag, known.size)
         self.believed = known.segments  # what an earlier life received, and nobody has looked at since
         self.last_answer: float | None = None  # when the last request was made that storage answered well, by `Job.clock`
-        self.left: set[str] = set()  # ETags that it had before it changed
-        self.changed_back = 0
+        self.left: list[str] = []  # ETags that it changed from
         self.ignores_etags = False  # storage's servers give different ones for it
         self.received = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
         self.durable = Coverage(known.size, (Segment(s.start, s.end) for s in known.segments))
