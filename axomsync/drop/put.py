@@ -11,6 +11,7 @@ content that changes on the way without a sign of it.
 """
 
 import hashlib
+import itertools
 import os
 import threading
 import time
@@ -146,7 +147,7 @@ class ObjectPut:
 
     def run(self) -> None:
         """Try at once a few times: most failures of storage are over in a second. Raises what the last try met."""
-        for attempt in range(1, QUICK_TRIES + REFUSED_URLS_IN_A_ROW):
+        for attempt in itertools.count(1):  # each way out raises or is confirmed
             try:
                 self._try()
                 return
