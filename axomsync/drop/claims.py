@@ -74,11 +74,14 @@ class Claims:
 
     def register(self, carried: Iterable[str] = ()) -> None:
         """Be known to the other agents from now on, at a start: of claims of an earlier life, those of `carried` contents
-        are still its own. Raises `LocalFault` for what somebody has to move away."""
+        are still its own. Raises `LocalFault` for what somebody has to move away, and `FileNotFoundError` when folders go
+        away meanwhile."""
         try:
             self._mark()
             with self._opened(b"claims", make=True) as claims:
                 self._sweep(claims, {_name(content) for content in carried})
+        except FileNotFoundError:
+            raise
         except OSError as error:
             if error.errno not in _BARRED:
                 raise folder_fault(error) from None

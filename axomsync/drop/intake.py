@@ -241,7 +241,7 @@ class Intake:
         if self._ready:
             return {}
         faults = self._uploader.recover()
-        self._ready = not faults
+        self._ready = self._uploader.is_recovered
         return faults
 
     def _still_written(self, row: Upload) -> bool:

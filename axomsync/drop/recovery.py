@@ -61,6 +61,8 @@ class Recovery:
                 found = step()
             except LocalFault as fault:
                 found = {place: fault}
+            except FileNotFoundError:
+                continue  # folders are being removed at this moment; the next look does it again, or tells of them
             except OSError as error:
                 found = {place: folder_fault(error)}
             if found:
@@ -68,6 +70,11 @@ class Recovery:
             else:
                 del self._steps[place]
         return faults
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is left to do."""
+        return not self._steps
 
     def _register(self) -> Faults:
         rows = self._ledger.read.uploads_in_drop()

@@ -65,6 +65,11 @@ class Uploader:
         """Take up what earlier lives left in the drop folder; returns what is in the way, to be called again then."""
         return self._recovery.go_on()
 
+    @property
+    def is_recovered(self) -> bool:
+        """Whether nothing of earlier lives is left to take up."""
+        return self._recovery.is_done
+
     def carry(self, upload_row: int, beat: Beat) -> bool:
         """Take one file as far as it can go now. What keeps it is in the ledger afterwards.
 
