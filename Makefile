@@ -18,7 +18,8 @@ demo: .venv/ready  ## the tour: a dataset up, a model down, a crash in between; 
 
 test: .venv/ready  ## the whole test suite, with the servers that it needs
 	@tests/debian-packages.sh
-	exec .venv/bin/python -m pytest -n auto --maxprocesses=8 -m "not stress" $(ARGS)
+	# Tests wait half of their time for processes, disks and pauses: two workers share a core.
+	exec .venv/bin/python -m pytest -n $$(( 2 * $$(nproc) )) --maxprocesses=8 -m "not stress" $(ARGS)
 
 lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	@PATH="$$PWD/.venv/bin:$$PATH"
