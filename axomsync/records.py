@@ -265,6 +265,7 @@ class Model:
     verified_at: float | None = None  # when its bytes were last read and compared
     left_out: tuple[str, ...] = ()  # files of a published model that `[mirror] files` did not select
     remarks: tuple[str, ...] = ()  # what is odd about a published model's files, and no reason not to publish them
+    proofs: tuple[tuple[str, int], ...] = ()  # what was shown of a published model's files, each with their number
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ def model_document(model: Model) -> Document:
         "damage": model.damage,
         "verified_at": iso(model.verified_at),
         "pulled": model.pulled,
+        "proofs": dict(model.proofs),
     }
 
 
@@ -131,6 +132,7 @@ def unseen_model_document(model: RemoteModel, state: ModelState, reason: str | N
         "damage": None,
         "verified_at": None,
         "pulled": False,
+        "proofs": {},
     }
 
 

@@ -82,12 +82,15 @@ def _ids(document: dict[str, Any]) -> tuple[str | None, str | None]:
 def models(documents: Sequence[dict[str, Any]]) -> Table:
     """`axomsync models`."""
     return table(
-        ("STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "REASON"),
+        ("STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "FILES", "REASON"),
         (
-            (d["state"], d["name"], d["version"], d["remote_status"], size(d["bytes_total"]), d["path"], d["reason"] or "")
+            (
+                d["state"], d["name"], d["version"], d["remote_status"], size(d["bytes_total"]), d["path"],
+                _counts(d["proofs"]) if d["proofs"] else None, d["reason"] or "",
+            )
             for d in documents
         ),
-    )
+    )  # fmt: skip
 
 
 def findings(documents: Iterable[dict[str, Any]]) -> Table:
@@ -118,7 +121,7 @@ def _proofs(files: Sequence[dict[str, Any]]) -> list[str]:
 
 def _proof_counts(files: Sequence[dict[str, Any]]) -> str:
     """Such as `12 proven, 1 size only`."""
-    return ", ".join(f"{count} {proof}" for proof, count in sorted(Counter(file["proof"] for file in files).items()))
+    return _counts(Counter(sorted(file["proof"] for file in files)))
 
 
 def status(document: dict[str, Any]) -> list[Any]:

@@ -131,6 +131,7 @@ def test_flipped_bits_end_in_one_line_with_advice_or_are_not_met(filled: Path, t
         ("UPDATE uploads SET filename = CAST(x'ff41' AS TEXT) WHERE id = 1", read_all),
         ("UPDATE uploads SET repeated_lines = '{' WHERE id = 1", read_all),
         ("UPDATE models SET left_out = '{\"a\": 1}'", read_all),
+        ('UPDATE models SET proofs = \'{"proven": "a"}\'', read_all),
         ("UPDATE _sqlite_migrations SET name = 'm00\x11_first' WHERE name = 'm001_first_schema'", read_all),
         ("DROP TABLE segments", read_all),
         ("ALTER TABLE uploads RENAME COLUMN sha256 TO shb256", read_all),

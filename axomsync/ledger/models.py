@@ -6,7 +6,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from axomsync.ledger.moves import Moves
-from axomsync.ledger.rows import json_list
+from axomsync.ledger.rows import json_counts, json_list
 from axomsync.records import DurableSegment, ModelFile, ModelState, RemoteModel
 
 
@@ -54,19 +54,25 @@ class ModelWrites(Moves):
         self.write(work)
 
     def record_found(
-        self, model: RemoteModel, path: str, files: Iterable[ModelFile], left_out: Iterable[str], remarks: Iterable[str]
+        self,
+        model: RemoteModel,
+        path: str,
+        files: Iterable[ModelFile],
+        left_out: Iterable[str],
+        remarks: Iterable[str],
+        proofs: Iterable[str],
     ) -> None:
-        """A model that lies in the mirror folder, and that this ledger knows nothing of."""
-        found, others, odd = list(files), json_list(left_out), tuple(remarks)
+        """A model that lies in the mirror folder, and that this ledger knows nothing of; `proofs` has a word a file."""
+        found, others, odd, shown = list(files), json_list(left_out), tuple(remarks), json_counts(proofs)
 
         def work(db: Database) -> None:
             db.conn.execute(
                 "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, path,"
-                " left_out, remarks, reason, bytes_total, first_seen, updated_at)"
-                " VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?,?,?)",
+                " left_out, remarks, reason, proofs, bytes_total, first_seen, updated_at)"
+                " VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?,?,?,?)",
                 (
                     model.id, model.name, model.version, model.params, model.base_model_id, model.status, model.created_at,
-                    path, others, json_list(odd), "; ".join(odd) or None, sum(file.size for file in found),
+                    path, others, json_list(odd), "; ".join(odd) or None, shown, sum(file.size for file in found),
                     self._now(), self._now(),
                 ),
             )  # fmt: skip
@@ -82,15 +88,19 @@ class ModelWrites(Moves):
         left_out: Iterable[str],
         verified_at: float | None,
         remarks: Iterable[str] = (),
+        proofs: Iterable[str] = (),
     ) -> None:
-        """A model is whole at `path`. `verified_at` is None when nobody has read the bytes yet: they are due to be, then."""
-        there, others, odd = list(files), json_list(left_out), tuple(remarks)
+        """A model is whole at `path`. `verified_at` is None when nobody has read the bytes yet: they are due to be, then.
+
+        `proofs` has a word a file.
+        """
+        there, others, odd, shown = list(files), json_list(left_out), tuple(remarks), json_counts(proofs)
 
         def work(db: Database) -> None:
             db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
             insert_files(db, model_id, there)
             changes: dict[str, Any] = {"path": path, "left_out": others, "bytes_total": sum(file.size for file in there)}
-            changes |= {"remarks": json_list(odd), "reason": "; ".join(odd) or None}
+            changes |= {"remarks": json_list(odd), "reason": "; ".join(odd) or None, "proofs": shown}
             changes |= {"attempts": 0, "next_attempt": None, "verified_at": verified_at, "damage": None}
             self._move(db, "models", model_id, ModelState.PUBLISHED, changes)
 
@@ -114,16 +124,19 @@ class ModelWrites(Moves):
         """Retention has removed the folder of a model: nothing of it is on disk any more."""
 
         def work(db: Database) -> None:
-            changes = {"reason": reason, "path": None, "damage": None, "verified_at": None}
+            changes = {"reason": reason, "path": None, "damage": None, "verified_at": None, "proofs": None}
             self._move(db, "models", model_id, ModelState.PRUNED, changes)
             db.conn.execute("DELETE FROM segments WHERE file IN (SELECT id FROM files WHERE model = ?)", (model_id,))
 
         self.write(work)
 
-    def note_verified(self, model_id: str, damage: str | None) -> None:
-        """The bytes of a published model were read and compared just now; `damage` is what is wrong with them."""
-        sql = "UPDATE models SET damage = ?, verified_at = ? WHERE id = ?"
-        self.execute(sql, damage, self._now(), model_id).result()
+    def note_verified(self, model_id: str, damage: str | None, proofs: Iterable[str]) -> None:
+        """The bytes of a published model were read and compared just now; `damage` is what is wrong with them.
+
+        `proofs` has a word a file, from the model's record: a ledger of an older version does not know them.
+        """
+        sql = "UPDATE models SET damage = ?, verified_at = ?, proofs = ? WHERE id = ?"
+        self.execute(sql, damage, self._now(), json_counts(proofs), model_id).result()
 
     def move_model(self, model_id: str, state: ModelState, **changes: Any) -> None:
         """Move a model to `state` and set columns. Raises `IllegalTransition`."""

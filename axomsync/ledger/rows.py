@@ -1,6 +1,7 @@
 """Rows of the ledger and the records that everyone speaks: one into the other. Pure."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from types import NoneType
@@ -82,6 +83,7 @@ def to_model(row: Row) -> Model:
         pulled=bool(row["pulled"]),
         left_out=tuple(_names(row["left_out"] or "[]")),
         remarks=tuple(_names(row["remarks"] or "[]")),
+        proofs=_proofs(row["proofs"] or "{}"),
     )  # fmt: skip
 
 
@@ -124,6 +126,21 @@ def _names(text: str) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise Misfit("left_out")
     return names
+
+
+def json_counts(words: Iterable[str]) -> str:
+    """A column that holds how often each word is there."""
+    return json.dumps(Counter(sorted(words)))
+
+
+def _proofs(text: str) -> tuple[tuple[str, int], ...]:
+    try:
+        counts = json.loads(text)
+    except (TypeError, ValueError):
+        raise Misfit("proofs") from None
+    if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+        raise Misfit("proofs")
+    return tuple(counts.items())
 
 
 def _stamp(row: Row) -> Stamp:

@@ -81,6 +81,12 @@ def m013_remarks(db: Database) -> None:
     _execute_all(db, _REMARKS)
 
 
+@migrations()
+def m014_proofs(db: Database) -> None:
+    """How much was shown of the files of published models."""
+    _execute_all(db, _PROOFS)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -221,6 +227,9 @@ _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
 
 # A JSON list of lines.
 _REMARKS = "ALTER TABLE models ADD COLUMN remarks TEXT"
+
+# A JSON object: by the word for a proof, the number of files that have it.
+_PROOFS = "ALTER TABLE models ADD COLUMN proofs TEXT"
 
 # A JSON list of their paths.
 _LEFT_OUT = "ALTER TABLE models ADD COLUMN left_out TEXT"

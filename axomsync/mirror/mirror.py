@@ -273,7 +273,9 @@ class Mirror:
                 unread.append(fault)
                 continue
             if whole:
-                self._ledger.record_found(record.model, str(folder), record.files, record.left_out, record.remarks)
+                self._ledger.record_found(
+                    record.model, str(folder), record.files, record.left_out, record.remarks, record.proofs.values()
+                )
                 log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
         self._looked_around = not unread
         return unread
@@ -430,7 +432,9 @@ class Mirror:
         self._record_published(model, target, record, None)
 
     def _record_published(self, model: Model, target: Path, record: Record, verified_at: float | None) -> None:
-        self._ledger.record_published(model.id, str(target), record.files, record.left_out, verified_at, record.remarks)
+        self._ledger.record_published(
+            model.id, str(target), record.files, record.left_out, verified_at, record.remarks, record.proofs.values()
+        )
         for remark in record.remarks:
             log.warning("%s: %s", shown(model), remark)
         log.info("%s: published at %s", shown(model), target)

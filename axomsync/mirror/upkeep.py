@@ -125,7 +125,7 @@ class Upkeep:
         self._place.restore_record(model, self._ledger.read.files(model.id))
         record = record_for(model)
         damages = examine(Path(model.path or ""), record.files, step)
-        self._ledger.note_verified(model.id, "; ".join(map(str, damages)) or None)
+        self._ledger.note_verified(model.id, "; ".join(map(str, damages)) or None, record.proofs.values())
         for damage in damages:
             log.warning("%s: %s", shown(model), damage)
         return record, damages
@@ -150,7 +150,7 @@ class Upkeep:
                 Path(model.path or ""), record, damages, self._place.workshop(model.id), job, self._lanes, self._ledger,
                 self._step(beat),
             )  # fmt: skip
-        self._ledger.note_verified(model.id, None)
+        self._ledger.note_verified(model.id, None, record.proofs.values())
         self._problems.clear(shown(model))
         log.info("%s: mended: %d bytes in %d files were fetched again", shown(model), bad, len(damages))
 

@@ -58,7 +58,9 @@ def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
     assert "the console lists no model" in say(agent, "pull", "nobody", expect=1)
     agent.sync()
     assert current(agent) == "v3"
-    assert next(m for m in agent.models() if m["name"] == "other")["state"] == "published"
+    other = next(m for m in agent.models() if m["name"] == "other")
+    assert (other["state"], other["proofs"]) == ("published", {"proven": 2})
+    assert "2 proven" in say(agent, "models")
 
     assert "-> v2, pinned" in say(agent, "rollback", "chassis")
     assert current(agent) == "v2"

@@ -53,7 +53,7 @@ UPLOAD = {
 }  # fmt: skip
 MODEL = {
     "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",
-    "damage", "verified_at", "pulled",
+    "damage", "verified_at", "pulled", "proofs",
 }  # fmt: skip
 UPLOAD_STATES = ["settling", "checking", "queued", "uploading", "uploaded", "rejected", "duplicate", "held", "failed"]
 MODEL_STATES = [
@@ -147,8 +147,8 @@ def test_in_a_pipe_it_is_plain_text_however_long(server: FaultyServer, agent: Ag
     done = agent.call("models")
     assert "\x1b" not in done.stdout
     heads, row = done.stdout.splitlines()
-    assert heads.split() == ["STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "REASON"]
-    assert row.split() == ["published", name, "v1", "ready", "10", "B", str(agent.mirror / name / "v1")]
+    assert heads.split() == ["STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "FILES", "REASON"]
+    assert row.split() == ["published", name, "v1", "ready", "10", "B", str(agent.mirror / name / "v1"), "1", "proven"]
 
 
 def test_a_reader_that_goes_away_is_no_error(server: FaultyServer, agent: AgentProcess) -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,22 @@ def folder(server: FaultyServer, mirror: MirrorHere) -> Path:
 
 def is_whole(folder: Path) -> bool:
     return not any(content.fault_in(folder / rel) for rel, content in FILES.items())
+
+
+@pytest.mark.parametrize(("verify", "word"), [("etag", "proven"), ("size", "size only")])
+def test_the_ledger_knows_what_proves_the_files(server: FaultyServer, mirror: MirrorHere, verify: str, word: str) -> None:
+    mirror.settings["verify"] = verify
+    server.add_model("chassis", "v1", {"a.bin": Content(9, 1), "b.bin": Content(9, 2)})
+    mirror.sync()
+    assert mirror.models()[0].proofs == ((word, 2),)
+    shutil.rmtree(mirror.state)
+    mirror.sync()
+    assert mirror.models()[0].proofs == ((word, 2),), "from the record, where the ledger was lost"
+    with closing(sqlite3.connect(mirror.state / "state.db")) as db, db:
+        db.execute("UPDATE models SET proofs = NULL, verified_at = NULL")
+    assert mirror.models()[0].proofs == ()
+    mirror.scrub()
+    assert mirror.models()[0].proofs == ((word, 2),), "as after an upgrade"
 
 
 def test_what_is_not_damaged_is_only_read(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
