@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -49,6 +49,7 @@ _SIZE_UNITS = {
 }
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SHORTEST_TOKEN = 16
+LONGEST_ERROR = 1000  # characters
 _KEY = re.compile(r"axom_[a-z]+_[A-Za-z0-9_-]+")
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 _LONGEST_SECONDS = 366 * 86400.0  # timers of the operating system end somewhere beyond
@@ -375,7 +376,7 @@ def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadConfig(_syntax_error(path, text, str(error))) from None
+        raise BadConfig(*_told([_syntax_error(path, text, str(error))])) from None
     origins = {key: f"{path}:{line}" for key, line in _key_lines(text).items()}
     errors = _overlay(tree, origins, environ)
     errors += _misplaced(tree, origins, path)
@@ -387,7 +388,7 @@ def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
         settings = _what_is_good(tree, [error["loc"] for error in found])
     errors += _contradictions(settings, origins, path)
     if errors:
-        raise BadConfig("\n".join(sorted(dict.fromkeys(errors), key=_place_in_file)))
+        raise BadConfig("\n".join(_told(errors)))
     return Loaded(settings, origins, path)
 
 
@@ -396,6 +397,12 @@ def _syntax_error(path: Path, text: str, message: str) -> str:
     reason, _, place = message.rpartition(" (at ")
     number = re.match(r"line (\d+)", place)
     return f"{path}:{number[1] if number else max(1, len(text.splitlines()))}: not valid TOML: {reason or message}"
+
+
+def _told(errors: Iterable[str]) -> list[str]:
+    """Each once, in the order of the file, on one line that a terminal can show: keys and values may hold anything."""
+    lines = map(printable, sorted(dict.fromkeys(errors), key=_place_in_file))
+    return [line if len(line) <= LONGEST_ERROR else f"{line[:LONGEST_ERROR]}…" for line in lines]
 
 
 def _place_in_file(error: str) -> tuple[int, str]:

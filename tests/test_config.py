@@ -1,5 +1,6 @@
 """Configuration: what is read, what is refused, and where each error is said to be."""
 
+import json
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from axomsync import config
 from axomsync.errors import BadConfig, KeyRefused
 from axomsync.policy import BandwidthRule
+from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
 
 FILE = Path("/etc/axomsync/config.toml")
 CHECKOUT = Path(__file__).parents[1]
@@ -404,3 +406,55 @@ def test_a_key_file_that_everybody_can_read_is_told(tmp_path: Path) -> None:
     assert config.key_file_warning(settings) is None
     file.unlink()
     assert config.key_file_warning(settings) is None
+
+
+# Whatever a configuration says
+
+FULL: dict[str, Any] = {
+    "console": {"url": "https://console.example/api", "key_file": "/k", "ca_file": ""},
+    "state": {"folder": "/s"},
+    "drop": {"enabled": True, "folder": "/d", "include": ["*.jsonl"], "settle": "5s", "max_put": "5GB", "after": "archive"},
+    "mirror": {"folder": "/m", "poll": "60s", "include": ["*"], "keep": 3, "reserve": "5GB", "verify": "etag"},
+    "transfer": {"connections": 16, "bandwidth": ["Mon-Fri 08:00-18:00 20MB/s"], "stall": "60s", "allow_http": False},
+    "web": {"listen": "127.0.0.1:9464"},
+    "hooks": {"failed": "true", "timeout": "5m"},
+    "log": {"format": "text", "level": "info"},
+}
+
+
+def as_toml(value: object) -> str:
+    """One value as TOML writes it, tables in one line; what TOML has no word for is an empty text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(as_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(key)} = {as_toml(inner)}' for key, inner in value.items())}}}"
+    return json.dumps(value or "", ensure_ascii=True)
+
+
+@HOW_MANY
+def test_any_document_is_a_configuration_or_refused_in_words(examples: int) -> None:
+    def holds(document: object) -> None:
+        parts = document.items() if isinstance(document, dict) else [("console", document)]
+        text = "\n".join(f"{json.dumps(name)} = {as_toml(value)}" for name, value in parts)
+        values = [value for value in parts if isinstance(value[1], str) and "\0" not in value[1]]
+        try:
+            parse(text, **{f"AXOMSYNC_WEB__{name}": str(value) for name, value in values})
+        except BadConfig as refusal:
+            lines = str(refusal).splitlines()
+            if not all(line.isprintable() and len(line) < 2000 for line in lines):
+                pytest.fail(str(refusal))
+
+    for_any(nearly(FULL) | nearly(FULL) | ANYTHING, examples, holds)
+
+
+@HOW_MANY
+def test_any_text_is_a_configuration_or_refused_in_words(examples: int) -> None:
+    def holds(text: str) -> None:
+        with suppress(BadConfig):
+            parse(text)
+
+    for_any(st.text() | st.text("[]{}=.\"'#\n abz019-", max_size=40), examples, holds)

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from axomsync.console import Console, NotThere
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
 from axomsync.http import tls_context
 from axomsync.mirror.layout import check_manifest
 from axomsync.s3 import url_lifetime
+from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
 from tests.rig.faults import KEY, Content, Fault, FaultyServer, http_date, json_answer
 
 MODEL = {"id": "m-1", "name": "llama", "version": "v1", "params": 7, "status": "ready", "created_at": "2027-01-01"}
@@ -674,46 +673,44 @@ def test_an_entry_that_can_not_be_used_is_named(
 
 # Whatever an answer says
 
-ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner, max_size=5),
-    max_leaves=20,
-)
+SIGNED = "?X-Amz-Date=20260101T000000Z&X-Amz-Expires=600"
+
+ANSWERS: dict[str, tuple[object, Callable[[Console], object]]] = {
+    "models": ([MODEL, MODEL | {"id": "m-2", "params": 7, "created_at": "2026-01-01T00:00:00Z"}], Console.models),
+    "datasets": (
+        [{"id": "d-1", "name": "d", "version": "v1", "shard_count": 1, "bytes": 2, "status": "ready"}],
+        Console.datasets,
+    ),
+    "base models": ([{"id": "b-1", "family": "f", "name": "b", "version": "1", "params": 7}], Console.base_models),
+    "manifest": (
+        {"model_id": "m", "files": [{"rel": "a/b", "size": 3, "url": f"http://127.0.0.1/x{SIGNED}", "sha256": "0" * 64}]},
+        lambda console: check_manifest(console.manifest("m").files),
+    ),
+    "presign": (
+        {"upload_id": "u", "key": "k", "url": f"http://127.0.0.1/x{SIGNED}", "method": "PUT"},
+        lambda console: console.presign("a.jsonl", "application/jsonl"),
+    ),
+}  # fmt: skip
 
 
-def like(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
-    """Objects that nearly have the documented form."""
-    return st.fixed_dictionaries({}, optional={name: value | ANY for name, value in fields.items()})
-
-
-_name, _url = st.text(max_size=30), st.just("http://127.0.0.1/x?X-Amz-Date=20260101T000000Z&X-Amz-Expires=") | st.text()
-_models = st.lists(
-    like(id=_name, name=_name, version=_name, params=st.integers(), status=_name, created_at=_name), max_size=4
-)
-_manifests = like(model_id=st.just("m"), files=st.lists(like(rel=_name, size=st.integers(), url=_url), max_size=4))
-_presigned = like(upload_id=_name, key=_name, url=_url, method=st.just("PUT"))
-
-
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(document=_models | _manifests | _presigned | ANY, call=st.sampled_from(["models", "manifest", "presign", "datasets"]))
+@HOW_MANY
+@pytest.mark.parametrize("call", ANSWERS)
 def test_any_document_is_an_answer_or_a_failure_that_we_name(
-    server: FaultyServer, connect: Connect, document: object, call: str
+    server: FaultyServer, connect: Connect, call: str, examples: int
 ) -> None:
-    server.requests.clear()
-    server.heal()
-    server.inject(json_answer(document), "/api")
-    server.inject(json_answer(document), "/api", method="POST")
+    good, ask = ANSWERS[call]
     console = connect()
-    calls: dict[str, Callable[[], object]] = {
-        "models": console.models,
-        "datasets": console.datasets,
-        "manifest": lambda: [check_manifest(console.manifest("m").files)],
-        "presign": lambda: console.presign("a.jsonl", "application/jsonl"),
-    }
-    failure: AxomsyncError | None = None
-    try:
-        calls[call]()
-    except AxomsyncError as named:
-        failure = named
-    assert failure is None or str(failure).isprintable()
+
+    def holds(document: object) -> None:
+        server.requests.clear()
+        server.heal()
+        server.inject(json_answer(document), "/api")
+        server.inject(json_answer(document), "/api", method="POST")
+        try:
+            ask(console)
+        except AxomsyncError as failure:
+            if not str(failure).isprintable():
+                pytest.fail(repr(failure))
+
+    for_any(nearly(good) | nearly(good) | ANYTHING, examples, holds)
     console.close()
