@@ -26,7 +26,7 @@ from axomsync.console import Console
 from axomsync.drop.intake import Intake
 from axomsync.drop.put import Surroundings
 from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Rejected, Transient
-from axomsync.ledger import Ledger, Reader, ledger_fault
+from axomsync.ledger import Ledger, Reader, Trouble, ledger_fault
 from axomsync.ledger.identity import identity_of
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
@@ -321,6 +321,7 @@ class Agent:
         with suppress(queue.Empty):
             self._wakes.get(timeout=TICK_SECONDS)
         self._watch_console()
+        self._watch_ledger()
         self.throughput.observe(self.meter.totals(), time.monotonic())
         transfers = self.meter.read()
         if transfers or self._shown_transfers:
@@ -395,6 +396,12 @@ class Agent:
 
     def _watch_console(self) -> None:
         self.problems.keep("console", SILENT, holds=self.parts.console.silence() > SILENCE_SECONDS)
+
+    def _watch_ledger(self) -> None:
+        """An agent whose ledger nobody can find any more ends: the service manager's next start makes a new one."""
+        if self.watch.told is Trouble.REMOVED and not self.ended:
+            self._exit_code = Transient.exit_code
+            self._end()
 
     def _outcome(self, failures: Mapping[str, AxomsyncError], began: float) -> int:
         for folder, failure in failures.items():

@@ -169,6 +169,8 @@ class LedgerWatch:
             self._probe = self._ledger.probe()
 
     def _found(self) -> Trouble | None:
+        if self._ledger.is_removed():
+            return Trouble.REMOVED
         if (trouble := self._ledger.trouble()) is not None:
             return trouble
         if (met := self._problems.met) is not None:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -135,3 +135,34 @@ def test_status_tells_of_trouble_without_a_page_and_of_a_disk_that_the_kernel_ma
         assert problem["reason"].startswith(f"{state}/state.db: ")
         assert agent.log().count("ledger: ") == 1
         agent.kill()
+
+
+def remove_folder(state: Path) -> None:
+    state.rename(state.with_name("moved"))
+
+
+def put_older_back(state: Path) -> None:
+    copy = state.with_name("copy.db")
+    with closing(sqlite3.connect(state / "state.db")) as db, closing(sqlite3.connect(copy)) as other:
+        db.backup(other)
+    copy.rename(state / "state.db")
+
+
+@pytest.mark.parametrize("take_away", [remove_folder, put_older_back])
+def test_an_agent_whose_ledger_is_taken_away_ends_with_a_word_and_the_next_one_loses_nothing(
+    server: FaultyServer, tmp_path: Path, take_away: Callable[[Path], None]
+) -> None:
+    with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+        agent.start()
+        (agent.drop / "a.jsonl").write_text('{"a": 1}\n')
+        eventually("the upload", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
+        take_away(agent.state)
+        assert agent.process is not None
+        assert agent.process.wait(20) == 75
+        assert agent.log().count(f"ledger: {agent.state}/state.db: {Trouble.REMOVED}") == 1
+        assert "Traceback" not in agent.log()
+        agent.start()
+        (agent.drop / "a.jsonl").write_text('{"a": 1}\n')
+        eventually("the end", lambda: sorted(row["state"] for row in agent.uploads()) == ["duplicate", "uploaded"])
+        assert len(server.console_requests("/presign")) == 1, "and only once"
+        assert agent.terminate() == 0

@@ -71,6 +71,7 @@ class Trouble(StrEnum):
     SLOW = "the disk takes more than 10 s for a write; look at the kernel log"
     HELD = "its WAL grows, since another program never ends its reading, a backup or an SQLite shell perhaps; end that"
     INODES = NO_INODES
+    REMOVED = "it was removed, moved or replaced while the agent ran; the next start makes a new one, which loses no data"
 
 
 # What a damaged file ends in where SQLite sees nothing wrong with it: words and columns that are none of ours, and errors

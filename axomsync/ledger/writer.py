@@ -2,7 +2,7 @@
 
 Failures handled: another agent on the same state folder (`AlreadyRunning`), an opening that fails half-way (what was opened
 is closed again), a crash of the last agent (`recover`), a ledger that can't be written (`trouble`, `probe`), a reader that
-never ends and so keeps the WAL growing (`held_by_reader`).
+never ends and so keeps the WAL growing (`held_by_reader`), a state folder that is taken away (`is_removed`).
 """
 
 import os
@@ -17,7 +17,7 @@ from sqlite_utils import Database
 
 from axomsync.ledger.committer import Write
 from axomsync.ledger.connection import Trouble, sqlite_fault
-from axomsync.ledger.holding import hold, raise_flag, raised_flag
+from axomsync.ledger.holding import LOCK_FILE, hold, raise_flag, raised_flag
 from axomsync.ledger.models import ModelWrites
 from axomsync.ledger.reader import Reader
 from axomsync.ledger.uploads import UploadWrites
@@ -46,6 +46,7 @@ class Ledger(UploadWrites, ModelWrites):
             super().__init__(folder / LEDGER_FILE, now)
             undo.callback(super().close)
             self._read = Reader(self.path)
+            self._opened = self._on_disk()
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -87,6 +88,22 @@ class Ledger(UploadWrites, ModelWrites):
             return self.submit(work)
         self.submit(work)
         return self.execute("DELETE FROM facts WHERE name = 'probe'")
+
+    def is_removed(self) -> bool:
+        """Whether what others find under the ledger's name, or the lock's, is not what is written here.
+
+        SQLite goes on writing into a file that has no name any more. An error that is no absence says nothing.
+        """
+        try:
+            return self._on_disk() != self._opened
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+
+    def _on_disk(self) -> tuple[tuple[int, int], ...]:
+        found = [os.stat(path) for path in (self.path, self.path.with_name(LOCK_FILE))]
+        return tuple((status.st_dev, status.st_ino) for status in found)
 
     def held_by_reader(self) -> bool:
         """Whether the WAL is large, and can't be brought into the file since somebody reads it without an end."""
