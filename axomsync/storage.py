@@ -62,8 +62,8 @@ class RangeIgnored(Exception):  # the store's habit, not a failure
 
 class Storage:
     """Connections to object storage, shared by all transfers. `stall` is the longest silence, in seconds, and
-    `answer_seconds` the longest between the end of a PUT and its answer, if that is more. `loopback` allows storage on this
-    machine."""
+    `answer_seconds` the longest between the end of a PUT and its answer, if that is more; what an answer says is read for
+    `document_seconds`. `loopback` allows storage on this machine."""
 
     def __init__(
         self,
@@ -73,9 +73,10 @@ class Storage:
         allow_http: bool = False,
         loopback: bool = False,
         answer_seconds: float = ANSWER_SECONDS,
+        document_seconds: float = DOCUMENT_SECONDS,
     ) -> None:
         self._allow_http, self._loopback = allow_http, loopback
-        self._stall = stall
+        self._stall, self._document_seconds = stall, document_seconds
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers before storage set them
         self._downloads = httpx.Client(
             transport=_Bulk(ca_file, stall, loopback=loopback),
@@ -124,7 +125,7 @@ class Storage:
         if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
         with self._mapped(url), _answered(self._downloads.stream("GET", url, headers=headers)) as response:
-            answer = _answer(response, with_body=response.status_code not in (200, 206))
+            answer = self._answer(response, with_body=response.status_code not in (200, 206))
             extent = judge_get(answer, start, end, total)
             if extent.whole and start != 0:
                 raise RangeIgnored
@@ -152,7 +153,9 @@ class Storage:
 
         with self._mapped(url), _answered(self._uploads.stream("PUT", url, content=counted(), headers=headers)) as response:
             # The body is read even if it is empty: without that the next PUT could not use this connection.
-            return judge_put(_answer(response, with_body=True), all_sent=sent == length)
+            # The answer was waited for; its body has no such right to be slow.
+            response.request.extensions["timeout"]["read"] = self._document_seconds
+            return judge_put(self._answer(response, with_body=True), all_sent=sent == length)
 
     def _check(self, url: str) -> None:
         """Reject URLs that are not http(s) or carry a user name or password, and addresses that nothing may be asked at."""
@@ -166,6 +169,31 @@ class Storage:
         if not may_use_plain_http(url, self._allow_http):
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
         judge_literal(parts.hostname or "", loopback=self._loopback)  # a proxy is given no such address either
+
+    def _answer(self, response: httpx.Response, *, with_body: bool) -> Answer:
+        """What `s3` judges. Of a body no more is read than an error document has."""
+        url = str(response.request.url)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        body = b""
+        if with_body:
+            try:
+                body = self._document(response)
+            except (httpx.HTTPError, PyreqwestError):
+                # A success needs its whole body; and whether a 400 is for good is in its code alone.
+                if response.status_code < 300 or response.status_code == 400:
+                    raise
+        request = request_id(response, "x-amz-request-id")
+        return Answer(
+            url, host_of(url), response.status_code, headers, body, request, retry_after(response, time.time())
+        )  # fmt: skip
+
+    def _document(self, response: httpx.Response) -> bytes:
+        text, ends = b"", time.monotonic() + self._document_seconds
+        for chunk in response.iter_raw():
+            text += chunk
+            if len(text) >= DOCUMENT_LIMIT or time.monotonic() > ends:
+                break
+        return text[:DOCUMENT_LIMIT]
 
     @contextmanager
     def _mapped(self, url: str) -> Iterator[None]:
@@ -186,33 +214,6 @@ def _answered(exchange: AbstractContextManager[httpx.Response]) -> Iterator[http
         except ValueError:  # so says the Rust transport
             raise Transient("storage answered with what is not HTTP") from None
         yield response
-
-
-def _answer(response: httpx.Response, *, with_body: bool) -> Answer:
-    """What `s3` judges. Of a body no more is read than an error document has."""
-    url = str(response.request.url)
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    body = b""
-    if with_body:
-        try:
-            body = _document(response)
-        except (httpx.HTTPError, PyreqwestError):
-            # A success needs its whole body; and whether a 400 is for good is in its code alone.
-            if response.status_code < 300 or response.status_code == 400:
-                raise
-    request = request_id(response, "x-amz-request-id")
-    return Answer(
-        url, host_of(url), response.status_code, headers, body, request, retry_after(response, time.time())
-    )  # fmt: skip
-
-
-def _document(response: httpx.Response) -> bytes:
-    text, ends = b"", time.monotonic() + DOCUMENT_SECONDS
-    for chunk in response.iter_raw():
-        text += chunk
-        if len(text) >= DOCUMENT_LIMIT or time.monotonic() > ends:
-            break
-    return text[:DOCUMENT_LIMIT]
 
 
 def _chunks(response: httpx.Response) -> Iterator[memoryview]:

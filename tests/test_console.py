@@ -540,6 +540,22 @@ COSTLY: dict[str, tuple[str, Callable[[], bytes], str | None, str]] = {
         None,
         "more than 1500000 values",
     ),
+    "1.4 million names": (
+        "manifest",
+        lambda: b"{" + b",".join(b'"%07d":%d' % (n, n + 300) for n in range(1_400_000)) + b"}",
+        None,
+        "more than 1500000 values",
+    ),
+    "a million names in small objects": (
+        "models",
+        lambda: (
+            b"["
+            + b",".join(b"{%s}" % b",".join(b'"%d":%d' % (n + k, n) for k in range(12)) for n in range(0, 1_200_000, 12))
+            + b"]"
+        ),
+        None,
+        "ok",
+    ),
     "one text of 63 MiB": ("models", lambda: b'["' + b"x" * (63 * M) + b'"]', None, "ok"),
     "one wide text of 63 MiB": ("models", lambda: b'["\xf0\x9f\x98\x80' + b"x" * (63 * M) + b'"]', None, "beyond ASCII"),
     "one wide text of 15 MiB": ("models", lambda: b'["\xf0\x9f\x98\x80' + b"x" * (15 * M) + b'"]', None, "ok"),

@@ -174,6 +174,16 @@ def test_an_exchange_that_breaks(storage: Storage, server: FaultyServer, fault: 
     assert get(storage, url, 0, 1_000_000) == CONTENT.read(0, 1_000_000)
 
 
+def test_an_answer_to_a_put_whose_words_never_come_is_given_up(server: FaultyServer) -> None:
+    server.inject(Fault(200, {"Content-Length": "10"}, b"0123456789", cut=3, ending="stall"), "/bucket", method="PUT")
+    storage = Storage(loopback=True, stall=60.0, document_seconds=0.2)
+    began = time.monotonic()
+    with pytest.raises(Transient):
+        storage.put(server.presign("PUT", "new"), [b"abc"], 3, "")
+    assert time.monotonic() - began < 10.0
+    storage.close()
+
+
 def test_less_than_was_asked_is_taken_as_far_as_it_goes(storage: Storage, server: FaultyServer) -> None:
     server.longest_answer = 1000
     with storage.get(server.presign("GET", "object"), 500, SIZE, SIZE, None) as reply:
