@@ -101,7 +101,8 @@ def retry_after(response: "httpx.Response", now: float) -> float | None:
     if value.isdecimal():
         return float(value)
     date = http_date(value)
-    return None if date is None else max(0.0, date - now)
+    sent = http_date(response.headers.get("Date", ""))  # by the same clock, which may not be ours
+    return None if date is None else max(0.0, date - (now if sent is None else sent))
 
 
 def request_id(response: "httpx.Response", name: str, key: str | None = None) -> str:
