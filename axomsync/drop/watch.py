@@ -148,8 +148,7 @@ def _is_done(mark: os.DirEntry[str] | None, stamp: Stamp) -> bool:
     """
     if mark is None:
         return False
-    written = min(stamp.mtime_ns, stamp.ctime_ns)
-    return mark.stat(follow_symlinks=False).st_mtime_ns >= written or written > time.time_ns()
+    return mark.stat(follow_symlinks=False).st_mtime_ns >= stamp.mtime_ns or stamp.mtime_ns > time.time_ns()
 
 
 def _note(result: Scan, path: bytes, error: OSError) -> None:
