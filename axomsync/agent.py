@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axomsync import __version__, config
+from axomsync import __version__, authorities, config
 from axomsync.config import Loaded, MirrorSettings, Settings
 from axomsync.console import Console
 from axomsync.drop.intake import Intake
@@ -38,6 +38,7 @@ from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import Hooks, shield_memory
 from axomsync.policy import BACKOFF_BASE, BACKOFF_CAP
 from axomsync.problems import LedgerWatch, Problems
+from axomsync.proxies import Proxies
 from axomsync.records import ModelState, UploadState
 from axomsync.report import PAUSE_ENDS, PAUSE_SECONDS, STUCK_MODELS, STUCK_UPLOADS, iso, number_in, pause_left
 from axomsync.steering import Request, Steering, Verb
@@ -376,7 +377,11 @@ class Agent:
         self.watch.start()
         if warning := config.key_file_warning(self.loaded.settings):
             log.warning("%s", warning)
-        for line in config.not_acted_on(self.loaded):
+        for line in (
+            *Proxies.of(os.environ).warnings,
+            *authorities.complaints(os.environ),
+            *config.not_acted_on(self.loaded),
+        ):
             log.warning("%s", line)
 
     def _work(self) -> None:

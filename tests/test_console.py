@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from axomsync.authorities import tls_context
 from axomsync.console import Console, NotThere
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
-from axomsync.http import tls_context
 from axomsync.mirror.layout import check_manifest
 from axomsync.s3 import url_lifetime
 from tests.rig.faults import KEY, Content, Fault, FaultyServer, http_date, json_answer
