@@ -380,6 +380,7 @@ class Agent:
         for line in (
             *Proxies.of(os.environ).warnings,
             *authorities.complaints(os.environ),
+            *config.misspelt(os.environ),
             *config.not_acted_on(self.loaded),
         ):
             log.warning("%s", line)

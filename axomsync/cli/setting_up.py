@@ -26,11 +26,11 @@ def config_group() -> None:
 def config_check(config_file: str | None) -> None:
     """Validate the configuration: every error at once, with its key and line."""
     from axomsync.authorities import tls_context
-    from axomsync.config import not_acted_on
+    from axomsync.config import misspelt, not_acted_on
 
     loaded = load(config_file)
     tls_context(ca_file_of(loaded))
-    for line in not_acted_on(loaded):
+    for line in (*misspelt(os.environ), *not_acted_on(loaded)):
         click.echo(line)
     click.echo(f"{loaded.path}: good")
 

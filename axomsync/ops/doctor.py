@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from axomsync import authorities
-from axomsync.config import Settings, load_key
+from axomsync.config import Settings, load_key, misspelt
 from axomsync.console import Console, NotThere
 from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, Watcher
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected, local_fault
@@ -68,6 +68,7 @@ class Doctor:
     def findings(self) -> Iterator[Finding]:
         """All checks, as they are made."""
         yield from user(os.geteuid(), _has_user(SERVICE_USER))
+        yield from variables(misspelt(self._environ))
         yield from proxies(Proxies.of(self._environ))
         yield from certificates(self._ca_file, self._environ)
         yield from self._far_side()
@@ -248,6 +249,12 @@ def user(euid: int, service_user_exists: bool) -> Iterator[Finding]:
     if euid == 0 and service_user_exists:
         fix = f"runuser -u {SERVICE_USER} -- axomsync doctor, with the key in $AXOM_KEY"
         yield Finding("user", Verdict.WARN, f"looking as root, while the service runs as {SERVICE_USER}", fix)
+
+
+def variables(advice: list[str]) -> Iterator[Finding]:
+    """Of the environment."""
+    for line in advice:
+        yield Finding("environment", Verdict.WARN, line, "correct its name, or unset it")
 
 
 def proxies(found: Proxies) -> Iterator[Finding]:

@@ -78,6 +78,7 @@ class Hooks:
             self._ledger.drop_events((), self._now() - KEPT_SECONDS)
             while not self._stop.wait(LOOK_SECONDS):
                 beat()
+                reap_orphans()
                 try:
                     self.run_due(beat)
                 except LocalFault as fault:
@@ -181,6 +182,23 @@ class Hooks:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return None
+
+
+def reap_orphans() -> None:
+    """Let go of the dead that nobody waits for: as the first process of a container, this one inherits what hooks leave.
+
+    They are of sessions of their own; what this process has started besides hooks, and waits for, is of its session. Called
+    while no hook runs.
+    """
+    own = os.getsid(0)
+    while True:
+        try:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if dead is None or os.getsid(dead.si_pid) == own:
+                return
+            os.waitpid(dead.si_pid, os.WNOHANG)
+        except (ChildProcessError, ProcessLookupError):
+            return
 
 
 def _variables(document: Document) -> dict[str, str]:
