@@ -13,14 +13,14 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axomsync import __version__, config
+from axomsync import __version__, authorities, config
 from axomsync.config import Loaded, MirrorSettings, Settings
 from axomsync.console import Console
 from axomsync.drop.intake import Intake
@@ -38,8 +38,9 @@ from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import Hooks, shield_memory
 from axomsync.policy import BACKOFF_BASE, BACKOFF_CAP
 from axomsync.problems import LedgerWatch, Problems
+from axomsync.proxies import Proxies
 from axomsync.records import ModelState, UploadState
-from axomsync.report import PAUSE_ENDS, STUCK_MODELS, STUCK_UPLOADS, iso, number_in
+from axomsync.report import PAUSE_ENDS, PAUSE_SECONDS, STUCK_MODELS, STUCK_UPLOADS, iso, number_in, pause_left
 from axomsync.steering import Request, Steering, Verb
 from axomsync.storage import ANSWER_SECONDS, Storage
 from axomsync.targets import Targets, find, is_under_way, may_be_retried, name_of
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
+CLOCK_STEP_SECONDS = 5.0  # a clock that goes on by itself is never off by so much between two looks
 STOP_SECONDS = 7.0  # of the 10 that a stop may take
 RUN_PATIENCE_SECONDS = 600.0
 SYNC_PATIENCE_SECONDS = 60.0
@@ -208,7 +210,8 @@ class Agent:
     _reload_asked: bool = False
     _shown_transfers: bool = False
     _next_feed: float = -math.inf
-    _pause_ends: float = -math.inf  # seconds since the epoch
+    _pause_ends: float = -math.inf  # by the monotonic clock
+    _pause_told: float = -math.inf  # what others are told: seconds since the epoch
     _shown: Callable[[], object] = lambda: None
     # Not an Event: a signal handler that sets one can meet its lock held by the very thread that it interrupted.
     _wakes: "queue.SimpleQueue[None]" = field(default_factory=queue.SimpleQueue)
@@ -227,7 +230,10 @@ class Agent:
         self.liveness = Liveness(_silence_allowed(settings), time.monotonic)
         self.problems = Problems(self.ledger)
         self.watch = LedgerWatch(self.ledger, self.problems, lambda: systemd.status(self._summary()))
-        self._pause_ends = number_in(self.ledger.read.facts().get(PAUSE_ENDS)) or -math.inf
+        facts = self.ledger.read.facts()
+        self._polled_before = facts.get("last_poll")
+        self._pause_ends = time.monotonic() + pause_left(facts, time.time())
+        self._pause_told = number_in(facts.get(PAUSE_ENDS)) or -math.inf
         self.steering = Steering(self.ledger, self._verbs(), self.liveness)
 
     def _verbs(self) -> Mapping[str, Verb]:
@@ -266,13 +272,13 @@ class Agent:
     def sync(self) -> int:
         """One pass; returns the exit code."""
         self._begin()
-        began = time.time()
+        rejected = self._rejected()
         self.parts = Parts(self.loaded.settings, self, SYNC_PATIENCE_SECONDS)
         self.steer()
         failures = {} if self.paused else self.parts.run_once()
         interrupted = self.ended
         self._end_parts()
-        code = 0 if interrupted else self._outcome(failures, began)
+        code = 0 if interrupted else self._outcome(failures, rejected)
         if self.paused:
             log.warning("paused; `axomsync resume` ends that")
             code = Transient.exit_code
@@ -372,7 +378,12 @@ class Agent:
         self.watch.start()
         if warning := config.key_file_warning(self.loaded.settings):
             log.warning("%s", warning)
-        for line in config.not_acted_on(self.loaded):
+        for line in (
+            *Proxies.of(os.environ).warnings,
+            *authorities.complaints(os.environ),
+            *config.misspelt(os.environ),
+            *config.not_acted_on(self.loaded),
+        ):
             log.warning("%s", line)
 
     def _work(self) -> None:
@@ -403,12 +414,12 @@ class Agent:
             self._exit_code = Transient.exit_code
             self._end()
 
-    def _outcome(self, failures: Mapping[str, AxomsyncError], began: float) -> int:
+    def _outcome(self, failures: Mapping[str, AxomsyncError], before: Set[tuple[int, float]]) -> int:
         for folder, failure in failures.items():
             self.problems.report(folder if isinstance(failure, LocalFault) else "console", str(failure))
         self.watch.turn()  # so that the ledger's are told before the end
         try:
-            codes = {failure.exit_code for failure in failures.values()} | self._codes_of_what_is_left(began)
+            codes = {failure.exit_code for failure in failures.values()} | self._codes_of_what_is_left(before)
         except LocalFault as fault:
             log.error("%s", fault)
             return fault.exit_code
@@ -417,9 +428,13 @@ class Agent:
                 return code
         return max(codes, default=0)
 
-    def _codes_of_what_is_left(self, began: float) -> set[int]:
+    def _rejected(self) -> set[tuple[int, float]]:
+        """The rejections of all time, which differ by when they were."""
+        return {(row.id, row.updated_at) for row in self.ledger.read.uploads() if row.state is UploadState.REJECTED}
+
+    def _codes_of_what_is_left(self, before: Set[tuple[int, float]]) -> set[int]:
         codes = set()
-        if any(row.state is UploadState.REJECTED and row.updated_at >= began for row in self.ledger.read.uploads()):
+        if self._rejected() - before:
             codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
         for upload in self.ledger.read.uploads_in_drop():
             if upload.next_attempt is not None:
@@ -465,7 +480,7 @@ class Agent:
     @property
     def paused(self) -> bool:
         """No transfer is begun, and those under way end; all else goes on."""
-        return time.time() < self._pause_ends
+        return time.monotonic() < self._pause_ends
 
     def steer(self) -> None:
         """Do what was asked by other processes."""
@@ -484,19 +499,25 @@ class Agent:
             self.parts.end()
             if not self.parts.working:
                 self._take_over(Parts(self.loaded.settings, self, RUN_PATIENCE_SECONDS))
+        left = self._pause_ends - time.monotonic()
+        if left > 0 and math.isfinite(left) and abs(self._pause_told - (time.time() + left)) > CLOCK_STEP_SECONDS:
+            with suppress(LocalFault):  # the clock was set: others are told the end by what it says now
+                self._pause_told = time.time() + left
+                self.ledger.set_facts(**{PAUSE_ENDS: str(self._pause_told)})
 
     def _pause(self, request: Request, beat: Beat) -> dict[str, Any]:
         seconds = request.parameters.get("seconds")
-        self._set_pause(math.inf if seconds is None else time.time() + float(seconds))
-        return {"paused_until": None if seconds is None else iso(self._pause_ends)}
+        self._set_pause(math.inf if seconds is None else float(seconds))
+        return {"paused_until": None if seconds is None else iso(self._pause_told)}
 
     def _resume(self, request: Request, beat: Beat) -> dict[str, Any]:
         self._set_pause(-math.inf)
         return {}
 
-    def _set_pause(self, ends: float) -> None:
-        self.ledger.set_facts(**{PAUSE_ENDS: str(ends)})
-        self._pause_ends = ends
+    def _set_pause(self, seconds: float) -> None:
+        told = time.time() + seconds
+        self.ledger.set_facts(**{PAUSE_ENDS: str(told), PAUSE_SECONDS: str(seconds)})
+        self._pause_ends, self._pause_told = time.monotonic() + seconds, told
 
     def _poll(self, request: Request, beat: Beat) -> dict[str, Any]:
         self.parts.hurry()
@@ -635,7 +656,14 @@ class Agent:
         from axomsync.web.facts import Facts
         from axomsync.web.server import Server
 
-        facts = Facts(self.loaded.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems)
+        facts = Facts(
+            self.loaded.settings,
+            Reader(self.ledger.path),
+            self.liveness,
+            self.throughput,
+            self.problems,
+            self._polled_before,
+        )
         told = AgentCollector(
             facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all
         )

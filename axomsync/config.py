@@ -17,6 +17,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -39,6 +40,7 @@ from axomsync.policy import BandwidthRule
 
 SYSTEM_CONFIG = "/etc/axomsync/config.toml"
 ENVIRONMENT_PREFIX = "AXOMSYNC_"
+ENVIRONMENT_ONLY = Path("the environment")  # stands for the file where there is none
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {
@@ -201,6 +203,13 @@ def _list(value: object) -> object:
     return value
 
 
+def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
+            raise ValueError(f'{_shown(name)} is not a host name; write it without scheme, port and path: "axom.example"')
+    return tuple(name.lower() for name in names)
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(show_duration)]
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(show_size)]
 OptionalSize = Annotated[
@@ -313,6 +322,9 @@ class WebSettings(_Section):
 
     listen: Annotated[str, AfterValidator(parse_listen)] = _key("127.0.0.1:9464", 'host:port of the status page; "" is off')
     token_file: OptionalFile = _key("", 'file that holds the token to look at it with; "" only on loopback')
+    names: Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_host_names)] = _key(
+        [], "host names under which a proxy before it, or DNS, leads to the page; addresses and localhost need none"
+    )
 
 
 class HookSettings(_Section):
@@ -359,16 +371,23 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     """The configuration file to use, in the order that `interface.md` fixes."""
     if explicit or environ.get("AXOMSYNC_CONFIG"):
         return Path(explicit or environ["AXOMSYNC_CONFIG"])
-    user = _user_config(environ)
-    for candidate in (Path(SYSTEM_CONFIG), user):
+    candidates = [Path(SYSTEM_CONFIG)]
+    with suppress(BadConfig):  # without a home folder there is one less
+        candidates.append(_user_config(environ))
+    for candidate in candidates:
         if os.path.exists(candidate):  # Path.exists raises where a folder above is closed to us
             return candidate
-    raise BadConfig(f"no configuration at {SYSTEM_CONFIG} or {user}; `axomsync init` writes one")
+    if any(name.startswith(ENVIRONMENT_PREFIX) and "__" in name for name in environ):
+        return ENVIRONMENT_ONLY
+    raise BadConfig(
+        f"no configuration at {' or '.join(map(str, candidates))}; `axomsync init` writes one, and variables such as "
+        "AXOMSYNC_CONSOLE__URL do without"
+    )
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Loaded:
     """Read `path`, lay the environment over it and validate. Raises `BadConfig` with one line per error."""
-    return parse(_read(path), path, environ)
+    return parse("" if path == ENVIRONMENT_ONLY else _read(path), path, environ)
 
 
 def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
@@ -486,6 +505,30 @@ def _one_underscore(name: str) -> str | None:
     field = Settings.model_fields.get(section)
     known = field is not None and key in _names(field.annotation)
     return f"{ENVIRONMENT_PREFIX}{section}__{key}".upper() if known else None
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """A line of advice for each variable that looks like one of ours and is none.
+
+    Those of hooks are ours as well, and so are what Kubernetes sets for a service that is called axomsync.
+    """
+    if "AXOMSYNC_EVENT" in environ:
+        return []
+    known = {f"{section}_{key}": f"{ENVIRONMENT_PREFIX}{section}__{key}".upper() for section, key in _every_key()}
+    lines = []
+    for name in sorted(environ):
+        rest = name.removeprefix(ENVIRONMENT_PREFIX)
+        foreign = rest == name or "__" in rest or rest == "CONFIG" or re.fullmatch(r"(SERVICE|PORT)(_.*)?", rest)
+        if foreign:
+            continue
+        near = difflib.get_close_matches(rest.lower(), known, n=1)
+        advice = f"did you mean {known[near[0]]}?" if near else "known are AXOMSYNC_CONFIG and AXOMSYNC_<SECTION>__<KEY>"
+        lines.append(f"${printable(name)}: it means nothing to this version; {advice}")
+    return lines
+
+
+def _every_key() -> list[tuple[str, str]]:
+    return [(section, key) for section, keys in reference().items() for key, _, _ in keys]
 
 
 def _environment_value(section: str, key: str, value: str) -> object:

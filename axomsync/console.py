@@ -11,6 +11,7 @@ The sources of facts are the vendor's pages "Models & datasets", "Authentication
 
 import base64
 import logging
+import os
 import re
 import time
 import zlib
@@ -35,10 +36,19 @@ from pydantic import (
 from pydantic import BaseModel as Shape
 
 from axomsync import __version__
-from axomsync.config import is_loopback
+from axomsync.authorities import tls_context
 from axomsync.documents import NotADocument, decode
 from axomsync.errors import KeyRefused, Rejected, Transient, printable
-from axomsync.http import http_date, network_reason, request_id, retry_after, tls_context
+from axomsync.http import (
+    NETWORK_TROUBLE,
+    http_date,
+    network_reason,
+    proxy_answered,
+    request_id,
+    retry_after,
+    with_context,
+)
+from axomsync.proxies import Proxies
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
 from axomsync.s3 import plain_md5, url_lifetime
 
@@ -188,12 +198,15 @@ class Console:
         self._answer_seconds = answer_seconds
         self._left_out: dict[str, list[str]] = {}
         self.clock_ahead: float | None = None  # seconds that the console's clock was ahead of ours when it answered last
+        self.proxy = Proxies.of(os.environ).leading_to(self.url)
+        context = tls_context(ca_file)
         self._client = httpx.Client(
-            verify=tls_context(ca_file),
+            verify=context,
             timeout=timeout,
             headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"},
             follow_redirects=False,
-            trust_env=not is_loopback(urlsplit(self.url).hostname or ""),  # no proxy leads back to this machine
+            proxy=None if self.proxy is None else with_context(self.proxy, context),
+            trust_env=False,  # httpx would read the same variables in its own way
         )
 
     def close(self) -> None:
@@ -327,8 +340,8 @@ class Console:
                     self._raise_for_status(response, scope)
                     yield response
                     return
-            except httpx.HTTPError as error:
-                raise Transient(f"{self.url}: {network_reason(error, self.url, 'no answer in time')}") from None
+            except NETWORK_TROUBLE as error:
+                raise Transient(f"{self.url}: {network_reason(error, self.proxy, 'no answer in time')}") from None
             except httpx.InvalidURL as error:
                 raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
 
@@ -371,6 +384,8 @@ class Console:
         status = response.status_code
         if 200 <= status < 300:
             return
+        if status == 407 and self.proxy is not None:
+            raise Transient(f"{self.url}: through {self.proxy}: {proxy_answered(status, self.proxy)}")
         call = f"{response.request.method} {printable(response.request.url.path)}"
         detail = self._detail(response) + request_id(response, "x-request-id", self._key)
         if status == 401:
@@ -383,7 +398,8 @@ class Console:
         if status == 404:
             raise NotThere(f"{call}: the console does not know it ({detail})")
         if status == 429 or status >= 500 or status in (408, 425):
-            raise Transient(f"{self.url} answered {status} ({detail})", retry_after(response, self._now()))
+            through = f", through {self.proxy}" if self.proxy is not None else ""
+            raise Transient(f"{self.url} answered {status} ({detail}){through}", retry_after(response, self._now()))
         if 300 <= status < 400:
             raise Rejected(f"{call}: the console redirects elsewhere ({status}); correct [console] url")
         raise Rejected(f"{call}: the console refuses it with {status}: {detail}")

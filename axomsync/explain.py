@@ -6,7 +6,7 @@ from axomsync.errors import LocalFault
 from axomsync.ledger import Reader
 from axomsync.mirror.record import file_documents, read_record
 from axomsync.records import Model, ModelState, Upload, UploadState
-from axomsync.report import Document, iso, model_document, upload_document
+from axomsync.report import Document, model_document, next_try, upload_document
 from axomsync.targets import Targets, name_of
 
 _UPLOAD_MEANS = {
@@ -62,7 +62,7 @@ def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, runnin
         "means": means,
         "reason": row.reason,
         "keeps": keeps if unfinished else [unread] if unread else [],
-        "next_attempt": iso(row.next_attempt),
+        "next_attempt": next_try(row.next_attempt),
         "facts": facts,
     }
 

@@ -1,4 +1,4 @@
-"""What the console and storage have in common as HTTP servers: whom to trust, how long to wait, no proxy for loopback.
+"""What the console and storage have in common as HTTP servers: why there is no answer, what headers say.
 
 Keeps nothing. Header values come from the far side: one that does not parse counts as one that is not there.
 """
@@ -6,29 +6,21 @@ Keeps nothing. Header values come from the far side: one that does not parse cou
 import email.utils
 import re
 import ssl
-from collections.abc import MutableMapping
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
-from axomsync.errors import BadConfig, printable
+import httpx
+from socksio import SOCKSError
 
-if TYPE_CHECKING:
-    import httpx
+from axomsync import authorities
+from axomsync.errors import printable
+from axomsync.proxies import Proxy
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+NETWORK_TROUBLE = (httpx.HTTPError, SOCKSError)  # httpx maps all that its connections raise, but not what SOCKS does
 
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """The system's certificate authorities (or `SSL_CERT_FILE`), and those of `ca_file`. Raises `BadConfig`."""
-    context = ssl.create_default_context()
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except OSError as error:
-            reason = "it holds no PEM certificate" if isinstance(error, ssl.SSLError) else error.strerror
-            raise BadConfig(f"[console] ca_file {ca_file}: can't be used: {reason or error}") from None
-    return context
+def with_context(proxy: Proxy, context: ssl.SSLContext) -> httpx.Proxy:
+    """A proxy as httpx takes it; one that is talked to over TLS is trusted as the far side is."""
+    return httpx.Proxy(proxy.url, ssl_context=context if proxy.url.startswith("https:") else None)
 
 
 def host_of(url: str) -> str:
@@ -39,32 +31,58 @@ def host_of(url: str) -> str:
         return "?"
 
 
-def network_reason(error: Exception, url: str, silent: str) -> str:
+def network_reason(error: Exception, proxy: Proxy | None, silent: str) -> str:
     """Why there is no answer: the innermost cause in words, and what helps. `silent` says that nothing came for too long."""
     causes = _causes(error)
     told = " | ".join(causes).lower()
-    proxy = proxy_of(url)
-    through = f", through the proxy {proxy}" if proxy else ""
+    if proxy is not None:
+        return f"through {proxy}: {_refusal_of_proxy(told, proxy) or _reason(error, causes, told, silent)}"
+    return _reason(error, causes, told, silent)
+
+
+def _refusal_of_proxy(told: str, proxy: Proxy) -> str | None:
+    """What a proxy answered in the place of a connection, None when it was something else that failed."""
+    status = re.search(r"proxyerror: (\d{3})\b", told)
+    if "proxy authorization" in told or (status and status[1] == "407"):
+        return proxy_answered(407, proxy)
+    if status:
+        return proxy_answered(int(status[1]), proxy)
+    if any(sign in told for signs, _ in _REASONS for sign in signs):
+        return None
+    if "underlying connection" in told:
+        return "it can't be connected to; is it there?"
+    if any(sign in told for sign in ("tunnel error", "proxyerror", "socks")):
+        return f"it does not let it through; is it of the kind that ${proxy.variable} says, and the host allowed there?"
+    return None
+
+
+def proxy_answered(status: int, proxy: Proxy) -> str:
+    """What to do about an answer of the proxy's own."""
+    if status == 407:
+        return f"it answered 407; put a user and a password into ${proxy.variable}, as in http://user:password@{proxy.place}"
+    return f"it answered {status}; is the host allowed there, and reachable from it?"
+
+
+def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
     if trust := next((printable(cause)[:200] for cause in causes if "certificate" in cause.lower()), None):
+        if not authorities.any_known(ssl.create_default_context()):
+            return f"no certificate authority is known on this machine, so nobody is trusted; {authorities.FIX}"
         return f"its certificate is not trusted ({trust}); [console] ca_file or SSL_CERT_FILE names an authority of your own"
     kind = type(error).__name__
     for signs, reason in _REASONS:
         if any(sign in told for sign in signs):
-            return f"can't connect: {reason}{through}" if kind == "ConnectError" else reason + through
+            return f"can't connect: {reason}" if kind == "ConnectError" else reason
     if (kind == "ConnectTimeout" and "operation timed out" not in told) or ("(connect)" in told and "timed out" in told):
-        return f"no connection in time{through}"
+        return "no connection in time"
     if "Timeout" in kind:
-        return f"{silent}{through}"
+        return silent
     if kind == "ConnectError":
-        return f"can't connect ({printable(causes[-1])[:200]}){through}"
-    return f"the connection broke{through} ({kind})"
+        return f"can't connect ({printable(causes[-1])[:200]})"
+    return f"the connection broke ({kind})"
 
 
 # What the C library, OpenSSL, httpcore and the Rust transport say of causes; the first that fits counts.
 _REASONS = (
-    (("407", "proxy authorization", "proxy authentication"),
-     "the proxy wants a user and a password (407): put them into $HTTPS_PROXY"),
-    (("tunnel error", "unsuccessful tunnel", "proxyerror"), "the proxy does not let it through"),
     (("dns error", "name or service not known", "name resolution", "no address associated", "nodename nor servname"),
      "its name can't be resolved; is DNS set up, and the name right?"),
     (("connection refused",), "nobody listens there (connection refused)"),
@@ -85,26 +103,17 @@ def _causes(error: BaseException) -> list[str]:
     return told
 
 
-def proxy_of(url: str) -> str | None:
-    """Host and port of the proxy that requests to `url` go through, None when they go straight."""
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    return host_of(proxy if "//" in proxy else f"//{proxy}")
-
-
-def retry_after(response: "httpx.Response", now: float) -> float | None:
+def retry_after(response: httpx.Response, now: float) -> float | None:
     """The Retry-After header in seconds, from either of its forms (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
     date = http_date(value)
-    return None if date is None else max(0.0, date - now)
+    sent = http_date(response.headers.get("Date", ""))  # by the same clock, which may not be ours
+    return None if date is None else max(0.0, date - (now if sent is None else sent))
 
 
-def request_id(response: "httpx.Response", name: str, key: str | None = None) -> str:
+def request_id(response: httpx.Response, name: str, key: str | None = None) -> str:
     """What the far side calls this request, for its support: `; request …` to end a message with, or nothing.
 
     `name` is the header that has it. One that is no plain word, or that repeats what is secret (the URL, the `key`), counts
@@ -121,13 +130,3 @@ def http_date(value: str) -> float | None:
         return email.utils.parsedate_to_datetime(value).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
-
-
-def keep_loopback_off_proxies(environ: MutableMapping[str, str]) -> None:
-    """Have no HTTP library of this process go to loopback through a proxy: there it would be another machine's.
-
-    Some libraries read the one spelling of `no_proxy` first, some the other: both get what either held.
-    """
-    named = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in environ.get(name, "").split(",")]
-    hosts = list(dict.fromkeys(host for host in (*named, *_LOOPBACK) if host))
-    environ["no_proxy"] = environ["NO_PROXY"] = ",".join(hosts)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
+LONGEST_WAIT_SECONDS = 3600.0  # for anything that is tried again; what a far side asks for is cut to that
 
 
 def backoff(attempt: int, random: Callable[[], float], retry_after: float | None = None) -> float:
@@ -21,7 +22,7 @@ def backoff(attempt: int, random: Callable[[], float], retry_after: float | None
     window = min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(attempt, 16))
     wait = random() * window
     if retry_after is not None:
-        wait = max(wait, min(retry_after, 3600.0))
+        wait = max(wait, min(retry_after, LONGEST_WAIT_SECONDS))
     return wait
 
 

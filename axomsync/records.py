@@ -278,6 +278,7 @@ class Event:
     subject: str
     at: float
     attempts: int
+    next_attempt: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

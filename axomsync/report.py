@@ -13,6 +13,7 @@ from axomsync import __version__
 from axomsync.config import Settings
 from axomsync.errors import printable
 from axomsync.ledger import LEDGER_FILE, Reader, holder, ledger_fault, trouble_of
+from axomsync.policy import LONGEST_WAIT_SECONDS
 from axomsync.records import (
     Happening,
     Model,
@@ -29,7 +30,8 @@ from axomsync.records import (
 STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
 
-PAUSE_ENDS = "pause_ends"  # the fact that says until when the agent is paused: seconds since the epoch, or "inf"
+# The facts that say until when the agent is paused (seconds since the epoch, or "inf"), and for how long that was asked.
+PAUSE_ENDS, PAUSE_SECONDS = "pause_ends", "pause_seconds"
 
 REJECTS = "rejected"  # sub-folder of the drop folder
 REJECTS_MOST = 100  # that status names; `uploads` has them all
@@ -229,9 +231,17 @@ def _status(
 
 
 def _pause(facts: Mapping[str, str | None]) -> Document:
-    ends = number_in(facts.get(PAUSE_ENDS)) or 0.0
-    paused = time.time() < ends
-    return {"paused": paused, "paused_until": iso(ends) if paused and math.isfinite(ends) else None}
+    left = pause_left(facts, time.time())
+    ends = iso(number_in(facts.get(PAUSE_ENDS)))
+    return {"paused": left > 0, "paused_until": ends if left > 0 and math.isfinite(left) else None}
+
+
+def pause_left(facts: Mapping[str, str | None], now: float) -> float:
+    """Seconds that the agent is still paused. An end that is further ahead than the pause is long is over: the clock was set
+    back since it was written."""
+    left = (number_in(facts.get(PAUSE_ENDS)) or 0.0) - now
+    longest = number_in(facts.get(PAUSE_SECONDS))
+    return left if left > 0 and (longest is None or left <= longest) else 0.0
 
 
 def number_in(fact: str | None) -> float | None:
@@ -276,6 +286,12 @@ def _lies_among_rejects(drop: Path, upload: Upload) -> bool:
 
 
 def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:
-    # What was due a moment ago is due now.
-    due = None if next_attempt is None else max(next_attempt, time.time())
-    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": iso(due)}
+    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": next_try(next_attempt)}
+
+
+def next_try(due: float | None) -> str | None:
+    """When something is tried next. What was due a moment ago is due now, and so is what a wrong clock planned."""
+    if due is None:
+        return None
+    now = time.time()
+    return iso(due if now < due <= now + LONGEST_WAIT_SECONDS else now)

@@ -8,6 +8,8 @@ after its end, a stalled connection, a proxy that refuses, a name that can't be 
 fetched from (`addresses`, at each connection), plain http to a foreign host (`Rejected`), answers that are no HTTP.
 """
 
+import os
+import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -15,7 +17,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -24,12 +25,24 @@ import httpx
 from pyreqwest.client import SyncClient, SyncClientBuilder
 from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from pyreqwest.exceptions import PyreqwestError
+from pyreqwest.proxy import ProxyBuilder
 
 from axomsync import __version__
 from axomsync.addresses import judge_literal, resolve
+from axomsync.authorities import roots, tls_context
 from axomsync.config import Settings, is_loopback, may_use_plain_http
 from axomsync.errors import BadConfig, Rejected, SourceChanged, Transient
-from axomsync.http import host_of, http_date, network_reason, proxy_of, request_id, retry_after, tls_context
+from axomsync.http import (
+    NETWORK_TROUBLE,
+    host_of,
+    http_date,
+    network_reason,
+    proxy_answered,
+    request_id,
+    retry_after,
+    with_context,
+)
+from axomsync.proxies import Proxies, Proxy
 from axomsync.s3 import DOCUMENT_LIMIT, Answer, Confirmation, encrypted, etag_of, judge_get, judge_put, signed_headers
 
 CONNECT_SECONDS = 10.0
@@ -77,9 +90,11 @@ class Storage:
     ) -> None:
         self._allow_http, self._loopback = allow_http, loopback
         self._stall, self._document_seconds = stall, document_seconds
+        self._proxies = Proxies.of(os.environ)
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers before storage set them
+        context = tls_context(ca_file)
         self._downloads = httpx.Client(
-            transport=_Bulk(ca_file, stall, loopback=loopback),
+            transport=_Bulk(roots(ca_file, context), stall, self._proxies, loopback=loopback),
             headers=_HEADERS,
             cookies=no_cookies,
             timeout=None,  # noqa: S113  # the transport has its own
@@ -87,14 +102,11 @@ class Storage:
         # Uploads keep httpx's own transport: its timeouts hold for each write and read. The Rust one has a read timeout
         # that runs while a body is being sent, and so ends every upload that takes longer.
         self._uploads = httpx.Client(
-            verify=tls_context(ca_file),
+            transport=_Uploads(context, self._proxies, loopback=loopback),
             headers=_HEADERS,
             cookies=no_cookies,
             timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=max(stall, answer_seconds), pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
-        # httpx hands no network backend on. Those of its proxies stay as they are: a proxy resolves names by itself.
-        self._uploads._transport._pool._network_backend = _JudgedNetwork(loopback=loopback)  # type: ignore[attr-defined]
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -125,6 +137,7 @@ class Storage:
         if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
         with self._mapped(url), _answered(self._downloads.stream("GET", url, headers=headers)) as response:
+            self._tell_proxy(url, response)
             answer = self._answer(response, with_body=response.status_code not in (200, 206))
             extent = judge_get(answer, start, end, total)
             if extent.whole and start != 0:
@@ -152,6 +165,7 @@ class Storage:
                 sent += len(piece)
 
         with self._mapped(url), _answered(self._uploads.stream("PUT", url, content=counted(), headers=headers)) as response:
+            self._tell_proxy(url, response)
             # The body is read even if it is empty: without that the next PUT could not use this connection.
             # The answer was waited for; its body has no such right to be slow.
             response.request.extensions["timeout"]["read"] = self._document_seconds
@@ -195,14 +209,20 @@ class Storage:
                 break
         return text[:DOCUMENT_LIMIT]
 
+    def _tell_proxy(self, url: str, response: httpx.Response) -> None:
+        """What a proxy answers itself to plain http is not storage's word. Raises `Transient`."""
+        if response.status_code == 407 and (proxy := self._proxies.leading_to(url)) is not None:
+            raise Transient(f"storage {host_of(url)}: through {proxy}: {proxy_answered(407, proxy)}")
+
     @contextmanager
     def _mapped(self, url: str) -> Iterator[None]:
         """Turn what the transports raise into our own errors; messages name the host, never the URL."""
         try:
             yield
-        except (httpx.HTTPError, httpx.InvalidURL, PyreqwestError) as error:
+        except (*NETWORK_TROUBLE, httpx.InvalidURL, PyreqwestError) as error:
             silent = f"no byte for {self._stall:g} s ([transfer] stall)"
-            raise Transient(f"storage {host_of(url)}: {network_reason(error, url, silent)}") from None
+            reason = network_reason(error, self._proxies.leading_to(url), silent)
+            raise Transient(f"storage {host_of(url)}: {reason}") from None
 
 
 @contextmanager
@@ -269,12 +289,42 @@ class _JudgedNetwork(httpcore.NetworkBackend):
         raise httpcore.ConnectError("signed URLs lead to no sockets")
 
 
-class _Bulk(httpx.BaseTransport):
-    """Rust transports, one for each address of a name, so that what was judged is what is connected to."""
+class _Uploads(httpx.BaseTransport):
+    """httpx's own transport, one for each proxy, and one for what goes straight."""
 
-    def __init__(self, ca_file: str | None, stall: float, *, loopback: bool) -> None:
-        self._ca_file, self._stall, self._loopback = ca_file, stall, loopback
+    def __init__(self, context: ssl.SSLContext, proxies: Proxies, *, loopback: bool) -> None:
+        self._context, self._proxies = context, proxies
+        # httpx hands no network backend on. Those of proxies stay as they are: a proxy resolves names by itself.
+        straight = self._build(None)
+        straight._pool._network_backend = _JudgedNetwork(loopback=loopback)
+        self._transports: dict[Proxy | None, httpx.HTTPTransport] = {None: straight}
+        self._transports |= {proxy: self._build(proxy) for proxy in proxies.named.values()}
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """As the transport of its proxy."""
+        return self._transports[self._proxies.leading_to(str(request.url))].handle_request(request)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for transport in self._transports.values():
+            transport.close()
+
+    def _build(self, proxy: Proxy | None) -> httpx.HTTPTransport:
+        return httpx.HTTPTransport(
+            verify=self._context,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            proxy=None if proxy is None else with_context(proxy, self._context),
+        )
+
+
+class _Bulk(httpx.BaseTransport):
+    """Rust transports, one for each address of a name, so that what was judged is what is connected to; and one a proxy."""
+
+    def __init__(self, roots: bytes | None, stall: float, proxies: Proxies, *, loopback: bool) -> None:
+        self._roots, self._stall, self._proxies, self._loopback = roots, stall, proxies, loopback
         self._straight = SyncHttpxTransport(self._build(None))
+        self._through = {proxy: SyncHttpxTransport(self._build(None, proxy)) for proxy in proxies.named.values()}
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
         self._pinned: dict[tuple[str, str, int], SyncHttpxTransport] = {}
         self._turn = 0
@@ -284,7 +334,9 @@ class _Bulk(httpx.BaseTransport):
         """As the transport of the address that is next."""
         url = request.url
         host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
-        if judge_literal(host, loopback=self._loopback) or proxy_of(str(url)) is not None:
+        if (proxy := self._proxies.leading_to(str(url))) is not None:
+            return self._through[proxy].handle_request(request)
+        if judge_literal(host, loopback=self._loopback):
             return self._straight.handle_request(request)
         transport = self._transport(host, port)
         try:
@@ -296,7 +348,7 @@ class _Bulk(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close all connections."""
-        for transport in (self._straight, *self._pinned.values()):
+        for transport in (self._straight, *self._through.values(), *self._pinned.values()):
             transport.close()
 
     def _transport(self, host: str, port: int) -> SyncHttpxTransport:
@@ -317,22 +369,25 @@ class _Bulk(httpx.BaseTransport):
                 self._pinned[key] = SyncHttpxTransport(self._build(key))
             return self._pinned[key]
 
-    def _build(self, pinned: tuple[str, str, int] | None) -> SyncClient:
+    def _build(self, pinned: tuple[str, str, int] | None, proxy: Proxy | None = None) -> SyncClient:
         builder = (
             SyncClientBuilder()
             .runtime_multithreaded(True)  # one thread can decrypt about 10 Gbit/s
             .http1_only()
             .follow_redirects(False)
+            .no_proxy()  # that it would read from the environment in its own way
             .referer(False)
             .gzip(False).brotli(False).zstd(False).deflate(False)
             .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
             .read_timeout(timedelta(seconds=self._stall))
         )  # fmt: skip
+        if proxy is not None:
+            builder = builder.proxy(ProxyBuilder.all(proxy.url))
         if pinned is not None:
             builder = builder.resolve(*pinned)
-        if self._ca_file is not None:
+        if self._roots is not None:
             try:
-                builder = builder.add_root_certificate_pem(Path(self._ca_file).read_bytes())
-            except (OSError, PyreqwestError) as error:
-                raise BadConfig(f"[console] ca_file {self._ca_file}: can't be used: {error}") from None
+                builder = builder.add_root_certificate_pem(self._roots)
+            except PyreqwestError as error:
+                raise BadConfig(f"[console] ca_file: can't be used: {error}") from None
         return builder.build()

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from axomsync.authorities import tls_context
 from axomsync.console import Console, NotThere
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
-from axomsync.http import tls_context
 from axomsync.mirror.layout import check_manifest
 from axomsync.s3 import url_lifetime
 from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly

@@ -10,7 +10,7 @@ import pytest
 from axomsync.errors import Transient
 from axomsync.storage import Storage
 from tests.rig.faults import Content, FaultyServer
-from tests.rig.tls import Authority, ConnectProxy, TlsFront
+from tests.rig.tls import Authority, ConnectProxy, SocksProxy, TlsFront
 
 NAME = "storage.test"  # resolves nowhere: only a proxy leads there
 CONTENT = Content(300_000, seed=3)
@@ -38,7 +38,7 @@ def front(authority: Authority, server: FaultyServer) -> Iterator[TlsFront]:
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"):
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -99,6 +99,18 @@ def test_a_proxy_is_a_tunnel_that_sees_no_url(
             both_ways(storage, server, NAME)
         assert [head.split(b"\r\n")[0] for head in proxy.asked] == [f"CONNECT {NAME}:443 HTTP/1.1".encode()] * 2
         assert not any(b"X-Amz" in head or b"uthorization" in head for head in proxy.asked)
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
+def test_a_socks_proxy_resolves_names(
+    server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    with SocksProxy(front.address) as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"{scheme}://127.0.0.1:{proxy.address[1]}")
+        monkeypatch.setenv("NO_PROXY", "localhost,::1/128")
+        with storage_for(authority.file) as storage:
+            both_ways(storage, server, NAME)
+        assert proxy.asked == [NAME.encode()] * 2
 
 
 def test_what_needs_no_proxy_goes_round_it(

@@ -9,6 +9,7 @@ fixes), a reader of the output that goes away, an output that can't show every c
 import io
 import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -21,6 +22,7 @@ USAGE_EXIT_CODE = 2
 
 def main() -> None:
     """Run the command line and end the process with the exit code that `interface.md` fixes."""
+    _fill_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -30,7 +32,7 @@ def main() -> None:
     except AxomsyncError as error:
         from axomsync.ops.logs import redact
 
-        click.echo("\n".join(f"axomsync: {line}" for line in redact(str(error)).splitlines()), err=True)
+        _say("\n".join(f"axomsync: {line}" for line in redact(str(error)).splitlines()))
         code = error.exit_code
     except click.ClickException as error:
         error.show()
@@ -42,9 +44,26 @@ def main() -> None:
         _give_up_output()
     except OSError as error:
         code = LocalFault.exit_code
-        click.echo(f"axomsync: {local_fault(error, error.filename or 'standard output')}", err=True)
+        _say(f"axomsync: {local_fault(error, error.filename or 'standard output')}")
         _give_up_output()
     sys.exit(code)
+
+
+def _say(text: str) -> None:
+    """What could not be written to standard error is in the exit code all the same."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+def _fill_descriptors() -> None:
+    """Whoever starts this may have closed 0, 1 or 2: no file that is opened later may become what is printed into."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 def _give_up_output() -> None:

@@ -39,10 +39,8 @@ def load(config_file: str | None) -> "Loaded":
 
 def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
     """As `load`, for a verb that works for long: its log goes where the configuration says, from `level` on."""
-    from axomsync.http import keep_loopback_off_proxies
     from axomsync.ops import logs
 
-    keep_loopback_off_proxies(os.environ)
     loaded = load(config_file)
     logs.set_up(loaded.settings.log.format, level or loaded.settings.log.level)
     return loaded

@@ -3,7 +3,6 @@
 Failures handled: those of what was asked; an agent that ends meanwhile (`Transient`).
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,7 +21,6 @@ def errand(
     from axomsync.agent import Agent
     from axomsync.cli.context import as_owner
     from axomsync.cli.steering import steer
-    from axomsync.http import keep_loopback_off_proxies
     from axomsync.ledger import holder
     from axomsync.ops import logs
 
@@ -31,6 +29,5 @@ def errand(
         answer: dict[str, Any] | None = steer(loaded, verb, argument, parameters, patience)
         if answer is not None:
             return answer
-    keep_loopback_off_proxies(os.environ)
     logs.set_up(loaded.settings.log.format, "warning")
     return Agent(loaded, environ).errand(verb, argument, parameters or {})

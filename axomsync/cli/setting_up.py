@@ -25,12 +25,12 @@ def config_group() -> None:
 @config_option
 def config_check(config_file: str | None) -> None:
     """Validate the configuration: every error at once, with its key and line."""
-    from axomsync.config import not_acted_on
-    from axomsync.http import tls_context
+    from axomsync.authorities import tls_context
+    from axomsync.config import misspelt, not_acted_on
 
     loaded = load(config_file)
     tls_context(ca_file_of(loaded))
-    for line in not_acted_on(loaded):
+    for line in (*misspelt(os.environ), *not_acted_on(loaded)):
         click.echo(line)
     click.echo(f"{loaded.path}: good")
 
@@ -89,14 +89,10 @@ def doctor(config_file: str | None, as_json: bool, no_write: bool) -> None:
     from dataclasses import asdict
 
     from axomsync import tables
-    from axomsync.http import keep_loopback_off_proxies
     from axomsync.ops.doctor import Doctor, Verdict
-    from axomsync.storage import Storage
 
-    keep_loopback_off_proxies(os.environ)
     loaded = load(config_file)
-    storage = Storage.of(loaded.settings)
-    examination = Doctor(loaded.settings, console_of(loaded), storage, write=not no_write)
+    examination = Doctor(loaded.settings, os.environ, write=not no_write)
     findings = list(examination.findings())
     print_documents([asdict(finding) for finding in findings], as_json, tables.findings)
     if examination.key_refused:

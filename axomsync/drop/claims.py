@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -60,6 +61,7 @@ class Claims:
 
     def __init__(self, root: Path, identity: str, *, keeps: bool) -> None:
         self._root, self._identity, self._keeps = root, identity.encode(), keeps
+        self._from_future: dict[bytes, tuple[float, float]] = {}  # their times, and since when they are known: monotonic
 
     @property
     def alone(self) -> bool:
@@ -210,7 +212,18 @@ class Claims:
 
     def _is_stale(self, claims: Folder, name: bytes) -> bool:
         status = claims.status(name)
-        return status is not None and self._mark() - status.st_mtime > STALE_SECONDS
+        if status is None:
+            return False
+        age = self._mark() - status.st_mtime
+        if age >= -STALE_SECONDS:
+            self._from_future.pop(name, None)
+            return age > STALE_SECONDS
+        # The clock was set back since it was made or touched. Whoever lives touches it again.
+        made, known_since = self._from_future.get(name, (None, 0.0))
+        if made != status.st_mtime:
+            known_since = time.monotonic()
+            self._from_future[name] = (status.st_mtime, known_since)
+        return time.monotonic() - known_since > STALE_SECONDS
 
     def _mark(self) -> float:
         """The time now by the clock of the filesystem, which all agents share."""

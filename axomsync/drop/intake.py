@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -30,6 +31,7 @@ from axomsync.errors import KeyRefused, LocalFault, Stopping, printable
 from axomsync.liveness import Beat, Liveness
 from axomsync.problems import Problems
 from axomsync.records import UNDER_WAY, Stamp, Upload, UploadState
+from axomsync.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,8 @@ class Intake:
         self._ledger_fault: LocalFault | None = None
         self._key_pause_ends = -math.inf
         self._scan_seconds = 0.0  # that the last scan took, and nothing else: the ledger may be locked for as long
-        self._retry_at: float | None = None  # by the wall clock, as `next_attempt` in the ledger
+        self._waits = Waits(around.now, clock)
+        self._retry_at = math.inf  # by the monotonic clock
 
     @property
     def observer(self) -> str:
@@ -116,13 +119,12 @@ class Intake:
         and `LocalFault` when the folder can't be read or the ledger not be written."""
         try:
             self._ledger.make_uploads_due()
-            began = self._around.now()
-            first = self._turn(now=began).found
+            first = self._turn(once=True).found
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
                 self._around.stop.wait(left)
             # Until a look finds nothing more to do. What fails in this pass is tried again in the next one.
-            while not self._turn(only=first, now=began).is_last and self._goes_on():
+            while not self._turn(only=first, once=True).is_last and self._goes_on():
                 while self._goes_on() and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
                     pass
         finally:
@@ -173,10 +175,7 @@ class Intake:
         latest = began + self._settings.rescan
         if (due := self._settler.due_in(now)) is not None:
             latest = min(latest, now + due)
-        if self._key_pause_ends > now:
-            latest = min(latest, self._key_pause_ends)
-        elif self._retry_at is not None:
-            latest = min(latest, now + max(0.0, self._retry_at - self._around.now()))
+        latest = min(latest, self._key_pause_ends if self._key_pause_ends > now else self._retry_at)
         until = max(earliest, latest)
         while not self._around.stop.is_set():
             beat()
@@ -195,10 +194,10 @@ class Intake:
         else:
             self._problems.clear("watching the drop folder")
 
-    def _turn(self, only: Container[bytes] | None = None, now: float | None = None) -> "_Turn":
-        """One scan and what follows from it; what is due by `now` is due. Raises `LocalFault`.
+    def _turn(self, only: Container[bytes] | None = None, *, once: bool = False) -> "_Turn":
+        """One scan and what follows from it. Raises `LocalFault`.
 
-        What is due is begun, if it is in `only`.
+        What is due is begun, if it is in `only`; what failed is not due again when everything is tried `once`.
         """
         busy = self._backlog.members()  # before the scan: a file that is archived after it must not be taken for a new one
         settings = self._settings
@@ -219,12 +218,12 @@ class Intake:
             seen.found,
             rows,
             busy,
-            self._around.now() if now is None else now,
+            partial(self._left, once),
             keeps=settings.after == "keep",
             max_put=math.inf if settings.shard else settings.max_put,
         )
         del rows
-        self._retry_at = meaning.next_due
+        self._retry_at = math.inf if meaning.next_in is None else self._clock() + meaning.next_in
         self._forget(meaning.vanished, seen)
         settling = meaning.settling | self._meet(meaning, seen.found)
         finished = [path for path in settling if path in pushed]
@@ -235,6 +234,10 @@ class Intake:
             begun = self._begin((known[path] for path in finished if not self._still_written(known[path])), only)
         begun = self._begin(meaning.unfinished, only) or begun
         return _Turn(seen.found.keys(), is_last=not busy and not begun)
+
+    def _left(self, once: bool, row: Upload) -> float:
+        """Seconds until a row is due."""
+        return math.inf if once and row.next_attempt is not None else self._waits.left(row.id, row.next_attempt)
 
     def _get_ready(self) -> Mapping[bytes, LocalFault]:
         """Before the first file is taken: know what was uploaded from the folder; returns what can't be looked at."""

@@ -1,12 +1,11 @@
 """What a scan of the drop folder means, and whether a file has stopped changing. Pure: no I/O, time is an argument."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from axomsync.records import Stamp, Upload, UploadState
 
 FINISHED = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE, UploadState.REJECTED})
-LONGEST_WAIT_SECONDS = 2 * 3600.0  # no back-off is longer; what is due later than that was planned by a clock that was wrong
 
 
 @dataclass(slots=True)
@@ -19,19 +18,20 @@ class Meaning:
     settling: dict[bytes, Stamp] = field(default_factory=dict)  # to be watched until they stand still
     unfinished: list[Upload] = field(default_factory=list)  # checked or even uploaded, and still lying there
     vanished: list[Upload] = field(default_factory=list)  # row, but no file
-    next_due: float | None = None  # when the first of those comes that wait for a time
+    next_in: float | None = None  # seconds until the first of those comes that wait for a time
 
 
 def interpret(
     found: Mapping[bytes, Stamp],
     rows: Iterable[Upload],
     busy: Container[int],
-    now: float,
+    left: Callable[[Upload], float],
     *,
     keeps: bool,
     max_put: float,
 ) -> Meaning:
-    """Compare a scan with the ledger's rows. `busy` uploads are left alone, those whose time has not come too.
+    """Compare a scan with the ledger's rows. `busy` uploads are left alone, those that still wait for `left` seconds
+    too.
 
     `keeps` says that finished files stay where they are. Held files that `max_put` (bytes) allows are taken up again.
     """
@@ -47,8 +47,8 @@ def interpret(
             meaning.replaced.append(row)
         elif _starts_over(row, stamp, max_put):
             meaning.changed.append(row)
-        elif (due := _waits_for(row, now)) is not None and stamp == row.stamp:
-            meaning.next_due = due if meaning.next_due is None else min(due, meaning.next_due)
+        elif stamp == row.stamp and (seconds := left(row)) > 0:
+            meaning.next_in = seconds if meaning.next_in is None else min(seconds, meaning.next_in)
         elif row.state in (UploadState.SETTLING, UploadState.CHECKING):
             meaning.settling[row.path] = stamp
         elif _goes_on(row, keeps):
@@ -60,11 +60,6 @@ def interpret(
 def _starts_over(row: Upload, stamp: Stamp, max_put: float) -> bool:
     was_read = row.state is not UploadState.SETTLING
     return (was_read and stamp != row.stamp) or (row.state is UploadState.HELD and stamp.size <= max_put)
-
-
-def _waits_for(row: Upload, now: float) -> float | None:
-    due = row.next_attempt
-    return due if due is not None and now < due <= now + LONGEST_WAIT_SECONDS else None
 
 
 def _goes_on(row: Upload, keeps: bool) -> bool:

@@ -14,6 +14,7 @@ import errno
 import fnmatch
 import os
 import stat
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,8 +142,13 @@ def _look_into(
 
 
 def _is_done(mark: os.DirEntry[str] | None, stamp: Stamp) -> bool:
-    """A marker that is older than its file was meant for another one, which had the name before."""
-    return mark is not None and mark.stat(follow_symlinks=False).st_mtime_ns >= stamp.mtime_ns
+    """A marker that is older than its file was meant for another one, which had the name before.
+
+    Of a file that comes from the future, by a clock that was wrong, that can't be told: its marker is believed.
+    """
+    if mark is None:
+        return False
+    return mark.stat(follow_symlinks=False).st_mtime_ns >= stamp.mtime_ns or stamp.mtime_ns > time.time_ns()
 
 
 def _note(result: Scan, path: bytes, error: OSError) -> None:

@@ -241,7 +241,7 @@ class Reader:
 
     def events_due(self, now: float) -> list[Event]:
         """What hooks are to be run for, oldest first."""
-        sql = 'SELECT id, kind, "table", subject, at, attempts FROM events'
+        sql = 'SELECT id, kind, "table", subject, at, attempts, next_attempt FROM events'
         due = f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id"
         return self._rows(due, (now,), make=partial(_plain, Event))
 

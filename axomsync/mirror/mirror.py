@@ -50,6 +50,7 @@ from axomsync.policy import backoff, same_but_for_numbers
 from axomsync.problems import Problems
 from axomsync.records import Manifest, ManifestFile, Model, ModelFile, ModelState
 from axomsync.retry import persist
+from axomsync.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ MODELS_AT_ONCE = 4
 FETCHES_OF_A_FILE = 3
 LONGEST_NAP_SECONDS = 5.0
 KEY_PAUSE_SECONDS = 30.0
+SHORTEST_PAUSE_SECONDS = 1.0  # between two polls, however often they are wanted
 REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same question; upstream may mend it within the hour
 DISK_PAUSE_SECONDS = 10.0  # looking again costs a statvfs, and the console nothing
 WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
@@ -90,8 +92,8 @@ class Mirror:
         self._problems, self._liveness, self._stop, self._random = problems, liveness, stop, random
         self._patience, self._now, self._clock = patience, now, clock
         self._wake = threading.Event()
-        self._wake.set()
         self._hurry = threading.Event()
+        self._waits = Waits(now, clock)
         self._pool = ThreadPoolExecutor(MODELS_AT_ONCE, thread_name_prefix="model")
         self._in_flight: dict[str, Future[None]] = {}
         self._begin_lock, self._poll_lock = threading.RLock(), threading.Lock()
@@ -103,13 +105,13 @@ class Mirror:
         self._misplaced: set[str] = set()  # subjects of problems with names in the mirror folder
 
     def wake(self) -> None:
-        """Poll now."""
+        """See what is due."""
         self._wake.set()
 
     def hurry(self) -> None:
-        """As `wake`, and without the pause that a console in trouble or a refused key asks for."""
-        self._wake.set()
+        """Poll now, without the pause that a console in trouble or a refused key asks for."""
         self._hurry.set()
+        self._wake.set()
 
     def run(self) -> None:
         """Work until the agent stops."""
@@ -117,24 +119,20 @@ class Mirror:
         with self._liveness.worker("mirror") as beat:
             while not self._stop.is_set():
                 beat()
-                if self._wake.is_set() and self._clock() >= next_poll:
-                    self._wake.clear()
+                self._wake.clear()
+                if self._hurry.is_set() or self._clock() >= next_poll:
                     self._hurry.clear()
-                    next_poll = self._clock() + self._poll_and_tell()
+                    began = self._clock()
+                    next_poll = max(began + self._poll_and_tell(), self._clock() + SHORTEST_PAUSE_SECONDS)
                 self._begin_due_and_tell()
-                if (left := next_poll - self._clock()) > 0:
-                    if self._hurry.wait(min(left, LONGEST_NAP_SECONDS)):
-                        self._hurry.clear()
-                        next_poll = -math.inf
-                else:
-                    self._wake.wait(LONGEST_NAP_SECONDS)
+                self._wake.wait(min(max(0.0, next_poll - self._clock()), LONGEST_NAP_SECONDS))
         self._pool.shutdown(cancel_futures=True)
 
     def run_once(self) -> None:
         """One pass: every ready model is mirrored as far as possible. Raises what the console or its folder refuses."""
         try:
             self.poll()
-            self._begin_due(math.inf)
+            self._begin_due(everything=True)
             wait_for(self._in_flight.values())
             self._space.retain()
         finally:
@@ -288,50 +286,48 @@ class Mirror:
             self._ledger.note_presence(listed)
 
     def _poll_and_tell(self) -> float:
-        """Seconds to keep away from the console: it is never asked in a tight loop, however often one is woken."""
+        """Seconds from the begin of this poll to that of the next one."""
         try:
             self.poll()
         except KeyRefused as refused:
             self._problems.report("console", str(refused), self._now() + KEY_PAUSE_SECONDS)
-            return self._again_in(KEY_PAUSE_SECONDS)
+            return KEY_PAUSE_SECONDS
         except LocalFault as fault:
             self._problems.report("mirror folder", str(fault), self._now() + self._settings.poll)
-            return 1.0
+            return self._settings.poll
         except AxomsyncError as failure:
             self._failed_polls += 1
             wait = backoff(self._failed_polls, self._random, getattr(failure, "retry_after", None))
             self._problems.report("console", str(failure), self._now() + wait)
-            return self._again_in(max(1.0, wait))
+            return wait
         self._failed_polls = 0
         self._problems.clear("console")
         self._problems.clear("mirror folder")
-        return 1.0
-
-    def _again_in(self, seconds: float) -> float:
-        self._wake.set()
-        return seconds
+        return self._settings.poll
 
     def _begin_due_and_tell(self) -> None:
         try:
-            self._begin_due(self._now())
+            self._begin_due()
         except LocalFault as fault:
             self._problems.report("ledger", str(fault))
         else:
             self._problems.clear("ledger")
 
-    def _begin_due(self, now: float) -> None:
+    def _begin_due(self, *, everything: bool = False) -> None:
         if self.paused:
             return
         with self._begin_lock:
-            self._begin(now)
+            self._begin(everything=everything)
 
-    def _begin(self, now: float) -> None:
+    def _begin(self, *, everything: bool) -> None:
         self._in_flight = {model: future for model, future in self._in_flight.items() if not future.done()}
         for model in self._ledger.read.models_due(WORKED_ON, math.inf):
             if model.id not in self._in_flight:  # its end could not be recorded, on a full disk for instance
                 self._ledger.move_model(model.id, ModelState.QUEUED)
-        for model in self._ledger.read.models_due(DUE, now):
-            if model.id not in self._in_flight:
+        for model in self._ledger.read.models_due(DUE, math.inf):
+            if model.id in self._in_flight:
+                continue
+            if everything or self._waits.left(model.id, model.next_attempt) == 0:
                 self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
 
     # One model
@@ -370,7 +366,7 @@ class Mirror:
     def _set_back(self, model: Model, state: ModelState, reason: str, pause: float) -> None:
         if not same_but_for_numbers(model.reason or "", reason):
             log.warning("%s: %s: %s", shown(model), state, reason)
-        attempts, due = model.attempts + 1, self._now() + pause
+        attempts, due = model.attempts + 1, self._waits.begin(model.id, pause)
         self._ledger.move_model(model.id, state, reason=reason, attempts=attempts, next_attempt=due)
 
     def _mirror(self, model: Model, beat: Beat) -> None:

@@ -29,6 +29,7 @@ from axomsync.mirror.verify import Damage, HalfSpeed, Step, examine
 from axomsync.problems import Problems
 from axomsync.records import Model, ModelState
 from axomsync.retry import persist
+from axomsync.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Upkeep:
         self._settings, self._place, self._ledger, self._console = settings, place, ledger, console
         self._lanes, self._meter, self._problems, self._liveness = lanes, meter, problems, liveness
         self._stop, self._random, self._patience, self._now, self._clock = stop, random, patience, now, clock
+        self._waits = Waits(now, clock)
         self._put_off: dict[str, float] = {}  # by the clock, until when a model that could not be read is left alone
 
     def run(self) -> None:
@@ -158,7 +160,9 @@ class Upkeep:
         if self._settings.scrub is None or not is_folder(model.path):
             return False
         pause = self._settings.scrub if model.damage is None else min(self._settings.scrub, AGAIN_SECONDS)
-        return model.verified_at is None or self._now() - model.verified_at >= pause
+        if model.verified_at is None:
+            return True
+        return self._waits.left(model.id, model.verified_at + pause, pause) == 0
 
     def _sleep(self, seconds: float, beat: Beat) -> bool:
         """True when the agent stops."""

@@ -10,20 +10,21 @@ import os
 import pwd
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from urllib.request import getproxies
 
-from axomsync.config import Settings
+from axomsync import authorities
+from axomsync.config import Settings, load_key, misspelt
 from axomsync.console import Console, NotThere
 from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, Watcher
-from axomsync.errors import AxomsyncError, KeyRefused, LocalFault, Rejected, local_fault
+from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected, local_fault
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of
 from axomsync.ledger import LEDGER_FILE, Reader, UnreadyLedger, check_ledger
+from axomsync.proxies import Proxies
 from axomsync.records import Presigned, RemoteModel
 from axomsync.s3 import plain_md5
 from axomsync.storage import Storage
@@ -59,15 +60,18 @@ class Finding:
 class Doctor:
     """Looks at one installation as the user who calls. `write` allows to leave a tiny object in storage."""
 
-    def __init__(self, settings: Settings, console: Console, storage: Storage, *, write: bool) -> None:
-        self._settings, self._console, self._storage, self._write = settings, console, storage, write
+    def __init__(self, settings: Settings, environ: Mapping[str, str], *, write: bool) -> None:
+        self._settings, self._environ, self._write = settings, environ, write
+        self._ca_file = str(settings.console.ca_file) if settings.console.ca_file else None
         self.key_refused = False
 
     def findings(self) -> Iterator[Finding]:
         """All checks, as they are made."""
         yield from user(os.geteuid(), _has_user(SERVICE_USER))
-        yield proxies(getproxies())
-        yield from self._console_and_storage()
+        yield from variables(misspelt(self._environ))
+        yield from proxies(Proxies.of(self._environ))
+        yield from certificates(self._ca_file, self._environ)
+        yield from self._far_side()
         yield clock(_clock_is_synchronised())
         for name, folder in self._folders().items():
             yield from self._folder(name, folder)
@@ -77,6 +81,17 @@ class Doctor:
 
     # The far side
 
+    def _far_side(self) -> Iterator[Finding]:
+        try:
+            url, settings = self._settings.console.url, self._settings
+            self._console = Console(url, lambda: load_key(settings, self._environ), ca_file=self._ca_file)
+            self._storage = Storage.of(settings)
+        except AxomsyncError as failure:
+            fix = "correct that; neither console nor storage could be tried"
+            yield Finding("console", Verdict.FAIL, str(failure), fix)
+            return
+        yield from self._console_and_storage()
+
     def _console_and_storage(self) -> Iterator[Finding]:
         try:
             models = self._console.models()
@@ -84,7 +99,9 @@ class Doctor:
             self.key_refused = isinstance(failure, KeyRefused)
             yield Finding("console", Verdict.FAIL, str(failure), "see the reason; nothing behind the console could be tried")
             return
-        yield Finding("console", Verdict.OK, f"{host_of(self._console.url)} lists {len(models)} models (scope read)")
+        through = f", through {self._console.proxy}" if self._console.proxy else ""
+        found = f"{host_of(self._console.url)} lists {len(models)} models (scope read){through}"
+        yield Finding("console", Verdict.OK, found)
         if self._console.clock_ahead is not None:
             yield skew(self._console.clock_ahead)
         if self._settings.mirror.enabled:
@@ -158,7 +175,7 @@ class Doctor:
             elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(0, "it may not be written")
         except OSError as error:
-            fix = f"let {pwd.getpwuid(os.geteuid()).pw_name} write there (chown, chmod, ReadWritePaths= of the unit)"
+            fix = f"let {_user_name(os.geteuid())} write there (chown, chmod, ReadWritePaths= of the unit)"
             yield Finding(subject, Verdict.FAIL, str(local_fault(error, str(folder))), fix)
             return
         if name == "drop":
@@ -234,11 +251,34 @@ def user(euid: int, service_user_exists: bool) -> Iterator[Finding]:
         yield Finding("user", Verdict.WARN, f"looking as root, while the service runs as {SERVICE_USER}", fix)
 
 
-def proxies(found: dict[str, str]) -> Finding:
+def variables(advice: list[str]) -> Iterator[Finding]:
+    """Of the environment."""
+    for line in advice:
+        yield Finding("environment", Verdict.WARN, line, "correct its name, or unset it")
+
+
+def proxies(found: Proxies) -> Iterator[Finding]:
     """Proxies change who answers."""
-    named = {scheme: host_of(url) for scheme, url in sorted(found.items()) if scheme in ("http", "https", "all")}
-    told = ", ".join(f"{scheme} goes through {host}" for scheme, host in named.items())
-    return Finding("proxy", Verdict.OK, told or "none is set")
+    for warning in found.warnings:
+        yield Finding("proxy", Verdict.WARN, warning, "set the variable right where the agent is started, or unset it there")
+    told = ", ".join(f"{scheme} goes through {proxy}" for scheme, proxy in sorted(found.named.items()))
+    yield Finding("proxy", Verdict.OK, told or "none is used")
+
+
+def certificates(ca_file: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Whom this machine trusts."""
+    for complaint in authorities.complaints(environ):
+        yield Finding("certificates", Verdict.WARN, complaint, "set the variable right where the agent is started")
+    try:
+        known = authorities.any_known(authorities.tls_context(ca_file))
+    except BadConfig as bad:
+        yield Finding("certificates", Verdict.FAIL, str(bad), "correct that, or leave ca_file out")
+        return
+    if known:
+        own = f", and those of {ca_file}" if ca_file else ""
+        yield Finding("certificates", Verdict.OK, f"the system's authorities are trusted{own}")
+    else:
+        yield Finding("certificates", Verdict.FAIL, "no certificate authority is known on this machine", authorities.FIX)
 
 
 def skew(ahead: float) -> Finding:
@@ -297,6 +337,14 @@ def watches(folders: int, limit: int) -> Finding:
 def _refused(subject: str, failure: AxomsyncError, fix: str) -> Finding:
     told = isinstance(failure, Rejected) and "scope" in str(failure)  # it says itself what to do
     return Finding(subject, Verdict.FAIL, str(failure), "" if told else fix)
+
+
+def _user_name(uid: int) -> str:
+    """As in the list of users; a container may run as one who is not there."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _has_user(name: str) -> bool:

@@ -12,6 +12,7 @@ be written (tried again), an event that trips a bug (told, the others go on).
 import ctypes
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from axomsync.policy import backoff
 from axomsync.problems import Problems
 from axomsync.records import Event
 from axomsync.report import Document, iso, model_document, upload_document
+from axomsync.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +66,10 @@ class Hooks:
         environ: Mapping[str, str],
         *,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._ledger, self._problems, self._liveness = settings, ledger, problems, liveness
-        self._stop, self._random, self._now = stop, random, now
+        self._stop, self._random, self._now, self._waits = stop, random, now, Waits(now, clock)
         self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
 
     def run(self) -> None:
@@ -75,6 +78,7 @@ class Hooks:
             self._ledger.drop_events((), self._now() - KEPT_SECONDS)
             while not self._stop.wait(LOOK_SECONDS):
                 beat()
+                reap_orphans()
                 try:
                     self.run_due(beat)
                 except LocalFault as fault:
@@ -84,7 +88,8 @@ class Hooks:
 
     def run_due(self, beat: Beat = lambda: None) -> None:
         """Run the hooks that are due, one after the other. Raises `LocalFault` for the ledger."""
-        due = self._ledger.read.events_due(self._now())
+        undone = self._ledger.read.events_due(math.inf)
+        due = [event for event in undone if self._waits.left(event.id, event.next_attempt) == 0]
         if unwanted := {event.kind for event in due if not self._command(event)}:
             self._ledger.drop_events(unwanted, self._now() - KEPT_SECONDS)
         for event in due:
@@ -95,7 +100,7 @@ class Hooks:
             except LocalFault:
                 raise
             except Exception as bug:  # noqa: BLE001  # the others go on
-                again = self._now() + backoff(event.attempts + 1, self._random)
+                again = self._waits.begin(event.id, backoff(event.attempts + 1, self._random))
                 self._problems.report_bug("hooks", bug, again)
                 self._ledger.record_hook(event.id, f"unexpected {type(bug).__name__}", again)
 
@@ -114,7 +119,7 @@ class Hooks:
             self._ledger.record_hook(event.id, output, None)
             return
         attempts = event.attempts + 1
-        again = self._now() + backoff(attempts, self._random) if attempts < TRIES else None
+        again = self._waits.begin(event.id, backoff(attempts, self._random)) if attempts < TRIES else None
         told = f"{printable(self._command(event)[0])} {failure}" + (f"; it said: {output}" if output else "")
         self._problems.report(subject, told if again is not None else f"{told}; given up after {TRIES} tries", again)
         self._ledger.record_hook(event.id, f"{failure}: {output}", again)
@@ -177,6 +182,23 @@ class Hooks:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return None
+
+
+def reap_orphans() -> None:
+    """Let go of the dead that nobody waits for: as the first process of a container, this one inherits what hooks leave.
+
+    They are of sessions of their own; what this process has started besides hooks, and waits for, is of its session. Called
+    while no hook runs.
+    """
+    own = os.getsid(0)
+    while True:
+        try:
+            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if dead is None or os.getsid(dead.si_pid) == own:
+                return
+            os.waitpid(dead.si_pid, os.WNOHANG)
+        except (ChildProcessError, ProcessLookupError):
+            return
 
 
 def _variables(document: Document) -> dict[str, str]:

@@ -4,6 +4,7 @@ Failures handled: a ledger that can't be read (503 with the reason).
 """
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -28,7 +29,9 @@ FILES = {
 }
 
 
-def application(facts: Facts, stream: Stream, metrics: CollectorRegistry, host: str, token: str | None) -> ASGIApp:
+def application(
+    facts: Facts, stream: Stream, metrics: CollectorRegistry, names: Collection[str], token: str | None
+) -> ASGIApp:
     """Everything that is served, behind the guard."""
 
     def status(_: Request) -> Response:
@@ -52,7 +55,7 @@ def application(facts: Facts, stream: Stream, metrics: CollectorRegistry, host: 
         Route("/readyz", readyz),
         Route("/metrics", scrape),
     ]
-    return Guard(Starlette(routes=routes, exception_handlers={LocalFault: _unreadable}), host, token)
+    return Guard(Starlette(routes=routes, exception_handlers={LocalFault: _unreadable}), names, token)
 
 
 def _file(name: str, media_type: str) -> "_File":

@@ -32,10 +32,12 @@ class Facts:
         liveness: Liveness,
         throughput: Throughput,
         problems: Problems,
+        polled_before: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings, self.ledger = settings, ledger
         self._liveness, self._throughput, self._problems, self._clock = liveness, throughput, problems, clock
+        self._polled_before = polled_before  # the fact `last_poll`, as an earlier life of the agent left it
 
     def version(self) -> tuple[object, ...]:
         """Another one once there is something new to tell."""
@@ -76,9 +78,7 @@ class Facts:
         found = [f"{p.subject}: {p.reason}" for p in self._problems.all() if p.subject in AGENT_SUBJECTS]
         if found:  # whether the ledger can be read or not
             return found
-        status = self.status()
-        asked = status["console"]["last_poll"]
-        if self.settings.mirror.enabled and (asked is None or asked < status["agent"]["since"]):
+        if self.settings.mirror.enabled and self.ledger.facts().get("last_poll") in (None, self._polled_before):
             found.append("console: not asked yet")
         return found
 

@@ -3,13 +3,13 @@
 Refuses other methods than GET and HEAD (405), addresses that are longer than any of ours (414), a Host that a page of
 somebody else may have had resolved to this machine (421, DNS rebinding: the names of one's own are in `_is_ours`), and
 whoever lacks the token, where there is one (401). A request that has the token is nobody else's page. `/healthz` and
-`/readyz` need no token: probes have none, and learn nothing but words for problems.
+`/readyz` need no token, and answer to any name: probes have none and use many, and learn nothing but words for problems.
 """
 
 import base64
 import binascii
 import hmac
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from email.utils import formatdate
 from ipaddress import ip_address
 
@@ -34,10 +34,10 @@ SECURITY_HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another. `host` is the one of `[web] listen`; `token` is a secret, None asks for none."""
+    """An ASGI application around another. `names` are those of this machine; `token` is a secret, None asks for none."""
 
-    def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
-        self._app, self._host, self._token = app, host, token
+    def __init__(self, app: ASGIApp, names: Collection[str], token: str | None) -> None:
+        self._app, self._names, self._token = app, names, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -58,9 +58,11 @@ class Guard:
             return _refuse(414, "no address here is that long")
         if self._token is not None and _shows(headers.get("authorization", ""), self._token):
             return None
-        if not _is_ours(headers.get("host", ""), self._host):
-            return _refuse(421, "this name is not one of this machine's; use its address, or the host in [web] listen")
-        if self._token is not None and scope["path"] not in OPEN_PATHS:
+        if scope["path"] in OPEN_PATHS:
+            return None
+        if not _is_ours(headers.get("host", ""), self._names):
+            return _refuse(421, "this name is not one of this machine's; use its address, or add the name to [web] names")
+        if self._token is not None:
             return _refuse(
                 401, "the token is needed, as the password of any user", {"WWW-Authenticate": "Basic realm=axomsync"}
             )
@@ -71,14 +73,14 @@ def _refuse(status: int, reason: str, headers: Mapping[str, str] | None = None) 
     return PlainTextResponse(f"{reason}\n", status, {**(headers or {}), "Connection": "close"})
 
 
-def _is_ours(named: str, listen: str) -> bool:
-    """Whether a Host header holds an address (nobody can have that resolved otherwise), `localhost`, or `listen`."""
+def _is_ours(named: str, names: Collection[str]) -> bool:
+    """Whether a Host header holds an address (nobody can have that resolved otherwise), `localhost`, or one of `names`."""
     host = named.partition("]")[0].removeprefix("[") if named.startswith("[") else named.rpartition(":")[0] or named
     host = host.lower().removesuffix(".")
     try:
         ip_address(host)
     except ValueError:
-        return host in ("localhost", listen.lower()) and host != ""
+        return host != "" and (host == "localhost" or host in names)
     return True
 
 

@@ -28,7 +28,9 @@ AGAIN_SECONDS = 10.0
 STOP_SECONDS = 4.0
 BACKLOG = 64
 
+_NO_IPV6 = "this machine has no IPv6; name an address such as 127.0.0.1 or 0.0.0.0 in [web] listen"
 _ADVICE = {
+    errno.EAFNOSUPPORT: _NO_IPV6,
     errno.EADDRINUSE: "another program has this address; end that, or name another in [web] listen",
     errno.EADDRNOTAVAIL: "this machine has no such address; name one of its own in [web] listen",
     errno.EACCES: "only root may listen there; name a port above 1023 in [web] listen",
@@ -101,6 +103,8 @@ def _listener(listen: str) -> socket.socket:
     """A listening socket, or `LocalFault`."""
     host, port = listen_address(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if host == "::" and not socket.has_dualstack_ipv6():
+        raise LocalFault(f"{listen}: {_NO_IPV6}")
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
     except socket.gaierror:

@@ -75,7 +75,8 @@ class Server(Uvicorn):
     def __init__(self, facts: Facts, metrics: CollectorRegistry, token: str | None) -> None:
         self._facts, self._stream = facts, Stream(facts)
         host, _ = listen_address(facts.settings.web.listen)
-        app = application(facts, self._stream, metrics, host, token)
+        names = {host.lower(), *facts.settings.web.names}
+        app = application(facts, self._stream, metrics, names, token)
         super().__init__(
             Config(
                 app,

@@ -89,6 +89,18 @@ def test_a_file_waits_for_its_marker_and_takes_it_along(make: Make) -> None:
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("hours", [4, 400 * 24])
+def test_a_file_from_the_future_is_finished_as_any_other(make: Make, hours: int) -> None:
+    """It was written, or copied with its time, before the clock was set back; its marker came after that."""
+    here = make(done_marker=".done")
+    path = here.folder / "a.jsonl"
+    path.write_bytes(dataset("a"))
+    (here.folder / "a.jsonl.done").touch()
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + hours * 3600 * 10**9))
+    here.live()
+    assert list(here.far.objects.values()) == [dataset("a")]
+
+
 def test_a_marker_that_is_older_than_its_file_was_meant_for_another(make: Make) -> None:
     here = make(done_marker=".done", after="keep")
     path, marker = here.folder / "a.jsonl", here.folder / "a.jsonl.done"

@@ -10,6 +10,7 @@ import pytest
 
 from axomsync.ops import doctor
 from axomsync.ops.doctor import Finding, Verdict
+from axomsync.proxies import Proxies
 from tests.rig.agent import AgentProcess
 from tests.rig.faults import FOREVER, KEY, Content, Fault, FaultyServer, http_date, s3_error
 
@@ -110,6 +111,10 @@ def test_what_is_wrong_on_this_machine_is_told(agent: AgentProcess) -> None:
     assert "create it, or correct [drop] folder" in said
 
 
+def proxy(environ: dict[str, str]) -> Finding:
+    return next(doctor.proxies(Proxies.of(environ)))
+
+
 @pytest.mark.parametrize(
     ("finding", "verdict", "words"),
     [
@@ -124,7 +129,12 @@ def test_what_is_wrong_on_this_machine_is_told(agent: AgentProcess) -> None:
         (doctor.inodes("drop", HERE, 12), Verdict.WARN, "12 left"),
         (doctor.watches(900, 1000), Verdict.WARN, "900 folders"),
         (doctor.watches(10, 1000), Verdict.OK, "10 folders"),
-        (doctor.proxies({"https": "http://me:secret@proxy.example:3128"}), Verdict.OK, "through proxy.example:3128"),
+        (
+            proxy({"HTTPS_PROXY": "http://me:secret@proxy.example:3128"}),
+            Verdict.OK,
+            "the proxy proxy.example:3128 ($HTTPS_PROXY)",
+        ),
+        (proxy({"all_proxy": "me:secret@proxy.example:nine"}), Verdict.WARN, "$all_proxy: left out"),
     ],
 )
 def test_verdicts(finding: Finding, verdict: Verdict, words: str) -> None:

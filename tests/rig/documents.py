@@ -1,7 +1,8 @@
 """The documents as tests read them: their text, and their examples.
 
 An example is a fenced block. Its language says how it is proven: `sh` runs in a user's shell against the sandbox, `sh root`
-on a booted machine, `toml` is a configuration that is accepted; `text`, `ini`, `yaml` and `json` only show.
+on a booted machine, `toml` is a configuration that is accepted, `nginx` one that nginx serves the page by; `text`, `ini`,
+`yaml`, `json` and `caddy` only show.
 """
 
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from tests.rig.installation import CHECKOUT
 
 DOCUMENTS = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
-LANGUAGES = ("sh", "sh root", "toml", "text", "ini", "yaml", "json")
+LANGUAGES = ("sh", "sh root", "toml", "text", "ini", "yaml", "json", "nginx", "caddy")
 
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

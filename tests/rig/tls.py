@@ -93,6 +93,28 @@ class ConnectProxy(_Front):
             _join(connection, inner)
 
 
+class SocksProxy(_Front):
+    """A SOCKS 5 proxy (RFC 1928) that leads every connection to `target`, and keeps the names that it was asked for."""
+
+    def __init__(self, target: Address) -> None:
+        super().__init__()
+        self._target = target
+        self.asked: list[bytes] = []
+
+    def _serve(self, connection: socket.socket) -> None:
+        reader = connection.makefile("rb")
+        _, methods = reader.read(2)
+        reader.read(methods)
+        connection.sendall(b"\x05\x00")  # no password
+        _, _, _, kind = reader.read(4)
+        name = reader.read(reader.read(1)[0]) if kind == 3 else reader.read(4)
+        reader.read(2)
+        self.asked.append(name)
+        connection.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+        with socket.create_connection(self._target) as inner:
+            _join(connection, inner)
+
+
 def _join(one: socket.socket, other: socket.socket) -> None:
     """Carry bytes both ways until either side ends."""
 

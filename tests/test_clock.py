@@ -1,0 +1,187 @@
+"""A wall clock that is set, by hours and by years, and a machine that sleeps: what waits goes on all the same."""
+
+import signal
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import httpx
+import pytest
+
+from axomsync.config import parse_bandwidth
+from axomsync.http import http_date, retry_after
+from axomsync.ledger import Reader
+from axomsync.policy import LONGEST_WAIT_SECONDS, bandwidth_at
+from axomsync.report import PAUSE_ENDS, PAUSE_SECONDS, pause_left
+from axomsync.waits import Waits
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.clocks import WallClock
+from tests.rig.faults import KEY, Content, FaultyServer, s3_error
+
+HOURS, YEAR = 3600.0, 400 * 86400.0
+JUMPS = [-YEAR, -4 * HOURS, -0.5 * HOURS, 0.0, 0.5 * HOURS, 4 * HOURS, YEAR]
+ASKED = 11  # seconds; shorter ones are waited for on the spot
+
+
+class Clocks:
+    def __init__(self) -> None:
+        self.wall, self.steady = 1.9e9, 1000.0
+
+    def waits(self) -> Waits:
+        return Waits(lambda: self.wall, lambda: self.steady)
+
+    def advance(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+@pytest.mark.parametrize("begun_here", [True, False])
+def test_a_wait_is_as_long_as_it_was_planned_however_the_clock_is_set(jump: float, begun_here: bool) -> None:
+    clocks = Clocks()
+    waits = clocks.waits()
+    if begun_here:
+        due = waits.begin("a", 60)
+    else:  # stored by an earlier life
+        due = clocks.wall + 60
+        assert waits.left("a", due) == 60
+    clocks.wall += jump
+    assert waits.left("a", due) == pytest.approx(60)
+    clocks.advance(59)
+    assert waits.left("a", due) == pytest.approx(1)
+    clocks.advance(1)
+    assert waits.left("a", due) == 0
+    clocks.wall -= YEAR
+    assert waits.left("a", due) == 0, "it has come once and for all"
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_stored_time_is_waited_for_only_as_far_as_it_can_be_ahead(jump: float) -> None:
+    clocks = Clocks()
+    due = clocks.waits().begin("a", LONGEST_WAIT_SECONDS)
+    clocks.wall += jump
+    left = clocks.waits().left("a", due)
+    assert left == (0 if jump < 0 or jump >= LONGEST_WAIT_SECONDS else LONGEST_WAIT_SECONDS - jump)
+
+
+def test_what_waits_no_more_is_forgotten() -> None:
+    clocks = Clocks()
+    waits = clocks.waits()
+    due = waits.begin("a", 60)
+    assert waits.left("a", None) == 0
+    clocks.wall -= 30
+    assert waits.left("a", due) == 90, "it is another wait that has the same end"
+
+
+@pytest.mark.parametrize("jump", JUMPS)
+def test_a_pause_of_an_earlier_life_is_no_longer_than_it_was_asked_for(jump: float) -> None:
+    facts = {PAUSE_ENDS: str(1e9 + 2 * HOURS), PAUSE_SECONDS: str(2 * HOURS)}
+    expected = 0 if jump < 0 or jump >= 2 * HOURS else 2 * HOURS - jump
+    assert pause_left(facts, 1e9 + jump) == expected
+
+
+@pytest.mark.parametrize(
+    ("local", "rate"),
+    [
+        ("2027-03-28T01:59:59+01:00", 1e6),  # in Berlin the hour after that is left out
+        ("2027-03-28T03:00:00+02:00", 2e6),  # so 02:30 is over at once
+        ("2027-03-28T03:15:00+02:00", 2e6),
+        ("2027-10-31T02:29:00+02:00", 1e6),  # this one comes twice
+        ("2027-10-31T02:31:00+02:00", 2e6),
+        ("2027-10-31T02:10:00+01:00", 1e6),  # and is what it is called, both times
+        ("2027-10-31T02:31:00+01:00", 2e6),
+        ("2027-10-31T12:00:00+01:00", None),
+        ("2027-11-01T00:30:00+01:00", None),  # the rule that began last, a day of 25 hours ago
+        ("2027-11-01T01:00:00+01:00", 1e6),
+    ],
+)
+def test_the_timetable_follows_the_clock_on_the_wall_through_summer_time(local: str, rate: float | None) -> None:
+    rules = parse_bandwidth(["01:00 1MB/s", "02:30 2MB/s", "09:00 off"])
+    now = datetime.fromisoformat(local)
+    assert bandwidth_at(rules, now.astimezone(ZoneInfo("Europe/Berlin"))) == rate
+    assert bandwidth_at(rules, now) == rate, "with the offset alone, as the system tells it"
+
+
+def test_retry_after_as_a_date_is_read_by_the_clock_that_wrote_it() -> None:
+    answer = httpx.Response(
+        503, headers={"Date": "Tue, 05 Jan 2027 08:00:00 GMT", "Retry-After": "Tue, 05 Jan 2027 08:00:20 GMT"}
+    )
+    sent = http_date(answer.headers["Date"])
+    assert sent is not None
+    for jump in JUMPS:
+        assert retry_after(answer, sent + jump) == 20
+    del answer.headers["Date"]
+    assert retry_after(answer, sent) == 20
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+def is_published(agent: AgentProcess, name: str) -> bool:
+    return (agent.mirror / name / "v1" / "model.bin").exists()
+
+
+def test_the_clock_is_set_under_a_running_agent(tmp_path: Path, server: FaultyServer) -> None:
+    clock = WallClock(tmp_path)
+    coming = server.add_model("coming", "v1", {"model.bin": Content(1000, 1)}, status="training")
+    config = {"web": {"listen": ""}, "drop": {"settle": "100ms", "rescan": "500ms"}, "mirror": {"poll": "1s"}}
+    with AgentProcess(tmp_path, server.url, KEY, config) as agent:
+        agent.start(*clock.prefix)
+        refused = s3_error(503, "SlowDown", "Please reduce your request rate.", Retry_After=f"{ASKED}")
+        server.inject(refused, "/download")
+        server.inject(refused, method="PUT")
+        server.add_model("waits", "v1", {"model.bin": Content(1000, 2)})
+        (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+        eventually("both wait", lambda: {"a.jsonl", "waits/v1"} <= {p["subject"] for p in agent.status()["problems"]})
+
+        clock.set(-4 * HOURS)
+        next(model for model in server.models if model["id"] == coming)["status"] = "ready"
+        polls = len(server.console_requests("/models"))
+        eventually("the model that turned ready", lambda: is_published(agent, "coming"))
+        assert len([r for r in server.console_requests("/models")[polls:] if r.path.endswith("/models")]) <= 2
+        eventually("the model that waited", lambda: is_published(agent, "waits"))
+        eventually("the upload that waited", lambda: agent.uploads()[0]["state"] == "uploaded")
+        downloads = [r for r in server.console_requests("/download") if coming not in r.path]
+        for tries in (downloads, [r for r in server.storage_requests() if r.method == "PUT"]):
+            assert [r.status for r in tries] == [503, 200]
+            assert ASKED - 0.1 <= tries[1].at - tries[0].at <= ASKED + 8, "it was to be tried again on time"
+
+        for jump in (YEAR, -YEAR, 4 * HOURS):
+            clock.set(jump)
+            name = f"after{jump:.0f}"
+            server.add_model(name, "v1", {"model.bin": Content(1000, 3)})
+            eventually("another model", lambda name=name: is_published(agent, name), patience=8)
+        assert agent.terminate() == 0
+        assert "trouble" not in agent.log()
+
+
+def test_a_pause_and_a_suspended_process(tmp_path: Path, server: FaultyServer) -> None:
+    clock = WallClock(tmp_path)
+    with AgentProcess(tmp_path, server.url, KEY) as agent:
+        agent.start(*clock.prefix)
+        assert agent.call("pause", "--for", "3s").returncode == 0
+        paused_at = time.monotonic()
+        clock.set(-4 * HOURS)
+        server.add_model("a", "v1", {"model.bin": Content(1000, 1)})
+
+        def told() -> float:
+            return float(ledger.facts()[PAUSE_ENDS] or 0)
+
+        ledger = Reader(agent.state / "state.db")
+        eventually("others are told by the new clock", lambda: told() < time.time() - 3 * HOURS)
+        eventually("the end of the pause", lambda: is_published(agent, "a"), patience=10)
+        assert time.monotonic() - paused_at >= 3
+
+        assert agent.process is not None
+        agent.process.send_signal(signal.SIGSTOP)
+        clock.set(4 * HOURS)  # as after a night
+        server.add_model("b", "v1", {"model.bin": Content(1000, 2)})
+        agent.process.send_signal(signal.SIGCONT)
+        eventually("work goes on", lambda: is_published(agent, "b"), patience=8)
+        assert agent.status()["problems"] == []
+        assert agent.terminate() == 0
