@@ -148,6 +148,8 @@ def full_disk(path: str | bytes | None) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line: undecodable bytes, line breaks and control characters become escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogateescape").decode() for c in _whole(text))
 
 
