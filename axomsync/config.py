@@ -34,10 +34,12 @@ from pydantic import (
     ValidationError,
 )
 
-from axomsync.errors import BadConfig, KeyRefused, LocalFault, printable
+from axomsync.errors import BadConfig, KeyRefused, LocalFault, local_fault, printable
 from axomsync.policy import BandwidthRule
+from axomsync.rights import denial_of
 
 SYSTEM_CONFIG = "/etc/axomsync/config.toml"
+SERVICE_KEY = "/etc/axomsync/key"
 ENVIRONMENT_PREFIX = "AXOMSYNC_"
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -362,6 +364,8 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     for candidate in (Path(SYSTEM_CONFIG), user):
         if os.path.exists(candidate):  # Path.exists raises where a folder above is closed to us
             return candidate
+    if (denial := denial_of(SYSTEM_CONFIG)) is not None and denial.bits == 1:  # one may be there
+        raise BadConfig(f"{SYSTEM_CONFIG}: {denial.words(SYSTEM_CONFIG)}")
     raise BadConfig(f"no configuration at {SYSTEM_CONFIG} or {user}; `axomsync init` writes one")
 
 
@@ -433,7 +437,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise BadConfig(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except OSError as error:
-        raise BadConfig(f"{path}: can't be read: {error.strerror}") from None
+        raise BadConfig(f"{path}: can't be read: {str(local_fault(error, str(path))).removeprefix(f'{path}: ')}") from None
 
 
 def _key_lines(text: str) -> dict[str, int]:
@@ -597,6 +601,11 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
     if environ.get("AXOM_KEY"):
         return _clean_key(environ["AXOM_KEY"], "$AXOM_KEY")
     file = settings.console.key_file or _credential(environ)
+    if file is None and os.path.exists(SERVICE_KEY):
+        raise KeyRefused(
+            f"no API key: {SERVICE_KEY} is for the service alone; lend it to this command: "
+            f"sudo sh -c 'AXOM_KEY=$(cat {SERVICE_KEY}) axomsync …'"
+        )
     if file is None:
         raise KeyRefused(
             "no API key: set $AXOM_KEY, or write the key into a file and name it as [console] key_file, "
@@ -605,6 +614,8 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
     try:
         key = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, PermissionError):
+            raise KeyRefused(f"the API key can't be read: {local_fault(error, str(file))}") from None
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise KeyRefused(f"{file}: the API key can't be read: {reason}; put it there and make it readable") from None
     return _clean_key(key, str(file))

@@ -137,7 +137,7 @@ def test_status_tells_of_trouble_without_a_page_and_of_a_disk_that_the_kernel_ma
         agent.kill()
 
 
-@pytest.mark.parametrize("room", [4096, 16384, 65536, 200_000])
+@pytest.mark.parametrize("room", [16384, 65536])
 def test_a_start_on_a_full_disk_leaves_nothing_that_is_told_as_something_else(room: int, tmp_path: Path) -> None:
     with AgentProcess(tmp_path / "box", "http://127.0.0.1:9/api", KEY) as agent, small_disk(agent.state, "size=1m") as state:
         filler = fill(state)

@@ -4,6 +4,7 @@ Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a new
 that is damaged anywhere: in its structure, in a state, in a name or a number (`LocalFault`).
 """
 
+import errno
 import math
 import os
 import sqlite3
@@ -15,7 +16,7 @@ from typing import Any, TypeVar, overload
 
 from sqlite_utils import Database
 
-from axomsync.errors import LocalFault
+from axomsync.errors import LocalFault, local_fault
 from axomsync.ledger.connection import (
     BUSY_TIMEOUT_SECONDS,
     DAMAGE,
@@ -65,6 +66,8 @@ class Reader:
         check_ledger(path)
         if not path.exists():
             raise UnreadyLedger(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
+        if not os.access(path, os.R_OK, effective_ids=True):
+            raise local_fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), str(path))
         self._lock = threading.Lock()
         try:
             connection = sqlite3.connect(
