@@ -84,7 +84,8 @@ def _remedy(denial: Denial) -> str:
     if status.st_uid == uid:
         return f"run: chmod u+rwX {shlex.quote(denial.path)}"
     if 0 < uid < FIRST_PERSON:
-        return f"run: {'sudo ' * (status.st_uid == 0)}{grant(denial.path, uid, denial.bits)}"
+        bits = 7 if denial.bits == 5 else denial.bits  # whose files it is to read it is to put away
+        return f"run: {'sudo ' * (status.st_uid == 0)}{grant(denial.path, uid, bits)}"
     group = _group_name(status.st_gid) if status.st_gid and status.st_mode >> 3 & denial.bits == denial.bits else None
     if group is not None and status.st_gid in _groups(uid):
         return f"use sudo, or log in again: you are in group {group}, but this session began before you were"

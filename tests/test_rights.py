@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from axomsync import rights
-from axomsync.confinement import unit_of, way_in
 from axomsync.config import Settings, load_key
+from axomsync.confinement import unit_of, way_in
 from axomsync.errors import AxomsyncError, local_fault
 
 PERSON, SERVICE, STAFF = 54321, 654, grp.getgrnam("staff")

@@ -20,6 +20,7 @@ from axomsync.errors import LocalFault, local_fault
 from axomsync.ledger.connection import (
     BUSY_TIMEOUT_SECONDS,
     DAMAGE,
+    Trouble,
     check_ledger,
     closed_on_failure,
     sqlite_fault,
@@ -71,7 +72,10 @@ class Reader:
         self._lock = threading.Lock()
         try:
             connection = sqlite3.connect(
-                f"file:{_uri_path(path)}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_TIMEOUT_SECONDS
+                f"file:{_uri_path(path)}?mode=ro{_as_guest(path)}",
+                uri=True,
+                check_same_thread=False,
+                timeout=BUSY_TIMEOUT_SECONDS,
             )
             self._db = Database(connection)
             with closed_on_failure(connection):
@@ -79,7 +83,13 @@ class Reader:
                 if migrations.pending(self._db):
                     raise UnreadyLedger(f"{path}: {_why_pending(self._db, path)}")
         except (sqlite3.Error, *DAMAGE) as error:
-            raise sqlite_fault(error, path) from None
+            fault = sqlite_fault(error, path)
+            if _is_guest(path) and getattr(fault, "trouble", None) in (Trouble.READ_ONLY, Trouble.UNOPENED):
+                raise LocalFault(
+                    f"{path}: the agent that wrote it came to a sudden end, and this user may not put it in order; "
+                    "use sudo, or start the agent"
+                ) from None
+            raise fault from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -328,6 +338,16 @@ def _fact(row: Row) -> tuple[str, str | None]:
 
 def _among(states: Iterable[ModelState]) -> str:
     return "WHERE state IN ({})".format(", ".join(f"'{state}'" for state in states))
+
+
+def _as_guest(path: Path) -> str:
+    """How SQLite is to read for somebody who may not make the files that it wants beside a ledger, where no agent has made
+    them: as a file that nobody writes to. Wrong only for what an agent writes that starts at that moment."""
+    return "&immutable=1" if _is_guest(path) and not path.with_name(path.name + "-shm").exists() else ""
+
+
+def _is_guest(path: Path) -> bool:
+    return not os.access(path.parent, os.W_OK, effective_ids=True)
 
 
 def _uri_path(path: Path) -> str:
