@@ -15,7 +15,7 @@ import shlex
 import shutil
 from dataclasses import dataclass
 
-FIRST_PERSON = 1000  # users below are the system's own, login.defs(5)
+PERSONS = range(1000, 60_001)  # other users are the system's own, login.defs(5)
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,18 @@ def denial_of(path: str) -> Denial | None:
     return None
 
 
+def is_service(uid: int) -> bool:
+    """Whether that is neither root nor a person."""
+    return uid != 0 and uid not in PERSONS
+
+
 def who(uid: int) -> str:
     """A user, as people call one."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = f"the user {uid}"
-    return f"the service's user {name}" if 0 < uid < FIRST_PERSON else name
+    return f"the service's user {name}" if is_service(uid) else name
 
 
 def grant(path: str, uid: int, bits: int) -> str:
@@ -83,7 +88,7 @@ def _remedy(denial: Denial) -> str:
         return "give it access"
     if status.st_uid == uid:
         return f"run: chmod u+rwX {shlex.quote(denial.path)}"
-    if 0 < uid < FIRST_PERSON:
+    if is_service(uid):
         bits = 7 if denial.bits == 5 else denial.bits  # whose files it is to read it is to put away
         return f"run: {'sudo ' * (status.st_uid == 0)}{grant(denial.path, uid, bits)}"
     group = _group_name(status.st_gid) if status.st_gid and status.st_mode >> 3 & denial.bits == denial.bits else None

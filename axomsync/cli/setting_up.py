@@ -96,7 +96,7 @@ def doctor(config_file: str | None, as_json: bool, no_write: bool) -> None:
     keep_loopback_off_proxies(os.environ)
     loaded = load(config_file)
     storage = Storage.of(loaded.settings)
-    examination = Doctor(loaded.settings, console_of(loaded), storage, write=not no_write)
+    examination = Doctor(loaded.settings, loaded.path, console_of(loaded), storage, write=not no_write)
     findings = list(examination.findings())
     print_documents([asdict(finding) for finding in findings], as_json, tables.findings)
     if examination.key_refused:

@@ -97,10 +97,57 @@ def test_reload_with_a_bad_configuration_keeps_the_old_one_and_says_why(machine:
     machine.systemctl("start", UNIT)
     pid = machine.show(UNIT, "MainPID")
     machine.write(CONFIG, GOOD_CONFIG + '[drop]\nsettel = "5s"\n')
-    machine.systemctl("reload", UNIT)
+    done = machine.systemctl("reload", UNIT, check=False)
+    assert done.returncode != 0, "whoever asked must see it"
+    assert f"journalctl -xeu {UNIT}" in done.stderr
     until(lambda: "settel" in machine.journal(UNIT), "the reason in the journal", patience=10)
     until(lambda: is_running(machine), "running after the reload", patience=10)
     assert machine.show(UNIT, "MainPID") == pid
+
+
+def test_a_reload_hands_the_key_to_whomever_the_unit_runs_as(machine: Container) -> None:
+    machine.run("sh", "-c", "id runner >/dev/null 2>&1 || useradd --system runner")
+    machine.write(DROP_IN, "[Service]\nUser=runner\nGroup=runner\nStateDirectory=runner\n")
+    machine.write(CONFIG, GOOD_CONFIG + '[state]\nfolder = "/var/lib/runner"\n')
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", UNIT)
+    machine.systemctl("reload", UNIT)
+    told = machine.run("stat", "-c", "%U:%G %a", "/run/axomsync/axom_key").stdout
+    assert told == "runner:runner 600\n"
+    assert is_running(machine)
+
+
+def test_folders_that_the_sandbox_hides_are_told_with_the_line_that_opens_them(
+    machine: Container, sandbox: SandboxInside
+) -> None:
+    machine.run("install", "-d", "-o", "axomsync", "-m", "755", "/data/drop", "/home/shared")
+    machine.write("/var/tmp/small/config.json", "{}")
+    sandbox.steer("models", name="small", version="v1", folder="/var/tmp/small")
+    config = f'[console]\nurl = "{sandbox.url}"\n[drop]\nfolder = "/data/drop"\nsettle = "300ms"\n'
+    machine.write(CONFIG, config + '[mirror]\nfolder = "/home/shared/models"\npoll = "1s"\n')
+    machine.write(KEY, sandbox.key + "\n", mode=0o600)
+    machine.run("install", "-d", "-o", "axomsync", "/home/shared/models")
+    machine.write("/data/drop/a.jsonl", "broken\n")
+    found = json.loads(machine.run(PROGRAM, "doctor", "--json", "--no-write", check=False).stdout)
+    fixes = " ".join(f["fix"] for f in found if f["subject"] == "unit")
+    edit = "systemctl edit axomsync, add below [Service]: "
+    assert edit + "ReadWritePaths=/data/drop" in fixes
+    assert edit + "ProtectHome=no, and ReadWritePaths=/home/shared/models" in fixes
+
+    machine.systemctl("start", UNIT)
+
+    def told(line: str) -> Callable[[], bool]:
+        return lambda: f"run: systemctl edit axomsync, add below [Service]: {line}" in machine.run(PROGRAM, "status").stdout
+
+    until(told("ReadWritePaths=/data/drop"), "what opens the drop folder", patience=20)
+    until(told("ProtectHome=no"), "what opens the mirror", patience=20)
+    opened = "[Service]\nReadWritePaths=/data/drop /home/shared/models\nProtectHome=no\n"
+    machine.write(DROP_IN, opened)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", UNIT)
+    until(lambda: machine.run("test", "-e", "/data/drop/rejected/a.jsonl", check=False).returncode == 0, "it", patience=20)
+    found = json.loads(machine.run(PROGRAM, "doctor", "--json", "--no-write", check=False).stdout)
+    assert [f["verdict"] for f in found if f["subject"] == "unit"] == ["ok"]
 
 
 def test_an_agent_that_was_killed_comes_back(machine: Container) -> None:
@@ -244,15 +291,19 @@ def test_a_user_has_a_service_of_their_own(machine: Container, sandbox: SandboxI
 
 
 def test_uninstalling_keeps_the_data(machine: Container) -> None:
-    machine.systemctl("enable", "--now", UNIT)
+    machine.systemctl("enable", "--now", UNIT, TIMER)
     machine.write("/srv/axom/models/m/1/config.json", "{}")
     machine.run(PROGRAM, "service", "uninstall")
     try:
-        assert machine.show(UNIT, "LoadState") == "not-found"
+        for unit in (UNIT, PASS, TIMER):
+            assert machine.show(unit, "LoadState") == "not-found"
+            assert machine.show(unit, "ActiveState") == "inactive"
         machine.run("test", "-f", "/srv/axom/models/m/1/config.json", "-a", "-f", CONFIG, "-a", "-f", KEY)
         machine.run("test", "-d", "/var/lib/axomsync")
     finally:
         install(machine)
+    for unit in (UNIT, TIMER):
+        assert machine.show(unit, "UnitFileState") == "disabled", "a later installation begins anew"
 
 
 def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sandbox: SandboxInside) -> None:
