@@ -133,3 +133,20 @@ def test_a_configuration_that_is_closed(running: Container, people: dict[str, Pe
     finally:
         running.run("chmod", "755", "/etc/axomsync")
         running.run("chmod", "644", CONFIG)
+
+
+def test_a_persons_own_configuration_does_not_win_over_the_machines(
+    running: Container, people: dict[str, Person], sandbox: SandboxInside
+) -> None:
+    carl, file = people["carl"], "/home/carl/.config/axomsync/config.toml"
+    key = f"AXOM_KEY={sandbox.key}"
+    said = carl.does(f"{key} {PROGRAM} init --url {sandbox.url}")
+    assert f"but {CONFIG} wins over it: give every command --config {file}, or set AXOMSYNC_CONFIG" in said
+    assert "sudo axomsync init --force" in said
+    (command,) = re.findall(r"next: `axomsync (run .*?)`", said)
+    assert command == f"run --config {file}"
+    assert f"{file}: good" in carl.does(f"{PROGRAM} config check --config {file}")
+    running.run("rm", "-r", "/home/carl/.config")
+    said = carl.does(f"{key} AXOMSYNC_CONFIG={file} {PROGRAM} init --url {sandbox.url}")
+    assert "wins" not in said
+    running.run("rm", "-r", "/home/carl/.config", "/home/carl/axom")
