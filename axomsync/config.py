@@ -35,10 +35,12 @@ from pydantic import (
     ValidationError,
 )
 
-from axomsync.errors import BadConfig, KeyRefused, LocalFault, printable
+from axomsync.errors import BadConfig, KeyRefused, LocalFault, local_fault, printable
 from axomsync.policy import BandwidthRule
+from axomsync.rights import denial_of
 
 SYSTEM_CONFIG = "/etc/axomsync/config.toml"
+SERVICE_KEY = "/etc/axomsync/key"
 ENVIRONMENT_PREFIX = "AXOMSYNC_"
 ENVIRONMENT_ONLY = Path("the environment")  # stands for the file where there is none
 
@@ -379,6 +381,8 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
             return candidate
     if any(name.startswith(ENVIRONMENT_PREFIX) and "__" in name for name in environ):
         return ENVIRONMENT_ONLY
+    if (denial := denial_of(SYSTEM_CONFIG)) is not None and denial.bits == 1:  # one may be there
+        raise BadConfig(f"{SYSTEM_CONFIG}: {denial.words(SYSTEM_CONFIG)}")
     raise BadConfig(
         f"no configuration at {' or '.join(map(str, candidates))}; `axomsync init` writes one, and variables such as "
         "AXOMSYNC_CONSOLE__URL do without"
@@ -459,7 +463,7 @@ def _read(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise BadConfig(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except OSError as error:
-        raise BadConfig(f"{path}: can't be read: {error.strerror}") from None
+        raise BadConfig(f"{path}: can't be read: {str(local_fault(error, str(path))).removeprefix(f'{path}: ')}") from None
 
 
 def _key_lines(text: str) -> dict[str, int]:
@@ -647,6 +651,11 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
     if environ.get("AXOM_KEY"):
         return _clean_key(environ["AXOM_KEY"], "$AXOM_KEY")
     file = settings.console.key_file or _credential(environ)
+    if file is None and os.path.exists(SERVICE_KEY):
+        raise KeyRefused(
+            f"no API key: {SERVICE_KEY} is for the service alone; lend it to this command: "
+            f"sudo sh -c 'AXOM_KEY=$(cat {SERVICE_KEY}) axomsync …'"
+        )
     if file is None:
         raise KeyRefused(
             "no API key: set $AXOM_KEY, or write the key into a file and name it as [console] key_file, "
@@ -655,6 +664,8 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
     try:
         key = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, PermissionError):
+            raise KeyRefused(f"the API key can't be read: {local_fault(error, str(file))}") from None
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise KeyRefused(f"{file}: the API key can't be read: {reason}; put it there and make it readable") from None
     return _clean_key(key, str(file))

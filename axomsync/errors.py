@@ -23,6 +23,9 @@ import errno
 import os
 from typing import Self
 
+from axomsync.confinement import hidden
+from axomsync.rights import denial_of
+
 
 class AxomsyncError(Exception):
     """Base of all expected failures; `exit_code` is what a command ends with when this one ends it."""
@@ -108,8 +111,8 @@ class NewerLedger(Fatal):
 _ADVICE = {
     errno.EDQUOT: "the disk quota is used up; raise it or free some space",
     errno.EROFS: "the filesystem is read-only; remount it read-write",
-    errno.EACCES: "permission denied; give the service's user access",
-    errno.EPERM: "operation not permitted; give the service's user access",
+    errno.EACCES: "permission denied; give this user access",
+    errno.EPERM: "operation not permitted; give this user access",
     errno.ENOENT: "it does not exist; create it or correct the configuration",
     errno.EEXIST: "something else is in its place; move that away or correct the configuration",
     errno.ELOOP: "a symlink is in its place, which is not followed; move it away",
@@ -127,9 +130,21 @@ NO_INODES = "no inodes are left on the disk, though bytes may be; remove small f
 def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
     """Map an operating-system error to a `LocalFault` that names the path and what is needed."""
     subject = path if path is not None else error.filename
-    name = os.fsdecode(subject) if isinstance(subject, str | bytes) else "local file"
+    name = os.fsdecode(subject) if isinstance(subject, str | bytes) else None
     known = full_disk(subject) if error.errno == errno.ENOSPC else _ADVICE.get(error.errno or 0)
-    return LocalFault(f"{printable(name)}: {known or error.strerror or error}")
+    if name is not None:
+        known = _who_forbids(error, name) or known
+    return LocalFault(f"{printable(name or 'local file')}: {known or error.strerror or error}")
+
+
+def _who_forbids(error: OSError, path: str) -> str | None:
+    """Where the unit's sandbox or somebody's rights are in the way: which, and the command that mends it."""
+    sandboxed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+    if sandboxed and (told := hidden(path, written=error.errno == errno.EROFS)) is not None:
+        return printable(told)
+    if error.errno in (errno.EACCES, errno.EPERM) and (denial := denial_of(path)) is not None:
+        return printable(denial.words(path))
+    return None
 
 
 def full_disk(path: str | bytes | None) -> str:
@@ -148,6 +163,8 @@ def full_disk(path: str | bytes | None) -> str:
 
 def printable(text: str) -> str:
     """`text` on one line: undecodable bytes, line breaks and control characters become escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogateescape").decode() for c in _whole(text))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from axomsync.errors import AxomsyncError, LocalFault
+from axomsync.errors import AxomsyncError, LocalFault, local_fault
 from axomsync.ledger import Ledger, Trouble, ledger_fault
 from axomsync.policy import without_request
 from axomsync.records import Problem
@@ -71,6 +71,8 @@ class Problems:
 
     def report_bug(self, subject: str, bug: Exception, next_attempt: float | None = None) -> None:
         """As `report`, of an exception that nobody foresaw there; the traceback of a bug is logged once."""
+        if isinstance(bug, OSError) and bug.filename is not None:
+            bug = local_fault(bug)  # whoever met it, the system says what is in the way
         if isinstance(bug, AxomsyncError):
             self.report(subject, str(bug), next_attempt)
             return

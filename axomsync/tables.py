@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.table import Table
@@ -15,6 +16,7 @@ from axomsync.report import repeated_words
 
 GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok"})
 BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail"})
+DRAWN_ROWS = 1000  # that rich draws in a moment
 
 
 def size(count: float | None) -> str:
@@ -47,22 +49,59 @@ def screen() -> Console:
     return _Screen(highlight=False) if sys.stdout.isatty() else _Screen(width=10_000, highlight=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
-    """Rows under column heads; cells that are states get their colour."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(_cell(cell) for cell in row))
-    return made
+class Listing:
+    """Rows under column heads, which rich draws for a terminal; cells that are states get their colour there."""
+
+    def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        self.columns, self.rows = columns, [[_words(cell) for cell in row] for row in rows]
+
+    def __rich__(self) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        for column in self.columns:
+            made.add_column(column, overflow="fold")
+        for row in self.rows:
+            made.add_row(*(Text(text, style=_colour(text)) for text in row))
+        return made
+
+    def plain(self) -> str:
+        """The same as text whose lines are as long as they need to be: rich takes a minute for a hundred thousand."""
+        lines = [tuple(self.columns), *map(tuple, self.rows)]
+        widths = [max(map(cell_len if _is_wide(column) else len, column)) for column in zip(*lines, strict=True)]
+        form = "  ".join(f"%-{width}s" for width in widths)
+        return "".join((_aligned(line, widths) if _is_wide(line) else form % line).rstrip() + "\n" for line in lines)
 
 
-def _cell(cell: Any) -> Text:
-    text = "-" if cell is None else printable(str(cell))  # names come from elsewhere, with escape sequences perhaps
-    return Text(text, style="green" if text in GOOD else "red" if text in BAD else "")
+def _is_wide(texts: Iterable[str]) -> bool:
+    """Whether a terminal may need more or fewer cells for one of them than it has characters."""
+    return not all(map(str.isascii, texts))
 
 
-def uploads(documents: Sequence[dict[str, Any]]) -> Table:
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Listing:
+    """Rows under column heads."""
+    return Listing(columns, rows)
+
+
+def show(listing: Listing) -> None:
+    """Print it: drawn on a terminal, as long as a person may look at it there, and plain elsewhere."""
+    if sys.stdout.isatty() and len(listing.rows) <= DRAWN_ROWS:
+        screen().print(listing)
+    else:
+        sys.stdout.write(listing.plain())
+
+
+def _words(cell: Any) -> str:
+    return "-" if cell is None else printable(str(cell))  # names come from elsewhere, with escape sequences perhaps
+
+
+def _colour(text: str) -> str:
+    return "green" if text in GOOD else "red" if text in BAD else ""
+
+
+def uploads(documents: Sequence[dict[str, Any]]) -> Listing:
     """`axomsync uploads`: by sub-folder, as each is to be one dataset."""
     return table(
         ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
@@ -79,7 +118,7 @@ def _ids(document: dict[str, Any]) -> tuple[str | None, str | None]:
     return f"{len(document['shards'])} shards", "see --csv"
 
 
-def models(documents: Sequence[dict[str, Any]]) -> Table:
+def models(documents: Sequence[dict[str, Any]]) -> Listing:
     """`axomsync models`."""
     return table(
         ("STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "FILES", "REASON"),
@@ -93,7 +132,7 @@ def models(documents: Sequence[dict[str, Any]]) -> Table:
     )  # fmt: skip
 
 
-def findings(documents: Iterable[dict[str, Any]]) -> Table:
+def findings(documents: Iterable[dict[str, Any]]) -> Listing:
     """`axomsync doctor`."""
     return table(("", "WHAT", "FOUND", "FIX"), ((d["verdict"], d["subject"], d["found"], d["fix"]) for d in documents))
 
@@ -130,12 +169,9 @@ def status(document: dict[str, Any]) -> list[Any]:
     running = f"running (pid {agent['pid']}) since {agent['since']}" if agent["running"] else "not running"
     if agent["paused"]:
         running += f", paused until {agent['paused_until'] or '`axomsync resume`'}"
-    reached = {True: "reachable", False: f"trouble: {console['error']}", None: "not asked yet"}[console["ok"]]
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_row("agent", f"axomsync {document['version']}, {running}")
-    facts.add_row(
-        "console", f"{console['url']}  {reached}" + (f", last poll {console['last_poll']}" * bool(console["last_poll"]))
-    )
+    facts.add_row("console", f"{console['url']}  {_reached(console, running=agent['running'])}")
     orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
     facts.add_row(
         "drop", f"{drop['folder']}  {_counts(drop['counts'])}{orphans}" + f"  ({drop['observer']})" * bool(drop["observer"])
@@ -149,6 +185,21 @@ def status(document: dict[str, Any]) -> list[Any]:
     if document["problems"]:
         parts += ["", Text("PROBLEMS", style="bold"), *map(_problem, document["problems"])]
     return parts
+
+
+def _reached(console: dict[str, Any], *, running: bool) -> str:
+    """Only a running agent knows how the console is; of another one it is known how it was."""
+    answered = f"answered last at {console['last_poll']}" if console["last_poll"] else "never answered so far"
+    if console["ok"] is None:
+        return "not asked yet"
+    if running:
+        return f"reachable, {answered}" if console["ok"] else f"trouble: {console['error']}, {answered}"
+    return answered if console["ok"] else f"{answered}; trouble when the agent ended: {console['error']}"
+
+
+def steps(told: Sequence[str]) -> list[Any]:
+    """What to do next, below a list."""
+    return ["", *(Text(printable(step)) for step in told)] if told else []
 
 
 def _problem(problem: dict[str, Any]) -> Group:
@@ -185,7 +236,7 @@ def _share(transfer: dict[str, Any]) -> str:
     )
 
 
-def verified(documents: Iterable[dict[str, Any]]) -> Table:
+def verified(documents: Iterable[dict[str, Any]]) -> Listing:
     """`axomsync verify`: a line for each model, and one for each file that is damaged."""
     rows = []
     for d in documents:

@@ -117,6 +117,7 @@ Maintainer: $maintainer
 Section: net
 Priority: optional
 Depends: python3 (>= $python_version~), python3 (<< $next_version~), libc6, ca-certificates, systemd
+Recommends: acl
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
 Description: sync agent for GPU boxes: datasets up, ready models down
  A dataset file that is put into the drop folder is checked, uploaded once, and

@@ -166,3 +166,18 @@ def test_an_agent_whose_ledger_is_taken_away_ends_with_a_word_and_the_next_one_l
         eventually("the end", lambda: sorted(row["state"] for row in agent.uploads()) == ["duplicate", "uploaded"])
         assert len(server.console_requests("/presign")) == 1, "and only once"
         assert agent.terminate() == 0
+
+
+@pytest.mark.parametrize("room", [16384, 65536])
+def test_a_start_on_a_full_disk_leaves_nothing_that_is_told_as_something_else(room: int, tmp_path: Path) -> None:
+    with AgentProcess(tmp_path / "box", "http://127.0.0.1:9/api", KEY) as agent, small_disk(agent.state, "size=1m") as state:
+        filler = fill(state)
+        os.truncate(filler, filler.stat().st_size - room)
+        assert "disk is full" in agent.call("sync").stderr
+        told = agent.call("status")
+        assert "disk is full" in told.stdout + told.stderr
+        assert "older version" not in told.stdout
+        filler.unlink()
+        assert "the start that was to make it failed" in agent.call("status").stdout
+        assert agent.call("sync").returncode == 75, "only the console is missing"
+        assert "ledger" not in agent.call("status").stdout

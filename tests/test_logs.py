@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import os
+import pty
+import re
 import subprocess
 import sys
 import threading
@@ -144,3 +146,16 @@ def test_no_control_character_comes_through(form: Literal["console", "journal", 
     logging.getLogger("x").warning("a %s b", "\r\x1b[2J\x00\x9b\u2028")
     assert "\\r\\x1b[2J\\x00\\x9b\\u2028" in stream.getvalue().replace("\\\\", "\\")
     assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_terminal_shows_the_time_and_a_file_the_day_and_the_zone_too() -> None:
+    tell = "import logging, os; from axomsync.ops import logs; logs.set_up('console', 'info', os.environ);"
+    tell += "logging.getLogger('x').info('hello')"
+    parent, child = pty.openpty()
+    environ = os.environ | {"TZ": "Asia/Kolkata"}
+    subprocess.run([sys.executable, "-c", tell], env=environ, stderr=child, check=True)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d info    hello\r\n", os.read(parent, 100).decode())
+    os.close(child)
+    os.close(parent)
+    file = subprocess.run([sys.executable, "-c", tell], env=environ, capture_output=True, text=True, check=True).stderr
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+05:30 info    hello\n", file)

@@ -15,6 +15,7 @@ import click
 
 from axomsync import __version__
 from axomsync.cli import catalogs, mirroring, service, setting_up, showing, steering, trying, working
+from axomsync.cli.output import print_json
 from axomsync.errors import AxomsyncError, LocalFault, local_fault
 
 USAGE_EXIT_CODE = 2
@@ -71,10 +72,29 @@ def _give_up_output() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Verbs(click.Group):
+    """Its help says of each verb all that there is to say in a sentence, over as many lines as that takes."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        sentences = [(name, (command.help or "").partition("\n\n")[0]) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(sentence.split())) for name, sentence in sentences])
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="axomsync")
 def cli() -> None:
     """Uploads what is dropped into a folder, and mirrors every ready model to disk."""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def version(as_json: bool) -> None:
+    """The version of this program."""
+    if as_json:
+        print_json({"version": __version__})
+    else:
+        click.echo(f"axomsync, version {__version__}")
 
 
 for verb in (
@@ -105,5 +125,6 @@ for verb in (
     service.service_group,
     trying.demo,
     trying.sandbox,
+    version,
 ):
     cli.add_command(verb)

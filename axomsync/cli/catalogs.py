@@ -16,7 +16,7 @@ DATASET_COLUMNS = ("name", "version", "status", "shard_count", "bytes", "uploade
 @json_option
 def models(config_file: str | None, as_json: bool) -> None:
     """The console's models, with the local state and path of each."""
-    from axomsync import tables
+    from axomsync import advice, tables
     from axomsync.mirror.catalog import Selection, reconcile
     from axomsync.report import model_document, unseen_model_document
 
@@ -35,7 +35,7 @@ def models(config_file: str | None, as_json: bool) -> None:
         documents.sort(key=lambda d: (d["created_at"] or "", d["id"]), reverse=True)
     except AxomsyncError as failure:
         refusal = failure
-    print_documents(documents, as_json, tables.models)
+    print_documents(documents, as_json, tables.models, advice.of_models)
     if refusal is not None:
         refusal.args = (f"{refusal}; what is listed is what the ledger knows",)
         raise refusal

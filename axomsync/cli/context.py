@@ -6,11 +6,13 @@ belongs to another user than root, who calls."""
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from axomsync.errors import local_fault
+from axomsync.records import UploadState
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
@@ -100,15 +102,28 @@ def status_of(loaded: "Loaded") -> dict[str, Any]:
         return status_document(loaded.settings, None, str(outdated))
 
 
-def uploads_of(loaded: "Loaded", among: Collection[int] | None = None) -> list[dict[str, Any]]:
-    """What `uploads --json` prints, of all or `among` these rows."""
+@dataclass(frozen=True)
+class Among:
+    """Which uploads are meant: all, or those in one of `states`, changed `since`, the newest; or `ids` alone."""
+
+    states: frozenset[UploadState] = frozenset()
+    since: float | None = None
+    limit: int | None = None
+    ids: Collection[int] | None = None
+
+
+def uploads_of(loaded: "Loaded", among: Among = Among()) -> list[dict[str, Any]]:
+    """What `uploads --json` prints, of those that are meant."""
     from axomsync.report import upload_document
 
     with open_ledger(loaded) as ledger:
         if ledger is None:
             return []
         shards, orphans = ledger.all_shards(), ledger.orphans()
-        rows = ledger.uploads() if among is None else ledger.uploads_among(among)
+        if among.ids is None:
+            rows = ledger.uploads(among.states, among.since, among.limit)
+        else:
+            rows = ledger.uploads_among(among.ids)
         return [upload_document(row, shards.get(row.id, ()), orphans.get(row.id, ())) for row in rows]
 
 

@@ -4,21 +4,34 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from axomsync.errors import printable
 
+if TYPE_CHECKING:
+    from axomsync.tables import Listing
 
-def print_documents(documents: list[dict[str, Any]], as_json: bool, layout: Callable[[list[dict[str, Any]]], Any]) -> None:
-    """Rows as JSON, or as the table that `layout` makes of them."""
+
+def print_documents(
+    documents: list[dict[str, Any]],
+    as_json: bool,
+    layout: "Callable[[list[dict[str, Any]]], Listing]",
+    advice: Callable[[list[dict[str, Any]]], Sequence[str]] = lambda _: (),
+) -> None:
+    """Rows as JSON, or as the table that `layout` makes of them and, in lines below it, what `advice` says to do next."""
     if as_json:
         print_json(documents)
         return
     from axomsync import tables
 
-    tables.screen().print(layout(documents) if documents else "nothing yet")
+    if documents:
+        tables.show(layout(documents))
+        for part in tables.steps(advice(documents)):
+            tables.screen().print(part)
+    else:
+        click.echo("nothing yet")
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:

@@ -1,6 +1,7 @@
 """The verbs for whoever sets an agent up: `init`, `doctor`, `config check`, `config show`."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,10 +73,28 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
         raise BadConfig(f"{path} exists already; --force overwrites it")
     _write_config(path, text, force=force)
     click.echo(f"wrote {path}")
+    found = config.find(config_file, os.environ)
+    option = "" if found == path else f" --config {shlex.quote(str(path))}"
+    if option:
+        click.echo(
+            f"but {found} wins over it: give every command{option}, or set AXOMSYNC_CONFIG; "
+            "what holds for the machine is written by: sudo axomsync init --force"
+        )
     settings = loaded.settings
     for folder, mode in ((settings.drop.folder, 0o755), (settings.mirror.folder, 0o755), (settings.state.folder, 0o750)):
         _make_folder(folder, mode)
     _test_key(loaded)
+    click.echo(f"next: `axomsync run{option}`, or for a service: {_service_command(path)}")
+
+
+def _service_command(path: Path) -> str:
+    from axomsync.config import SYSTEM_CONFIG
+    from axomsync.ops.service import PACKAGED_UNIT, SYSTEM_UNITS
+
+    if str(path) != SYSTEM_CONFIG:
+        return "axomsync service install --user"
+    is_installed = PACKAGED_UNIT.exists() or (SYSTEM_UNITS / PACKAGED_UNIT.name).exists()
+    return "systemctl enable --now axomsync" if is_installed else "axomsync service install"
 
 
 @click.command()
@@ -92,7 +111,7 @@ def doctor(config_file: str | None, as_json: bool, no_write: bool) -> None:
     from axomsync.ops.doctor import Doctor, Verdict
 
     loaded = load(config_file)
-    examination = Doctor(loaded.settings, os.environ, write=not no_write)
+    examination = Doctor(loaded.settings, loaded.path, os.environ, write=not no_write)
     findings = list(examination.findings())
     print_documents([asdict(finding) for finding in findings], as_json, tables.findings)
     if examination.key_refused:
@@ -134,4 +153,3 @@ def _test_key(loaded: "Loaded") -> None:
         failure.args = (f"the configuration is written, but {untested}{failure}",)
         raise
     click.echo(f"the key works: the console lists {count} model{'s' if count != 1 else ''}")
-    click.echo("next: `axomsync run`, or for a service: systemctl enable --now axomsync")

@@ -1,16 +1,18 @@
 """The verbs that say how things stand here: `status`, `uploads`, `explain`."""
 
+import gc
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from axomsync.cli.context import config_option, json_option, load, open_ledger, status_of, uploads_of
+from axomsync.cli.context import Among, config_option, json_option, load, open_ledger, status_of, uploads_of
 from axomsync.cli.output import print_csv, print_documents, print_json, print_json_line
 from axomsync.errors import Rejected, printable
+from axomsync.records import UploadState
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from axomsync.config import Loaded
 
 WATCH_SECONDS = 1.0
+STATE = click.Choice([str(state) for state in UploadState])
 
 
 @click.command()
@@ -39,18 +42,49 @@ def status(config_file: str | None, as_json: bool, watch: bool) -> None:
 @config_option
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each object in storage.")
-def uploads(config_file: str | None, as_json: bool, as_csv: bool) -> None:
+@click.option("--state", "states", multiple=True, type=STATE, help="Only those in this state; may be given again.")
+@click.option("--since", metavar="TIME", help="Only what has changed since then: 2h, 7d, 2027-01-31 or 2027-01-31T08:00.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the N that came last.")
+def uploads(
+    config_file: str | None,
+    as_json: bool,
+    as_csv: bool,
+    states: tuple[str, ...],
+    since: str | None,
+    limit: int | None,
+) -> None:
     """Every file ever taken from the drop folder, by sub-folder."""
-    from axomsync import tables
+    from axomsync import advice, tables
     from axomsync.drop import handover
 
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude one another")
-    documents = uploads_of(load(config_file))
+    gc.disable()  # of a hundred thousand rows none is garbage, and looking for some takes as long as reading them
+    loaded = load(config_file)
+    among = Among(frozenset(map(UploadState, states)), None if since is None else _time_of(since), limit)
+    documents = uploads_of(loaded, among)
     if as_csv:
         print_csv(handover.COLUMNS, handover.objects(documents))
     else:
-        print_documents(documents, as_json, tables.uploads)
+        print_documents(
+            documents, as_json, tables.uploads, lambda rows: advice.of_uploads(rows, loaded.settings.drop.folder)
+        )
+
+
+def _time_of(told: str) -> float:
+    """A duration back from now, or a local date or time, as seconds since the epoch."""
+    from datetime import datetime
+
+    from axomsync.config import parse_duration
+
+    with suppress(ValueError):
+        return time.time() - parse_duration(told)
+    try:
+        return datetime.fromisoformat(told).timestamp()
+    except (ValueError, OverflowError):
+        raise click.UsageError(
+            f"--since {told}: neither a duration nor a time; write it like 2h, 7d, 2027-01-31 or 2027-01-31T08:00"
+        ) from None
 
 
 @click.command()
@@ -82,8 +116,16 @@ def _show(loaded: "Loaded") -> None:
     from axomsync import tables
 
     screen = tables.screen()
-    for part in tables.status(status_of(loaded)):
+    for part in _parts(loaded):
         screen.print(part)
+
+
+def _parts(loaded: "Loaded") -> list[Any]:
+    """What is drawn of `status`: how things stand, and what to do about it."""
+    from axomsync import advice, tables
+
+    document = status_of(loaded)
+    return [*tables.status(document), *tables.steps(advice.of_status(document))]
 
 
 def _watch(loaded: "Loaded", as_json: bool) -> None:
@@ -105,7 +147,7 @@ def _watch_on(screen: "Console", loaded: "Loaded") -> None:
     if not screen.is_terminal or screen.is_dumb_terminal:  # nothing that was written can be written over
         _repeat(lambda: _show(loaded))
     with Live(console=screen, screen=True, auto_refresh=False) as live:
-        _repeat(lambda: live.update(tables.fitting(tables.status(status_of(loaded)), screen), refresh=True))
+        _repeat(lambda: live.update(tables.fitting(_parts(loaded), screen), refresh=True))
 
 
 def _repeat(show: Callable[[], None]) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from axomsync.cli.context import as_owner, config_option, json_option, load_and_log, status_of, uploads_of
+from axomsync.cli.context import Among, as_owner, config_option, json_option, load_and_log, status_of, uploads_of
 from axomsync.cli.output import print_documents, print_json
 from axomsync.errors import AlreadyRunning, LocalFault, Transient
 
@@ -71,7 +71,7 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
     else:
         with Bars(Reader(ledger)) as bars:
             rows = agent.push(files, bars.show)
-    documents = uploads_of(loaded, rows)
+    documents = uploads_of(loaded, Among(ids=rows))
     print_documents(documents, as_json, tables.uploads)
     states = {document["state"] for document in documents}
     if not documents or states & {UploadState.REJECTED, UploadState.FAILED, UploadState.HELD}:

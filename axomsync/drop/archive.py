@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,8 +31,7 @@ from axomsync.records import Shard, Upload
 NAMES_TO_TRY = 10_000
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
 
-# Nobody but the agent has to write into the archive; a rejected file is taken back by whoever dropped it (umask permitting).
-_MODES: Mapping[bytes, int] = {ARCHIVE: 0o755, REJECTS: 0o777}
+RIGHTS = 0o777  # of a folder that is made, before its umask or default ACL; `_open_to_droppers` makes good for the former
 _DOOMED = re.compile(rb"\.axomsync-deleting-([0-9]+)(-[0-9a-f]{32})?")
 
 
@@ -118,7 +117,7 @@ def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, d
 def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str) -> tuple[bytes, str]:
     place = os.path.join(area, os.path.dirname(upload.path))
     text = note.encode("utf-8", "backslashreplace")
-    with _source(root, upload) as (source, name), Folder.open(root) as top, _made(top, place, _MODES[area]) as target:
+    with _source(root, upload) as (source, name), Folder.open(root) as top, _made(top, place) as target:
         for as_name in _names(target, name, upload, len(suffix)):
             written = None if target.status(as_name) is not None else _write_note(target, as_name + suffix, text)
             if written is None:
@@ -151,14 +150,15 @@ def _source(root: Path, upload: Upload) -> Iterator[tuple[Folder, bytes]]:
 
 
 @contextmanager
-def _made(top: Folder, place: bytes, mode: int) -> Iterator[Folder]:
+def _made(top: Folder, place: bytes) -> Iterator[Folder]:
     """The folder at `place`; each part of the way that is missing is made, and on disk before the next."""
-    current = top.descend(b"")
+    current, pattern = top.descend(b""), os.fstat(top.descriptor)
     try:
         for part in place.rstrip(b"/").split(b"/"):
             is_new = current.status(part) is None
-            below = current.descend(part, make=mode)
+            below = current.descend(part, make=RIGHTS)
             try:
+                _open_to_droppers(below, pattern)
                 if is_new:
                     current.sync()
             finally:
@@ -167,6 +167,26 @@ def _made(top: Folder, place: bytes, mode: int) -> Iterator[Folder]:
         yield current
     finally:
         current.close()
+
+
+def _open_to_droppers(folder: Folder, pattern: os.stat_result) -> None:
+    """Give a folder of ours the group and the rights of the drop folder: who may drop may take back what was rejected.
+
+    The unit's sandbox lets nobody set the set-gid bit, which new folders inherit. Best effort: no file waits for it.
+    """
+    found, descriptor = os.fstat(folder.descriptor), folder.descriptor
+    if found.st_uid != os.geteuid():
+        return
+    with suppress(OSError):
+        if found.st_gid != pattern.st_gid:
+            os.fchown(descriptor, -1, pattern.st_gid)
+            found = os.fstat(descriptor)
+    if (found.st_mode ^ pattern.st_mode) & 0o777:
+        wanted = stat.S_IMODE(pattern.st_mode) & ~stat.S_ISUID
+        for mode in (wanted, wanted & 0o777):
+            with suppress(OSError):
+                os.fchmod(descriptor, mode)
+                return
 
 
 def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes) -> None:

@@ -19,7 +19,7 @@ from axomsync.ledger.reader import Reader
 def write_beside_agent(path: Path) -> Iterator[sqlite3.Connection]:
     """One transaction from another process than the agent. Raises `LocalFault`."""
     if _is_barred(path):
-        raise LocalFault(f"{path}: this user may not steer the agent; use sudo, or be the user that the agent runs as")
+        raise LocalFault(f"{path}: this user may not steer the agent; use sudo")
     Reader(path).close()  # of this version, and there
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)

@@ -4,19 +4,23 @@ Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a new
 that is damaged anywhere: in its structure, in a state, in a name or a number (`LocalFault`).
 """
 
+import errno
+import math
+import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from sqlite_utils import Database
 
-from axomsync.errors import LocalFault
+from axomsync.errors import LocalFault, local_fault
 from axomsync.ledger.connection import (
     BUSY_TIMEOUT_SECONDS,
     DAMAGE,
+    Trouble,
     check_ledger,
     closed_on_failure,
     sqlite_fault,
@@ -41,6 +45,8 @@ from axomsync.records import (
 
 T = TypeVar("T")
 
+ROOM_BYTES = 1_000_000  # that making a ledger takes, and more
+
 # Segments may overlap, where a straggler's rest was fetched twice.
 _MODELS = (
     "SELECT m.*, (SELECT coalesce(sum(min(f.size,"
@@ -61,18 +67,29 @@ class Reader:
         check_ledger(path)
         if not path.exists():
             raise UnreadyLedger(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
+        if not os.access(path, os.R_OK, effective_ids=True):
+            raise local_fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), str(path))
         self._lock = threading.Lock()
         try:
             connection = sqlite3.connect(
-                f"file:{_uri_path(path)}?mode=ro", uri=True, check_same_thread=False, timeout=BUSY_TIMEOUT_SECONDS
+                f"file:{_uri_path(path)}?mode=ro{_as_guest(path)}",
+                uri=True,
+                check_same_thread=False,
+                timeout=BUSY_TIMEOUT_SECONDS,
             )
             self._db = Database(connection)
             with closed_on_failure(connection):
                 refuse_newer(self._db, path)
                 if migrations.pending(self._db):
-                    raise UnreadyLedger(f"{path}: of an older version; start the agent anew, which brings it up to date")
+                    raise UnreadyLedger(f"{path}: {_why_pending(self._db, path)}")
         except (sqlite3.Error, *DAMAGE) as error:
-            raise sqlite_fault(error, path) from None
+            fault = sqlite_fault(error, path)
+            if _is_guest(path) and getattr(fault, "trouble", None) in (Trouble.READ_ONLY, Trouble.UNOPENED):
+                raise LocalFault(
+                    f"{path}: the agent that wrote it came to a sudden end, and this user may not put it in order; "
+                    "use sudo, or start the agent"
+                ) from None
+            raise fault from None
 
     def close(self) -> None:
         """Close the connection."""
@@ -92,9 +109,16 @@ class Reader:
             except (sqlite3.Error, *DAMAGE) as error:
                 raise sqlite_fault(error, self.path) from None
 
-    def uploads(self) -> list[Upload]:
-        """Every file ever taken, oldest first."""
-        return self._rows("SELECT * FROM uploads ORDER BY id", make=to_upload)
+    def uploads(
+        self, states: Collection[UploadState] = (), since: float | None = None, limit: int | None = None
+    ) -> list[Upload]:
+        """Every file ever taken, oldest first; or those in one of `states`, that changed `since` a time, or the newest."""
+        among = f"state IN ({', '.join('?' * len(states))})" if states else "true"
+        sql = f"SELECT * FROM uploads WHERE {among} AND updated_at >= ? ORDER BY id DESC LIMIT ?"  # noqa: S608
+        newest = self._rows(
+            sql, (*states, -math.inf if since is None else since, -1 if limit is None else limit), make=to_upload
+        )
+        return newest[::-1]
 
     def uploads_in_drop(self) -> list[Upload]:
         """Files that lie in the drop folder as far as the ledger knows, and those that `push` was given."""
@@ -283,6 +307,16 @@ class Reader:
         return {str(state): 0 for state in states} | dict(self._rows(sql, make=counted))
 
 
+def _why_pending(db: Database, path: Path) -> str:
+    """Whether an older version wrote it, or nobody yet: a start that failed half-way leaves a file without any fact."""
+    if "facts" in db.table_names() and db.execute("SELECT EXISTS (SELECT 1 FROM facts)").fetchone()[0]:
+        return "of an older version; start the agent anew, which brings it up to date"
+    disk = os.statvfs(path.parent)
+    if disk.f_bavail * disk.f_frsize < ROOM_BYTES or (disk.f_files and not disk.f_favail):
+        return "the start that was to make it failed, since the disk is full; free some space, and start the agent again"
+    return "the start that was to make it failed, on a full disk perhaps; start the agent again: nothing was lost"
+
+
 def _plain(kind: type[T], row: Row) -> T:
     return fitting(kind, **row)
 
@@ -304,6 +338,16 @@ def _fact(row: Row) -> tuple[str, str | None]:
 
 def _among(states: Iterable[ModelState]) -> str:
     return "WHERE state IN ({})".format(", ".join(f"'{state}'" for state in states))
+
+
+def _as_guest(path: Path) -> str:
+    """How SQLite is to read for somebody who may not make the files that it wants beside a ledger, where no agent has made
+    them: as a file that nobody writes to. Wrong only for what an agent writes that starts at that moment."""
+    return "&immutable=1" if _is_guest(path) and not path.with_name(path.name + "-shm").exists() else ""
+
+
+def _is_guest(path: Path) -> bool:
+    return not os.access(path.parent, os.W_OK, effective_ids=True)
 
 
 def _uri_path(path: Path) -> str:

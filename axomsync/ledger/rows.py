@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -22,10 +22,18 @@ class Misfit(ValueError):
 
 def fitting(kind: type[T], /, **values: Any) -> T:
     """A record of plain columns, each of the type that the record wants. Raises `Misfit`."""
-    for name, types in _column_types(kind):  # type: ignore[arg-type]  # mypy doubts that classes can be hashed
-        if type(values[name]) not in types:
-            raise Misfit(name)
+    types = tuple(map(type, values.values()))
+    misfit = _misfit(kind, tuple(values), types)  # type: ignore[arg-type]  # mypy doubts that classes can be hashed
+    if misfit is not None:
+        raise Misfit(misfit)
     return kind(**values)
+
+
+@lru_cache(maxsize=4096)  # rows are many, and of few forms
+def _misfit(kind: Any, names: tuple[str, ...], types: tuple[type, ...]) -> str | None:
+    """The first column whose value has another type than the record wants."""
+    given = dict(zip(names, types, strict=True))
+    return next((name for name, wanted in _column_types(kind) if given[name] not in wanted), None)
 
 
 def known_state(table: str, word: Any) -> str:
@@ -144,11 +152,10 @@ def _proofs(text: str) -> tuple[tuple[str, int], ...]:
 
 
 def _stamp(row: Row) -> Stamp:
-    numbers = [row[name] for name in ("dev", "ino", "bytes", "mtime_ns", "ctime_ns")]
-    if not all(type(number) is int for number in numbers):
+    dev, ino, size, mtime_ns, ctime_ns = row["dev"], row["ino"], row["bytes"], row["mtime_ns"], row["ctime_ns"]
+    if not type(dev) is type(ino) is type(size) is type(mtime_ns) is type(ctime_ns) is int:
         raise Misfit("stamp")
-    dev, ino, *others = numbers
-    return Stamp(_unsigned(dev), _unsigned(ino), *others)
+    return Stamp(_unsigned(dev), _unsigned(ino), size, mtime_ns, ctime_ns)
 
 
 def _signed(number: int) -> int:

@@ -5,6 +5,7 @@ axomsync itself can meet (told in its own words), files of the kernel that are n
 """
 
 import ctypes
+import errno
 import hashlib
 import os
 import pwd
@@ -24,6 +25,7 @@ from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Re
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of
 from axomsync.ledger import LEDGER_FILE, Reader, UnreadyLedger, check_ledger
+from axomsync.ops import access
 from axomsync.proxies import Proxies
 from axomsync.records import Presigned, RemoteModel
 from axomsync.s3 import plain_md5
@@ -60,14 +62,16 @@ class Finding:
 class Doctor:
     """Looks at one installation as the user who calls. `write` allows to leave a tiny object in storage."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], *, write: bool) -> None:
+    def __init__(self, settings: Settings, config: Path, environ: Mapping[str, str], *, write: bool) -> None:
         self._settings, self._environ, self._write = settings, environ, write
         self._ca_file = str(settings.console.ca_file) if settings.console.ca_file else None
+        self._units = access.units(config)
         self.key_refused = False
 
     def findings(self) -> Iterator[Finding]:
         """All checks, as they are made."""
-        yield from user(os.geteuid(), _has_user(SERVICE_USER))
+        service = access.service_user(self._units, SERVICE_USER)
+        yield from user(os.geteuid(), service.pw_name if service else None)
         yield from variables(misspelt(self._environ))
         yield from proxies(Proxies.of(self._environ))
         yield from certificates(self._ca_file, self._environ)
@@ -75,6 +79,7 @@ class Doctor:
         yield clock(_clock_is_synchronised())
         for name, folder in self._folders().items():
             yield from self._folder(name, folder)
+        yield from self._access(service if self._units else access.caller())
         if self._settings.drop.enabled:
             yield from self._watching()
         yield self._ledger()
@@ -173,10 +178,10 @@ class Doctor:
                 with tempfile.TemporaryFile(dir=folder) as file:
                     file.write(b"x")
             elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                raise PermissionError(0, "it may not be written")
+                raise PermissionError(errno.EACCES, "it may not be written")
         except OSError as error:
-            fix = f"let {_user_name(os.geteuid())} write there (chown, chmod, ReadWritePaths= of the unit)"
-            yield Finding(subject, Verdict.FAIL, str(local_fault(error, str(folder))), fix)
+            found, _, fix = str(local_fault(error, str(folder))).partition("; ")
+            yield Finding(subject, Verdict.FAIL, found, fix.removeprefix("run: "))
             return
         if name == "drop":
             yield from _places(folder)
@@ -186,6 +191,22 @@ class Doctor:
         yield space(name, folder, free, self._settings.mirror.reserve if name == "mirror" else FEW_BYTES)
         if status.f_files:
             yield inodes(name, folder, status.f_favail)
+
+    def _access(self, service: pwd.struct_passwd | None) -> Iterator[Finding]:
+        """What keeps the service from folders that whoever calls can use."""
+        folders, drop = self._folders(), self._settings.drop.folder if self._settings.drop.enabled else None
+        obstacles = access.denied(folders, drop, service)
+        yield from (Finding("rights", Verdict.FAIL, obstacle.found, obstacle.fix) for obstacle in obstacles)
+        if not obstacles:
+            whom = service.pw_name if service else f"the user {os.geteuid()}"
+            yield Finding("rights", Verdict.OK, f"{whom} may use the folders that people made in the drop folder")
+        if drop is not None and (trap := access.umask_trap(drop, service)) is not None:
+            yield Finding("rights", Verdict.WARN, trap.found, trap.fix)
+        for unit in self._units:
+            hidden = access.hidden_by(unit, folders)
+            yield from (Finding("unit", Verdict.FAIL, obstacle.found, obstacle.fix) for obstacle in hidden)
+            if not hidden:
+                yield Finding("unit", Verdict.OK, f"{unit['Id']} lets its service write to every folder")
 
     def _watching(self) -> Iterator[Finding]:
         watcher = Watcher(self._settings.drop.folder, self._settings.drop.observer, lambda: None)
@@ -244,11 +265,11 @@ def _places(drop: Path) -> Iterator[Finding]:
             yield Finding("drop folder", Verdict.FAIL, found, "move it away; the agent makes a folder there")
 
 
-def user(euid: int, service_user_exists: bool) -> Iterator[Finding]:
+def user(euid: int, service: str | None) -> Iterator[Finding]:
     """Root may do what the service may not."""
-    if euid == 0 and service_user_exists:
-        fix = f"runuser -u {SERVICE_USER} -- axomsync doctor, with the key in $AXOM_KEY"
-        yield Finding("user", Verdict.WARN, f"looking as root, while the service runs as {SERVICE_USER}", fix)
+    if euid == 0 and service not in (None, "root"):
+        fix = f"runuser -u {service} -- axomsync doctor, with the key in $AXOM_KEY"
+        yield Finding("user", Verdict.WARN, f"looking as root, while the service runs as {service}", fix)
 
 
 def variables(advice: list[str]) -> Iterator[Finding]:
@@ -337,22 +358,6 @@ def watches(folders: int, limit: int) -> Finding:
 def _refused(subject: str, failure: AxomsyncError, fix: str) -> Finding:
     told = isinstance(failure, Rejected) and "scope" in str(failure)  # it says itself what to do
     return Finding(subject, Verdict.FAIL, str(failure), "" if told else fix)
-
-
-def _user_name(uid: int) -> str:
-    """As in the list of users; a container may run as one who is not there."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
-def _has_user(name: str) -> bool:
-    try:
-        pwd.getpwnam(name)
-    except KeyError:
-        return False
-    return True
 
 
 def _clock_is_synchronised() -> bool:

@@ -1,4 +1,6 @@
-"""Log lines: one format for people, one for the journal, one for machines; secrets are taken out of all of them.
+"""Log lines: one format for people (with the date where no terminal shows it), one for the journal, one for machines.
+
+Secrets are taken out of all of them.
 
 The redaction works on the finished line, tracebacks included, so that no library and no careless message can leak the key
 or a signed URL. Control characters are escaped there, too; what comes from outside is cleaned where it comes in.
@@ -37,9 +39,21 @@ def redact(text: str) -> str:
 
 
 class _Console(logging.Formatter):
+    """For somebody who looks on, and knows which day it is."""
+
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        time = self._time(datetime.fromtimestamp(record.created).astimezone())
         return redact(f"{time} {record.levelname.lower():<7} {_message(self, record)}")
+
+    def _time(self, at: datetime) -> str:
+        return at.strftime("%H:%M:%S")
+
+
+class _File(_Console):
+    """For somebody who reads it later, perhaps elsewhere."""
+
+    def _time(self, at: datetime) -> str:
+        return at.isoformat(timespec="seconds")
 
 
 class _Journal(logging.Formatter):
@@ -73,7 +87,8 @@ def set_up(form: Format, level: str, environ: Mapping[str, str] = os.environ, st
     if form == "auto":
         form = "journal" if _is_journal(stream, environ) else "console"
     handler = logging.StreamHandler(stream)
-    handler.setFormatter({"console": _Console, "journal": _Journal, "json": _Json}[form]())
+    people = _Console if stream.isatty() else _File
+    handler.setFormatter({"console": people, "journal": _Journal, "json": _Json}[form]())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -23,6 +23,7 @@ from axomsync.errors import LocalFault, local_fault
 SHIPPED = Path(__file__).parent / "units"  # the checkout's systemd/
 UNITS = ("axomsync.service", "axomsync-sync.service", "axomsync-sync.timer")
 ENABLED = ("axomsync.service", "axomsync-sync.timer")
+ONCE = UNITS[1]
 SHIPPED_PROGRAM = "/usr/local/bin/axomsync"  # what the shipped units start
 
 SYSTEM_UNITS = Path("/usr/local/lib/systemd/system")
@@ -252,6 +253,8 @@ def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], t
         if ours and any(_says_yes(*manager, question, name) for question in ("is-active", "is-enabled")):
             _call(*manager, "disable", "--quiet", "--now", name)
             tell(f"{name}: stopped and disabled")
+    if manager and (units / ONCE).exists():
+        _call(*manager, "stop", ONCE)  # the timer's pass, should one be under way
     for path in (*(units / name for name in UNITS), *others):
         try:
             path.unlink()

@@ -4,6 +4,7 @@ Needs root for mounts. Root reads everything, so where permission matters the ag
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -131,10 +132,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(sandbox: Sandbox, age
     (agent.drop / "listed").chmod(0o444)
     code, said = sync_without_privilege(agent)
     assert code == 75, said
-    need = "permission denied; give the service's user access"
-    assert f"secret.jsonl: {agent.drop}/secret.jsonl: {need}" in said
+    file = f"{agent.drop}/secret.jsonl"
+    assert f"secret.jsonl: {file}: root may not read it; run: chmod u+rwX {file}" in said
     assert f"drop folder: {agent.drop}/l" in said
-    assert f"{need} (and 1 more)" in said
+    assert re.search(rf"root may not look into .*; run: chmod u\+rwX {agent.drop}/l\S+ \(and 1 more\)", said)
     assert stored(sandbox) == {"open.jsonl": [dataset("open.jsonl")]}
 
     for path, mode in (("secret.jsonl", 0o600), ("locked", 0o755), ("listed", 0o755)):
@@ -151,7 +152,7 @@ def test_a_running_agent_takes_a_file_as_soon_as_it_may_read_it(sandbox: Sandbox
     (agent.drop / "secret.jsonl").write_bytes(dataset("secret"))
     (agent.drop / "secret.jsonl").chmod(0)
     agent.start(*WITHOUT_PRIVILEGE)
-    eventually("the message", lambda: "secret.jsonl: permission denied" in agent.log())
+    eventually("the message", lambda: "secret.jsonl: root may not read it" in agent.log())
     (agent.drop / "secret.jsonl").chmod(0o600)
     eventually("the receipt", (agent.drop / "uploaded" / "secret.jsonl.receipt.json").exists)
     assert stored(sandbox) == {"secret.jsonl": [dataset("secret")]}

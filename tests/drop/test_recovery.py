@@ -307,18 +307,19 @@ def test_what_lies_in_the_place_of_a_claim_is_named(tmp_path: Path, kind: str) -
         claims.take("content")
 
 
-def test_folders_are_made_so_that_only_the_agent_fills_the_archive(tmp_path: Path, template: Path) -> None:
+@pytest.mark.parametrize("mode", [0o755, 0o2770, 0o1777])
+def test_who_may_drop_may_take_back_what_was_rejected(mode: int, tmp_path: Path, template: Path) -> None:
     here = DropHere(tmp_path / "here", template)
-    before = os.umask(0o002)
+    here.folder.chmod(mode)
+    before = os.umask(0o022)
     try:
         drop(here, "x/a.jsonl")
         (here.folder / "b.jsonl").write_text("broken")
         here.finish()
     finally:
         os.umask(before)
-    modes = {name: stat.S_IMODE((here.folder / name).stat().st_mode) for name in ("uploaded", "uploaded/x", ".axomsync")}
-    assert set(modes.values()) == {0o755}
-    assert stat.S_IMODE((here.folder / "rejected").stat().st_mode) == 0o775
+    modes = {name: stat.S_IMODE((here.folder / name).stat().st_mode) for name in ("uploaded", "uploaded/x", "rejected")}
+    assert set(modes.values()) == {mode}
 
 
 def test_shards_of_a_file_that_went_away_are_orphans(tmp_path: Path, template: Path) -> None:

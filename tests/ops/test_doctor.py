@@ -145,5 +145,5 @@ def test_verdicts(finding: Finding, verdict: Verdict, words: str) -> None:
 
 
 def test_root_is_told_that_the_service_is_somebody_else() -> None:
-    assert [finding.verdict for finding in doctor.user(0, service_user_exists=True)] == [Verdict.WARN]
-    assert list(doctor.user(1000, service_user_exists=True)) == []
+    assert [finding.verdict for finding in doctor.user(0, "axomsync")] == [Verdict.WARN]
+    assert list(doctor.user(1000, "axomsync")) == []

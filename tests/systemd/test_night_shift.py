@@ -336,6 +336,24 @@ def removing_keeps_and_purging_takes_what_is_ours(night: Night) -> None:
     )
 
 
+def an_upgrade_starts_the_timer_again(night: Night) -> None:
+    night.machine.systemctl("disable", "--now", UNIT)
+    night.machine.systemctl("start", "axomsync-sync.timer")
+    night.install(night.next_package)
+    assert night.machine.show("axomsync-sync.timer", "ActiveState") == "active"
+    assert night.machine.show(UNIT, "ActiveState") == "inactive"
+    night.machine.systemctl("stop", "axomsync-sync.timer")
+
+
+def removing_ends_the_timer_too(night: Night) -> None:
+    """Who had it in place of the agent must not find it failing for want of a program, nor enabled one day by surprise."""
+    machine, timer = night.machine, "axomsync-sync.timer"
+    machine.systemctl("enable", "--now", timer)
+    machine.run("dpkg", "--remove", "axomsync")
+    assert machine.show(timer, "ActiveState") == "inactive"
+    assert machine.run("find", "/etc/systemd/system", "-name", "axomsync*").stdout == ""
+
+
 def the_manual_does_what_it_says(night: Night) -> None:
     """Every example for root in README and docs, line by line, from the installation on."""
     machine, home = night.machine, "/root/manual"
@@ -370,6 +388,7 @@ NIGHT = (
     an_upgrade_brings_the_ledger_along,
     a_downgrade_is_refused,
     all_bytes_are_right,
+    an_upgrade_starts_the_timer_again,
     removing_keeps_and_purging_takes_what_is_ours,
     the_manual_does_what_it_says,
 )
@@ -381,6 +400,7 @@ SHORT_NIGHT = (
     on_a_full_disk_a_model_waits_for_room,
     a_revoked_key_is_told_and_replaced,
     all_bytes_are_right,
+    removing_ends_the_timer_too,
 )
 
 

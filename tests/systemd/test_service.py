@@ -1,52 +1,17 @@
 """The shipped unit under a real systemd, installed by `axomsync service install`."""
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from tests.rig.container import Container
-from tests.rig.inside import SandboxInside, sandbox_inside
-from tests.rig.installation import CHECKOUT, PREFIX, PROGRAM, machine_with_program
+from tests.rig.inside import SandboxInside
+from tests.rig.installation import PREFIX, PROGRAM
+from tests.systemd.conftest import CONFIG, DROP_IN, GOOD_CONFIG, KEY, UNIT, WHEELS, install
 
-UNIT = "axomsync.service"
 PASS, TIMER = "axomsync-sync.service", "axomsync-sync.timer"
-CONFIG = "/etc/axomsync/config.toml"
-KEY = "/etc/axomsync/key"
-WHEELS = "/opt/wheels"
-DROP_IN = f"/run/systemd/system/{UNIT}.d/test.conf"
-# Nobody listens there: an agent must be able to start before its console is up.
-GOOD_CONFIG = '[console]\nurl = "http://127.0.0.1:9/api"\n'
-
-
-def install(machine: Container) -> str:
-    return machine.run(PROGRAM, "service", "install").stdout
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    """A booted machine with the service installed, and nothing running."""
-    wheels = tmp_path_factory.mktemp("wheels")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels]
-    subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
-    with machine_with_program(tmp_path_factory.mktemp("program"), {wheels: WHEELS}) as machine:
-        assert f"{CONFIG}: written" in install(machine)
-        yield machine
-
-
-@pytest.fixture
-def machine(installed: Container) -> Container:
-    """The installed machine, with a good configuration and key, and the service stopped and without a past."""
-    installed.systemctl("stop", UNIT)
-    installed.run("rm", "-f", DROP_IN)
-    installed.systemctl("daemon-reload")
-    installed.systemctl("reset-failed", UNIT, check=False)
-    installed.write(CONFIG, GOOD_CONFIG)
-    installed.write(KEY, "axom_live_of_the_service_tests\n", mode=0o600)
-    return installed
 
 
 def until(condition: Callable[[], bool], what: str, patience: float) -> None:
@@ -62,12 +27,6 @@ def is_running(machine: Container) -> bool:
 
 def exists(machine: Container, path: str) -> bool:
     return machine.run("test", "-e", path, check=False).returncode == 0
-
-
-@pytest.fixture
-def sandbox(machine: Container) -> Iterator[SandboxInside]:
-    with sandbox_inside(machine) as sandbox:
-        yield sandbox
 
 
 def test_systemd_has_nothing_to_say_about_the_units(machine: Container) -> None:
@@ -138,10 +97,57 @@ def test_reload_with_a_bad_configuration_keeps_the_old_one_and_says_why(machine:
     machine.systemctl("start", UNIT)
     pid = machine.show(UNIT, "MainPID")
     machine.write(CONFIG, GOOD_CONFIG + '[drop]\nsettel = "5s"\n')
-    machine.systemctl("reload", UNIT)
+    done = machine.systemctl("reload", UNIT, check=False)
+    assert done.returncode != 0, "whoever asked must see it"
+    assert f"journalctl -xeu {UNIT}" in done.stderr
     until(lambda: "settel" in machine.journal(UNIT), "the reason in the journal", patience=10)
     until(lambda: is_running(machine), "running after the reload", patience=10)
     assert machine.show(UNIT, "MainPID") == pid
+
+
+def test_a_reload_hands_the_key_to_whomever_the_unit_runs_as(machine: Container) -> None:
+    machine.run("sh", "-c", "id runner >/dev/null 2>&1 || useradd --system runner")
+    machine.write(DROP_IN, "[Service]\nUser=runner\nGroup=runner\nStateDirectory=runner\n")
+    machine.write(CONFIG, GOOD_CONFIG + '[state]\nfolder = "/var/lib/runner"\n')
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", UNIT)
+    machine.systemctl("reload", UNIT)
+    told = machine.run("stat", "-c", "%U:%G %a", "/run/axomsync/axom_key").stdout
+    assert told == "runner:runner 600\n"
+    assert is_running(machine)
+
+
+def test_folders_that_the_sandbox_hides_are_told_with_the_line_that_opens_them(
+    machine: Container, sandbox: SandboxInside
+) -> None:
+    machine.run("install", "-d", "-o", "axomsync", "-m", "755", "/data/drop", "/home/shared")
+    machine.write("/var/tmp/small/config.json", "{}")
+    sandbox.steer("models", name="small", version="v1", folder="/var/tmp/small")
+    config = f'[console]\nurl = "{sandbox.url}"\n[drop]\nfolder = "/data/drop"\nsettle = "300ms"\n'
+    machine.write(CONFIG, config + '[mirror]\nfolder = "/home/shared/models"\npoll = "1s"\n')
+    machine.write(KEY, sandbox.key + "\n", mode=0o600)
+    machine.run("install", "-d", "-o", "axomsync", "/home/shared/models")
+    machine.write("/data/drop/a.jsonl", "broken\n")
+    found = json.loads(machine.run(PROGRAM, "doctor", "--json", "--no-write", check=False).stdout)
+    fixes = " ".join(f["fix"] for f in found if f["subject"] == "unit")
+    edit = "systemctl edit axomsync, add below [Service]: "
+    assert edit + "ReadWritePaths=/data/drop" in fixes
+    assert edit + "ProtectHome=no, and ReadWritePaths=/home/shared/models" in fixes
+
+    machine.systemctl("start", UNIT)
+
+    def told(line: str) -> Callable[[], bool]:
+        return lambda: f"run: systemctl edit axomsync, add below [Service]: {line}" in machine.run(PROGRAM, "status").stdout
+
+    until(told("ReadWritePaths=/data/drop"), "what opens the drop folder", patience=20)
+    until(told("ProtectHome=no"), "what opens the mirror", patience=20)
+    opened = "[Service]\nReadWritePaths=/data/drop /home/shared/models\nProtectHome=no\n"
+    machine.write(DROP_IN, opened)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", UNIT)
+    until(lambda: machine.run("test", "-e", "/data/drop/rejected/a.jsonl", check=False).returncode == 0, "it", patience=20)
+    found = json.loads(machine.run(PROGRAM, "doctor", "--json", "--no-write", check=False).stdout)
+    assert [f["verdict"] for f in found if f["subject"] == "unit"] == ["ok"]
 
 
 def test_an_agent_that_was_killed_comes_back(machine: Container) -> None:
@@ -285,15 +291,19 @@ def test_a_user_has_a_service_of_their_own(machine: Container, sandbox: SandboxI
 
 
 def test_uninstalling_keeps_the_data(machine: Container) -> None:
-    machine.systemctl("enable", "--now", UNIT)
+    machine.systemctl("enable", "--now", UNIT, TIMER)
     machine.write("/srv/axom/models/m/1/config.json", "{}")
     machine.run(PROGRAM, "service", "uninstall")
     try:
-        assert machine.show(UNIT, "LoadState") == "not-found"
+        for unit in (UNIT, PASS, TIMER):
+            assert machine.show(unit, "LoadState") == "not-found"
+            assert machine.show(unit, "ActiveState") == "inactive"
         machine.run("test", "-f", "/srv/axom/models/m/1/config.json", "-a", "-f", CONFIG, "-a", "-f", KEY)
         machine.run("test", "-d", "/var/lib/axomsync")
     finally:
         install(machine)
+    for unit in (UNIT, TIMER):
+        assert machine.show(unit, "UnitFileState") == "disabled", "a later installation begins anew"
 
 
 def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sandbox: SandboxInside) -> None:

@@ -1,0 +1,214 @@
+"""What stands between a service and its folders: rights of its user, and the sandbox of its unit. Part of `doctor`.
+
+Rights are asked of the kernel by a process that has become the service's user, since modes, groups and ACLs together are
+more than can be worked out; of the unit systemd is asked what holds, drop-ins included.
+
+Failures handled: no systemd, no such unit or user (nothing is said of it), a folder tree that is endless (looked at up to
+`MOST_FOLDERS`), a user that one may not become (the rights of whoever calls are looked at).
+"""
+
+import errno
+import json
+import os
+import pwd
+import shlex
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from axomsync.confinement import HOMES
+from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS
+from axomsync.errors import printable
+from axomsync.rights import denial_of, who
+
+MOST_FOLDERS = 10_000
+MOST_TOLD = 5
+SERVICE, ONE_PASS, TIMER = "axomsync.service", "axomsync-sync.service", "axomsync-sync.timer"
+_PROPERTIES = (
+    "LoadState", "UnitFileState", "ActiveState", "User", "ExecStart", "ProtectHome", "ProtectSystem", "ReadWritePaths",
+    "ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem", "BindPaths", "StateDirectory",
+)  # fmt: skip
+_SYSTEM = {"strict": ("/",), "full": ("/usr", "/boot", "/efi", "/etc"), "yes": ("/usr", "/boot", "/efi")}
+
+Unit = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """`fix` is what to do about what was `found`; a `grave` one keeps the agent from its work."""
+
+    found: str
+    fix: str
+    grave: bool = True
+
+
+# The unit
+
+
+def units(config: Path, ask: Callable[[str], Unit] | None = None) -> list[Unit]:
+    """What holds for the units of this machine that use this configuration, and that are in use."""
+    asked = ask or _asked
+    service, once, timer = asked(SERVICE), asked(ONE_PASS), asked(TIMER)
+    chosen = [service] if _in_use(service) or not _in_use(timer) else []
+    chosen += [once] if _in_use(timer) else []
+    return [unit for unit in chosen if unit.get("LoadState") == "loaded" and f"--config {config} " in unit["ExecStart"]]
+
+
+def hidden_by(unit: Unit, folders: Mapping[str, Path]) -> list[Obstacle]:
+    """Folders that this unit's sandbox hides from its service, or lets nobody write."""
+    name = unit["Id"].removesuffix(".service")
+    found = []
+    for section, folder in folders.items():
+        line = _way_in(unit, os.path.realpath(folder))
+        if line is not None:
+            told = f"[{section}] folder {folder}: {unit['Id']} {'hides it' if 'Home' in line else 'lets nobody write there'}"
+            found.append(
+                Obstacle(told, f"systemctl edit {name}, add below [Service]: {line}; then systemctl restart {name}")
+            )
+    return found
+
+
+def _way_in(unit: Unit, folder: str) -> str | None:
+    home = next((home for home in HOMES if _below(folder, home)), None)
+    opened = [*_paths(unit, "ReadWritePaths"), *_paths(unit, "BindPaths")]
+    opened += [f"/var/lib/{name}" for name in unit.get("StateDirectory", "").split()]
+    is_open = any(_below(folder, path) for path in opened)
+    protects = unit.get("ProtectHome", "no")
+    if home is not None and protects in ("yes", "tmpfs") and not any(_below(folder, p) for p in _paths(unit, "BindPaths")):
+        return "ProtectHome=no" + f", and ReadWritePaths={folder}" * (not is_open)
+    if any(_below(folder, path) for path in _paths(unit, "InaccessiblePaths")):
+        return "InaccessiblePaths= (nothing)"
+    closed = [*_SYSTEM.get(unit.get("ProtectSystem", "no"), ()), *_paths(unit, "ReadOnlyPaths")]
+    closed += [home] if home is not None and protects == "read-only" else []
+    return f"ReadWritePaths={folder}" if any(_below(folder, path) for path in closed) and not is_open else None
+
+
+def _paths(unit: Unit, name: str) -> list[str]:
+    """Paths of a list; `-` before one means that it may be missing, and `:` parts what is mounted from where."""
+    return [
+        word.lstrip("-+").rpartition(":")[2] if name == "BindPaths" else word.lstrip("-+")
+        for word in unit.get(name, "").split()
+    ]
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _in_use(unit: Unit) -> bool:
+    return unit.get("UnitFileState") == "enabled" or unit.get("ActiveState") in ("active", "reloading", "activating")
+
+
+def _asked(name: str) -> Unit:
+    argv = ["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", name]
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    return {"Id": name, "ExecStart": "", **dict(line.split("=", 1) for line in said.splitlines() if "=" in line)}
+
+
+# The rights of its user
+
+
+def service_user(of_units: list[Unit], default: str) -> pwd.struct_passwd | None:
+    """Whom the service runs as, None when there is no such user."""
+    name = next((unit["User"] for unit in of_units if unit.get("User")), default)
+    with suppress(KeyError):
+        return pwd.getpwnam(name)
+    return None
+
+
+def caller() -> pwd.struct_passwd | None:
+    """Whoever runs this, where a user is known by that number."""
+    with suppress(KeyError):
+        return pwd.getpwuid(os.geteuid())
+    return None
+
+
+def denied(folders: Mapping[str, Path], drop: Path | None, user: pwd.struct_passwd | None) -> list[Obstacle]:
+    """What the service's user may not do in its folders, and in those that people have made below the drop folder.
+
+    Whoever is not root looks at the latter alone, with rights of their own: the former are tried.
+    """
+    if os.geteuid() != 0:
+        return [Obstacle(*told) for told in _closed(_made_by_people(drop))]
+    if user is None or user.pw_uid == 0:
+        return []
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.initgroups(user.pw_name, user.pw_gid)
+            os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+            os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+            with open(writing, "w", encoding="utf-8") as stream:
+                json.dump(_closed(map(str, folders.values())) or _closed(_made_by_people(drop)), stream)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    return [Obstacle(*told) for told in json.loads(text or "[]")]
+
+
+def _closed(folders: Iterable[str]) -> list[tuple[str, str]]:
+    """Folders that this process may not look into or write to, at most `MOST_TOLD`: what and what helps."""
+    told = []
+    for folder in folders:
+        denial = denial_of(folder)
+        if denial is not None:
+            what, _, fix = denial.words(folder).partition("; ")
+            told.append((f"{printable(folder)}: {what}", fix.removeprefix("run: ")))
+        if len(told) == MOST_TOLD:
+            break
+    return told
+
+
+def _made_by_people(drop: Path | None) -> Iterator[str]:
+    if drop is None:
+        return
+    ours = {os.fsdecode(area) for area in (ARCHIVE, REJECTS, CLAIMS)}
+    unlisted: list[str] = []
+    for seen, (place, names, _) in enumerate(os.walk(drop, onerror=lambda error: unlisted.append(str(error.filename)))):
+        yield from unlisted
+        unlisted.clear()
+        if place == str(drop):
+            names[:] = [name for name in names if name not in ours]
+        else:
+            yield place
+        if seen >= MOST_FOLDERS:
+            return
+    yield from unlisted
+
+
+def umask_trap(drop: Path, user: pwd.struct_passwd | None) -> Obstacle | None:
+    """A drop folder that a group shares without a default ACL: what its members make there hangs on their umask."""
+    try:
+        status = os.stat(drop)
+    except OSError:
+        return None
+    if user is None or not status.st_mode & stat.S_IWGRP or status.st_uid == 0 == status.st_gid:
+        return None
+    try:
+        os.getxattr(drop, "system.posix_acl_default")
+    except OSError as error:
+        if error.errno != errno.ENODATA:
+            return Obstacle(
+                f"{drop}: its filesystem knows no ACLs, so what people make there with umask 022 can't be put away",
+                "have them use umask 002, or name a folder on another filesystem",
+                grave=False,
+            )
+    else:
+        return None
+    place = shlex.quote(str(drop))
+    fix = f"setfacl -m d:u:{user.pw_name}:rwx,d:g::rwx {place}"
+    return Obstacle(
+        f"{drop}: it has no default ACL, so what people make there with umask 022 can't be put away by {who(user.pw_uid)}",
+        fix if shutil.which("setfacl") else f"apt install acl, then {fix}",
+        grave=False,
+    )

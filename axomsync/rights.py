@@ -1,0 +1,147 @@
+"""Who may not do what, after the system has said no: which folder or file is in the way, and what gives the right.
+
+A denied call names the path that was asked for, and not what about it was denied. So the way to it is walked again: a
+folder that may not be entered, a file that may not be read, a folder in which nothing may be made or removed. What helps
+hangs on who asks: a person may join the group or use sudo, the service is given the right by whoever owns the thing.
+
+Failures handled: users and groups without a name, things that have gone meanwhile, a denial that the rights don't explain
+(None: it has another cause).
+"""
+
+import grp
+import os
+import pwd
+import shlex
+import shutil
+from dataclasses import dataclass
+
+PERSONS = range(1000, 60_001)  # other users are the system's own, login.defs(5)
+
+
+@dataclass(frozen=True)
+class Denial:
+    """`path` is what is in the way, `deed` what may not be done there."""
+
+    path: str
+    deed: str
+    bits: int  # of the mode of `path`, as for others: 4 read, 2 write, 1 enter
+
+    def words(self, asked: str) -> str:
+        """Who may not do it, and what helps; `asked` is the path that was wanted."""
+        place = "it" if self.path == asked else self.path
+        return f"{who(os.geteuid())} may not {self.deed.format(place)}; {_remedy(self)}"
+
+
+def denial_of(path: str) -> Denial | None:
+    """What about `path` is denied to this process."""
+    whole = os.path.abspath(path)
+    folder = os.path.dirname(whole)
+    for closed in _way_to(folder):
+        if not _may(closed, os.X_OK):
+            return Denial(closed, "look into {}", 1)
+    if os.path.isdir(whole):
+        if not _may(whole, os.R_OK | os.X_OK):
+            return Denial(whole, "look into {}", 5)
+        if not _may(whole, os.W_OK):
+            return Denial(whole, "make or remove files in {}", 7)
+    elif os.path.exists(whole) and not _may(whole, os.R_OK):
+        return Denial(whole, "read {}", 4)
+    if not _may(folder, os.W_OK):
+        return Denial(folder, "make files in {} or remove files from it", 7)
+    if os.path.exists(whole) and not _may(whole, os.W_OK):
+        return Denial(whole, "write to {}", 6)
+    return None
+
+
+def is_service(uid: int) -> bool:
+    """Whether that is neither root nor a person."""
+    return uid != 0 and uid not in PERSONS
+
+
+def who(uid: int) -> str:
+    """A user, as people call one."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"the user {uid}"
+    return f"the service's user {name}" if is_service(uid) else name
+
+
+def grant(path: str, uid: int, bits: int) -> str:
+    """The command by which the owner of a thing gives a user these rights to it, and to all that a folder will hold."""
+    place, name = shlex.quote(path), _name(uid)
+    letters = "".join(letter for bit, letter in ((4, "r"), (2, "w"), (1, "X")) if bits & bit)
+    is_folder = os.path.isdir(path) and bits != 1
+    if shutil.which("setfacl") is not None:
+        later = f",d:u:{name}:{letters}" if is_folder else ""
+        return f"setfacl {'-R ' * is_folder}-m u:{name}:{letters}{later} {place}"
+    all_of_it = "-R " * is_folder
+    status = _status(path)
+    is_theirs = status is not None and status.st_gid in _groups(uid)
+    hand_over = "" if is_theirs else f"chgrp {all_of_it}{_group_name(_groups(uid)[0])} {place} && "
+    return f"{hand_over}chmod {all_of_it}g+{letters} {place}"
+
+
+def _remedy(denial: Denial) -> str:
+    uid, status = os.geteuid(), _status(denial.path)
+    if status is None:
+        return "give it access"
+    if status.st_uid == uid:
+        return f"run: chmod u+rwX {shlex.quote(denial.path)}"
+    if is_service(uid):
+        bits = 7 if denial.bits == 5 else denial.bits  # whose files it is to read it is to put away
+        return f"run: {'sudo ' * (status.st_uid == 0)}{grant(denial.path, uid, bits)}"
+    group = _group_name(status.st_gid) if status.st_gid and status.st_mode >> 3 & denial.bits == denial.bits else None
+    if group is not None and status.st_gid in _groups(uid):
+        return f"use sudo, or log in again: you are in group {group}, but this session began before you were"
+    if group is not None:
+        return f"use sudo, or join group {group}: sudo usermod -aG {group} {_name(uid)}, then log in again"
+    if status.st_uid == 0:
+        return "use sudo"
+    return f"use sudo, or have {_name(status.st_uid)} run: {grant(denial.path, uid, denial.bits)}"
+
+
+def _way_to(folder: str) -> list[str]:
+    """A folder and those above it, the highest first."""
+    way = [folder]
+    while os.path.dirname(way[-1]) != way[-1]:
+        way.append(os.path.dirname(way[-1]))
+    return way[::-1]
+
+
+def _may(path: str, how: int) -> bool:
+    """Whether the rights allow it; true of what is not there, which nobody forbids."""
+    try:
+        return os.access(path, how, effective_ids=True) or not os.path.lexists(path)
+    except OSError:
+        return True
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _groups(uid: int) -> list[int]:
+    """A user's groups as they are written down, the first one first; this process's own where that is nowhere."""
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return [os.getegid(), *os.getgroups()]
+    return os.getgrouplist(user.pw_name, user.pw_gid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

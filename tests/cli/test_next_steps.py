@@ -1,0 +1,111 @@
+"""What `status`, `uploads` and `models` end in: the command that comes next, where there is something to do."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axomsync import advice, tables
+from tests.rig.agent import AgentProcess
+from tests.rig.faults import Content, Fault, FaultyServer
+
+
+def upload(path: str, state: str) -> dict[str, Any]:
+    return {"path": path, "state": state}
+
+
+def model(name: str, state: str, damage: str | None = None) -> dict[str, Any]:
+    return {"name": name, "version": "v1", "state": state, "damage": damage}
+
+
+def status(drop: Path, *subjects: str, running: bool = True, paused: bool = False, waits: bool = False) -> dict[str, Any]:
+    problems = [{"subject": subject, "next_attempt": "2027-01-01T00:00:00+00:00" if waits else None} for subject in subjects]
+    return {"agent": {"running": running, "paused": paused}, "drop": {"folder": str(drop)}, "problems": problems}
+
+
+@pytest.fixture
+def drop(tmp_path: Path) -> Path:
+    for name in ("bad.jsonl", "sub folder/it's.jsonl"):
+        file = tmp_path / "rejected" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    return tmp_path
+
+
+def test_when_all_is_well_nothing_is_to_be_done(drop: Path) -> None:
+    assert advice.of_status(status(drop)) == []
+    assert advice.of_uploads([upload("a.jsonl", "uploaded"), upload("b.jsonl", "queued")], drop) == []
+    assert advice.of_models([model("llama", "published"), model("soon", "waiting")]) == []
+
+
+def test_the_agent_is_started_as_it_is_installed(drop: Path, tmp_path: Path) -> None:
+    stopped = status(drop, running=False)
+    assert advice.of_status(stopped, units=[str(tmp_path)]) == ["to start the agent: axomsync run"]
+    (tmp_path / "axomsync.service").touch()
+    assert advice.of_status(stopped, units=[str(tmp_path)]) == ["to start the agent: systemctl start axomsync"]
+
+
+@pytest.mark.parametrize(
+    ("document", "step"),
+    [
+        ({"paused": True}, "to go on: axomsync resume"),
+        ({"subjects": ("console",)}, "to look into it: axomsync doctor"),
+        ({"subjects": ("evil/v1",)}, "to know more, and try again once it is mended: axomsync retry evil/v1"),
+    ],
+)
+def test_status_says_what_comes_next(document: dict[str, Any], step: str, drop: Path) -> None:
+    assert advice.of_status(status(drop, *document.pop("subjects", ()), **document)) == [step]
+
+
+def test_what_goes_on_by_itself_needs_nobody(drop: Path) -> None:
+    assert advice.of_status(status(drop, "llama/v1", waits=True)) == []
+
+
+def test_the_command_that_moves_a_file_back_does_so_in_a_shell(drop: Path) -> None:
+    paths = ["bad.jsonl", "sub folder/it's.jsonl"]
+    steps = advice.of_uploads([upload(path, "rejected") for path in (*paths, "gone.jsonl")], drop)
+    assert len(steps) == 2
+    (drop / "sub folder").mkdir()
+    for step in steps:
+        said, _, command = step.partition(": ")
+        assert said == "correct it and move it back"
+        subprocess.run(["sh", "-c", command], check=True)
+    assert all((drop / path).exists() for path in paths)
+
+
+def test_of_many_a_few_are_named(drop: Path) -> None:
+    steps = advice.of_uploads([upload(f"{number}.jsonl", "failed") for number in range(9)], drop)
+    assert steps[-1] == "and 6 more: axomsync uploads --state failed"
+    assert len(steps) == advice.MOST + 1
+
+
+def test_damage_is_mended_by_another_command() -> None:
+    steps = advice.of_models([model("llama", "published", damage="w: 3 bytes"), model("evil", "blocked")])
+    assert [step.rpartition(": ")[2] for step in steps] == ["axomsync retry evil/v1", "axomsync verify --repair llama/v1"]
+
+
+def test_the_verbs_end_in_them(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("evil", "v1", {"../w": Content(10)})
+    (agent.drop / "broken.jsonl").write_text("broken\n")
+    agent.sync(expect=1)
+    back = f"correct it and move it back: mv {agent.drop}/rejected/broken.jsonl {agent.drop}/broken.jsonl"
+    assert agent.call("uploads").stdout.splitlines()[-1] == back
+    assert agent.call("models").stdout.splitlines()[-1].endswith("axomsync retry evil/v1")
+    assert back in agent.call("status").stdout.splitlines()[-4:]
+    assert agent.call("uploads", "--csv").stdout.count("mv ") == 0, "that is for programs"
+
+
+def test_without_an_agent_status_says_how_the_console_was(server: FaultyServer, agent: AgentProcess) -> None:
+    agent.sync()
+    shown = agent.call("status").stdout
+    assert "reachable" not in shown, "nobody has asked since"
+    assert f"answered last at {agent.status()['console']['last_poll']}" in shown
+    server.inject(Fault(status=503), "/api/", times=99)
+    agent.sync(expect=75)
+    assert "trouble when the agent ended: " in agent.call("status").stdout
+
+
+def test_plain_tables_are_aligned_by_what_a_terminal_shows() -> None:
+    plain = tables.table(("A", "B"), [("größe", 1), ("模型", None), ("x", "\x1b[2J")]).plain()
+    assert plain == "A      B\ngröße  1\n模型   -\nx      \\x1b[2J\n"
