@@ -11,11 +11,13 @@ import math
 import re
 from enum import Enum, auto
 
+import orjson
 from blake3 import blake3
 
 from axomsync.drop.diagnosis import AROUND, Break, Want
 
 DEEPEST = 1024  # levels that the other lines may have
+WORTH_A_LEAP = 2048  # bytes
 KEPT_BYTES = 4 * AROUND  # around the place of an error
 
 _HEX = rb"[0-9a-fA-F]"
@@ -23,23 +25,20 @@ _UNICODE = rb"\\u(?:[0-9a-cA-CefEF]%b{3}|[dD][0-7]%b{2}|[dD][89abAB]%b{2}\\u[dD]
     (_HEX,) * 4
 )  # no half of a pair alone
 _TEXT = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|%b)' % _UNICODE
-# As many in one call as cost little memory. (No possessive groups: they are broken before Python 3.11.5.)
-_MANY = rb"{0,1000}"
-_STRING = rb'"%b%b"' % (_TEXT, _MANY)
-_SCALAR = rb"(?:%b|-?(?:0|[1-9][0-9]{0,299})(?:\.[0-9]{1,300})?|true|false|null)" % _STRING
 _BLANK = rb"[ \t\r]*+"
 
 _blank = re.compile(_BLANK)
-_text = re.compile(_TEXT + _MANY)
-# Most of what is long are many small values in a row.
-_elements = re.compile(rb"(?:%b%b%b,)%b" % (_BLANK, _SCALAR, _BLANK, _MANY))
-_members = re.compile(rb"(?:%b%b%b:%b%b%b,)%b" % (_BLANK, _STRING, _BLANK, _BLANK, _SCALAR, _BLANK, _MANY))
+# As many in one call as cost little memory. (No possessive groups: they are broken before Python 3.11.5.)
+_text = re.compile(_TEXT + rb"{0,1000}")
 _digits = re.compile(rb"[-+.0-9eE]*+")
 _number = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?")
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 _LONGEST_ESCAPE = 12
 _LITERALS = {b"t": b"true", b"f": b"false", b"n": b"null"}
-_OPEN, _CLOSE = b"{[", {ord("}"): ord("{"), ord("]"): ord("[")}
+_CLOSE = {ord("}"): ord("{"), ord("]"): ord("[")}
+_OPENINGS = {ord("{"): b'{"":', ord("["): b"["}
+_CLOSINGS = {ord("{"): ord("}"), ord("["): ord("]")}
+_COMMAS = (b"},", b"],", b'",', b",")  # where elements and members often end
 
 
 class _At(Enum):
@@ -96,6 +95,7 @@ class Acceptor:
         self._is_key = False  # the string that is open
         self._number = bytearray()  # of which only the beginning has come
         self._rest = b""  # not yet understood
+        self._no_leap_before, self._no_leap_from = 0, 0  # bytes of the line, and levels
         self._passed = self._passed_characters = 0  # bytes and characters before it
         self._start = self._before = b""
         self._first = b""
@@ -160,21 +160,39 @@ class Acceptor:
             elif self._state is _At.NUMBER:
                 after = self._go_on_in_number(text, place, final=final)
             else:
-                if self._state in (_At.VALUE, _At.FIRST_VALUE) and self._stack[-1:] == b"[":
-                    place = self._many(_elements, text, place, _At.VALUE)
-                elif self._state in (_At.KEY, _At.FIRST_KEY):
-                    place = self._many(_members, text, place, _At.KEY)
+                is_element = self._state in (_At.VALUE, _At.FIRST_VALUE) and self._stack[-1:] == b"["
+                if is_element or self._state in (_At.KEY, _At.FIRST_KEY):
+                    place = self._leap(text, place)
                 place = _end(_blank, text, place)
                 after = self._step(text, place, final=final) if place < len(text) else None
             if after is None:
                 return place
             place = after
 
-    def _many(self, pattern: re.Pattern[bytes], text: bytes, place: int, then: _At) -> int:
-        after = _end(pattern, text, place)
-        if after > place:
-            self._state = then
-        return after
+    def _leap(self, text: bytes, place: int) -> int:
+        """Past as many elements or members as the library parses at once; returns `place` when that is not worth it.
+
+        What is open is put around them, so that what it says of them is what it would say of them in their line.
+        """
+        tried = self._passed + place < self._no_leap_before and len(self._stack) >= self._no_leap_from
+        if len(text) - place < WORTH_A_LEAP or tried:
+            return place
+        in_object = self._state in (_At.KEY, _At.FIRST_KEY)
+        around = b"".join(_OPENINGS[sign] for sign in self._stack[:-1]) + (b"{" if in_object else b"[")
+        behind = bytes(_CLOSINGS[sign] for sign in reversed(self._stack))
+        for end in (len(text), place + (len(text) - place) * 3 // 4):
+            for comma in _COMMAS:
+                cut = text.rfind(comma, place, end) + len(comma) - 1
+                if cut <= place or not text[place:cut].strip():
+                    continue
+                try:
+                    orjson.loads(around + text[place:cut] + behind)
+                except orjson.JSONDecodeError:
+                    continue
+                self._state = _At.KEY if in_object else _At.VALUE
+                return cut + 1
+        self._no_leap_before, self._no_leap_from = self._passed + len(text), len(self._stack)
+        return place
 
     def _step(self, text: bytes, place: int, *, final: bool) -> int | None:
         """Past one sign; None when more of the line is needed to know it."""

@@ -60,6 +60,23 @@ def test_whatever_the_line_and_its_pieces_the_verdict_is_that_of_the_library(lin
     assert accepts(line, sizes) == parses(line)
 
 
+LONG = (b'{"a": [1, {"b": "c"}], "d": "e, }, ]"}, ' * 200, b"[[], [{}], 1, true], " * 300, b'{"a": {"b": [' + b"0, " * 2000)
+
+
+@patient
+@given(
+    st.lists(st.sampled_from([*LONG, b"]", b"}", b"[", b"{", b'"x": ', b"1", b", ", b'"', b"{}", b"NaN"]), max_size=6),
+    st.sampled_from([b'{"x": [', b'{"x": {"y": [[', b"["]),
+    st.sampled_from([b"0]}", b"0]]}}", b"]", b""]),
+    st.integers(100, 9000),
+)
+def test_what_the_library_is_asked_of_many_elements_at_once_holds_for_the_whole_line(
+    parts: list[bytes], begin: bytes, end: bytes, size: int
+) -> None:
+    line = begin + b"".join(parts) + end
+    assert accepts(line, [size]) == parses(line)
+
+
 @pytest.mark.parametrize("depth", [DEEPEST - 1, DEEPEST])
 def test_the_same_depth_is_allowed(depth: int) -> None:
     line = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
