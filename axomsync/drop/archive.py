@@ -22,7 +22,8 @@ from pathlib import Path
 from axomsync.documents import is_ours
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.receipts import RECEIPT, mark_of, receipt_text
-from axomsync.drop.watch import ARCHIVE, REJECTS, folder_fault, folder_of, stamp_at, stamp_of
+from axomsync.drop.rules import ARCHIVE, REJECTS
+from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
 from axomsync.drop.writers import being_written
 from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
 from axomsync.folders import Folder

@@ -29,7 +29,8 @@ from pydantic import TypeAdapter
 
 from axomsync.documents import NotADocument, read_document
 from axomsync.drop.receipts import StoredShape, Text
-from axomsync.drop.watch import CLAIMS, folder_fault
+from axomsync.drop.rules import CLAIMS
+from axomsync.drop.watch import folder_fault
 from axomsync.errors import local_fault, printable
 from axomsync.folders import UNFINISHED, Folder
 from axomsync.records import Stored

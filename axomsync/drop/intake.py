@@ -20,6 +20,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from axomsync.config import DropSettings
+from axomsync.drop.accounts import Accounts
 from axomsync.drop.backlog import Backlog
 from axomsync.drop.put import Surroundings
 from axomsync.drop.settle import Meaning, Settler, interpret
@@ -69,6 +70,7 @@ class Intake:
         self._clock = clock
         self._uploader = Uploader(settings, around)
         self._settler = Settler(settings.settle)
+        self._left = Accounts(around.ledger)
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
         self._backlog = Backlog(UPLOADS_AT_ONCE)
@@ -215,6 +217,7 @@ class Intake:
             except LocalFault as fault:
                 seen.unreadable[path] = fault
         self._show_unreadable(seen)
+        self._left.observe(seen.left)
         meaning = interpret(
             seen.found,
             rows,

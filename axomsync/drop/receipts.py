@@ -30,7 +30,8 @@ from pydantic import (
 )
 
 from axomsync.documents import NotADocument, read_document
-from axomsync.drop.watch import ARCHIVE, folder_fault
+from axomsync.drop.rules import ARCHIVE
+from axomsync.drop.watch import folder_fault
 from axomsync.errors import LocalFault, printable
 from axomsync.folders import UNFINISHED, Folder
 from axomsync.records import Receipt, RepeatedLines, Shard, Stored, Upload

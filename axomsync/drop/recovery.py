@@ -17,7 +17,8 @@ from axomsync.config import DropSettings
 from axomsync.drop import archive
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.drop.receipts import RECEIPT, Survey, folders_below, survey
-from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, folder_fault, folder_of, stamp_at
+from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
+from axomsync.drop.watch import folder_fault, folder_of, stamp_at
 from axomsync.errors import LocalFault, printable
 from axomsync.folders import UNFINISHED, Folder
 from axomsync.ledger import Ledger

@@ -19,7 +19,8 @@ from urllib.request import getproxies
 
 from axomsync.config import Settings
 from axomsync.console import Console, NotThere
-from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, Watcher
+from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
+from axomsync.drop.watch import Watcher
 from axomsync.errors import AxomsyncError, KeyRefused, LocalFault, Rejected, local_fault
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of
