@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from axomsync import __version__, config
 from axomsync.config import Loaded, MirrorSettings, Settings
 from axomsync.console import Console
+from axomsync.drop import forgetting
 from axomsync.drop.intake import Intake
 from axomsync.drop.put import Surroundings
 from axomsync.errors import (
@@ -521,9 +522,11 @@ class Agent:
         return {"retried": [name_of(row) for row in tried.rows]}
 
     def _forget(self, request: Request, beat: Beat) -> dict[str, Any]:
-        targets = self._targets(request.argument)
+        targets, drop = self._targets(request.argument), self.loaded.settings.drop
+        targets = Targets(tuple(forgetting.all_of(targets.uploads, self.ledger.read, drop)), targets.models)
         if busy := [name_of(row) for row in targets.only(is_under_way).rows]:
             raise Rejected(f"{', '.join(busy)}: under way; `axomsync pause` first")
+        forgetting.forget_on_disk(targets.uploads, drop, self.identity, time.time(), beat)
         self.ledger.strike((row.id for row in targets.uploads), (row.id for row in targets.models))
         self.parts.hurry()
         return {"forgotten": [name_of(row) for row in targets.rows]}

@@ -145,6 +145,17 @@ class Claims:
             if self._holder(claims, _name(content)) == self._identity:
                 claims.unlink(_name(content))
 
+    def forget(self, content: str) -> None:
+        """Nobody is told any more that storage has it. Raises `LocalFault`."""
+        self.release(content)
+        try:
+            with self._opened(b"claims") as claims:
+                claims.unlink(_name(content) + _RECORD)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise folder_fault(error) from None
+
     @contextmanager
     def _opened(self, name: bytes, *, make: bool = False) -> Iterator[Folder]:
         with Folder.open(self._root) as top, top.descend(CLAIMS + b"/" + name, make=_MODE if make else None) as folder:

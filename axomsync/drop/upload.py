@@ -8,6 +8,7 @@ between any two steps. Those of the PUT itself are in `put`.
 
 import logging
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from functools import partial
 from axomsync.config import DropSettings
 from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
+from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Surroundings, Whole
 from axomsync.drop.recovery import Recovery
 from axomsync.drop.watch import folder_of, stamp_at, stamp_of
@@ -179,7 +181,7 @@ class Uploader:
         return upload
 
     def _record_duplicate(self, upload: Upload, stored: Stored, twin: int | None) -> Upload:
-        reason = _same_as(stored.upload_id)
+        reason = _same_as(stored.upload_id, upload)
         self._ledger.record_duplicate(upload.id, stored, twin, reason)
         log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
         return self._ledger.read.upload(upload.id)
@@ -245,7 +247,7 @@ class Uploader:
         except (LocalFault, Transient) as fault:
             raise type(fault)(f"uploaded, but it can't be put away: {fault}") from None
         if upload.attempts:
-            reason = None if upload is confirmed else _same_as(confirmed.upload_id)
+            reason = None if upload is confirmed else _same_as(confirmed.upload_id, upload)
             self._ledger.move_upload(upload.id, upload.state, reason=reason, next_attempt=None)
         self._ledger.record_moved_away(upload.id, receipt)
 
@@ -337,7 +339,7 @@ class Uploader:
 
     def _content(self, upload: Upload) -> str:
         """What decides whether two files are one upload."""
-        return f"{upload.sha256}/{upload.filename}" if self._named else f"{upload.sha256}"
+        return content_of(upload.sha256, upload.filename, named=self._named)
 
     @contextmanager
     def _alone(self, upload: Upload) -> Iterator[bool]:
@@ -390,8 +392,10 @@ class Uploader:
             raise Stopping("the agent is stopping")
 
 
-def _same_as(upload_id: str | None) -> str:
-    return f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
+def _same_as(upload_id: str | None, upload: Upload) -> str:
+    known = f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
+    again = "push it again" if upload.path.startswith(b"/") else "drop it again"
+    return f"{known}; to have it sent anew: `axomsync forget {shlex.quote(_shown(upload.path))}`, then {again}"
 
 
 def _shown(path: bytes) -> str:

@@ -167,6 +167,7 @@ class UploadWrites(Moves):
             for row in rows:
                 db.conn.execute("UPDATE uploads SET duplicate_of = NULL WHERE duplicate_of = ?", (row,))
                 db.conn.execute("DELETE FROM uploads WHERE id = ?", (row,))
+                db.conn.execute("DELETE FROM events WHERE \"table\" = 'uploads' AND subject = ?", (str(row),))
             for model in ids:
                 db.conn.execute("DELETE FROM models WHERE id = ?", (model,))
 
