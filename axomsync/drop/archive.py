@@ -20,9 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from axomsync.documents import is_ours
+from axomsync.drop.digests import digest_of
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.receipts import RECEIPT, mark_of, receipt_text
 from axomsync.drop.rules import ARCHIVE, REJECTS
+from axomsync.drop.settle import same_file
 from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
 from axomsync.drop.writers import being_written
 from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
@@ -30,6 +32,7 @@ from axomsync.folders import Folder
 from axomsync.records import Shard, Upload
 
 NAMES_TO_TRY = 10_000
+USUAL_LONGEST_NAME = 255
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
 
 # Nobody but the agent has to write into the archive; a rejected file is taken back by whoever dropped it (umask permitting).
@@ -109,7 +112,7 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) ->
 
 def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, deletes: bool) -> None:
     status = folder.status(name)
-    if deletes and status is not None and _is_the_same(status, upload):
+    if deletes and status is not None and _is_the_same(folder, name, status, upload):
         folder.unlink(name)
         return
     with suppress(FileExistsError), top.descend(os.path.dirname(upload.path)) as home:
@@ -142,7 +145,8 @@ def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str
 @contextmanager
 def _source(root: Path, upload: Upload) -> Iterator[tuple[Folder, bytes]]:
     """The folder and the name of a file that is still the one that was read. Makes errors of the system `LocalFault`."""
-    if stamp_at(root, upload.path) != upload.stamp:
+    stamp = stamp_at(root, upload.path)
+    if stamp is None or not same_file(stamp, upload.stamp):
         raise SourceChanged("the file changed after it was read; its new content is taken as a new file")
     try:
         with folder_of(root, upload.path) as (folder, name):
@@ -183,7 +187,7 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
         raise SourceChanged("the file went away while it was put away") from None
     try:
         moved = target.status(as_name)
-        if moved is None or not _is_the_same(moved, upload):
+        if moved is None or not _is_the_same(target, as_name, moved, upload):
             raise SourceChanged("the file changed while it was put away; its new content is taken as a new file")
         if being_written(as_name, folder=target.descriptor):
             raise writing
@@ -193,11 +197,21 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
         raise
 
 
-def _is_the_same(status: os.stat_result, upload: Upload) -> bool:
-    """Whether a file that was renamed, which sets its ctime, is the one that was read."""
+def _is_the_same(folder: Folder, name: bytes, status: os.stat_result, upload: Upload) -> bool:
+    """Whether a file that was renamed, which sets its ctime, is the one that was read.
+
+    Where inode numbers are others at each look, its bytes have to tell; of a rejected file nothing but its looks are known.
+    """
     found, read = stamp_of(status), upload.stamp
-    same = (found.ino, found.size, found.mtime_ns) == (read.ino, read.size, read.mtime_ns)
-    return same and stat.S_ISREG(status.st_mode)
+    if not stat.S_ISREG(status.st_mode) or (found.size, found.mtime_ns) != (read.size, read.mtime_ns):
+        return False
+    if found.ino == read.ino or upload.sha256 is None:
+        return True
+    file = folder.open_file(name)
+    try:
+        return digest_of(file, found.size) == upload.sha256
+    finally:
+        os.close(file)
 
 
 def _write_note(folder: Folder, name: bytes, text: bytes) -> bool | None:
@@ -222,7 +236,8 @@ def _names(folder: Folder, name: bytes, upload: Upload, suffix: int) -> Iterator
     stem, extension = os.path.splitext(name)
     if len(extension) > LONGEST_EXTENSION:
         stem, extension = name, b""
-    room = os.pathconf(folder.descriptor, "PC_NAME_MAX") - suffix
+    longest = os.pathconf(folder.descriptor, "PC_NAME_MAX")
+    room = (longest if longest > 0 else USUAL_LONGEST_NAME) - suffix  # some filesystems do not say
     if len(name) <= room:
         yield name
     digest = (upload.sha256 or "").encode()[:8]

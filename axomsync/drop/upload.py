@@ -19,9 +19,11 @@ from functools import partial
 from axomsync.config import DropSettings
 from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
+from axomsync.drop.digests import digest_of
 from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Surroundings, Whole
 from axomsync.drop.recovery import Recovery
+from axomsync.drop.settle import same_file
 from axomsync.drop.watch import folder_of, stamp_at, stamp_of
 from axomsync.errors import (
     AxomsyncError,
@@ -116,9 +118,21 @@ class Uploader:
                     return False
                 upload = self._deliver(upload, beat)
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
+            upload = self._demand_same_bytes(upload, beat)
             self._put_away(upload)
             self.claims.release(self._content(upload))
         return True
+
+    def _demand_same_bytes(self, upload: Upload, beat: Beat) -> Upload:
+        """Of an uploaded file whose ctime alone is another now: read it again, note its stamp. Raises `SourceChanged`."""
+        stamp = None if upload.path.startswith(b"/") else stamp_at(self._settings.folder, upload.path)
+        if stamp is None or stamp.ctime_ns == upload.stamp.ctime_ns or not same_file(stamp, upload.stamp):
+            return upload
+        with self._opened(upload.path) as (file, stamp):
+            if digest_of(file, stamp.size, self._step(beat)) != upload.sha256:
+                raise SourceChanged("its content changed, though its size and time of modification did not")
+        self._ledger.touch_uploads([(upload.id, stamp)])
+        return self._ledger.read.upload(upload.id)
 
     # Checking
 
@@ -188,7 +202,7 @@ class Uploader:
 
     def _send(self, upload: Upload, beat: Beat) -> Upload:
         with self._opened(upload.path) as (file, stamp):
-            if stamp != upload.stamp:
+            if not same_file(stamp, upload.stamp):
                 raise SourceChanged("the file changed before it was uploaded")
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
@@ -272,15 +286,16 @@ class Uploader:
         except LocalFault as fault:
             self._wait(upload, fault)
             return
-        if stamp == upload.stamp and current.state not in (UploadState.UPLOADED, UploadState.DUPLICATE):
+        is_done = current.state in (UploadState.UPLOADED, UploadState.DUPLICATE)
+        if stamp is not None and same_file(stamp, upload.stamp) and not is_done:
             # It reads differently each time: that is no new file, and would go on for ever without a pause.
             self._wait(upload, Transient(f"{changed}, though its time stamps are the same"), anew=True)
             return
         log.info("%s: %s", _shown(upload.path), changed)
         if stamp is None:
             self._ledger.forget_uploads([upload.path])
-        elif current.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
-            self._ledger.record_moved_away(upload.id)  # what lies there now is another file
+        elif is_done:
+            self._ledger.record_moved_away(upload.id).result()  # what lies there now is another file
         else:
             self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, str(changed)).result()
 
@@ -329,7 +344,8 @@ class Uploader:
             os.close(file)
 
     def _still(self, file: int, path: bytes, stamp: Stamp) -> None:
-        if stamp_of(os.fstat(file)) != stamp or stamp_at(self._settings.folder, path) != stamp:
+        now_there = stamp_at(self._settings.folder, path)
+        if now_there is None or not (same_file(now_there, stamp) and same_file(stamp_of(os.fstat(file)), stamp)):
             raise SourceChanged("the file changed while it was read")
 
     @property

@@ -260,6 +260,11 @@ class UploadWrites(Moves):
 
         return self.submit(work, upload)
 
+    def touch_uploads(self, touched: Iterable[tuple[int, Stamp]]) -> None:
+        """Rights, owner or links of these files changed, and their bytes did not."""
+        rows = [(stamp_row(stamp)[-1], upload) for upload, stamp in touched]
+        self.write(lambda db: db.conn.executemany("UPDATE uploads SET ctime_ns = ? WHERE id = ?", rows) and None)
+
     def _leave_behind(self, db: Database, upload: int) -> None:
         """Forget where an upload was going; what storage has or may have of it are orphans now."""
         for begun in (
