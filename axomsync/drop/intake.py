@@ -206,10 +206,11 @@ class Intake:
         """
         busy = self._backlog.members()  # before the scan: a file that is archived after it must not be taken for a new one
         settings = self._settings
+        hidden = self._get_ready()  # which may put back what a crash left under another name
         began = self._clock()
         seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
         self._scan_seconds = self._clock() - began
-        seen.unreadable |= self._get_ready()
+        seen.unreadable |= hidden
         rows = self._ledger.read.uploads_in_drop()
         pushed = {row.path: row for row in rows if row.path.startswith(b"/")}
         for path in pushed:

@@ -107,7 +107,7 @@ class Uploader:
         if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
             upload, invalid = self._check(upload, beat)
             if invalid is not None:
-                self._set_aside(upload, invalid)
+                self._set_aside(upload, invalid, self._step(beat))
                 return True
         if upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
             if upload.stamp.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
@@ -119,7 +119,7 @@ class Uploader:
                 upload = self._deliver(upload, beat)
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
             upload = self._demand_same_bytes(upload, beat)
-            self._put_away(upload)
+            self._put_away(upload, self._step(beat))
             self.claims.release(self._content(upload))
         return True
 
@@ -238,7 +238,7 @@ class Uploader:
 
     # Putting away
 
-    def _put_away(self, upload: Upload) -> None:
+    def _put_away(self, upload: Upload, step: Callable[[], None]) -> None:
         root, after = self._settings.folder, self._settings.after
         if upload.path.startswith(b"/"):
             self._ledger.record_moved_away(upload.id)  # `push` was given it, and it stays where it is
@@ -254,9 +254,9 @@ class Uploader:
                 and confirmed.state is UploadState.UPLOADED
                 and (confirmed.stamp.dev or confirmed.stamp.ino)
             ):
-                archive.delete(root, upload)
+                archive.delete(root, upload, step)
             else:
-                receipt = archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id))
+                receipt = archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id), step)
             archive.remove_marker(root, upload, self._settings.done_marker)
         except (LocalFault, Transient) as fault:
             raise type(fault)(f"uploaded, but it can't be put away: {fault}") from None
@@ -265,12 +265,12 @@ class Uploader:
             self._ledger.move_upload(upload.id, upload.state, reason=reason, next_attempt=None)
         self._ledger.record_moved_away(upload.id, receipt)
 
-    def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset) -> None:
+    def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset, step: Callable[[], None]) -> None:
         if upload.path.startswith(b"/"):
             self._ledger.record_moved_away(upload.id)
             return
         try:
-            archive.set_aside(self._settings.folder, upload, invalid)
+            archive.set_aside(self._settings.folder, upload, invalid, step)
             archive.remove_marker(self._settings.folder, upload, self._settings.done_marker)
         except LocalFault as fault:
             raise LocalFault(f"rejected: {invalid}; it can't be moved to rejected/: {fault}") from None
