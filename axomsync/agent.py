@@ -23,9 +23,20 @@ from typing import TYPE_CHECKING, Any
 from axomsync import __version__, authorities, config
 from axomsync.config import Loaded, MirrorSettings, Settings
 from axomsync.console import Console
+from axomsync.drop import forgetting
 from axomsync.drop.intake import Intake
 from axomsync.drop.put import Surroundings
-from axomsync.errors import AxomsyncError, BadConfig, Fatal, KeyRefused, LocalFault, Rejected, Transient
+from axomsync.errors import (
+    AxomsyncError,
+    BadConfig,
+    Fatal,
+    Interrupted,
+    KeyRefused,
+    LocalFault,
+    Rejected,
+    Transient,
+    interrupted_by,
+)
 from axomsync.ledger import Ledger, Reader, Trouble, ledger_fault
 from axomsync.ledger.identity import identity_of
 from axomsync.liveness import Beat, Liveness
@@ -64,6 +75,7 @@ SYNC_PATIENCE_SECONDS = 60.0
 SILENCE_SECONDS = 10.0  # calls of the console are more patient; whoever asks for the status need not be
 SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; what is due waits for it"
 WORKERS = {"drop": "drop folder", "mirror": "mirror folder", "upkeep": "upkeep", "hooks": "hooks"}  # and their problems
+HIDING = frozenset({"drop folder", "drop folder's filesystem", "mirror folder"})  # where work may lie that nobody sees
 NO_MIRROR = MirrorSettings(enabled=False)
 
 
@@ -205,6 +217,7 @@ class Agent:
     environ: Mapping[str, str]
     random: Callable[[], float] = random.random
     ended: bool = False
+    ended_by: int | None = None  # the signal that asked for it first
     page: "Page | None" = None
     _exit_code: int = 0
     _reload_asked: bool = False
@@ -279,7 +292,9 @@ class Agent:
         interrupted = self.ended
         self._end_parts()
         code = 0 if interrupted else self._outcome(failures, rejected)
-        if self.paused:
+        if self.ended_by is not None:
+            code = interrupted_by(self.ended_by)
+        elif self.paused:
             log.warning("paused; `axomsync resume` ends that")
             code = Transient.exit_code
         self._close()
@@ -299,7 +314,9 @@ class Agent:
         self._end_parts()
         self._close()
         if verb not in answers:
-            raise failures.get(verb) or Transient("interrupted; asked again, it goes on from there")
+            if self.ended_by is not None:
+                raise Interrupted(self.ended_by)
+            raise failures.get(verb) or Transient("it did not come to its end; asked again, it goes on from there")
         return answers[verb]
 
     def push(self, files: Iterable[Path], show: Callable[[Sequence[int]], object]) -> list[int]:
@@ -433,7 +450,7 @@ class Agent:
         return {(row.id, row.updated_at) for row in self.ledger.read.uploads() if row.state is UploadState.REJECTED}
 
     def _codes_of_what_is_left(self, before: Set[tuple[int, float]]) -> set[int]:
-        codes = set()
+        codes = {LocalFault.exit_code for problem in self.problems.all() if problem.subject in HIDING}
         if self._rejected() - before:
             codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
         for upload in self.ledger.read.uploads_in_drop():
@@ -533,9 +550,11 @@ class Agent:
         return {"retried": [name_of(row) for row in tried.rows]}
 
     def _forget(self, request: Request, beat: Beat) -> dict[str, Any]:
-        targets = self._targets(request.argument)
+        targets, drop = self._targets(request.argument), self.loaded.settings.drop
+        targets = Targets(tuple(forgetting.all_of(targets.uploads, self.ledger.read, drop)), targets.models)
         if busy := [name_of(row) for row in targets.only(is_under_way).rows]:
             raise Rejected(f"{', '.join(busy)}: under way; `axomsync pause` first")
+        forgetting.forget_on_disk(targets.uploads, drop, self.identity, time.time(), beat)
         self.ledger.strike((row.id for row in targets.uploads), (row.id for row in targets.models))
         self.parts.hurry()
         return {"forgotten": [name_of(row) for row in targets.rows]}
@@ -572,8 +591,12 @@ class Agent:
 
     def _listen_to_signals(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: self._end())
+            signal.signal(number, self._end_by)
         signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
+
+    def _end_by(self, number: int, _: object) -> None:
+        self.ended_by = self.ended_by or number
+        self._end()
 
     def _end(self) -> None:
         self.ended = True

@@ -270,7 +270,9 @@ class DropSettings(_Section):
 
     enabled: Switch = _key(True, "false makes an agent that only mirrors")
     folder: Folder = _key("/srv/axom/drop", "every new dataset file below it is uploaded")
-    include: Globs = _key(["*.jsonl"], "names to take; matched against the file name and the path below the folder")
+    include: Globs = _key(
+        ["*.jsonl"], "names to take, in upper or lower case; matched against the file name and the path below the folder"
+    )
     exclude: Globs = _key([], "names to leave alone, besides dotfiles, *.part, *.tmp and *~")
     settle: Duration = _key("5s", "a file is finished when nothing about it has changed for so long", ge=0)
     rescan: Duration = _key("1m", "the folder is read anew at least this often, whatever the events say", gt=0)

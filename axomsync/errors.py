@@ -8,6 +8,7 @@
     │   └── Refused          1     so said storage of one URL: where that was used before, a fresh one is worth a try
     ├── LocalFault           1     this machine is in the way (disk, permission): say path and need, try again later
     ├── Stopping             0     the agent was asked to stop: leave everything so that it can be taken up again
+    ├── Interrupted    128 + n     signal n ended what a person had asked for: asked again, it goes on from there
     └── Fatal               any    the process can't go on
         ├── KeyRefused       4
         ├── AlreadyRunning   3
@@ -78,6 +79,19 @@ class Stopping(AxomsyncError):
     """The agent was asked to stop."""
 
     exit_code = 0
+
+
+class Interrupted(AxomsyncError):
+    """A signal ended what was to come to an end of its own; the exit code is the one that shells use for that."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__("interrupted; asked again, it goes on from there")
+        self.exit_code = interrupted_by(signal)
+
+
+def interrupted_by(signal: int) -> int:
+    """The exit code of a command that a signal ended."""
+    return 128 + signal
 
 
 class Fatal(AxomsyncError):

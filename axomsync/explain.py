@@ -1,13 +1,15 @@
 """Where one file or model stands, why it is not further, and when it is tried next: `axomsync explain`. Reads the ledger."""
 
+import os
 from pathlib import Path
 
-from axomsync.errors import LocalFault
+from axomsync.drop.rules import Account, Selection, account_for
+from axomsync.errors import LocalFault, printable
 from axomsync.ledger import Reader
 from axomsync.mirror.record import file_documents, read_record
 from axomsync.records import Model, ModelState, Upload, UploadState
 from axomsync.report import Document, model_document, next_try, upload_document
-from axomsync.targets import Targets, name_of
+from axomsync.targets import Targets, below, name_of
 
 _UPLOAD_MEANS = {
     UploadState.SETTLING: "waits until nothing about it has changed for [drop] settle",
@@ -16,7 +18,7 @@ _UPLOAD_MEANS = {
     UploadState.UPLOADING: "is on its way to storage",
     UploadState.UPLOADED: "is in storage; register it in the console by its upload_id and key",
     UploadState.REJECTED: "is no JSONL dataset: correct it, and move it from rejected/ back into the drop folder",
-    UploadState.DUPLICATE: "was uploaded under this name before; nothing is to be done",
+    UploadState.DUPLICATE: "was uploaded under this name before; nothing is to be done, unless it shall be sent anew",
     UploadState.HELD: "is larger than one upload may be: set [drop] shard, or split it at line ends",
     UploadState.FAILED: "got a final no: mend what the reason says, then `axomsync retry`",
 }
@@ -38,6 +40,34 @@ def explain(ledger: Reader, targets: Targets, *, running: bool, paused: bool) ->
     """One document for each of `targets`: `{kind, name, state, means, reason, next_attempt, facts}`."""
     problems = {problem.subject: problem.reason for problem in ledger.problems()}
     return [_explain(ledger, row, problems.get("console"), running=running, paused=paused) for row in targets.rows]
+
+
+def explain_file(root: Path, target: str, selection: Selection) -> Document | None:
+    """As `explain`, of a path below the drop folder `root` whatever lies there, by the rules; None when nothing does.
+
+    A relative path is meant below the drop folder, or else from where the caller stands.
+    """
+    candidates = [target] if os.path.isabs(target) else [str(root / target), os.path.abspath(target)]
+    for candidate in candidates:
+        path = below(candidate, root)
+        account = None if path is None else account_for(root, os.fsencode(path), selection)
+        if account is not None:
+            return _file_document(account)
+    return None
+
+
+def _file_document(account: Account) -> Document:
+    name = printable(os.fsdecode(account.path))
+    return {
+        "kind": "file",
+        "name": name,
+        "state": "left alone" if account.rule is not None else "no upload yet",
+        "means": f"is left alone ({account.rule})" if account.rule is not None else "is not left alone by any rule",
+        "reason": account.what,
+        "keeps": [],
+        "next_attempt": None,
+        "facts": {"rule": account.rule and str(account.rule), "fix": account.fix},
+    }
 
 
 def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, running: bool, paused: bool) -> Document:

@@ -10,16 +10,19 @@ what is left of it begins with `UNFINISHED`), a filesystem without RENAME_NOREPL
 
 import ctypes
 import errno
+import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 UNFINISHED = b".axomsync-unfinished-"
+
+COPY_PIECE = 1024 * 1024
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _RENAME_NOREPLACE = 1  # renameat2(2)
@@ -132,6 +135,35 @@ class Folder:
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.rename(name, as_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
 
+    @contextmanager
+    def copy_of(self, file: int, wanted: bytes, step: Callable[[], None]) -> Iterator[tuple[bytes, str]]:
+        """A copy of an open file, on disk, and the SHA-256 of what was read; `step` is called after each piece.
+
+        It has a name of its own until the block gives it the one `wanted`, and is removed if the block fails. Its times and
+        rights are those of the file, and its owner and attributes as far as this user may set them.
+        """
+        sha256, status = hashlib.sha256(), os.fstat(file)
+        with self._made(wanted) as (name, copy):
+            with self._named(wanted), open(copy, "wb", buffering=0) as stream:
+                offset = 0
+                while piece := os.pread(file, COPY_PIECE, offset):
+                    offset += len(piece)
+                    sha256.update(piece)
+                    _write_whole(stream.fileno(), piece)
+                    step()
+                _look_like(stream.fileno(), file, status)
+                os.fsync(stream.fileno())
+            yield name, sha256.hexdigest()
+
+    @property
+    def mount(self) -> str:
+        """What tells one mount from another, also where two lead to one filesystem: nothing is renamed between them."""
+        try:
+            with open(f"/proc/self/fdinfo/{self.descriptor}", encoding="ascii") as told:
+                return next(line for line in told if line.startswith("mnt_id:"))
+        except (OSError, StopIteration):
+            return str(os.fstat(self.descriptor).st_dev)
+
     def unlink(self, name: bytes) -> None:
         """Remove a name; a link itself and not its target."""
         with self._named(name):
@@ -149,18 +181,24 @@ class Folder:
     @contextmanager
     def _unfinished(self, data: bytes, mode: int, wanted: bytes) -> Iterator[bytes]:
         """A file with `data` that is on disk, and that has a name of its own until the block gives it the one `wanted`."""
-        name = UNFINISHED + secrets.token_hex(16).encode()
-        with self._named(wanted):  # errors say the same each time
-            file = os.open(
-                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.descriptor
-            )
-        try:
+        with self._made(wanted) as (name, file):
             with self._named(wanted), open(file, "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
             yield name
+
+    @contextmanager
+    def _made(self, wanted: bytes) -> Iterator[tuple[bytes, int]]:
+        """A new file under a name that nobody could guess, open for writing; it is removed if the block fails."""
+        name = UNFINISHED + secrets.token_hex(16).encode()
+        with self._named(wanted):  # errors say the same each time
+            file = os.open(
+                name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.descriptor
+            )
+        try:
+            yield name, file
         except BaseException:
             with suppress(OSError):
                 os.unlink(name, dir_fd=self.descriptor)
@@ -176,3 +214,21 @@ class Folder:
             if target is not None:
                 error.filename2 = os.path.join(target.path, as_name)
             raise
+
+
+def _write_whole(file: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _look_like(copy: int, file: int, status: os.stat_result) -> None:
+    """Owner first, since a change of it takes rights away. What this user may not set stays as it is."""
+    with suppress(OSError):
+        os.fchown(copy, status.st_uid, status.st_gid)
+    with suppress(OSError):
+        for name in os.listxattr(file):
+            with suppress(OSError):
+                os.setxattr(copy, name, os.getxattr(file, name))
+    os.fchmod(copy, stat.S_IMODE(status.st_mode))
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,5 +1,6 @@
 """What the agent knows, as the JSON documents that users rely on. Reads the ledger only, so it works without an agent."""
 
+import json
 import math
 import os
 import time
@@ -32,6 +33,8 @@ STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
 
 # The facts that say until when the agent is paused (seconds since the epoch, or "inf"), and for how long that was asked.
 PAUSE_ENDS, PAUSE_SECONDS = "pause_ends", "pause_seconds"
+
+LEFT_ALONE = "left_alone"  # the fact that says which files of the drop folder are not taken, by rule
 
 REJECTS = "rejected"  # sub-folder of the drop folder
 REJECTS_MOST = 100  # that status names; `uploads` has them all
@@ -218,6 +221,7 @@ def _status(
             "orphans": sum(map(len, ledger.orphans().values())) if ledger else 0,
             "last_success": _when(facts.get("last_success_up")),
             "free_bytes": free_bytes(str(settings.drop.folder)),
+            "left_alone": _left_alone(facts.get(LEFT_ALONE)),
         },
         "mirror": {
             "folder": str(settings.mirror.folder),
@@ -228,6 +232,14 @@ def _status(
         "transfers": [transfer_document(t) for t in ledger.transfers()] if ledger and pid is not None else [],
         "problems": problems,
     }
+
+
+def _left_alone(fact: str | None) -> list[Document]:
+    try:
+        told = json.loads(fact or "[]")
+    except ValueError:
+        return []
+    return told if isinstance(told, list) else []
 
 
 def _pause(facts: Mapping[str, str | None]) -> Document:

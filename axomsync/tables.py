@@ -142,6 +142,7 @@ def explanation(document: dict[str, Any]) -> list[Text]:
     facts = document["facts"]
     lines = [f"{document['name']}: {document['state']}: it {document['means']}"]
     lines += [f"  why: {document['reason']}"] * bool(document["reason"])
+    lines += [f"  to have it uploaded: {facts.get('fix')}"] * bool(facts.get("fix"))
     repeated = repeated_words(facts) if document["kind"] == "upload" else None
     lines += [f"  warning: {repeated}"] * bool(repeated)
     lines += [f"  kept by: {obstacle}" for obstacle in document["keeps"]]
@@ -176,6 +177,8 @@ def status(document: dict[str, Any]) -> list[Any]:
     facts.add_row(
         "drop", f"{drop['folder']}  {_counts(drop['counts'])}{orphans}" + f"  ({drop['observer']})" * bool(drop["observer"])
     )
+    for left in drop["left_alone"]:
+        facts.add_row("", Text(_left_alone_words(left)))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
     facts.add_row("mirror", f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")
     parts: list[Any] = [facts]
@@ -200,6 +203,13 @@ def _reached(console: dict[str, Any], *, running: bool) -> str:
 def steps(told: Sequence[str]) -> list[Any]:
     """What to do next, below a list."""
     return ["", *(Text(printable(step)) for step in told)] if told else []
+
+
+def _left_alone_words(left: dict[str, Any]) -> str:
+    """Such as `2 files left alone (symlink): a.jsonl, b.jsonl; copy or move the file itself here`."""
+    named = ", ".join(left["examples"]) + ", …" * (left["files"] > len(left["examples"]))
+    files = "1 file" if left["files"] == 1 else f"{left['files']} files"
+    return printable(f"{files} left alone ({left['rule']}): {named}; {left['fix']}")
 
 
 def _problem(problem: dict[str, Any]) -> Group:

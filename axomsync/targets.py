@@ -55,7 +55,7 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     A file is named by its path, absolute or below the drop folder, by its name, its `upload_id` or its key; a model by
     `name`, `name/version`, id or a path in the mirror. Of one path the newest upload is meant.
     """
-    below_drop, below_mirror = _below(target, drop), _below(target, mirror)
+    below_drop, below_mirror = below(target, drop), below(target, mirror)
     uploads = {
         upload.path: upload
         for upload in ledger.uploads()
@@ -64,6 +64,11 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     }
     models = [model for model in ledger.models() if _names(model, target, below_mirror, str(mirror))]
     if not (uploads or models):
+        if os.path.isabs(target) and below_drop is None and os.path.lexists(target):
+            raise Rejected(
+                f"{printable(target)}: it lies outside of the drop folder {printable(str(drop))}; move it there, or "
+                "`axomsync push` it"
+            )
         raise Rejected(
             f"{printable(target)}: neither a file of the drop folder nor a model; `axomsync uploads` and `axomsync models` "
             "list what is known"
@@ -76,11 +81,11 @@ def _names(model: Model, target: str, below_mirror: str | None, mirror: str) -> 
         return True
     if below_mirror is None:
         return False
-    folder = _below(model.path, Path(mirror)) if model.path else f"{model.name}/{model.version}"
+    folder = below(model.path, Path(mirror)) if model.path else f"{model.name}/{model.version}"
     return folder is not None and f"{below_mirror}/".startswith(f"{folder}/")
 
 
-def _below(path: str, folder: Path) -> str | None:
+def below(path: str, folder: Path) -> str | None:
     """The rest of `path` below `folder`, when it is given as absolute; None elsewhere."""
     if not os.path.isabs(path):
         return None

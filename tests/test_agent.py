@@ -63,10 +63,28 @@ def test_a_signal_stops_cleanly_wherever_it_finds_the_agent(
     eventually("a download", lambda: server.sent() > 10_000)
     began = time.monotonic()
     agent.process.send_signal(number)
-    assert agent.wait(10) == 0
+    assert agent.wait(10) == (0 if verb == "run" else 128 + number)
     assert time.monotonic() - began < 10
     assert "Traceback" not in agent.log()
     assert not (agent.mirror / "big").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("verb", [("push", "a.jsonl"), ("pull", "big")])
+def test_a_signal_that_ends_what_was_asked_for_tells_by_the_exit_code(
+    verb: tuple[str, str], number: signal.Signals, agent: AgentProcess, server: FaultyServer
+) -> None:
+    server.rate = 100_000
+    server.add_model("big", "v1", {"w": Content(100_000_000)})
+    (agent.home / "a.jsonl").write_bytes(b'{"text": "' + b"x" * 3_000_000 + b'"}\n')
+    agent.configure({"transfer": {"bandwidth": "100kB/s"}})
+    agent.launch(*verb)
+    assert agent.process is not None
+    eventually("a transfer", lambda: [True for each in agent.status()["transfers"] if each["bytes_received"] > 10_000])
+    agent.process.send_signal(number)
+    assert agent.wait(10) == 128 + number
+    assert "Traceback" not in agent.log()
+    assert "interrupted; asked again, it goes on from there" in agent.log()
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.6])

@@ -6,6 +6,7 @@ Metrics are compared with the documents in `tests/web/test_metrics.py`, where th
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -69,7 +70,8 @@ def test_every_state_is_explained(states: type[UploadState | ModelState]) -> Non
 def test_every_exit_code_is_told(text: str) -> None:
     (sentence,) = re.findall(r"Exit codes: (.*?)\.\n", text, re.DOTALL)
     told = {int(code) for code in re.findall(r"(?:^|· )(\d+) ", " ".join(sentence.split()))}
-    assert told == exit_codes() | {USAGE_EXIT_CODE}
+    signals = {errors.interrupted_by(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    assert told == exit_codes() | {USAGE_EXIT_CODE} | signals
 
 
 def test_every_example_says_what_it_is() -> None:

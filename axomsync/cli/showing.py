@@ -1,6 +1,7 @@
 """The verbs that say how things stand here: `status`, `uploads`, `explain`."""
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -94,16 +95,28 @@ def _time_of(told: str) -> float:
 def explain(config_file: str | None, as_json: bool, target: str) -> None:
     """Where TARGET (a path, a model or an id) stands, why it is not further, when it is tried next."""
     from axomsync import tables
+    from axomsync.drop.rules import Selection
     from axomsync.explain import explain as explain_targets
+    from axomsync.explain import explain_file
     from axomsync.targets import find
 
     loaded = load(config_file)
     settings, agent = loaded.settings, status_of(loaded)["agent"]
+    drop = settings.drop
+    file = explain_file(drop.folder, target, Selection(drop.include, drop.exclude, os.fsencode(drop.done_marker)))
     with open_ledger(loaded) as ledger:
-        if ledger is None:
+        if ledger is None and file is None:
             raise Rejected(f"{printable(target)}: nothing is known yet, since no agent has run; `axomsync run` begins")
-        targets = find(ledger, target, settings.drop.folder, settings.mirror.folder)
-        documents = explain_targets(ledger, targets, running=agent["running"], paused=agent["paused"])
+        documents = []
+        if ledger is not None:
+            try:
+                targets = find(ledger, target, drop.folder, settings.mirror.folder)
+                documents = explain_targets(ledger, targets, running=agent["running"], paused=agent["paused"])
+            except Rejected:
+                if file is None:
+                    raise
+    if file is not None and (file["facts"]["rule"] is not None or not documents):
+        documents.insert(0, file)
     if as_json:
         print_json(documents)
         return

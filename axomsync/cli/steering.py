@@ -65,7 +65,7 @@ def retry(config_file: str | None, as_json: bool, target: str | None) -> None:
 @json_option
 @click.argument("target")
 def forget(config_file: str | None, as_json: bool, target: str) -> None:
-    """Strike TARGET from the ledger: whatever turns up again is new. Touches no file."""
+    """Forget TARGET, with all of the same content: whatever turns up again is new. Removes no file."""
     _tell(steer(load(config_file), "forget", target), as_json, lambda a: _listed("forgot", a["forgotten"]))
 
 

@@ -5,7 +5,7 @@ Failures handled: a signal while still starting, an agent that runs already (`pu
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import click
 
 from axomsync.cli.context import Among, as_owner, config_option, json_option, load_and_log, status_of, uploads_of
 from axomsync.cli.output import print_documents, print_json
-from axomsync.errors import AlreadyRunning, LocalFault, Transient
+from axomsync.errors import AlreadyRunning, Interrupted, LocalFault, Transient, interrupted_by
 
 if TYPE_CHECKING:
     from axomsync.cli.progress import Bars
@@ -26,7 +26,7 @@ LOOK_AGAIN_SECONDS = 0.25
 @config_option
 def run(config_file: str | None) -> None:
     """Run the agent in the foreground (what systemd starts)."""
-    _stop_at_a_signal()
+    _end_at_a_signal(lambda _: 0)
     from axomsync.agent import Agent, exit_now
 
     loaded = load_and_log(config_file)
@@ -38,7 +38,7 @@ def run(config_file: str | None) -> None:
 @json_option
 def sync(config_file: str | None, as_json: bool) -> None:
     """One pass, then exit: upload every settled file, mirror every ready model."""
-    _stop_at_a_signal()
+    _end_at_a_signal(interrupted_by)
     from axomsync.agent import Agent, exit_now
 
     loaded = load_and_log(config_file)
@@ -58,10 +58,12 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
     from axomsync import tables
     from axomsync.agent import Agent
     from axomsync.cli.progress import Bars
+    from axomsync.drop.settle import FINISHED
     from axomsync.ledger import LEDGER_FILE, Reader
     from axomsync.records import UploadState
 
     loaded = load_and_log(config_file, level="warning")
+    ended_by: int | None = None
     ledger = loaded.settings.state.folder / LEDGER_FILE
     try:
         agent = Agent(loaded, as_owner(loaded))
@@ -71,9 +73,12 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
     else:
         with Bars(Reader(ledger)) as bars:
             rows = agent.push(files, bars.show)
+        ended_by = agent.ended_by
     documents = uploads_of(loaded, Among(ids=rows))
     print_documents(documents, as_json, tables.uploads)
     states = {document["state"] for document in documents}
+    if ended_by is not None and states - FINISHED:
+        raise Interrupted(ended_by)
     if not documents or states & {UploadState.REJECTED, UploadState.FAILED, UploadState.HELD}:
         sys.exit(1)
     if states - {UploadState.UPLOADED, UploadState.DUPLICATE}:
@@ -100,10 +105,10 @@ def _push_by_agent(ledger: Path, files: Sequence[Path], bars: "Bars") -> list[in
     return rows
 
 
-def _stop_at_a_signal() -> None:
-    """Until the agent listens itself: a stop that comes while it is still starting is a clean stop too."""
+def _end_at_a_signal(code: Callable[[int], int]) -> None:
+    """Until the agent listens itself: a stop that comes while it is still starting is a clean one too."""
     import signal
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(0))
+        signal.signal(number, lambda number, _: os._exit(code(number)))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -1,8 +1,9 @@
 """Where a file goes when its way is over: into `uploaded/` with its receipt, into `rejected/` with the reason, or nowhere.
 
 A name that is taken is never overwritten, and a file that is not the one that was read is never moved for good nor
-deleted: files are moved first, by one atomic call, and looked at afterwards. Everything goes from the descriptor of one
-folder to that of another, and is on disk when a call returns.
+deleted: files are moved first, by one atomic call, and looked at afterwards. To another filesystem they are copied,
+compared, and then removed in the same way. Everything goes from the descriptor of one folder to that of another, and is on
+disk when a call returns.
 
 Failures handled: folders that can't be made or written, full disks, links and files in the place of our folders
 (`LocalFault`, nothing is followed), names that leave no room for `.receipt.json`, a file that changed, vanished or was
@@ -11,36 +12,49 @@ likewise), another agent that puts the same file away, a crash or a power loss b
 or `finish_deletions`, finishes it).
 """
 
+import errno
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from axomsync.documents import is_ours
+from axomsync.drop.digests import digest_of
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.receipts import RECEIPT, mark_of, receipt_text
-from axomsync.drop.watch import ARCHIVE, REJECTS, folder_fault, folder_of, stamp_at, stamp_of
+from axomsync.drop.rules import ARCHIVE, REJECTS
+from axomsync.drop.settle import same_file
+from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
 from axomsync.drop.writers import being_written
-from axomsync.errors import LocalFault, SourceChanged, Transient, local_fault, printable
+from axomsync.errors import AxomsyncError, LocalFault, SourceChanged, Transient, local_fault, printable
 from axomsync.folders import Folder
-from axomsync.records import Shard, Upload
+from axomsync.records import Shard, Upload, UploadState
+
+Step = Callable[[], None]
 
 NAMES_TO_TRY = 10_000
+USUAL_LONGEST_NAME = 255
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
 
 RIGHTS = 0o777  # of a folder that is made, before its umask or default ACL; `_open_to_droppers` makes good for the former
 _DOOMED = re.compile(rb"\.axomsync-deleting-([0-9]+)(-[0-9a-f]{32})?")
 
 
-def archive(root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> tuple[bytes, str]:
+def _no_step() -> None:
+    pass
+
+
+def archive(
+    root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shard], step: Step = _no_step
+) -> tuple[bytes, str]:
     """Move an uploaded file to the archive and write its receipt; `confirmed` is the upload that storage has.
 
-    Returns the receipt's path below the drop folder, and its mark.
+    `step` is called now and then while bytes are read. Returns the receipt's path below the drop folder, and its mark.
     """
-    return _move_away(root, upload, ARCHIVE, RECEIPT, receipt_text(upload, confirmed, shards))
+    return _move_away(root, upload, ARCHIVE, RECEIPT, receipt_text(upload, confirmed, shards), step)
 
 
 def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> str:
@@ -53,7 +67,7 @@ def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Uplo
         raise folder_fault(error) from None
 
 
-def set_aside(root: Path, upload: Upload, invalid: InvalidDataset) -> None:
+def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, step: Step = _no_step) -> None:
     """Move a file that is no dataset to the rejects and write down what is wrong with it and what to do."""
     name = printable(os.fsdecode(upload.path))
     lines = [f"{name} was not uploaded: {invalid.total} problem{'s' if invalid.total > 1 else ''} found.", ""]
@@ -63,7 +77,7 @@ def set_aside(root: Path, upload: Upload, invalid: InvalidDataset) -> None:
     if invalid.total > 1:
         lines += ["", "In all:", *(f"{count:8} x {kind}" for kind, count in invalid.counts.most_common())]
     lines += ["", f"To try again, correct the file and move it back to {printable(str(root))}/{name}", ""]
-    _move_away(root, upload, REJECTS, b".reason.txt", "\n".join(lines))
+    _move_away(root, upload, REJECTS, b".reason.txt", "\n".join(lines), step)
 
 
 def remove_marker(root: Path, upload: Upload, suffix: str) -> None:
@@ -73,13 +87,18 @@ def remove_marker(root: Path, upload: Upload, suffix: str) -> None:
             folder.unlink(name)
 
 
-def delete(root: Path, upload: Upload) -> None:
+def delete(root: Path, upload: Upload, step: Step = _no_step) -> None:
     """Remove a file whose content storage has confirmed, unless it has changed since."""
-    doomed = b".axomsync-deleting-%d-%s" % (upload.id, secrets.token_hex(16).encode())
     with _source(root, upload) as (folder, name):
-        _move(upload, folder, name, folder, doomed)
-        folder.unlink(doomed)
-        folder.sync()
+        _remove(upload, folder, name, step)
+
+
+def _remove(upload: Upload, folder: Folder, name: bytes, step: Step) -> None:
+    """Under a name that says what it is meant for first, so that a crash leaves a file that is put back or removed."""
+    doomed = b".axomsync-deleting-%d-%s" % (upload.id, secrets.token_hex(16).encode())
+    _move(upload, folder, name, folder, doomed, step)
+    folder.unlink(doomed)
+    folder.sync()
 
 
 def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) -> None:
@@ -107,23 +126,31 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) ->
 
 def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, deletes: bool) -> None:
     status = folder.status(name)
-    if deletes and status is not None and _is_the_same(status, upload):
+    # A rejected one may be on its way to another filesystem, and storage has nothing of it.
+    deletes = deletes and upload.state is not UploadState.REJECTED
+    if deletes and status is not None and _is_the_same(folder, name, status, upload, _no_step):
         folder.unlink(name)
         return
     with suppress(FileExistsError), top.descend(os.path.dirname(upload.path)) as home:
         folder.move(name, home, os.path.basename(upload.path))
 
 
-def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str) -> tuple[bytes, str]:
+def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str, step: Step) -> tuple[bytes, str]:
     place = os.path.join(area, os.path.dirname(upload.path))
     text = note.encode("utf-8", "backslashreplace")
     with _source(root, upload) as (source, name), Folder.open(root) as top, _made(top, place) as target:
         for as_name in _names(target, name, upload, len(suffix)):
-            written = None if target.status(as_name) is not None else _write_note(target, as_name + suffix, text)
+            is_taken = target.status(as_name) is not None
+            if is_taken and not _is_copied(upload, source, name, target, as_name, as_name + suffix, text, step):
+                continue
+            written = False if is_taken else _write_note(target, as_name + suffix, text)
             if written is None:
                 continue
             try:
-                _move(upload, source, name, target, as_name)
+                if is_taken:
+                    _remove(upload, source, name, step)
+                else:
+                    _move(upload, source, name, target, as_name, step)
             except BaseException as error:
                 if written and target.status(as_name) is None:  # else it is the note of another agent, that was faster
                     target.unlink(as_name + suffix)
@@ -140,7 +167,8 @@ def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str
 @contextmanager
 def _source(root: Path, upload: Upload) -> Iterator[tuple[Folder, bytes]]:
     """The folder and the name of a file that is still the one that was read. Makes errors of the system `LocalFault`."""
-    if stamp_at(root, upload.path) != upload.stamp:
+    stamp = stamp_at(root, upload.path)
+    if stamp is None or not same_file(stamp, upload.stamp):
         raise SourceChanged("the file changed after it was read; its new content is taken as a new file")
     try:
         with folder_of(root, upload.path) as (folder, name):
@@ -189,8 +217,11 @@ def _open_to_droppers(folder: Folder, pattern: os.stat_result) -> None:
                 return
 
 
-def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes) -> None:
-    """Rename, then see whether the file that was moved is the one that was meant; another one is put back."""
+def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes, step: Step) -> None:
+    """Rename, then see whether the file that was moved is the one that was meant; another one is put back.
+
+    To another filesystem it is copied instead, compared, and then removed.
+    """
     writing = Transient("a program still has it open for writing; it stays until that has ended")
     if being_written(name, folder=source.descriptor):
         raise writing
@@ -200,23 +231,83 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
         if source.status(name) is not None:
             raise  # it is the target that went away
         raise SourceChanged("the file went away while it was put away") from None
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _carry_over(upload, source, name, target, as_name, step)
+        return
     try:
         moved = target.status(as_name)
-        if moved is None or not _is_the_same(moved, upload):
+        if moved is None or not _is_the_same(target, as_name, moved, upload, step):
             raise SourceChanged("the file changed while it was put away; its new content is taken as a new file")
         if being_written(as_name, folder=target.descriptor):
             raise writing
-    except (SourceChanged, Transient, OSError):
+    except (AxomsyncError, OSError):
         with suppress(FileExistsError, FileNotFoundError):  # something lies there again: both are kept
             target.move(as_name, source, name)
         raise
 
 
-def _is_the_same(status: os.stat_result, upload: Upload) -> bool:
-    """Whether a file that was renamed, which sets its ctime, is the one that was read."""
+def _carry_over(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes, step: Step) -> None:
+    """As `_move`, between two filesystems. A crash leaves the file where it lay, and perhaps a copy that is known again."""
+    changed = SourceChanged("the file changed while it was put away; its new content is taken as a new file")
+    file = source.open_file(name)
+    try:
+        if not same_file(stamp_of(os.fstat(file)), upload.stamp):
+            raise changed
+        with target.copy_of(file, as_name, step) as (copy, sha256):
+            if upload.sha256 not in (None, sha256):
+                raise changed
+            if _digest(target, copy, step) != sha256:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), os.path.join(target.path, as_name))
+            target.move(copy, target, as_name)
+    finally:
+        os.close(file)
+    target.sync()
+    try:
+        _remove(upload, source, name, step)
+    except (SourceChanged, Transient):
+        target.unlink(as_name)
+        raise
+
+
+def _is_copied(
+    upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes, note: bytes, text: bytes, step: Step
+) -> bool:
+    """Whether an earlier life was stopped after it had copied the file to this other filesystem."""
+    if source.mount == target.mount:
+        return False
+    status = target.status(as_name)
+    if status is None or not stat.S_ISREG(status.st_mode) or not _says(target, note, text):
+        return False
+    if (status.st_size, status.st_mtime_ns) != (upload.stamp.size, upload.stamp.mtime_ns):
+        return False
+    return _digest(target, as_name, step) == (upload.sha256 or _digest(source, name, step))
+
+
+def _says(folder: Folder, name: bytes, text: bytes) -> bool:
+    status = folder.status(name)
+    is_note = status is not None and stat.S_ISREG(status.st_mode) and is_ours(status)
+    return is_note and folder.read(name, len(text) + 1) == text
+
+
+def _digest(folder: Folder, name: bytes, step: Step) -> str:
+    file = folder.open_file(name)
+    try:
+        return digest_of(file, os.fstat(file).st_size, step)
+    finally:
+        os.close(file)
+
+
+def _is_the_same(folder: Folder, name: bytes, status: os.stat_result, upload: Upload, step: Step) -> bool:
+    """Whether a file that was renamed, which sets its ctime, is the one that was read.
+
+    Where inode numbers are others at each look, its bytes have to tell; of a rejected file nothing but its looks are known.
+    """
     found, read = stamp_of(status), upload.stamp
-    same = (found.ino, found.size, found.mtime_ns) == (read.ino, read.size, read.mtime_ns)
-    return same and stat.S_ISREG(status.st_mode)
+    if not stat.S_ISREG(status.st_mode) or (found.size, found.mtime_ns) != (read.size, read.mtime_ns):
+        return False
+    return found.ino == read.ino or upload.sha256 is None or _digest(folder, name, step) == upload.sha256
 
 
 def _write_note(folder: Folder, name: bytes, text: bytes) -> bool | None:
@@ -224,10 +315,7 @@ def _write_note(folder: Folder, name: bytes, text: bytes) -> bool | None:
     try:
         folder.write_new(name, text)
     except FileExistsError:
-        status = folder.status(name)
-        if status is None or not stat.S_ISREG(status.st_mode) or not is_ours(status):
-            return None
-        return False if folder.read(name, len(text) + 1) == text else None
+        return False if _says(folder, name, text) else None
     return True
 
 
@@ -241,7 +329,8 @@ def _names(folder: Folder, name: bytes, upload: Upload, suffix: int) -> Iterator
     stem, extension = os.path.splitext(name)
     if len(extension) > LONGEST_EXTENSION:
         stem, extension = name, b""
-    room = os.pathconf(folder.descriptor, "PC_NAME_MAX") - suffix
+    longest = os.pathconf(folder.descriptor, "PC_NAME_MAX")
+    room = (longest if longest > 0 else USUAL_LONGEST_NAME) - suffix  # some filesystems do not say
     if len(name) <= room:
         yield name
     digest = (upload.sha256 or "").encode()[:8]

@@ -30,7 +30,8 @@ from pydantic import TypeAdapter
 
 from axomsync.documents import NotADocument, read_document
 from axomsync.drop.receipts import StoredShape, Text
-from axomsync.drop.watch import CLAIMS, folder_fault
+from axomsync.drop.rules import CLAIMS
+from axomsync.drop.watch import folder_fault
 from axomsync.errors import local_fault, printable
 from axomsync.folders import UNFINISHED, Folder
 from axomsync.records import Stored
@@ -145,6 +146,17 @@ class Claims:
         with suppress(OSError), self._opened(b"claims") as claims:
             if self._holder(claims, _name(content)) == self._identity:
                 claims.unlink(_name(content))
+
+    def forget(self, content: str) -> None:
+        """Nobody is told any more that storage has it. Raises `LocalFault`."""
+        self.release(content)
+        try:
+            with self._opened(b"claims") as claims:
+                claims.unlink(_name(content) + _RECORD)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise folder_fault(error) from None
 
     @contextmanager
     def _opened(self, name: bytes, *, make: bool = False) -> Iterator[Folder]:

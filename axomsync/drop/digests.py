@@ -1,5 +1,7 @@
 """Digests of bytes that pass by, in one go with the work on them."""
 
+import hashlib
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +13,7 @@ from blake3 import blake3
 from axomsync.records import Segment
 
 HASHED_BESIDE = 8 * 1024 * 1024  # less is not worth a thread
+DIGEST_PIECE = 1024 * 1024
 PIECES_BEHIND = 4  # that hashing may lag behind, which bounds the memory
 
 
@@ -51,6 +54,16 @@ class Beside:
     def _hash(self, piece: bytes) -> None:
         for update in self._updates:
             update(piece)
+
+
+def digest_of(file: int, size: int, step: Callable[[], None] = lambda: None) -> str:
+    """The SHA-256 of the first `size` bytes of an open file; `step` is called after each piece."""
+    sha256, offset = hashlib.sha256(), 0
+    while offset < size and (piece := os.pread(file, min(DIGEST_PIECE, size - offset), offset)):
+        sha256.update(piece)
+        offset += len(piece)
+        step()
+    return sha256.hexdigest()
 
 
 class RangeDigests:

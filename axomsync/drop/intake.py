@@ -21,6 +21,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from axomsync.config import DropSettings
+from axomsync.drop.accounts import Accounts
 from axomsync.drop.backlog import Backlog
 from axomsync.drop.put import Surroundings
 from axomsync.drop.settle import Meaning, Settler, interpret
@@ -41,6 +42,7 @@ NAME_LIMIT = 255
 LONGEST_NAP_SECONDS = 5.0  # the loop turns over at least so often, to show that it lives
 SCAN_SHARE = 10  # a scan that takes a second is not followed by another for ten
 LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
+READ_AGAIN_SECONDS = 3600.0
 STILL_WRITTEN = "a program still has it open for writing"
 
 
@@ -71,6 +73,8 @@ class Intake:
         self._clock = clock
         self._uploader = Uploader(settings, around)
         self._settler = Settler(settings.settle)
+        self._left = Accounts(around.ledger)
+        self._read_again: dict[int, float] = {}  # when files were compared with their digests, by row
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
         self._backlog = Backlog(UPLOADS_AT_ONCE)
@@ -201,10 +205,11 @@ class Intake:
         """
         busy = self._backlog.members()  # before the scan: a file that is archived after it must not be taken for a new one
         settings = self._settings
+        hidden = self._get_ready()  # which may put back what a crash left under another name
         began = self._clock()
         seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
         self._scan_seconds = self._clock() - began
-        seen.unreadable |= self._get_ready()
+        seen.unreadable |= hidden
         rows = self._ledger.read.uploads_in_drop()
         pushed = {row.path: row for row in rows if row.path.startswith(b"/")}
         for path in pushed:
@@ -214,11 +219,12 @@ class Intake:
             except LocalFault as fault:
                 seen.unreadable[path] = fault
         self._show_unreadable(seen)
+        self._left.observe(seen.left)
         meaning = interpret(
             seen.found,
             rows,
             busy,
-            partial(self._left, once),
+            partial(self._seconds_left, once),
             keeps=settings.after == "keep",
             max_put=math.inf if settings.shard else settings.max_put,
         )
@@ -233,11 +239,19 @@ class Intake:
             known = {row.path: row for row in self._ledger.read.uploads_in_drop() if row.path in settling}
             begun = self._begin((known[path] for path in finished if not self._still_written(known[path])), only)
         begun = self._begin(meaning.unfinished, only) or begun
+        begun = self._begin(self._worth_reading_again(meaning.doubtful), only) or begun
         return _Turn(seen.found.keys(), is_last=not busy and not begun)
 
-    def _left(self, once: bool, row: Upload) -> float:
+    def _seconds_left(self, once: bool, row: Upload) -> float:
         """Seconds until a row is due."""
         return math.inf if once and row.next_attempt is not None else self._waits.left(row.id, row.next_attempt)
+
+    def _worth_reading_again(self, rows: Iterable[Upload]) -> list[Upload]:
+        """Those that were not read in the last hour: whoever changes the rights of a folder does so again and again."""
+        now = self._clock()
+        due = [row for row in rows if now - self._read_again.get(row.id, -math.inf) >= READ_AGAIN_SECONDS]
+        self._read_again.update((row.id, now) for row in due)
+        return due
 
     def _get_ready(self) -> Mapping[bytes, LocalFault]:
         """Before the first file is taken: know what was uploaded from the folder; returns what can't be looked at."""
@@ -287,6 +301,8 @@ class Intake:
         """Rows for what is new, and a new beginning for what has changed; returns what is to settle because of it."""
         for row in meaning.replaced:
             self._ledger.record_moved_away(row.id).result()
+        if meaning.touched:
+            self._ledger.touch_uploads((row.id, found[row.path]) for row in meaning.touched)
         for row in meaning.changed:
             self._ledger.restamp(row.id, found[row.path], UploadState.SETTLING).result()
         unknown = [*meaning.new, *(row.path for row in meaning.replaced)]

@@ -5,7 +5,8 @@ stays in the CPU's cache. Only a window with something wrong in it is looked at 
 
 Failures handled: content of another kind (named by its first bytes), lines that are no JSON object, broken UTF-8 (with
 the position of the byte), blank lines, a last line that was cut off, lines too long to load, an empty file, a file that
-ends before its size (`SourceChanged`). All problems up to a limit are reported, not just the first. Lines that repeat
+ends before its size (`SourceChanged`), large lines (read piece by piece: eight of 200 MB at once take no more memory than
+any). All problems up to a limit are reported, not just the first. Lines that repeat
 others are no failure, and only told.
 """
 
@@ -16,10 +17,27 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import orjson
 
+from axomsync.drop.acceptor import Acceptor, NotJson, NotUtf8, mark_of
+from axomsync.drop.diagnosis import (
+    AROUND,
+    BLANK_LINE,
+    CUT_IN_A_CHARACTER,
+    EMPTY,
+    NOTHING_BUT_BLANK,
+    Break,
+    Want,
+    Words,
+    foreign_content,
+    not_an_object,
+    not_utf8,
+    too_long,
+    wanted,
+    words_for,
+)
 from axomsync.drop.digests import Beside, RangeDigests
 from axomsync.drop.repeats import Repeats
 from axomsync.errors import Rejected, SourceChanged
@@ -30,18 +48,9 @@ WINDOW = 64 * 1024
 SAMPLE_SIZE = 1024 * 1024
 LINE_LIMIT = 256 * 1000 * 1000
 PROBLEM_LIMIT = 20
+START = 4096  # bytes of a line that are looked at when it is too long
 
-_FOREIGN = (
-    (b"\x1f\x8b", "gzip data; unpack it first (gunzip)"),
-    (b"PK\x03\x04", "a zip archive; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first (unzstd)"),
-    (b"\xfd7zXZ\x00", "xz data; unpack it first (unxz)"),
-    (b"BZh", "bzip2 data; unpack it first (bunzip2)"),
-    (b"PAR1", "a Parquet file; export it as JSONL"),
-    (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
-    (b"\xef\xbb\xbf", "text with a byte-order mark; save it as UTF-8 without BOM"),
-)
+LARGE_LINE = 1024 * 1024  # what is longer is read piece by piece, and never held
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +60,12 @@ class Fault:
     reason: str
     line: int | None = None
     column: int | None = None
+    kind: str = ""  # what this has in common with others of its sort, to count them
 
-    @property
-    def kind(self) -> str:
-        """What this has in common with others of its sort, to count them."""
-        return re.sub(r"^byte \d+ of the line \(0x..\)", "a byte", self.reason.partition(":")[0])
+    @classmethod
+    def of(cls, words: Words, line: int | None = None, column: int | None = None) -> Self:
+        """In these words."""
+        return cls(str(words), line, column, words.kind or words.what)
 
     def __str__(self) -> str:
         if self.line is None:
@@ -81,14 +91,15 @@ def check(
     shards: Sequence[Segment] = (),
     read_size: int = READ_SIZE,
     line_limit: int = LINE_LIMIT,
+    large_line: int = LARGE_LINE,
 ) -> Checked:
     """Read exactly `size` bytes of the open `file`, and raise `InvalidDataset` unless it is a JSONL dataset.
 
     `mode` "sample" parses only the lines near both ends, "off" none; the digests always cover every byte. `shards` are
     ranges that get a digest each. `beat` is called after each piece of at most `read_size` bytes. A line longer than
-    `line_limit` bytes ends the check.
+    `line_limit` bytes ends the check, one longer than `large_line` is parsed without being held.
     """
-    sha256, ranges, parser = hashlib.sha256(), RangeDigests(shards), _Parser(line_limit)
+    sha256, ranges, parser = hashlib.sha256(), RangeDigests(shards), _Parser(line_limit, large_line)
     if mode != "off":
         parser.sniff(os.pread(file, 4096, 0), size)
     newlines, last, offset = 0, b"", 0
@@ -111,13 +122,14 @@ def check(
 class _Parser:
     """Parses lines as pieces come in and collects what is wrong."""
 
-    def __init__(self, line_limit: int) -> None:
+    def __init__(self, line_limit: int, large_line: int) -> None:
         self.repeats = Repeats()
-        self._line_limit = line_limit
+        self._line_limit, self._large_line = line_limit, large_line
         self._faults: list[Fault] = []
         self._counts: Counter[str] = Counter()
         self._carry: list[bytes] | None = []  # the beginning of an unfinished line; None while lines are passed over
         self._carried = 0
+        self._long: _LongLine | None = None  # takes the unfinished line in, when that is large
         self._blank_from: int | None = None
         # Stands between the lines of a window, which are parsed as one array. No line knows it, so where it comes out
         # between two values again, the line before it was whole: `{"a": [1` and `2]}` can't be taken for lines.
@@ -126,14 +138,14 @@ class _Parser:
 
     def sniff(self, head: bytes, size: int) -> None:
         """Recognise what is no JSONL at all, and end the check with a name for it."""
-        reason = "the file is empty" if size == 0 else _foreign_content(head)
+        reason = str(EMPTY) if size == 0 else foreign_content(head)
         if reason:
-            raise InvalidDataset([Fault(reason)], Counter({reason: 1}))
+            raise InvalidDataset([Fault(reason, kind=reason)], Counter({reason: 1}))
 
     def feed(self, piece: bytes, newlines_before: int, *, parse: bool) -> int:
         """Take in the next piece, before which `newlines_before` lines have ended; returns how many end in it."""
         if not parse:
-            self._carry = None
+            self._carry = self._long = None
             return len(piece) - len(piece.replace(b"\n", b""))  # CPython's `count` goes byte by byte, at half the speed
         begun = piece.find(b"\n") + 1
         if not begun:
@@ -142,7 +154,7 @@ class _Parser:
         ended = 1
         if self._carry is not None:
             self._demand_short(begun - 1, newlines_before + 1)
-            self._line(b"".join((*self._carry, piece[: begun - 1])), newlines_before + 1)
+            self._last_part(piece[: begun - 1], newlines_before + 1)
         end = piece.rfind(b"\n") + 1
         for window in _windows(piece, begun, end):
             number = newlines_before + ended + 1
@@ -153,11 +165,15 @@ class _Parser:
 
     def _accepted(self, window: bytes, number: int) -> int:
         """How many lines the window has, when they are nothing but objects; else 0."""
+        joined = window[:-1].replace(b"\n", self._joint)
         try:
-            values = orjson.loads(b"[%b]" % window[:-1].replace(b"\n", self._joint))
+            values = orjson.loads(b"[%b]" % joined)
         except orjson.JSONDecodeError:
             return 0
         lines, seams = values[::2], values[1::2]
+        line_ends = (len(joined) - len(window) + 1) // (len(self._joint) - 1)
+        if line_ends != len(seams):  # one stood within a string
+            return 0
         if len(seams) != len(lines) - 1 or seams.count(self._seam) != len(seams) or set(map(type, lines)) != {dict}:
             return 0
         self._flush_blank()
@@ -174,22 +190,47 @@ class _Parser:
     def _keep(self, tail: bytes, number: int) -> None:
         if tail and self._carry is not None:
             self._demand_short(len(tail), number)
-            self._carry.append(tail)
             self._carried += len(tail)
+            if self._long is None and self._carried > self._large_line:
+                self._long = _LongLine()
+                for piece in self._carry:
+                    self._long.feed(piece)
+                self._carry = []
+            if self._long is not None:
+                self._long.feed(tail)
+            else:
+                self._carry.append(tail)
+
+    def _last_part(self, tail: bytes, number: int, *, ended: bool = True) -> None:
+        """The unfinished line ends with `tail`."""
+        carried, long = self._carry or [], self._long
+        self._carry, self._carried, self._long = [], 0, None
+        if long is None:
+            self._line(b"".join((*carried, tail)), number, ended=ended)
+            return
+        long.feed(tail)
+        if (fault := long.finish(number, ended=ended)) is None and long.is_blank:
+            self._blank_from = self._blank_from or number
+            return
+        self._flush_blank()
+        if fault is not None:
+            self._add(fault)
+        else:
+            self.repeats.take_hashes([long.mark], number)
 
     def _demand_short(self, more: int, number: int) -> None:
         if self._carried + more > self._line_limit:
             self._flush_blank()
-            self._add(Fault(f"the line is longer than {self._line_limit // 1_000_000} MB; split its object", number))
+            start = self._long.start if self._long is not None else b"".join(self._carry or [])[:START]
+            self._add(Fault.of(too_long(self._line_limit, start), number))
             raise InvalidDataset(self._faults, self._counts)
 
     def finish(self, lines: int) -> None:
         """The file has ended after `lines` lines."""
-        unfinished = b"".join(self._carry) if self._carry else b""
-        if unfinished:
-            self._line(unfinished, lines, ended=False)
+        if self._carry or self._long is not None:
+            self._last_part(b"", lines, ended=False)
         if not self._faults and self._blank_from == 1:
-            self._add(Fault("the file holds nothing but blank lines"))
+            self._add(Fault.of(NOTHING_BUT_BLANK))
         if self._faults:
             raise InvalidDataset(self._faults, self._counts)
 
@@ -205,13 +246,16 @@ class _Parser:
             return
         self._flush_blank()
         if type(value) is not dict:
-            self._add(Fault(f"a JSON object is needed, this is {_kind(value)}", number, 1))
-        self.repeats.take((line,), number)
+            self._add(Fault.of(not_an_object(value), number, 1))
+        if len(line) > self._large_line:
+            self.repeats.take_hashes([mark_of(line)], number)
+        else:
+            self.repeats.take((line,), number)
 
     def _flush_blank(self) -> None:
         """More lines follow after blank ones, so they do matter; one fault stands for a run of them."""
         if self._blank_from is not None:
-            self._add(Fault("the line is blank", self._blank_from))
+            self._add(Fault.of(BLANK_LINE, self._blank_from))
             self._blank_from = None
 
     def _add(self, fault: Fault) -> None:
@@ -228,38 +272,74 @@ def _windows(piece: bytes, start: int, end: int) -> Iterator[bytes]:
         start = stop
 
 
+class _LongLine:
+    """A line that is parsed while it passes by. Its first fault is kept, and the rest of it passed over."""
+
+    def __init__(self) -> None:
+        self._acceptor = Acceptor()
+        self._refused: NotJson | NotUtf8 | None = None
+        self.start = b""
+
+    @property
+    def is_blank(self) -> bool:
+        """Nothing but blanks has come."""
+        return self._refused is None and self._acceptor.is_blank
+
+    @property
+    def mark(self) -> int:
+        """See `mark_of`."""
+        return self._acceptor.mark
+
+    def feed(self, piece: bytes) -> None:
+        """The next bytes of the line."""
+        if len(self.start) < START:
+            self.start += piece[: START - len(self.start)]
+        if self._refused is None:
+            try:
+                self._acceptor.feed(piece)
+            except (NotJson, NotUtf8) as refused:
+                self._refused = refused
+
+    def finish(self, number: int, *, ended: bool) -> Fault | None:
+        """What is wrong with the line, which has this `number`."""
+        try:
+            if self._refused is not None:
+                raise self._refused
+            self._acceptor.finish(ended=ended)
+        except NotJson as bad:
+            return Fault.of(words_for(bad.at), number, bad.column)
+        except NotUtf8 as bad:
+            cut = bad.at_the_end and not ended
+            return Fault.of(CUT_IN_A_CHARACTER if cut else not_utf8(bad.position, bad.found), number, bad.column)
+        value = self._acceptor.value_like
+        return None if type(value) is dict or self.is_blank else Fault.of(not_an_object(value), number, 1)
+
+
 def _not_utf8(line: bytes, number: int, ended: bool) -> Fault | None:
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as bad:
         column = len(line[: bad.start].decode("utf-8")) + 1
         if not ended and bad.end == len(line) and bad.reason == "unexpected end of data":
-            return Fault("the last line was cut off within a character", number, column)
-        return Fault(f"byte {bad.start + 1} of the line (0x{line[bad.start]:02x}) is not UTF-8", number, column)
+            return Fault.of(CUT_IN_A_CHARACTER, number, column)
+        return Fault.of(not_utf8(bad.start + 1, line[bad.start : bad.start + 4]), number, column)
     return None
 
 
 def _not_json(line: bytes, number: int, ended: bool, error: orjson.JSONDecodeError) -> Fault:
-    hint = "" if ended or error.pos < len(line.decode("utf-8").rstrip()) else "; the last line was cut off"
-    return Fault(f"not valid JSON: {error.msg.split(': line')[0]}{hint}", number, error.pos + 1)
+    text = line.decode("utf-8")
+    want = wanted(error.msg)
+    at = Break(
+        want,
+        text[:AROUND],
+        text[max(0, error.pos - AROUND) : error.pos],
+        text[error.pos : error.pos + AROUND],
+        in_string=want is Want.REST and _leaves_string_open(text),
+        ended=ended,
+        said=error.msg.split(": line")[0],
+    )
+    return Fault.of(words_for(at), number, error.pos + 1)
 
 
-def _foreign_content(head: bytes) -> str | None:
-    for magic, name in _FOREIGN:
-        if head.startswith(magic):
-            return f"this is not JSONL but {name}"
-    start = head.lstrip()[:100]
-    if start.startswith(b"<"):
-        return "this is not JSONL but HTML or XML; was an error page saved in place of the data?"
-    if start.startswith(b"["):
-        return "this is not JSONL but one JSON array; write one object a line (jq -c '.[]')"
-    if re.fullmatch(rb"\{\s*", head.splitlines()[0] if head.strip() else b""):
-        return "this is not JSONL but JSON over several lines; write one object a line (jq -c .)"
-    if re.match(rb"[^{}\n\"]*[\w\"]+\s*[,;\t][^{}\n]*\n", head):
-        return "this is not JSONL but looks like CSV; export it as JSONL"
-    return None
-
-
-def _kind(value: object) -> str:
-    names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
-    return names.get(type(value), "null")
+def _leaves_string_open(text: str) -> bool:
+    return re.sub(r"\\.?", "", text).count('"') % 2 == 1

@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from axomsync.console import Console
 from axomsync.drop.digests import Beside
+from axomsync.drop.settle import same_file
 from axomsync.drop.watch import stamp_of
 from axomsync.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.habits import Habits
@@ -226,7 +227,7 @@ class ObjectPut:
             nonlocal sent
             while sent < self._length:
                 piece = os.pread(self._file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
-                if not piece or stamp_of(os.fstat(self._file)) != body.upload.stamp:
+                if not piece or not self._is_unchanged():
                     raise SourceChanged("the file changed while it was uploaded")
                 digests.update(piece)
                 proof.update(piece)
@@ -250,6 +251,10 @@ class ObjectPut:
             gauge.receive(-sent)
             raise
         gauge.secure(self._length)
+
+    def _is_unchanged(self) -> bool:
+        found, read = stamp_of(os.fstat(self._file)), self._body.upload.stamp
+        return found == read if self._body.proof is None else same_file(found, read)
 
     def _demand_same_bytes(self, host: str, confirmed: Confirmation, md5: str) -> None:
         """Compare an ETag that is an MD5 with that of the bytes; other forms prove nothing. Raises `Transient`."""

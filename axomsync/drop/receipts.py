@@ -30,7 +30,8 @@ from pydantic import (
 )
 
 from axomsync.documents import NotADocument, read_document
-from axomsync.drop.watch import ARCHIVE, folder_fault
+from axomsync.drop.rules import ARCHIVE
+from axomsync.drop.watch import folder_fault
 from axomsync.errors import LocalFault, printable
 from axomsync.folders import UNFINISHED, Folder
 from axomsync.records import Receipt, RepeatedLines, Shard, Stored, Upload
@@ -124,6 +125,7 @@ class _ReceiptShape(StoredShape):
     repeated_lines: Annotated[_RepeatedShape | None, WrapValidator(_or_nothing)] = None
     time: Annotated[Text, AfterValidator(_demand_time)]
     duplicate: bool
+    forgotten: Text | None = None  # since when it no longer counts, because somebody wants the content sent again
 
 
 _RECEIPT: TypeAdapter[_ReceiptShape] = TypeAdapter(_ReceiptShape)
@@ -150,9 +152,12 @@ def receipt_text(upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> 
 
 
 def read_receipt(folder: Folder, name: bytes, place: bytes) -> Receipt | None:
-    """The receipt `name` in `folder`; `place` is where it lies below the archive. Raises `NotADocument`, `OSError`."""
+    """The receipt `name` in `folder`, None when it is gone or no longer counts; `place` is where it lies below the archive.
+
+    Raises `NotADocument`, `OSError`.
+    """
     shape = read_document(folder, name, _RECEIPT, ours=True)
-    if shape is None:
+    if shape is None or shape.forgotten is not None:
         return None
     told = shape.repeated_lines
     return Receipt(

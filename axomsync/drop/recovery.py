@@ -17,7 +17,9 @@ from axomsync.config import DropSettings
 from axomsync.drop import archive
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.drop.receipts import RECEIPT, Survey, folders_below, survey
-from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, folder_fault, folder_of, stamp_at
+from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
+from axomsync.drop.settle import FINISHED
+from axomsync.drop.watch import folder_fault, folder_of, stamp_at
 from axomsync.errors import LocalFault, printable
 from axomsync.folders import UNFINISHED, Folder
 from axomsync.ledger import Ledger
@@ -134,6 +136,6 @@ class Recovery:
         return True
 
     def _finish_deletions(self) -> Faults:
-        done = (row for row in self._ledger.read.uploads_in_drop() if row.state in _DONE)
+        done = (row for row in self._ledger.read.uploads_in_drop() if row.state in FINISHED)
         archive.finish_deletions(self._root, done, deletes=self._deletes)
         return {}

@@ -34,7 +34,10 @@ class Repeats:
     def take(self, lines: Iterable[bytes], number: int) -> None:
         """As `take_window`, but all of these are compared."""
         # Python's hash of bytes is SipHash with a secret of the process, so nobody can make lines collide.
-        hashes = list(map(hash, lines))
+        self.take_hashes(list(map(hash, lines)), number)
+
+    def take_hashes(self, hashes: list[int], number: int) -> None:
+        """As `take`, of lines that are not held; equal lines have equal hashes."""
         distinct = set(hashes)
         if len(distinct) < len(hashes) or not distinct.isdisjoint(self._seen):
             self._note(hashes, number)

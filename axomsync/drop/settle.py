@@ -17,6 +17,8 @@ class Meaning:
     changed: list[Upload] = field(default_factory=list)  # what was known of the content no longer holds
     settling: dict[bytes, Stamp] = field(default_factory=dict)  # to be watched until they stand still
     unfinished: list[Upload] = field(default_factory=list)  # checked or even uploaded, and still lying there
+    touched: list[Upload] = field(default_factory=list)  # only the ctime is another: rights or owner, not the bytes
+    doubtful: list[Upload] = field(default_factory=list)  # the same of files that stay when they are uploaded
     vanished: list[Upload] = field(default_factory=list)  # row, but no file
     next_in: float | None = None  # seconds until the first of those comes that wait for a time
 
@@ -43,23 +45,50 @@ def interpret(
             continue
         if stamp is None:
             meaning.vanished.append(row)
-        elif row.state in FINISHED and stamp != row.stamp:
+        elif row.state in FINISHED and not same_file(stamp, row.stamp):
             meaning.replaced.append(row)
         elif _starts_over(row, stamp, max_put):
             meaning.changed.append(row)
-        elif stamp == row.stamp and (seconds := left(row)) > 0:
+        elif _looks_alike(stamp, row.stamp) and (seconds := left(row)) > 0:
             meaning.next_in = seconds if meaning.next_in is None else min(seconds, meaning.next_in)
         elif row.state in (UploadState.SETTLING, UploadState.CHECKING):
             meaning.settling[row.path] = stamp
-        elif _goes_on(row, keeps):
-            meaning.unfinished.append(row)
+        else:
+            _add(meaning, row, stamp, keeps)
     meaning.new = list(unknown)
     return meaning
 
 
+def same_file(one: Stamp, other: Stamp) -> bool:
+    """Whether two looks saw the same bytes, as far as stamps can tell: what was read is proven by its digest.
+
+    A change of rights, owner or links sets the ctime alone, and needs no new start. Some filesystems (FUSE, mergerfs) give
+    another inode number at each look; a file that took the place of another would have another ctime as well.
+    """
+    if (one.dev, one.size, one.mtime_ns) != (other.dev, other.size, other.mtime_ns):
+        return False
+    return one.ino == other.ino or one.ctime_ns == other.ctime_ns
+
+
+def _looks_alike(one: Stamp, other: Stamp) -> bool:
+    """As `same_file`, and nobody touched it: new rights may be what it waited for."""
+    return same_file(one, other) and one.ctime_ns == other.ctime_ns
+
+
+def _add(meaning: Meaning, row: Upload, stamp: Stamp, keeps: bool) -> None:
+    touched = stamp.ctime_ns != row.stamp.ctime_ns
+    stays = keeps and row.state in (UploadState.UPLOADED, UploadState.DUPLICATE)
+    if touched and stays and row.sha256 is not None:
+        meaning.doubtful.append(row)
+    elif touched and row.state not in FINISHED:
+        meaning.touched.append(row)
+    if _goes_on(row, keeps):
+        meaning.unfinished.append(row)
+
+
 def _starts_over(row: Upload, stamp: Stamp, max_put: float) -> bool:
     was_read = row.state is not UploadState.SETTLING
-    return (was_read and stamp != row.stamp) or (row.state is UploadState.HELD and stamp.size <= max_put)
+    return (was_read and not same_file(stamp, row.stamp)) or (row.state is UploadState.HELD and stamp.size <= max_put)
 
 
 def _goes_on(row: Upload, keeps: bool) -> bool:
@@ -82,7 +111,7 @@ class Settler:
         Paths that are no longer found are forgotten; a path whose stamp differs starts anew.
         """
         self._since = {
-            path: (stamp, known[1] if (known := self._since.get(path)) and known[0] == stamp else now)
+            path: (stamp, known[1] if (known := self._since.get(path)) and same_file(known[0], stamp) else now)
             for path, stamp in found.items()
         }
         still = [path for path, (_, since) in self._since.items() if since + self._settle <= now]

@@ -8,6 +8,7 @@ between any two steps. Those of the PUT itself are in `put`.
 
 import logging
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +19,11 @@ from functools import partial
 from axomsync.config import DropSettings
 from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
+from axomsync.drop.digests import digest_of
+from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Surroundings, Whole
 from axomsync.drop.recovery import Recovery
+from axomsync.drop.settle import same_file
 from axomsync.drop.watch import folder_of, stamp_at, stamp_of
 from axomsync.errors import (
     AxomsyncError,
@@ -103,7 +107,7 @@ class Uploader:
         if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
             upload, invalid = self._check(upload, beat)
             if invalid is not None:
-                self._set_aside(upload, invalid)
+                self._set_aside(upload, invalid, self._step(beat))
                 return True
         if upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
             if upload.stamp.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
@@ -114,9 +118,21 @@ class Uploader:
                     return False
                 upload = self._deliver(upload, beat)
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
-            self._put_away(upload)
+            upload = self._demand_same_bytes(upload, beat)
+            self._put_away(upload, self._step(beat))
             self.claims.release(self._content(upload))
         return True
+
+    def _demand_same_bytes(self, upload: Upload, beat: Beat) -> Upload:
+        """Of an uploaded file whose ctime alone is another now: read it again, note its stamp. Raises `SourceChanged`."""
+        stamp = None if upload.path.startswith(b"/") else stamp_at(self._settings.folder, upload.path)
+        if stamp is None or stamp.ctime_ns == upload.stamp.ctime_ns or not same_file(stamp, upload.stamp):
+            return upload
+        with self._opened(upload.path) as (file, stamp):
+            if digest_of(file, stamp.size, self._step(beat)) != upload.sha256:
+                raise SourceChanged("its content changed, though its size and time of modification did not")
+        self._ledger.touch_uploads([(upload.id, stamp)])
+        return self._ledger.read.upload(upload.id)
 
     # Checking
 
@@ -179,14 +195,14 @@ class Uploader:
         return upload
 
     def _record_duplicate(self, upload: Upload, stored: Stored, twin: int | None) -> Upload:
-        reason = _same_as(stored.upload_id)
+        reason = _same_as(stored.upload_id, upload)
         self._ledger.record_duplicate(upload.id, stored, twin, reason)
         log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
         return self._ledger.read.upload(upload.id)
 
     def _send(self, upload: Upload, beat: Beat) -> Upload:
         with self._opened(upload.path) as (file, stamp):
-            if stamp != upload.stamp:
+            if not same_file(stamp, upload.stamp):
                 raise SourceChanged("the file changed before it was uploaded")
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
@@ -222,7 +238,7 @@ class Uploader:
 
     # Putting away
 
-    def _put_away(self, upload: Upload) -> None:
+    def _put_away(self, upload: Upload, step: Callable[[], None]) -> None:
         root, after = self._settings.folder, self._settings.after
         if upload.path.startswith(b"/"):
             self._ledger.record_moved_away(upload.id)  # `push` was given it, and it stays where it is
@@ -238,23 +254,23 @@ class Uploader:
                 and confirmed.state is UploadState.UPLOADED
                 and (confirmed.stamp.dev or confirmed.stamp.ino)
             ):
-                archive.delete(root, upload)
+                archive.delete(root, upload, step)
             else:
-                receipt = archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id))
+                receipt = archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id), step)
             archive.remove_marker(root, upload, self._settings.done_marker)
         except (LocalFault, Transient) as fault:
             raise type(fault)(f"uploaded, but it can't be put away: {fault}") from None
         if upload.attempts:
-            reason = None if upload is confirmed else _same_as(confirmed.upload_id)
+            reason = None if upload is confirmed else _same_as(confirmed.upload_id, upload)
             self._ledger.move_upload(upload.id, upload.state, reason=reason, next_attempt=None)
         self._ledger.record_moved_away(upload.id, receipt)
 
-    def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset) -> None:
+    def _set_aside(self, upload: Upload, invalid: jsonl.InvalidDataset, step: Callable[[], None]) -> None:
         if upload.path.startswith(b"/"):
             self._ledger.record_moved_away(upload.id)
             return
         try:
-            archive.set_aside(self._settings.folder, upload, invalid)
+            archive.set_aside(self._settings.folder, upload, invalid, step)
             archive.remove_marker(self._settings.folder, upload, self._settings.done_marker)
         except LocalFault as fault:
             raise LocalFault(f"rejected: {invalid}; it can't be moved to rejected/: {fault}") from None
@@ -270,15 +286,16 @@ class Uploader:
         except LocalFault as fault:
             self._wait(upload, fault)
             return
-        if stamp == upload.stamp and current.state not in (UploadState.UPLOADED, UploadState.DUPLICATE):
+        is_done = current.state in (UploadState.UPLOADED, UploadState.DUPLICATE)
+        if stamp is not None and same_file(stamp, upload.stamp) and not is_done:
             # It reads differently each time: that is no new file, and would go on for ever without a pause.
             self._wait(upload, Transient(f"{changed}, though its time stamps are the same"), anew=True)
             return
         log.info("%s: %s", _shown(upload.path), changed)
         if stamp is None:
             self._ledger.forget_uploads([upload.path])
-        elif current.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
-            self._ledger.record_moved_away(upload.id)  # what lies there now is another file
+        elif is_done:
+            self._ledger.record_moved_away(upload.id).result()  # what lies there now is another file
         else:
             self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, str(changed)).result()
 
@@ -327,7 +344,8 @@ class Uploader:
             os.close(file)
 
     def _still(self, file: int, path: bytes, stamp: Stamp) -> None:
-        if stamp_of(os.fstat(file)) != stamp or stamp_at(self._settings.folder, path) != stamp:
+        now_there = stamp_at(self._settings.folder, path)
+        if now_there is None or not (same_file(now_there, stamp) and same_file(stamp_of(os.fstat(file)), stamp)):
             raise SourceChanged("the file changed while it was read")
 
     @property
@@ -337,7 +355,7 @@ class Uploader:
 
     def _content(self, upload: Upload) -> str:
         """What decides whether two files are one upload."""
-        return f"{upload.sha256}/{upload.filename}" if self._named else f"{upload.sha256}"
+        return content_of(upload.sha256, upload.filename, named=self._named)
 
     @contextmanager
     def _alone(self, upload: Upload) -> Iterator[bool]:
@@ -390,8 +408,10 @@ class Uploader:
             raise Stopping("the agent is stopping")
 
 
-def _same_as(upload_id: str | None) -> str:
-    return f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
+def _same_as(upload_id: str | None, upload: Upload) -> str:
+    known = f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
+    again = "push it again" if upload.path.startswith(b"/") else "drop it again"
+    return f"{known}; to have it sent anew: `axomsync forget {shlex.quote(_shown(upload.path))}`, then {again}"
 
 
 def _shown(path: bytes) -> str:

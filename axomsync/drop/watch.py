@@ -11,12 +11,10 @@ mounted, an observer that dies, can't start or can't watch every folder (inotify
 
 import ctypes
 import errno
-import fnmatch
 import os
 import stat
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,14 +33,23 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
+from axomsync.drop.rules import (
+    ARCHIVE,
+    CLAIMS,
+    REJECTS,
+    LeftAlone,
+    Rule,
+    Selection,
+    is_ours,
+    rule_for_any,
+    rule_for_marked,
+)
 from axomsync.errors import LocalFault, local_fault, printable
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.folders import Folder
 from axomsync.ledger import stored
 from axomsync.records import Stamp
 
-ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
-TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
 POLLING_SECONDS = 5.0
 
 _LIMITS = {
@@ -75,6 +82,7 @@ class Scan:
 
     found: dict[bytes, Stamp] = field(default_factory=dict)
     unreadable: dict[bytes, LocalFault] = field(default_factory=dict)
+    left: LeftAlone = field(default_factory=LeftAlone)
     device: int = 0  # of the root
 
     def hides(self, path: bytes) -> bool:
@@ -83,27 +91,23 @@ class Scan:
 
 
 def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker: str = "") -> Scan:
-    """Every regular file below `root` that is to be uploaded.
+    """Every regular file below `root` that is to be uploaded, and how many are left alone by which rule (see `rules`).
 
-    Left alone: dotfiles, temporary names, what the globs leave out, symlinks, and the folders that axomsync itself fills;
-    with a `done_marker` also files beside which no `<file><done_marker>` lies that was written after them.
     Raises `LocalFault` when the root can't be read.
     """
-    marker = os.fsencode(done_marker)
+    selection = Selection(include, exclude, os.fsencode(done_marker))
     try:
         with Folder.open(root) as top:
             result = Scan(device=os.fstat(top.descriptor).st_dev)
             pending = [b""]
             while pending:
-                _look_into(top, pending, result, include, exclude, marker)
+                _look_into(top, pending, result, selection)
     except OSError as error:
         raise local_fault(error, os.fsencode(root)) from None
     return result
 
 
-def _look_into(
-    top: Folder, pending: list[bytes], result: Scan, include: Sequence[str], exclude: Sequence[str], marker: bytes
-) -> None:
+def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selection) -> None:
     """The last of the `pending` folders; those in it are pending then."""
     rel = pending.pop()
     try:
@@ -123,32 +127,49 @@ def _look_into(
             error.filename = folder.path
             _note(result, rel, error)
             return
-        marks = {name for name in entries if name.endswith(marker)} if marker else set()
         for name, entry in entries.items():
             path = os.path.join(rel, name)
-            if name.startswith(b".") or name.endswith(TEMPORARY_SUFFIXES) or name in marks:
-                continue
             try:
-                if entry.is_dir(follow_symlinks=False):
-                    if rel or name not in (ARCHIVE, REJECTS):
-                        pending.append(path)
-                elif entry.is_file(follow_symlinks=False) and _wanted(path, include, exclude):
-                    stamp = stamp_of(entry.stat(follow_symlinks=False))
-                    if not marker or _is_done(entries.get(name + marker), stamp):
-                        result.found[path] = stamp
+                rule = _rule_for(path, name, entry, entries, pending, result, selection)
             except OSError as error:
                 error.filename = os.path.join(folder.path, name)  # of the descriptor the system knows none
                 _note(result, path, error)
+            else:
+                if rule is not None:
+                    result.left.add(rule, path)
 
 
-def _is_done(mark: os.DirEntry[str] | None, stamp: Stamp) -> bool:
-    """A marker that is older than its file was meant for another one, which had the name before.
-
-    Of a file that comes from the future, by a clock that was wrong, that can't be told: its marker is believed.
-    """
-    if mark is None:
-        return False
-    return mark.stat(follow_symlinks=False).st_mtime_ns >= stamp.mtime_ns or stamp.mtime_ns > time.time_ns()
+def _rule_for(
+    path: bytes,
+    name: bytes,
+    entry: os.DirEntry[str],
+    entries: Mapping[bytes, os.DirEntry[str]],
+    pending: list[bytes],
+    result: Scan,
+    selection: Selection,
+) -> Rule | None:
+    """The rule by which one entry of a folder is left alone; else it is noted, as what it is."""
+    if (rule := rule_for_any(name)) is not None:
+        return None if is_ours(name) else rule
+    marker = selection.marker
+    if marker and name.endswith(marker):
+        return None if name.removesuffix(marker) in entries else Rule.MARKER
+    if entry.is_dir(follow_symlinks=False):
+        if path not in (ARCHIVE, REJECTS):
+            pending.append(path)
+        return None
+    if not entry.is_file(follow_symlinks=False):
+        return Rule.SYMLINK if entry.is_symlink() else Rule.SPECIAL
+    if (rule := selection.rule_for_name(path)) is not None:
+        return rule
+    stamp = stamp_of(entry.stat(follow_symlinks=False))
+    if marker:
+        mark = entries.get(name + marker)
+        rule = rule_for_marked(mark.stat(follow_symlinks=False) if mark is not None else None, stamp.mtime_ns)
+        if rule is not None:
+            return rule
+    result.found[path] = stamp
+    return None
 
 
 def _note(result: Scan, path: bytes, error: OSError) -> None:
@@ -213,16 +234,6 @@ def folder_fault(error: OSError) -> LocalFault:
     if error.errno == errno.ENOTDIR and error.filename is not None:
         return LocalFault(f"{printable(os.fsdecode(error.filename))}: a file has the name of this folder; move it away")
     return local_fault(error)
-
-
-def _wanted(path: bytes, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    whole = os.fsdecode(path)
-    names = (whole, os.path.basename(whole))
-    return _matches(names, include) and not _matches(names, exclude)
-
-
-def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)
 
 
 class _Hint(FileSystemEventHandler):

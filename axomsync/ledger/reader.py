@@ -159,6 +159,11 @@ class Reader:
         )
         return rows[0] if rows else None
 
+    def all_of_content(self, sha256: str, filename: str | None) -> list[Upload]:
+        """Every upload with this content, under this name or under any."""
+        sql = "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) ORDER BY id"
+        return self._rows(sql, (sha256, filename), make=to_upload)
+
     def is_begun_elsewhere(self, upload: Upload, filename: str | None) -> bool:
         """Whether another file of this content, under this name or under any, has a signed URL, and this one has none."""
         begun = "SELECT upload FROM signed_urls UNION SELECT upload FROM signed_shard_urls"

@@ -167,6 +167,7 @@ class UploadWrites(Moves):
             for row in rows:
                 db.conn.execute("UPDATE uploads SET duplicate_of = NULL WHERE duplicate_of = ?", (row,))
                 db.conn.execute("DELETE FROM uploads WHERE id = ?", (row,))
+                db.conn.execute("DELETE FROM events WHERE \"table\" = 'uploads' AND subject = ?", (str(row),))
             for model in ids:
                 db.conn.execute("DELETE FROM models WHERE id = ?", (model,))
 
@@ -258,6 +259,11 @@ class UploadWrites(Moves):
             self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
 
         return self.submit(work, upload)
+
+    def touch_uploads(self, touched: Iterable[tuple[int, Stamp]]) -> None:
+        """Rights, owner or links of these files changed, and their bytes did not."""
+        rows = [(stamp_row(stamp)[-1], upload) for upload, stamp in touched]
+        self.write(lambda db: db.conn.executemany("UPDATE uploads SET ctime_ns = ? WHERE id = ?", rows) and None)
 
     def _leave_behind(self, db: Database, upload: int) -> None:
         """Forget where an upload was going; what storage has or may have of it are orphans now."""

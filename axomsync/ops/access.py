@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.confinement import HOMES
-from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS
+from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
 from axomsync.errors import printable
 from axomsync.rights import denial_of, who
 

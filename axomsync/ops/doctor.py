@@ -20,7 +20,8 @@ from pathlib import Path
 from axomsync import authorities
 from axomsync.config import Settings, load_key, misspelt
 from axomsync.console import Console, NotThere
-from axomsync.drop.watch import ARCHIVE, CLAIMS, REJECTS, Watcher
+from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
+from axomsync.drop.watch import Watcher
 from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected, local_fault
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of

@@ -136,6 +136,18 @@ def test_1_when_a_folder_is_missing_with_its_path_and_the_need(folder: str, agen
     assert not path.exists(), "a folder on a disk that is not mounted was made"
 
 
+def test_1_when_a_part_of_the_drop_folder_can_not_be_read(agent: AgentProcess) -> None:
+    hidden = agent.drop / "hidden"
+    hidden.mkdir()
+    (hidden / "a.jsonl").write_text('{"text": "a"}\n')
+    hidden.chmod(0)
+    agent.launch("sync", prefix=("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
+    assert agent.wait() == 1
+    assert f"{hidden}: permission denied" in agent.log()
+    hidden.chmod(0o755)
+    call(agent, ("sync",), 0)
+
+
 def test_4_comes_before_1_and_1_before_75(sandbox_factory: SandboxFactory, tmp_path: Path) -> None:
     sandbox = sandbox_factory()
     with AgentProcess(tmp_path / "box", sandbox.url, sandbox.create_key(["datasets"])) as agent:  # no scope to list

@@ -40,6 +40,7 @@ STATUS = {
         "orphans": int,
         "last_success": (str, None),
         "free_bytes": (int, None),
+        "left_alone": list,
     },
     "mirror": {"folder": str, "counts": dict, "last_success": (str, None), "free_bytes": (int, None)},
     "transfers": list,

@@ -57,7 +57,7 @@ def test_settled_valid_files_are_stored_once_and_the_others_are_where_they_belon
             "uploaded/sub/one.jsonl": one,
             "rejected/broken.jsonl": broken,
         }
-        assert "- line 3, column 17: not valid JSON: unexpected end of data\n" in reason
+        assert "- line 3, column 17: a string is not closed on its line; close it; " in reason
         assert f"move it back to {agent.drop}/broken.jsonl" in reason
         assert len(receipts) == 3
 

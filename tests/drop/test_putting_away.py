@@ -150,16 +150,18 @@ def test_a_corrected_file_that_is_moved_back_is_uploaded(sandbox: Sandbox, agent
     assert rejected.stat().st_mtime_ns == LONG_AGO
     assert rejected.with_name("a.jsonl.reason.txt").read_text() == (
         "a.jsonl was not uploaded: 5 problems found.\n\n"
-        "- line 2: the line is blank\n"
-        "- line 3, column 1: not valid JSON: invalid literal, expected 'null'\n"
-        "- line 4, column 1: a JSON object is needed, this is an array\n"
-        "- line 5, column 8: byte 8 of the line (0xff) is not UTF-8\n"
-        "- line 6, column 12: not valid JSON: unexpected end of data; the last line was cut off\n\n"
+        "- line 2: the line is blank; remove it (blank lines may only stand at the end)\n"
+        "- line 3, column 1: the line is a text and no object; write an object, {…}, on each line\n"
+        "- line 4, column 1: a JSON object is needed, this is an array; write an object, {…}, on each line\n"
+        "- line 5, column 8: byte 8 of the line (0xff) is not UTF-8; it looks like Latin-1 or Windows-1252; save it as"
+        " UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)\n"
+        "- line 6, column 12: the last line was cut off within a string; the file is not whole: copy or export it again\n\n"
         "In all:\n"
-        "       2 x not valid JSON\n"
         "       1 x the line is blank\n"
+        "       1 x the line is a text and no object\n"
         "       1 x a JSON object is needed, this is an array\n"
-        "       1 x a byte is not UTF-8\n\n"
+        "       1 x a byte is not UTF-8\n"
+        "       1 x the last line was cut off within a string\n\n"
         f"To try again, correct the file and move it back to {agent.drop}/a.jsonl\n"
     )
     rejected.write_bytes(dataset("a"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axomsync.drop.settle import FINISHED, Meaning, Settler, interpret
+from axomsync.drop.settle import FINISHED, Meaning, Settler, interpret, same_file
 from axomsync.records import Stamp, Upload, UploadState
 
 NOW = 1_000_000.0
@@ -52,6 +52,54 @@ def verdict(meaning: Meaning) -> str:
 
 
 S = UploadState
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({}, True),
+        ({"ctime_ns": 6}, True),  # chmod, chown, a link
+        ({"ino": 9}, True),  # a filesystem whose inode numbers are others at each look
+        ({"ino": 9, "ctime_ns": 6}, False),  # another file took its place
+        ({"mtime_ns": 6, "ctime_ns": 6}, False),
+        ({"size": 4}, False),
+        ({"dev": 9}, False),
+    ],
+)
+def test_what_makes_a_file_another(change: dict[str, int], *, same: bool) -> None:
+    assert same_file(STAMP, replace(STAMP, **change)) is same
+    assert same_file(replace(STAMP, **change), STAMP) is same
+
+
+@pytest.mark.parametrize(
+    ("state", "keeps", "expected"),
+    [
+        (S.QUEUED, False, {"touched", "unfinished"}),
+        (S.UPLOADING, False, {"touched", "unfinished"}),
+        (S.FAILED, False, {"touched"}),
+        (S.UPLOADED, True, {"doubtful"}),
+        (S.DUPLICATE, True, {"doubtful"}),
+        (S.UPLOADED, False, {"unfinished"}),
+        (S.REJECTED, False, {"unfinished"}),
+        (S.REJECTED, True, {"unfinished"}),
+        (S.SETTLING, False, {"settling"}),
+    ],
+)
+def test_a_file_that_was_only_touched_does_not_start_over(state: UploadState, expected: set[str], *, keeps: bool) -> None:
+    touched = replace(STAMP, ctime_ns=6)
+    meaning = meaning_of({b"a.jsonl": touched}, [row(state, sha256="0")], keeps=keeps)
+    lists = ("new", "replaced", "changed", "settling", "unfinished", "touched", "doubtful", "vanished")
+    assert {name for name in lists if getattr(meaning, name)} == expected
+    other_number = meaning_of({b"a.jsonl": replace(STAMP, ino=9)}, [row(state, sha256="0")], keeps=keeps)
+    begun_anew = (other_number.replaced, other_number.changed, other_number.touched, other_number.doubtful)
+    assert not any(begun_anew)
+
+
+def test_restless_ctimes_and_inode_numbers_do_not_keep_a_file_from_settling() -> None:
+    settler = Settler(10.0)
+    for second in range(10):
+        assert settler.observe({b"a": replace(STAMP, ctime_ns=second), b"b": replace(STAMP, ino=second)}, second) == []
+    assert set(settler.observe({b"a": replace(STAMP, ctime_ns=99), b"b": replace(STAMP, ino=99)}, 10.0)) == {b"a", b"b"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Telling of the files that are left alone: in the ledger for `status`, and in the log, each rule and each example once.
+
+Failures handled: a ledger that can't be written (told by whoever watches it; written when it can be).
+"""
+
+import json
+import logging
+import os
+from contextlib import suppress
+
+from axomsync.drop.rules import MEANINGS, LeftAlone, Rule, document
+from axomsync.errors import LocalFault, printable
+from axomsync.ledger import Ledger
+from axomsync.report import LEFT_ALONE
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 10_000  # paths that were named in the log
+
+
+class Accounts:
+    """What was told so far."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._written: str | None = None
+        self._rules: frozenset[Rule] = frozenset()
+        self._named: set[bytes] = set()
+
+    def observe(self, left: LeftAlone) -> None:
+        """Take in what one look at the folder has found."""
+        for rule, count in left.counts.items():
+            if rule not in self._rules:
+                files = "1 file is" if count == 1 else f"{count} files are"
+                first, meaning = printable(os.fsdecode(left.examples[rule][0])), MEANINGS[rule]
+                log.info(
+                    "drop folder: %s left alone (%s), such as %s: %s; %s", files, rule, first, meaning.what, meaning.fix
+                )
+            for path in left.examples[rule]:
+                self._name(path, rule)
+        self._rules = frozenset(left.counts)
+        told = json.dumps(document(left))
+        if told != self._written:
+            with suppress(LocalFault):
+                self._ledger.set_facts(**{LEFT_ALONE: told})
+                self._written = told
+
+    def _name(self, path: bytes, rule: Rule) -> None:
+        if path not in self._named and len(self._named) < REMEMBERED:
+            self._named.add(path)
+            log.debug("%s: left alone: %s", printable(os.fsdecode(path)), MEANINGS[rule].what)

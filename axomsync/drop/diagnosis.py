@@ -1,0 +1,412 @@
+"""What is wrong with a line or a file that is no JSONL, in words: what it is, and how to mend it. Pure.
+
+A parser says where it stopped and what it wanted there; people want to know what they have done. So the text around that
+place is looked at: most of what breaks JSONL comes from a few dozen habits of other languages, tools and copies.
+
+Failures handled: a parser whose words are not known here (they are given as they are).
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from enum import Enum, auto
+
+AROUND = 80  # characters before and after the place that are looked at
+HOLE = 4  # NUL characters in a row that are no slip of a program
+
+
+class Want(Enum):
+    """What a parser wanted where it stopped."""
+
+    VALUE = auto()
+    KEY = auto()
+    COLON = auto()
+    MORE = auto()  # a comma, or the end of the object or array
+    NOTHING = auto()  # the line's value was whole
+    NO_COMMA = auto()  # a comma stands before the end of an object or array
+    TEXT = auto()  # a character that may stand in a string
+    ESCAPE = auto()
+    SURROGATE = auto()
+    DIGIT = auto()
+    NO_ZERO = auto()  # a number begins with 0
+    FINITE = auto()
+    LESS_DEPTH = auto()
+    REST = auto()  # the line ended
+    UNKNOWN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where a line stops being JSON: the characters at its beginning, before and from that place on."""
+
+    want: Want
+    start: str
+    before: str
+    after: str
+    in_string: bool = False  # a string was begun and not closed
+    ended: bool = True  # a line end follows
+    said: str = ""  # by the parser
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """`kind` is what it has in common with others of its sort; empty where that is `what`."""
+
+    what: str
+    fix: str
+    kind: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.fix}"
+
+
+_ONE_A_LINE = "write each object on one line (jq -c .)"
+_PYTHON = "write the file with a JSON library (json.dumps in Python)"
+_SAVE_UTF8 = "save it as UTF-8"
+
+# orjson's words, by their beginnings.
+_WANTED = (
+    ("unexpected character, expected a JSON value", Want.VALUE),
+    ("invalid literal", Want.VALUE),
+    ("unexpected character, expected a string key", Want.KEY),
+    ("unexpected character, expected ':'", Want.COLON),
+    ("unexpected character, expected ','", Want.MORE),
+    ("unexpected content after document", Want.NOTHING),
+    ("trailing comma", Want.NO_COMMA),
+    ("unexpected control character", Want.TEXT),
+    ("invalid escaped", Want.ESCAPE),
+    ("no low surrogate", Want.SURROGATE),
+    ("invalid high surrogate", Want.SURROGATE),
+    ("invalid low surrogate", Want.SURROGATE),
+    ("no digit", Want.DIGIT),
+    ("number with leading zero", Want.NO_ZERO),
+    ("number is infinity", Want.FINITE),
+    ("depth limit", Want.LESS_DEPTH),
+    ("unexpected end of data", Want.REST),
+    ("UTF-8 byte order mark", Want.VALUE),
+)
+
+
+def wanted(message: str) -> Want:
+    """What orjson wanted, by its message."""
+    return next((want for words, want in _WANTED if message.startswith(words)), Want.UNKNOWN)
+
+
+def words_for(at: Break) -> Words:
+    """What is wrong with a line, and the fix."""
+    if at.want is Want.REST:
+        return _ends_early(at)
+    for look in (_foreign_character, _in_text, _at_the_beginning, _second_value, _word, _number, _structure):
+        if (words := look(at)) is not None:
+            return words
+    return Words(f"not valid JSON: {at.said or 'it stops being JSON here'}", _PYTHON, "not valid JSON")
+
+
+def not_utf8(position: int, bytes_from: bytes) -> Words:
+    """`bytes_from` begins with the byte that is no UTF-8, which is number `position` (from 1) of its line."""
+    what = f"byte {position} of the line (0x{bytes_from[0]:02x}) is not UTF-8"
+    if re.match(rb"\xed[\xa0-\xbf][\x80-\xbf]", bytes_from):
+        return Words(what, "it is half of a UTF-16 pair, as some Java programs write; " + _SAVE_UTF8, _NOT_UTF8)
+    if re.match(rb"[\x80-\xff](?:[\x00-\x7f]|$)", bytes_from):
+        fix = "it looks like Latin-1 or Windows-1252; save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
+        return Words(what, fix, _NOT_UTF8)
+    return Words(what, _SAVE_UTF8, _NOT_UTF8)
+
+
+_NOT_UTF8 = "a byte is not UTF-8"
+CUT_IN_A_CHARACTER = Words("the last line was cut off within a character", "the file is not whole: copy or export it again")
+BLANK_LINE = Words("the line is blank", "remove it (blank lines may only stand at the end)")
+NOTHING_BUT_BLANK = Words("the file holds nothing but blank lines", "write it again, or remove it")
+EMPTY = Words("the file is empty", "write it again, or remove it")
+
+
+def too_long(limit: int, start: bytes) -> Words:
+    """A line of more than `limit` bytes, which begins with `start`."""
+    what = f"the line is longer than {limit // 1_000_000} MB"
+    if re.search(rb"\}[ \t]*\r(?!\n)", start):
+        return Words(what, _CR.fix + ": lines seem to end in CR alone")
+    return Words(what, "split its object")
+
+
+def not_an_object(value: object) -> Words:
+    """A line that is JSON, but no object."""
+    names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+    kind = names.get(type(value), "null")
+    fix = 'give it a key, such as {"text": …}' if isinstance(value, str) else "write an object, {…}, on each line"
+    return Words(f"a JSON object is needed, this is {kind}", fix)
+
+
+def _ends_early(at: Break) -> Words:
+    if not at.ended:
+        where = " within a string" if at.in_string else ""
+        return Words(f"the last line was cut off{where}", "the file is not whole: copy or export it again")
+    if at.in_string:
+        return Words("a string is not closed on its line", r"close it; a line end inside of a string is written \n")
+    if at.start.lstrip().startswith("["):
+        return Words("an array goes on in the next line", "write one object a line (jq -c '.[]')")
+    return Words("the object goes on in the next line", _ONE_A_LINE)
+
+
+# Characters that are wrong wherever they stand
+
+_CURLY = "“”„‟«»‘’‚‛"  # noqa: RUF001  # quotation marks of typography
+
+
+def _foreign_character(at: Break) -> Words | None:
+    first = at.after[:1]
+    if at.after.startswith("\0" * HOLE) or (first == "\0" and not at.after.strip("\0")):
+        return Words("NUL bytes: a hole in the file, as an unfinished copy or a crash leaves it", "copy the file again")
+    if first == "\ufeff":
+        fix = "remove it, and begin a new line there" if at.before else "save the file as UTF-8 without BOM"
+        return Words("a byte-order mark, as it stands where files were joined", fix)
+    if first == "\x1b":
+        return Words("a terminal's control sequence (ESC)", "write the file without colours (NO_COLOR=1)")
+    if first == "\x1e":
+        return Words("a record separator (RFC 7464)", r"remove it (tr -d '\036')")
+    if at.want is Want.TEXT or not first:
+        return None
+    if first in _CURLY:
+        return Words(f"typographic quotes ({first}) are not JSON", "write straight double quotes")
+    if first in "\uff0c\uff1a\uff5b\uff5d":
+        return Words(f"a full-width character ({first}) is not JSON", "write the ASCII one", "a full-width character")
+    if unicodedata.category(first) == "Cc" and first not in "\t\r":
+        return Words(f"a control character (U+{ord(first):04X}) stands between values", "remove it", "a control character")
+    if unicodedata.category(first) in ("Zs", "Cf", "Zl", "Zp") and first != " ":
+        name = unicodedata.name(first, "no name")
+        return Words(f"an invisible character (U+{ord(first):04X} {name})", "remove it", "an invisible character")
+    return None
+
+
+def _in_text(at: Break) -> Words | None:
+    if at.want is Want.TEXT and at.after:
+        written = {"\t": r"\t", "\r": r"\r", "\b": r"\b", "\f": r"\f"}.get(at.after[0], f"\\u{ord(at.after[0]):04x}")
+        name = {"\t": "a tab", "\r": "a carriage return"}.get(at.after[0], f"the control character U+{ord(at.after[0]):04X}")
+        return Words(f"{name} stands in a string", f"write {written}", "a control character stands in a string")
+    if at.want is Want.ESCAPE:
+        escape = (re.match(r"\\.?", at.after) or [""])[0]
+        kind = "no escape of JSON"
+        if escape == r"\u":
+            return Words(r"\u needs four hexadecimal digits", r"write such as \u00e9, or the character itself", kind)
+        return Words(f"{escape} is {kind}", r"write \\ for a backslash", kind)
+    if at.want is Want.SURROGATE:
+        half = (re.match(r"\\u[0-9a-fA-F]{4}", at.after) or [r"\u"])[0]
+        what = f"{half} is half of a surrogate pair and no character"
+        return Words(what, "write the character itself, or leave it out", "half of a surrogate pair")
+    return None
+
+
+# Lines that do not begin as an object
+
+_CONFLICT = re.compile(r"<{7}|={7}$|={7}\s|>{7}|\|{7}")
+_SSE = re.compile(r"(data|event|id|retry):( |$|\{|\[)")
+_YAML = re.compile(r"(---|- )|[\w-]+:( |$)")
+
+
+def _at_the_beginning(at: Break) -> Words | None:
+    start = at.start.lstrip(" \t\r")
+    if start.startswith("{"):
+        return None
+    if _CONFLICT.match(start):
+        return Words("a merge conflict of git was left in the file", "resolve it")
+    if _SSE.match(start):
+        return Words("an event stream: `data:` stands before the object", "take it away (sed -n 's/^data: *//p')")
+    if start.startswith(("//", "/*", "#")):
+        return _COMMENT
+    if re.match(r'"[^"]*"\s*:', start) or start.startswith(("}", "]")):
+        return Words("the line is a part of an object or array over several lines", _ONE_A_LINE)
+    if start.startswith("Traceback "):
+        return Words("a traceback of Python", "see why the program failed, and write the file again")
+    if start.startswith("["):
+        return None if at.want is not Want.NOTHING else Words("more follows on the line", "write one object a line")
+    if (text := re.match(r"[^{]{1,40}(?=\{)", start)) is not None:
+        what = f"{text[0].rstrip()!r} stands before the object"
+        return Words(what, "a line holds the object and nothing else", "something stands before the object")
+    if _YAML.match(start):
+        return Words("this looks like YAML", "export it as JSONL")
+    if at.want is Want.VALUE and _is_prose(start):
+        return Words("the line is a text and no object", "write an object, {…}, on each line")
+    return None
+
+
+def _is_prose(start: str) -> bool:
+    word = re.match(r"[^\W\d_]+", start)
+    return word is not None and word[0].lower() not in (*_NULLS, *_TRUTHS, "infinity", "inf")
+
+
+# Between and after values
+
+_COMMENT = Words("a comment is not JSON", "remove it")
+_CR = Words("lines end in CR alone, as old Macs wrote them", r"end them with LF (tr '\r' '\n')")
+
+
+def _second_value(at: Break) -> Words | None:
+    if at.after.startswith(("//", "/*", "#")):
+        return _COMMENT
+    if at.want is not Want.NOTHING:
+        return None
+    if re.search(r"\r[ \t]*$", at.before) and at.after.lstrip("\r"):
+        return _CR
+    if at.after.startswith("{"):
+        return Words("a second object begins on the line", _ONE_A_LINE)
+    if at.after.startswith(","):
+        return Words("a comma follows the object, as in an array", "end each line with the object's } (sed 's/,$//')")
+    if at.after.startswith("]"):
+        return Words("the end of an array follows the object", "write one object a line (jq -c '.[]')")
+    if at.after.startswith("}"):
+        return Words("there is a } too many", "remove it")
+    if at.after.startswith(";"):
+        return Words("a semicolon follows the object", "remove it")
+    return Words("more follows the object on its line", "a line holds the object and nothing else")
+
+
+# Values and keys of other languages
+
+_NULLS = {"nan": "NaN", "none": "None", "null": "null", "nil": "nil", "undefined": "undefined", "nat": "NaT", "na": "NA"}
+_TRUTHS = {"true": "true", "yes": "true", "on": "true", "false": "false", "no": "false", "off": "false"}
+
+
+def _word(at: Break) -> Words | None:
+    if at.want in (Want.VALUE, Want.KEY):
+        if at.after.startswith(("'", "`")):
+            return Words("single quotes are not JSON", f'write "…", or {_PYTHON}')
+        if at.after.startswith("(") or re.match(r"[bruf]{1,2}['\"]", at.after):
+            return Words("a value of Python is not JSON", _PYTHON)
+    match = re.match(r"[+-]?([A-Za-z_$][\w$]*)(\.\w|\()?", at.after)
+    if match is None:
+        return None
+    name, more = match[1][:40], match[2]
+    if at.want is Want.KEY:
+        return Words(f"the key {name} has no quotes", f'write "{name}"', "a key has no quotes")
+    if at.want not in (Want.VALUE, Want.DIGIT):
+        return None
+    if name.lower() in ("infinity", "inf"):
+        return Words("Infinity is not JSON", "write null, or a number")
+    if more is None and name.lower() in _NULLS:
+        return Words(f"{name} is not JSON", "write null")
+    if more is None and name.lower() in _TRUTHS:
+        return Words(f"{name} is not JSON", f"write {_TRUTHS[name.lower()]}")
+    if more is not None:
+        return Words(f"{name} is a value of a program, and not JSON", _PYTHON, "a value of a program is not JSON")
+    return Words(f"the text {name} has no quotes", "put it in double quotes", "a text has no quotes")
+
+
+def _number(at: Break) -> Words | None:
+    if at.want is Want.NO_ZERO:
+        return Words("a number begins with 0", "write it without, or as a text in double quotes")
+    if at.want is Want.FINITE:
+        return Words("a number is too large (beyond 1.8e308)", "write it as a text in double quotes")
+    if at.want is Want.LESS_DEPTH:
+        return Words("objects and arrays are nested more than 1024 deep", "flatten them")
+    if at.want is Want.DIGIT and at.after.startswith("+"):
+        return Words("a number begins with +", "write it without")
+    if at.want is Want.DIGIT and re.match(r"\.\d", at.after):
+        return Words("a number begins with a point", "write 0 before it")
+    if at.want is Want.DIGIT and at.before.endswith("."):
+        return Words("a number ends with a point", "write 0 after it")
+    if at.want is Want.MORE and re.search(r"(?<!\w)0$", at.before) and re.match(r"[xXoObB]\w", at.after):
+        return Words("a hexadecimal, octal or binary number is not JSON", "write it in decimal")
+    if at.want is Want.MORE and re.search(r"\d$", at.before) and re.match(r"_\d", at.after):
+        return Words("digits are grouped by _", "write the digits alone")
+    return None
+
+
+def _structure(at: Break) -> Words | None:
+    if at.want is Want.NO_COMMA or (at.want is Want.KEY and at.after.startswith("}")):
+        return Words("a comma stands before the end of an object or array", "remove it")
+    if at.after.startswith("..."):
+        return Words("a text was shortened to ...", "write it whole")
+    if at.want is Want.KEY and re.match(r"-?\d", at.after):
+        return Words("a key is a number", "put it in double quotes")
+    if at.want in (Want.KEY, Want.VALUE) and at.after[:1] in (",", "}", "]", ":"):
+        return Words(
+            f"a {'key' if at.want is Want.KEY else 'value'} is missing before {at.after[0]}",
+            "write it",
+            "a value is missing",
+        )
+    if at.want is Want.COLON:
+        return Words("a colon is missing after a key", "write it")
+    if at.want is not Want.MORE:
+        return None
+    closing = at.after[:1]
+    if closing in ("}", "]"):
+        return Words(f"a {'}' if closing == ']' else ']'} is missing before {closing}", "write it", "a bracket is missing")
+    if at.before.rstrip().endswith('"') and not at.after.startswith('"'):
+        return Words("a quote inside of a string is not escaped", r"write \" for it")
+    return Words("a comma is missing between two values", "write it") if re.match(r'["\w\[{-]', at.after) else None
+
+
+# Files that are something else
+
+_MAGIC = (
+    (b"\x1f\x8b", "gzip data; unpack it first (gunzip)"),
+    (b"PK\x03\x04", "a zip archive or an Office document; unpack it, or export it as JSONL"),
+    (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first (unzstd)"),
+    (b"\xfd7zXZ\x00", "xz data; unpack it first (unxz)"),
+    (b"BZh", "bzip2 data; unpack it first (bunzip2)"),
+    (b"\x04\x22\x4d\x18", "lz4 data; unpack it first (unlz4)"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first (7z x)"),
+    (b"PAR1", "a Parquet file; export it as JSONL"),
+    (b"ARROW1", "an Arrow file; export it as JSONL"),
+    (b"Obj\x01", "an Avro file; export it as JSONL"),
+    (b"ORC", "an ORC file; export it as JSONL"),
+    (b"\x89HDF", "an HDF5 file; export it as JSONL"),
+    (b"\x93NUMPY", "a NumPy array; export it as JSONL"),
+    (b"SQLite format 3\x00", "an SQLite database; export it as JSONL"),
+    (b"%PDF", "a PDF; export its text as JSONL"),
+    (b"\xff\xfe\x00\x00", "UTF-32 text; save it as UTF-8"),
+    (b"\x00\x00\xfe\xff", "UTF-32 text; save it as UTF-8"),
+    (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
+    (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
+    (b"\xef\xbb\xbf", "text with a byte-order mark; save it as UTF-8 without BOM"),
+    (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer; fetch the file it stands for (git lfs pull)"),
+    (b"/annex/objects/", "a git-annex pointer; fetch the file it stands for (git annex get)"),
+)  # fmt: skip
+_WIDE = (
+    (rb"(?:[\t\n\r -~]\0\0\0){2}", "UTF-32 text; save it as UTF-8 (iconv -f UTF-32LE -t UTF-8)"),
+    (rb"(?:\0\0\0[\t\n\r -~]){2}", "UTF-32 text; save it as UTF-8 (iconv -f UTF-32BE -t UTF-8)"),
+    (rb"(?:[\t\n\r -~]\0){2}", "UTF-16 text; save it as UTF-8 (iconv -f UTF-16LE -t UTF-8)"),
+    (rb"(?:\0[\t\n\r -~]){2}", "UTF-16 text; save it as UTF-8 (iconv -f UTF-16BE -t UTF-8)"),
+)
+_BINARY_SHARE = 0.1
+
+
+def foreign_content(head: bytes) -> str | None:
+    """Of a file's first bytes: what it is instead of JSONL; None when its lines are to be looked at.
+
+    Nothing of this is said of bytes that could begin a JSONL file.
+    """
+    reason = _foreign_bytes(head) or _foreign_text(head)
+    return None if reason is None else f"this is not JSONL but {reason}"
+
+
+def _foreign_bytes(head: bytes) -> str | None:
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    for pattern, name in _WIDE:
+        if re.match(pattern, head):
+            return name
+    if head.startswith(b"\0") and not head.strip(b"\0"):
+        return "a hole (NUL bytes), as an unfinished copy or a crash leaves it; copy the file again"
+    if head[257:262] == b"ustar":
+        return "a tar archive; unpack it first (tar -x)"
+    few = head[:512]
+    odd = len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c\x1d\x1f]", few))
+    if not few.lstrip().startswith(b"{") and odd > len(few) * _BINARY_SHARE:
+        return "binary data; export it as JSONL"
+    return None
+
+
+def _foreign_text(head: bytes) -> str | None:
+    start = head.lstrip()[:100]
+    if re.match(rb"<(?!<{6})", start):
+        code = re.search(rb"<Error>.{0,200}?<Code>(\w{1,64})</Code>", head, re.DOTALL)
+        told = f" ({code[1].decode()})" if code else ""
+        return f"HTML or XML; was an error page{told} saved in place of the data? Download it again"
+    if start.startswith(b"["):
+        return "one JSON array; write one object a line (jq -c '.[]')"
+    if re.fullmatch(rb"\{\s*", head.splitlines()[0] if head.strip() else b""):
+        return "JSON over several lines; write one object a line (jq -c .)"
+    if re.match(rb"[^{}\n\"]*[\w\"]+\s*[,;\t][^{}\n]*\n", head):
+        return "looks like CSV; export it as JSONL"
+    return None

@@ -1,0 +1,90 @@
+"""Forgetting that a content was uploaded, wherever that is known: so that dropping it again uploads it again.
+
+What decides whether a file goes up is its content. So all rows of that content go, under whatever path it was dropped, and
+with them the record that tells other agents; its receipts stay for people, and say that they no longer count.
+
+Failures handled: a receipt or record that can't be changed (`LocalFault`, and no row is struck), a crash in the middle (the
+same call again finishes it).
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from axomsync.config import DropSettings
+from axomsync.documents import LARGEST, NotADocument
+from axomsync.drop.claims import Claims
+from axomsync.drop.receipts import RECEIPT, folders_below, read_receipt
+from axomsync.drop.rules import ARCHIVE
+from axomsync.drop.watch import folder_fault
+from axomsync.errors import LocalFault
+from axomsync.folders import Folder
+from axomsync.ledger import Reader
+from axomsync.records import Upload
+from axomsync.report import iso
+
+
+def all_of(uploads: Iterable[Upload], ledger: Reader, settings: DropSettings) -> list[Upload]:
+    """These uploads, and all others of their contents."""
+    found: dict[int, Upload] = {}
+    for upload in uploads:
+        found[upload.id] = upload
+        if upload.sha256 is not None:
+            named = upload.filename if settings.dedupe == "name" else None
+            found.update({twin.id: twin for twin in ledger.all_of_content(upload.sha256, named)})
+    return [found[row] for row in sorted(found)]
+
+
+def forget_on_disk(
+    uploads: Iterable[Upload], settings: DropSettings, identity: str, now: float, step: Callable[[], None]
+) -> None:
+    """Take back what the drop folder says of these; `step` is called for each folder. Raises `LocalFault`."""
+    contents = {(upload.sha256, upload.filename if settings.dedupe == "name" else "") for upload in uploads if upload.sha256}
+    if not contents:
+        return
+    claims = Claims(settings.folder, identity, keeps=settings.after == "keep")
+    for sha256, filename in contents:
+        claims.forget(content_of(sha256, filename, named=settings.dedupe == "name"))
+    _mark_receipts(settings.folder, contents, named=settings.dedupe == "name", now=now, step=step)
+
+
+def content_of(sha256: str | None, filename: str, *, named: bool) -> str:
+    """What decides whether two files are one upload; `named` says that their names do, too."""
+    return f"{sha256}/{filename}" if named else f"{sha256}"
+
+
+def _mark_receipts(root: Path, contents: set[tuple[str, str]], *, named: bool, now: float, step: Callable[[], None]) -> None:
+    digests = {sha256.encode() for sha256, _ in contents}
+    faults: dict[bytes, LocalFault] = {}
+    try:
+        with Folder.open(root) as top:
+            for rel, folder, names in folders_below(top, ARCHIVE, faults):
+                step()
+                for name in names:
+                    if name.endswith(RECEIPT):
+                        place = os.path.join(rel, name).removeprefix(ARCHIVE + b"/")
+                        _mark(folder, name, place, digests, contents, named=named, now=now)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise folder_fault(error) from None
+    for fault in faults.values():
+        raise fault
+
+
+def _mark(
+    folder: Folder, name: bytes, place: bytes, digests: set[bytes], contents: set[tuple[str, str]], *, named: bool,
+    now: float,
+) -> None:  # fmt: skip
+    try:
+        text = folder.read(name, LARGEST)
+        if not any(digest in text for digest in digests):
+            return
+        receipt = read_receipt(folder, name, place)
+    except (NotADocument, FileNotFoundError):
+        return
+    if receipt is None or (receipt.sha256, receipt.filename if named else "") not in contents:
+        return
+    document = {**json.loads(text), "forgotten": iso(now)}
+    folder.replace(name, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))

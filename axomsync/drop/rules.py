@@ -1,0 +1,222 @@
+"""Which files of the drop folder are to be uploaded, and by which rule the others are left alone.
+
+Every file below the folder is either taken or accounted for: the scan counts by these rules, and `explain` names the one
+that holds for a path, and what to do about it.
+
+Failures handled: a path that can't be looked at (told as a rule of its own), one that is not there (`None`).
+"""
+
+import errno
+import fnmatch
+import os
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from axomsync.errors import local_fault, printable
+from axomsync.folders import UNFINISHED
+
+ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
+TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
+EXAMPLES = 3  # paths that are named for each rule
+
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+class Rule(StrEnum):
+    """Why a file is left alone. The words are a contract: they appear in JSON."""
+
+    NOT_INCLUDED = "not included"
+    EXCLUDED = "excluded"
+    HIDDEN = "hidden"
+    TEMPORARY = "temporary"
+    SYMLINK = "symlink"
+    SPECIAL = "special"
+    NO_MARKER = "no marker"
+    OLD_MARKER = "old marker"
+    MARKER = "marker"
+    PUT_AWAY = "put away"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """A rule in words: `what` it is that holds, and `fix`, what to do to have the file uploaded."""
+
+    what: str
+    fix: str
+
+
+MEANINGS: Mapping[Rule, Meaning] = {
+    Rule.NOT_INCLUDED: Meaning("no glob of [drop] include matches its name", "rename it, or name it in [drop] include"),
+    Rule.EXCLUDED: Meaning("a glob of [drop] exclude matches its name", "rename it, or change [drop] exclude"),
+    Rule.HIDDEN: Meaning("its name, or that of a folder on the way, begins with a dot", "rename what begins with a dot"),
+    Rule.TEMPORARY: Meaning("its name ends as those of unfinished files do (.part, .tmp, ~)", "rename it when it is whole"),
+    Rule.SYMLINK: Meaning("it is a symlink, or lies behind one, which is not followed", "copy or move the file itself here"),
+    Rule.SPECIAL: Meaning("it is a FIFO, a socket or a device, and no file", "write a regular file"),
+    Rule.NO_MARKER: Meaning("its marker is not there yet ([drop] done_marker)", "make the marker when the file is whole"),
+    Rule.OLD_MARKER: Meaning("its marker is older than the file ([drop] done_marker)", "touch the marker"),
+    Rule.MARKER: Meaning("it marks a file that is not there ([drop] done_marker)", "write the file, or remove it"),
+    Rule.PUT_AWAY: Meaning("it lies where the agent puts files away", "move it out of that folder to have it uploaded"),
+    Rule.UNREADABLE: Meaning("it can't be looked at", "give the service's user access to it"),
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class LeftAlone:
+    """How many files each rule holds for, and a few of them by name."""
+
+    counts: dict[Rule, int] = field(default_factory=dict)
+    examples: dict[Rule, list[bytes]] = field(default_factory=dict)
+
+    def add(self, rule: Rule, path: bytes) -> None:
+        """One more; the first names in order are kept, whatever the order of a folder's listing."""
+        self.counts[rule] = self.counts.get(rule, 0) + 1
+        named = self.examples.setdefault(rule, [])
+        if len(named) < EXAMPLES or path < named[-1]:
+            named.append(path)
+            named.sort()
+            del named[EXAMPLES:]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the configuration takes: globs over the file name and the path below the folder, in upper or lower case."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    marker: bytes = b""  # ending of the files that say that another one is whole
+
+    def rule_for_name(self, path: bytes) -> Rule | None:
+        """The rule by which a regular file of this path is left alone, as far as names go."""
+        whole = os.fsdecode(path).lower()
+        names = (whole, os.path.basename(whole))
+        if not _matches(names, self.include):
+            return Rule.NOT_INCLUDED
+        return Rule.EXCLUDED if _matches(names, self.exclude) else None
+
+    def hint(self, path: bytes) -> str | None:
+        """What is likely meant by a name that is not included."""
+        name = os.path.basename(os.fsdecode(path)).lower()
+        stem, ending = os.path.splitext(name)
+        if ending in _PACKED and _matches((stem,), self.include):
+            return f"unpack it first ({_PACKED[ending]})"
+        if ending in _ALIKE:
+            return f"rename it to {printable(stem)}.jsonl if each of its lines is one object, or name it in [drop] include"
+        return None
+
+
+_PACKED = {".gz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".bz2": "bunzip2", ".lz4": "unlz4", ".zip": "unzip"}
+_ALIKE = frozenset({".json", ".ndjson", ".jsonlines", ".jl", ".ldjson", ".txt", ""})
+
+
+def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob.lower()) for glob in globs for name in names)
+
+
+def rule_for_any(name: bytes) -> Rule | None:
+    """The rule by which whatever has this name is left alone, be it a file or a folder."""
+    if name.startswith(b"."):
+        return Rule.HIDDEN
+    return Rule.TEMPORARY if name.endswith(TEMPORARY_SUFFIXES) else None
+
+
+def is_ours(name: bytes) -> bool:
+    """Whether the agent itself makes what has this name, to tell other agents or to be renamed at once."""
+    return name == CLAIMS or name.startswith((UNFINISHED, b".axomsync-deleting-"))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What holds for one path. `rule` is None when no rule leaves it alone; `what` and `fix` are words, as in `Meaning`."""
+
+    path: bytes  # below the drop folder
+    rule: Rule | None
+    what: str
+    fix: str
+
+
+def account_for(root: Path, path: bytes, selection: Selection) -> Account | None:
+    """Why a path below the drop folder is left alone; None when nothing is there. Looks at the disk, follows no link."""
+    top, parts = os.fsencode(root), path.split(b"/")
+    for number in range(1, len(parts) + 1):
+        way, is_last = b"/".join(parts[:number]), number == len(parts)
+        try:
+            status = os.lstat(os.path.join(top, way))
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            why, _, fix = str(local_fault(error, os.path.join(top, way))).rpartition("; ")
+            return Account(path, Rule.UNREADABLE, why, fix)
+        if number == 1 and way in (ARCHIVE, REJECTS):
+            return _account(path, Rule.PUT_AWAY)
+        rule = rule_for_any(parts[number - 1]) or (Rule.SYMLINK if stat.S_ISLNK(status.st_mode) else None)
+        if rule is not None:
+            return _account(path, rule)
+        if is_last:
+            return _account_for_last(top, path, status, selection)
+    return None
+
+
+def _account(path: bytes, rule: Rule, fix: str | None = None) -> Account:
+    return Account(path, rule, MEANINGS[rule].what, fix or MEANINGS[rule].fix)
+
+
+def _account_for_last(top: bytes, path: bytes, status: os.stat_result, selection: Selection) -> Account:
+    if stat.S_ISDIR(status.st_mode):
+        try:
+            os.close(os.open(os.path.join(top, path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW))
+        except OSError as error:
+            why, _, fix = str(local_fault(error)).rpartition("; ")
+            return Account(path, Rule.UNREADABLE, why, fix)
+        return Account(path, None, "it is a folder: each file in it is looked at by itself", "ask for one of its files")
+    if selection.marker and path.endswith(selection.marker):
+        if os.path.lexists(os.path.join(top, path.removesuffix(selection.marker))):
+            return Account(path, Rule.MARKER, "it is the marker of the file beside it", "nothing")
+        return _account(path, Rule.MARKER)
+    if not stat.S_ISREG(status.st_mode):
+        return _account(path, Rule.SPECIAL)
+    rule = selection.rule_for_name(path)
+    if rule is not None:
+        return _account(path, rule, selection.hint(path) if rule is Rule.NOT_INCLUDED else None)
+    if selection.marker:
+        rule = _rule_for_marker(os.path.join(top, path + selection.marker), status.st_mtime_ns)
+        if rule is not None:
+            return _account(path, rule)
+    return Account(path, None, "it is taken at the next look at the folder", "nothing, or `axomsync poll`")
+
+
+def _rule_for_marker(marker: bytes, mtime_ns: int) -> Rule | None:
+    try:
+        status = os.lstat(marker)
+    except OSError:
+        return Rule.NO_MARKER
+    return rule_for_marked(status, mtime_ns)
+
+
+def rule_for_marked(marker: os.stat_result | None, mtime_ns: int) -> Rule | None:
+    """The rule for a file that was last written at `mtime_ns`, by its marker: an older one was meant for another file,
+    which had the name before.
+
+    Of a file that comes from the future, by a clock that was wrong, that can't be told: its marker is believed.
+    """
+    if marker is None:
+        return Rule.NO_MARKER
+    return None if marker.st_mtime_ns >= mtime_ns or mtime_ns > time.time_ns() else Rule.OLD_MARKER
+
+
+def document(left: LeftAlone) -> list[dict[str, object]]:
+    """As `status --json` shows it, the most frequent rule first."""
+    return [
+        {
+            "rule": str(rule),
+            "files": count,
+            "examples": [printable(os.fsdecode(path)) for path in left.examples[rule]],
+            "reason": MEANINGS[rule].what,
+            "fix": MEANINGS[rule].fix,
+        }
+        for rule, count in sorted(left.counts.items(), key=lambda item: (-item[1], item[0]))
+    ]

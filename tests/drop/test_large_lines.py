@@ -1,0 +1,38 @@
+"""Many files of one huge line each, at once: all are uploaded, and the agent's memory stays what it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from axomsync.sandbox.console import Sandbox
+from tests.drop.conftest import AgentFactory
+
+FILES = 8
+LINE_BYTES = 200_000_000
+MOST_KIB = 600 * 1024
+
+
+def write_large_line(path: Path, kind: bytes) -> None:
+    element = {b"text": b"word \\n ", b"objects": b'{"a": 1}, '}[kind] * 10_000
+    with path.open("wb") as file:
+        file.write(b'{"x": "' if kind == b"text" else b'{"x": [')
+        while file.tell() < LINE_BYTES - len(element):
+            file.write(element)
+        file.write(b'"}\n' if kind == b"text" else b"0]}\n")
+
+
+@pytest.mark.stress
+@pytest.mark.timeout(600)
+def test_eight_files_of_one_huge_line_take_no_memory_of_their_size(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+    agent = make_agent(sandbox)
+    for number in range(FILES):
+        write_large_line(agent.drop / f"{number}.jsonl", b"objects" if number == 0 else b"text")
+    agent.launch("sync")
+    assert agent.process is not None
+    _, status, used = os.wait4(agent.process.pid, 0)
+    agent.process.returncode = os.waitstatus_to_exitcode(status)
+    assert agent.process.returncode == 0, agent.log()
+    assert [row["state"] for row in agent.uploads()] == ["uploaded"] * FILES
+    print(f"peak: {used.ru_maxrss / 1024:.0f} MiB")
+    assert used.ru_maxrss < MOST_KIB
