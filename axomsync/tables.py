@@ -130,15 +130,13 @@ def status(document: dict[str, Any]) -> list[Any]:
     reached = {True: "reachable", False: f"trouble: {console['error']}", None: "not asked yet"}[console["ok"]]
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_row("agent", f"axomsync {document['version']}, {running}")
-    facts.add_row(
-        "console", f"{console['url']}  {reached}" + (f", last poll {console['last_poll']}" * bool(console["last_poll"]))
-    )
+    polled = f", last poll {console['last_poll']}" * bool(console["last_poll"])
+    facts.add_row("console", _cell(f"{console['url']}  {reached}{polled}"))
     orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
-    facts.add_row(
-        "drop", f"{drop['folder']}  {_counts(drop['counts'])}{orphans}" + f"  ({drop['observer']})" * bool(drop["observer"])
-    )
+    watched = f"  ({drop['observer']})" * bool(drop["observer"])
+    facts.add_row("drop", _cell(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}"))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
-    facts.add_row("mirror", f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")
+    facts.add_row("mirror", _cell(f"{mirror['folder']}  {_counts(mirror['counts'])}{free}"))
     parts: list[Any] = [facts]
     if document["transfers"]:
         rows = ((_arrow(t), t["name"], _share(t), size(t["rate"]) + "/s", duration(t["eta"])) for t in document["transfers"])
