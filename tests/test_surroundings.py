@@ -66,6 +66,7 @@ EXPECTED = {
         WORKS,
         r"status page: \[::1\]:9464: this machine has no such address",
     ),
+    "a kernel without IPv6": (WORKS, r"status page: \[::\]:9464: this machine has no IPv6; name an address such as"),
     "a port that is taken": (WORKS, r"status page: .*: another program has this address"),
     "closed descriptors": (WORKS, None),
     "an output that is full": (FULL, None),

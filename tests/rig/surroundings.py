@@ -6,10 +6,13 @@ imported everything before, in an installation of its own below the folder that 
 standard output as JSON: environment → verb → exit code and all that was said.
 """
 
+import ctypes
+import errno
 import json
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -88,6 +91,9 @@ def surroundings(places: Mapping[str, str]) -> dict[str, Surrounding]:
     others = {
         "a user without a name or a home": Surrounding(good, own, _become_nobody),
         "an address of IPv6, where there is none": Surrounding(good, {**own, "web": {"listen": "[::1]:9464"}}),
+        "a kernel without IPv6": Surrounding(
+            good, {**own, "web": {"listen": "[::]:9464", "token_file": "HOME/token"}}, _lose_ipv6
+        ),
         "a port that is taken": Surrounding(good, {**own, "web": {"listen": places["taken"]}}),
         "closed descriptors": Surrounding(good, own, lambda: [os.close(descriptor) for descriptor in (0, 1, 2)]),
         "an output that is full": Surrounding(good, own, lambda: os.dup2(os.open("/dev/full", os.O_WRONLY), 1)),
@@ -104,6 +110,25 @@ def _become_nobody() -> None:
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
+
+
+def _lose_ipv6() -> None:
+    """Have the kernel answer `socket(AF_INET6, ...)` as one without IPv6 does, see seccomp(2)."""
+    load, equal, end = 0x20, 0x15, 0x06  # of the Berkeley packet filter
+    allowed, refused = 0x7FFF0000, 0x00050000 | errno.EAFNOSUPPORT
+    program = [
+        (load, 0, 0, 0),  # the system call
+        (equal, 0, 3, {"x86_64": 41, "aarch64": 198}[os.uname().machine]),
+        (load, 0, 0, 16),  # its first argument
+        (equal, 0, 1, socket.AF_INET6),
+        (end, 0, 0, refused),
+        (end, 0, 0, allowed),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    described = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    kernel = ctypes.CDLL(None, use_errno=True)
+    for arguments in ((38, 1, 0, 0, 0), (22, 2, described, 0, 0)):  # PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP
+        assert kernel.prctl(*arguments) == 0, os.strerror(ctypes.get_errno())
 
 
 def serve(folder: Path, told: int) -> None:
@@ -143,7 +168,8 @@ class Installation:
             for section, values in surrounding.config.items():
                 own[section].update(values)
             text = "".join(f"[{section}]\n{_toml(values)}" for section, values in own.items())
-            (home / "config.toml").write_text(text, encoding="utf-8")
+            (home / "config.toml").write_text(text.replace("HOME", str(home)), encoding="utf-8")
+            (home / "token").write_text("0123456789abcdef", encoding="utf-8")
 
     def begin(self, *arguments: str) -> int:
         """Fork a verb; its process id."""
