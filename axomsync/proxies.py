@@ -102,6 +102,14 @@ class Proxies:
         return proxy
 
 
+def with_loopback_excepted(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment for other programs: to them, too, this machine is no matter for a proxy. Both spellings get what either
+    held, as some read the one first and some the other."""
+    named = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in environ.get(name, "").split(",")]
+    hosts = ",".join(dict.fromkeys(host for host in (*named, "localhost", "127.0.0.1", "::1") if host))
+    return {**environ, "no_proxy": hosts, "NO_PROXY": hosts}
+
+
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
     """The spelling that counts, and what it holds."""
     for variable in (name, name.upper()):

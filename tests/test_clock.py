@@ -129,7 +129,7 @@ def is_published(agent: AgentProcess, name: str) -> bool:
 def test_the_clock_is_set_under_a_running_agent(tmp_path: Path, server: FaultyServer) -> None:
     clock = WallClock(tmp_path)
     coming = server.add_model("coming", "v1", {"model.bin": Content(1000, 1)}, status="training")
-    config = {"web": {"listen": ""}, "drop": {"settle": "100ms", "rescan": "500ms"}, "mirror": {"poll": "1s"}}
+    config = {"web": {"listen": "127.0.0.1:0"}, "drop": {"settle": "100ms", "rescan": "500ms"}, "mirror": {"poll": "1s"}}
     with AgentProcess(tmp_path, server.url, KEY, config) as agent:
         agent.start(*clock.prefix)
         refused = s3_error(503, "SlowDown", "Please reduce your request rate.", Retry_After=f"{ASKED}")
@@ -151,11 +151,13 @@ def test_the_clock_is_set_under_a_running_agent(tmp_path: Path, server: FaultySe
             assert [r.status for r in tries] == [503, 200]
             assert ASKED - 0.1 <= tries[1].at - tries[0].at <= ASKED + 8, "it was to be tried again on time"
 
+        page = agent.status()["agent"]["page"]
         for jump in (YEAR, -YEAR, 4 * HOURS):
             clock.set(jump)
             name = f"after{jump:.0f}"
             server.add_model(name, "v1", {"model.bin": Content(1000, 3)})
             eventually("another model", lambda name=name: is_published(agent, name), patience=8)
+            assert httpx.get(page + "readyz").text == "ok\n"
         assert agent.terminate() == 0
         assert "trouble" not in agent.log()
 

@@ -387,6 +387,50 @@ def test_without_any_source_the_user_is_told_all_three() -> None:
         key_of({})
 
 
+def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "SYSTEM_CONFIG", str(tmp_path / "etc"))
+    environ = {"HOME": str(tmp_path), "AXOMSYNC_CONSOLE__URL": "https://console.test/api", "AXOMSYNC_MIRROR__POLL": "5m"}
+    path = config.find(None, environ)
+    loaded = config.load(path, environ)
+    assert (loaded.settings.console.url, loaded.settings.mirror.poll) == ("https://console.test/api", 300)
+    assert loaded.origins["mirror.poll"] == "$AXOMSYNC_MIRROR__POLL"
+    with pytest.raises(BadConfig, match=r"^\$AXOMSYNC_MIRROR__POL: \[mirror\] pol: unknown key; did you mean poll\?$"):
+        config.load(path, {**environ, "AXOMSYNC_MIRROR__POL": "5m"})
+    with pytest.raises(BadConfig, match=r"^\$AXOMSYNC_MIROR__POLL: \[miror\]: unknown section; did you mean mirror\?$"):
+        config.load(path, {**environ, "AXOMSYNC_MIROR__POLL": "5m"})
+    with pytest.raises(
+        BadConfig, match=r"no configuration at .*; `axomsync init` writes one, and variables such as AXOMSYNC_"
+    ):
+        config.find(None, {"HOME": str(tmp_path), "AXOMSYNC_MIRROR_POL": "5m"})
+    file = tmp_path / ".config" / "axomsync" / "config.toml"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert config.find(None, environ) == file, "a file counts, and the environment is laid over it"
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"AXOMSYNC_MIRROR_POL": "5m"}, "did you mean AXOMSYNC_MIRROR__POLL?"),
+        ({"AXOMSYNC_CONSOLE_URLS": "x"}, "did you mean AXOMSYNC_CONSOLE__URL?"),
+        ({"AXOMSYNC_XYZZY": "1"}, "known are AXOMSYNC_CONFIG and AXOMSYNC_<SECTION>__<KEY>"),
+        ({"AXOMSYNC_CONFIG": "x", "AXOMSYNC_MIRROR__POLL": "5m", "AXOM_KEY": "x", "PATH": "x"}, None),
+        ({"AXOMSYNC_SERVICE_HOST": "10.0.0.1", "AXOMSYNC_PORT": "x", "AXOMSYNC_PORT_9464_TCP_ADDR": "x"}, None),
+        ({"AXOMSYNC_EVENT": "upload_done", "AXOMSYNC_FILENAME": "x"}, None),
+    ],
+)
+def test_a_variable_that_means_nothing_is_told(environ: dict[str, str], words: str | None) -> None:
+    told = config.misspelt(environ)
+    assert len(told) == (words is not None)
+    assert words is None or told[0].endswith(words)
+
+
+@pytest.mark.parametrize("name", ["http://axom.example", "axom.example:9464", "axom.example/x", "", "a b", "*"])
+def test_a_name_of_the_page_is_a_host_name(name: str) -> None:
+    with pytest.raises(BadConfig, match=r"\[web\] names: .* is not a host name; write it without scheme, port and path"):
+        config.parse(f'[web]\nnames = ["{name}"]', Path("c.toml"), {})
+
+
 @pytest.mark.parametrize("line", ["key_file", "ca_file", "url"])
 def test_a_key_in_the_wrong_place_is_not_repeated(line: str) -> None:
     (told,) = errors_of(f"[console]\n{line} = 'axom_live_0123456789abcdef'")

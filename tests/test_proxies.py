@@ -2,7 +2,7 @@
 
 import pytest
 
-from axomsync.proxies import Proxies
+from axomsync.proxies import Proxies, with_loopback_excepted
 
 URL = "https://console.example:8443/api"
 
@@ -95,3 +95,15 @@ def test_what_means_nothing_is_left_out_with_one_warning(environ: dict[str, str]
     assert warning.startswith(words)
     assert "geheim" not in warning
     assert found.leading_to(URL) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "localhost,127.0.0.1,::1"),
+        ({"no_proxy": ".local, ::1", "NO_PROXY": "10.0.0.0/8"}, ".local,::1,10.0.0.0/8,localhost,127.0.0.1"),
+    ],
+)
+def test_hooks_reach_this_machine_without_a_proxy(environ: dict[str, str], expected: str) -> None:
+    found = with_loopback_excepted({**environ, "http_proxy": "http://p:3128"})
+    assert (found["no_proxy"], found["NO_PROXY"], found["http_proxy"]) == (expected, expected, "http://p:3128")

@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -60,8 +60,8 @@ _SHAPE: TypeAdapter[_RecordShape] = TypeAdapter(_RecordShape)
 class Claims:
     """The claims of one agent. `keeps` says that files stay after their upload: then records are for later lives, too."""
 
-    def __init__(self, root: Path, identity: str, *, keeps: bool) -> None:
-        self._root, self._identity, self._keeps = root, identity.encode(), keeps
+    def __init__(self, root: Path, identity: str, *, keeps: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._root, self._identity, self._keeps, self._clock = root, identity.encode(), keeps, clock
         self._from_future: dict[bytes, tuple[float, float]] = {}  # their times, and since when they are known: monotonic
 
     @property
@@ -233,9 +233,9 @@ class Claims:
         # The clock was set back since it was made or touched. Whoever lives touches it again.
         made, known_since = self._from_future.get(name, (None, 0.0))
         if made != status.st_mtime:
-            known_since = time.monotonic()
+            known_since = self._clock()
             self._from_future[name] = (status.st_mtime, known_since)
-        return time.monotonic() - known_since > STALE_SECONDS
+        return self._clock() - known_since > STALE_SECONDS
 
     def _mark(self) -> float:
         """The time now by the clock of the filesystem, which all agents share."""

@@ -28,6 +28,7 @@ from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.policy import backoff
 from axomsync.problems import Problems
+from axomsync.proxies import with_loopback_excepted
 from axomsync.records import Event
 from axomsync.report import Document, iso, model_document, upload_document
 from axomsync.waits import Waits
@@ -70,7 +71,8 @@ class Hooks:
     ) -> None:
         self._settings, self._ledger, self._problems, self._liveness = settings, ledger, problems, liveness
         self._stop, self._random, self._now, self._waits = stop, random, now, Waits(now, clock)
-        self._environ = {name: value for name, value in environ.items() if name not in SECRETS}
+        environ = {name: value for name, value in environ.items() if name not in SECRETS}
+        self._environ = with_loopback_excepted(environ)  # hooks talk to servers of this machine
 
     def run(self) -> None:
         """Work until the agent stops."""

@@ -71,6 +71,23 @@ def test_the_claim_of_an_agent_that_died_is_taken_over_by_one_alone(tmp_path: Pa
     assert dead.take("content") == os.readlink(claim)
 
 
+def test_a_claim_from_the_future_is_taken_over_when_nobody_touches_it(tmp_path: Path) -> None:
+    """The clock was set back since: whether its agent lives is seen by whether it touches the claim, and not by its time."""
+    now = 1000.0
+    other, heir = Claims(tmp_path, "other", keeps=False), Claims(tmp_path, "heir", keeps=False, clock=lambda: now)
+    other.register()
+    other.take("content")
+    (claim,) = (tmp_path / ".axomsync" / "claims").iterdir()
+    ahead = claim.lstat().st_mtime + 4 * 3600
+    for touched in (0, 60):
+        os.utime(claim, (ahead + touched,) * 2, follow_symlinks=False)
+        assert heir.take("content") == "other"
+        now += STALE_SECONDS - 1
+        assert heir.take("content") == "other"
+    now += 2
+    assert heir.take("content") is None
+
+
 def test_what_another_agent_uploaded_is_a_duplicate_with_its_ids(tmp_path: Path, template: Path) -> None:
     here = DropHere(tmp_path / "here", template, shard="60B", after="keep")
     there = beside(tmp_path / "there", template, here, shard="60B", after="keep")

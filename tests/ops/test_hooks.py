@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -72,6 +73,26 @@ def here(tmp_path: Path) -> Iterator[Installation]:
     installation = Installation(tmp_path)
     yield installation
     installation.ledger.close()
+
+
+def test_as_the_first_process_the_agent_reaps_what_hooks_leave(tmp_path: Path) -> None:
+    leaves = ["sh", "-c", "setsid sleep 0.2 & sleep 0.1 & exit 0"]
+    with FaultyServer() as server:
+        server.add_model("m", "v1", {"w": Content(1000)})
+        config = {"hooks": {"model_published": leaves}, "drop": {"enabled": False}}
+        with AgentProcess(tmp_path, server.url, KEY, config) as agent:
+            agent.start("unshare", "--fork", "--kill-child", "--pid", "--mount-proc")
+            assert agent.process is not None
+            (first,) = children(agent.process.pid)
+            eventually("a hook", lambda: "hook model_published: done" in agent.log())
+            eventually("nobody left", lambda: children(first) == [])
+            os.kill(first, signal.SIGTERM)
+            assert agent.wait() == 0
+
+
+def children(pid: int) -> list[int]:
+    """Of a process, the dead that nobody has waited for among them."""
+    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
 def test_a_hook_is_told_what_happened_and_not_the_key(here: Installation) -> None:

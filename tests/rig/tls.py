@@ -115,6 +115,18 @@ class SocksProxy(_Front):
             _join(connection, inner)
 
 
+class TurnedAway(_Front):
+    """A proxy that gives one and the same answer to everybody."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__()
+        self._answer = answer
+
+    def _serve(self, connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(self._answer)
+
+
 def _join(one: socket.socket, other: socket.socket) -> None:
     """Carry bytes both ways until either side ends."""
 
