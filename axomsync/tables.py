@@ -172,14 +172,14 @@ def status(document: dict[str, Any]) -> list[Any]:
         running += f", paused until {agent['paused_until'] or '`axomsync resume`'}"
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_row("agent", f"axomsync {document['version']}, {running}")
-    facts.add_row("console", _cell(f"{console['url']}  {_reached(console, running=agent['running'])}"))
+    facts.add_row("console", Text(printable(f"{console['url']}  {_reached(console, running=agent['running'])}")))
     orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
     watched = f"  ({drop['observer']})" * bool(drop["observer"])
-    facts.add_row("drop", _cell(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}"))
+    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}")))
     for left in drop["left_alone"]:
         facts.add_row("", Text(_left_alone_words(left)))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
-    facts.add_row("mirror", _cell(f"{mirror['folder']}  {_counts(mirror['counts'])}{free}"))
+    facts.add_row("mirror", Text(printable(f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")))
     parts: list[Any] = [facts]
     if document["transfers"]:
         rows = ((_arrow(t), t["name"], _share(t), size(t["rate"]) + "/s", duration(t["eta"])) for t in document["transfers"])
