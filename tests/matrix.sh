@@ -64,6 +64,7 @@ in_tree() {
     done
     unshare --mount --pid --fork --kill-child sh -euc '
         tree=$1
+        mount --bind "$tree" "$tree"  # the tests boot containers, and their tools want a root that is a mount
         for point in dev sys; do mount --rbind /$point "$tree/$point"; done
         for path in $3; do mkdir -p "$tree$path"; mount --bind -o ro "$path" "$tree$path"; done
         mount -t proc proc "$tree/proc"
