@@ -3,10 +3,11 @@
 .ONESHELL:
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint deb screenshots bench stress pins clean
+.PHONY: help demo test matrix lint deb screenshots bench stress pins clean
 
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
+ON ?=# the legs of `make matrix`; all when empty
 CASE ?=# what `make bench` measures; everything when empty
 UV := $(shell command -v uv)
 
@@ -20,6 +21,10 @@ test: .venv/ready  ## the whole test suite, with the servers that it needs
 	@tests/debian-packages.sh
 	# Tests wait half of their time for processes, disks and pauses: two workers share a core.
 	exec .venv/bin/python -m pytest -n $$(( 2 * $$(nproc) )) --maxprocesses=8 -m "not stress" $(ARGS)
+
+matrix:  ## demo and test on Debian 12 and 13, and with the lowest versions allowed; ON='trixie lowest' only these; takes long
+	@TEST_ARGS="$(ARGS)"; export TEST_ARGS; unset ARGS MAKEFLAGS
+	exec tests/matrix.sh $(ON)
 
 lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	@PATH="$$PWD/.venv/bin:$$PATH"

@@ -6,7 +6,7 @@ set -eu
 if [ $# = 0 ]; then
     set -- systemd-nspawn:systemd-container systemd-analyze:systemd nsenter:util-linux setpriv:util-linux strace:strace \
         openssl:openssl ip:iproute2 faketime:faketime nginx:nginx-light chromium:chromium groff:groff-base sqlite3:sqlite3
-    # Of the package prometheus only one program is wanted, and no server that starts by itself.
+    # Of the package prometheus only one program is wanted, and no server that starts by itself. Debian 13 has it apart.
     if ! command -v promtool >/dev/null && [ ! -x .venv/bin/promtool ]; then
         if ! command -v apt-get >/dev/null; then
             echo "the tests need promtool, which comes with Prometheus; put it on PATH" >&2
@@ -15,8 +15,9 @@ if [ $# = 0 ]; then
         echo "fetching promtool for the tests"
         [ "$(id -u)" != 0 ] || apt-get update -qq
         folder=$(mktemp -d)
-        (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root prometheus)
-        dpkg-deb --fsys-tarfile "$folder"/prometheus_*.deb | tar -xO ./usr/bin/promtool > "$folder/promtool"
+        package=$(apt-cache pkgnames | grep -x promtool || echo prometheus)
+        (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root "$package")
+        dpkg-deb --fsys-tarfile "$folder"/*.deb | tar -xO ./usr/bin/promtool > "$folder/promtool"
         install -m 755 "$folder/promtool" .venv/bin/promtool
         rm -r "$folder"
     fi

@@ -121,7 +121,7 @@ def test_an_error_that_nobody_caught_is_told_without_secrets() -> None:
     assert done.returncode == 1
     assert "thread lane-3 ended unexpectedly: https://s.example/b?…" in done.stderr
     assert "the program ended unexpectedly: https://s.example/b?…" in done.stderr
-    assert done.stderr.count("RuntimeError") == 2
+    assert done.stderr.count("\nRuntimeError: https://") == 2
     assert "feedface" not in done.stderr
     assert "0123456789" not in done.stderr
 
