@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from axomsync.drop.rules import ARCHIVE, REJECTS
 from axomsync.errors import Rejected, printable
 from axomsync.ledger import Reader
 from axomsync.records import Model, ModelState, Upload, UploadState
+from axomsync.report import ARCHIVE, REJECTS
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     meant.
     """
     below_drop, below_mirror = below(target, drop), below(target, mirror)
-    asked = os.fsencode(below_drop or target)
-    dropped = {asked, asked.removeprefix(ARCHIVE + b"/"), asked.removeprefix(REJECTS + b"/")}
+    asked = below_drop or target
+    dropped = {os.fsencode(asked.removeprefix(prefix)) for prefix in ("", f"{ARCHIVE}/", f"{REJECTS}/")}
     uploads = {
         upload.path: upload
         for upload in ledger.uploads()
