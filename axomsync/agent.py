@@ -75,7 +75,7 @@ SYNC_PATIENCE_SECONDS = 60.0
 SILENCE_SECONDS = 10.0  # calls of the console are more patient; whoever asks for the status need not be
 SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; what is due waits for it"
 WORKERS = {"drop": "drop folder", "mirror": "mirror folder", "upkeep": "upkeep", "hooks": "hooks"}  # and their problems
-HIDING = frozenset({"drop folder", "drop folder's filesystem", "mirror folder"})  # where work may lie that nobody sees
+HIDING = frozenset({"drop folder", "mirror folder"})  # in whose unreadable parts work may lie that nobody sees
 NO_MIRROR = MirrorSettings(enabled=False)
 
 
@@ -450,7 +450,7 @@ class Agent:
         return {(row.id, row.updated_at) for row in self.ledger.read.uploads() if row.state is UploadState.REJECTED}
 
     def _codes_of_what_is_left(self, before: Set[tuple[int, float]]) -> set[int]:
-        codes = {LocalFault.exit_code for problem in self.problems.all() if problem.subject in HIDING}
+        codes = {Transient.exit_code for problem in self.problems.all() if problem.subject in HIDING}
         if self._rejected() - before:
             codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
         for upload in self.ledger.read.uploads_in_drop():

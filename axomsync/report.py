@@ -36,7 +36,7 @@ PAUSE_ENDS, PAUSE_SECONDS = "pause_ends", "pause_seconds"
 
 LEFT_ALONE = "left_alone"  # the fact that says which files of the drop folder are not taken, by rule
 
-REJECTS = "rejected"  # sub-folder of the drop folder
+ARCHIVE, REJECTS = "uploaded", "rejected"  # sub-folders of the drop folder
 REJECTS_MOST = 100  # that status names; `uploads` has them all
 
 Document = dict[str, Any]

@@ -11,6 +11,7 @@ from pathlib import Path
 from axomsync.errors import Rejected, printable
 from axomsync.ledger import Reader
 from axomsync.records import Model, ModelState, Upload, UploadState
+from axomsync.report import ARCHIVE, REJECTS
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,17 @@ _UNDER_WAY = frozenset({UploadState.CHECKING, UploadState.UPLOADING, ModelState.
 def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     """What `target` names; `drop` and `mirror` are the two folders. Raises `Rejected` when that is nothing.
 
-    A file is named by its path, absolute or below the drop folder, by its name, its `upload_id` or its key; a model by
-    `name`, `name/version`, id or a path in the mirror. Of one path the newest upload is meant.
+    A file is named by its path (where it was dropped, or was put away), absolute or below the drop folder, by its name, its
+    `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Of one path the newest upload is
+    meant.
     """
     below_drop, below_mirror = below(target, drop), below(target, mirror)
+    asked = below_drop or target
+    dropped = {os.fsencode(asked.removeprefix(prefix)) for prefix in ("", f"{ARCHIVE}/", f"{REJECTS}/")}
     uploads = {
         upload.path: upload
         for upload in ledger.uploads()
-        if upload.path == os.fsencode(below_drop or target)
-        or target in (os.fsdecode(os.path.basename(upload.path)), upload.upload_id, upload.key)
+        if upload.path in dropped or target in (os.fsdecode(os.path.basename(upload.path)), upload.upload_id, upload.key)
     }
     models = [model for model in ledger.models() if _names(model, target, below_mirror, str(mirror))]
     if not (uploads or models):

@@ -30,7 +30,7 @@ class Accounts:
     def observe(self, left: LeftAlone) -> None:
         """Take in what one look at the folder has found."""
         for rule, count in left.counts.items():
-            if rule not in self._rules:
+            if rule not in self._rules and rule is not Rule.UNREADABLE:  # which is told as a problem
                 files = "1 file is" if count == 1 else f"{count} files are"
                 first, meaning = printable(os.fsdecode(left.examples[rule][0])), MEANINGS[rule]
                 log.info(

@@ -230,7 +230,10 @@ def _at_the_beginning(at: Break) -> Words | None:
 
 def _is_prose(start: str) -> bool:
     word = re.match(r"[^\W\d_]+", start)
-    return word is not None and word[0].lower() not in (*_NULLS, *_TRUTHS, "infinity", "inf")
+    if word is None:
+        return False
+    is_value = word[0].lower() in (*_NULLS, *_TRUTHS, "infinity", "inf")
+    return not is_value or start.strip() != word[0]
 
 
 # Between and after values
@@ -388,7 +391,7 @@ def _foreign_bytes(head: bytes) -> str | None:
             return name
     if head.startswith(b"\0") and not head.strip(b"\0"):
         return "a hole (NUL bytes), as an unfinished copy or a crash leaves it; copy the file again"
-    if head[257:262] == b"ustar":
+    if head[257:262] == b"ustar" and b"\0" in head[:257]:
         return "a tar archive; unpack it first (tar -x)"
     few = head[:512]
     odd = len(re.findall(rb"[\x00-\x08\x0e-\x1a\x1c\x1d\x1f]", few))

@@ -139,6 +139,7 @@ class ObjectPut:
         self._around, self._habits, self._content_type = around, habits, content_type
         self._body, self._file, self._gauge, self._beat, self._still = body, file, gauge, beat, still
         self._presigned = body.kept()
+        self._seen = body.upload.stamp
         self._fresh = False  # the URL was given for this try
         self._perhaps_stored = self._presigned is not None  # by an earlier life of the agent
         self._was_complete = False  # in any of these tries
@@ -253,8 +254,14 @@ class ObjectPut:
         gauge.secure(self._length)
 
     def _is_unchanged(self) -> bool:
+        """Raises `SourceChanged` when another file has its name now."""
         found, read = stamp_of(os.fstat(self._file)), self._body.upload.stamp
-        return found == read if self._body.proof is None else same_file(found, read)
+        if found != self._seen:
+            if self._body.proof is None or not same_file(found, read):
+                return False
+            self._still()
+            self._seen = found
+        return True
 
     def _demand_same_bytes(self, host: str, confirmed: Confirmation, md5: str) -> None:
         """Compare an ETag that is an MD5 with that of the bytes; other forms prove nothing. Raises `Transient`."""

@@ -175,6 +175,7 @@ def _rule_for(
 def _note(result: Scan, path: bytes, error: OSError) -> None:
     if error.errno not in _GONE:  # else it went away since it was listed
         result.unreadable[path] = local_fault(error)
+        result.left.add(Rule.UNREADABLE, path)
 
 
 def unmounted(root: Path, path: bytes, device: int) -> bool:

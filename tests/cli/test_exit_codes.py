@@ -136,13 +136,13 @@ def test_1_when_a_folder_is_missing_with_its_path_and_the_need(folder: str, agen
     assert not path.exists(), "a folder on a disk that is not mounted was made"
 
 
-def test_1_when_a_part_of_the_drop_folder_can_not_be_read(agent: AgentProcess) -> None:
+def test_75_when_a_part_of_the_drop_folder_can_not_be_read(agent: AgentProcess) -> None:
     hidden = agent.drop / "hidden"
     hidden.mkdir()
     (hidden / "a.jsonl").write_text('{"text": "a"}\n')
     hidden.chmod(0)
     agent.launch("sync", prefix=("setpriv", "--bounding-set=-dac_override,-dac_read_search"))
-    assert agent.wait() == 1
+    assert agent.wait() == 75
     assert f"{hidden}: permission denied" in agent.log()
     hidden.chmod(0o755)
     call(agent, ("sync",), 0)

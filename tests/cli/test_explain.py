@@ -58,7 +58,10 @@ def test_a_file_is_named_by_its_path_or_name(agent: AgentProcess) -> None:
     for target in ("bad.jsonl", str(agent.drop / "bad.jsonl")):
         (document,) = json.loads(agent.call("explain", target, "--json").stdout)
         assert (document["kind"], document["state"]) == ("upload", "rejected")
-        assert "line 1" in document["reason"]
+        assert document["reason"].startswith("line 1, column 1: the line is a text and no object; write an object, {…}")
+        assert "write an object" in agent.call("uploads").stdout
+    file, upload = json.loads(agent.call("explain", "rejected/bad.jsonl", "--json").stdout)
+    assert (file["facts"]["rule"], upload["state"]) == ("put away", "rejected")
 
 
 def test_what_is_not_known_is_told(agent: AgentProcess) -> None:

@@ -259,6 +259,8 @@ GOOD_FILES = {
     "the same key twice": (b'{"a": 1, "a": 2}\n', 1),
     "spaces around": (b' {"a": 1} \n', 1),
     "deep": (b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}\n", 1),
+    "a word where tar has it": (b'{"a": "' + b"b" * 250 + b'ustar"}\n', 1),
+    "words of other formats": (b'{"a": "PAR1 <html> [] NaN None // # \xef\xbb\xbf \x7f"}\n', 1),
     "numbers beyond 64 bits": (b'{"a": 123456789012345678901234567890}\n', 1),
 }
 

@@ -96,6 +96,24 @@ def test_a_full_disk_there_loses_nothing_and_is_told(tmp_path: Path, disks: Exit
     assert len(here.far.objects) == 1
 
 
+def test_what_can_not_be_removed_there_is_told_and_not_copied_again_and_again(tmp_path: Path, disks: ExitStack) -> None:
+    here = make(tmp_path)
+    bind(disks, here.folder / "sub", tmp_path / "elsewhere")
+    (here.folder / "sub" / "a.jsonl").write_bytes(GOOD)
+    subprocess.run(["mount", "-o", "remount,bind,ro", here.folder / "sub"], check=True)
+    for _ in range(3):
+        here.live()
+        here.clocks.advance(7200)
+        ((row, _),) = here.uploads()
+        assert "can't be put away" in (row.reason or "")
+        assert "the filesystem is read-only; remount it read-write" in (row.reason or "")
+        assert [path for path in tree(here.folder / "uploaded") if "jsonl" in path] == []
+    subprocess.run(["mount", "-o", "remount,bind,rw", here.folder / "sub"], check=True)
+    here.finish()
+    assert sorted(tree(here.folder)) == ["uploaded/sub/a.jsonl", "uploaded/sub/a.jsonl.receipt.json"]
+    assert len(here.far.objects) == 1
+
+
 # Where the kernel stops the agent: at the entry of the n-th renameat2(2) of the thread that puts the file away, or of its
 # first unlinkat(2). The first rename is that of the note, the second is refused, the third gives the copy its name, the
 # fourth takes the file's name away, and then it is removed.
