@@ -33,10 +33,24 @@ class Denial:
 
 
 def denial_of(path: str) -> Denial | None:
-    """What about `path` is denied to this process."""
+    """What about `path` is denied to this process, to read, write or replace it."""
     whole = os.path.abspath(path)
     folder = os.path.dirname(whole)
-    for closed in _way_to(folder):
+    if (denial := denial_in(path)) is not None:
+        return denial
+    if not os.path.isdir(whole) and os.path.exists(whole) and not _may(whole, os.R_OK):
+        return Denial(whole, "read {}", 4)
+    if not _may(folder, os.W_OK):
+        return Denial(folder, "make files in {} or remove files from it", 7)
+    if os.path.exists(whole) and not _may(whole, os.W_OK):
+        return Denial(whole, "write to {}", 6)
+    return None
+
+
+def denial_in(folder: str) -> Denial | None:
+    """What keeps this process from working in a folder that is there, or from getting to it."""
+    whole = os.path.abspath(folder)
+    for closed in _way_to(os.path.dirname(whole)):
         if not _may(closed, os.X_OK):
             return Denial(closed, "look into {}", 1)
     if os.path.isdir(whole):
@@ -44,12 +58,6 @@ def denial_of(path: str) -> Denial | None:
             return Denial(whole, "look into {}", 5)
         if not _may(whole, os.W_OK):
             return Denial(whole, "make or remove files in {}", 7)
-    elif os.path.exists(whole) and not _may(whole, os.R_OK):
-        return Denial(whole, "read {}", 4)
-    if not _may(folder, os.W_OK):
-        return Denial(folder, "make files in {} or remove files from it", 7)
-    if os.path.exists(whole) and not _may(whole, os.W_OK):
-        return Denial(whole, "write to {}", 6)
     return None
 
 

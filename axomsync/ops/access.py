@@ -23,7 +23,7 @@ from pathlib import Path
 from axomsync.confinement import HOMES
 from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
 from axomsync.errors import printable
-from axomsync.rights import denial_of, who
+from axomsync.rights import denial_in, who
 
 MOST_FOLDERS = 10_000
 MOST_TOLD = 5
@@ -160,7 +160,7 @@ def _closed(folders: Iterable[str]) -> list[tuple[str, str]]:
     """Folders that this process may not look into or write to, at most `MOST_TOLD`: what and what helps."""
     told = []
     for folder in folders:
-        denial = denial_of(folder)
+        denial = denial_in(folder)
         if denial is not None:
             what, _, fix = denial.words(folder).partition("; ")
             told.append((f"{printable(folder)}: {what}", fix.removeprefix("run: ")))

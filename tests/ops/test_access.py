@@ -80,6 +80,11 @@ def test_folders_that_people_made_are_looked_at_as_the_services_user(drop: Path)
     found = access.denied({"drop": drop}, drop, NOBODY)
     assert {Path(obstacle.found.partition(": ")[0]).name for obstacle in found} == {"closed", "locked"}
     assert all(str(drop) in obstacle.fix for obstacle in found)
+    above = drop / "open"
+    above.chmod(0o755)
+    (above / "drop").mkdir()
+    (above / "drop").chmod(0o777)
+    assert access.denied({"drop": above / "drop"}, above / "drop", NOBODY) == [], "who owns the folder above is no matter"
     drop.chmod(0o755)
     (obstacle,) = access.denied({"drop": drop}, drop, NOBODY)
     assert obstacle.found.startswith(f"{drop}: "), "the first thing first"
