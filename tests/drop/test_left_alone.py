@@ -127,13 +127,14 @@ def test_of_any_number_of_files_a_few_are_named(tmp_path: Path) -> None:
 def test_status_counts_them_explain_names_the_rule_and_the_log_says_it_once(
     sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path
 ) -> None:
-    agent = make_agent(sandbox, include=INCLUDE, exclude=EXCLUDE)
+    agent = make_agent(sandbox, include=INCLUDE, exclude=EXCLUDE, config={"log": {"level": "debug"}})
     paths = fill(agent.drop, tmp_path / "elsewhere")
     (agent.drop / "TRAIN.JSONL").write_bytes(dataset("TRAIN"))
     agent.launch("sync")
     assert agent.wait() == 0
     assert [(row["path"], row["state"]) for row in agent.uploads()] == [("TRAIN.JSONL", "uploaded")]
     counted = {left["rule"]: left["files"] for left in agent.status()["drop"]["left_alone"]}
+    assert all(agent.log().count(f" {path}: left alone") == 1 for path in ("a.jsonl.gz", "old/a.jsonl", "table.parquet"))
     assert counted == {"not included": 6, "excluded": 3, "hidden": 2, "temporary": 3, "symlink": 2, "special": 2}
     shown = agent.call("status").stdout
     assert "3 files left alone (excluded): Draft-2.jsonl, draft-1.jsonl, old/a.jsonl; rename it" in shown
