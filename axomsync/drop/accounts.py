@@ -1,4 +1,5 @@
-"""Telling of the files that are left alone: in the ledger for `status`, and in the log, each rule and each example once.
+"""Telling of the files that are left alone: in the ledger for `status`, and in the log, each rule once, and each file at
+level debug.
 
 Failures handled: a ledger that can't be written (told by whoever watches it; written when it can be).
 """
@@ -36,8 +37,8 @@ class Accounts:
                 log.info(
                     "drop folder: %s left alone (%s), such as %s: %s; %s", files, rule, first, meaning.what, meaning.fix
                 )
-            for path in left.examples[rule]:
-                self._name(path, rule)
+        for rule, path in left.every or ():
+            self._name(path, rule)
         self._rules = frozenset(left.counts)
         told = json.dumps(document(left))
         if told != self._written:

@@ -67,14 +67,17 @@ MEANINGS: Mapping[Rule, Meaning] = {
 
 @dataclass(slots=True)
 class LeftAlone:
-    """How many files each rule holds for, and a few of them by name."""
+    """How many files each rule holds for, and a few of them by name; all of them in `every`, if that is a list."""
 
+    every: list[tuple[Rule, bytes]] | None = None
     counts: dict[Rule, int] = field(default_factory=dict)
     examples: dict[Rule, list[bytes]] = field(default_factory=dict)
 
     def add(self, rule: Rule, path: bytes) -> None:
         """One more; the first names in order are kept, whatever the order of a folder's listing."""
         self.counts[rule] = self.counts.get(rule, 0) + 1
+        if self.every is not None:
+            self.every.append((rule, path))
         named = self.examples.setdefault(rule, [])
         if len(named) < EXAMPLES or path < named[-1]:
             named.append(path)

@@ -11,6 +11,7 @@ mounted, an observer that dies, can't start or can't watch every folder (inotify
 
 import ctypes
 import errno
+import logging
 import os
 import stat
 import warnings
@@ -49,6 +50,8 @@ from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.folders import Folder
 from axomsync.ledger import stored
 from axomsync.records import Stamp
+
+log = logging.getLogger(__name__)
 
 POLLING_SECONDS = 5.0
 
@@ -98,7 +101,8 @@ def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker
     selection = Selection(include, exclude, os.fsencode(done_marker))
     try:
         with Folder.open(root) as top:
-            result = Scan(device=os.fstat(top.descriptor).st_dev)
+            every: list[tuple[Rule, bytes]] | None = [] if log.isEnabledFor(logging.DEBUG) else None
+            result = Scan(device=os.fstat(top.descriptor).st_dev, left=LeftAlone(every))
             pending = [b""]
             while pending:
                 _look_into(top, pending, result, selection)

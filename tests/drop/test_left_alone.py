@@ -127,18 +127,19 @@ def test_of_any_number_of_files_a_few_are_named(tmp_path: Path) -> None:
 def test_status_counts_them_explain_names_the_rule_and_the_log_says_it_once(
     sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path
 ) -> None:
-    agent = make_agent(sandbox, include=INCLUDE, exclude=EXCLUDE)
+    agent = make_agent(sandbox, include=INCLUDE, exclude=EXCLUDE, config={"log": {"level": "debug"}})
     paths = fill(agent.drop, tmp_path / "elsewhere")
     (agent.drop / "TRAIN.JSONL").write_bytes(dataset("TRAIN"))
     agent.launch("sync")
     assert agent.wait() == 0
     assert [(row["path"], row["state"]) for row in agent.uploads()] == [("TRAIN.JSONL", "uploaded")]
     counted = {left["rule"]: left["files"] for left in agent.status()["drop"]["left_alone"]}
+    assert all(agent.log().count(f" {path}: left alone") == 1 for path in ("a.jsonl.gz", "old/a.jsonl", "table.parquet"))
     assert counted == {"not included": 6, "excluded": 3, "hidden": 2, "temporary": 3, "symlink": 2, "special": 2}
     shown = agent.call("status").stdout
     assert "3 files left alone (excluded): Draft-2.jsonl, draft-1.jsonl, old/a.jsonl; rename it" in shown
     assert agent.log().count("such as ") == 6, "a rule was told twice, or not at all"
-    for path in paths[::6]:
+    for path in paths[::10]:
         (document,) = json.loads(agent.call("explain", path, "--json").stdout)
         assert (document["kind"], document["facts"]["rule"]) == ("file", str(LEFT_ALONE[path][0]))
     said = agent.call("explain", str(agent.drop / "a.jsonl.gz")).stdout

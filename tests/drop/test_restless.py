@@ -38,7 +38,7 @@ def test_chmod_while_a_large_file_settles_is_sent_and_put_away(
     sandbox: Sandbox, make_agent: AgentFactory, after: str
 ) -> None:
     agent = make_agent(sandbox, after=after, settle="1s", config={"transfer": {"bandwidth": "2MB/s"}})
-    content = dataset("large", 100_000)
+    content = dataset("large", 50_000)
     (agent.drop / "large.jsonl").write_bytes(content)
     agent.start()
     eventually("the upload", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
