@@ -285,7 +285,7 @@ class Agent:
     def sync(self) -> int:
         """One pass; returns the exit code."""
         self._begin()
-        rejected = self._rejected()
+        rejected = self.ledger.read.rejections()
         self.parts = Parts(self.loaded.settings, self, SYNC_PATIENCE_SECONDS)
         self.steer()
         failures = {} if self.paused else self.parts.run_once()
@@ -445,13 +445,9 @@ class Agent:
                 return code
         return max(codes, default=0)
 
-    def _rejected(self) -> set[tuple[int, float]]:
-        """The rejections of all time, which differ by when they were."""
-        return {(row.id, row.updated_at) for row in self.ledger.read.uploads() if row.state is UploadState.REJECTED}
-
     def _codes_of_what_is_left(self, before: Set[tuple[int, float]]) -> set[int]:
         codes = {Transient.exit_code for problem in self.problems.all() if problem.subject in HIDING}
-        if self._rejected() - before:
+        if self.ledger.read.rejections() - before:
             codes.add(1)  # what was rejected in an earlier pass has been set aside and told then
         for upload in self.ledger.read.uploads_in_drop():
             if upload.next_attempt is not None:

@@ -129,6 +129,11 @@ class Reader:
         sql = "SELECT * FROM uploads WHERE state = 'rejected' AND NOT in_drop ORDER BY id DESC LIMIT ?"
         return self._rows(sql, (most,), make=to_upload)
 
+    def rejections(self) -> set[tuple[int, float]]:
+        """Which files were ever rejected, and when."""
+        rows = self._rows("SELECT id, updated_at FROM uploads WHERE state = 'rejected'")
+        return {(row["id"], row["updated_at"]) for row in rows}
+
     def latest_uploads(self, most: int) -> list[Upload]:
         """At most so many that came last, and so many that are not done with; what changed last comes first."""
         undone = "SELECT id FROM uploads WHERE in_drop AND state NOT IN ('uploaded', 'duplicate') ORDER BY id DESC LIMIT ?"

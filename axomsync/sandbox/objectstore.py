@@ -247,8 +247,14 @@ class ObjectStore:
                 virtual_hosted_style_request=False,
                 credential_provider=self._credentials,
                 # HTTP_PROXY is obeyed even for loopback, unless a proxy is named here; this one is then excluded for
-                # the only host there is.
-                client_options={"allow_http": True, "proxy_url": endpoint, "proxy_excludes": "127.0.0.1"},
+                # the only host there is. It is talked to without TLS: no certificate is ever judged, but without any
+                # authority, as in slim images, the client would not be made.
+                client_options={
+                    "allow_http": True,
+                    "allow_invalid_certificates": True,
+                    "proxy_url": endpoint,
+                    "proxy_excludes": "127.0.0.1",
+                },
                 retry_config={
                     "max_retries": 2,
                     "retry_timeout": timedelta(seconds=10),

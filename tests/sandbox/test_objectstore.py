@@ -127,6 +127,8 @@ def test_the_environment_and_other_stores_have_no_say(
 ) -> None:
     """A GPU box has AWS credentials and a proxy more often than not."""
     object_store.put_bytes("environment", b"of another store")
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.setenv(name, "/nowhere")  # as in a slim image
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "S3_BUCKET"):
