@@ -43,7 +43,7 @@ with_lowest_versions() {
     verbs
 }
 
-# in_tree RELEASE: a chroot with mounts of its own, which go with it; how packages are fetched is as here
+# in_tree RELEASE: a root with mounts of its own, which go with it; how packages are fetched is as here
 in_tree() {
     tree=$folder/$1
     if [ ! -e "$tree/etc/debian_version" ]; then
@@ -64,13 +64,17 @@ in_tree() {
     done
     unshare --mount --pid --fork --kill-child sh -euc '
         tree=$1
-        mount --bind "$tree" "$tree"  # the tests boot containers, and their tools want a root that is a mount
+        mount --bind "$tree" "$tree"
         for point in dev sys; do mount --rbind /$point "$tree/$point"; done
         for path in $3; do mkdir -p "$tree$path"; mount --bind -o ro "$path" "$tree$path"; done
         mount -t proc proc "$tree/proc"
         mount -t tmpfs -o mode=1777 tmp "$tree/tmp"
         mount -t tmpfs run "$tree/run"
-        exec chroot "$tree" env TEST_ARGS="$2" sh -euc "cd /checkout && make demo && make test ARGS=\"\$TEST_ARGS\""
+        # The root of the namespace, not a chroot in it: the tests boot containers, and nsenter looks for theirs there.
+        mkdir -p "$tree/.old"
+        cd "$tree"
+        pivot_root . .old
+        exec chroot . env TEST_ARGS="$2" sh -euc "umount -l /.old && cd /checkout && make demo && make test ARGS=\"\$TEST_ARGS\""
     ' tree "$tree" "${TEST_ARGS:-}" "$shared"
 }
 
