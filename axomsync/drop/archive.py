@@ -36,6 +36,7 @@ from axomsync.records import Shard, Upload, UploadState
 
 Step = Callable[[], None]
 
+REASON = b".reason.txt"
 NAMES_TO_TRY = 10_000
 USUAL_LONGEST_NAME = 255
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
@@ -68,6 +69,21 @@ def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Uplo
         raise folder_fault(error) from None
 
 
+def write_reason_again(root: Path, path: bytes, upload: Upload) -> None:
+    """In the place of one that is there but says nothing: what the ledger knows. Raises `LocalFault`."""
+    name = printable(os.fsdecode(upload.path))
+    lines = [f"{name} was not uploaded: {upload.reason}", "", _how_to_try_again(root, name), ""]
+    try:
+        with folder_of(root, path) as (folder, own):
+            folder.replace(own, "\n".join(lines).encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise folder_fault(error) from None
+
+
+def _how_to_try_again(root: Path, name: str) -> str:
+    return f"To try again, correct the file and move it back to {printable(str(root))}/{name}"
+
+
 def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, step: Step = _no_step) -> None:
     """Move a file that is no dataset to the rejects and write down what is wrong with it and what to do."""
     name = printable(os.fsdecode(upload.path))
@@ -77,8 +93,8 @@ def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, step: Step = 
         lines.append(f"- … and {invalid.total - len(invalid.faults)} more")
     if invalid.total > 1:
         lines += ["", "In all:", *(f"{count:8} x {kind}" for kind, count in invalid.counts.most_common())]
-    lines += ["", f"To try again, correct the file and move it back to {printable(str(root))}/{name}", ""]
-    _move_away(root, upload, REJECTS, b".reason.txt", "\n".join(lines), step)
+    lines += ["", _how_to_try_again(root, name), ""]
+    _move_away(root, upload, REJECTS, REASON, "\n".join(lines), step)
 
 
 def remove_marker(root: Path, upload: Upload, suffix: str) -> None:

@@ -4,8 +4,9 @@ Receipts are compared with those that the ledger remembers, at every start: a le
 takes in what it lacks. Temporary files count as left by a crash at once when no other agent has worked here, else after
 `STALE_SECONDS`.
 
-Failures handled: a ledger that was lost or put back, a crash or a power loss in the middle of putting away, receipts that
-are empty or none, a part of the folder that can't be looked at now (told; the rest goes on, and it is tried again).
+Failures handled: a ledger that was lost or put back, a crash or a power loss in the middle of putting away, receipts and
+reasons that are empty or none, a part of the folder that can't be looked at now (told; the rest goes on, and it is tried
+again).
 """
 
 import logging
@@ -14,12 +15,13 @@ import stat
 from collections.abc import Callable, Mapping
 
 from axomsync.config import DropSettings
+from axomsync.documents import is_ours
 from axomsync.drop import archive
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.drop.receipts import RECEIPT, Survey, folders_below, survey
 from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
 from axomsync.drop.settle import FINISHED
-from axomsync.drop.watch import folder_fault, folder_of, stamp_at
+from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
 from axomsync.errors import LocalFault, printable
 from axomsync.folders import UNFINISHED, Folder
 from axomsync.ledger import Ledger
@@ -27,6 +29,7 @@ from axomsync.records import Upload, UploadState
 
 log = logging.getLogger(__name__)
 
+LARGEST_REASON = 65536  # bytes of one that may say nothing
 NAMED = 10  # files in the log that are no receipts
 
 Faults = dict[bytes, LocalFault]  # by path below the drop folder
@@ -87,11 +90,25 @@ class Recovery:
         faults: Faults = {}
         with Folder.open(self._root) as top:
             for area in (REJECTS, CLAIMS):
-                for rel, _, names in folders_below(top, area, faults):
+                for rel, folder, names in folders_below(top, area, faults):
                     for name in names:
                         if name.startswith(UNFINISHED):
                             self._remove_leftover(os.path.join(rel, name))
+                        elif area == REJECTS and name.endswith(archive.REASON):
+                            self._write_reason_again(folder, rel, name)
         return faults
+
+    def _write_reason_again(self, folder: Folder, rel: bytes, name: bytes) -> None:
+        """The reason for a file that lies beside it, where it is of this user and says nothing: a power loss leaves that."""
+        status, file = folder.status(name), folder.status(name.removesuffix(archive.REASON))
+        if status is None or not stat.S_ISREG(status.st_mode) or not is_ours(status) or file is None:
+            return
+        if status.st_size > LARGEST_REASON or folder.read(name, LARGEST_REASON).strip(b"\0"):
+            return
+        upload = self._ledger.read.put_away_as(stamp_of(file), {UploadState.REJECTED})
+        if upload is not None:
+            archive.write_reason_again(self._root, os.path.join(rel, name), upload)
+            log.info("%s: it said nothing, and was written again", printable(os.fsdecode(os.path.join(rel, name))))
 
     def _remove_leftover(self, path: bytes) -> None:
         """A temporary file that an agent of this user has begun, or a link to its name."""
@@ -123,7 +140,7 @@ class Recovery:
         """Whether the ledger knows what a file of a receipt's name must say, and it says that now."""
         try:
             stamp = stamp_at(self._root, path.removesuffix(RECEIPT))
-            upload = None if stamp is None else self._ledger.read.archived_as(stamp)
+            upload = None if stamp is None else self._ledger.read.put_away_as(stamp, _DONE)
             if upload is None:
                 return False
             confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)

@@ -5,6 +5,7 @@ that is damaged anywhere: in its structure, in a state, in a name or a number (`
 """
 
 import errno
+import json
 import math
 import os
 import sqlite3
@@ -183,13 +184,13 @@ class Reader:
         """The receipts in the archive that are known: marks by path."""
         return {bytes(row["path"]): row["mark"] for row in self._rows("SELECT path, mark FROM receipts")}
 
-    def archived_as(self, stamp: Stamp) -> Upload | None:
-        """The upload whose file was put away and looks like this now; renaming has set its ctime."""
+    def put_away_as(self, stamp: Stamp, states: Iterable[UploadState]) -> Upload | None:
+        """The upload in one of these states whose file was put away and looks like this now; renaming has set its ctime."""
         _, *looks, _ = stamp_row(stamp)
-        done = "state IN ('uploaded', 'duplicate') AND NOT in_drop"
         rows = self._rows(
-            f"SELECT * FROM uploads WHERE ino = ? AND bytes = ? AND mtime_ns = ? AND {done} ORDER BY id DESC LIMIT 1",  # noqa: S608
-            looks,
+            "SELECT * FROM uploads WHERE ino = ? AND bytes = ? AND mtime_ns = ? AND NOT in_drop"
+            " AND state IN (SELECT value FROM json_each(?)) ORDER BY id DESC LIMIT 1",
+            (*looks, json.dumps(list(states))),
             make=to_upload,
         )
         return rows[0] if rows else None

@@ -249,7 +249,7 @@ def test_a_file_that_changes_while_it_is_uploaded_is_handed_out_only_as_it_ended
     data = big(12)
     path = agent.drop / "a.jsonl"
     path.write_bytes(data)
-    sandbox.rate = 12 * MB
+    sandbox.rate = 3 * MB
     agent.start()
     eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
     change(path)

@@ -112,6 +112,25 @@ def test_a_receipt_that_says_nothing_is_written_again(tmp_path: Path, template: 
     assert after == before
 
 
+@pytest.mark.parametrize(("left", "is_lost"), [(b"", True), (b"\0" * 500, True), (b"I corrected it", False)])
+def test_a_reason_that_says_nothing_is_written_again(tmp_path: Path, template: Path, left: bytes, is_lost: bool) -> None:
+    here = DropHere(tmp_path / "here", template)
+    (here.folder / "x").mkdir()
+    (here.folder / "x" / "a.jsonl").write_bytes(b'{"a": NaN}\n')
+    here.finish()
+    reason = here.folder / "rejected" / "x" / "a.jsonl.reason.txt"
+    for path in (reason, reason.with_name("nobody.jsonl.reason.txt")):
+        path.write_bytes(left)
+    here.live()
+    assert reason.with_name("nobody.jsonl.reason.txt").read_bytes() == left
+    told = reason.read_text()
+    if is_lost:
+        assert told.startswith("x/a.jsonl was not uploaded: line 1, column 7: NaN is not JSON; write null")
+        assert f"move it back to {here.folder}/x/a.jsonl" in told
+    else:
+        assert told.encode() == left
+
+
 @pytest.mark.parametrize("after", ["archive", "keep", "delete"])
 def test_a_receipt_of_another_user_proves_nothing(
     tmp_path: Path, template: Path, after: str, caplog: pytest.LogCaptureFixture
