@@ -11,7 +11,8 @@ to put into words).
 import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from axomsync.errors import Refused, printable
+from axomsync.errors import Refused
+from axomsync.text import printable
 
 Address = IPv4Address | IPv6Address
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from axomsync.paths import REJECTS
 from axomsync.problems import SUBJECTS
-from axomsync.report import REJECTS
 
 MOST = 3  # files or models that are named; the rest is counted
 
@@ -63,8 +63,9 @@ def of_models(documents: Sequence[Document]) -> list[str]:
 
 def _of_rejected(paths: Sequence[str], drop: Path) -> list[str]:
     """How each goes back to where it was dropped; the reason file beside it says what to correct."""
+    rejects = drop / os.fsdecode(REJECTS)
     steps = [
-        f"correct it and move it back: mv {shlex.quote(str(drop / REJECTS / path))} {shlex.quote(str(drop / path))}"
+        f"correct it and move it back: mv {shlex.quote(str(rejects / path))} {shlex.quote(str(drop / path))}"
         for path in paths[:MOST]
     ]
     more = len(paths) - MOST
@@ -79,4 +80,4 @@ def _named(command: str, names: Sequence[str], list_all: str) -> list[str]:
 
 def _is_set_aside(drop: Path, path: str) -> bool:
     """Whether it lies in `rejected/` under the very name that is shown."""
-    return os.path.lexists(drop / REJECTS / path)
+    return os.path.lexists(drop / os.fsdecode(REJECTS) / path)

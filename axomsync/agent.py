@@ -38,6 +38,7 @@ from axomsync.errors import (
     interrupted_by,
 )
 from axomsync.ledger import Ledger, Reader, Trouble, ledger_fault
+from axomsync.ledger.facts import PAUSE_ENDS, PAUSE_SECONDS, number_in
 from axomsync.ledger.identity import identity_of
 from axomsync.liveness import Beat, Liveness
 from axomsync.meter import Meter
@@ -51,10 +52,11 @@ from axomsync.policy import BACKOFF_BASE, BACKOFF_CAP
 from axomsync.problems import LedgerWatch, Problems
 from axomsync.proxies import Proxies
 from axomsync.records import ModelState, UploadState
-from axomsync.report import PAUSE_ENDS, PAUSE_SECONDS, STUCK_MODELS, STUCK_UPLOADS, iso, number_in, pause_left
+from axomsync.report import STUCK_MODELS, STUCK_UPLOADS, pause_left
 from axomsync.steering import Request, Steering, Verb
 from axomsync.storage import ANSWER_SECONDS, Storage
 from axomsync.targets import Targets, find, is_under_way, may_be_retried, name_of
+from axomsync.text import iso
 from axomsync.throttle import Throttle
 from axomsync.throughput import Throughput
 

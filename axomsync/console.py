@@ -38,7 +38,7 @@ from pydantic import BaseModel as Shape
 from axomsync import __version__
 from axomsync.authorities import tls_context
 from axomsync.documents import NotADocument, decode
-from axomsync.errors import KeyRefused, Rejected, Transient, printable
+from axomsync.errors import KeyRefused, Rejected, Transient
 from axomsync.http import (
     NETWORK_TROUBLE,
     http_date,
@@ -51,6 +51,7 @@ from axomsync.http import (
 from axomsync.proxies import Proxies
 from axomsync.records import BaseModel, Dataset, Manifest, ManifestFile, Presigned, RemoteModel
 from axomsync.s3 import plain_md5, url_lifetime
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import TypeVar
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from axomsync.errors import printable
 from axomsync.folders import Folder
+from axomsync.text import printable
 
 T = TypeVar("T")
 

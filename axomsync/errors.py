@@ -15,17 +15,12 @@
         ├── BadConfig       78
         └── NewerLedger     78
 
-Foreign exceptions are turned into these at one boundary each: `console` and `storage` for the network, `local_fault` for
+Foreign exceptions are turned into these at one boundary each: `console` and `storage` for the network, `oserrors` for
 the operating system. A message is one line, names the thing and what to do, and never holds a key or a signed URL.
 """
 
 import copy
-import errno
-import os
 from typing import Self
-
-from axomsync.confinement import hidden
-from axomsync.rights import denial_of
 
 
 class AxomsyncError(Exception):
@@ -120,67 +115,3 @@ class NewerLedger(Fatal):
     """The ledger is of a newer version: as with `BadConfig`, starting again can't help until a person has acted."""
 
     exit_code = 78
-
-
-_ADVICE = {
-    errno.EDQUOT: "the disk quota is used up; raise it or free some space",
-    errno.EROFS: "the filesystem is read-only; remount it read-write",
-    errno.EACCES: "permission denied; give this user access",
-    errno.EPERM: "operation not permitted; give this user access",
-    errno.ENOENT: "it does not exist; create it or correct the configuration",
-    errno.EEXIST: "something else is in its place; move that away or correct the configuration",
-    errno.ELOOP: "a symlink is in its place, which is not followed; move it away",
-    errno.ENOTDIR: "a part of the path is not a folder; correct the configuration",
-    errno.EIO: "the disk reported an I/O error; check the kernel log",
-    errno.EMFILE: "too many open files; raise LimitNOFILE",
-    errno.ENFILE: "the system has too many open files; raise fs.file-max",
-    errno.ENAMETOOLONG: "the name is too long for this filesystem",
-}
-
-
-NO_INODES = "no inodes are left on the disk, though bytes may be; remove small files (the agent goes on by itself)"
-
-
-def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
-    """Map an operating-system error to a `LocalFault` that names the path and what is needed."""
-    subject = path if path is not None else error.filename
-    name = os.fsdecode(subject) if isinstance(subject, str | bytes) else None
-    known = full_disk(subject) if error.errno == errno.ENOSPC else _ADVICE.get(error.errno or 0)
-    if name is not None:
-        known = _who_forbids(error, name) or known
-    return LocalFault(f"{printable(name or 'local file')}: {known or error.strerror or error}")
-
-
-def _who_forbids(error: OSError, path: str) -> str | None:
-    """Where the unit's sandbox or somebody's rights are in the way: which, and the command that mends it."""
-    sandboxed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
-    if sandboxed and (told := hidden(path, written=error.errno == errno.EROFS)) is not None:
-        return printable(told)
-    if error.errno in (errno.EACCES, errno.EPERM) and (denial := denial_of(path)) is not None:
-        return printable(denial.words(path))
-    return None
-
-
-def full_disk(path: str | bytes | None) -> str:
-    """What is used up where the system says that there is no space: a disk can run out of inodes with bytes to spare."""
-    place = os.fsencode(path) if path else b""
-    while place and not os.path.isdir(place) and os.path.dirname(place) != place:
-        place = os.path.dirname(place)
-    try:
-        status = os.statvfs(place or b".")
-    except OSError:
-        status = None
-    if status is not None and status.f_files and not status.f_favail:
-        return NO_INODES
-    return "the disk is full; free some space (the agent goes on by itself)"
-
-
-def printable(text: str) -> str:
-    """`text` on one line: undecodable bytes, line breaks and control characters become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogateescape").decode() for c in _whole(text))
-
-
-def _whole(text: str) -> str:
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 
 from axomsync.drop.rules import Account, Selection, account_for
-from axomsync.errors import LocalFault, printable
+from axomsync.errors import LocalFault
 from axomsync.ledger import Reader
 from axomsync.mirror.record import file_documents, read_record
 from axomsync.records import Model, ModelState, Upload, UploadState
 from axomsync.report import Document, model_document, next_try, upload_document
 from axomsync.targets import Targets, below, name_of
+from axomsync.text import printable
 
 _UPLOAD_MEANS = {
     UploadState.SETTLING: "waits until nothing about it has changed for [drop] settle",

@@ -5,7 +5,7 @@ import re
 import stat
 from pathlib import Path
 
-from axomsync.errors import local_fault
+from axomsync.oserrors import local_fault
 
 # Several machines may write there at once; locks and inotify tell of this one only, if of any.
 REMOTE_FILESYSTEMS = frozenset({

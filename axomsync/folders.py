@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-UNFINISHED = b".axomsync-unfinished-"
+from axomsync.paths import UNFINISHED
 
 COPY_PIECE = 1024 * 1024
 

@@ -12,8 +12,8 @@ import httpx
 from socksio import SOCKSError
 
 from axomsync import authorities
-from axomsync.errors import printable
 from axomsync.proxies import Proxy
+from axomsync.text import printable
 
 NETWORK_TROUBLE = (httpx.HTTPError, SOCKSError)  # httpx maps all that its connections raise, but not what SOCKS does
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
-from axomsync.errors import AxomsyncError, LocalFault, local_fault
+from axomsync.errors import AxomsyncError, LocalFault
 from axomsync.ledger import Ledger, Trouble, ledger_fault
+from axomsync.oserrors import local_fault
 from axomsync.policy import without_request
 from axomsync.records import Problem
 

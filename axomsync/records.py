@@ -5,6 +5,7 @@ Sizes are bytes, times are seconds since the Unix epoch (UTC), digests are lower
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class UploadState(StrEnum):
@@ -57,6 +58,10 @@ class RepeatedLines:
     count: int
     compared: int  # of all lines; in a large file not every line is compared with others
     first: tuple[int, ...]  # numbers of the first ones that repeat another, from 1
+
+    def document(self) -> dict[str, Any]:
+        """As receipts and `--json` have it."""
+        return {"count": self.count, "compared": self.compared, "first": list(self.first)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +127,16 @@ class Shard:
     etag: str | None
     blake3: str | None  # of the bytes that were checked; None where an older agent planned it
     uploaded: bool
+
+    def document(self) -> dict[str, Any]:
+        """As receipts and `--json` have it."""
+        return {
+            "filename": self.filename,
+            "bytes": self.end - self.start,
+            "upload_id": self.upload_id,
+            "key": self.key,
+            "etag": self.etag,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +242,15 @@ class DurableSegment:
     start: int
     end: int
     blake3: str
+
+
+class Proof(StrEnum):
+    """What could be shown of a file's bytes."""
+
+    PROVEN = "proven"  # they have the checksum that storage gives
+    MANIFEST = "manifest checksum"  # they have the checksum that the console's manifest gives
+    STRUCTURE = "structure"  # no checksum, but the format's own structure is whole
+    SIZE = "size only"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,14 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from axomsync import __version__
 from axomsync.config import Settings
-from axomsync.errors import printable
-from axomsync.ledger import LEDGER_FILE, Reader, holder, ledger_fault, trouble_of
+from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
+from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, number_in
+from axomsync.paths import LEDGER_FILE, REJECTS
 from axomsync.policy import LONGEST_WAIT_SECONDS
 from axomsync.records import (
     Happening,
@@ -21,33 +20,19 @@ from axomsync.records import (
     ModelState,
     Problem,
     RemoteModel,
-    RepeatedLines,
     Shard,
     Transfer,
     Upload,
     UploadState,
 )
+from axomsync.text import iso, printable
 
 STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
 STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
 
-# The facts that say until when the agent is paused (seconds since the epoch, or "inf"), and for how long that was asked.
-PAUSE_ENDS, PAUSE_SECONDS = "pause_ends", "pause_seconds"
-
-LEFT_ALONE = "left_alone"  # the fact that says which files of the drop folder are not taken, by rule
-
-ARCHIVE, REJECTS = "uploaded", "rejected"  # sub-folders of the drop folder
 REJECTS_MOST = 100  # that status names; `uploads` has them all
 
 Document = dict[str, Any]
-
-
-def iso(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO-8601 UTC; None also for what is no time of this calendar."""
-    try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        return None
 
 
 def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Iterable[str] = ()) -> Document:
@@ -59,42 +44,16 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "bytes": upload.stamp.size,
         "sha256": upload.sha256,
         "lines": upload.lines,
-        "repeated_lines": repeated_document(upload.repeated),
+        "repeated_lines": upload.repeated.document() if upload.repeated else None,
         "state": str(upload.state),
         "reason": upload.reason,
         "upload_id": upload.upload_id,
         "key": upload.key,
         "etag": upload.etag,
-        "shards": [shard_document(shard) for shard in shards],
+        "shards": [shard.document() for shard in shards],
         "orphans": list(orphans),
         "created_at": iso(upload.created_at),
         "updated_at": iso(upload.updated_at),
-    }
-
-
-def repeated_document(repeated: RepeatedLines | None) -> Document | None:
-    """What is told of lines that repeat others: in an upload's row, and in its receipt."""
-    return None if repeated is None else {**asdict(repeated), "first": list(repeated.first)}
-
-
-def repeated_words(document: Document) -> str | None:
-    """The same of an upload's row, for people: a warning, None when there is nothing to say."""
-    if (repeated := document["repeated_lines"]) is None:
-        return None
-    count, compared = repeated["count"], repeated["compared"]
-    what = "lines" if compared == document["lines"] else "compared lines"
-    named = ", ".join(f"{number:,}" for number in repeated["first"]) + ", …" * (count > len(repeated["first"]))
-    return f"{count:,} of {compared:,} {what} repeat an earlier one: line {named}"
-
-
-def shard_document(shard: Shard) -> Document:
-    """One shard of an upload, in its row and in its receipt."""
-    return {
-        "filename": shard.filename,
-        "bytes": shard.end - shard.start,
-        "upload_id": shard.upload_id,
-        "key": shard.key,
-        "etag": shard.etag,
     }
 
 
@@ -256,14 +215,6 @@ def pause_left(facts: Mapping[str, str | None], now: float) -> float:
     return left if left > 0 and (longest is None or left <= longest) else 0.0
 
 
-def number_in(fact: str | None) -> float | None:
-    """A fact of the ledger that is a number, None when it is none."""
-    try:
-        return float(fact) if fact else None
-    except ValueError:
-        return None
-
-
 def _when(fact: str | None) -> str | None:
     return iso(number_in(fact))
 
@@ -294,7 +245,7 @@ def _problems_of_rows(ledger: Reader, drop: Path) -> list[Document]:
 
 
 def _lies_among_rejects(drop: Path, upload: Upload) -> bool:
-    return os.path.lexists(os.path.join(os.fsencode(drop / REJECTS), upload.path))
+    return os.path.lexists(os.path.join(os.fsencode(drop), REJECTS, upload.path))
 
 
 def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:

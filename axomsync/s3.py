@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-from axomsync.errors import AxomsyncError, Refused, Rejected, SourceChanged, Transient, UrlExpired, printable
+from axomsync.errors import AxomsyncError, Refused, Rejected, SourceChanged, Transient, UrlExpired
+from axomsync.text import printable
 
 MEBIBYTE = 1024 * 1024
 DOCUMENT_LIMIT = 8192  # bytes that are read of a body that is no object

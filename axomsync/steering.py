@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from axomsync.errors import AxomsyncError, LocalFault, Stopping, printable
+from axomsync.errors import AxomsyncError, LocalFault, Stopping
 from axomsync.ledger import Ledger, Reader, write_beside_agent
 from axomsync.liveness import Beat, Liveness
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from axomsync.errors import printable
-from axomsync.report import repeated_words
+from axomsync.drop.repeats import repeated_words
+from axomsync.text import printable
 
 GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok"})
 BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail"})
@@ -106,7 +106,14 @@ def uploads(documents: Sequence[dict[str, Any]]) -> Listing:
     return table(
         ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
         (
-            (d["state"], d["path"], size(d["bytes"]), d["lines"], *_ids(d), d["reason"] or repeated_words(d) or "")
+            (
+                d["state"],
+                d["path"],
+                size(d["bytes"]),
+                d["lines"],
+                *_ids(d),
+                d["reason"] or repeated_words(d["repeated_lines"], d["lines"]) or "",
+            )
             for d in sorted(documents, key=lambda d: d["folder"])
         ),
     )
@@ -143,7 +150,7 @@ def explanation(document: dict[str, Any]) -> list[Text]:
     lines = [f"{document['name']}: {document['state']}: it {document['means']}"]
     lines += [f"  why: {document['reason']}"] * bool(document["reason"])
     lines += [f"  to have it uploaded: {facts.get('fix')}"] * bool(facts.get("fix"))
-    repeated = repeated_words(facts) if document["kind"] == "upload" else None
+    repeated = repeated_words(facts["repeated_lines"], facts["lines"]) if document["kind"] == "upload" else None
     lines += [f"  warning: {repeated}"] * bool(repeated)
     lines += [f"  kept by: {obstacle}" for obstacle in document["keeps"]]
     lines += [f"  next try: {document['next_attempt']}"] * bool(document["next_attempt"])

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from axomsync.errors import Rejected, printable
+from axomsync.errors import Rejected
 from axomsync.ledger import Reader
+from axomsync.paths import ARCHIVE, REJECTS
 from axomsync.records import Model, ModelState, Upload, UploadState
-from axomsync.report import ARCHIVE, REJECTS
+from axomsync.text import printable
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     """
     below_drop, below_mirror = below(target, drop), below(target, mirror)
     asked = below_drop or target
-    dropped = {os.fsencode(asked.removeprefix(prefix)) for prefix in ("", f"{ARCHIVE}/", f"{REJECTS}/")}
+    dropped = {os.fsencode(asked).removeprefix(area) for area in (b"", ARCHIVE + b"/", REJECTS + b"/")}
     uploads = {
         upload.path: upload
         for upload in ledger.uploads()

@@ -13,8 +13,9 @@ import pytest
 from axomsync.config import parse_bandwidth
 from axomsync.http import http_date, retry_after
 from axomsync.ledger import Reader
+from axomsync.ledger.facts import PAUSE_ENDS, PAUSE_SECONDS
 from axomsync.policy import LONGEST_WAIT_SECONDS, bandwidth_at
-from axomsync.report import PAUSE_ENDS, PAUSE_SECONDS, pause_left
+from axomsync.report import pause_left
 from axomsync.waits import Waits
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.clocks import WallClock

@@ -17,7 +17,8 @@ import pytest
 from axomsync import rights
 from axomsync.config import Settings, load_key
 from axomsync.confinement import unit_of, way_in
-from axomsync.errors import AxomsyncError, local_fault
+from axomsync.errors import AxomsyncError
+from axomsync.oserrors import local_fault
 
 PERSON, SERVICE, STAFF = 54321, 654, grp.getgrnam("staff")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from axomsync.errors import local_fault
+from axomsync.oserrors import local_fault
 from axomsync.records import UploadState
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def as_owner(loaded: "Loaded") -> Mapping[str, str]:
 @contextmanager
 def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
     """The ledger for reading, or None before the first start of an agent. Raises `LocalFault`."""
-    from axomsync.ledger import LEDGER_FILE, Reader
+    from axomsync.ledger import Reader
+    from axomsync.paths import LEDGER_FILE
 
     path = loaded.settings.state.folder / LEDGER_FILE
     try:

@@ -15,7 +15,8 @@ import click
 
 from axomsync.cli.context import config_option, json_option, load, open_ledger
 from axomsync.cli.output import print_documents, print_json
-from axomsync.errors import LocalFault, Rejected, Transient, printable
+from axomsync.errors import LocalFault, Rejected, Transient
+from axomsync.text import printable
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded

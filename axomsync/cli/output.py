@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from axomsync.errors import printable
+from axomsync.text import printable
 
 if TYPE_CHECKING:
     from axomsync.tables import Listing

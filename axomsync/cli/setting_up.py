@@ -10,8 +10,9 @@ import click
 
 from axomsync.cli.context import ca_file_of, config_option, console_of, json_option, load
 from axomsync.cli.output import print_documents
-from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, local_fault
+from axomsync.errors import AxomsyncError, BadConfig, KeyRefused
 from axomsync.folders import Folder
+from axomsync.oserrors import local_fault
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded

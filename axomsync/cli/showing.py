@@ -12,8 +12,9 @@ import click
 
 from axomsync.cli.context import Among, config_option, json_option, load, open_ledger, status_of, uploads_of
 from axomsync.cli.output import print_csv, print_documents, print_json, print_json_line
-from axomsync.errors import Rejected, printable
+from axomsync.errors import Rejected
 from axomsync.records import UploadState
+from axomsync.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -82,7 +82,8 @@ def steer(
     ledger can't be written.
     """
     from axomsync.errors import Transient
-    from axomsync.ledger import LEDGER_FILE, Ledger, Reader, UnreadyLedger, act_as_owner, holder
+    from axomsync.ledger import Ledger, Reader, UnreadyLedger, act_as_owner, holder
+    from axomsync.paths import LEDGER_FILE
     from axomsync.steering import ask, wait_for
 
     folder = loaded.settings.state.folder

@@ -59,7 +59,8 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
     from axomsync.agent import Agent
     from axomsync.cli.progress import Bars
     from axomsync.drop.settle import FINISHED
-    from axomsync.ledger import LEDGER_FILE, Reader
+    from axomsync.ledger import Reader
+    from axomsync.paths import LEDGER_FILE
     from axomsync.records import UploadState
 
     loaded = load_and_log(config_file, level="warning")

@@ -10,9 +10,10 @@ import os
 from contextlib import suppress
 
 from axomsync.drop.rules import MEANINGS, LeftAlone, Rule, document
-from axomsync.errors import LocalFault, printable
+from axomsync.errors import LocalFault
 from axomsync.ledger import Ledger
-from axomsync.report import LEFT_ALONE
+from axomsync.ledger.facts import LEFT_ALONE
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -25,18 +25,19 @@ from pathlib import Path
 from axomsync.documents import is_ours
 from axomsync.drop.digests import digest_of
 from axomsync.drop.jsonl import InvalidDataset
-from axomsync.drop.receipts import RECEIPT, mark_of, receipt_text
-from axomsync.drop.rules import ARCHIVE, REJECTS
+from axomsync.drop.receipts import mark_of, receipt_text
 from axomsync.drop.settle import same_file
 from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
 from axomsync.drop.writers import being_written
-from axomsync.errors import AxomsyncError, LocalFault, SourceChanged, Transient, local_fault, printable
+from axomsync.errors import AxomsyncError, LocalFault, SourceChanged, Transient
 from axomsync.folders import Folder
+from axomsync.oserrors import local_fault
+from axomsync.paths import ARCHIVE, REASON, RECEIPT, REJECTS
 from axomsync.records import Shard, Upload, UploadState
+from axomsync.text import printable
 
 Step = Callable[[], None]
 
-REASON = b".reason.txt"
 NAMES_TO_TRY = 10_000
 USUAL_LONGEST_NAME = 255
 LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it

@@ -30,12 +30,12 @@ from pydantic import TypeAdapter
 
 from axomsync.documents import NotADocument, read_document
 from axomsync.drop.receipts import StoredShape, Text
-from axomsync.drop.rules import CLAIMS
 from axomsync.drop.watch import folder_fault
-from axomsync.errors import local_fault, printable
-from axomsync.folders import UNFINISHED, Folder
+from axomsync.folders import Folder
+from axomsync.oserrors import local_fault
+from axomsync.paths import CLAIMS, UNFINISHED
 from axomsync.records import Stored
-from axomsync.report import shard_document
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class Claims:
         """Storage has it: tell the others, if there are any or will be."""
         if not self._keeps and self.alone:
             return
-        shards = [shard_document(shard) for shard in stored.shards]
+        shards = [shard.document() for shard in stored.shards]
         ids = {"upload_id": stored.upload_id, "key": stored.key, "etag": stored.etag}
         document = {**ids, "shards": shards, "content": content}
         try:

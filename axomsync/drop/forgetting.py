@@ -15,14 +15,14 @@ from pathlib import Path
 from axomsync.config import DropSettings
 from axomsync.documents import LARGEST, NotADocument
 from axomsync.drop.claims import Claims
-from axomsync.drop.receipts import RECEIPT, folders_below, read_receipt
-from axomsync.drop.rules import ARCHIVE
+from axomsync.drop.receipts import folders_below, read_receipt
 from axomsync.drop.watch import folder_fault
 from axomsync.errors import LocalFault
 from axomsync.folders import Folder
 from axomsync.ledger import Reader
+from axomsync.paths import ARCHIVE, RECEIPT
 from axomsync.records import Upload
-from axomsync.report import iso
+from axomsync.text import iso
 
 
 def all_of(uploads: Iterable[Upload], ledger: Reader, settings: DropSettings) -> list[Upload]:

@@ -28,10 +28,11 @@ from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.upload import Uploader
 from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
 from axomsync.drop.writers import being_written
-from axomsync.errors import KeyRefused, LocalFault, Stopping, printable
+from axomsync.errors import KeyRefused, LocalFault, Stopping
 from axomsync.liveness import Beat, Liveness
 from axomsync.problems import Problems
 from axomsync.records import UNDER_WAY, Stamp, Upload, UploadState
+from axomsync.text import printable
 from axomsync.waits import Waits
 
 log = logging.getLogger(__name__)

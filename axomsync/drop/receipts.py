@@ -30,14 +30,13 @@ from pydantic import (
 )
 
 from axomsync.documents import NotADocument, read_document
-from axomsync.drop.rules import ARCHIVE
 from axomsync.drop.watch import folder_fault
-from axomsync.errors import LocalFault, printable
-from axomsync.folders import UNFINISHED, Folder
+from axomsync.errors import LocalFault
+from axomsync.folders import Folder
+from axomsync.paths import ARCHIVE, RECEIPT, UNFINISHED
 from axomsync.records import Receipt, RepeatedLines, Shard, Stored, Upload
-from axomsync.report import iso, repeated_document, shard_document
+from axomsync.text import iso, printable
 
-RECEIPT = b".receipt.json"
 LARGEST_NUMBER = 2**63 - 1  # that SQLite holds
 LONGEST_PATH = 4096  # bytes; PATH_MAX of Linux
 
@@ -143,10 +142,10 @@ def receipt_text(upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> 
         "etag": confirmed.etag,
         "bytes": upload.stamp.size,
         "lines": confirmed.lines,
-        "repeated_lines": repeated_document(upload.repeated),
+        "repeated_lines": upload.repeated.document() if upload.repeated else None,
         "time": iso(confirmed.updated_at),
         "duplicate": upload.id != confirmed.id,
-        "shards": [shard_document(shard) for shard in shards],
+        "shards": [shard.document() for shard in shards],
     }
     return json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
 

@@ -18,14 +18,15 @@ from axomsync.config import DropSettings
 from axomsync.documents import is_ours
 from axomsync.drop import archive
 from axomsync.drop.claims import STALE_SECONDS, Claims
-from axomsync.drop.receipts import RECEIPT, Survey, folders_below, survey
-from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
+from axomsync.drop.receipts import Survey, folders_below, survey
 from axomsync.drop.settle import FINISHED
 from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
-from axomsync.errors import LocalFault, printable
-from axomsync.folders import UNFINISHED, Folder
+from axomsync.errors import LocalFault
+from axomsync.folders import Folder
 from axomsync.ledger import Ledger
+from axomsync.paths import ARCHIVE, CLAIMS, REASON, RECEIPT, REJECTS, UNFINISHED
 from axomsync.records import Upload, UploadState
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +95,13 @@ class Recovery:
                     for name in names:
                         if name.startswith(UNFINISHED):
                             self._remove_leftover(os.path.join(rel, name))
-                        elif area == REJECTS and name.endswith(archive.REASON):
+                        elif area == REJECTS and name.endswith(REASON):
                             self._write_reason_again(folder, rel, name)
         return faults
 
     def _write_reason_again(self, folder: Folder, rel: bytes, name: bytes) -> None:
         """The reason for a file that lies beside it, where it is of this user and says nothing: a power loss leaves that."""
-        status, file = folder.status(name), folder.status(name.removesuffix(archive.REASON))
+        status, file = folder.status(name), folder.status(name.removesuffix(REASON))
         if status is None or not stat.S_ISREG(status.st_mode) or not is_ours(status) or file is None:
             return
         if status.st_size > LARGEST_REASON or folder.read(name, LARGEST_REASON).strip(b"\0"):

@@ -5,7 +5,8 @@ all compared. Of the lines after them every `EVERY`th window is, with those and 
 was appended to itself (with lines of 21 bytes or more), at a price that checking a large file does not feel.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from axomsync.records import RepeatedLines
 
@@ -57,3 +58,13 @@ class Repeats:
     def found(self) -> RepeatedLines | None:
         """What was found; None when no line repeats another."""
         return RepeatedLines(self._count, self._compared, tuple(self._first)) if self._count else None
+
+
+def repeated_words(document: Mapping[str, Any] | None, lines: int | None) -> str | None:
+    """For people, of a `RepeatedLines.document()` of a file with so many lines: a warning; None when there is none."""
+    if document is None:
+        return None
+    count, compared = document["count"], document["compared"]
+    what = "lines" if compared == lines else "compared lines"
+    named = ", ".join(f"{number:,}" for number in document["first"]) + ", …" * (count > len(document["first"]))
+    return f"{count:,} of {compared:,} {what} repeat an earlier one: line {named}"

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from axomsync.errors import local_fault, printable
-from axomsync.folders import UNFINISHED
+from axomsync.oserrors import local_fault
+from axomsync.paths import ARCHIVE, CLAIMS, REJECTS, UNFINISHED
+from axomsync.text import printable
 
-ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
 TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
 EXAMPLES = 3  # paths that are named for each rule
 

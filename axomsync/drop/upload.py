@@ -23,27 +23,18 @@ from axomsync.drop.digests import digest_of
 from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Surroundings, Whole
 from axomsync.drop.recovery import Recovery
+from axomsync.drop.repeats import repeated_words
 from axomsync.drop.settle import same_file
 from axomsync.drop.watch import folder_of, stamp_at, stamp_of
-from axomsync.errors import (
-    AxomsyncError,
-    Fatal,
-    LocalFault,
-    Rejected,
-    SourceChanged,
-    Stopping,
-    Transient,
-    UrlExpired,
-    local_fault,
-    printable,
-)
+from axomsync.errors import AxomsyncError, Fatal, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.habits import Habits
 from axomsync.ledger import LedgerFault
 from axomsync.liveness import Beat
 from axomsync.meter import Gauge
+from axomsync.oserrors import local_fault
 from axomsync.policy import backoff, without_request
 from axomsync.records import Segment, Shard, Stamp, Stored, Upload, UploadState
-from axomsync.report import repeated_words, upload_document
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +144,7 @@ class Uploader:
         names = [shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1)]
         self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
         upload = self._ledger.read.upload(upload.id)
-        if (warning := repeated_words(upload_document(upload))) is not None:
+        if (warning := repeated_words(upload.repeated.document() if upload.repeated else None, upload.lines)) is not None:
             log.warning("%s: %s; it is uploaded as it is", _shown(upload.path), warning)
         return upload, None
 

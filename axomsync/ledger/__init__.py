@@ -8,7 +8,8 @@ from axomsync.ledger.connection import LedgerFault, Trouble, check_ledger, ledge
 from axomsync.ledger.holding import act_as_owner, holder
 from axomsync.ledger.reader import Reader, UnreadyLedger
 from axomsync.ledger.rows import stored
-from axomsync.ledger.writer import LEDGER_FILE, Ledger, trouble_of
+from axomsync.ledger.writer import Ledger, trouble_of
+from axomsync.paths import LEDGER_FILE
 
 __all__ = [
     "LEDGER_FILE",

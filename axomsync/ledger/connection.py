@@ -13,10 +13,13 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from axomsync.errors import NO_INODES, LocalFault, full_disk, local_fault, printable
-from axomsync.ledger.holding import LOCK_FILE, check_plain, open_or_make
+from axomsync.errors import LocalFault
+from axomsync.ledger.holding import check_plain, open_or_make
 from axomsync.ledger.rows import Misfit
 from axomsync.ledger.schema import migrations, refuse_newer
+from axomsync.oserrors import NO_INODES, full_disk, local_fault
+from axomsync.paths import LOCK_FILE
+from axomsync.text import printable
 
 BUSY_TIMEOUT_SECONDS = 10.0
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # that stay allocated when a burst of writes is over

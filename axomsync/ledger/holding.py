@@ -20,10 +20,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from axomsync.errors import AlreadyRunning, BadConfig, LocalFault, local_fault, printable
+from axomsync.errors import AlreadyRunning, BadConfig, LocalFault
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.oserrors import local_fault
+from axomsync.paths import LOCK_FILE
+from axomsync.text import printable
 
-LOCK_FILE = "agent.lock"
 PID_WIDTH = 10
 LOCK_PATIENCE_SECONDS = 1.0  # `status` takes the lock for an instant too, to see whether somebody has it
 _FLAG_OFFSET, _FLAGS = 1 << 20, 64  # bytes of the lock file, beyond its end, that are flags

@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from axomsync.errors import printable
 from axomsync.ledger.committer import Committer
 from axomsync.ledger.rows import known_state
 from axomsync.ledger.transitions import ENDS, SETBACKS, IllegalTransition, is_legal
 from axomsync.policy import same_but_for_numbers
 from axomsync.records import ModelState, UploadState
+from axomsync.text import printable
 
 HISTORY_MOST = 500
 _SUCCESSES: Mapping[str, str] = {UploadState.UPLOADED: "last_success_up", ModelState.PUBLISHED: "last_success_down"}

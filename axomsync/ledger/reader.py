@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 
 from sqlite_utils import Database
 
-from axomsync.errors import LocalFault, local_fault
+from axomsync.errors import LocalFault
 from axomsync.ledger.connection import (
     BUSY_TIMEOUT_SECONDS,
     DAMAGE,
@@ -28,6 +28,7 @@ from axomsync.ledger.connection import (
 )
 from axomsync.ledger.rows import Misfit, Row, fitting, known_state, stamp_row, to_model, to_upload
 from axomsync.ledger.schema import migrations, refuse_newer
+from axomsync.oserrors import local_fault
 from axomsync.records import (
     DurableSegment,
     Event,

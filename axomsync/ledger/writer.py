@@ -17,13 +17,13 @@ from sqlite_utils import Database
 
 from axomsync.ledger.committer import Write
 from axomsync.ledger.connection import Trouble, sqlite_fault
-from axomsync.ledger.holding import LOCK_FILE, hold, raise_flag, raised_flag
+from axomsync.ledger.holding import hold, raise_flag, raised_flag
 from axomsync.ledger.models import ModelWrites
 from axomsync.ledger.reader import Reader
 from axomsync.ledger.uploads import UploadWrites
+from axomsync.paths import LEDGER_FILE, LOCK_FILE
 from axomsync.records import ModelState, Problem, Transfer, UploadState
 
-LEDGER_FILE = "state.db"  # in the state folder
 LARGE_WAL_BYTES = 64 * 1024 * 1024
 SILENT_SECONDS = 60.0
 LITTLE_ROOM_BYTES = 1024 * 1024

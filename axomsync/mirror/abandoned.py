@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from axomsync.errors import printable
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

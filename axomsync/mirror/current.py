@@ -13,14 +13,16 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from axomsync.errors import LocalFault, Rejected, local_fault, printable
+from axomsync.errors import LocalFault, Rejected
 from axomsync.filesystems import sync_folder
-from axomsync.mirror.layout import CURRENT, RECORD, age, folder_names
+from axomsync.mirror.layout import age, folder_names
 from axomsync.mirror.record import Record, read_record
+from axomsync.oserrors import local_fault
+from axomsync.paths import CURRENT, NEW_LINK, RECORD
 from axomsync.records import RemoteModel
+from axomsync.text import printable
 
 PIN = ".pinned"
-FRESH = ".new-link-"  # how a link is called until it takes its place
 
 
 def records(parent: Path) -> dict[str, Record | LocalFault]:
@@ -147,7 +149,7 @@ def finish_move(old: Path, new: Path, scratch: Path) -> None:
 
 
 def _place_link(link: Path, version: str, scratch: Path) -> None:
-    fresh = scratch / f"{FRESH}{secrets.token_hex(8)}"
+    fresh = scratch / f"{NEW_LINK}{secrets.token_hex(8)}"
     try:
         os.symlink(version, fresh)
         try:

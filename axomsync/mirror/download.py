@@ -18,18 +18,7 @@ from contextlib import suppress
 
 from blake3 import blake3
 
-from axomsync.errors import (
-    AxomsyncError,
-    LocalFault,
-    Refused,
-    Rejected,
-    SourceChanged,
-    Stopping,
-    Transient,
-    UrlExpired,
-    local_fault,
-    printable,
-)
+from axomsync.errors import AxomsyncError, LocalFault, Refused, Rejected, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.habits import Habits
 from axomsync.ledger import Ledger
 from axomsync.liveness import Liveness
@@ -38,10 +27,12 @@ from axomsync.mirror.journal import Journal
 from axomsync.mirror.links import ManifestChanged
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.segments import Host, Lease, cut, segment_size
+from axomsync.oserrors import local_fault
 from axomsync.policy import FIRST_LANES, LaneCount, backoff
 from axomsync.records import Segment
 from axomsync.s3 import still_refused
 from axomsync.storage import RangeIgnored, RangeReply, Storage
+from axomsync.text import printable
 from axomsync.throttle import Throttle
 
 log = logging.getLogger(__name__)

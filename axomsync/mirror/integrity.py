@@ -11,23 +11,14 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from blake3 import blake3
 
-from axomsync.errors import AxomsyncError, local_fault
+from axomsync.errors import AxomsyncError
 from axomsync.mirror.evidence import READ_SIZE, Evidence, Follower
+from axomsync.oserrors import local_fault
 from axomsync.s3 import composite_md5, has_parts, likely_part_sizes, plain_md5
-
-
-class Proof(StrEnum):
-    """What could be shown of a file's bytes."""
-
-    PROVEN = "proven"  # they have the checksum that storage gives
-    MANIFEST = "manifest checksum"  # they have the checksum that the console's manifest gives
-    STRUCTURE = "structure"  # no checksum, but the format's own structure is whole
-    SIZE = "size only"
 
 
 class Corrupt(AxomsyncError):

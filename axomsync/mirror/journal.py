@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from axomsync.errors import LocalFault, local_fault
+from axomsync.errors import LocalFault
 from axomsync.ledger import Ledger
 from axomsync.mirror.partial import Handle, PartialFile
+from axomsync.oserrors import local_fault
 from axomsync.records import DurableSegment
 
 COMMIT_BYTES = 256 * 1024 * 1024

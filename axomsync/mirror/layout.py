@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from urllib.parse import unquote
 
-from axomsync.errors import Rejected, printable
+from axomsync.errors import Rejected
+from axomsync.paths import CURRENT
 from axomsync.records import ManifestFile, Model, RemoteModel
+from axomsync.text import printable
 
 Age = tuple[float, str]
 
-CURRENT = "current"
-RECORD = ".axomsync.json"
 OURS = ".axomsync"  # how the names begin that axomsync gives files of its own, in the mirror and in each model's folder
 LONGEST_COMPONENT = 255  # bytes, the limit of every common Linux filesystem
 LONGEST_LABEL = 240  # leaves room for "--" and 8 characters of the id

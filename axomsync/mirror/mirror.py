@@ -20,17 +20,7 @@ from pathlib import Path
 
 from axomsync.config import MirrorSettings
 from axomsync.console import Console, NotThere
-from axomsync.errors import (
-    AxomsyncError,
-    KeyRefused,
-    LocalFault,
-    Rejected,
-    SourceChanged,
-    Stopping,
-    Transient,
-    UrlExpired,
-    printable,
-)
+from axomsync.errors import AxomsyncError, KeyRefused, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.filesystems import is_folder
 from axomsync.ledger import Ledger, LedgerFault
 from axomsync.liveness import Beat, Liveness
@@ -38,7 +28,7 @@ from axomsync.meter import Gauge, Meter
 from axomsync.mirror import layout, reuse, structure
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.download import Lanes
-from axomsync.mirror.integrity import Corrupt, Proof
+from axomsync.mirror.integrity import Corrupt
 from axomsync.mirror.links import Links
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.proving import Proving
@@ -48,8 +38,9 @@ from axomsync.mirror.retention import GONE_SECONDS
 from axomsync.mirror.space import Booking, Space
 from axomsync.policy import backoff, same_but_for_numbers
 from axomsync.problems import Problems
-from axomsync.records import Manifest, ManifestFile, Model, ModelFile, ModelState
+from axomsync.records import Manifest, ManifestFile, Model, ModelFile, ModelState, Proof
 from axomsync.retry import persist
+from axomsync.text import printable
 from axomsync.waits import Waits
 
 log = logging.getLogger(__name__)

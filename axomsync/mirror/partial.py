@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from axomsync.errors import AxomsyncError, LocalFault, local_fault
+from axomsync.errors import AxomsyncError, LocalFault
 from axomsync.meter import Gauge
 from axomsync.mirror.evidence import Evidence
 from axomsync.mirror.links import Links
 from axomsync.mirror.segments import SMALLEST_SEGMENT, Coverage
+from axomsync.oserrors import local_fault
 from axomsync.records import DurableSegment, ModelFile, Segment
 
 IGNORED_IN_A_ROW = 3

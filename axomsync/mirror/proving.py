@@ -17,16 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from axomsync.errors import AxomsyncError, Refused, SourceChanged, UrlExpired, printable
+from axomsync.errors import AxomsyncError, Refused, SourceChanged, UrlExpired
 from axomsync.habits import Habits
 from axomsync.ledger import Ledger
-from axomsync.mirror.integrity import Comparison, Corrupt, Proof, compare, digests
+from axomsync.mirror.integrity import Comparison, Corrupt, compare, digests
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.verify import examine_file
-from axomsync.records import ManifestFile, ModelFile
+from axomsync.records import ManifestFile, ModelFile, Proof
 from axomsync.retry import persist
 from axomsync.s3 import composite_md5, plain_md5
 from axomsync.storage import Storage
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

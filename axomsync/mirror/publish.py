@@ -19,19 +19,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from axomsync.errors import LocalFault, Rejected, local_fault, printable
+from axomsync.errors import LocalFault, Rejected
 from axomsync.filesystems import is_folder, sync_folder
-from axomsync.folders import UNFINISHED
 from axomsync.mirror import current
 from axomsync.mirror.abandoned import remove_abandoned
-from axomsync.mirror.integrity import Proof
 from axomsync.mirror.layout import folder_names
 from axomsync.mirror.readers import reader_of
 from axomsync.mirror.record import Record, read_record, write_record
-from axomsync.records import Model, ModelFile, RemoteModel
+from axomsync.oserrors import local_fault
+from axomsync.paths import INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
+from axomsync.records import Model, ModelFile, Proof, RemoteModel
+from axomsync.text import printable
 
-INTERNAL = ".axomsync"
-REMOVED, REPAIRED = ".removed-", ".repaired-"  # no staging folder begins with a dot
 ABANDONED_SECONDS = 3600.0  # what takes its place within moments, and is still there after so long, nobody waits for
 
 
@@ -296,7 +295,7 @@ class Place:
             for left in self._internal.glob(f"{kind}*"):
                 shutil.rmtree(left, ignore_errors=True)
         unfinished = os.fsdecode(UNFINISHED)
-        links = self.root.glob(f"{INTERNAL}/*/{current.FRESH}*")  # of this agent, and of commands that nobody runs any more
+        links = self.root.glob(f"{INTERNAL}/*/{NEW_LINK}*")  # of this agent, and of commands that nobody runs any more
         for path in [*links, *self.root.glob(f"*/*/{unfinished}*"), *self.root.glob(f"{INTERNAL}/*/*/{unfinished}*")]:
             with suppress(OSError):
                 if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:

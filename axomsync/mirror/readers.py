@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from axomsync.errors import local_fault
+from axomsync.oserrors import local_fault
 
 PROC = Path("/proc")
 

@@ -20,11 +20,12 @@ from pydantic import BaseModel as Shape
 from pydantic import ConfigDict, FailFast, Field, StringConstraints, TypeAdapter
 
 from axomsync.documents import NotADocument, read_document
-from axomsync.errors import local_fault, printable
 from axomsync.folders import Folder
-from axomsync.mirror.integrity import Proof
-from axomsync.mirror.layout import LARGEST_MODEL, RECORD, check_paths
-from axomsync.records import DurableSegment, ModelFile, RemoteModel
+from axomsync.mirror.layout import LARGEST_MODEL, check_paths
+from axomsync.oserrors import local_fault
+from axomsync.paths import RECORD
+from axomsync.records import DurableSegment, ModelFile, Proof, RemoteModel
+from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

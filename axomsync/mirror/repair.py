@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from axomsync.errors import LocalFault, Rejected, local_fault, printable
+from axomsync.errors import LocalFault, Rejected
 from axomsync.filesystems import sync_folder
 from axomsync.ledger import Ledger
 from axomsync.mirror.download import CHANGES_OF_A_FILE, Lanes
@@ -19,7 +19,9 @@ from axomsync.mirror.integrity import compare
 from axomsync.mirror.partial import Job, PartialFile
 from axomsync.mirror.record import Record, write_record
 from axomsync.mirror.verify import Damage, Step, examine_file
+from axomsync.oserrors import local_fault
 from axomsync.records import Manifest, ModelFile
+from axomsync.text import printable
 
 COPY_SIZE = 16 * 1024 * 1024
 

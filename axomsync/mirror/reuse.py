@@ -12,11 +12,10 @@ from pathlib import Path
 
 from axomsync.errors import AxomsyncError
 from axomsync.mirror import current
-from axomsync.mirror.integrity import Proof
 from axomsync.mirror.links import Links
 from axomsync.mirror.record import read_record
 from axomsync.mirror.verify import Step, examine_file
-from axomsync.records import ManifestFile, ModelFile
+from axomsync.records import ManifestFile, ModelFile, Proof
 from axomsync.s3 import composite_md5, plain_md5
 from axomsync.storage import Storage
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from axomsync.documents import LARGEST, NotADocument, decode
-from axomsync.errors import Rejected, local_fault, printable
+from axomsync.errors import Rejected
+from axomsync.oserrors import local_fault
+from axomsync.text import printable
 
 LARGEST_HEADER = 100 * 1000 * 1000  # bytes; the limit of the safetensors format
 ELEMENT_BYTES = {

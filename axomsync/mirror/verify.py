@@ -15,8 +15,9 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from axomsync.errors import local_fault, printable
+from axomsync.oserrors import local_fault
 from axomsync.records import DurableSegment, ModelFile
+from axomsync.text import printable
 
 READ_SIZE = 4 * 1024 * 1024
 UNREADABLE = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOENT, errno.ELOOP, errno.EISDIR})

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.confinement import HOMES
-from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
-from axomsync.errors import printable
+from axomsync.paths import ARCHIVE, CLAIMS, REJECTS
 from axomsync.rights import denial_in, who
+from axomsync.text import printable
 
 MOST_FOLDERS = 10_000
 MOST_TOLD = 5

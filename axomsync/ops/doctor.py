@@ -20,13 +20,14 @@ from pathlib import Path
 from axomsync import authorities
 from axomsync.config import Settings, load_key, misspelt
 from axomsync.console import Console, NotThere
-from axomsync.drop.rules import ARCHIVE, CLAIMS, REJECTS
 from axomsync.drop.watch import Watcher
-from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected, local_fault
+from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected
 from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.http import host_of
-from axomsync.ledger import LEDGER_FILE, Reader, UnreadyLedger, check_ledger
+from axomsync.ledger import Reader, UnreadyLedger, check_ledger
 from axomsync.ops import access
+from axomsync.oserrors import local_fault
+from axomsync.paths import ARCHIVE, CLAIMS, LEDGER_FILE, REJECTS
 from axomsync.proxies import Proxies
 from axomsync.records import Presigned, RemoteModel
 from axomsync.s3 import plain_md5

@@ -23,14 +23,15 @@ from contextlib import suppress
 from typing import IO, Any
 
 from axomsync.config import HookSettings
-from axomsync.errors import LocalFault, printable
+from axomsync.errors import LocalFault
 from axomsync.ledger import Ledger
 from axomsync.liveness import Beat, Liveness
 from axomsync.policy import backoff
 from axomsync.problems import Problems
 from axomsync.proxies import with_loopback_excepted
 from axomsync.records import Event
-from axomsync.report import Document, iso, model_document, upload_document
+from axomsync.report import Document, model_document, upload_document
+from axomsync.text import iso, printable
 from axomsync.waits import Waits
 
 log = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from axomsync import tables
+from axomsync.drop.repeats import repeated_words
 from axomsync.records import UploadState
-from axomsync.report import repeated_words, upload_document
+from axomsync.report import upload_document
 from tests.drop.conftest import dataset, receipt
 from tests.drop.inprocess import DropHere, ledger_template
 
@@ -38,7 +39,7 @@ def test_repeated_lines_are_told_also_by_a_new_ledger(tmp_path: Path, caplog: py
         documents = {row.filename: upload_document(row) for row, _ in rows}
         assert [row.state for row, _ in rows] == [UploadState.UPLOADED] * 2
         assert documents["a.jsonl"]["repeated_lines"] == found
-        assert repeated_words(documents["a.jsonl"]) == told
+        assert repeated_words(documents["a.jsonl"]["repeated_lines"], documents["a.jsonl"]["lines"]) == told
         assert documents["b.jsonl"]["repeated_lines"] is None
     explained = {"kind": "upload", "name": "a.jsonl", "state": "uploaded", "means": "", "reason": None, "keeps": []}
     lines = tables.explanation(explained | {"next_attempt": None, "facts": documents["a.jsonl"]})

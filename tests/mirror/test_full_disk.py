@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.errors import LocalFault, full_disk
+from axomsync.errors import LocalFault
 from axomsync.ledger.connection import sqlite_fault
 from axomsync.mirror.publish import Place
+from axomsync.oserrors import full_disk
 from axomsync.records import ModelState
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess, eventually

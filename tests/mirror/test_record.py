@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 from axomsync.errors import LocalFault
 from axomsync.filesystems import is_folder
 from axomsync.mirror import current
-from axomsync.mirror.integrity import Proof
 from axomsync.mirror.publish import Place
 from axomsync.mirror.record import Record, read_record, write_record
 from axomsync.mirror.verify import examine, full_speed
-from axomsync.records import DurableSegment, ModelFile, ModelState, RemoteModel
+from axomsync.records import DurableSegment, ModelFile, ModelState, Proof, RemoteModel
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess
 from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly

@@ -16,7 +16,7 @@ from axomsync.meter import Meter
 from axomsync.ops.metrics import AgentCollector, registry
 from axomsync.problems import Problems
 from axomsync.records import Checked, DurableSegment, ModelState, Presigned, RemoteModel, Stamp, Transfer, UploadState
-from axomsync.report import iso
+from axomsync.text import iso
 from axomsync.throughput import PIECE_SECONDS, PIECES, Throughput
 from axomsync.web.facts import Facts
 from axomsync.web.page import Page
