@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.addresses import judge_literal, why_not
-from axomsync.errors import Refused
+from axomsync.core.errors import Refused
+from axomsync.transport.addresses import judge_literal, why_not
 
 CHECKOUT = Path(__file__).parents[1]
 
@@ -55,8 +55,8 @@ def test_a_name_is_no_address() -> None:
 # Names that lead to each address, and a listener on each that must never be asked.
 _INSIDE = """
 import json, socket, sys, threading
-from axomsync.errors import AxomsyncError
-from axomsync.storage import Storage
+from axomsync.core.errors import AxomsyncError
+from axomsync.storage.client import Storage
 
 asked = []
 def listen(address):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.agent import SILENT
+from axomsync.agent.agent import SILENT
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, Fault, FaultyServer

@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from axomsync.config import parse_bandwidth
-from axomsync.http import http_date, retry_after
+from axomsync.core.policy import LONGEST_WAIT_SECONDS, bandwidth_at
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PAUSE_ENDS, PAUSE_SECONDS
-from axomsync.policy import LONGEST_WAIT_SECONDS, bandwidth_at
-from axomsync.report import pause_left
-from axomsync.waits import Waits
+from axomsync.runtime.waits import Waits
+from axomsync.status.report import pause_left
+from axomsync.transport.http import http_date, retry_after
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.clocks import WallClock
 from tests.rig.faults import KEY, Content, FaultyServer, s3_error

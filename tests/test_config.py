@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axomsync import config
-from axomsync.errors import BadConfig, KeyRefused
-from axomsync.policy import BandwidthRule
+from axomsync.core.errors import BadConfig, KeyRefused
+from axomsync.core.policy import BandwidthRule
 from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
 
 FILE = Path("/etc/axomsync/config.toml")

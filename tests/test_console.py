@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from axomsync.authorities import tls_context
-from axomsync.console import Console, NotThere
-from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
+from axomsync.console.client import Console, NotThere
+from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
 from axomsync.mirror.layout import check_manifest
-from axomsync.s3 import url_lifetime
+from axomsync.storage.s3 import url_lifetime
+from axomsync.transport.authorities import tls_context
 from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
 from tests.rig.faults import KEY, Content, Fault, FaultyServer, http_date, json_answer
 
@@ -497,8 +497,8 @@ def test_a_certificate_file_that_is_none_is_named(content: str | None, tmp_path:
 M = 1 << 20
 _ASK = """
 import sys
-from axomsync.console import Console
-from axomsync.errors import AxomsyncError
+from axomsync.console.client import Console
+from axomsync.core.errors import AxomsyncError
 console = Console(sys.argv[1], lambda: sys.argv[2])
 try:
     answer = console.manifest("m") if sys.argv[3] == "manifest" else console.models()

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.agent.requests import Steering
 from axomsync.config import Settings
-from axomsync.errors import AxomsyncError, LocalFault, NewerLedger
-from axomsync.explain import explain
+from axomsync.core.errors import AxomsyncError, LocalFault, NewerLedger
+from axomsync.core.records import Checked, DurableSegment, ModelState, Presigned, RemoteModel, Stamp, Transfer, UploadState
+from axomsync.core.states import IllegalTransition
 from axomsync.ledger import Ledger, Reader
-from axomsync.ledger.transitions import IllegalTransition
-from axomsync.liveness import Liveness
-from axomsync.records import Checked, DurableSegment, ModelState, Presigned, RemoteModel, Stamp, Transfer, UploadState
-from axomsync.report import event_document, model_document, status_document, upload_document
-from axomsync.steering import Steering
-from axomsync.targets import Targets
+from axomsync.runtime.heartbeat import Liveness
+from axomsync.status.explain import explain
+from axomsync.status.report import event_document, model_document, status_document, upload_document
+from axomsync.status.targets import Targets
 from tests.rig.agent import AgentProcess, eventually
 
 FLIPS = 400

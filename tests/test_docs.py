@@ -15,9 +15,10 @@ from pathlib import Path
 import click
 import pytest
 
-from axomsync import config, errors
+from axomsync import config
 from axomsync.cli import USAGE_EXIT_CODE, cli
-from axomsync.records import ModelState, UploadState
+from axomsync.core import errors
+from axomsync.core.records import ModelState, UploadState
 from axomsync.sandbox.console import Sandbox
 from tests.rig.documents import DOCUMENTS, LANGUAGES, Example, examples
 from tests.rig.installation import CHECKOUT

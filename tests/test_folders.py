@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from axomsync.documents import NotADocument, parse_document, read_document
-from axomsync.folders import Folder
+from axomsync.core.documents import NotADocument, parse_document, read_document
+from axomsync.core.folders import Folder
 
 Plant = Callable[[Path, Path], None]  # (where, a file outside)
 

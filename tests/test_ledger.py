@@ -16,23 +16,14 @@ import pytest
 from sqlite_utils import Database
 
 from axomsync import __version__
-from axomsync.errors import AlreadyRunning, LocalFault, NewerLedger
-from axomsync.filesystems import filesystem_type
+from axomsync.core.errors import AlreadyRunning, LocalFault, NewerLedger
+from axomsync.core.filesystems import filesystem_type
+from axomsync.core.records import Checked, DurableSegment, ModelState, Presigned, RemoteModel, Stamp, Transfer, UploadState
+from axomsync.core.states import MODEL_TRANSITIONS, UPLOAD_TRANSITIONS, IllegalTransition
 from axomsync.ledger import Ledger, Reader, Trouble, holder, stored, trouble_of
-from axomsync.ledger.connection import WAL_LIMIT_BYTES
+from axomsync.ledger.database import WAL_LIMIT_BYTES
 from axomsync.ledger.schema import migrations
-from axomsync.ledger.transitions import MODEL_TRANSITIONS, UPLOAD_TRANSITIONS, IllegalTransition
 from axomsync.ledger.writer import LARGE_WAL_BYTES
-from axomsync.records import (
-    Checked,
-    DurableSegment,
-    ModelState,
-    Presigned,
-    RemoteModel,
-    Stamp,
-    Transfer,
-    UploadState,
-)
 from tests.rig.agent import eventually
 from tests.rig.disks import fill, remount, small_disk
 from tests.rig.old_ledger import OLD_DUMP, old_ledger
@@ -394,7 +385,7 @@ WRITE_FOR_EVER = """
 import sys, threading, time
 from pathlib import Path
 from axomsync.ledger import Ledger
-from axomsync.records import DurableSegment, ModelState, RemoteModel
+from axomsync.core.records import DurableSegment, ModelState, RemoteModel
 ledger = Ledger(Path(sys.argv[1]), time.time)
 def segments(model):
     ledger.record_catalog([(RemoteModel(model, "n", model, None, None, "ready", None), ModelState.QUEUED, None)])

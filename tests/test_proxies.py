@@ -2,7 +2,7 @@
 
 import pytest
 
-from axomsync.proxies import Proxies, with_loopback_excepted
+from axomsync.transport.proxies import Proxies, with_loopback_excepted
 
 URL = "https://console.example:8443/api"
 

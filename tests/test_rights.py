@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from axomsync import rights
 from axomsync.config import Settings, load_key
-from axomsync.confinement import unit_of, way_in
-from axomsync.errors import AxomsyncError
-from axomsync.oserrors import local_fault
+from axomsync.core import rights
+from axomsync.core.confinement import unit_of, way_in
+from axomsync.core.errors import AxomsyncError
+from axomsync.core.oserrors import local_fault
 
 PERSON, SERVICE, STAFF = 54321, 654, grp.getgrnam("staff")
 

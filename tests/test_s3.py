@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axomsync.errors import AxomsyncError, Refused, Rejected, SourceChanged, Transient, UrlExpired
-from axomsync.s3 import (
+from axomsync.core.errors import AxomsyncError, Refused, Rejected, SourceChanged, Transient, UrlExpired
+from axomsync.storage.s3 import (
     Answer,
     Confirmation,
     composite_md5,

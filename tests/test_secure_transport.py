@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from axomsync.errors import Transient
-from axomsync.storage import Storage
+from axomsync.core.errors import Transient
+from axomsync.storage.client import Storage
 from tests.rig.faults import Content, FaultyServer
 from tests.rig.tls import Authority, ConnectProxy, SocksProxy, TlsFront
 

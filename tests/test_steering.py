@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.errors import LocalFault, Rejected, Stopping
+from axomsync.agent.requests import Outcome, Request, Steering, Verb, ask, wait_for
+from axomsync.core.errors import LocalFault, Rejected, Stopping
 from axomsync.ledger import Ledger
-from axomsync.liveness import Beat, Liveness
-from axomsync.steering import Outcome, Request, Steering, Verb, ask, wait_for
+from axomsync.runtime.heartbeat import Beat, Liveness
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger

@@ -7,10 +7,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from axomsync.errors import Rejected, SourceChanged, Transient, UrlExpired
-from axomsync.s3 import Confirmation
+from axomsync.core.errors import Rejected, SourceChanged, Transient, UrlExpired
 from axomsync.sandbox.console import Sandbox
-from axomsync.storage import RangeIgnored, Storage
+from axomsync.storage.client import RangeIgnored, Storage
+from axomsync.storage.s3 import Confirmation
 from tests.rig.faults import EXPIRED, Content, Fault, FaultyServer, http_date, s3_error
 
 SIZE = 3_000_001

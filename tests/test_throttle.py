@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axomsync.config import parse_bandwidth
-from axomsync.liveness import Liveness
-from axomsync.meter import Meter
-from axomsync.throttle import Throttle
+from axomsync.runtime.heartbeat import Liveness
+from axomsync.runtime.meter import Meter
+from axomsync.runtime.throttle import Throttle
 
 MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # the hour on the wall is what a timetable is about
 MEBIBYTE = 1 << 20

@@ -16,8 +16,8 @@ import click
 from axomsync import __version__
 from axomsync.cli import catalogs, mirroring, service, setting_up, showing, steering, trying, working
 from axomsync.cli.output import print_json
-from axomsync.errors import AxomsyncError, LocalFault
-from axomsync.oserrors import local_fault
+from axomsync.core.errors import AxomsyncError, LocalFault
+from axomsync.core.oserrors import local_fault
 
 USAGE_EXIT_CODE = 2
 

@@ -6,7 +6,7 @@ import click
 
 from axomsync.cli.context import config_option, console_of, json_option, load, open_ledger, uploads_of
 from axomsync.cli.output import print_documents
-from axomsync.errors import AxomsyncError
+from axomsync.core.errors import AxomsyncError
 
 DATASET_COLUMNS = ("name", "version", "status", "shard_count", "bytes", "uploaded_from", "created_at", "id")
 
@@ -16,9 +16,9 @@ DATASET_COLUMNS = ("name", "version", "status", "shard_count", "bytes", "uploade
 @json_option
 def models(config_file: str | None, as_json: bool) -> None:
     """The console's models, with the local state and path of each."""
-    from axomsync import advice, tables
+    from axomsync.cli import advice, tables
     from axomsync.mirror.catalog import Selection, reconcile
-    from axomsync.report import model_document, unseen_model_document
+    from axomsync.status.report import model_document, unseen_model_document
 
     loaded = load(config_file)
     with open_ledger(loaded) as ledger:
@@ -48,7 +48,7 @@ def datasets(config_file: str | None, as_json: bool) -> None:
     """The console's datasets, which of them were uploaded from here, and what was uploaded and is none yet."""
     from dataclasses import asdict
 
-    from axomsync import tables
+    from axomsync.cli import tables
     from axomsync.drop import handover
 
     loaded = load(config_file)
@@ -73,7 +73,7 @@ def base_models(config_file: str | None, as_json: bool) -> None:
     """The console's base models."""
     from dataclasses import asdict
 
-    from axomsync import tables
+    from axomsync.cli import tables
 
     columns = ("family", "name", "version", "params", "precision", "id")
     documents = [asdict(record) for record in console_of(load(config_file)).base_models()]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from axomsync.oserrors import local_fault
-from axomsync.records import UploadState
+from axomsync.core.oserrors import local_fault
+from axomsync.core.records import UploadState
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
-    from axomsync.console import Console
+    from axomsync.console.client import Console
     from axomsync.ledger import Reader
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,7 +54,7 @@ def as_owner(loaded: "Loaded") -> Mapping[str, str]:
     The key is read before that where only root may read it. Raises `LocalFault`.
     """
     from axomsync.config import load_key
-    from axomsync.errors import KeyRefused
+    from axomsync.core.errors import KeyRefused
     from axomsync.ledger import act_as_owner
 
     key: str | None = None
@@ -73,8 +73,8 @@ def as_owner(loaded: "Loaded") -> Mapping[str, str]:
 @contextmanager
 def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
     """The ledger for reading, or None before the first start of an agent. Raises `LocalFault`."""
+    from axomsync.core.paths import LEDGER_FILE
     from axomsync.ledger import Reader
-    from axomsync.paths import LEDGER_FILE
 
     path = loaded.settings.state.folder / LEDGER_FILE
     try:
@@ -94,7 +94,7 @@ def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
 def status_of(loaded: "Loaded") -> dict[str, Any]:
     """What `status --json` prints."""
     from axomsync.ledger import UnreadyLedger
-    from axomsync.report import status_document
+    from axomsync.status.report import status_document
 
     try:
         with open_ledger(loaded) as ledger:
@@ -115,7 +115,7 @@ class Among:
 
 def uploads_of(loaded: "Loaded", among: Among = Among()) -> list[dict[str, Any]]:
     """What `uploads --json` prints, of those that are meant."""
-    from axomsync.report import upload_document
+    from axomsync.status.report import upload_document
 
     with open_ledger(loaded) as ledger:
         if ledger is None:
@@ -137,6 +137,6 @@ def ca_file_of(loaded: "Loaded") -> str | None:
 def console_of(loaded: "Loaded") -> "Console":
     """The console, with the key that the configuration leads to."""
     from axomsync.config import load_key
-    from axomsync.console import Console
+    from axomsync.console.client import Console
 
     return Console(loaded.settings.console.url, lambda: load_key(loaded.settings, os.environ), ca_file=ca_file_of(loaded))

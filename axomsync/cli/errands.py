@@ -18,7 +18,7 @@ def errand(
     patience: float,
 ) -> dict[str, Any]:
     """Have `verb` done (see `Agent`), and return its answer. Raises what it raises; waits for `patience` seconds."""
-    from axomsync.agent import Agent
+    from axomsync.agent.agent import Agent
     from axomsync.cli.context import as_owner
     from axomsync.cli.steering import steer
     from axomsync.ledger import holder

@@ -15,14 +15,14 @@ import click
 
 from axomsync.cli.context import config_option, json_option, load, open_ledger
 from axomsync.cli.output import print_documents, print_json
-from axomsync.errors import LocalFault, Rejected, Transient
-from axomsync.text import printable
+from axomsync.core.errors import LocalFault, Rejected, Transient
+from axomsync.core.text import printable
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
-    from axomsync.mirror.publish import Place
-    from axomsync.mirror.record import Record
-    from axomsync.records import Model
+    from axomsync.core.records import Model
+    from axomsync.mirror.publish.folder import Place
+    from axomsync.mirror.publish.record import Record
 
 LOOK_SECONDS = 0.2
 LONG_SECONDS = 7 * 86400.0  # as long as a terabyte over a slow line may take
@@ -65,10 +65,10 @@ def pull(config_file: str | None, as_json: bool, model: str) -> None:
 @click.option("--repair", is_flag=True, help="Fetch the damaged segments again.")
 def verify(config_file: str | None, as_json: bool, model: str | None, repair: bool) -> None:
     """Read mirrored models again, and compare them with what was recorded when they came."""
-    from axomsync import tables
+    from axomsync.cli import tables
     from axomsync.cli.errands import errand
     from axomsync.ledger import holder
-    from axomsync.mirror.verify import HalfSpeed, examine, full_speed
+    from axomsync.mirror.check.verify import HalfSpeed, examine, full_speed
 
     loaded = load(config_file)
     step = full_speed if holder(loaded.settings.state.folder) is None else HalfSpeed(full_speed)
@@ -94,7 +94,7 @@ def verify(config_file: str | None, as_json: bool, model: str | None, repair: bo
 @click.argument("model")
 def pin(config_file: str | None, model: str) -> None:
     """Hold `current` of a name at MODEL: name/version or id, or the name alone for the version that it leads to now."""
-    from axomsync.mirror import current
+    from axomsync.mirror.publish import current
 
     loaded = load(config_file)
     found = _found(loaded, model)
@@ -109,7 +109,7 @@ def pin(config_file: str | None, model: str) -> None:
 @click.argument("name")
 def unpin(config_file: str | None, name: str) -> None:
     """Let `current` of NAME follow the newest version again."""
-    from axomsync.mirror import current
+    from axomsync.mirror.publish import current
 
     loaded = load(config_file)
     parent = _found(loaded, name)[0][0].parent
@@ -123,7 +123,7 @@ def unpin(config_file: str | None, name: str) -> None:
 @click.argument("version", required=False)
 def rollback(config_file: str | None, name: str, version: str | None) -> None:
     """Lead `current` of NAME to VERSION, or to the one before, and pin it there; `unpin` takes that back."""
-    from axomsync.mirror import current
+    from axomsync.mirror.publish import current
 
     loaded = load(config_file)
     found = _found(loaded, name)
@@ -162,8 +162,8 @@ def prune(config_file: str | None, as_json: bool, dry_run: bool) -> None:
 
 def _published(loaded: "Loaded", target: str, seconds: float | None) -> "Model":
     """The newest published model that `target` names, as soon as there is one. Raises `Transient` after `seconds`."""
+    from axomsync.core.records import ModelState
     from axomsync.mirror.layout import is_called, is_named
-    from axomsync.records import ModelState
 
     deadline = None if seconds is None else time.monotonic() + seconds
     while True:
@@ -180,7 +180,7 @@ def _published(loaded: "Loaded", target: str, seconds: float | None) -> "Model":
 
 
 def _print_published(model: "Model", as_json: bool) -> None:
-    from axomsync.report import model_document
+    from axomsync.status.report import model_document
 
     if as_json:
         print_json(model_document(model))
@@ -189,7 +189,7 @@ def _print_published(model: "Model", as_json: bool) -> None:
 
 
 def _place(loaded: "Loaded") -> "Place":
-    from axomsync.mirror.publish import Place
+    from axomsync.mirror.publish.folder import Place
 
     return Place(loaded.settings.mirror.folder, "by-hand")
 
@@ -217,7 +217,7 @@ def _found(loaded: "Loaded", target: str | None, unread: list[LocalFault] | None
 
 
 def _verified(folder: Path, record: "Record", damage: list[str], mended: bool) -> dict[str, Any]:
-    from axomsync.mirror.record import file_documents
+    from axomsync.mirror.publish.record import file_documents
 
     return {
         "id": record.model.id,

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from axomsync.text import printable
+from axomsync.core.text import printable
 
 if TYPE_CHECKING:
-    from axomsync.tables import Listing
+    from axomsync.cli.tables import Listing
 
 
 def print_documents(
@@ -24,7 +24,7 @@ def print_documents(
     if as_json:
         print_json(documents)
         return
-    from axomsync import tables
+    from axomsync.cli import tables
 
     if documents:
         tables.show(layout(documents))

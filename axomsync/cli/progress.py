@@ -9,9 +9,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from axomsync.core.records import UNDER_WAY
+from axomsync.core.text import printable
 from axomsync.ledger import Reader
-from axomsync.records import UNDER_WAY
-from axomsync.text import printable
 
 
 class Bars:

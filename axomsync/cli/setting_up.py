@@ -10,9 +10,9 @@ import click
 
 from axomsync.cli.context import ca_file_of, config_option, console_of, json_option, load
 from axomsync.cli.output import print_documents
-from axomsync.errors import AxomsyncError, BadConfig, KeyRefused
-from axomsync.folders import Folder
-from axomsync.oserrors import local_fault
+from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused
+from axomsync.core.folders import Folder
+from axomsync.core.oserrors import local_fault
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
@@ -27,8 +27,8 @@ def config_group() -> None:
 @config_option
 def config_check(config_file: str | None) -> None:
     """Validate the configuration: every error at once, with its key and line."""
-    from axomsync.authorities import tls_context
     from axomsync.config import misspelt, not_acted_on
+    from axomsync.transport.authorities import tls_context
 
     loaded = load(config_file)
     tls_context(ca_file_of(loaded))
@@ -42,7 +42,7 @@ def config_check(config_file: str | None) -> None:
 @json_option
 def config_show(config_file: str | None, as_json: bool) -> None:
     """The effective values, and where each came from."""
-    from axomsync import tables
+    from axomsync.cli import tables
     from axomsync.config import as_toml, effective
 
     rows = effective(load(config_file))
@@ -108,7 +108,7 @@ def doctor(config_file: str | None, as_json: bool, no_write: bool) -> None:
     """Try the real thing: key and scopes, clocks, storage, folders, watching; each with what to do about it."""
     from dataclasses import asdict
 
-    from axomsync import tables
+    from axomsync.cli import tables
     from axomsync.ops.doctor import Doctor, Verdict
 
     loaded = load(config_file)

@@ -12,9 +12,9 @@ import click
 
 from axomsync.cli.context import Among, config_option, json_option, load, open_ledger, status_of, uploads_of
 from axomsync.cli.output import print_csv, print_documents, print_json, print_json_line
-from axomsync.errors import Rejected
-from axomsync.records import UploadState
-from axomsync.text import printable
+from axomsync.core.errors import Rejected
+from axomsync.core.records import UploadState
+from axomsync.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ def uploads(
     limit: int | None,
 ) -> None:
     """Every file ever taken from the drop folder, by sub-folder."""
-    from axomsync import advice, tables
+    from axomsync.cli import advice, tables
     from axomsync.drop import handover
 
     if as_json and as_csv:
@@ -95,11 +95,11 @@ def _time_of(told: str) -> float:
 @click.argument("target")
 def explain(config_file: str | None, as_json: bool, target: str) -> None:
     """Where TARGET (a path, a model or an id) stands, why it is not further, when it is tried next."""
-    from axomsync import tables
+    from axomsync.cli import tables
     from axomsync.drop.rules import Selection
-    from axomsync.explain import explain as explain_targets
-    from axomsync.explain import explain_file
-    from axomsync.targets import find
+    from axomsync.status.explain import explain as explain_targets
+    from axomsync.status.explain import explain_file
+    from axomsync.status.targets import find
 
     loaded = load(config_file)
     settings, agent = loaded.settings, status_of(loaded)["agent"]
@@ -127,7 +127,7 @@ def explain(config_file: str | None, as_json: bool, target: str) -> None:
 
 
 def _show(loaded: "Loaded") -> None:
-    from axomsync import tables
+    from axomsync.cli import tables
 
     screen = tables.screen()
     for part in _parts(loaded):
@@ -136,7 +136,7 @@ def _show(loaded: "Loaded") -> None:
 
 def _parts(loaded: "Loaded") -> list[Any]:
     """What is drawn of `status`: how things stand, and what to do about it."""
-    from axomsync import advice, tables
+    from axomsync.cli import advice, tables
 
     document = status_of(loaded)
     return [*tables.status(document), *tables.steps(advice.of_status(document))]
@@ -144,7 +144,7 @@ def _parts(loaded: "Loaded") -> list[Any]:
 
 def _watch(loaded: "Loaded", as_json: bool) -> None:
     """Until Ctrl-C, which is how one leaves it and no failure."""
-    from axomsync.tables import screen
+    from axomsync.cli.tables import screen
 
     with suppress(KeyboardInterrupt):
         if as_json:
@@ -156,7 +156,7 @@ def _watch(loaded: "Loaded", as_json: bool) -> None:
 def _watch_on(screen: "Console", loaded: "Loaded") -> None:
     from rich.live import Live
 
-    from axomsync import tables
+    from axomsync.cli import tables
 
     if not screen.is_terminal or screen.is_dumb_terminal:  # nothing that was written can be written over
         _repeat(lambda: _show(loaded))

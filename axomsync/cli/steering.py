@@ -11,7 +11,7 @@ import click
 
 from axomsync.cli.context import config_option, json_option, load
 from axomsync.cli.output import print_json
-from axomsync.errors import AxomsyncError, LocalFault
+from axomsync.core.errors import AxomsyncError, LocalFault
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
@@ -81,10 +81,10 @@ def steer(
     Raises what the agent raised, `Transient` when there is no answer after `patience` seconds, and `LocalFault` when the
     ledger can't be written.
     """
-    from axomsync.errors import Transient
+    from axomsync.agent.requests import ask, wait_for
+    from axomsync.core.errors import Transient
+    from axomsync.core.paths import LEDGER_FILE
     from axomsync.ledger import Ledger, Reader, UnreadyLedger, act_as_owner, holder
-    from axomsync.paths import LEDGER_FILE
-    from axomsync.steering import ask, wait_for
 
     folder = loaded.settings.state.folder
     ledger = folder / LEDGER_FILE

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from axomsync.cli.output import print_json_line
-from axomsync.errors import LocalFault
+from axomsync.core.errors import LocalFault
 
 
 @click.command()

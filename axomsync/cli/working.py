@@ -13,7 +13,7 @@ import click
 
 from axomsync.cli.context import Among, as_owner, config_option, json_option, load_and_log, status_of, uploads_of
 from axomsync.cli.output import print_documents, print_json
-from axomsync.errors import AlreadyRunning, Interrupted, LocalFault, Transient, interrupted_by
+from axomsync.core.errors import AlreadyRunning, Interrupted, LocalFault, Transient, interrupted_by
 
 if TYPE_CHECKING:
     from axomsync.cli.progress import Bars
@@ -27,7 +27,7 @@ LOOK_AGAIN_SECONDS = 0.25
 def run(config_file: str | None) -> None:
     """Run the agent in the foreground (what systemd starts)."""
     _end_at_a_signal(lambda _: 0)
-    from axomsync.agent import Agent, exit_now
+    from axomsync.agent.agent import Agent, exit_now
 
     loaded = load_and_log(config_file)
     exit_now(Agent(loaded, as_owner(loaded)).run())
@@ -39,7 +39,7 @@ def run(config_file: str | None) -> None:
 def sync(config_file: str | None, as_json: bool) -> None:
     """One pass, then exit: upload every settled file, mirror every ready model."""
     _end_at_a_signal(interrupted_by)
-    from axomsync.agent import Agent, exit_now
+    from axomsync.agent.agent import Agent, exit_now
 
     loaded = load_and_log(config_file)
     code = Agent(loaded, as_owner(loaded)).sync()
@@ -55,13 +55,13 @@ def sync(config_file: str | None, as_json: bool) -> None:
 @json_option
 def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> None:
     """Upload these files now, whether or not an agent runs. They stay where they are."""
-    from axomsync import tables
-    from axomsync.agent import Agent
+    from axomsync.agent.agent import Agent
+    from axomsync.cli import tables
     from axomsync.cli.progress import Bars
+    from axomsync.core.paths import LEDGER_FILE
+    from axomsync.core.records import UploadState
     from axomsync.drop.settle import FINISHED
     from axomsync.ledger import Reader
-    from axomsync.paths import LEDGER_FILE
-    from axomsync.records import UploadState
 
     loaded = load_and_log(config_file, level="warning")
     ended_by: int | None = None
@@ -88,8 +88,8 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
 
 def _push_by_agent(ledger: Path, files: Sequence[Path], bars: "Bars") -> list[int]:
     """Have the running agent upload them, and wait until it has."""
+    from axomsync.agent.requests import ask, wait_for
     from axomsync.ledger import Reader
-    from axomsync.steering import ask, wait_for
 
     reader = Reader(ledger)
     request = ask(ledger, "push", None, {"paths": [os.path.realpath(file) for file in files]})

@@ -35,11 +35,11 @@ from pydantic import (
     ValidationError,
 )
 
-from axomsync.errors import BadConfig, KeyRefused, LocalFault
-from axomsync.oserrors import local_fault
-from axomsync.policy import BandwidthRule
-from axomsync.rights import denial_of
-from axomsync.text import printable
+from axomsync.core.errors import BadConfig, KeyRefused, LocalFault
+from axomsync.core.oserrors import local_fault
+from axomsync.core.policy import BandwidthRule
+from axomsync.core.rights import denial_of
+from axomsync.core.text import printable
 
 SYSTEM_CONFIG = "/etc/axomsync/config.toml"
 SERVICE_KEY = "/etc/axomsync/key"

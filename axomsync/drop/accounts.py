@@ -9,11 +9,11 @@ import logging
 import os
 from contextlib import suppress
 
+from axomsync.core.errors import LocalFault
+from axomsync.core.text import printable
 from axomsync.drop.rules import MEANINGS, LeftAlone, Rule, document
-from axomsync.errors import LocalFault
 from axomsync.ledger import Ledger
 from axomsync.ledger.facts import LEFT_ALONE
-from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

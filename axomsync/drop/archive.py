@@ -22,19 +22,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from axomsync.documents import is_ours
+from axomsync.core.documents import is_ours
+from axomsync.core.errors import AxomsyncError, LocalFault, SourceChanged, Transient
+from axomsync.core.folders import Folder
+from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import ARCHIVE, REASON, RECEIPT, REJECTS
+from axomsync.core.records import Shard, Upload, UploadState
+from axomsync.core.text import printable
 from axomsync.drop.digests import digest_of
 from axomsync.drop.jsonl import InvalidDataset
+from axomsync.drop.open_files import being_written
 from axomsync.drop.receipts import mark_of, receipt_text
 from axomsync.drop.settle import same_file
 from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
-from axomsync.drop.writers import being_written
-from axomsync.errors import AxomsyncError, LocalFault, SourceChanged, Transient
-from axomsync.folders import Folder
-from axomsync.oserrors import local_fault
-from axomsync.paths import ARCHIVE, REASON, RECEIPT, REJECTS
-from axomsync.records import Shard, Upload, UploadState
-from axomsync.text import printable
 
 Step = Callable[[], None]
 

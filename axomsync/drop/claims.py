@@ -28,14 +28,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from axomsync.documents import NotADocument, read_document
+from axomsync.core.documents import NotADocument, read_document
+from axomsync.core.folders import Folder
+from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import CLAIMS, UNFINISHED
+from axomsync.core.records import Stored
+from axomsync.core.text import printable
 from axomsync.drop.receipts import StoredShape, Text
 from axomsync.drop.watch import folder_fault
-from axomsync.folders import Folder
-from axomsync.oserrors import local_fault
-from axomsync.paths import CLAIMS, UNFINISHED
-from axomsync.records import Stored
-from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Self
 
 from blake3 import blake3
 
-from axomsync.records import Segment
+from axomsync.core.records import Segment
 
 HASHED_BESIDE = 8 * 1024 * 1024  # less is not worth a thread
 DIGEST_PIECE = 1024 * 1024

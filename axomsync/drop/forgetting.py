@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from axomsync.config import DropSettings
-from axomsync.documents import LARGEST, NotADocument
+from axomsync.core.documents import LARGEST, NotADocument
+from axomsync.core.errors import LocalFault
+from axomsync.core.folders import Folder
+from axomsync.core.paths import ARCHIVE, RECEIPT
+from axomsync.core.records import Upload
+from axomsync.core.text import iso
 from axomsync.drop.claims import Claims
 from axomsync.drop.receipts import folders_below, read_receipt
 from axomsync.drop.watch import folder_fault
-from axomsync.errors import LocalFault
-from axomsync.folders import Folder
 from axomsync.ledger import Reader
-from axomsync.paths import ARCHIVE, RECEIPT
-from axomsync.records import Upload
-from axomsync.text import iso
 
 
 def all_of(uploads: Iterable[Upload], ledger: Reader, settings: DropSettings) -> list[Upload]:

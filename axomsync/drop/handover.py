@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from axomsync.records import Dataset
+from axomsync.core.records import Dataset
 
 Document = Mapping[str, Any]
 

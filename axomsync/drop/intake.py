@@ -21,19 +21,19 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from axomsync.config import DropSettings
+from axomsync.core.errors import KeyRefused, LocalFault, Stopping
+from axomsync.core.records import UNDER_WAY, Stamp, Upload, UploadState
+from axomsync.core.text import printable
 from axomsync.drop.accounts import Accounts
 from axomsync.drop.backlog import Backlog
+from axomsync.drop.open_files import being_written
+from axomsync.drop.pipeline import Uploader
 from axomsync.drop.put import Surroundings
 from axomsync.drop.settle import Meaning, Settler, interpret
-from axomsync.drop.upload import Uploader
 from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
-from axomsync.drop.writers import being_written
-from axomsync.errors import KeyRefused, LocalFault, Stopping
-from axomsync.liveness import Beat, Liveness
-from axomsync.problems import Problems
-from axomsync.records import UNDER_WAY, Stamp, Upload, UploadState
-from axomsync.text import printable
-from axomsync.waits import Waits
+from axomsync.runtime.heartbeat import Beat, Liveness
+from axomsync.runtime.problems import Problems
+from axomsync.runtime.waits import Waits
 
 log = logging.getLogger(__name__)
 

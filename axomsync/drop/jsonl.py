@@ -21,6 +21,8 @@ from typing import Literal, Self
 
 import orjson
 
+from axomsync.core.errors import Rejected, SourceChanged
+from axomsync.core.records import Checked, Segment
 from axomsync.drop.acceptor import Acceptor, NotJson, NotUtf8, mark_of
 from axomsync.drop.diagnosis import (
     AROUND,
@@ -40,8 +42,6 @@ from axomsync.drop.diagnosis import (
 )
 from axomsync.drop.digests import Beside, RangeDigests
 from axomsync.drop.repeats import Repeats
-from axomsync.errors import Rejected, SourceChanged
-from axomsync.records import Checked, Segment
 
 READ_SIZE = 256 * 1024
 WINDOW = 64 * 1024

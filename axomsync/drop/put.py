@@ -21,21 +21,21 @@ from typing import Protocol
 
 from blake3 import blake3
 
-from axomsync.console import Console
+from axomsync.console.client import Console
+from axomsync.core.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.core.policy import backoff
+from axomsync.core.records import Presigned, Shard, Upload
 from axomsync.drop.digests import Beside
 from axomsync.drop.settle import same_file
 from axomsync.drop.watch import stamp_of
-from axomsync.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
-from axomsync.habits import Habits
-from axomsync.http import host_of
 from axomsync.ledger import Ledger
-from axomsync.liveness import Beat
-from axomsync.meter import Gauge, Meter
-from axomsync.policy import backoff
-from axomsync.records import Presigned, Shard, Upload
-from axomsync.s3 import Confirmation, plain_md5, still_refused
-from axomsync.storage import Storage
-from axomsync.throttle import Throttle
+from axomsync.runtime.habits import Habits
+from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.meter import Gauge, Meter
+from axomsync.runtime.throttle import Throttle
+from axomsync.storage.client import Storage
+from axomsync.storage.s3 import Confirmation, plain_md5, still_refused
+from axomsync.transport.http import host_of
 
 PUT_PIECE = 1024 * 1024
 QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again

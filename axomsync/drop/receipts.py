@@ -29,13 +29,13 @@ from pydantic import (
     model_validator,
 )
 
-from axomsync.documents import NotADocument, read_document
+from axomsync.core.documents import NotADocument, read_document
+from axomsync.core.errors import LocalFault
+from axomsync.core.folders import Folder
+from axomsync.core.paths import ARCHIVE, RECEIPT, UNFINISHED
+from axomsync.core.records import Receipt, RepeatedLines, Shard, Stored, Upload
+from axomsync.core.text import iso, printable
 from axomsync.drop.watch import folder_fault
-from axomsync.errors import LocalFault
-from axomsync.folders import Folder
-from axomsync.paths import ARCHIVE, RECEIPT, UNFINISHED
-from axomsync.records import Receipt, RepeatedLines, Shard, Stored, Upload
-from axomsync.text import iso, printable
 
 LARGEST_NUMBER = 2**63 - 1  # that SQLite holds
 LONGEST_PATH = 4096  # bytes; PATH_MAX of Linux

@@ -15,18 +15,18 @@ import stat
 from collections.abc import Callable, Mapping
 
 from axomsync.config import DropSettings
-from axomsync.documents import is_ours
+from axomsync.core.documents import is_ours
+from axomsync.core.errors import LocalFault
+from axomsync.core.folders import Folder
+from axomsync.core.paths import ARCHIVE, CLAIMS, REASON, RECEIPT, REJECTS, UNFINISHED
+from axomsync.core.records import Upload, UploadState
+from axomsync.core.text import printable
 from axomsync.drop import archive
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.drop.receipts import Survey, folders_below, survey
 from axomsync.drop.settle import FINISHED
 from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
-from axomsync.errors import LocalFault
-from axomsync.folders import Folder
 from axomsync.ledger import Ledger
-from axomsync.paths import ARCHIVE, CLAIMS, REASON, RECEIPT, REJECTS, UNFINISHED
-from axomsync.records import Upload, UploadState
-from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

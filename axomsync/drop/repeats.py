@@ -8,7 +8,7 @@ was appended to itself (with lines of 21 bytes or more), at a price that checkin
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from axomsync.records import RepeatedLines
+from axomsync.core.records import RepeatedLines
 
 REMEMBERED = 50_000  # about 4 MB for each file that is being checked
 EVERY = 16

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from axomsync.oserrors import local_fault
-from axomsync.paths import ARCHIVE, CLAIMS, REJECTS, UNFINISHED
-from axomsync.text import printable
+from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS, UNFINISHED
+from axomsync.core.text import printable
 
 TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
 EXAMPLES = 3  # paths that are named for each rule

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from axomsync.records import Stamp, Upload, UploadState
+from axomsync.core.records import Stamp, Upload, UploadState
 
 FINISHED = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE, UploadState.REJECTED})
 

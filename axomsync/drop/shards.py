@@ -5,8 +5,8 @@ Failures handled: lines longer than a shard (that shard grows to the line's end)
 
 import os
 
-from axomsync.errors import SourceChanged
-from axomsync.records import Segment
+from axomsync.core.errors import SourceChanged
+from axomsync.core.records import Segment
 
 LOOK_BACK = 1024 * 1024  # bytes read at a time in search of a line end
 

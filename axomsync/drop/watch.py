@@ -34,15 +34,15 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
+from axomsync.core.errors import LocalFault
+from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.core.folders import Folder
+from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS
+from axomsync.core.records import Stamp
+from axomsync.core.text import printable
 from axomsync.drop.rules import LeftAlone, Rule, Selection, is_ours, rule_for_any, rule_for_marked
-from axomsync.errors import LocalFault
-from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
-from axomsync.folders import Folder
 from axomsync.ledger import stored
-from axomsync.oserrors import local_fault
-from axomsync.paths import ARCHIVE, CLAIMS, REJECTS
-from axomsync.records import Stamp
-from axomsync.text import printable
 
 log = logging.getLogger(__name__)
 

@@ -3,13 +3,13 @@
 `Ledger` writes, for the one agent that holds the state folder; `Reader` reads, in any process.
 """
 
-from axomsync.ledger.beside import write_beside_agent
-from axomsync.ledger.connection import LedgerFault, Trouble, check_ledger, ledger_fault
-from axomsync.ledger.holding import act_as_owner, holder
+from axomsync.core.paths import LEDGER_FILE
+from axomsync.ledger.database import LedgerFault, Trouble, check_ledger, ledger_fault
+from axomsync.ledger.lock import act_as_owner, holder
 from axomsync.ledger.reader import Reader, UnreadyLedger
+from axomsync.ledger.requests import write_beside_agent
 from axomsync.ledger.rows import stored
 from axomsync.ledger.writer import Ledger, trouble_of
-from axomsync.paths import LEDGER_FILE
 
 __all__ = [
     "LEDGER_FILE",

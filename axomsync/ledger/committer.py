@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from axomsync.ledger.connection import DAMAGE, LedgerFault, Trouble, ledger_fault, open_for_writing, sqlite_fault
+from axomsync.ledger.database import DAMAGE, LedgerFault, Trouble, ledger_fault, open_for_writing, sqlite_fault
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 
-from axomsync.folders import Folder
-from axomsync.oserrors import local_fault
+from axomsync.core.folders import Folder
+from axomsync.core.oserrors import local_fault
 
 FILE = b"identity"
 _FORM = re.compile(r"[0-9a-f]{12}")

@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from axomsync.ledger.moves import Moves
+from axomsync.core.records import DurableSegment, ModelFile, ModelState, RemoteModel
 from axomsync.ledger.rows import json_counts, json_list
-from axomsync.records import DurableSegment, ModelFile, ModelState, RemoteModel
+from axomsync.ledger.states import Moves
 
 
 class ModelWrites(Moves):

@@ -17,19 +17,9 @@ from typing import Any, TypeVar, overload
 
 from sqlite_utils import Database
 
-from axomsync.errors import LocalFault
-from axomsync.ledger.connection import (
-    BUSY_TIMEOUT_SECONDS,
-    DAMAGE,
-    Trouble,
-    check_ledger,
-    closed_on_failure,
-    sqlite_fault,
-)
-from axomsync.ledger.rows import Misfit, Row, fitting, known_state, stamp_row, to_model, to_upload
-from axomsync.ledger.schema import migrations, refuse_newer
-from axomsync.oserrors import local_fault
-from axomsync.records import (
+from axomsync.core.errors import LocalFault
+from axomsync.core.oserrors import local_fault
+from axomsync.core.records import (
     DurableSegment,
     Event,
     Happening,
@@ -44,6 +34,9 @@ from axomsync.records import (
     Upload,
     UploadState,
 )
+from axomsync.ledger.database import BUSY_TIMEOUT_SECONDS, DAMAGE, Trouble, check_ledger, closed_on_failure, sqlite_fault
+from axomsync.ledger.rows import Misfit, Row, fitting, known_state, stamp_row, to_model, to_upload
+from axomsync.ledger.schema import migrations, refuse_newer
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from functools import cache, lru_cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from axomsync.records import Model, ModelState, RepeatedLines, Stamp, Upload, UploadState
+from axomsync.core.records import Model, ModelState, RepeatedLines, Stamp, Upload, UploadState
 
 Row = Mapping[str, Any]
 T = TypeVar("T")

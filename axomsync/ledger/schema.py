@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 
 from axomsync import __version__
-from axomsync.errors import NewerLedger
+from axomsync.core.errors import NewerLedger
 from axomsync.ledger.rows import Misfit
 
 migrations = Migrations("axomsync")

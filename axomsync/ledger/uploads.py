@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from axomsync.ledger.moves import Moves
+from axomsync.core.records import Checked, Presigned, Receipt, Segment, Shard, Stamp, Stored, UploadState
 from axomsync.ledger.rows import stamp_row
-from axomsync.records import Checked, Presigned, Receipt, Segment, Shard, Stamp, Stored, UploadState
+from axomsync.ledger.states import Moves
 
 
 class UploadWrites(Moves):

@@ -15,14 +15,14 @@ from typing import Self
 
 from sqlite_utils import Database
 
+from axomsync.core.paths import LEDGER_FILE, LOCK_FILE
+from axomsync.core.records import ModelState, Problem, Transfer, UploadState
 from axomsync.ledger.committer import Write
-from axomsync.ledger.connection import Trouble, sqlite_fault
-from axomsync.ledger.holding import hold, raise_flag, raised_flag
+from axomsync.ledger.database import Trouble, sqlite_fault
+from axomsync.ledger.lock import hold, raise_flag, raised_flag
 from axomsync.ledger.models import ModelWrites
 from axomsync.ledger.reader import Reader
 from axomsync.ledger.uploads import UploadWrites
-from axomsync.paths import LEDGER_FILE, LOCK_FILE
-from axomsync.records import ModelState, Problem, Transfer, UploadState
 
 LARGE_WAL_BYTES = 64 * 1024 * 1024
 SILENT_SECONDS = 60.0

@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
+from axomsync.core.records import Model, ModelState, RemoteModel
 from axomsync.mirror.layout import age, is_called, matches, selected
 from axomsync.mirror.retention import is_within
-from axomsync.records import Model, ModelState, RemoteModel
 
 READY = "ready"
 _NOT_BEGUN = frozenset({ModelState.WAITING, ModelState.IGNORED, ModelState.GONE, ModelState.PRUNED})

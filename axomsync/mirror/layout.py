@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from urllib.parse import unquote
 
-from axomsync.errors import Rejected
-from axomsync.paths import CURRENT
-from axomsync.records import ManifestFile, Model, RemoteModel
-from axomsync.text import printable
+from axomsync.core.errors import Rejected
+from axomsync.core.paths import CURRENT
+from axomsync.core.records import ManifestFile, Model, RemoteModel
+from axomsync.core.text import printable
 
 Age = tuple[float, str]
 

@@ -10,14 +10,14 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from axomsync.errors import AxomsyncError
-from axomsync.mirror import current
-from axomsync.mirror.links import Links
-from axomsync.mirror.record import read_record
-from axomsync.mirror.verify import Step, examine_file
-from axomsync.records import ManifestFile, ModelFile, Proof
-from axomsync.s3 import composite_md5, plain_md5
-from axomsync.storage import Storage
+from axomsync.core.errors import AxomsyncError
+from axomsync.core.records import ManifestFile, ModelFile, Proof
+from axomsync.mirror.check.verify import Step, examine_file
+from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.publish import current
+from axomsync.mirror.publish.record import read_record
+from axomsync.storage.client import Storage
+from axomsync.storage.s3 import composite_md5, plain_md5
 
 WORTH_ASKING = 1024 * 1024  # bytes; to fetch what is smaller takes no more requests than to ask for it
 FICLONE = 0x40049409  # ioctl_ficlone(2)

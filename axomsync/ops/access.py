@@ -20,10 +20,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from axomsync.confinement import HOMES
-from axomsync.paths import ARCHIVE, CLAIMS, REJECTS
-from axomsync.rights import denial_in, who
-from axomsync.text import printable
+from axomsync.core.confinement import HOMES
+from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS
+from axomsync.core.rights import denial_in, who
+from axomsync.core.text import printable
 
 MOST_FOLDERS = 10_000
 MOST_TOLD = 5

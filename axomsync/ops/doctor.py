@@ -17,21 +17,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from axomsync import authorities
 from axomsync.config import Settings, load_key, misspelt
-from axomsync.console import Console, NotThere
+from axomsync.console.client import Console, NotThere
+from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected
+from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import ARCHIVE, CLAIMS, LEDGER_FILE, REJECTS
+from axomsync.core.records import Presigned, RemoteModel
 from axomsync.drop.watch import Watcher
-from axomsync.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected
-from axomsync.filesystems import REMOTE_FILESYSTEMS, filesystem_type
-from axomsync.http import host_of
 from axomsync.ledger import Reader, UnreadyLedger, check_ledger
 from axomsync.ops import access
-from axomsync.oserrors import local_fault
-from axomsync.paths import ARCHIVE, CLAIMS, LEDGER_FILE, REJECTS
-from axomsync.proxies import Proxies
-from axomsync.records import Presigned, RemoteModel
-from axomsync.s3 import plain_md5
-from axomsync.storage import Storage
+from axomsync.storage.client import Storage
+from axomsync.storage.s3 import plain_md5
+from axomsync.transport import authorities
+from axomsync.transport.http import host_of
+from axomsync.transport.proxies import Proxies
 
 SERVICE_USER = "axomsync"
 SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 30.0, 600.0  # S3 refuses signatures that are off by more than 15 minutes

@@ -23,16 +23,16 @@ from contextlib import suppress
 from typing import IO, Any
 
 from axomsync.config import HookSettings
-from axomsync.errors import LocalFault
+from axomsync.core.errors import LocalFault
+from axomsync.core.policy import backoff
+from axomsync.core.records import Event
+from axomsync.core.text import iso, printable
 from axomsync.ledger import Ledger
-from axomsync.liveness import Beat, Liveness
-from axomsync.policy import backoff
-from axomsync.problems import Problems
-from axomsync.proxies import with_loopback_excepted
-from axomsync.records import Event
-from axomsync.report import Document, model_document, upload_document
-from axomsync.text import iso, printable
-from axomsync.waits import Waits
+from axomsync.runtime.heartbeat import Beat, Liveness
+from axomsync.runtime.problems import Problems
+from axomsync.runtime.waits import Waits
+from axomsync.status.report import Document, model_document, upload_document
+from axomsync.transport.proxies import with_loopback_excepted
 
 log = logging.getLogger(__name__)
 

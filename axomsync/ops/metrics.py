@@ -17,9 +17,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from axomsync import __version__
-from axomsync.errors import LocalFault
-from axomsync.problems import SUBJECTS
-from axomsync.records import ModelState, Problem, UploadState
+from axomsync.core.errors import LocalFault
+from axomsync.core.records import ModelState, Problem, UploadState
+from axomsync.runtime.problems import SUBJECTS
 
 Status = Mapping[str, Any]
 

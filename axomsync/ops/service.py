@@ -18,8 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from axomsync import config
-from axomsync.errors import LocalFault
-from axomsync.oserrors import local_fault
+from axomsync.core.errors import LocalFault
+from axomsync.core.oserrors import local_fault
 
 SHIPPED = Path(__file__).parent / "units"  # the checkout's systemd/
 UNITS = ("axomsync.service", "axomsync-sync.service", "axomsync-sync.timer")

@@ -27,7 +27,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from axomsync.sandbox.calls import answer, read_object, text
+from axomsync.sandbox.console_routes import answer, read_object, text
 
 if TYPE_CHECKING:
     from axomsync.sandbox.console import Sandbox

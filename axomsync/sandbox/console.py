@@ -26,11 +26,11 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from axomsync.sandbox import admin, calls
+from axomsync.sandbox import admin, console_routes
 from axomsync.sandbox.catalog import Catalog, Conflict, PublishedFile
-from axomsync.sandbox.door import Door
 from axomsync.sandbox.objectstore import Method, ObjectStore
 from axomsync.sandbox.relay import Relay
+from axomsync.sandbox.reserved_port import Door
 
 URL_LIFETIME = timedelta(minutes=15)
 
@@ -215,9 +215,9 @@ def serve(
 
 
 def _app(sandbox: Sandbox) -> ASGIApp:
-    api = Mount("/api", routes=calls.routes(sandbox), middleware=[Middleware(_Recording, sandbox.console_requests)])
+    api = Mount("/api", routes=console_routes.routes(sandbox), middleware=[Middleware(_Recording, sandbox.console_requests)])
     steering = Mount("/_sandbox", routes=admin.routes(sandbox), middleware=[Middleware(admin.FromHere)])
-    return Starlette(routes=[api, steering], exception_handlers=calls.REFUSALS)
+    return Starlette(routes=[api, steering], exception_handlers=console_routes.REFUSALS)
 
 
 class _Recording:

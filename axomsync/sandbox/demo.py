@@ -32,12 +32,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from axomsync.errors import LocalFault
+from axomsync.core.errors import LocalFault
 from axomsync.sandbox.console import Sandbox
 from axomsync.sandbox.installation import Installation, TourFailed
 from axomsync.sandbox.objectstore import ObjectStoreError
+from axomsync.sandbox.recording_relay import Witness, distinct_bytes, sent_bytes
 from axomsync.sandbox.sample import Sample, find_model, write_broken_dataset, write_dataset
-from axomsync.sandbox.witness import Witness, distinct_bytes, sent_bytes
 
 CONNECTIONS = 4
 DOWNLOAD_SECONDS = 16  # at full speed of all connections; the agent makes bytes durable every 5 s, so that some are by half

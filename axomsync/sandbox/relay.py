@@ -14,7 +14,7 @@ import time
 from enum import Enum
 from typing import Self
 
-from axomsync.sandbox.door import Door
+from axomsync.sandbox.reserved_port import Door
 
 # One read at most. On loopback fewer, larger pieces are what makes it fast: each costs two hand-overs of the GIL.
 PIECE = 1 << 20

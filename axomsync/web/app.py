@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from axomsync.errors import LocalFault
+from axomsync.core.errors import LocalFault
 from axomsync.web.facts import Facts, as_json
 from axomsync.web.guard import Guard
 from axomsync.web.stream import Stream

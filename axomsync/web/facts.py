@@ -11,10 +11,10 @@ import orjson
 
 from axomsync.config import Settings
 from axomsync.ledger import Reader
-from axomsync.liveness import Liveness
-from axomsync.problems import Problems
-from axomsync.report import event_document, free_bytes, model_document, status_document, upload_document
-from axomsync.throughput import PIECE_SECONDS, Throughput
+from axomsync.runtime.heartbeat import Liveness
+from axomsync.runtime.problems import Problems
+from axomsync.runtime.throughput import PIECE_SECONDS, Throughput
+from axomsync.status.report import event_document, free_bytes, model_document, status_document, upload_document
 
 ROWS_MOST = 100  # models, uploads and events each: more is for the command line
 AGENT_SUBJECTS = frozenset({"agent", "console", "drop folder", "ledger", "mirror folder"})

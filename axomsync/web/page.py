@@ -13,12 +13,12 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from axomsync.config import WebSettings, listen_address, load_token
-from axomsync.errors import AxomsyncError, LocalFault
+from axomsync.core.errors import AxomsyncError, LocalFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from axomsync.problems import Problems
+    from axomsync.runtime.problems import Problems
     from axomsync.web.server import Server
 
 log = logging.getLogger(__name__)

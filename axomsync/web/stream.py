@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from axomsync.errors import LocalFault
+from axomsync.core.errors import LocalFault
 from axomsync.web.facts import Facts, as_json
 
 WATCHERS_MOST = 16

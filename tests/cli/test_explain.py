@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.explain import _MODEL_MEANS, _UPLOAD_MEANS
-from axomsync.records import ModelState, UploadState
+from axomsync.core.records import ModelState, UploadState
+from axomsync.status.explain import _MODEL_MEANS, _UPLOAD_MEANS
 from tests.rig.agent import AgentProcess
 from tests.rig.faults import KEY, Content, FaultyServer, StoredObject
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from axomsync import advice, tables
+from axomsync.cli import advice, tables
 from tests.rig.agent import AgentProcess
 from tests.rig.faults import Content, Fault, FaultyServer
 

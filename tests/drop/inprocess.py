@@ -15,19 +15,19 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from axomsync.config import DropSettings
-from axomsync.console import Console
+from axomsync.console.client import Console
+from axomsync.core.errors import LocalFault, Stopping, Transient, UrlExpired
+from axomsync.core.records import UNDER_WAY, Presigned, Shard, Upload
 from axomsync.drop.intake import Intake
 from axomsync.drop.put import Surroundings
-from axomsync.errors import LocalFault, Stopping, Transient, UrlExpired
 from axomsync.ledger import Ledger, Reader
 from axomsync.ledger.committer import Write
-from axomsync.liveness import Liveness
-from axomsync.meter import Meter
-from axomsync.problems import Problems
-from axomsync.records import UNDER_WAY, Presigned, Shard, Upload
-from axomsync.s3 import Confirmation
-from axomsync.storage import Storage
-from axomsync.throttle import Throttle
+from axomsync.runtime.heartbeat import Liveness
+from axomsync.runtime.meter import Meter
+from axomsync.runtime.problems import Problems
+from axomsync.runtime.throttle import Throttle
+from axomsync.storage.client import Storage
+from axomsync.storage.s3 import Confirmation
 
 T = TypeVar("T")
 

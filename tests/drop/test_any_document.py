@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from axomsync.drop.claims import Claims
 from axomsync.drop.receipts import survey
 from axomsync.ledger import Ledger
-from axomsync.report import upload_document
+from axomsync.status.report import upload_document
 from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
 
 CONTENT = f"{'a' * 64}/a.jsonl"

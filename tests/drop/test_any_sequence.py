@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
+from axomsync.core.records import UploadState
 from axomsync.ledger import Reader
-from axomsync.records import UploadState
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
 from tests.drop.test_appearing import (

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.core.records import UploadState
 from axomsync.drop.intake import STILL_WRITTEN
-from axomsync.drop.writers import being_written
+from axomsync.drop.open_files import being_written
 from axomsync.ledger import Reader
-from axomsync.records import UploadState
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
 

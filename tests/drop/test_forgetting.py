@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from axomsync.core.records import UploadState
 from axomsync.drop.forgetting import all_of, forget_on_disk
 from axomsync.ledger import Reader
-from axomsync.records import UploadState
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, receipt, stored
 from tests.drop.inprocess import DropHere, ledger_template

@@ -4,8 +4,8 @@ import csv
 import io
 import json
 
+from axomsync.core.records import Dataset
 from axomsync.drop.handover import COLUMNS, Batch, appeared, batches
-from axomsync.records import Dataset
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset
 

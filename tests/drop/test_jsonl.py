@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from axomsync.core.errors import SourceChanged
+from axomsync.core.records import Checked, RepeatedLines
 from axomsync.drop.jsonl import LARGE_LINE, PROBLEM_LIMIT, READ_SIZE, SAMPLE_SIZE, InvalidDataset, check
 from axomsync.drop.repeats import NAMED, REMEMBERED
-from axomsync.errors import SourceChanged
-from axomsync.records import Checked, RepeatedLines
 
 GOOD = b'{"text": "good"}\n'
 LINE_LIMIT = 1_000_000

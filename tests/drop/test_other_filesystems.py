@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from axomsync.records import UploadState
+from axomsync.core.records import UploadState
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, stored, tree
 from tests.drop.inprocess import DropHere, ledger_template

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.core.records import UploadState
 from axomsync.ledger import Reader
-from axomsync.records import UploadState
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import dataset, sha256, stored
 from tests.drop.inprocess import DropHere, ledger_template

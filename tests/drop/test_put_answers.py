@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.console import Console
+from axomsync.console.client import Console
+from axomsync.core.records import UploadState
 from axomsync.ledger import Ledger, Reader
-from axomsync.records import UploadState
-from axomsync.storage import Storage
+from axomsync.storage.client import Storage
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
 from tests.rig.agent import AgentProcess

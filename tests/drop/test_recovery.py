@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.core.errors import LocalFault
+from axomsync.core.records import Stored, UploadState
 from axomsync.drop.claims import STALE_SECONDS, Claims
+from axomsync.drop.open_files import being_written
 from axomsync.drop.receipts import survey
 from axomsync.drop.watch import stamp_at, unmounted
-from axomsync.drop.writers import being_written
-from axomsync.errors import LocalFault
 from axomsync.ledger import Reader
-from axomsync.records import Stored, UploadState
 from tests.drop.conftest import dataset, receipt, sha256, tree
 from tests.drop.inprocess import DropHere, ledger_template
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from axomsync import tables
+from axomsync.cli import tables
+from axomsync.core.records import UploadState
 from axomsync.drop.repeats import repeated_words
-from axomsync.records import UploadState
-from axomsync.report import upload_document
+from axomsync.status.report import upload_document
 from tests.drop.conftest import dataset, receipt
 from tests.drop.inprocess import DropHere, ledger_template
 

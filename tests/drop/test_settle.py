@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from axomsync.core.records import Stamp, Upload, UploadState
 from axomsync.drop.settle import FINISHED, Meaning, Settler, interpret, same_file
-from axomsync.records import Stamp, Upload, UploadState
 
 NOW = 1_000_000.0
 STAMP = Stamp(dev=1, ino=2, size=3, mtime_ns=4, ctime_ns=5)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.core.records import Stored, UploadState
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.ledger import Reader
-from axomsync.records import Stored, UploadState
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import dataset, stored, tree
 from tests.drop.inprocess import DropHere, ledger_template

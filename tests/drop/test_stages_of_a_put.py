@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.console import Console
+from axomsync.console.client import Console
+from axomsync.core.records import UploadState
 from axomsync.ledger import Reader
-from axomsync.records import UploadState
-from axomsync.storage import Storage
+from axomsync.storage.client import Storage
 from tests.drop.conftest import dataset, sha256
 from tests.drop.inprocess import DropHere, ledger_template
 from tests.rig.fixtures import SandboxFactory

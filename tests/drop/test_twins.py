@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.records import UNDER_WAY, UploadState
+from axomsync.core.records import UNDER_WAY, UploadState
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
 

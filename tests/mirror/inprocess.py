@@ -9,19 +9,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from axomsync.config import MirrorSettings
-from axomsync.console import Console
+from axomsync.console.client import Console
+from axomsync.core.records import Model, ModelFile
 from axomsync.ledger import Ledger
-from axomsync.liveness import Liveness
-from axomsync.meter import Meter
-from axomsync.mirror.download import Lanes
-from axomsync.mirror.mirror import Mirror
-from axomsync.mirror.publish import Place
-from axomsync.mirror.record import read_record
-from axomsync.mirror.upkeep import Upkeep
-from axomsync.problems import Problems
-from axomsync.records import Model, ModelFile
-from axomsync.storage import Storage
-from axomsync.throttle import Throttle
+from axomsync.mirror.check.scrub import Upkeep
+from axomsync.mirror.fetch.lanes import Lanes
+from axomsync.mirror.loop import Mirror
+from axomsync.mirror.publish.folder import Place
+from axomsync.mirror.publish.record import read_record
+from axomsync.runtime.heartbeat import Liveness
+from axomsync.runtime.meter import Meter
+from axomsync.runtime.problems import Problems
+from axomsync.runtime.throttle import Throttle
+from axomsync.storage.client import Storage
 from tests.rig.faults import KEY, FaultyServer
 
 

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from axomsync.mirror.abandoned import ABANDONED_SECONDS, remove_abandoned
+from axomsync.mirror.publish.abandoned import ABANDONED_SECONDS, remove_abandoned
 
 OWN, OTHER = "0123456789ab", "ba9876543210"
 

@@ -5,9 +5,9 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axomsync.ledger.transitions import MODEL_TRANSITIONS
+from axomsync.core.records import Model, ModelState, RemoteModel
+from axomsync.core.states import MODEL_TRANSITIONS
 from axomsync.mirror.catalog import READY, Change, Selection, reconcile
-from axomsync.records import Model, ModelState, RemoteModel
 
 S = ModelState
 ids = st.sampled_from("abcdef")

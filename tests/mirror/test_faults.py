@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.errors import Rejected, Transient
-from axomsync.records import ModelState
+from axomsync.core.errors import Rejected, Transient
+from axomsync.core.records import ModelState
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.faults import EXPIRED, FOREVER, Content, Fault, FaultyServer, http_date, json_answer, s3_error
 
@@ -534,7 +534,7 @@ def test_a_manifest_of_another_model_is_not_used(server: FaultyServer, mirror: M
 
 
 def test_the_key_is_refused_in_the_middle(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
-    from axomsync.errors import KeyRefused
+    from axomsync.core.errors import KeyRefused
 
     server.inject(Fault(401, body=b'{"detail": "revoked"}'), "/download", times=FOREVER)
     with pytest.raises(KeyRefused, match="revoked"):

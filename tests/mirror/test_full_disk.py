@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.errors import LocalFault
-from axomsync.ledger.connection import sqlite_fault
-from axomsync.mirror.publish import Place
-from axomsync.oserrors import full_disk
-from axomsync.records import ModelState
+from axomsync.core.errors import LocalFault
+from axomsync.core.oserrors import full_disk
+from axomsync.core.records import ModelState
+from axomsync.ledger.database import sqlite_fault
+from axomsync.mirror.publish.folder import Place
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import fill, loop_disk, small_disk

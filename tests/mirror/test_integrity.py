@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axomsync.errors import LocalFault, Rejected
-from axomsync.mirror import structure
-from axomsync.mirror.evidence import Evidence, PartDigests
-from axomsync.mirror.integrity import compare
-from axomsync.s3 import likely_part_sizes
+from axomsync.core.errors import LocalFault, Rejected
+from axomsync.mirror.check import structure
+from axomsync.mirror.check.integrity import compare
+from axomsync.mirror.fetch.hashing import Evidence, PartDigests
+from axomsync.storage.s3 import likely_part_sizes
 from tests.rig.faults import Content
 
 MIB = 1 << 20

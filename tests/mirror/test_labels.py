@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.mirror import current
-from axomsync.mirror.record import read_record
+from axomsync.mirror.publish import current
+from axomsync.mirror.publish.record import read_record
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess
 from tests.rig.faults import Content, FaultyServer

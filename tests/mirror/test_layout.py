@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from axomsync.errors import Rejected
+from axomsync.core.errors import Rejected
+from axomsync.core.records import ManifestFile, ModelState, RemoteModel
 from axomsync.mirror.layout import check_manifest, escape, folder_names, unescape
-from axomsync.records import ManifestFile, ModelState, RemoteModel
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.faults import Content, FaultyServer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.records import ModelState
+from axomsync.core.records import ModelState
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.faults import Content, FaultyServer
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from safetensors import deserialize
 
-from axomsync.mirror import current
+from axomsync.mirror.publish import current
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, FaultyServer
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from axomsync.errors import LocalFault
-from axomsync.filesystems import is_folder
-from axomsync.mirror import current
-from axomsync.mirror.publish import Place
-from axomsync.mirror.record import Record, read_record, write_record
-from axomsync.mirror.verify import examine, full_speed
-from axomsync.records import DurableSegment, ModelFile, ModelState, Proof, RemoteModel
+from axomsync.core.errors import LocalFault
+from axomsync.core.filesystems import is_folder
+from axomsync.core.records import DurableSegment, ModelFile, ModelState, Proof, RemoteModel
+from axomsync.mirror.check.verify import examine, full_speed
+from axomsync.mirror.publish import current
+from axomsync.mirror.publish.folder import Place
+from axomsync.mirror.publish.record import Record, read_record, write_record
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess
 from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly

@@ -5,10 +5,10 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from axomsync.core.records import Model, ModelState, RemoteModel
 from axomsync.mirror.catalog import READY, Selection, reconcile
 from axomsync.mirror.layout import age
 from axomsync.mirror.retention import GONE_POLLS, GONE_SECONDS, Policy, Version, plan
-from axomsync.records import Model, ModelState, RemoteModel
 
 S = ModelState
 NOW = 1e9

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.mirror.record import read_record
-from axomsync.records import ModelState
+from axomsync.core.records import ModelState
+from axomsync.mirror.publish.record import read_record
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess
 from tests.rig.disks import loop_disk

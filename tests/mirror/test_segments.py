@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from axomsync.mirror.segments import Board, Coverage, Lease, Pace, cut, segment_size
-from axomsync.records import Segment
+from axomsync.core.records import Segment
+from axomsync.mirror.fetch.segments import Board, Coverage, Lease, Pace, cut, segment_size
 
 MIB = 1 << 20
 UNIT = MIB // 4

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.mirror import current
-from axomsync.mirror.readers import reader_of
-from axomsync.records import ModelState
+from axomsync.core.records import ModelState
+from axomsync.mirror.publish import current
+from axomsync.mirror.publish.readers import reader_of
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.disks import small_disk
 from tests.rig.faults import Content, FaultyServer
@@ -91,7 +91,7 @@ def test_who_can_not_look_into_a_process_still_knows_that_a_file_is_open(tmp_pat
     (folder / "a.bin").write_bytes(b"x" * 100)
     for path in (folder, folder / "a.bin"):
         os.chown(path, 65534, 65534)
-    look = "import os; from pathlib import Path; from axomsync.mirror.readers import reader_of; os.setuid(65534)"
+    look = "import os; from pathlib import Path; from axomsync.mirror.publish.readers import reader_of; os.setuid(65534)"
     command = [sys.executable, "-c", f"{look}; print(reader_of(Path('.')))"]
     with (folder / "a.bin").open("rb"):
         told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
@@ -106,7 +106,7 @@ def test_who_reads_a_version_keeps_no_other_that_shares_files_with_it(tmp_path: 
         (folder / "own.bin").write_bytes(b"x")
     (old / "shared.bin").write_bytes(b"y")
     os.link(old / "shared.bin", new / "shared.bin")
-    look = "import sys; from pathlib import Path; from axomsync.mirror.readers import reader_of"
+    look = "import sys; from pathlib import Path; from axomsync.mirror.publish.readers import reader_of"
     look += "; print(reader_of(Path(sys.argv[1])))"
     for opened in (old / "shared.bin", new / "shared.bin", new / "own.bin"):
         with opened.open("rb"):

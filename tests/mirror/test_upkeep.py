@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.errors import LocalFault
-from axomsync.meter import Meter
-from axomsync.mirror.links import Links
-from axomsync.mirror.partial import Job, PartialFile
-from axomsync.mirror.record import read_record
-from axomsync.records import Manifest, ManifestFile, ModelFile, ModelState
+from axomsync.core.errors import LocalFault
+from axomsync.core.records import Manifest, ManifestFile, ModelFile, ModelState
+from axomsync.mirror.fetch.partial import Job, PartialFile
+from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.publish.record import read_record
+from axomsync.runtime.meter import Meter
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.faults import Content, Fault, FaultyServer
 

@@ -10,7 +10,7 @@ import pytest
 
 from axomsync.ops import doctor
 from axomsync.ops.doctor import Finding, Verdict
-from axomsync.proxies import Proxies
+from axomsync.transport.proxies import Proxies
 from tests.rig.agent import AgentProcess
 from tests.rig.faults import FOREVER, KEY, Content, Fault, FaultyServer, http_date, s3_error
 

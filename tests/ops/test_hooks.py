@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from axomsync.config import HookSettings
+from axomsync.core.records import ModelState, RemoteModel, Stamp, UploadState
 from axomsync.ledger import Ledger
-from axomsync.liveness import Liveness
 from axomsync.ops.hooks import OUTPUT_LIMIT, TRIES, Hooks
-from axomsync.problems import Problems
-from axomsync.records import ModelState, RemoteModel, Stamp, UploadState
+from axomsync.runtime.heartbeat import Liveness
+from axomsync.runtime.problems import Problems
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, FaultyServer
 

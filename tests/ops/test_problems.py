@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from axomsync import config, tables
+from axomsync import config
+from axomsync.cli import tables
 from axomsync.config import Settings
-from axomsync.explain import explain
 from axomsync.ledger import Reader
-from axomsync.report import status_document
-from axomsync.targets import find
+from axomsync.status.explain import explain
+from axomsync.status.report import status_document
+from axomsync.status.targets import find
 from tests.rig.agent import AgentProcess, Config, eventually
 from tests.rig.faults import EXPIRED, FOREVER, KEY, Content, Fault, FaultyServer, StoredObject, json_answer, s3_error
 from tests.rig.tls import Authority, TlsFront

@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from blake3 import blake3
 
-from axomsync.mirror.segments import Coverage
+from axomsync.mirror.fetch.segments import Coverage
 
 KEY = "axom_live_of_the_server_that_misbehaves"
 FOREVER = 1 << 30

@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import axomsync.agent
-import axomsync.console
+import axomsync.runtime.schedule
+import axomsync.cli.tables
+
+import axomsync.agent.agent
+import axomsync.console.client
 import axomsync.ops.doctor
-import axomsync.schedule
-import axomsync.tables
 import axomsync.web.page
 import axomsync.web.server  # noqa: F401  # once, instead of in each fork
 from axomsync.cli import main
@@ -253,7 +254,7 @@ def examine(home: Path, surrounding: Surrounding) -> dict[str, tuple[int, str]]:
 
 
 def _has_tried(ledger: Path) -> bool:
-    from axomsync.errors import AxomsyncError
+    from axomsync.core.errors import AxomsyncError
     from axomsync.ledger import Reader
 
     try:

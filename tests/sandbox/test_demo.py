@@ -16,8 +16,8 @@ import pytest
 import safetensors
 
 from axomsync.sandbox.console import Sandbox
+from axomsync.sandbox.recording_relay import Witness, distinct_bytes, sent_bytes
 from axomsync.sandbox.sample import write_broken_dataset, write_dataset, write_model
-from axomsync.sandbox.witness import Witness, distinct_bytes, sent_bytes
 from tests.rig.agent import eventually
 
 DEMO = [sys.executable, "-m", "axomsync", "demo"]

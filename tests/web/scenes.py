@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from axomsync.config import Settings, WebSettings
+from axomsync.core.records import Checked, DurableSegment, ModelState, Presigned, RemoteModel, Stamp, Transfer, UploadState
+from axomsync.core.text import iso
 from axomsync.ledger import Ledger, Reader
-from axomsync.liveness import Liveness
-from axomsync.meter import Meter
 from axomsync.ops.metrics import AgentCollector, registry
-from axomsync.problems import Problems
-from axomsync.records import Checked, DurableSegment, ModelState, Presigned, RemoteModel, Stamp, Transfer, UploadState
-from axomsync.text import iso
-from axomsync.throughput import PIECE_SECONDS, PIECES, Throughput
+from axomsync.runtime.heartbeat import Liveness
+from axomsync.runtime.meter import Meter
+from axomsync.runtime.problems import Problems
+from axomsync.runtime.throughput import PIECE_SECONDS, PIECES, Throughput
 from axomsync.web.facts import Facts
 from axomsync.web.page import Page
 from axomsync.web.server import Server

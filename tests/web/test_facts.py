@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from axomsync.meter import Meter
-from axomsync.records import UploadState
-from axomsync.report import status_document
-from axomsync.throughput import PIECE_SECONDS, PIECES, Throughput
+from axomsync.core.records import UploadState
+from axomsync.runtime.meter import Meter
+from axomsync.runtime.throughput import PIECE_SECONDS, PIECES, Throughput
+from axomsync.status.report import status_document
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, FaultyServer
 from tests.web.scenes import Stage, staged

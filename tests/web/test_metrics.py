@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from axomsync.problems import SUBJECTS
-from axomsync.records import ModelState, UploadState
+from axomsync.core.records import ModelState, UploadState
+from axomsync.runtime.problems import SUBJECTS
 from tests.web.scenes import staged
 
 CHECKOUT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from axomsync.records import ModelState, UploadState
+from axomsync.core.records import ModelState, UploadState
 from tests.rig.agent import AgentProcess
 from tests.rig.browser import chromium
 from tests.rig.faults import KEY, FaultyServer

@@ -1,0 +1,1 @@
+"""The process: its workers, its signals, and what others ask of it."""

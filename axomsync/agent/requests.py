@@ -1,0 +1,170 @@
+"""How other processes steer a running agent: they leave requests in the ledger, and the agent looks there every tick.
+
+No port and no socket: whoever may write the ledger may steer. What is asked while no agent runs waits for the next one.
+A request is a verb, an argument and parameters; its answer is any JSON.
+
+Failures handled: a user who may not write the ledger, a request that fails (its message and exit code reach who asked),
+a verb that this version does not know, an agent that stops in the middle of a long request (the next one takes it up
+again), one that crashes in it (the request has failed: one that kills an agent must not kill the next one too), requests and
+answers that nobody can read (they fail).
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from axomsync.core.errors import AxomsyncError, LocalFault, Stopping
+from axomsync.core.text import printable
+from axomsync.ledger import Ledger, Reader, write_beside_agent
+from axomsync.runtime.heartbeat import Beat, Liveness
+
+log = logging.getLogger(__name__)
+
+LONG_REQUESTS_AT_ONCE = 2
+KEPT_SECONDS = 24 * 3600.0  # answers are kept for whoever waits; nobody waits longer
+ASK_AGAIN_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asked for."""
+
+    id: int
+    verb: str
+    argument: str | None
+    parameters: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.verb} {printable(self.argument)}" if self.argument else self.verb
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How the agent does what it is asked for.
+
+    `do` gets the request, and a beat that it must call as every worker does. It returns JSON, or raises `AxomsyncError`;
+    `Stopping` has the request done by the next agent. One that is not `long` runs on the agent's main thread and must
+    return within milliseconds.
+    """
+
+    do: Callable[[Request, Beat], Any]
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended."""
+
+    answer: Any
+    error: str | None = None
+    exit_code: int = 0
+
+
+# The asking side
+
+
+def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mapping[str, Any] | None = None) -> int:
+    """Leave a request in the ledger (the path of its file); returns its id. Raises `LocalFault`."""
+    with write_beside_agent(ledger) as connection:
+        row = connection.execute(
+            "INSERT INTO requests (verb, argument, parameters, asked_at) VALUES (?, ?, ?, ?)",
+            (verb, argument, json.dumps(parameters or {}), time.time()),
+        ).lastrowid
+    assert row is not None  # noqa: S101  # for mypy: an INSERT has one
+    return row
+
+
+def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
+    """How a request ended, or None when it has not after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (row := ledger.request(request)) is None or row["outcome"] is None:
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(ASK_AGAIN_SECONDS)
+    outcome = _object_in(row["outcome"]) or {}
+    try:
+        return Outcome(outcome["answer"], outcome.get("error"), int(outcome.get("exit_code", 0)))
+    except (KeyError, TypeError, ValueError):
+        raise LocalFault("the agent's answer can't be read; ask again") from None
+
+
+# The agent's side
+
+
+@dataclass
+class Steering:
+    """Does what is asked of an agent. `look` is called every tick, by one thread."""
+
+    ledger: Ledger
+    verbs: Mapping[str, Verb]
+    liveness: Liveness
+    _pool: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(LONG_REQUESTS_AT_ONCE, thread_name_prefix="request")
+    )
+
+    def __post_init__(self) -> None:
+        self.ledger.recover_requests(json.dumps(_failed("the agent ended in the midst of it; ask again")), KEPT_SECONDS)
+
+    def look(self) -> None:
+        """Begin what was asked since the last look. Raises `LocalFault` when the ledger can't be written."""
+        for row in self.ledger.read.new_requests():
+            parameters = _object_in(row["parameters"])
+            request = Request(row["id"], row["verb"], row["argument"], parameters or {})
+            self.ledger.begin_request(request.id)
+            log.info("asked to %s", request)
+            verb = self.verbs.get(request.verb)
+            if parameters is None:
+                self._end(request, _failed("what was asked can't be read; ask again"))
+            elif verb is None:
+                self._end(request, _failed(f"this agent does not know how to {request.verb}"))
+            elif verb.long:
+                self._pool.submit(self._do_for_long, request, verb)
+            else:
+                self._do(request, verb, lambda: None)
+
+    def close(self) -> None:
+        """Begin nothing more; what runs ends with the parts that it works with."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _do_for_long(self, request: Request, verb: Verb) -> None:
+        with self.liveness.worker(f"request to {request}") as beat:
+            self._do(request, verb, beat)
+
+    def _do(self, request: Request, verb: Verb, beat: Beat) -> None:
+        try:
+            outcome = {"answer": verb.do(request, beat)}
+        except Stopping:
+            self.ledger.set_request_back(request.id)
+            return
+        except AxomsyncError as failure:
+            outcome = _failed(str(failure), failure.exit_code)
+        except Exception as bug:  # what one asks for must not end the work for all
+            log.exception("unexpected failure of the request to %s", request)
+            outcome = _failed(f"unexpected {type(bug).__name__}: {bug}; please report it")
+        self._end(request, outcome)
+
+    def _end(self, request: Request, outcome: Mapping[str, Any]) -> None:
+        if outcome.get("error"):
+            log.warning("could not %s: %s", request, outcome["error"])
+        try:
+            self.ledger.end_request(request.id, json.dumps(outcome))
+        except LocalFault as fault:
+            log.warning("the answer to %s is lost: %s", request, fault)
+
+
+def _object_in(text: str) -> dict[str, Any] | None:
+    """A JSON object, None when it is none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _failed(error: str, exit_code: int = 1) -> dict[str, Any]:
+    return {"answer": None, "error": error, "exit_code": exit_code}

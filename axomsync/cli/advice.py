@@ -1,0 +1,83 @@
+"""The next command, wherever a person has something to do: what `status`, `uploads` and `models` end in.
+
+Made of the documents that these verbs print, so it says nothing that they don't; whether a rejected file still lies where
+it was set aside is asked of the disk. Failures handled: names that no shell would take as they are shown (`explain`).
+"""
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from axomsync.core.paths import REJECTS
+from axomsync.runtime.problems import SUBJECTS
+
+MOST = 3  # files or models that are named; the rest is counted
+
+PACKAGED_UNITS = ("/usr/lib/systemd/system", "/usr/local/lib/systemd/system", "/etc/systemd/system")
+UNIT = "axomsync.service"
+
+Document = Mapping[str, Any]
+
+
+def of_status(document: Document, *, units: Iterable[str] = PACKAGED_UNITS) -> list[str]:
+    """What to do about what `axomsync status` shows; nothing when all is well."""
+    steps = []
+    if not document["agent"]["running"]:
+        is_service = any(os.path.exists(f"{folder}/{UNIT}") for folder in units)
+        steps.append(f"to start the agent: {'systemctl start axomsync' if is_service else 'axomsync run'}")
+    elif document["agent"]["paused"]:
+        steps.append("to go on: axomsync resume")
+    subjects = [problem["subject"] for problem in document["problems"]]
+    if any(subject in SUBJECTS for subject in subjects):
+        steps.append("to look into it: axomsync doctor")
+    drop = Path(document["drop"]["folder"])
+    items = [subject for subject in subjects if subject not in SUBJECTS]
+    rejected = [subject for subject in items if _is_set_aside(drop, subject)]
+    waiting = {problem["subject"] for problem in document["problems"] if problem["next_attempt"] is not None}
+    steps += _of_rejected(rejected, drop)
+    parked = [subject for subject in items if subject not in rejected and subject not in waiting]
+    steps += _named("to know more, and try again once it is mended: axomsync retry", parked, "axomsync status")
+    return steps
+
+
+def of_uploads(documents: Sequence[Document], drop: Path) -> list[str]:
+    """What to do about the files that `axomsync uploads` lists."""
+    paths = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] == "rejected")
+    parked = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] in ("failed", "held"))
+    steps = _of_rejected([path for path in paths if _is_set_aside(drop, path)], drop)
+    return steps + _named("mend what the reason says, then: axomsync retry", list(parked), "axomsync uploads --state failed")
+
+
+def of_models(documents: Sequence[Document]) -> list[str]:
+    """What to do about the models that `axomsync models` lists."""
+    names = {state: [] for state in ("blocked", "failed", "damaged")}  # type: dict[str, list[str]]
+    for d in documents:
+        state = "damaged" if d["damage"] else d["state"]
+        if state in names:
+            names[state].append(f"{d['name']}/{d['version']}")
+    steps = _named("mend what the reason says, then: axomsync retry", names["blocked"] + names["failed"], "axomsync models")
+    return steps + _named("to have the damage mended: axomsync verify --repair", names["damaged"], "axomsync models")
+
+
+def _of_rejected(paths: Sequence[str], drop: Path) -> list[str]:
+    """How each goes back to where it was dropped; the reason file beside it says what to correct."""
+    rejects = drop / os.fsdecode(REJECTS)
+    steps = [
+        f"correct it and move it back: mv {shlex.quote(str(rejects / path))} {shlex.quote(str(drop / path))}"
+        for path in paths[:MOST]
+    ]
+    more = len(paths) - MOST
+    return steps + [f"and {more} more: axomsync uploads --state rejected"] * (more > 0)
+
+
+def _named(command: str, names: Sequence[str], list_all: str) -> list[str]:
+    steps = [f"{command} {shlex.quote(name)}" for name in names[:MOST]]
+    more = len(names) - MOST
+    return steps + [f"and {more} more: {list_all}"] * (more > 0)
+
+
+def _is_set_aside(drop: Path, path: str) -> bool:
+    """Whether it lies in `rejected/` under the very name that is shown."""
+    return os.path.lexists(drop / os.fsdecode(REJECTS) / path)

@@ -1,0 +1,262 @@
+"""Documents as text for people: tables and colour on a terminal, plain aligned text in a pipe."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from axomsync.core.text import printable
+from axomsync.drop.repeats import repeated_words
+
+GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok"})
+BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail"})
+DRAWN_ROWS = 1000  # that rich draws in a moment
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units: `91.2 MB`."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people say them: `1h 05m`."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s" if minutes else f"{rest}s"
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # `main` knows what to do; rich would end the process with 1
+
+
+def screen() -> Console:
+    """Standard output; as wide as its lines need when it is no terminal."""
+    return _Screen(highlight=False) if sys.stdout.isatty() else _Screen(width=10_000, highlight=False)
+
+
+class Listing:
+    """Rows under column heads, which rich draws for a terminal; cells that are states get their colour there."""
+
+    def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        self.columns, self.rows = columns, [[_words(cell) for cell in row] for row in rows]
+
+    def __rich__(self) -> Table:
+        made = Table(box=None, pad_edge=False, header_style="bold")
+        for column in self.columns:
+            made.add_column(column, overflow="fold")
+        for row in self.rows:
+            made.add_row(*(Text(text, style=_colour(text)) for text in row))
+        return made
+
+    def plain(self) -> str:
+        """The same as text whose lines are as long as they need to be: rich takes a minute for a hundred thousand."""
+        lines = [tuple(self.columns), *map(tuple, self.rows)]
+        widths = [max(map(cell_len if _is_wide(column) else len, column)) for column in zip(*lines, strict=True)]
+        form = "  ".join(f"%-{width}s" for width in widths)
+        return "".join((_aligned(line, widths) if _is_wide(line) else form % line).rstrip() + "\n" for line in lines)
+
+
+def _is_wide(texts: Iterable[str]) -> bool:
+    """Whether a terminal may need more or fewer cells for one of them than it has characters."""
+    return not all(map(str.isascii, texts))
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(text + " " * (width - cell_len(text)) for text, width in zip(line, widths, strict=True))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Listing:
+    """Rows under column heads."""
+    return Listing(columns, rows)
+
+
+def show(listing: Listing) -> None:
+    """Print it: drawn on a terminal, as long as a person may look at it there, and plain elsewhere."""
+    if sys.stdout.isatty() and len(listing.rows) <= DRAWN_ROWS:
+        screen().print(listing)
+    else:
+        sys.stdout.write(listing.plain())
+
+
+def _words(cell: Any) -> str:
+    return "-" if cell is None else printable(str(cell))  # names come from elsewhere, with escape sequences perhaps
+
+
+def _colour(text: str) -> str:
+    return "green" if text in GOOD else "red" if text in BAD else ""
+
+
+def uploads(documents: Sequence[dict[str, Any]]) -> Listing:
+    """`axomsync uploads`: by sub-folder, as each is to be one dataset."""
+    return table(
+        ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
+        (
+            (
+                d["state"],
+                d["path"],
+                size(d["bytes"]),
+                d["lines"],
+                *_ids(d),
+                d["reason"] or repeated_words(d["repeated_lines"], d["lines"]) or "",
+            )
+            for d in sorted(documents, key=lambda d: d["folder"])
+        ),
+    )
+
+
+def _ids(document: dict[str, Any]) -> tuple[str | None, str | None]:
+    if not document["shards"]:
+        return document["upload_id"], document["key"]
+    return f"{len(document['shards'])} shards", "see --csv"
+
+
+def models(documents: Sequence[dict[str, Any]]) -> Listing:
+    """`axomsync models`."""
+    return table(
+        ("STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "FILES", "REASON"),
+        (
+            (
+                d["state"], d["name"], d["version"], d["remote_status"], size(d["bytes_total"]), d["path"],
+                _counts(d["proofs"]) if d["proofs"] else None, d["reason"] or "",
+            )
+            for d in documents
+        ),
+    )  # fmt: skip
+
+
+def findings(documents: Iterable[dict[str, Any]]) -> Listing:
+    """`axomsync doctor`."""
+    return table(("", "WHAT", "FOUND", "FIX"), ((d["verdict"], d["subject"], d["found"], d["fix"]) for d in documents))
+
+
+def explanation(document: dict[str, Any]) -> list[Text]:
+    """`axomsync explain`, for one file or model."""
+    facts = document["facts"]
+    lines = [f"{document['name']}: {document['state']}: it {document['means']}"]
+    lines += [f"  why: {document['reason']}"] * bool(document["reason"])
+    lines += [f"  to have it uploaded: {facts.get('fix')}"] * bool(facts.get("fix"))
+    repeated = repeated_words(facts["repeated_lines"], facts["lines"]) if document["kind"] == "upload" else None
+    lines += [f"  warning: {repeated}"] * bool(repeated)
+    lines += [f"  kept by: {obstacle}" for obstacle in document["keeps"]]
+    lines += [f"  next try: {document['next_attempt']}"] * bool(document["next_attempt"])
+    known = ("id", "path", "bytes", "bytes_done", "bytes_total", "sha256", "upload_id", "key", "remote_status")
+    lines += [f"  {name}: {facts[name]}" for name in known if facts.get(name) is not None]
+    lines += _proofs(facts.get("files", []))
+    return [Text(printable(line)) for line in lines]
+
+
+def _proofs(files: Sequence[dict[str, Any]]) -> list[str]:
+    """How much could be shown of a model's files, and of which ones less than storage's own checksum."""
+    lesser = [f"    {file['rel']}: {file['proof']}" for file in files if file["proof"] != "proven"]
+    return [f"  files: {_proof_counts(files)}"] * bool(files) + lesser
+
+
+def _proof_counts(files: Sequence[dict[str, Any]]) -> str:
+    """Such as `12 proven, 1 size only`."""
+    return _counts(Counter(sorted(file["proof"] for file in files)))
+
+
+def status(document: dict[str, Any]) -> list[Any]:
+    """`axomsync status`: one screen."""
+    agent, console, drop, mirror = (document[part] for part in ("agent", "console", "drop", "mirror"))
+    running = f"running (pid {agent['pid']}) since {agent['since']}" if agent["running"] else "not running"
+    if agent["paused"]:
+        running += f", paused until {agent['paused_until'] or '`axomsync resume`'}"
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_row("agent", f"axomsync {document['version']}, {running}")
+    facts.add_row("console", Text(printable(f"{console['url']}  {_reached(console, running=agent['running'])}")))
+    orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
+    watched = f"  ({drop['observer']})" * bool(drop["observer"])
+    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}")))
+    for left in drop["left_alone"]:
+        facts.add_row("", Text(_left_alone_words(left)))
+    free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
+    facts.add_row("mirror", Text(printable(f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")))
+    parts: list[Any] = [facts]
+    if document["transfers"]:
+        rows = ((_arrow(t), t["name"], _share(t), size(t["rate"]) + "/s", duration(t["eta"])) for t in document["transfers"])
+        parts += ["", table(("", "TRANSFER", "DONE", "RATE", "LEFT"), rows)]
+    if document["problems"]:
+        parts += ["", Text("PROBLEMS", style="bold"), *map(_problem, document["problems"])]
+    return parts
+
+
+def _reached(console: dict[str, Any], *, running: bool) -> str:
+    """Only a running agent knows how the console is; of another one it is known how it was."""
+    answered = f"answered last at {console['last_poll']}" if console["last_poll"] else "never answered so far"
+    if console["ok"] is None:
+        return "not asked yet"
+    if running:
+        return f"reachable, {answered}" if console["ok"] else f"trouble: {console['error']}, {answered}"
+    return answered if console["ok"] else f"{answered}; trouble when the agent ended: {console['error']}"
+
+
+def steps(told: Sequence[str]) -> list[Any]:
+    """What to do next, below a list."""
+    return ["", *(Text(printable(step)) for step in told)] if told else []
+
+
+def _left_alone_words(left: dict[str, Any]) -> str:
+    """Such as `2 files left alone (symlink): a.jsonl, b.jsonl; copy or move the file itself here`."""
+    named = ", ".join(left["examples"]) + ", …" * (left["files"] > len(left["examples"]))
+    files = "1 file" if left["files"] == 1 else f"{left['files']} files"
+    return printable(f"{files} left alone ({left['rule']}): {named}; {left['fix']}")
+
+
+def _problem(problem: dict[str, Any]) -> Group:
+    """A block and no row: a reason squeezed into a column can't be read on a narrow terminal."""
+    times = f"since {problem['since']}" + f", next try {problem['next_attempt']}" * bool(problem["next_attempt"])
+    lines = (problem["reason"], times)
+    subject = Text(printable(problem["subject"]), style="red")
+    return Group(subject, *(Padding(Text(printable(line)), (0, 0, 0, 2), expand=False) for line in lines))
+
+
+def fitting(parts: Sequence[Any], on: Console) -> Group:
+    """As much of `parts` as a terminal has lines for, and a sign when that is not all."""
+    lines = on.render_lines(Group(*parts), pad=False)
+    room = on.height - 1
+    shown = [Text.assemble(*((segment.text, segment.style or "") for segment in line)) for line in lines]
+    if len(shown) <= room:
+        return Group(*shown)
+    more = len(shown) - room + 1
+    return Group(*shown[: room - 1], Text(f"… {more} more lines: axomsync status", style="bold"))
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count) or "nothing yet"
+
+
+def _arrow(transfer: dict[str, Any]) -> str:
+    return "up" if transfer["direction"] == "up" else "down"
+
+
+def _share(transfer: dict[str, Any]) -> str:
+    total = transfer["bytes_total"] or 1
+    return (
+        f"{size(transfer['bytes_received'])} of {size(transfer['bytes_total'])} ({transfer['bytes_received'] / total:.0%})"
+    )
+
+
+def verified(documents: Iterable[dict[str, Any]]) -> Listing:
+    """`axomsync verify`: a line for each model, and one for each file that is damaged."""
+    rows = []
+    for d in documents:
+        state = "damaged" if d["damage"] else "repaired" if d["repaired"] else "whole"
+        rows.append((f"{d['name']}/{d['version']}", state, size(d["bytes"]), _proof_counts(d["files"])))
+        rows += [("", "", "", damage) for damage in d["damage"]]
+    return table(("MODEL", "BYTES ARE", "SIZE", "FILES"), rows)

@@ -1,0 +1,56 @@
+"""What kind of filesystem a path lies on, since locks, WAL and file events can't be trusted on some of them."""
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from axomsync.core.oserrors import local_fault
+
+# Several machines may write there at once; locks and inotify tell of this one only, if of any.
+REMOTE_FILESYSTEMS = frozenset({
+    "nfs", "nfs4", "lustre", "cifs", "smb3", "smbfs", "ceph", "9p", "beegfs", "afs", "gpfs", "ocfs2", "gfs2", "orangefs",
+    "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.goofys", "fuse.geesefs", "fuse.juicefs", "fuse.mount-s3",
+    "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse", "fuse.blobfuse", "fuse.blobfuse2",
+})  # fmt: skip
+
+
+def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Filesystem type of the mount that `path` lies on; "" where it can't be told.
+
+    Source: proc(5), "/proc/pid/mountinfo"; blanks and backslashes in mount points are octal escapes.
+    """
+    target = os.fsencode(os.path.realpath(path))
+    best, kind = b"", ""
+    try:
+        lines = mounts.read_bytes().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields, _, tail = line.partition(b" - ")
+        point = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8) & 0xFF]), fields.split()[4])
+        # Of mounts on the same point, the last one is what one sees.
+        if (target == point or target.startswith(point.rstrip(b"/") + b"/")) and len(point) >= len(best):
+            best, kind = point, tail.split()[0].decode("ascii", "replace")
+    return kind
+
+
+def is_folder(path: Path | str | None) -> bool:
+    """Whether that is a folder, a link to one left aside. Raises `LocalFault` when that can't be known now."""
+    if not path:
+        return False
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable which names a folder has. Raises `OSError`."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""Errors of the operating system, in words: which path, what is wrong with it, and what helps.
+
+Failures handled: a right that is missing (whose, and the command that gives it), a path that the unit's sandbox hides, a
+disk that is full, and one on which only inodes are used up.
+"""
+
+import errno
+import os
+
+from axomsync.core.confinement import hidden
+from axomsync.core.errors import LocalFault
+from axomsync.core.rights import denial_of
+from axomsync.core.text import printable
+
+_ADVICE = {
+    errno.EDQUOT: "the disk quota is used up; raise it or free some space",
+    errno.EROFS: "the filesystem is read-only; remount it read-write",
+    errno.EACCES: "permission denied; give this user access",
+    errno.EPERM: "operation not permitted; give this user access",
+    errno.ENOENT: "it does not exist; create it or correct the configuration",
+    errno.EEXIST: "something else is in its place; move that away or correct the configuration",
+    errno.ELOOP: "a symlink is in its place, which is not followed; move it away",
+    errno.ENOTDIR: "a part of the path is not a folder; correct the configuration",
+    errno.EIO: "the disk reported an I/O error; check the kernel log",
+    errno.EMFILE: "too many open files; raise LimitNOFILE",
+    errno.ENFILE: "the system has too many open files; raise fs.file-max",
+    errno.ENAMETOOLONG: "the name is too long for this filesystem",
+}
+
+
+NO_INODES = "no inodes are left on the disk, though bytes may be; remove small files (the agent goes on by itself)"
+
+
+def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
+    """Map an operating-system error to a `LocalFault` that names the path and what is needed."""
+    subject = path if path is not None else error.filename
+    name = os.fsdecode(subject) if isinstance(subject, str | bytes) else None
+    known = full_disk(subject) if error.errno == errno.ENOSPC else _ADVICE.get(error.errno or 0)
+    if name is not None:
+        known = _who_forbids(error, name) or known
+    return LocalFault(f"{printable(name or 'local file')}: {known or error.strerror or error}")
+
+
+def _who_forbids(error: OSError, path: str) -> str | None:
+    """Where the unit's sandbox or somebody's rights are in the way: which, and the command that mends it."""
+    sandboxed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
+    if sandboxed and (told := hidden(path, written=error.errno == errno.EROFS)) is not None:
+        return printable(told)
+    if error.errno in (errno.EACCES, errno.EPERM) and (denial := denial_of(path)) is not None:
+        return printable(denial.words(path))
+    return None
+
+
+def full_disk(path: str | bytes | None) -> str:
+    """What is used up where the system says that there is no space: a disk can run out of inodes with bytes to spare."""
+    place = os.fsencode(path) if path else b""
+    while place and not os.path.isdir(place) and os.path.dirname(place) != place:
+        place = os.path.dirname(place)
+    try:
+        status = os.statvfs(place or b".")
+    except OSError:
+        status = None
+    if status is not None and status.f_files and not status.f_favail:
+        return NO_INODES
+    return "the disk is full; free some space (the agent goes on by itself)"

@@ -1,0 +1,54 @@
+"""Which states an upload and a model may go through, and which of their changes are worth telling. Pure.
+
+Failures handled: an illegal state transition (`IllegalTransition`: a bug must not become a lie in the ledger).
+"""
+
+from collections.abc import Mapping
+
+from axomsync.core.errors import Fatal
+from axomsync.core.records import ModelState, UploadState
+
+_U = UploadState
+UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
+    _U.SETTLING: frozenset({_U.CHECKING}),
+    _U.CHECKING: frozenset({_U.SETTLING, _U.QUEUED, _U.REJECTED, _U.DUPLICATE, _U.HELD, _U.FAILED}),
+    _U.QUEUED: frozenset({_U.UPLOADING, _U.SETTLING, _U.DUPLICATE, _U.HELD, _U.FAILED}),
+    _U.UPLOADING: frozenset({_U.UPLOADED, _U.QUEUED, _U.SETTLING, _U.DUPLICATE, _U.FAILED}),
+    _U.HELD: frozenset({_U.SETTLING}),
+    _U.FAILED: frozenset({_U.SETTLING, _U.QUEUED}),
+    _U.UPLOADED: frozenset(),
+    _U.REJECTED: frozenset({_U.SETTLING, _U.CHECKING}),
+    _U.DUPLICATE: frozenset(),
+}
+
+_M = ModelState
+# The console or the configuration may change its mind at any time, and whatever is tried may fail.
+_ANY_TIME = frozenset({_M.WAITING, _M.IGNORED, _M.QUEUED, _M.BLOCKED, _M.FAILED, _M.GONE})
+_BEGIN = frozenset({_M.DOWNLOADING, _M.PUBLISHED})  # published at once: the folder was found whole
+MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
+    _M.WAITING: _ANY_TIME,
+    _M.IGNORED: _ANY_TIME,
+    _M.QUEUED: _ANY_TIME | _BEGIN,
+    _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING},
+    _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.DOWNLOADING},
+    # All but the first: its folder was removed.
+    _M.PUBLISHED: frozenset({_M.PRUNED, _M.QUEUED, _M.IGNORED, _M.WAITING, _M.GONE}),
+    _M.BLOCKED: _ANY_TIME | _BEGIN,
+    _M.FAILED: _ANY_TIME | _BEGIN,
+    _M.GONE: _ANY_TIME,
+    _M.PRUNED: _ANY_TIME,
+}
+
+ENDS = frozenset({_U.UPLOADED, _U.REJECTED, _U.DUPLICATE, _M.PUBLISHED, _M.GONE, _M.PRUNED})
+SETBACKS = frozenset({_U.QUEUED, _U.HELD, _U.FAILED, _M.QUEUED, _M.BLOCKED, _M.FAILED})
+
+
+class IllegalTransition(Fatal):
+    """The program tried to move a row where it can't go: a bug, stopped before it reaches the disk."""
+
+
+def is_legal(table: str, old: str, new: str) -> bool:
+    """Whether a row of `uploads` or `models` may go from one state to the other."""
+    if table == "uploads":
+        return new in UPLOAD_TRANSITIONS[UploadState(old)]
+    return new in MODEL_TRANSITIONS[ModelState(old)]

@@ -1,0 +1,132 @@
+"""Opening the SQLite file with the newest schema, and what SQLite's errors ask people to do.
+
+Failures handled: a full, failing or read-only disk, a locked file, one that is damaged in whatever place, a link or pipe of
+its name (`LocalFault`), a newer schema (`NewerLedger`).
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+from sqlite_utils import Database
+
+from axomsync.core.errors import LocalFault
+from axomsync.core.oserrors import NO_INODES, full_disk, local_fault
+from axomsync.core.paths import LOCK_FILE
+from axomsync.core.text import printable
+from axomsync.ledger.lock import check_plain, open_or_make
+from axomsync.ledger.rows import Misfit
+from axomsync.ledger.schema import migrations, refuse_newer
+
+BUSY_TIMEOUT_SECONDS = 10.0
+WAL_LIMIT_BYTES = 16 * 1024 * 1024  # that stay allocated when a burst of writes is over
+
+
+def open_for_writing(path: Path) -> Database:
+    """The writing connection, with the newest schema. Raises `LocalFault`, or `NewerLedger` for one that is newer still."""
+    mask = os.umask(0o027)  # what goes where is nobody else's business
+    try:
+        if not os.path.lexists(path):
+            os.close(open_or_make(path))
+        check_ledger(path)
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+        with closed_on_failure(connection):
+            db = Database(connection)
+            refuse_newer(db, path)
+            if db.journal_mode != "wal":
+                db.enable_wal()
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+            connection.execute("PRAGMA foreign_keys = ON")
+            migrations.apply(db)
+    except (sqlite3.Error, *DAMAGE) as error:
+        raise sqlite_fault(error, path) from None
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    finally:
+        os.umask(mask)
+    return db
+
+
+@contextmanager
+def closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
+    """Leave no connection open behind an exception."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+class Trouble(StrEnum):
+    """What keeps a ledger from being written or read, in the words that people are told. New ones go to the end."""
+
+    FULL = "the disk is full; free some space"
+    FAILING = "the disk is full or failing; free some space, and look at the kernel log"
+    READ_ONLY = "it can't be written; give the service's user access to it and its folder, on a disk that is not read-only"
+    UNOPENED = "it can't be opened; give the service's user access to it and its folder"
+    LOCKED = "another program keeps it locked, a backup or an SQLite shell perhaps; end that"
+    FOREIGN = "it is not a ledger; move it away, a new one loses no data"
+    DAMAGED = "it is damaged; move it away, a new one loses no data"
+    SLOW = "the disk takes more than 10 s for a write; look at the kernel log"
+    HELD = "its WAL grows, since another program never ends its reading, a backup or an SQLite shell perhaps; end that"
+    INODES = NO_INODES
+    REMOVED = "it was removed, moved or replaced while the agent ran; the next start makes a new one, which loses no data"
+
+
+# What a damaged file ends in where SQLite sees nothing wrong with it: words and columns that are none of ours, and errors
+# that quote it (a schema, a row) in what is no UTF-8.
+DAMAGE = (Misfit, KeyError, UnicodeDecodeError)
+
+_BY_CODE = {
+    sqlite3.SQLITE_FULL: Trouble.FULL,
+    sqlite3.SQLITE_IOERR: Trouble.FAILING,
+    sqlite3.SQLITE_READONLY: Trouble.READ_ONLY,
+    sqlite3.SQLITE_PERM: Trouble.READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: Trouble.UNOPENED,
+    sqlite3.SQLITE_BUSY: Trouble.LOCKED,
+    sqlite3.SQLITE_LOCKED: Trouble.LOCKED,
+    sqlite3.SQLITE_PROTOCOL: Trouble.LOCKED,
+    sqlite3.SQLITE_NOTADB: Trouble.FOREIGN,
+}
+
+
+class LedgerFault(LocalFault):
+    """The ledger can't be written or read now. `trouble` is None when that is not the file's fault."""
+
+    def __init__(self, message: str, trouble: Trouble | None) -> None:
+        super().__init__(message)
+        self.trouble = trouble
+
+
+def ledger_fault(path: Path, trouble: Trouble) -> LedgerFault:
+    """The one line for people."""
+    return LedgerFault(f"{printable(str(path))}: {trouble}", trouble)
+
+
+def sqlite_fault(error: Exception, path: Path) -> LocalFault:
+    """An error of SQLite, or of the system below it, for people.
+
+    The statements are the program's own and are tested: one that SQLite finds fault with met a damaged file.
+    """
+    if isinstance(error, sqlite3.ProgrammingError):
+        return LedgerFault(f"{printable(str(path))}: {error}", None)  # the connection was closed meanwhile
+    if isinstance(error, OSError):
+        return local_fault(error, str(path))
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # none for text that is no UTF-8
+    trouble = _BY_CODE.get(code & 0xFF, Trouble.DAMAGED)
+    no_file_made = trouble in (
+        Trouble.FULL,
+        Trouble.FAILING,
+        Trouble.UNOPENED,
+    )  # in SQLite's words for a disk without inodes
+    return ledger_fault(path, Trouble.INODES if no_file_made and full_disk(str(path)) == NO_INODES else trouble)
+
+
+def check_ledger(path: Path) -> None:
+    """Refuse links, pipes and the like under the names that this program and SQLite open. Raises `LocalFault`."""
+    for name in (LOCK_FILE, *(path.name + suffix for suffix in ("", "-wal", "-shm", "-journal"))):
+        check_plain(path.with_name(name))

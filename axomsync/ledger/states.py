@@ -1,0 +1,69 @@
+"""Moving uploads and models from state to state, and telling of it in the history.
+
+Failures handled: an illegal move (`IllegalTransition`, nothing is changed), the same setback again and again (told once).
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from axomsync.core.policy import same_but_for_numbers
+from axomsync.core.records import ModelState, UploadState
+from axomsync.core.states import ENDS, SETBACKS, IllegalTransition, is_legal
+from axomsync.core.text import printable
+from axomsync.ledger.committer import Committer
+from axomsync.ledger.rows import known_state
+
+HISTORY_MOST = 500
+_SUCCESSES: Mapping[str, str] = {UploadState.UPLOADED: "last_success_up", ModelState.PUBLISHED: "last_success_down"}
+_LABELS = {"uploads": "path", "models": "name || '/' || version"}
+
+
+class Moves(Committer):
+    """The writing side as far as states go; `now` is the wall clock."""
+
+    def __init__(self, path: Path, now: Callable[[], float]) -> None:
+        super().__init__(path)
+        self._now = now
+        self.transitions: Counter[tuple[str, str]] = Counter()  # since the start, by table and new state
+
+    def _move(self, db: Database, table: str, row_id: int | str, state: str, changes: Mapping[str, Any]) -> None:
+        row = db.conn.execute(
+            f"SELECT state, attempts, {_LABELS[table]} FROM {table} WHERE id = ?",  # noqa: S608  # own names
+            (row_id,),
+        ).fetchone()
+        if row is None:
+            raise IllegalTransition(f"{table} {row_id} is not in the ledger")
+        if row[0] != state and not is_legal(table, known_state(table, row[0]), state):
+            raise IllegalTransition(f"{table} {row_id} can't go from {row[0]} to {state}")
+        columns = {**changes, "state": str(state), "updated_at": self._now()}
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        db.conn.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*columns.values(), row_id))  # noqa: S608
+        if row[0] != state:
+            self._tell_transition(db, table, row, str(state), changes.get("reason"))
+
+    def _tell_transition(self, db: Database, table: str, row: tuple[Any, ...], state: str, reason: str | None) -> None:
+        _, attempts, label = row
+        self.transitions[table, state] += 1
+        if fact := _SUCCESSES.get(state):
+            db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (fact, str(self._now())))
+        begins = state == ModelState.DOWNLOADING and not attempts
+        if begins or state in ENDS or (reason and state in SETBACKS):
+            self._tell(db, table.removesuffix("s"), printable(os.fsdecode(label)), state, reason)
+
+    def _tell(self, db: Database, kind: str, subject: str, state: str, reason: str | None) -> None:
+        """Unless it is what was told of the same subject last: what is tried again and again is told once."""
+        last = db.conn.execute(
+            "SELECT state, reason FROM history WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1", (kind, subject)
+        ).fetchone()
+        if reason and last and last[0] == state and same_but_for_numbers(last[1] or "", reason) and state in SETBACKS:
+            return
+        added = db.conn.execute(
+            "INSERT INTO history (at, kind, subject, state, reason) VALUES (?,?,?,?,?)",
+            (self._now(), kind, subject, state, reason),
+        )
+        db.conn.execute("DELETE FROM history WHERE id <= ?", ((added.lastrowid or 0) - HISTORY_MOST,))

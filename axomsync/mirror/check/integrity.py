@@ -1,0 +1,104 @@
+"""Are the bytes on disk the ones that storage has?
+
+A manifest has no checksums as a rule, so evidence is what storage itself says: an ETag that is the MD5 of the bytes, or the
+MD5 of the parts' MD5s with a part size that nobody tells. What follows from a comparison is decided in `proving`.
+
+Failures handled: other bytes than storage has (`Corrupt`, they are fetched anew), a disk that does not give them
+(`LocalFault`).
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from axomsync.core.errors import AxomsyncError
+from axomsync.core.oserrors import local_fault
+from axomsync.mirror.fetch.hashing import READ_SIZE, Evidence, Follower
+from axomsync.storage.s3 import composite_md5, has_parts, likely_part_sizes, plain_md5
+
+
+class Corrupt(AxomsyncError):
+    """The bytes on disk are not those that storage has."""
+
+    exit_code = 75
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of comparing a file with an ETag."""
+
+    proven: bool
+    part_size: int | None = None  # with which a composite ETag was made
+    md5: str | None = None  # of the file, where the ETag looks like an MD5 and is another
+    composites: tuple[tuple[int, str], ...] = ()  # what it would be by those of `part_sizes` that fit, where none was right
+
+
+def compare(
+    path: Path, etag: str | None, seen: Evidence, beat: Callable[[], None], part_sizes: Sequence[int] = ()
+) -> Comparison:
+    """Compare a file with its ETag. `part_sizes` are tried first. Raises `LocalFault`.
+
+    `seen` is what was hashed while the bytes arrived; only the rest is read from disk.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            if plain := plain_md5(etag):
+                md5 = _md5(file.fileno(), seen, beat)
+                return Comparison(proven=md5 == plain, md5=None if md5 == plain else md5)
+            if composite := composite_md5(etag):
+                size = os.fstat(file.fileno()).st_size
+                told = [part for part in part_sizes if has_parts(size, part, composite[1])]
+                found: dict[int, str] = {}
+                for part in dict.fromkeys((*told, *likely_part_sizes(size, composite[1]))):
+                    found[part] = _composite(file.fileno(), size, part, seen, beat)
+                    if found[part] == composite[0]:
+                        return Comparison(proven=True, part_size=part)
+                return Comparison(proven=False, composites=tuple((part, found[part]) for part in told))
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    return Comparison(proven=False)
+
+
+def digests(path: Path, algorithms: Iterable[str], beat: Callable[[], None]) -> dict[str, str]:
+    """Digests of a file, as hex, by algorithm: "md5", "sha256", "blake3". One reading. Raises `LocalFault`."""
+    made = {name: blake3() if name == "blake3" else hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(READ_SIZE):
+                for digest in made.values():
+                    digest.update(piece)
+                beat()
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    return {name: digest.hexdigest() for name, digest in made.items()}
+
+
+def _md5(descriptor: int, seen: Evidence, beat: Callable[[], None]) -> str:
+    size = os.fstat(descriptor).st_size
+    if seen.parts is not None and seen.parts.part_size == size and 0 in seen.parts.digests:
+        return seen.parts.digests[0].hex()
+    follower = seen.follower or Follower()
+    follower.catch_up(descriptor, size, beat)
+    return follower.hexdigest()
+
+
+def _composite(descriptor: int, size: int, part: int, seen: Evidence, beat: Callable[[], None]) -> str:
+    known = seen.parts.digests if seen.parts is not None and seen.parts.part_size == part else {}
+    found = [
+        known.get(index) or _part_md5(descriptor, start, min(part, size - start), beat)
+        for index, start in enumerate(range(0, size, part))
+    ]
+    return f"{hashlib.md5(b''.join(found), usedforsecurity=False).hexdigest()}-{len(found)}"
+
+
+def _part_md5(descriptor: int, start: int, length: int, beat: Callable[[], None]) -> bytes:
+    md5, position, end = hashlib.md5(usedforsecurity=False), start, start + length
+    while position < end and (piece := os.pread(descriptor, min(READ_SIZE, end - position), position)):
+        md5.update(piece)
+        position += len(piece)
+        beat()
+    return md5.digest()

@@ -1,0 +1,125 @@
+"""Damaged files of a published model made whole: what is good is copied, the damaged segments alone are fetched.
+
+The new copy is compared with the recorded digests before it takes the place of the damaged file, by one rename: a reader
+finds the one or the other. Failures handled: an object that is another one by now (`Rejected`, nothing is replaced), a
+record that is damaged itself (storage's checksum decides), a disk without room (`LocalFault`), a crash (done again).
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from axomsync.core.errors import LocalFault, Rejected
+from axomsync.core.filesystems import sync_folder
+from axomsync.core.oserrors import local_fault
+from axomsync.core.records import Manifest, ModelFile
+from axomsync.core.text import printable
+from axomsync.ledger import Ledger
+from axomsync.mirror.check.integrity import compare
+from axomsync.mirror.check.verify import Damage, Step, examine_file
+from axomsync.mirror.fetch.lanes import CHANGES_OF_A_FILE, Lanes
+from axomsync.mirror.fetch.partial import Job, PartialFile
+from axomsync.mirror.publish.record import Record, write_record
+
+COPY_SIZE = 16 * 1024 * 1024
+
+
+def repair(
+    folder: Path,
+    record: Record,
+    damages: Sequence[Damage],
+    workshop: Path,
+    job: Job,
+    lanes: Lanes,
+    ledger: Ledger,
+    step: Step,
+) -> None:
+    """Replace the damaged files of the model that `record` is of. `workshop` is an empty folder on the same filesystem.
+
+    Raises what fetching raises, and `Rejected`, `LocalFault`.
+    """
+    good = {damage.file.rel: _good_part(damage) for damage in damages}
+    ledger.replace_files(record.model.id, [good.get(file.rel, file) for file in record.files])
+    try:
+        for number, damage in enumerate(damages):
+            copy = workshop / str(number)
+            _copy(folder / damage.file.rel, copy, good[damage.file.rel])
+            partial = PartialFile(job, good[damage.file.rel], copy)
+            partial.changes = CHANGES_OF_A_FILE  # of another object nothing is of use
+            job.files.append(partial)
+        lanes.fetch(job, step)
+        fetched = {file.rel: file for file in ledger.read.files(record.model.id)}
+        mended = {p.rel: _judged(p, damage.file, fetched[p.rel], step) for p, damage in zip(job.files, damages, strict=True)}
+        for partial in job.files:
+            _replace(partial.path, folder / partial.rel)
+        files = tuple(mended.get(file.rel, file) for file in record.files)
+        write_record(folder, replace(record, files=files))
+        sync_folder(folder)
+    except OSError as error:
+        raise local_fault(error) from None
+    finally:
+        for partial in job.files:  # a lane that was asked for a URL may be about to make its file anew
+            partial.give_up()
+        shutil.rmtree(workshop, ignore_errors=True)
+    ledger.replace_files(record.model.id, files)
+
+
+def check_manifest(manifest: Manifest, damages: Sequence[Damage]) -> None:
+    """Raise `Rejected` unless the console still has the damaged files, with their sizes."""
+    sizes = {file.rel: file.size for file in manifest.files}
+    for damage in damages:
+        if sizes.get(damage.file.rel) != damage.file.size:
+            raise _another(damage.file.rel)
+
+
+def check_room(room: int, damages: Sequence[Damage]) -> None:
+    """Raise `LocalFault` when the new copies do not fit into `room` bytes."""
+    lacking = sum(damage.file.size for damage in damages) - room
+    if lacking > 0:
+        raise LocalFault(f"{lacking} more bytes must be free to repair it beside what is damaged")
+
+
+def _good_part(damage: Damage) -> ModelFile:
+    return replace(damage.file, segments=tuple(part for part in damage.file.segments if part not in damage.segments))
+
+
+def _copy(source: Path, target: Path, good: ModelFile) -> None:
+    """The good segments of a file, in a new one of its full size."""
+    with target.open("xb") as file:
+        os.truncate(file.fileno(), good.size)
+        for part in good.segments:
+            with source.open("rb") as original:
+                position = part.start
+                while position < part.end:
+                    piece = os.pread(original.fileno(), min(COPY_SIZE, part.end - position), position)
+                    if not piece:
+                        break  # it is shrinking; the comparison will tell
+                    position += os.pwrite(file.fileno(), piece, position)
+
+
+def _judged(partial: PartialFile, recorded: ModelFile, fetched: ModelFile, step: Step) -> ModelFile:
+    """What is to be recorded of a file that was made whole. Raises `Rejected` unless it is what was published."""
+    if examine_file(partial.path, recorded, step) is None:
+        return recorded
+    # Then the record may be what was damaged.
+    if fetched.etag == recorded.etag and compare(partial.path, fetched.etag, partial.evidence, step).proven:
+        return fetched
+    raise _another(partial.rel)
+
+
+def _replace(fresh: Path, target: Path) -> None:
+    with fresh.open("rb") as file:
+        os.fchmod(file.fileno(), 0o644)
+        os.fsync(file.fileno())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(fresh, target)
+    sync_folder(target.parent)
+
+
+def _another(rel: str) -> Rejected:
+    return Rejected(
+        f"{printable(rel)} can't be repaired: the console has other bytes for it by now; remove the model's folder to have "
+        "it fetched anew"
+    )

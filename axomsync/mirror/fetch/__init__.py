@@ -1,0 +1,1 @@
+"""Bytes of files from signed URLs to the disk; knows files and URLs, not models."""

@@ -1,0 +1,275 @@
+"""Which bytes are fetched next. Pure: plans, leases and thefts over all files of all models; no I/O, no clock, no locks.
+
+A file's missing bytes are cut into segments that wait in one queue. A lane leases one, works through it, and either
+finishes it or gives the rest back. A lane that finds nothing waiting takes half of the largest remainder of another, and
+when what is left is too small to share, it may fetch a straggler's rest a second time; the first to finish wins.
+"""
+
+import bisect
+from collections import deque
+from collections.abc import Container, Hashable, Iterable
+from dataclasses import dataclass, field
+
+from axomsync.core.policy import LaneCount
+from axomsync.core.records import Segment
+
+MEBIBYTE = 1024 * 1024
+SMALLEST_SEGMENT = 16 * MEBIBYTE
+LARGEST_SEGMENT = 256 * MEBIBYTE
+LARGEST_MINIMUM_THEFT = 8 * MEBIBYTE
+SMALLEST_MINIMUM_THEFT = MEBIBYTE
+INTERVAL_SECONDS = 0.9
+LAG_SECONDS = 15.0
+FINISHED_REMEMBERED = 8
+
+
+def segment_size(size: int, lanes: int, align: int = 1) -> int:
+    """Bytes a segment for a file of `size` bytes: several a lane, so that lanes end together, but none too small.
+
+    A multiple of `align`, so that the parts of a multipart object arrive whole.
+    """
+    length = max(SMALLEST_SEGMENT, min(LARGEST_SEGMENT, size // (4 * max(1, lanes))))
+    return -(-length // align) * align
+
+
+def cut(gaps: Iterable[Segment], length: int, align: int = 1) -> list[Segment]:
+    """The gaps in pieces of about `length` bytes that end at multiples of `align`; a short last piece is not cut off."""
+    pieces = []
+    for gap in gaps:
+        start = gap.start
+        while gap.end - start > length * 3 // 2:
+            end = (start + length) // align * align
+            pieces.append(Segment(start, end))
+            start = end
+        pieces.append(Segment(start, gap.end))
+    return pieces
+
+
+class Coverage:
+    """Which bytes of a file are there: segments are added in any order, overlapping or not."""
+
+    def __init__(self, size: int, segments: Iterable[Segment] = ()) -> None:
+        self.size = size
+        self.covered = 0
+        self._ranges: list[tuple[int, int]] = []  # sorted, apart from one another
+        for segment in segments:
+            self.add(segment.start, segment.end)
+
+    def add(self, start: int, end: int) -> int:
+        """Note bytes `start` to `end` (exclusive) and return how many of them are new."""
+        if start >= end:
+            return 0
+        before = self.covered
+        low = bisect.bisect_left(self._ranges, start, key=lambda r: r[1])
+        high = bisect.bisect_right(self._ranges, end, key=lambda r: r[0])
+        joined = self._ranges[low:high]
+        merged = (min([start, *(r[0] for r in joined)]), max([end, *(r[1] for r in joined)]))
+        self._ranges[low:high] = [merged]
+        self.covered += merged[1] - merged[0] - sum(stop - begin for begin, stop in joined)
+        return self.covered - before
+
+    def gaps(self, start: int = 0, end: int | None = None) -> list[Segment]:
+        """What is missing between `start` and `end` (exclusive; the file's size by default)."""
+        end, position, gaps = self.size if end is None else end, start, []
+        for begin, stop in self._ranges:
+            if begin > position and position < end:
+                gaps.append(Segment(position, min(begin, end)))
+            position = max(position, stop)
+        if position < end:
+            gaps.append(Segment(position, end))
+        return gaps
+
+    @property
+    def prefix(self) -> int:
+        """How many bytes are there from the beginning on without a gap."""
+        return self._ranges[0][1] if self._ranges and self._ranges[0][0] == 0 else 0
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is missing."""
+        return self.covered == self.size
+
+
+@dataclass(eq=False, slots=True)
+class Lease:
+    """A segment that a lane works on: bytes up to `position` are received, `end` moves closer when a thief takes some."""
+
+    file: Hashable
+    start: int
+    position: int
+    end: int
+    twin: "Lease | None" = None  # the lease that fetches the same rest, if any
+    whole: bool = False  # the store sends all in one stream: nothing of it can be taken over
+    slow: bool = False  # far behind its siblings: its connection is to be given up
+    surplus: bool = False  # fewer lanes are to be used from now on
+    lost: bool = False  # the twin was faster, or the file is fetched anew: what comes now is worth nothing
+
+    @property
+    def left(self) -> int:
+        """Bytes still to come."""
+        return 0 if self.lost else max(0, self.end - self.position)
+
+
+@dataclass(slots=True)
+class Board:
+    """All segments that wait and all leases that run. The caller holds a lock around each call."""
+
+    waiting: deque[tuple[Hashable, Segment]] = field(default_factory=deque)
+    leases: dict[Lease, None] = field(default_factory=dict)  # a set that keeps its order: chance decides nothing
+
+    def add(self, file: Hashable, segments: Iterable[Segment]) -> None:
+        """Have these segments fetched, after all that wait already."""
+        self.waiting.extend((file, segment) for segment in segments)
+
+    def take(self, smallest_theft: int = LARGEST_MINIMUM_THEFT) -> Lease | None:
+        """A lease on the next segment, or on half of the largest remainder (at least `smallest_theft` bytes), or None."""
+        if self.waiting:
+            file, segment = self.waiting.popleft()
+            return self._lease(file, segment.start, segment.end)
+        return self._steal(smallest_theft)
+
+    def duplicate(self, slow: Iterable[Lease]) -> Lease | None:
+        """A second lease on the rest of the straggler with the most left, for the end of the game."""
+        candidates = [lease for lease in slow if lease in self.leases and _can_share(lease)]
+        if self.waiting or not candidates:
+            return None
+        straggler = max(candidates, key=lambda lease: lease.left)
+        twin = self._lease(straggler.file, straggler.position, straggler.end)
+        straggler.twin, twin.twin = twin, straggler
+        return twin
+
+    def finish(self, lease: Lease) -> None:
+        """All bytes of the lease are received. A twin that still works on them has lost."""
+        self.leases.pop(lease, None)
+        if lease.twin is not None:
+            lease.twin.lost = True
+            lease.twin.twin = None
+
+    def give_back(self, lease: Lease, rest: Iterable[Segment]) -> None:
+        """The lane can't go on: the `rest` is fetched next, by whoever comes, unless a twin is at it."""
+        self.leases.pop(lease, None)
+        if lease.twin is not None:
+            lease.twin.twin = None
+        elif not lease.lost:
+            self.waiting.extendleft((lease.file, segment) for segment in rest)
+
+    def recut(self, file: Hashable, length: int, align: int) -> None:
+        """Cut what waits of this file anew, in its place in the queue."""
+        mine = sorted((segment for owner, segment in self.waiting if owner == file), key=lambda segment: segment.start)
+        if not mine:
+            return
+        first = next(index for index, (owner, _) in enumerate(self.waiting) if owner == file)
+        others = [item for item in self.waiting if item[0] != file]
+        joined = [mine[0]]
+        for segment in mine[1:]:
+            if segment.start == joined[-1].end:
+                joined[-1] = Segment(joined[-1].start, segment.end)
+            else:
+                joined.append(segment)
+        fresh = [(file, segment) for segment in cut(joined, length, align)]
+        self.waiting = deque([*others[:first], *fresh, *others[first:]])
+
+    def knows(self, file: Hashable) -> bool:
+        """Whether any of this file waits or is being fetched."""
+        return any(lease.file == file for lease in self.leases) or any(owner == file for owner, _ in self.waiting)
+
+    def shrink(self, count: int) -> None:
+        """No more than so many leases are to go on: what those that began last still have to bring is left to others."""
+        for lease in list(self.leases)[count:]:
+            lease.surplus = not lease.whole  # of one stream for all there is no going on elsewhere
+
+    def drop(self, files: Container[Hashable]) -> None:
+        """Nothing more of these files is wanted."""
+        self.waiting = deque(item for item in self.waiting if item[0] not in files)
+        for lease in [lease for lease in self.leases if lease.file in files]:
+            lease.lost = True
+            self.leases.pop(lease, None)
+
+    def widen(self, lease: Lease, size: int) -> None:
+        """The store sends the whole file to this lease: no other needs to fetch any of it."""
+        self.waiting = deque(item for item in self.waiting if item[0] != lease.file)
+        for other in [other for other in self.leases if other.file == lease.file and other is not lease]:
+            other.lost = True
+            self.leases.pop(other, None)
+        lease.twin, lease.end, lease.whole = None, size, True
+
+    def _lease(self, file: Hashable, start: int, end: int) -> Lease:
+        lease = Lease(file, start, start, end)
+        self.leases[lease] = None
+        return lease
+
+    def _steal(self, smallest: int) -> Lease | None:
+        victim = max(filter(_can_share, self.leases), key=lambda lease: lease.left, default=None)
+        if victim is None or victim.left < 2 * smallest:
+            return None
+        middle = victim.position + victim.left // 2
+        thief = self._lease(victim.file, middle, victim.end)
+        victim.end = middle
+        return thief
+
+
+def _can_share(lease: Lease) -> bool:
+    return lease.twin is None and not lease.whole and lease.left > 0
+
+
+@dataclass(slots=True)
+class _Track:
+    at: float
+    position: int
+    rate: float | None = None  # bytes a second over the last interval
+    lagging_since: float | None = None
+
+
+class Pace:
+    """How fast each lease runs, and who is far behind the others. Observed about once a second; times are monotonic."""
+
+    def __init__(self) -> None:
+        self._tracks: dict[Lease, _Track] = {}
+        self._finished: deque[float] = deque(maxlen=FINISHED_REMEMBERED)
+        self.typical = 0.0  # bytes a second: the median of the leases that move and of those that ended last
+
+    def finish(self, count: int, seconds: float) -> None:
+        """A lease brought `count` bytes in that time. Many are too short to be observed while they run."""
+        if seconds > 0 and count >= SMALLEST_MINIMUM_THEFT:  # of small ones the time to begin is all one sees
+            self._finished.append(count / seconds)
+
+    def observe(self, leases: Iterable[Lease], now: float) -> None:
+        """Take in where the leases stand."""
+        self._tracks = {lease: self._tracks.get(lease) or _Track(now, lease.position) for lease in leases}
+        for lease, track in self._tracks.items():
+            if now - track.at >= INTERVAL_SECONDS:
+                track.rate = (lease.position - track.position) / (now - track.at)
+                track.at, track.position = now, lease.position
+        rates = sorted([*self._finished, *(track.rate for track in self._tracks.values() if track.rate)])
+        if len(rates) > 1:  # one that is left alone shows nothing of what is typical
+            self.typical = rates[len(rates) // 2]
+        for track in self._tracks.values():
+            lags = track.rate is not None and track.rate < self.typical / 10
+            track.lagging_since = (track.lagging_since or now) if lags else None
+
+    @property
+    def smallest_theft(self) -> int:
+        """Less than about a second's work is not worth a request of its own."""
+        return int(max(SMALLEST_MINIMUM_THEFT, min(LARGEST_MINIMUM_THEFT, self.typical)))
+
+    def stragglers(self) -> list[Lease]:
+        """Leases so slow that another lane, which starts where they are, would overtake them."""
+        return [lease for lease, t in self._tracks.items() if t.rate is not None and t.rate < self.typical / 3]
+
+    def lagging(self, now: float) -> list[Lease]:
+        """Leases that have run under a tenth of the typical rate for so long that their connection must be broken."""
+        return [
+            lease
+            for lease, track in self._tracks.items()
+            if track.lagging_since is not None and now - track.lagging_since >= LAG_SECONDS
+        ]
+
+
+@dataclass(slots=True)
+class Host:
+    """One storage host: what is fetched from it, by how many lanes, and how fast those run."""
+
+    lanes: LaneCount
+    board: Board = field(default_factory=Board)
+    pace: Pace = field(default_factory=Pace)
+    moved: int = 0  # bytes that came since it was last observed

@@ -1,0 +1,108 @@
+"""Who has files below a folder open: what is being read is not to be removed.
+
+/proc names the processes, but shows a service user only its own. So each file is asked too: the kernel grants a write lease
+on a file that nobody else has open or mapped, whoever that would be, in whatever container. A file that versions share by a
+hard link counts for the one by whose path it was opened, which only /proc tells. Failures handled: a process that ends or
+is not ours to look into (left out), a filesystem that knows no leases (only /proc is left).
+"""
+
+import errno
+import fcntl
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from axomsync.core.oserrors import local_fault
+
+PROC = Path("/proc")
+
+
+def reader_of(folder: Path) -> str | None:
+    """A process that has something below `folder` open, as `vllm (pid 17)`; None when there is none. Raises `LocalFault`."""
+    try:
+        return _reader_of(folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise local_fault(error, str(folder)) from None
+
+
+def _reader_of(folder: Path) -> str | None:
+    there = {path: os.lstat(path) for path in _everything(folder)}
+    own = {(status.st_dev, status.st_ino) for status in there.values() if not _is_shared(status)}
+    shared = {(status.st_dev, status.st_ino) for status in there.values() if _is_shared(status)}
+    below = os.path.realpath(folder) + os.sep
+    for process in sorted(PROC.glob("[0-9]*"), key=lambda entry: int(entry.name)):
+        if process.name == str(os.getpid()):
+            continue
+        for link in _links(process):
+            identity = _identity(link)
+            if identity in own or (identity in shared and _leads_below(link, below)):
+                return f"{_name(process)} (pid {process.name})"
+    files = (path for path, status in there.items() if stat.S_ISREG(status.st_mode) and not _is_shared(status))
+    held = next(filter(_is_held, files), None)
+    return None if held is None else f"a process of another user or container, which has {held.name} open"
+
+
+def _is_shared(status: os.stat_result) -> bool:
+    """Whether it is a file that another version has too: who reads it may read that one."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+def _leads_below(link: Path, folder: str) -> bool:
+    """Whether a file was opened by a path below `folder`."""
+    with suppress(OSError):
+        return os.readlink(link).startswith(folder)
+    return False
+
+
+def _everything(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        yield Path(parent)
+        yield from (Path(parent, name) for name in names)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _links(process: Path) -> Iterator[Path]:
+    """What leads to the open and mapped files of a process, and to where it stands."""
+    yield from (process / "cwd", process / "root")
+    for kind in ("fd", "map_files"):
+        with suppress(OSError):
+            yield from (Path(entry.path) for entry in os.scandir(process / kind))
+
+
+def _identity(link: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        status = os.stat(link)
+        return status.st_dev, status.st_ino
+    return None
+
+
+def _name(process: Path) -> str:
+    with suppress(OSError):
+        return (process / "comm").read_text(errors="replace").strip()
+    return "a process"
+
+
+def _is_held(path: Path) -> bool:
+    """Whether the kernel refuses a write lease because somebody has the file open. Source: fcntl(2), F_SETLEASE."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Whoever opens it in this instant breaks the lease, and the kernel tells us by a signal: one that is ignored.
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(file)
+    return False

@@ -1,0 +1,1 @@
+"""What every worker is given: heartbeat, problems, meters, pauses and waits."""

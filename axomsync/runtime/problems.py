@@ -1,0 +1,190 @@
+"""What keeps the agent from its work: logged when it begins, changes and ends, never at each repeat; shown by `status`.
+
+Problems are kept in memory, and copied into the ledger for other processes. The ledger's own are found by `LedgerWatch`,
+which never waits for the ledger, and shown to other processes by a flag that needs no disk (see `Ledger.show_trouble`).
+
+Failures handled: a ledger that can't be written for a while (told within five seconds, once, whoever met it; what was
+reported meanwhile is copied afterwards), a bug in the work of a part (told with its traceback once, as any problem).
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+
+from axomsync.core.errors import AxomsyncError, LocalFault
+from axomsync.core.oserrors import local_fault
+from axomsync.core.policy import without_request
+from axomsync.core.records import Problem
+from axomsync.ledger import Ledger, Trouble, ledger_fault
+
+log = logging.getLogger(__name__)
+
+# What can have a problem besides single files and models; also the label of a metric.
+SUBJECTS = (
+    "agent",
+    "configuration",
+    "console",
+    "drop folder",
+    "drop folder's filesystem",
+    "hooks",
+    "ledger",
+    "list of models",
+    "mirror folder",
+    "status page",
+    "steering",
+    "upkeep",
+    "watching the drop folder",
+)
+LEDGER = "ledger"
+LOOK_SECONDS = 1.0
+CALM_SECONDS = 5.0  # without trouble, before the ledger's is over: on a full disk some writes still fit
+OTHER_TURNS = 10  # in a row that the ledger has another trouble before that one is told instead
+LASTING = frozenset({Trouble.DAMAGED, Trouble.FOREIGN})  # end when the agent is started on another file
+
+
+class Problems:
+    """The problems that hold now, by subject."""
+
+    def __init__(self, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
+        self._ledger, self._now = ledger, now
+        self._known: dict[str, Problem] = {}
+        self._lock = threading.RLock()
+        self._ledgers = {str(ledger_fault(ledger.path, trouble)): trouble for trouble in Trouble}
+        self.met: tuple[Trouble, float] | None = None  # the ledger's, as its users reported it last; by a monotonic clock
+
+    def all(self) -> list[Problem]:
+        """Oldest first."""
+        with self._lock:
+            return sorted(self._known.values(), key=lambda problem: problem.since)
+
+    def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
+        """`subject` has a problem; says so once until the reason changes. One of the ledger is told as the ledger's."""
+        if (trouble := self._ledgers.get(reason)) is not None:
+            self.met = (trouble, time.monotonic())
+            return
+        self._keep(subject, reason, next_attempt)
+        if self._ledger.trouble() is None:
+            with suppress(LocalFault):
+                self._ledger.show_problem(subject, reason, next_attempt)
+
+    def report_bug(self, subject: str, bug: Exception, next_attempt: float | None = None) -> None:
+        """As `report`, of an exception that nobody foresaw there; the traceback of a bug is logged once."""
+        if isinstance(bug, OSError) and bug.filename is not None:
+            bug = local_fault(bug)  # whoever met it, the system says what is in the way
+        if isinstance(bug, AxomsyncError):
+            self.report(subject, str(bug), next_attempt)
+            return
+        reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
+        with self._lock:
+            known = self._known.get(subject)
+        if known is None or known.reason != reason:
+            log.error("%s: a bug was met", subject, exc_info=bug)
+        self.report(subject, reason, next_attempt)
+
+    def keep(self, subject: str, reason: str, *, holds: bool) -> None:
+        """`subject` has this problem as long as it `holds`, unless something else is known to be wrong with it."""
+        with self._lock:
+            known = self._known.get(subject)
+            if holds and known is None:
+                self.report(subject, reason)
+            elif not holds and known is not None and known.reason == reason:
+                self.clear(subject)
+
+    def clear(self, subject: str) -> None:
+        """`subject` works again, if it did not. What the ledger has is `LedgerWatch`'s to end."""
+        if subject == LEDGER or self._end(subject) is None:
+            return
+        if self._ledger.trouble() is None:
+            with suppress(LocalFault):
+                self._ledger.clear_problem(subject)
+
+    def keep_ledger(self, trouble: Trouble | None) -> None:
+        """The ledger has this trouble, or none any more; it gets to hear of all problems when that is over."""
+        if trouble is not None:
+            self._keep(LEDGER, str(ledger_fault(self._ledger.path, trouble)), None)
+        elif (over := self._end(LEDGER)) is not None:
+            self._ledger.show_problems(self.all(), over)
+
+    def _keep(self, subject: str, reason: str, next_attempt: float | None) -> None:
+        with self._lock:
+            known = self._known.get(subject)
+            self._known[subject] = Problem(subject, reason, known.since if known else self._now(), next_attempt)
+        if known is None or without_request(known.reason) != without_request(reason):
+            log.warning("%s: %s", subject, reason)
+
+    def _end(self, subject: str) -> Problem | None:
+        with self._lock:
+            had = self._known.pop(subject, None)
+        if had is not None:
+            log.info("%s: works again", subject)
+        return had
+
+
+class LedgerWatch:
+    """Looks once a second how the ledger is, and tells. `changed` is called after each change; `clock` is monotonic."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        problems: Problems,
+        changed: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger, self._problems, self._changed, self._clock = ledger, problems, changed, clock
+        self.told: Trouble | None = None
+        self._calm_since = clock()
+        self._other_turns = 0
+        self._probe: Future[None] = ledger.probe()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def turn(self) -> None:
+        """One look. Waits for nothing."""
+        found = self._found()
+        if found is not None:
+            self._calm_since = self._clock()
+        elif self.told is not None and self._clock() - self._calm_since < CALM_SECONDS:
+            found = self.told
+        if found is not None and self.told is not None and found is not self.told:
+            self._other_turns += 1  # what fails for one cause now, and for the next one then, is one problem
+            if self._other_turns < OTHER_TURNS:
+                found = self.told
+        else:
+            self._other_turns = 0
+        if found is not self.told:
+            self.told = found
+            self._ledger.show_trouble(found)
+            self._problems.keep_ledger(found)
+            self._changed()
+        if self._probe.done():
+            self._probe = self._ledger.probe()
+
+    def _found(self) -> Trouble | None:
+        if self._ledger.is_removed():
+            return Trouble.REMOVED
+        if (trouble := self._ledger.trouble()) is not None:
+            return trouble
+        if (met := self._problems.met) is not None:
+            trouble, at = met
+            if trouble in LASTING or self._clock() - at < LOOK_SECONDS * 2:
+                return trouble
+        try:
+            return Trouble.HELD if self._ledger.held_by_reader() else None
+        except LocalFault:
+            return None  # such as a lock, of which the next write tells
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            self.turn()

@@ -1,0 +1,1 @@
+"""What is told of the agent and its work. Reads only."""

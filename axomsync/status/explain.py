@@ -1,0 +1,103 @@
+"""Where one file or model stands, why it is not further, and when it is tried next: `axomsync explain`. Reads the ledger."""
+
+import os
+from pathlib import Path
+
+from axomsync.core.errors import LocalFault
+from axomsync.core.records import Model, ModelState, Upload, UploadState
+from axomsync.core.text import printable
+from axomsync.drop.rules import Account, Selection, account_for
+from axomsync.ledger import Reader
+from axomsync.mirror.publish.record import file_documents, read_record
+from axomsync.status.report import Document, model_document, next_try, upload_document
+from axomsync.status.targets import Targets, below, name_of
+
+_UPLOAD_MEANS = {
+    UploadState.SETTLING: "waits until nothing about it has changed for [drop] settle",
+    UploadState.CHECKING: "is being read: every line must be a JSON object",
+    UploadState.QUEUED: "is a good dataset, and waits for its turn to be uploaded",
+    UploadState.UPLOADING: "is on its way to storage",
+    UploadState.UPLOADED: "is in storage; register it in the console by its upload_id and key",
+    UploadState.REJECTED: "is no JSONL dataset: correct it, and move it from rejected/ back into the drop folder",
+    UploadState.DUPLICATE: "was uploaded under this name before; nothing is to be done, unless it shall be sent anew",
+    UploadState.HELD: "is larger than one upload may be: set [drop] shard, or split it at line ends",
+    UploadState.FAILED: "got a final no: mend what the reason says, then `axomsync retry`",
+}
+_MODEL_MEANS = {
+    ModelState.WAITING: "is not ready in the console yet; it is mirrored as soon as it is",
+    ModelState.IGNORED: "is left out by the configuration: see [mirror] include, exclude, keep and max_size",
+    ModelState.QUEUED: "is ready, and waits for its turn to be downloaded",
+    ModelState.DOWNLOADING: "is on its way to this machine",
+    ModelState.VERIFYING: "is here, and its bytes are being compared with what storage says",
+    ModelState.PUBLISHED: "is complete and verified",
+    ModelState.BLOCKED: "can't go on until what the reason says is mended; it then does so by itself",
+    ModelState.FAILED: "met something unexpected; the log has the details",
+    ModelState.GONE: "is no longer listed by the console",
+    ModelState.PRUNED: "was removed here by retention ([mirror] keep); `axomsync pull` fetches it again",
+}
+
+
+def explain(ledger: Reader, targets: Targets, *, running: bool, paused: bool) -> list[Document]:
+    """One document for each of `targets`: `{kind, name, state, means, reason, next_attempt, facts}`."""
+    problems = {problem.subject: problem.reason for problem in ledger.problems()}
+    return [_explain(ledger, row, problems.get("console"), running=running, paused=paused) for row in targets.rows]
+
+
+def explain_file(root: Path, target: str, selection: Selection) -> Document | None:
+    """As `explain`, of a path below the drop folder `root` whatever lies there, by the rules; None when nothing does.
+
+    A relative path is meant below the drop folder, or else from where the caller stands.
+    """
+    candidates = [target] if os.path.isabs(target) else [str(root / target), os.path.abspath(target)]
+    for candidate in candidates:
+        path = below(candidate, root)
+        account = None if path is None else account_for(root, os.fsencode(path), selection)
+        if account is not None:
+            return _file_document(account)
+    return None
+
+
+def _file_document(account: Account) -> Document:
+    name = printable(os.fsdecode(account.path))
+    return {
+        "kind": "file",
+        "name": name,
+        "state": "left alone" if account.rule is not None else "no upload yet",
+        "means": f"is left alone ({account.rule})" if account.rule is not None else "is not left alone by any rule",
+        "reason": account.what,
+        "keeps": [],
+        "next_attempt": None,
+        "facts": {"rule": account.rule and str(account.rule), "fix": account.fix},
+    }
+
+
+def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, running: bool, paused: bool) -> Document:
+    upload = isinstance(row, Upload)
+    means = _UPLOAD_MEANS[row.state] if isinstance(row, Upload) else _MODEL_MEANS[row.state]
+    unfinished = row.state not in (UploadState.UPLOADED, UploadState.DUPLICATE, ModelState.PUBLISHED)
+    keeps = [
+        *(["no agent runs: systemctl start axomsync, or `axomsync run`"] if not running else []),
+        *(["the agent is paused: `axomsync resume`"] if paused else []),
+        *([f"console: {console}"] if console else []),
+    ]
+    facts = upload_document(row, ledger.shards(row.id)) if isinstance(row, Upload) else model_document(row)
+    unread = None
+    try:
+        facts |= {} if isinstance(row, Upload) else _files_of_model(row)
+    except LocalFault as fault:
+        unread = str(fault)
+    return {
+        "kind": "upload" if upload else "model",
+        "name": name_of(row),
+        "state": str(row.state),
+        "means": means,
+        "reason": row.reason,
+        "keeps": keeps if unfinished else [unread] if unread else [],
+        "next_attempt": next_try(row.next_attempt),
+        "facts": facts,
+    }
+
+
+def _files_of_model(model: Model) -> Document:
+    record = read_record(Path(model.path)) if model.state is ModelState.PUBLISHED and model.path else None
+    return {"files": file_documents(record)} if record else {}

@@ -1,0 +1,250 @@
+"""What the agent knows, as the JSON documents that users rely on. Reads the ledger only, so it works without an agent."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from axomsync import __version__
+from axomsync.config import Settings
+from axomsync.core.paths import LEDGER_FILE, REJECTS
+from axomsync.core.policy import LONGEST_WAIT_SECONDS
+from axomsync.core.records import Happening, Model, ModelState, Problem, RemoteModel, Shard, Transfer, Upload, UploadState
+from axomsync.core.text import iso, printable
+from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
+from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, number_in
+
+STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
+STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
+
+REJECTS_MOST = 100  # that status names; `uploads` has them all
+
+Document = dict[str, Any]
+
+
+def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Iterable[str] = ()) -> Document:
+    """One row of `axomsync uploads --json`. `orphans` are keys that storage has or may have, and that nobody was given."""
+    return {
+        "path": printable(os.fsdecode(upload.path)),
+        "folder": printable(os.fsdecode(os.path.dirname(upload.path))),
+        "filename": upload.filename,
+        "bytes": upload.stamp.size,
+        "sha256": upload.sha256,
+        "lines": upload.lines,
+        "repeated_lines": upload.repeated.document() if upload.repeated else None,
+        "state": str(upload.state),
+        "reason": upload.reason,
+        "upload_id": upload.upload_id,
+        "key": upload.key,
+        "etag": upload.etag,
+        "shards": [shard.document() for shard in shards],
+        "orphans": list(orphans),
+        "created_at": iso(upload.created_at),
+        "updated_at": iso(upload.updated_at),
+    }
+
+
+def model_document(model: Model) -> Document:
+    """One row of `axomsync models --json`."""
+    total = model.bytes_total
+    return {
+        "id": model.id,
+        "name": model.name,
+        "version": model.version,
+        "params": model.params,
+        "remote_status": model.remote_status,
+        "state": str(model.state),
+        "reason": model.reason,
+        "bytes_done": model.bytes_done if total is None else min(model.bytes_done, total),
+        "bytes_total": total,
+        "path": model.path,
+        "created_at": model.created_at,
+        "damage": model.damage,
+        "verified_at": iso(model.verified_at),
+        "pulled": model.pulled,
+        "proofs": dict(model.proofs),
+    }
+
+
+def unseen_model_document(model: RemoteModel, state: ModelState, reason: str | None) -> Document:
+    """As `model_document`, for a model that no agent has looked at yet."""
+    return {
+        "id": model.id,
+        "name": model.name,
+        "version": model.version,
+        "params": model.params,
+        "remote_status": model.status,
+        "state": str(state),
+        "reason": reason,
+        "bytes_done": 0,
+        "bytes_total": None,
+        "path": None,
+        "created_at": model.created_at,
+        "damage": None,
+        "verified_at": None,
+        "pulled": False,
+        "proofs": {},
+    }
+
+
+def transfer_document(transfer: Transfer) -> Document:
+    """One transfer in flight."""
+    return {
+        "direction": transfer.direction,
+        "name": transfer.name,
+        "bytes_done": transfer.bytes_done,
+        "bytes_received": transfer.bytes_received,
+        "bytes_total": transfer.bytes_total,
+        "rate": transfer.rate,
+        "eta": transfer.eta,
+    }
+
+
+def event_document(event: Happening) -> Document:
+    """One line of the history."""
+    return {
+        "at": iso(event.at),
+        "kind": event.kind,
+        "subject": event.subject,
+        "state": event.state,
+        "reason": event.reason,
+    }
+
+
+def status_document(
+    settings: Settings, ledger: Reader | None, unready: str | None = None, problems: Iterable[Problem] | None = None
+) -> Document:
+    """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`.
+
+    The agent itself knows its `problems`; others ask the ledger, and the agent's flag what the ledger can't be told.
+    """
+    pid = holder(settings.state.folder)
+    facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
+    of_agent = list(problems if problems is not None else _problems_by_ledger(settings.state.folder, ledger))
+    if unready:
+        of_agent.append(Problem("ledger", unready, time.time(), None))
+    told = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in of_agent]
+    return _status(settings, ledger, pid, facts, told + (_problems_of_rows(ledger, settings.drop.folder) if ledger else []))
+
+
+def _problems_by_ledger(state: Path, ledger: Reader | None) -> list[Problem]:
+    found = ledger.problems() if ledger else []
+    trouble = trouble_of(state)
+    if trouble is not None and all(problem.subject != "ledger" for problem in found):
+        found.append(Problem("ledger", str(ledger_fault(state / LEDGER_FILE, trouble)), time.time(), None))
+    return found
+
+
+def _status(
+    settings: Settings,
+    ledger: Reader | None,
+    pid: int | None,
+    facts: Mapping[str, str | None],
+    problems: list[Document],
+) -> Document:
+    console_error = next((p["reason"] for p in problems if p["subject"] == "console"), None)
+    last_poll = facts.get("last_poll")
+    return {
+        "version": __version__,
+        "agent": {
+            "running": pid is not None,
+            "pid": pid,
+            "since": facts.get("started_at") if pid is not None else None,
+            **_pause(facts),
+            "asked": [row["verb"] for row in ledger.new_requests()] if ledger else [],
+            "page": facts.get("page") if pid is not None else None,
+        },
+        "console": {
+            "url": settings.console.url,
+            "ok": None if last_poll is None and console_error is None else console_error is None,
+            "last_poll": _when(facts.get("last_poll")),
+            "error": console_error,
+        },
+        "drop": {
+            "folder": str(settings.drop.folder),
+            "observer": facts.get("observer") if pid is not None else None,
+            "counts": ledger.upload_counts() if ledger else dict.fromkeys(map(str, UploadState), 0),
+            "orphans": sum(map(len, ledger.orphans().values())) if ledger else 0,
+            "last_success": _when(facts.get("last_success_up")),
+            "free_bytes": free_bytes(str(settings.drop.folder)),
+            "left_alone": _left_alone(facts.get(LEFT_ALONE)),
+        },
+        "mirror": {
+            "folder": str(settings.mirror.folder),
+            "counts": ledger.model_counts() if ledger else dict.fromkeys(map(str, ModelState), 0),
+            "last_success": _when(facts.get("last_success_down")),
+            "free_bytes": free_bytes(str(settings.mirror.folder)),
+        },
+        "transfers": [transfer_document(t) for t in ledger.transfers()] if ledger and pid is not None else [],
+        "problems": problems,
+    }
+
+
+def _left_alone(fact: str | None) -> list[Document]:
+    try:
+        told = json.loads(fact or "[]")
+    except ValueError:
+        return []
+    return told if isinstance(told, list) else []
+
+
+def _pause(facts: Mapping[str, str | None]) -> Document:
+    left = pause_left(facts, time.time())
+    ends = iso(number_in(facts.get(PAUSE_ENDS)))
+    return {"paused": left > 0, "paused_until": ends if left > 0 and math.isfinite(left) else None}
+
+
+def pause_left(facts: Mapping[str, str | None], now: float) -> float:
+    """Seconds that the agent is still paused. An end that is further ahead than the pause is long is over: the clock was set
+    back since it was written."""
+    left = (number_in(facts.get(PAUSE_ENDS)) or 0.0) - now
+    longest = number_in(facts.get(PAUSE_SECONDS))
+    return left if left > 0 and (longest is None or left <= longest) else 0.0
+
+
+def _when(fact: str | None) -> str | None:
+    return iso(number_in(fact))
+
+
+def free_bytes(folder: str) -> int | None:
+    """Bytes that an ordinary user can still write below `folder`, None when it is missing."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def _problems_of_rows(ledger: Reader, drop: Path) -> list[Document]:
+    problems = []
+    set_aside = {upload.path: upload for upload in reversed(ledger.latest_rejected(REJECTS_MOST))}
+    rejected = [upload for upload in set_aside.values() if _lies_among_rejects(drop, upload)]
+    for upload in [*ledger.uploads_in_drop(), *rejected]:
+        if upload.reason is not None and upload.state is not UploadState.DUPLICATE:
+            subject = printable(os.fsdecode(upload.path))
+            problems.append(_problem(subject, upload.reason, upload.updated_at, upload.next_attempt))
+    for model in ledger.models():
+        waits = model.state is ModelState.QUEUED and model.next_attempt is not None
+        if model.reason is not None and (model.state in STUCK_MODELS or model.state is ModelState.DOWNLOADING or waits):
+            subject = printable(f"{model.name}/{model.version}")
+            problems.append(_problem(subject, model.reason, model.updated_at, model.next_attempt))
+    return problems
+
+
+def _lies_among_rejects(drop: Path, upload: Upload) -> bool:
+    return os.path.lexists(os.path.join(os.fsencode(drop), REJECTS, upload.path))
+
+
+def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:
+    return {"subject": subject, "reason": reason, "since": iso(since), "next_attempt": next_try(next_attempt)}
+
+
+def next_try(due: float | None) -> str | None:
+    """When something is tried next. What was due a moment ago is due now, and so is what a wrong clock planned."""
+    if due is None:
+        return None
+    now = time.time()
+    return iso(due if now < due <= now + LONGEST_WAIT_SECONDS else now)

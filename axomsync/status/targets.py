@@ -1,0 +1,100 @@
+"""What a person means by TARGET: the path or name of a dropped file, the name, version or id of a model. Reads the ledger.
+
+Failures handled: a target that names nothing that is known here (`Rejected`, with what would be understood).
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from axomsync.core.errors import Rejected
+from axomsync.core.paths import ARCHIVE, REJECTS
+from axomsync.core.records import Model, ModelState, Upload, UploadState
+from axomsync.core.text import printable
+from axomsync.ledger import Reader
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Everything that one target names: files of the same name in several folders, for instance."""
+
+    uploads: tuple[Upload, ...]
+    models: tuple[Model, ...]
+
+    @property
+    def rows(self) -> tuple[Upload | Model, ...]:
+        """All of them."""
+        return (*self.uploads, *self.models)
+
+    def only(self, wanted: Callable[[Upload | Model], bool]) -> "Targets":
+        """Those of them for which `wanted` holds."""
+        return Targets(tuple(filter(wanted, self.uploads)), tuple(filter(wanted, self.models)))
+
+
+def name_of(row: Upload | Model) -> str:
+    """As people call it: the path below the drop folder, or `name/version`."""
+    return printable(os.fsdecode(row.path) if isinstance(row, Upload) else f"{row.name}/{row.version}")
+
+
+def may_be_retried(row: Upload | Model) -> bool:
+    """Whether it waits for another try, or was parked."""
+    return row.next_attempt is not None or row.state in _PARKED
+
+
+def is_under_way(row: Upload | Model) -> bool:
+    """Whether somebody works on it."""
+    return row.state in _UNDER_WAY
+
+
+_PARKED = frozenset({UploadState.FAILED, UploadState.HELD, ModelState.BLOCKED, ModelState.FAILED})
+_UNDER_WAY = frozenset({UploadState.CHECKING, UploadState.UPLOADING, ModelState.DOWNLOADING, ModelState.VERIFYING})
+
+
+def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
+    """What `target` names; `drop` and `mirror` are the two folders. Raises `Rejected` when that is nothing.
+
+    A file is named by its path (where it was dropped, or was put away), absolute or below the drop folder, by its name, its
+    `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Of one path the newest upload is
+    meant.
+    """
+    below_drop, below_mirror = below(target, drop), below(target, mirror)
+    asked = below_drop or target
+    dropped = {os.fsencode(asked).removeprefix(area) for area in (b"", ARCHIVE + b"/", REJECTS + b"/")}
+    uploads = {
+        upload.path: upload
+        for upload in ledger.uploads()
+        if upload.path in dropped or target in (os.fsdecode(os.path.basename(upload.path)), upload.upload_id, upload.key)
+    }
+    models = [model for model in ledger.models() if _names(model, target, below_mirror, str(mirror))]
+    if not (uploads or models):
+        if os.path.isabs(target) and below_drop is None and os.path.lexists(target):
+            raise Rejected(
+                f"{printable(target)}: it lies outside of the drop folder {printable(str(drop))}; move it there, or "
+                "`axomsync push` it"
+            )
+        raise Rejected(
+            f"{printable(target)}: neither a file of the drop folder nor a model; `axomsync uploads` and `axomsync models` "
+            "list what is known"
+        )
+    return Targets(tuple(uploads.values()), tuple(models))
+
+
+def _names(model: Model, target: str, below_mirror: str | None, mirror: str) -> bool:
+    if target in (model.id, model.name, f"{model.name}/{model.version}"):
+        return True
+    if below_mirror is None:
+        return False
+    folder = below(model.path, Path(mirror)) if model.path else f"{model.name}/{model.version}"
+    return folder is not None and f"{below_mirror}/".startswith(f"{folder}/")
+
+
+def below(path: str, folder: Path) -> str | None:
+    """The rest of `path` below `folder`, when it is given as absolute; None elsewhere."""
+    if not os.path.isabs(path):
+        return None
+    for root in (os.path.abspath(folder), os.path.realpath(folder)):
+        for spelled in (os.path.normpath(path), os.path.realpath(path)):
+            if spelled.startswith(f"{root}{os.sep}"):
+                return spelled[len(root) + 1 :]
+    return None

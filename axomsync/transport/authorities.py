@@ -1,0 +1,100 @@
+"""Whom to trust over TLS: the system's certificate authorities, those that the environment names, and one of your own.
+
+Failures handled: a `[console] ca_file` that is missing, unreadable or no certificate (`BadConfig`, with what it is), a
+machine without any authority, as slim images are (it still talks plain http to itself; what needs TLS says what to install),
+`SSL_CERT_FILE` and `SSL_CERT_DIR` that lead to none (told, see `complaints`).
+"""
+
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+from axomsync.core.errors import BadConfig
+
+FIX = "install ca-certificates, or name [console] ca_file, and start again"
+
+_CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
+# The Rust transport can't be made without any authority. This one has expired, may vouch for the names below "invalid" and
+# nothing else, and its private key was never kept.
+NOBODY = b"""-----BEGIN CERTIFICATE-----
+MIIByDCCAW6gAwIBAgIUT94Cl80JoBxI2Kic3kRrO7Zhom8wCgYIKoZIzj0EAwIw
+ITEfMB0GA1UEAwwWYXhvbXN5bmMgdHJ1c3RzIG5vYm9keTAeFw0yMDAxMDEwMDAw
+MDBaFw0yMDAxMDIwMDAwMDBaMCExHzAdBgNVBAMMFmF4b21zeW5jIHRydXN0cyBu
+b2JvZHkwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARxvvJxFL2a9Qyd91E/AeED
+IRMLKM2k1asv4h47UUTJNTUsjeoKfBQXp/aQN9toinQcshhxuC+HnPPvZIUKqtbP
+o4GDMIGAMBIGA1UdEwEB/wQIMAYBAf8CAQAwSwYDVR0eAQH/BEEwP6ALMAmCB2lu
+dmFsaWShMDAKhwgAAAAAAAAAADAihyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
+AAAAAAAAADAdBgNVHQ4EFgQUNRjkY97++T4w98IJ+cB+4hk4fCcwCgYIKoZIzj0E
+AwIDSAAwRQIhALsk/mXq9j9df6pG7bgzmbxpMhmh+f64Mm2AUSzY915nAiBKA+E+
+ORqf6xeEAcbpNpH6ZGl+47SEQ0rOCr51vHU91Q==
+-----END CERTIFICATE-----
+"""
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """The system's certificate authorities (or `SSL_CERT_FILE`), and those of `ca_file`. Raises `BadConfig`."""
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:
+            reason = _what_it_is(ca_file) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+            fix = "name a PEM file with the certificate of your authority"
+            raise BadConfig(f"[console] ca_file {ca_file}: can't be used: {reason}; {fix}") from None
+    return context
+
+
+def roots(ca_file: str | None, context: ssl.SSLContext) -> bytes | None:
+    """What the Rust transport needs besides the system's authorities, as PEM. `context` is that of the same `ca_file`."""
+    if ca_file is not None:
+        return Path(ca_file).read_bytes()
+    return None if any_known(context) else NOBODY
+
+
+def any_known(context: ssl.SSLContext) -> bool:
+    """Whether anybody's certificate could be trusted. Those in a folder are not loaded before they are needed."""
+    if context.cert_store_stats()["x509"]:
+        return True
+    paths = ssl.get_default_verify_paths()
+    folder = os.environ.get(paths.openssl_capath_env) or paths.openssl_capath
+    return _has_authorities(folder)
+
+
+def complaints(environ: Mapping[str, str]) -> list[str]:
+    """What the environment says about certificates and leads to none."""
+    found = []
+    if file := environ.get("SSL_CERT_FILE"):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+        except OSError as error:
+            reason = _what_it_is(file) if isinstance(error, ssl.SSLError) else error.strerror
+            found.append(f"$SSL_CERT_FILE: {file} can't be used: {reason}; name a PEM file with certificates, or unset it")
+    if (folder := environ.get("SSL_CERT_DIR")) and not _has_authorities(folder):
+        found.append(f"$SSL_CERT_DIR: {folder} holds no certificates under their hashes; run openssl rehash, or unset it")
+    return found
+
+
+def _has_authorities(folders: str) -> bool:
+    for folder in folders.split(":"):
+        try:
+            if any(re.fullmatch(r"[0-9a-f]{8}\.[0-9]+", name) for name in os.listdir(folder)):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def _what_it_is(file: str) -> str:
+    """Why OpenSSL finds no certificate in a file that can be read."""
+    try:
+        with open(file, "rb") as content:
+            start = content.read(1 << 20)
+    except OSError as error:
+        return error.strerror or str(error)
+    if _CERTIFICATE in start:
+        return "it holds no PEM certificate that is whole"
+    if b"PRIVATE KEY-----" in start:
+        return "it holds no PEM certificate, but a private key"
+    return "it holds no PEM certificate"

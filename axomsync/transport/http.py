@@ -1,0 +1,132 @@
+"""What the console and storage have in common as HTTP servers: why there is no answer, what headers say.
+
+Keeps nothing. Header values come from the far side: one that does not parse counts as one that is not there.
+"""
+
+import email.utils
+import re
+import ssl
+from urllib.parse import urlsplit
+
+import httpx
+from socksio import SOCKSError
+
+from axomsync.core.text import printable
+from axomsync.transport import authorities
+from axomsync.transport.proxies import Proxy
+
+NETWORK_TROUBLE = (httpx.HTTPError, SOCKSError)  # httpx maps all that its connections raise, but not what SOCKS does
+
+
+def with_context(proxy: Proxy, context: ssl.SSLContext) -> httpx.Proxy:
+    """A proxy as httpx takes it; one that is talked to over TLS is trusted as the far side is."""
+    return httpx.Proxy(proxy.url, ssl_context=context if proxy.url.startswith("https:") else None)
+
+
+def host_of(url: str) -> str:
+    """The host of a URL with its port, for messages: never what else a signed URL holds."""
+    try:
+        return printable(urlsplit(url).netloc.rpartition("@")[2])
+    except ValueError:
+        return "?"
+
+
+def network_reason(error: Exception, proxy: Proxy | None, silent: str) -> str:
+    """Why there is no answer: the innermost cause in words, and what helps. `silent` says that nothing came for too long."""
+    causes = _causes(error)
+    told = " | ".join(causes).lower()
+    if proxy is not None:
+        return f"through {proxy}: {_refusal_of_proxy(told, proxy) or _reason(error, causes, told, silent)}"
+    return _reason(error, causes, told, silent)
+
+
+def _refusal_of_proxy(told: str, proxy: Proxy) -> str | None:
+    """What a proxy answered in the place of a connection, None when it was something else that failed."""
+    status = re.search(r"proxyerror: (\d{3})\b", told)
+    if "proxy authorization" in told or (status and status[1] == "407"):
+        return proxy_answered(407, proxy)
+    if status:
+        return proxy_answered(int(status[1]), proxy)
+    if any(sign in told for signs, _ in _REASONS for sign in signs):
+        return None
+    if "underlying connection" in told:
+        return "it can't be connected to; is it there?"
+    if any(sign in told for sign in ("tunnel error", "proxyerror", "socks")):
+        return f"it does not let it through; is it of the kind that ${proxy.variable} says, and the host allowed there?"
+    return None
+
+
+def proxy_answered(status: int, proxy: Proxy) -> str:
+    """What to do about an answer of the proxy's own."""
+    if status == 407:
+        return f"it answered 407; put a user and a password into ${proxy.variable}, as in http://user:password@{proxy.place}"
+    return f"it answered {status}; is the host allowed there, and reachable from it?"
+
+
+def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
+    if trust := next((printable(cause)[:200] for cause in causes if "certificate" in cause.lower()), None):
+        if not authorities.any_known(ssl.create_default_context()):
+            return f"no certificate authority is known on this machine, so nobody is trusted; {authorities.FIX}"
+        return f"its certificate is not trusted ({trust}); [console] ca_file or SSL_CERT_FILE names an authority of your own"
+    kind = type(error).__name__
+    for signs, reason in _REASONS:
+        if any(sign in told for sign in signs):
+            return f"can't connect: {reason}" if kind == "ConnectError" else reason
+    if (kind == "ConnectTimeout" and "operation timed out" not in told) or ("(connect)" in told and "timed out" in told):
+        return "no connection in time"
+    if "Timeout" in kind:
+        return silent
+    if kind == "ConnectError":
+        return f"can't connect ({printable(causes[-1])[:200]})"
+    return f"the connection broke ({kind})"
+
+
+# What the C library, OpenSSL, httpcore and the Rust transport say of causes; the first that fits counts.
+_REASONS = (
+    (("dns error", "name or service not known", "name resolution", "no address associated", "nodename nor servname"),
+     "its name can't be resolved; is DNS set up, and the name right?"),
+    (("connection refused",), "nobody listens there (connection refused)"),
+    (("network is unreachable", "no route to host"), "there is no way to it (no route)"),
+    (("wrong_version_number", "invalidcontenttype", "wrong version number"), "it does not speak TLS on that port"),
+)  # fmt: skip
+
+
+def _causes(error: BaseException) -> list[str]:
+    """What each error in the chain says, outermost first."""
+    told: list[str] = []
+    current: BaseException | None = error
+    while current is not None:
+        details = getattr(current, "details", None) or {}  # so the Rust transport tells what httpx was not told
+        inner = [str(cause["message"]) for cause in details.get("causes") or () if "for url" not in str(cause["message"])]
+        told += inner or [f"{type(current).__name__}: {current}"]
+        current = current.__cause__ or current.__context__
+    return told
+
+
+def retry_after(response: httpx.Response, now: float) -> float | None:
+    """The Retry-After header in seconds, from either of its forms (RFC 9110, 10.2.3)."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    date = http_date(value)
+    sent = http_date(response.headers.get("Date", ""))  # by the same clock, which may not be ours
+    return None if date is None else max(0.0, date - (now if sent is None else sent))
+
+
+def request_id(response: httpx.Response, name: str, key: str | None = None) -> str:
+    """What the far side calls this request, for its support: `; request …` to end a message with, or nothing.
+
+    `name` is the header that has it. One that is no plain word, or that repeats what is secret (the URL, the `key`), counts
+    as none.
+    """
+    value = response.headers.get(name, "")
+    secret = value in str(response.request.url) or (key is not None and key in value)
+    return "" if secret or not re.fullmatch(r"[\w.:+/=-]{1,64}", value, re.ASCII) else f"; request {value}"
+
+
+def http_date(value: str) -> float | None:
+    """A date of HTTP (RFC 9110, 5.6.7) as seconds since the epoch, None when it is none."""
+    try:
+        return email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
