@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import axomsync.runtime.schedule
-import axomsync.cli.tables
-
 import axomsync.agent.agent
+import axomsync.cli.tables
 import axomsync.console.client
 import axomsync.ops.doctor
+import axomsync.runtime.schedule
 import axomsync.web.page
 import axomsync.web.server  # noqa: F401  # once, instead of in each fork
 from axomsync.cli import main
