@@ -107,6 +107,7 @@ class Upload:
     created_at: float
     updated_at: float
     repeated: RepeatedLines | None = None  # None when no line repeats another, or nobody looked
+    doubtful: bool = False  # storage confirmed it, with an ETag that looks like an MD5 and is not that of the bytes
 
     @property
     def was_seen(self) -> bool:

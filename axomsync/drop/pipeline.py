@@ -39,6 +39,9 @@ from axomsync.runtime.meter import Gauge
 log = logging.getLogger(__name__)
 
 SHARDS_AT_ONCE = 8
+NOT_DELETED = (
+    "archived and not deleted: storage's ETag looks like an MD5 and is another, so only its word says that it has the bytes"
+)
 
 
 class Uploader:
@@ -240,11 +243,10 @@ class Uploader:
         receipt = None
         try:
             # Without proof from this agent itself a file is not deleted, as when `after` was another one until now.
-            if (
-                after == "delete"
-                and confirmed.state is UploadState.UPLOADED
-                and (confirmed.stamp.dev or confirmed.stamp.ino)
-            ):
+            seen = after == "delete" and confirmed.state is UploadState.UPLOADED and confirmed.was_seen
+            if seen and confirmed.doubtful:
+                log.warning("%s: %s", printable(os.fsdecode(upload.path)), NOT_DELETED)
+            if seen and not confirmed.doubtful:
                 archive.delete(root, upload, step)
             else:
                 receipt = archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id), step)

@@ -74,7 +74,7 @@ class Body(Protocol):
     def kept(self) -> Presigned | None: ...
     def keep(self, presigned: Presigned) -> None: ...
     def forget(self) -> None: ...
-    def confirm(self, etag: str | None, md5: str) -> None: ...
+    def confirm(self, etag: str | None, md5: str, *, doubtful: bool) -> None: ...
 
 
 class Whole:
@@ -94,8 +94,8 @@ class Whole:
     def forget(self) -> None:
         self._ledger.forget_presigned(self.upload.id)
 
-    def confirm(self, etag: str | None, md5: str) -> None:
-        self._ledger.record_uploaded(self.upload.id, etag, md5)
+    def confirm(self, etag: str | None, md5: str, *, doubtful: bool) -> None:
+        self._ledger.record_uploaded(self.upload.id, etag, md5, doubtful=doubtful)
 
 
 class Part:
@@ -115,8 +115,8 @@ class Part:
     def forget(self) -> None:
         self._ledger.forget_shard_presigned(self.upload.id, self._shard.number)
 
-    def confirm(self, etag: str | None, md5: str) -> None:
-        self._ledger.record_shard_uploaded(self.upload.id, self._shard.number, etag)
+    def confirm(self, etag: str | None, md5: str, *, doubtful: bool) -> None:
+        self._ledger.record_shard_uploaded(self.upload.id, self._shard.number, etag, doubtful=doubtful)
 
 
 class ObjectPut:
@@ -246,8 +246,8 @@ class ObjectPut:
             with Beside(self._length, md5.update) as digests:  # which costs as much as all the rest
                 confirmed = self._around.storage.put(presigned.url, pieces(digests), self._length, self._content_type)
             self._still()
-            self._demand_same_bytes(host_of(presigned.url), confirmed, md5.hexdigest())
-            body.confirm(confirmed.etag, md5.hexdigest())
+            doubtful = self._is_doubtful(host_of(presigned.url), confirmed, md5.hexdigest())
+            body.confirm(confirmed.etag, md5.hexdigest(), doubtful=doubtful)
         except BaseException:
             gauge.receive(-sent)
             raise
@@ -263,22 +263,33 @@ class ObjectPut:
             self._seen = found
         return True
 
-    def _demand_same_bytes(self, host: str, confirmed: Confirmation, md5: str) -> None:
-        """Compare an ETag that is an MD5 with that of the bytes; other forms prove nothing. Raises `Transient`."""
+    def _is_doubtful(self, host: str, confirmed: Confirmation, md5: str) -> bool:
+        """Whether the ETag looks like an MD5 and is not that of the bytes, on a host whose ETags may be no MD5s.
+
+        Raises `Transient` where that means other bytes, or nobody who stores anything: on a host whose ETags were MD5s, at
+        the first time (damage on the way would hardly come twice alike), and where other bytes got the same ETag.
+        """
         plain = plain_md5(confirmed.etag)
         if plain == md5:
             self._habits.saw_md5(host, self._length)
-            return
+            return False
         if confirmed.has_body:
             raise Transient(f"storage {host} answered with a body, as no PUT is answered: the upload is not confirmed")
         if plain is None or not confirmed.etag_is_md5:
-            return
+            return False
         told = f"storage {host} has other bytes than were sent (MD5 {plain} instead of {md5})"
-        if plain == NOTHING_AT_ALL:
+        known, body = self._habits.of(host).etag_is_md5(self._length), self._body
+        if plain == NOTHING_AT_ALL or known is True:
             raise Transient(told)
-        if plain == self._doubtful_etag or self._habits.of(host).etag_is_md5(self._length) is False:
-            self._habits.saw_no_md5(host, self._length)  # damage on the way would hardly come twice alike
-            return
+        shards_digest = body.proof if body.kind_of_proof == "blake3" else None
+        if self._around.ledger.read.others_with_etag(confirmed.etag, md5, shards_digest):
+            raise Transient(
+                f"storage {host} gives the ETag {plain} to different bytes: the upload is not confirmed; does a proxy "
+                "answer in its place?"
+            )
+        if plain == self._doubtful_etag or known is False:
+            self._habits.saw_no_md5(host, self._length)
+            return True
         self._doubtful_etag = plain
         raise Transient(told)
 

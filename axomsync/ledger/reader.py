@@ -189,6 +189,12 @@ class Reader:
         )
         return rows[0] if rows else None
 
+    def others_with_etag(self, etag: str, md5: str, blake3: str | None) -> bool:
+        """Whether storage gave this ETag to other bytes too: to a file of another MD5, or a shard of another BLAKE3."""
+        files = "SELECT 1 FROM uploads WHERE etag = ? AND state = 'uploaded' AND md5 IS NOT NULL AND md5 <> ?"
+        shards = "SELECT 1 FROM shards WHERE etag = ? AND uploaded AND blake3 IS NOT NULL AND blake3 IS NOT ?"
+        return bool(self._rows(f"{files} UNION ALL {shards} LIMIT 1", (etag, md5, etag, blake3)))  # both from above
+
     def presigned(self, upload: Upload) -> Presigned | None:
         """The signed URL that was kept for an upload. A secret."""
         sql = "SELECT url, expires_at FROM signed_urls WHERE upload = ?"

@@ -72,6 +72,7 @@ def to_upload(row: Row) -> Upload:
             )
         },
         repeated=_repeated(row["repeated_lines"]),
+        doubtful=bool(row["doubtful"]),
     )  # fmt: skip
 
 

@@ -87,6 +87,12 @@ def m014_proofs(db: Database) -> None:
     _execute_all(db, _PROOFS)
 
 
+@migrations()
+def m015_doubtful(db: Database) -> None:
+    """Uploads of which nothing but an answer's status says that storage has the bytes: the ETag speaks against it."""
+    _execute_all(db, _DOUBTFUL)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -227,6 +233,8 @@ _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
 
 # A JSON list of lines.
 _REMARKS = "ALTER TABLE models ADD COLUMN remarks TEXT"
+
+_DOUBTFUL = "ALTER TABLE uploads ADD COLUMN doubtful INTEGER NOT NULL DEFAULT 0"
 
 # A JSON object: by the word for a proof, the number of files that have it.
 _PROOFS = "ALTER TABLE models ADD COLUMN proofs TEXT"

@@ -177,12 +177,12 @@ class UploadWrites(Moves):
         """Storage refused the URL: the next try asks for another."""
         self.execute("DELETE FROM signed_urls WHERE upload = ?", upload).result()
 
-    def record_uploaded(self, upload: int, etag: str | None, md5: str | None) -> None:
-        """Storage confirmed the bytes; the signed URL is forgotten."""
+    def record_uploaded(self, upload: int, etag: str | None, md5: str | None, *, doubtful: bool = False) -> None:
+        """Storage confirmed the bytes; the signed URL is forgotten. `doubtful` is for good, see `Upload`."""
 
         def work(db: Database) -> None:
             changes = {"etag": etag, "md5": md5, "reason": None, "next_attempt": None}
-            self._move(db, "uploads", upload, UploadState.UPLOADED, changes)
+            self._move(db, "uploads", upload, UploadState.UPLOADED, changes | ({"doubtful": 1} if doubtful else {}))
             db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
         self.write(work, upload)
@@ -225,14 +225,16 @@ class UploadWrites(Moves):
         sql = "DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?"
         self.execute(sql, upload, number).result()
 
-    def record_shard_uploaded(self, upload: int, number: int, etag: str | None) -> None:
-        """Storage confirmed one shard."""
+    def record_shard_uploaded(self, upload: int, number: int, etag: str | None, *, doubtful: bool = False) -> None:
+        """Storage confirmed one shard; if that is `doubtful`, so is the upload."""
 
         def work(db: Database) -> None:
             db.conn.execute(
                 "UPDATE shards SET uploaded = 1, etag = ? WHERE upload = ? AND number = ?", (etag, upload, number)
             )
             db.conn.execute("DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?", (upload, number))
+            if doubtful:
+                db.conn.execute("UPDATE uploads SET doubtful = 1 WHERE id = ?", (upload,))
 
         self.write(work)
 

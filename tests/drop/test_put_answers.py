@@ -3,11 +3,12 @@
 The server is real, the misbehaviour is on the wire; only the pauses between the tries take no time.
 """
 
+import hashlib
 import itertools
 import mmap
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from axomsync.storage.client import Storage
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
 from tests.rig.agent import AgentProcess
-from tests.rig.faults import FOREVER, KEY, Fault, FaultyServer, json_answer, s3_error
+from tests.rig.faults import FOREVER, KEY, Content, Fault, FaultyServer, json_answer, s3_error
 
 PAGE = b"<!doctype html><title>Sign in</title>"
 NOT_STORED = [
@@ -100,25 +101,60 @@ def test_no_answer_but_a_confirmation_takes_a_file_away(tmp_path: Path, server: 
         assert stored.content.read() == dataset(row.filename.removesuffix(".jsonl"))
 
 
-@pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
-@pytest.mark.parametrize("headers", [{}, {"x-amz-server-side-encryption": "aws:kms"}], ids=["silent", "told"])
-def test_etags_that_are_no_md5_confirm(tmp_path: Path, server: FaultyServer, shard: str, headers: dict[str, str]) -> None:
+def scrambled(content: Content) -> str:
+    """As a store that encrypts: 32 digits that are no MD5, the same for the same bytes."""
+    return f'"{hashlib.md5(content.etag().encode()).hexdigest()}"'
+
+
+@contextmanager
+def drop_here(tmp_path: Path, server: FaultyServer, **settings: str) -> Iterator[DropHere]:
     (tmp_path / "template").mkdir()
-    encrypted = Fault(headers={"ETag": f'"{"ab" * 16}"', **headers})
-    server.inject(encrypted, "/bucket/", method="PUT", times=FOREVER)
     with (
         closing(Storage(loopback=True, stall=2.0)) as client,
         closing(Console(server.url, lambda: KEY)) as console,
     ):
-        here = DropHere(tmp_path, ledger_template(tmp_path / "template"), console=console, storage=client, shard=shard)
+        template = ledger_template(tmp_path / "template")
+        yield DropHere(tmp_path, template, console=console, storage=client, **settings)
+
+
+def puts(server: FaultyServer) -> int:
+    return sum(request.method == "PUT" for request in server.requests)
+
+
+@pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
+@pytest.mark.parametrize("headers", [{}, {"x-amz-server-side-encryption": "aws:kms"}], ids=["silent", "told"])
+def test_etags_that_are_no_md5_confirm(tmp_path: Path, server: FaultyServer, shard: str, headers: dict[str, str]) -> None:
+    """Where the store does not say that they are none, nothing but its word remains: nothing is deleted for that."""
+    server.etag_of_put = scrambled
+    server.inject(Fault(headers=headers), "/bucket/", method="PUT", times=FOREVER)
+    with drop_here(tmp_path, server, shard=shard, after="delete") as here:
         for name in ("a", "b"):
             (here.folder / f"{name}.jsonl").write_bytes(dataset(name, 4))
             here.live()
     assert [row.state for row, _ in here.uploads()] == [UploadState.UPLOADED] * 2
     objects = sum(len(shards) or 1 for _, shards in here.uploads())
-    puts = [request for request in server.requests if request.method == "PUT"]
     most = objects if headers else objects + (len(here.uploads()[0][1]) or 1)
-    assert len(puts) <= most, "what the host's ETags are was learned from the first file"
+    assert puts(server) <= most, "what the host's ETags are was learned from the first file"
+    archived = {path.name for path in here.folder.rglob("*.jsonl")}
+    assert archived == (set() if headers else {"a.jsonl", "b.jsonl"})
+    assert all(row.doubtful is not bool(headers) for row, _ in here.uploads())
+
+
+@pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
+@pytest.mark.parametrize("wrong", ["always the same", "of other bytes, on a host whose ETags were MD5s"])
+def test_etags_of_other_bytes_confirm_nothing(tmp_path: Path, server: FaultyServer, shard: str, wrong: str) -> None:
+    with drop_here(tmp_path, server, shard=shard, after="delete") as here:
+        (here.folder / "first.jsonl").write_bytes(dataset("first", 4))
+        if wrong == "always the same":
+            server.etag_of_put = lambda _: f'"{"ab" * 16}"'
+        here.live()
+        server.etag_of_put = server.etag_of_put if wrong == "always the same" else scrambled
+        (here.folder / "second.jsonl").write_bytes(dataset("other", 4))
+        here.live()
+        (second,) = (row for row, _ in here.uploads() if row.filename == "second.jsonl")
+        assert second.state is UploadState.QUEUED
+        assert "to different bytes" in str(second.reason) or "has other bytes than were sent" in str(second.reason)
+        assert (here.folder / "second.jsonl").exists()
 
 
 def test_a_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: FaultyServer) -> None:

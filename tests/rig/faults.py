@@ -201,6 +201,7 @@ class FaultyServer:
         self.url_lifetime = 900
         self.rate: float | None = None
         self.longest_answer: int | None = None
+        self.etag_of_put: Callable[[Content], str] = Content.etag  # what is answered; the object keeps its own
         self.models: list[dict[str, Any]] = []  # newest first, as the console lists them
         self.manifests: dict[str, list[dict[str, Any]]] = {}  # model id → {rel, size, key}
         self.objects: dict[str, StoredObject] = {}
@@ -453,7 +454,7 @@ class FaultyServer:
         if request.method == "PUT":
             content = Content(len(request.body), head=request.body)
             self.objects[request.key] = StoredObject(content, content.etag())
-            return _answer(200, b"", ETag=content.etag())
+            return _answer(200, b"", ETag=self.etag_of_put(content))
         stored = self.objects.get(request.key)
         if stored is None:
             return _error(s3_error(404, "NoSuchKey", "The specified key does not exist."))
