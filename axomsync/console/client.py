@@ -487,7 +487,7 @@ def _fit(shape: type[R], answer: object, what: str) -> R:
         first = failure.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the answer"
         raise Rejected(
-            f"{what} lacks its documented form: {printable(place)[:100]}: {first['msg']}; is this the newest axomsync?"
+            f"{what} lacks its documented form: {printable(place)[:100]}: {first['msg']}; tell whoever runs the console"
         ) from None
 
 

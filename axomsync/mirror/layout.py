@@ -21,6 +21,7 @@ Age = tuple[float, str]
 OURS = ".axomsync"  # how the names begin that axomsync gives files of its own, in the mirror and in each model's folder
 LONGEST_COMPONENT = 255  # bytes, the limit of every common Linux filesystem
 LONGEST_LABEL = 240  # leaves room for "--" and 8 characters of the id
+MOST_FOLDERS = 100  # of a path, one in the other
 LONGEST_PATH = 3000  # bytes, leaves room below PATH_MAX for the mirror's own folder
 LARGEST_MODEL = 1 << 62  # bytes; what is larger fits neither a filesystem nor the ledger
 
@@ -114,6 +115,8 @@ def _path_fault(rel: str) -> str | None:
         too_long = len(rel.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_COMPONENT for part in parts)
     except UnicodeEncodeError:
         return "is not valid Unicode"
+    if len(parts) > MOST_FOLDERS:
+        return f"lies more than {MOST_FOLDERS} folders deep"
     return "is too long for a file name" if too_long else None
 
 

@@ -189,27 +189,35 @@ def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
         return Extent(0, 0, whole=True)  # the latter is how Azure and MinIO say it: bytes 0--1/0
     if answer.status not in (200, 206):
         raise _no(answer, "GET")
-    codings = {each.strip() for each in answer.headers.get("content-encoding", "").lower().split(",")}
-    if strange := codings - {"", "identity", "aws-chunked"}:  # SDKs leave the last in an object's metadata: no byte differs
+    if strange := _strange_codings(answer):
         named = printable(", ".join(sorted(strange)))[:60]
         raise Refused(
             f"storage {answer.host} sends it in the coding {named!r}, which nobody asked for; store the object "
             "without Content-Encoding, or have the proxy in between leave it alone"
         )
+    kind = answer.headers.get("content-type", "").lower()
+    if kind.startswith(_PAGES) and not urlsplit(answer.url).path.lower().endswith((".html", ".htm", ".xhtml")):
+        raise Transient(f"storage {answer.host} answered with a page instead of the object; does a proxy stand in between?")
+    if kind.startswith("multipart/byteranges"):  # never for one range (RFC 9110, 15.3.7)
+        raise Transient(f"storage {answer.host} answered with several parts where one was asked for")
     if answer.status == 206 or "content-range" in answer.headers:  # rclone's server calls a part 200
         return _part(answer, start, end, total)
     length = length_of(answer)
     if length is not None and length != total:
         raise SourceChanged(f"storage has {length} bytes where the manifest says {total}")
-    kind = answer.headers.get("content-type", "").lower()
-    if kind.startswith("text/html") and not urlsplit(answer.url).path.lower().endswith((".html", ".htm")):
-        raise Transient(f"storage {answer.host} answered with a page instead of the object; does a proxy stand in between?")
     return Extent(0, total, whole=True)
+
+
+def _strange_codings(answer: Answer) -> set[str]:
+    """Codings of the body in which the object's bytes would not be themselves."""
+    named = f"{answer.headers.get('content-encoding', '')},{answer.headers.get('transfer-encoding', '')}"
+    # SDKs leave aws-chunked in an object's metadata: no byte differs. The other is taken off by the transport.
+    return {each.strip() for each in named.lower().split(",")} - {"", "identity", "aws-chunked", "chunked"}
 
 
 def _part(answer: Answer, start: int, end: int, total: int) -> Extent:
     given = answer.headers.get("content-range", "")
-    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", given.strip(), re.ASCII)
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", given.strip(), re.ASCII | re.IGNORECASE)
     if match is None:
         raise Transient(f"storage {answer.host}: a 206 without a usable Content-Range")
     if match[3] != "*" and int(match[3]) != total:
@@ -274,6 +282,7 @@ _FINAL = frozenset({
     "NotImplemented", "KMS.DisabledException", "KMS.NotFoundException",
 })  # fmt: skip
 
+_PAGES = ("text/html", "application/xhtml+xml")
 _SHARD = "; set [drop] shard to less, so that the file goes up in parts"
 _ADVICE = {
     "EntityTooLarge": _SHARD,
@@ -314,6 +323,8 @@ def _no(answer: Answer, method: str) -> AxomsyncError:
         return Transient(message, answer.retry_after, congestion=busy)
     if status in (401, 403) or code in _ASK_FOR_ANOTHER_URL:
         return UrlExpired(message)
+    if status == 304:
+        return Transient(f"{message}: nobody asked whether it changed; does a cache stand in between?")
     if 300 <= status < 400:
         return Refused(f"{message}: it redirects elsewhere, which no signature covers; tell whoever runs the console")
     if 400 <= status < 500 or status in (501, 505):

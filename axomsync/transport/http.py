@@ -78,6 +78,8 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
         return silent
     if kind == "ConnectError":
         return f"can't connect ({printable(causes[-1])[:200]})"
+    if kind in ("RemoteProtocolError", "DecodingError"):
+        return "it answered with what is not HTTP, or with headers that are too large; does a proxy stand in between?"
     return f"the connection broke ({kind})"
 
 

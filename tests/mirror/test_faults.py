@@ -265,6 +265,14 @@ def test_bytes_that_do_not_match_their_md5_are_fetched_again(
     assert server.sent() < 3 * BIG.size
 
 
+def test_an_etag_of_one_part_disproves_the_bytes_as_an_md5_does(server: FaultyServer, mirror: MirrorHere) -> None:
+    model_id = server.add_model("parts", "v1", {"config.json": SMALL}, part_size=8 << 20)
+    assert str(server.objects[server.key_of(model_id, "config.json")].etag).endswith('-1"')
+    server.inject(Fault(body=Content(SMALL.size, seed=66)), server.key_of(model_id, "config.json"))
+    mirror.sync()
+    assert proofs(published(mirror, model_id, {"config.json": SMALL})) == {"config.json": "proven"}
+
+
 def test_bytes_that_never_match_block_the_model(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     """Each time other bytes come, so the ETag may well be right."""
     key = server.key_of(model_id, "config.json")

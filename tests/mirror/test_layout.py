@@ -78,6 +78,7 @@ HOSTILE = {
     ),
     "a long name": (["x" * 256], "is too long for a file name"),
     "a long name in UTF-8": (["日" * 86], "is too long for a file name"),
+    "a deep path": (["/".join("x" * 1400)], "lies more than 100 folders deep"),
     "a long path": (["/".join(["x" * 200] * 16)], "is too long for a file name"),
     "no files": ([], "lists no files"),
 }

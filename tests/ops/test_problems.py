@@ -114,7 +114,7 @@ ITEMS = {
     ),
     "closed": Item(("lacks the scope 'models'", "create a key"), files=W, provoke=manifest(refusal(403, "no"))),
     "shapeless": Item(
-        ("documented form", "files", "newest axomsync"), files=W, provoke=manifest(json_answer({"model_id": "x"}))
+        ("documented form", "files", "whoever runs the console"), files=W, provoke=manifest(json_answer({"model_id": "x"}))
     ),
     "other": Item(
         ("manifest of another model", "tell whoever"),

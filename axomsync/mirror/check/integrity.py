@@ -34,7 +34,8 @@ class Comparison:
     proven: bool
     part_size: int | None = None  # with which a composite ETag was made
     md5: str | None = None  # of the file, where the ETag looks like an MD5 and is another
-    composites: tuple[tuple[int, str], ...] = ()  # what it would be by those of `part_sizes` that fit, where none was right
+    # What it would be by those of `part_sizes` that fit, and where there is but one way, in which none was right.
+    composites: tuple[tuple[int, str], ...] = ()
 
 
 def compare(
@@ -52,6 +53,8 @@ def compare(
             if composite := composite_md5(etag):
                 size = os.fstat(file.fileno()).st_size
                 told = [part for part in part_sizes if has_parts(size, part, composite[1])]
+                if composite[1] == 1:  # whatever their size would be, there is one
+                    told = [size]
                 found: dict[int, str] = {}
                 for part in dict.fromkeys((*told, *likely_part_sizes(size, composite[1]))):
                     found[part] = _composite(file.fileno(), size, part, seen, beat)

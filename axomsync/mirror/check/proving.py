@@ -170,9 +170,8 @@ class Proving:
         if part not in self._siblings_parts and self._wrong.get(file.rel) == found:
             return None  # others of the host came in such parts, and this one hardly did: it came twice alike
         self._wrong[file.rel] = found
-        return Corrupt(
-            f"in parts of {part} bytes, as others came to storage, its ETag would be {found}, not {recorded.etag}"
-        )
+        how = "in one part" if part == recorded.size else f"in parts of {part} bytes, as others came to storage,"
+        return Corrupt(f"{how} its ETag would be {found}, not {recorded.etag}")
 
     def _disproved_by_md5(self, file: PartialFile, recorded: ModelFile, found: str) -> Corrupt | None:
         told = f"its MD5 is {found}, storage says {plain_md5(recorded.etag)}"

@@ -69,7 +69,7 @@ def examine(folder: Path, files: Iterable[ModelFile], step: Step) -> list[Damage
 def examine_file(path: Path, file: ModelFile, step: Step) -> Damage | None:
     """As `examine`, for one file. Raises `LocalFault`."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         if error.errno not in UNREADABLE:
             raise local_fault(error, str(path)) from None
