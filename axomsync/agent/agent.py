@@ -253,7 +253,7 @@ class Agent:
         self.steering = Steering(self.ledger, self._verbs(), self.liveness)
 
     def _verbs(self) -> Mapping[str, Verb]:
-        """What may be asked of a running agent, see `steering`."""
+        """What may be asked of a running agent, see `requests`."""
         return {
             "pause": Verb(self._pause),
             "resume": Verb(self._resume),
