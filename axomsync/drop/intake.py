@@ -144,7 +144,10 @@ class Intake:
             whole = os.path.realpath(os.fsencode(path))
             stamp = stamp_at(Path("/"), whole)
             if stamp is None:
-                raise LocalFault(f"{printable(os.fsdecode(whole))}: the agent finds no file there; give it access")
+                name = printable(os.fsdecode(whole))
+                if os.path.lexists(whole):
+                    raise LocalFault(f"{name}: it is no regular file; push the file itself")
+                raise LocalFault(f"{name}: the agent finds no file there; correct the path, or give it access")
             rows.append(self._ledger.push_upload(whole, console_name(whole), stamp))
         self._wake.set()
         return rows
@@ -290,7 +293,8 @@ class Intake:
             if row.stamp.dev != seen.device and unmounted(self._settings.folder, row.path, row.stamp.dev)
         }
         if elsewhere:
-            told = f"{len(elsewhere)} files lay on a filesystem that is not mounted now; mount it (they are not forgotten)"
+            count = f"{len(elsewhere)} files" if len(elsewhere) > 1 else "1 file"
+            told = f"{count} lay on a filesystem that is not mounted now; mount it (nothing is forgotten)"
             self._problems.report("drop folder's filesystem", told)
         else:
             self._problems.clear("drop folder's filesystem")

@@ -29,6 +29,10 @@ def test_given_files_are_uploaded_once_and_stay(tmp_path: Path, sandbox: Sandbox
         assert done.returncode == 0
         assert "duplicate" in done.stdout
         assert agent.call("push", str(tmp_path / "nothing")).returncode == 2
+        os.mkfifo(tmp_path / "pipe.jsonl")
+        assert (
+            "pipe.jsonl: it is no regular file; push the file itself" in agent.call("push", f"{tmp_path}/pipe.jsonl").stderr
+        )
         assert list(agent.mirror.iterdir()) == []
         agent.sync(expect=None)
         assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
