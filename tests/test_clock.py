@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
-from axomsync.config import parse_bandwidth
+from axomsync.config.units import parse_bandwidth
 from axomsync.core.policy import LONGEST_WAIT_SECONDS, bandwidth_at
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PAUSE_ENDS, PAUSE_SECONDS

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axomsync import config
+from axomsync.config import units
 from axomsync.core.errors import BadConfig, KeyRefused
 from axomsync.core.policy import BandwidthRule
 from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
@@ -218,21 +219,21 @@ UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @given(st.integers(0, 366), st.sampled_from(sorted(UNITS)))
 def test_durations_go_there_and_back(count: int, unit: str) -> None:
-    seconds = config.parse_duration(f"{count}{unit}")
+    seconds = units.parse_duration(f"{count}{unit}")
     assert seconds == pytest.approx(count * UNITS[unit])
-    assert config.parse_duration(config.show_duration(seconds)) == seconds
+    assert units.parse_duration(units.show_duration(seconds)) == seconds
 
 
 @given(st.integers(0, 1 << 62))
 def test_sizes_go_there_and_back_to_the_byte(count: int) -> None:
-    shown = config.show_size(count)
-    assert config.parse_size(shown) == count
+    shown = units.show_size(count)
+    assert units.parse_size(shown) == count
     assert len(shown) <= len(f"{count}B")
 
 
 @given(st.text(max_size=12) | st.from_regex(r"[0-9.]{1,8} ?[a-zA-Z/]{1,4}", fullmatch=True) | st.integers() | st.none())
 def test_amounts_are_read_or_refused_but_never_crash(value: object) -> None:
-    for read in (config.parse_duration, config.parse_size, config.parse_bandwidth):
+    for read in (units.parse_duration, units.parse_size, units.parse_bandwidth):
         with suppress(ValueError):
             read(value)
 
@@ -248,13 +249,13 @@ _LINES = st.builds(
 
 @given(st.lists(_LINES, max_size=5))
 def test_timetables_go_there_and_back(lines: list[str]) -> None:
-    rules = config.parse_bandwidth(lines)
+    rules = units.parse_bandwidth(lines)
     assert len(rules) == len(lines)
-    assert config.parse_bandwidth(config.show_bandwidth(rules)) == rules
+    assert units.parse_bandwidth(units.show_bandwidth(rules)) == rules
 
 
 def test_days_of_a_timetable_may_go_over_the_weekend() -> None:
-    (rule,) = config.parse_bandwidth(["Sat-Mon 23:59 1MB/s"])
+    (rule,) = units.parse_bandwidth(["Sat-Mon 23:59 1MB/s"])
     assert rule == BandwidthRule(frozenset({5, 6, 0}), 23 * 60 + 59, 1e6)
 
 

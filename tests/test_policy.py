@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axomsync.config import parse_bandwidth
+from axomsync.config.units import parse_bandwidth
 from axomsync.core.policy import BACKOFF_CAP, BandwidthRule, LaneCount, backoff, bandwidth_at, worth_starting
 
 MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # the hour on the wall is what a timetable is about

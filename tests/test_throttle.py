@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axomsync.config import parse_bandwidth
+from axomsync.config.units import parse_bandwidth
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.throttle import Throttle

@@ -35,7 +35,7 @@ LONG_SECONDS = 7 * 86400.0  # as long as a terabyte over a slow line may take
 @click.option("--timeout", metavar="DURATION", help="Give up after so long, such as 10m, with exit code 75.")
 def wait(config_file: str | None, as_json: bool, model: str, timeout: str | None) -> None:
     """Block until MODEL (name, name/version or id) is published, and print its path."""
-    from axomsync.config import parse_duration
+    from axomsync.config.units import parse_duration
 
     try:
         seconds = None if timeout is None else parse_duration(timeout)

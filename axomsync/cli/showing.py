@@ -77,7 +77,7 @@ def _time_of(told: str) -> float:
     """A duration back from now, or a local date or time, as seconds since the epoch."""
     from datetime import datetime
 
-    from axomsync.config import parse_duration
+    from axomsync.config.units import parse_duration
 
     with suppress(ValueError):
         return time.time() - parse_duration(told)

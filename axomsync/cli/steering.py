@@ -25,7 +25,7 @@ ANSWER_SECONDS = 10.0
 @click.option("--for", "period", metavar="DURATION", help="Go on by itself after so long, such as 2h.")
 def pause(config_file: str | None, as_json: bool, period: str | None) -> None:
     """Begin no transfer, and end those under way, keeping their bytes."""
-    from axomsync.config import parse_duration
+    from axomsync.config.units import parse_duration
 
     try:
         parameters = {} if period is None else {"seconds": parse_duration(period)}

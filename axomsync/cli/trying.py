@@ -32,7 +32,8 @@ def sandbox(folder: Path, listen: str, url_lifetime: str, rate: str) -> None:
     import signal
     from datetime import timedelta
 
-    from axomsync.config import is_loopback, listen_address, parse_bandwidth, parse_duration, parse_listen
+    from axomsync.config import is_loopback, listen_address, parse_listen
+    from axomsync.config.units import parse_bandwidth, parse_duration
 
     with _sandbox_packages():
         from axomsync.sandbox.catalog import NoCatalog

@@ -19,7 +19,6 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -35,6 +34,16 @@ from pydantic import (
     ValidationError,
 )
 
+from axomsync.config.units import (
+    API_KEY,
+    parse_bandwidth,
+    parse_duration,
+    parse_size,
+    show_bandwidth,
+    show_duration,
+    show_size,
+    shown,
+)
 from axomsync.core.errors import BadConfig, KeyRefused, LocalFault
 from axomsync.core.oserrors import local_fault
 from axomsync.core.policy import BandwidthRule
@@ -46,134 +55,21 @@ SERVICE_KEY = "/etc/axomsync/key"
 ENVIRONMENT_PREFIX = "AXOMSYNC_"
 ENVIRONMENT_ONLY = Path("the environment")  # stands for the file where there is none
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE_UNITS = {
-    "B": 1,
-    **{prefix + "B": 1000**power for power, prefix in enumerate(("k", "M", "G", "T"), 1)},
-    **{prefix + "iB": 1024**power for power, prefix in enumerate(("K", "M", "G", "T"), 1)},
-    "KB": 1000,
-}
-_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 SHORTEST_TOKEN = 16
 LONGEST_ERROR = 1000  # characters
-_KEY = re.compile(r"axom_[a-z]+_[A-Za-z0-9_-]+")
-_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
-_LONGEST_SECONDS = 366 * 86400.0  # timers of the operating system end somewhere beyond
-_LARGEST_BYTES = 1 << 62
-
-
-def parse_duration(value: object) -> float:
-    """`"90s"`, `"5m"`, `"2h"`, `"1d"`, `"500ms"` → seconds."""
-    amount = _amount(value, _DURATION_UNITS)
-    if amount is None:
-        raise ValueError(f'{_shown(value)} is not a duration; write it like "90s", "5m" or "2h"')
-    if amount > _LONGEST_SECONDS:
-        raise ValueError(f"{_shown(value)} is longer than a year")
-    return amount
-
-
-def show_duration(seconds: float) -> str:
-    """As `parse_duration` reads it, in the largest unit that needs no fraction."""
-    for unit in ("d", "h", "m", "s", "ms"):
-        count = seconds / _DURATION_UNITS[unit]
-        if seconds and count == int(count):
-            return f"{int(count)}{unit}"
-    return f"{Decimal(repr(seconds)):f}s" if seconds else "0s"
-
-
-def parse_size(value: object) -> int:
-    """`"64MiB"`, `"5GB"` → bytes."""
-    amount = _amount(value, _SIZE_UNITS)
-    if amount is None:
-        raise ValueError(f'{_shown(value)} is not a size; write it like "64MiB" or "5GB"')
-    if amount > _LARGEST_BYTES:
-        raise ValueError(f"{_shown(value)} is more than any disk holds")
-    return int(amount)
-
-
-def show_size(count: float) -> str:
-    """As `parse_size` reads it, in the unit that needs the fewest digits without a fraction."""
-    whole = [f"{int(count) // size}{unit}" for unit, size in _SIZE_UNITS.items() if unit != "KB" and count % size == 0]
-    return min(whole, key=len) if count and whole else f"{Decimal(repr(count)):f}B"
-
-
-def parse_bandwidth(value: object) -> tuple[BandwidthRule, ...]:
-    """`"100MB/s"`, `""` (no limit) or a timetable such as `["Mon-Fri 08:00 50MB/s", "20:00 off"]`."""
-    if value == "":
-        return ()
-    if isinstance(value, str):
-        return (BandwidthRule(frozenset(range(7)), 0, _rate(value)),)
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise ValueError('give a rate like "100MB/s" or a list like ["Mon-Fri 08:00 50MB/s", "20:00 off"]')
-    return tuple(_bandwidth_rule(line) for line in value)
-
-
-def _bandwidth_rule(line: str) -> BandwidthRule:
-    match = re.fullmatch(r"(?:([A-Za-z]{3})(?:-([A-Za-z]{3}))?\s+)?(\d\d?):(\d\d)\s+(\S+)", line.strip())
-    if not match or int(match[3]) > 23 or int(match[4]) > 59:
-        raise ValueError(f'{line!r} is not a line of a timetable; write it like "Mon-Fri 08:00 50MB/s"')
-    first, last = (match[1] or "mon").lower(), (match[2] or match[1] or "sun").lower()
-    if first not in _DAYS or last not in _DAYS:
-        raise ValueError(f"{line!r} names an unknown day; days are Mon Tue Wed Thu Fri Sat Sun")
-    begin = _DAYS.index(first)
-    days = frozenset((begin + n) % 7 for n in range((_DAYS.index(last) - begin) % 7 + 1))
-    return BandwidthRule(days, int(match[3]) * 60 + int(match[4]), _rate(match[5]))
-
-
-def show_bandwidth(rules: tuple[BandwidthRule, ...]) -> str | list[str]:
-    """As `parse_bandwidth` reads it."""
-    if len(rules) == 1 and len(rules[0].days) == 7 and rules[0].minute == 0 and rules[0].rate is not None:
-        return _show_rate(rules[0].rate)
-    return [f"{_show_days(rule.days)}{rule.minute // 60:02}:{rule.minute % 60:02} {_show_rate(rule.rate)}" for rule in rules]
-
-
-def _show_days(days: frozenset[int]) -> str:
-    if len(days) == 7:
-        return ""
-    first = next(day for day in days if (day - 1) % 7 not in days)
-    last = next(day for day in days if (day + 1) % 7 not in days)
-    names = [_DAYS[day].capitalize() for day in (first, last)]
-    return f"{names[0]} " if first == last else f"{'-'.join(names)} "
-
-
-def _show_rate(rate: float | None) -> str:
-    return "off" if rate is None else f"{show_size(rate)}/s"
-
-
-def _rate(text: str) -> float | None:
-    if text == "off":
-        return None
-    amount = _amount(text.removesuffix("/s"), _SIZE_UNITS) if text.endswith("/s") else None
-    if not amount or amount > _LARGEST_BYTES:
-        raise ValueError(f'{text!r} is not a rate; write it like "100MB/s", or "off" for no limit')
-    return amount
-
-
-def _amount(value: object, units: Mapping[str, float]) -> float | None:
-    match = _AMOUNT.fullmatch(value.strip()) if isinstance(value, str) else None
-    if not match or match[2] not in units or len(match[1]) > 30:
-        return None
-    exact = Decimal(match[1]) * Decimal(repr(units[match[2]]))
-    return int(exact) if exact == int(exact) else float(exact)
-
-
-def _shown(value: object) -> str:
-    """A value as in the file; not an API key that somebody wrote in the wrong place."""
-    text = _KEY.sub("axom_…", str(value))
-    return f'"{printable(text)}"' if isinstance(value, str) else printable(text)
 
 
 def _absolute(value: Path) -> Path:
-    if _KEY.search(str(value)):
+    if API_KEY.search(str(value)):
         raise ValueError("this is an API key, not the name of a file; write the key into a file and name that here")
     if "\0" in str(value):
         raise ValueError("a path can't hold a NUL character")
     try:
         path = value.expanduser()
     except RuntimeError:
-        raise ValueError(f"{_shown(str(value))}: nobody knows that home folder; write the whole path") from None
+        raise ValueError(f"{shown(str(value))}: nobody knows that home folder; write the whole path") from None
     if not path.is_absolute():
-        raise ValueError(f'{_shown(str(value))} is a relative path; write the whole path, beginning with "/" or "~"')
+        raise ValueError(f'{shown(str(value))} is a relative path; write the whole path, beginning with "/" or "~"')
     return path
 
 
@@ -188,7 +84,7 @@ def _console_url(value: str) -> str:
     except ValueError:  # a port that is no number, or brackets that hold no address
         usable = False
     if not usable or any(c.isspace() or not c.isprintable() for c in value):
-        raise ValueError(f'{_shown(value)} is not a URL; write it like "https://console.axomlabs.ai/api"')
+        raise ValueError(f'{shown(value)} is not a URL; write it like "https://console.axomlabs.ai/api"')
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("the URL must not hold a user, a password, a query or a fragment")
     return value.rstrip("/")
@@ -197,20 +93,20 @@ def _console_url(value: str) -> str:
 def parse_listen(value: str) -> str:
     match = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", value)
     if value and (match is None or int(match[1]) > 65535):
-        raise ValueError(f'{_shown(value)} is not host:port; write it like "127.0.0.1:9464", or "" for off')
+        raise ValueError(f'{shown(value)} is not host:port; write it like "127.0.0.1:9464", or "" for off')
     return value
 
 
 def _list(value: object) -> object:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f'{_shown(value)} is not a list of texts; write it like ["one", "another"]')
+        raise ValueError(f'{shown(value)} is not a list of texts; write it like ["one", "another"]')
     return value
 
 
 def _host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
-            raise ValueError(f'{_shown(name)} is not a host name; write it without scheme, port and path: "axom.example"')
+            raise ValueError(f'{shown(name)} is not a host name; write it without scheme, port and path: "axom.example"')
     return tuple(name.lower() for name in names)
 
 
@@ -568,7 +464,7 @@ def _advice(error: dict[str, Any], where: list[str]) -> str:
         return f"unknown {kind}; " + (f"did you mean {near[0]}?" if near else f"known ones are {', '.join(known)}")
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    value = _shown(error.get("input"))
+    value = shown(error.get("input"))
     plain = {
         "bool_type": "write true or false",
         "int_type": "write a whole number",
