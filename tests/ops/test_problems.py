@@ -174,6 +174,7 @@ class Scene:
     agent: AgentProcess
     server: FaultyServer
     opened: ExitStack
+    settings: Settings  # as it was started: what is provoked may be a bad configuration
 
     def shown(self) -> dict[str, dict[str, Any]] | None:
         """What the page shows, by subject; None while it is not there, or moves to another port."""
@@ -190,7 +191,7 @@ class Scene:
 
     def screen(self) -> str:
         """`axomsync status`."""
-        return self._rendered(tables.status(status_document(self._settings, self._ledger)))
+        return self._rendered(tables.status(status_document(self.settings, self._ledger)))
 
     def explained(self, name: str) -> str:
         """`axomsync explain`."""
@@ -200,10 +201,6 @@ class Scene:
 
     def polls(self) -> int:
         return len(self.server.console_requests("/models"))
-
-    @cached_property
-    def _settings(self) -> Settings:
-        return config.load(self.agent.config_file, self.agent.environ).settings
 
     @cached_property
     def _ledger(self) -> Reader:
@@ -224,7 +221,7 @@ def scene(home: Path, server: FaultyServer, settings: Config) -> Iterator[Scene]
         AgentProcess(home, server.url, KEY, {"web": {"listen": "127.0.0.1:0"}, **settings}) as agent,
         ExitStack() as opened,
     ):
-        yield Scene(agent, server, opened)
+        yield Scene(agent, server, opened, config.load(agent.config_file, agent.environ).settings)
 
 
 def plain(text: str) -> str:
