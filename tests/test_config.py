@@ -1,6 +1,7 @@
 """Configuration: what is read, what is refused, and where each error is said to be."""
 
 import json
+import os
 import tomllib
 from contextlib import suppress
 from pathlib import Path
@@ -298,8 +299,14 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
     with pytest.raises(BadConfig, match="byte 5 is not UTF-8"):
         config.load(tmp_path / "latin.toml", {})
-    with pytest.raises(BadConfig, match="can't be read: Is a directory"):
+    with pytest.raises(BadConfig, match="can't be read: it is no regular file; name one"):
         config.load(tmp_path, {})
+    os.mkfifo(tmp_path / "pipe")
+    for endless in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BadConfig, match="can't be read: it is no regular file; name one"):
+            config.load(endless, {})
+        with pytest.raises(KeyRefused, match="the API key can't be read: it is no regular file; name one"):
+            key_of({}, endless)
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.rig.installation import CHECKOUT
 from tests.rig.surroundings import SECRET
@@ -53,6 +57,8 @@ EXPECTED = {
         WORKS,
         rf"\$SSL_CERT_FILE: .* {A_KEY}",
     ),
+    "certificates without an end": (WORKS, r"\$SSL_CERT_FILE: /dev/zero can't be used: it is no regular file; name"),
+    "an authority without an end": (BAD, r"\[console\] ca_file /dev/zero: can't be used: it is no regular file"),
     "an authority that is not there": (
         BAD,
         r"\[console\] ca_file /nowhere/ca.pem: can't be used: No such file",
@@ -76,10 +82,16 @@ EXPECTED = {
 }
 
 
-def test_every_verb_works_or_says_what_to_do(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        folder.chmod(0o755)  # for the user without a name
-    command = [sys.executable, "-m", "tests.rig.surroundings", str(tmp_path)]
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that the user without a name may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_every_verb_works_or_says_what_to_do(place: Path) -> None:
+    command = [sys.executable, "-m", "tests.rig.surroundings", str(place)]
     done = subprocess.run(
         ["unshare", "-n", "sh", "-c", _ALONE, "sh", *command],
         cwd=CHECKOUT,

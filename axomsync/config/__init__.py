@@ -45,6 +45,7 @@ from axomsync.config.units import (
     shown,
 )
 from axomsync.core.errors import BadConfig, KeyRefused, LocalFault
+from axomsync.core.named_files import read_named
 from axomsync.core.oserrors import local_fault
 from axomsync.core.policy import BandwidthRule
 from axomsync.core.rights import denial_of
@@ -357,7 +358,7 @@ def _what_is_good(tree: dict[str, Any], bad: list[tuple[int | str, ...]]) -> Set
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_named(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise BadConfig(f"{path}: there is no such file; `axomsync init --config {path}` writes one") from None
     except UnicodeDecodeError as error:
@@ -535,7 +536,7 @@ def load_token(settings: WebSettings) -> str | None:
     if file is None:
         return None
     try:
-        token = file.read_text(encoding="utf-8").strip()
+        token = read_named(file).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise LocalFault(f"{file}: the token can't be read: {reason}; write one there and make it readable") from None
@@ -562,7 +563,7 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
             "or give systemd LoadCredential=axom_key:FILE"
         )
     try:
-        key = file.read_text(encoding="utf-8")
+        key = read_named(file).decode()
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, PermissionError):
             raise KeyRefused(f"the API key can't be read: {local_fault(error, str(file))}") from None

@@ -118,9 +118,11 @@ def _way_to(folder: str) -> list[str]:
 
 
 def _may(path: str, how: int) -> bool:
-    """Whether the rights allow it; true of what is not there, which nobody forbids."""
+    """Whether the rights allow it; true of what is not there, which nobody forbids, as of writing to a read-only mount."""
     try:
-        return os.access(path, how, effective_ids=True) or not os.path.lexists(path)
+        if os.access(path, how, effective_ids=True) or not os.path.lexists(path):
+            return True
+        return bool(how & os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY and _may(path, how & ~os.W_OK))
     except OSError:
         return True
 

@@ -5,13 +5,14 @@ machine without any authority, as slim images are (it still talks plain http to 
 `SSL_CERT_FILE` and `SSL_CERT_DIR` that lead to none (told, see `complaints`).
 """
 
+import errno
 import os
 import re
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 
 from axomsync.core.errors import BadConfig
+from axomsync.core.named_files import read_named
 
 FIX = "install ca-certificates, or name [console] ca_file, and start again"
 
@@ -35,9 +36,11 @@ ORqf6xeEAcbpNpH6ZGl+47SEQ0rOCr51vHU91Q==
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
     """The system's certificate authorities (or `SSL_CERT_FILE`), and those of `ca_file`. Raises `BadConfig`."""
+    _leave_out_what_is_no_file()
     context = ssl.create_default_context()
     if ca_file is not None:
         try:
+            read_named(ca_file)  # which refuses what OpenSSL would read without an end
             context.load_verify_locations(cafile=ca_file)
         except OSError as error:
             reason = _what_it_is(ca_file) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
@@ -49,7 +52,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
 def roots(ca_file: str | None, context: ssl.SSLContext) -> bytes | None:
     """What the Rust transport needs besides the system's authorities, as PEM. `context` is that of the same `ca_file`."""
     if ca_file is not None:
-        return Path(ca_file).read_bytes()
+        return read_named(ca_file)
     return None if any_known(context) else NOBODY
 
 
@@ -67,6 +70,7 @@ def complaints(environ: Mapping[str, str]) -> list[str]:
     found = []
     if file := environ.get("SSL_CERT_FILE"):
         try:
+            read_named(file)
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
         except OSError as error:
             reason = _what_it_is(file) if isinstance(error, ssl.SSLError) else error.strerror
@@ -74,6 +78,16 @@ def complaints(environ: Mapping[str, str]) -> list[str]:
     if (folder := environ.get("SSL_CERT_DIR")) and not _has_authorities(folder):
         found.append(f"$SSL_CERT_DIR: {folder} holds no certificates under their hashes; run openssl rehash, or unset it")
     return found
+
+
+def _leave_out_what_is_no_file() -> None:
+    """The libraries read what `SSL_CERT_FILE` names to its end, and a device has none."""
+    if file := os.environ.get("SSL_CERT_FILE"):
+        try:
+            read_named(file)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EFBIG):
+                del os.environ["SSL_CERT_FILE"]
 
 
 def _has_authorities(folders: str) -> bool:
@@ -89,8 +103,7 @@ def _has_authorities(folders: str) -> bool:
 def _what_it_is(file: str) -> str:
     """Why OpenSSL finds no certificate in a file that can be read."""
     try:
-        with open(file, "rb") as content:
-            start = content.read(1 << 20)
+        start = read_named(file)
     except OSError as error:
         return error.strerror or str(error)
     if _CERTIFICATE in start:

@@ -78,7 +78,7 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
         return silent
     if kind == "ConnectError":
         return f"can't connect ({printable(causes[-1])[:200]})"
-    if kind in ("RemoteProtocolError", "DecodingError"):
+    if kind in ("RemoteProtocolError", "DecodingError") and not any(sign in told for sign in _BROKEN_OFF):
         return "it answered with what is not HTTP, or with headers that are too large; does a proxy stand in between?"
     return f"the connection broke ({kind})"
 
@@ -91,6 +91,9 @@ _REASONS = (
     (("network is unreachable", "no route to host"), "there is no way to it (no route)"),
     (("wrong_version_number", "invalidcontenttype", "wrong version number"), "it does not speak TLS on that port"),
 )  # fmt: skip
+
+
+_BROKEN_OFF = ("disconnect", "closed", "incomplete", "unexpected eof", "end of file", "reset", "too short")
 
 
 def _causes(error: BaseException) -> list[str]:

@@ -74,6 +74,8 @@ def surroundings(places: Mapping[str, str]) -> dict[str, Surrounding]:
         "no authorities": Surrounding({**good, **nowhere}),
         "no authorities but one's own": Surrounding({**good, **nowhere}, own),
         "certificates that are none": Surrounding({**good, "SSL_CERT_FILE": places["key"]}, own),
+        "certificates without an end": Surrounding({**good, "SSL_CERT_FILE": "/dev/zero"}, own),
+        "an authority without an end": Surrounding(good, {"console": {"ca_file": "/dev/zero"}}),
         "an authority that is not there": Surrounding(good, {"console": {"ca_file": "/nowhere/ca.pem"}}),
         "an authority that is a key": Surrounding(good, {"console": {"ca_file": places["key"]}}),
     }

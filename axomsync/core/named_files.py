@@ -1,0 +1,26 @@
+"""Files that a person, a configuration or a variable names: read whole, up to a limit, and never waited for.
+
+Failures handled: a pipe, a device or a folder of that name, more bytes than such a file has (`OSError`, in words).
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+LARGEST = 16 * 1024 * 1024  # bytes; the certificate authorities of a whole system have a quarter of a megabyte
+
+
+def read_named(path: Path | str) -> bytes:
+    """The content of a regular file. Raises `OSError`."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file; name one", str(path))
+        with open(file, "rb", closefd=False) as content:
+            text = content.read(LARGEST + 1)
+    finally:
+        os.close(file)
+    if len(text) > LARGEST:
+        raise OSError(errno.EFBIG, f"it has more than {LARGEST >> 20} MiB; name the right file", str(path))
+    return text
