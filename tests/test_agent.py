@@ -318,7 +318,8 @@ def test_the_service_manager_hears_ready_reloading_status_and_stopping(server: F
 FROM_WITHIN = """
 import os, sys, threading
 from pathlib import Path
-from axomsync import agent, config
+from axomsync import config
+from axomsync.agent import agent
 from axomsync.ops import logs
 logs.set_up("console", "info")
 made = agent.Agent(config.load(Path(sys.argv[1]), os.environ), os.environ)
