@@ -96,7 +96,7 @@ def words_for(at: Break) -> Words:
     """What is wrong with a line, and the fix."""
     if at.want is Want.REST:
         return _ends_early(at)
-    for look in (_foreign_character, _in_text, _at_the_beginning, _second_value, _word, _number, _structure):
+    for look in (_foreign_character, _in_text, _at_the_beginning, _second_value, _word, _number, _key, _structure):
         if (words := look(at)) is not None:
             return words
     return Words(f"not valid JSON: {at.said or 'it stops being JSON here'}", _PYTHON, "not valid JSON")
@@ -107,6 +107,8 @@ def not_utf8(position: int, bytes_from: bytes) -> Words:
     what = f"byte {position} of the line (0x{bytes_from[0]:02x}) is not UTF-8"
     if re.match(rb"\xed[\xa0-\xbf][\x80-\xbf]", bytes_from):
         return Words(what, "it is half of a UTF-16 pair, as some Java programs write; " + _SAVE_UTF8, _NOT_UTF8)
+    if re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", bytes_from[:40]):
+        return Words(what, "binary data begins there; write the file again, with nothing but text", _NOT_UTF8)
     if re.match(rb"[\x80-\xff](?:[\x00-\x7f]|$)", bytes_from):
         fix = "it looks like Latin-1 or Windows-1252; save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
         return Words(what, fix, _NOT_UTF8)
@@ -132,6 +134,8 @@ def not_an_object(value: object) -> Words:
     """A line that is JSON, but no object."""
     names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
     kind = names.get(type(value), "null")
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return Words("the object was encoded twice: it is a string", "encode it once (jq -c fromjson makes it good)")
     fix = 'give it a key, such as {"text": …}' if isinstance(value, str) else "write an object, {…}, on each line"
     return Words(f"a JSON object is needed, this is {kind}", fix)
 
@@ -144,7 +148,9 @@ def _ends_early(at: Break) -> Words:
         return Words("a string is not closed on its line", r"close it; a line end inside of a string is written \n")
     if at.start.lstrip().startswith("["):
         return Words("an array goes on in the next line", "write one object a line (jq -c '.[]')")
-    return Words("the object goes on in the next line", _ONE_A_LINE)
+    if re.search(r"[,:{\[]\s*$", at.before):
+        return Words("the object goes on in the next line", _ONE_A_LINE)
+    return Words("the line ends before its object does", "write the bracket that is missing, or each object on one line")
 
 
 # Characters that are wrong wherever they stand
@@ -154,10 +160,12 @@ _CURLY = "“”„‟«»‘’‚‛"  # noqa: RUF001  # quotation marks of ty
 
 def _foreign_character(at: Break) -> Words | None:
     first = at.after[:1]
+    if re.match(r"(\0[\t\n\r -~]){2}|([\t\n\r -~]\0){2}", at.after):
+        return Words("UTF-16 text begins here, as PowerShell appends it", "write the whole file as UTF-8")
     if at.after.startswith("\0" * HOLE) or (first == "\0" and not at.after.strip("\0")):
         return Words("NUL bytes: a hole in the file, as an unfinished copy or a crash leaves it", "copy the file again")
     if first == "\ufeff":
-        fix = "remove it, and begin a new line there" if at.before else "save the file as UTF-8 without BOM"
+        fix = "remove it, and begin a new line there" if at.before else r"remove it (sed 's/^\xef\xbb\xbf//')"
         return Words("a byte-order mark, as it stands where files were joined", fix)
     if first == "\x1b":
         return Words("a terminal's control sequence (ESC)", "write the file without colours (NO_COLOR=1)")
@@ -165,6 +173,9 @@ def _foreign_character(at: Break) -> Words | None:
         return Words("a record separator (RFC 7464)", r"remove it (tr -d '\036')")
     if at.want is Want.TEXT or not first:
         return None
+    if at.want is Want.NOTHING and first in "\u2028\u2029\u0085":
+        what = f"a line ends in U+{ord(first):04X}, which ends no line of JSONL"
+        return Words(what, "end it with LF", "another line end than LF")
     if first in _CURLY:
         return Words(f"typographic quotes ({first}) are not JSON", "write straight double quotes")
     if first in "\uff0c\uff1a\uff5b\uff5d":
@@ -187,6 +198,8 @@ def _in_text(at: Break) -> Words | None:
         kind = "no escape of JSON"
         if escape == r"\u":
             return Words(r"\u needs four hexadecimal digits", r"write such as \u00e9, or the character itself", kind)
+        if escape == r"\'":
+            return Words(rf"{escape} is {kind}", "write ' alone", kind)
         return Words(f"{escape} is {kind}", r"write \\ for a backslash", kind)
     if at.want is Want.SURROGATE:
         half = (re.match(r"\\u[0-9a-fA-F]{4}", at.after) or [r"\u"])[0]
@@ -206,6 +219,8 @@ def _at_the_beginning(at: Break) -> Words | None:
     start = at.start.lstrip(" \t\r")
     if start.startswith("{"):
         return None
+    if start.startswith("```"):
+        return Words("a fence of Markdown, as chats copy it", "remove the line")
     if _CONFLICT.match(start):
         return Words("a merge conflict of git was left in the file", "resolve it")
     if _SSE.match(start):
@@ -222,7 +237,7 @@ def _at_the_beginning(at: Break) -> Words | None:
         what = f"{text[0].rstrip()!r} stands before the object"
         return Words(what, "a line holds the object and nothing else", "something stands before the object")
     if _YAML.match(start):
-        return Words("this looks like YAML", "export it as JSONL")
+        return Words("this looks like YAML, or like a program's messages", "write the data alone, each object on one line")
     if at.want is Want.VALUE and _is_prose(start):
         return Words("the line is a text and no object", "write an object, {…}, on each line")
     return None
@@ -313,13 +328,25 @@ def _number(at: Break) -> Words | None:
     return None
 
 
+def _key(at: Break) -> Words | None:
+    if at.want is not Want.KEY:
+        return None
+    if at.after.startswith('\\"'):
+        return Words("quotes are escaped outside of a string, as logs and shells do", r'write " without the backslash')
+    if re.match(r"-?\d", at.after):
+        if re.search(r"\d,$", at.before):
+            return Words("a decimal comma, or a key that is a number", "write a point, or put the key in double quotes")
+        return Words(
+            "a key is a number, or the braces hold a set", "put the key in double quotes, or write an array, [1, 2]"
+        )
+    return None
+
+
 def _structure(at: Break) -> Words | None:
     if at.want is Want.NO_COMMA or (at.want is Want.KEY and at.after.startswith("}")):
         return Words("a comma stands before the end of an object or array", "remove it")
     if at.after.startswith("..."):
         return Words("a text was shortened to ...", "write it whole")
-    if at.want is Want.KEY and re.match(r"-?\d", at.after):
-        return Words("a key is a number", "put it in double quotes")
     if at.want in (Want.KEY, Want.VALUE) and at.after[:1] in (",", "}", "]", ":"):
         return Words(
             f"a {'key' if at.want is Want.KEY else 'value'} is missing before {at.after[0]}",
@@ -333,6 +360,11 @@ def _structure(at: Break) -> Words | None:
     closing = at.after[:1]
     if closing in ("}", "]"):
         return Words(f"a {'}' if closing == ']' else ']'} is missing before {closing}", "write it", "a bracket is missing")
+    if at.before.endswith('""') and at.after.startswith('"'):
+        return Words("a text in three quotes is Python's", _PYTHON)
+    if re.search(r"\d$", at.before) and re.match(r"[^\s\"{\[]", at.after):
+        what = f"a number goes on with {at.after[0]!r}"
+        return Words(what, "put it in double quotes, or write the number alone", "a number goes on as none")
     if at.before.rstrip().endswith('"') and not at.after.startswith('"'):
         return Words("a quote inside of a string is not escaped", r"write \" for it")
     return Words("a comma is missing between two values", "write it") if re.match(r'["\w\[{-]', at.after) else None
@@ -406,10 +438,12 @@ def _foreign_text(head: bytes) -> str | None:
         code = re.search(rb"<Error>.{0,200}?<Code>(\w{1,64})</Code>", head, re.DOTALL)
         told = f" ({code[1].decode()})" if code else ""
         return f"HTML or XML; was an error page{told} saved in place of the data? Download it again"
-    if start.startswith(b"["):
+    if re.match(rb"\[\s*(\{|$)", start):
         return "one JSON array; write one object a line (jq -c '.[]')"
+    if re.match(rb"\[[A-Za-z][\w .:-]*\]\s*\n", start):
+        return "an INI file; export it as JSONL"
     if re.fullmatch(rb"\{\s*", head.splitlines()[0] if head.strip() else b""):
         return "JSON over several lines; write one object a line (jq -c .)"
-    if re.match(rb"[^{}\n\"]*[\w\"]+\s*[,;\t][^{}\n]*\n", head):
+    if not start.startswith(b"[") and re.match(rb"[^{}\n\"]*[\w\"]+\s*[,;\t][^{}\n]*\n", head):
         return "looks like CSV; export it as JSONL"
     return None

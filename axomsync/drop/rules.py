@@ -108,6 +108,7 @@ class Selection:
         if ending in _PACKED and _matches((stem,), self.include):
             return f"unpack it first ({_PACKED[ending]})"
         if ending in _ALIKE:
+            stem = stem.removesuffix(".jsonl")
             return f"rename it to {printable(stem)}.jsonl if each of its lines is one object, or name it in [drop] include"
         return None
 
