@@ -91,7 +91,7 @@ BROKEN = {
         "a byte-order mark, as it stands where files",
     ),
     "encoded twice": (b'"{\\"a\\": 1}"\n', 1, 1, "the object was encoded twice: it is a string; encode it once"),
-    "an array on each line": (b'["a", "b"]\n["c"]\n', 1, None, "a JSON object is needed, this is an array; write an object"),
+    "an array on each line": (b'["a", "b"]\n["c"]\n', 1, 1, "a JSON object is needed, this is an array; write an object"),
     "a brace that is missing": (
         b'{"a": 1\n{"b": 2}\n',
         1,
