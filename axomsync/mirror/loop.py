@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -100,6 +100,7 @@ class Mirror:
         self._in_flight: dict[str, Future[None]] = {}
         self._gave_way: set[str] = set()  # models that left their places to others
         self._gives_way = True
+        self._told: defaultdict[str, dict[str, str]] = defaultdict(dict)  # what was last logged of a model, by its subject
         self._begin_lock, self._poll_lock = threading.RLock(), threading.Lock()
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
@@ -451,6 +452,7 @@ class Mirror:
         self._ledger.record_published(
             model.id, str(target), record.files, record.left_out, verified_at, record.remarks, record.proofs.values()
         )
+        self._told.pop(model.id, None)
         for remark in record.remarks:
             log.warning("%s: %s", shown(model), remark)
         log.info("%s: published at %s", shown(model), target)
@@ -502,7 +504,7 @@ class Mirror:
             known = self._ledger.read.files(model.id)
             total, done = sum(file.size for file in known), sum(map(_durable, known))
             self._space.book(Booking(model, staging, tuple(known)))
-            if done:
+            if done and self._is_news(model, f"goes on after {done}", "goes on"):
                 log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
             with self._meter.transfer("down", shown(model), total, done) as gauge:
                 job = self._job(model, manifest, staging, known, gauge) if job is None else job.again(gauge)
@@ -528,12 +530,14 @@ class Mirror:
     def _count_try(self, model: Model, rel: str, fault: AxomsyncError, tries: Counter[str]) -> None:
         """A file is fetched again a few times; then what is wrong with it is raised."""
         tries[rel] += 1
-        if tries[rel] == 1:
+        if isinstance(fault, SourceChanged):
+            fault = fault.about(printable(rel))
+        if tries[rel] == 1 and self._is_news(model, rel, str(fault)):
             log.warning("%s: %s; fetched again", shown(model), fault)
         if tries[rel] < FETCHES_OF_A_FILE:
             return
         if isinstance(fault, SourceChanged):
-            raise fault.about(printable(rel))
+            raise fault
         raise Rejected(
             f"{fault}, {FETCHES_OF_A_FILE} times in a row; publish the model again in the console; "
             '[mirror] verify = "size" skips this'
@@ -550,11 +554,20 @@ class Mirror:
 
     def _tell_trouble(self, model: Model, failure: AxomsyncError | None) -> None:
         reason = failure and f"{failure}; no byte comes, tried again and again"
-        if reason:
+        if reason and self._is_news(model, "trouble", reason):
             log.warning("%s: %s", shown(model), reason)
-        else:
+        elif not reason:
+            self._told[model.id].pop("trouble", None)
             log.info("%s: goes on", shown(model))
         self._ledger.move_model(model.id, ModelState.DOWNLOADING, reason=reason)
+
+    def _is_news(self, model: Model, subject: str, words: str) -> bool:
+        """Whether something else was last logged of it: what is tried again and again is told once."""
+        told = self._told[model.id]
+        if same_but_for_numbers(told.get(subject, ""), words):
+            return False
+        told[subject] = words
+        return True
 
     def _check_structure(
         self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
