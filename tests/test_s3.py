@@ -257,6 +257,7 @@ GETS: list[tuple[int, Headers, bytes, tuple[int, int, bool] | tuple[type[Axomsyn
     (410, {}, b"", (Refused, "410")),
     (412, {}, error("PreconditionFailed"), (SourceChanged, "the object changed")),
     (416, {}, error("InvalidRange"), (SourceChanged, "shorter than the manifest says")),
+    (416, {"content-range": "bytes */7"}, error("InvalidRange"), (SourceChanged, "7 bytes where the manifest says 100")),
     (425, {}, b"", (Transient, "425")),
     (429, {}, b"", (Transient, "429")),
     (431, {}, b"", (Refused, "431")),
@@ -305,7 +306,7 @@ def test_get_of_an_object_that_the_manifest_calls_empty(status: int, headers: He
     if is_empty:
         assert judge_get(answer(status, headers), 0, 0, 0).end == 0
         return
-    with pytest.raises(SourceChanged):
+    with pytest.raises(SourceChanged, match="storage has 7 bytes where the manifest says 0"):
         judge_get(answer(status, headers), 0, 0, 0)
 
 

@@ -65,7 +65,7 @@ def test_an_object_that_is_another_by_now(storage: Storage, presign: Presign) ->
 
 
 def test_an_object_that_is_shorter(storage: Storage, presign: Presign) -> None:
-    with pytest.raises(SourceChanged, match="shorter than the manifest says"):
+    with pytest.raises(SourceChanged, match=f"shorter than the manifest says|storage has {SIZE} bytes"):
         get(storage, presign("GET", "object"), SIZE, SIZE + 5, total=SIZE + 5)
 
 

@@ -1,13 +1,25 @@
 """Files that wait to be carried to storage: the oldest first, and never all carriers busy with large ones.
 
+Who has failed goes behind who has failed less often: files that can't go up would keep all carriers otherwise, since they
+are tried again and again and are the oldest.
+
 A waiting file costs a few numbers, so fifty thousand that are dropped at once need no memory worth mentioning.
 """
 
 import heapq
 import threading
+from typing import NamedTuple
 
 LARGE_BYTES = 64 * 1024 * 1024
 KEPT_FOR_SMALL = 2  # carriers that take no large file, so that small ones need not wait for hours
+
+
+class _Place(NamedTuple):
+    """Of two, the smaller is the next."""
+
+    attempts: int
+    mtime_ns: int
+    upload: int
 
 
 class Backlog:
@@ -15,7 +27,7 @@ class Backlog:
 
     def __init__(self, carriers: int) -> None:
         self._most_large = max(1, carriers - KEPT_FOR_SMALL)
-        self._waiting: dict[bool, list[tuple[int, int]]] = {False: [], True: []}  # by largeness: (mtime in ns, id)
+        self._waiting: dict[bool, list[_Place]] = {False: [], True: []}  # by largeness
         self._members: set[int] = set()
         self._large: set[int] = set()
         self._changed = threading.Condition()
@@ -28,12 +40,12 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._members)
 
-    def add(self, upload: int, size: int, mtime_ns: int) -> None:
-        """Another one waits, unless it does so already or is being carried."""
+    def add(self, upload: int, size: int, mtime_ns: int, attempts: int) -> None:
+        """Another one waits, unless it does so already or is being carried; `attempts` is how many failed in a row."""
         with self._changed:
             if upload not in self._members:
                 self._members.add(upload)
-                heapq.heappush(self._waiting[size >= LARGE_BYTES], (mtime_ns, upload))
+                heapq.heappush(self._waiting[size >= LARGE_BYTES], _Place(attempts, mtime_ns, upload))
                 self._changed.notify()
 
     def take(self, patience: float) -> int | None:
@@ -43,12 +55,12 @@ class Backlog:
                 self._changed.wait(patience)
             if not (queue := self._next()):
                 return None
-            _, upload = heapq.heappop(queue)
+            upload = heapq.heappop(queue).upload
             if queue is self._waiting[True]:
                 self._large.add(upload)
             return upload
 
-    def _next(self) -> list[tuple[int, int]]:
+    def _next(self) -> list[_Place]:
         """The queue whose first is the next, an empty one when there is none."""
         small, large = self._waiting[False], self._waiting[True]
         if not large or len(self._large) >= self._most_large:
@@ -71,6 +83,6 @@ class Backlog:
         """Forget those that wait."""
         with self._changed:
             for queue in self._waiting.values():
-                self._members.difference_update(upload for _, upload in queue)
+                self._members.difference_update(place.upload for place in queue)
                 queue.clear()
             self._changed.notify_all()

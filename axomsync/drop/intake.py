@@ -1,4 +1,4 @@
-"""The drop folder's loop: scan, let files settle, hand the finished ones to the uploader, oldest first.
+"""The drop folder's loop: scan, let files settle, hand the finished ones to the uploader, in the order of `backlog`.
 
 Files that `push` was given have rows with an absolute path; they lie elsewhere and need not settle.
 
@@ -323,7 +323,7 @@ class Intake:
         begun = False
         for row in rows:
             if only is None or row.path in only:
-                self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns)
+                self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns, row.attempts)
                 begun = True
         if len(self._backlog) and not self._carriers:
             for number in range(UPLOADS_AT_ONCE):

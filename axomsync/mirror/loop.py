@@ -2,8 +2,9 @@
 
 Failures handled: a console that is down (told once, tried again), a refused key (likewise; what is signed goes on), a
 model that vanishes or changes half-way (listed again), a manifest that can't be trusted (`blocked`), a disk without room
-(`blocked` with how much is missing, goes on by itself), bytes that differ from those in storage (fetched again), a crash
-anywhere (taken up from what is durable; a folder that was published before the ledger knew is adopted).
+(`blocked` with how much is missing, goes on by itself), bytes that differ from those in storage (fetched again), models
+that bring nothing while others wait (they leave their places and go behind), a crash anywhere (taken up from what is
+durable; a folder that was published before the ledger knew is adopted).
 """
 
 import logging
@@ -11,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
@@ -97,6 +98,9 @@ class Mirror:
         self._waits = Waits(now, clock)
         self._pool = ThreadPoolExecutor(MODELS_AT_ONCE, thread_name_prefix="model")
         self._in_flight: dict[str, Future[None]] = {}
+        self._gave_way: set[str] = set()  # models that left their places to others
+        self._gives_way = True
+        self._told: defaultdict[str, dict[str, str]] = defaultdict(dict)  # what was last logged of a model, by its subject
         self._begin_lock, self._poll_lock = threading.RLock(), threading.Lock()
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
@@ -135,6 +139,9 @@ class Mirror:
             self.poll()
             self._begin_due(everything=True)
             wait_for(self._in_flight.values())
+            if self._gave_way and not self._stop.is_set():
+                self._begin_again()
+                wait_for(self._in_flight.values())
             self._space.retain()
         finally:
             self._pool.shutdown(cancel_futures=True)
@@ -331,6 +338,19 @@ class Mirror:
             if everything or self._waits.left(model.id, model.next_attempt) == 0:
                 self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
 
+    def _begin_again(self) -> None:
+        """For `run_once`: who left its place to others has a second turn after them, with all the patience there is."""
+        self._gives_way = False
+        with self._begin_lock:
+            for model in self._ledger.read.models_due(DUE, math.inf):
+                if model.id in self._gave_way:
+                    self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
+
+    def _others_wait(self) -> bool:
+        """Whether a model is to leave its place in the pool, as soon as nothing comes, to one that waits for it."""
+        waiting = (future for future in list(self._in_flight.values()) if not (future.running() or future.done()))
+        return self._gives_way and any(True for _ in waiting)
+
     # One model
 
     def _carry(self, model_id: str) -> None:
@@ -432,6 +452,7 @@ class Mirror:
         self._ledger.record_published(
             model.id, str(target), record.files, record.left_out, verified_at, record.remarks, record.proofs.values()
         )
+        self._told.pop(model.id, None)
         for remark in record.remarks:
             log.warning("%s: %s", shown(model), remark)
         log.info("%s: published at %s", shown(model), target)
@@ -483,11 +504,11 @@ class Mirror:
             known = self._ledger.read.files(model.id)
             total, done = sum(file.size for file in known), sum(map(_durable, known))
             self._space.book(Booking(model, staging, tuple(known)))
-            if done:
+            if done and self._is_news(model, f"goes on after {done}", "goes on"):
                 log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
             with self._meter.transfer("down", shown(model), total, done) as gauge:
                 job = self._job(model, manifest, staging, known, gauge) if job is None else job.again(gauge)
-                self._lanes.fetch(job, step)
+                self._fetch(job, step)
             self._ledger.move_model(model.id, ModelState.VERIFYING)
             wrong: Mapping[str, AxomsyncError] = proving.ask_again(job, linked, self._stop, self._random, step)
             if not wrong:
@@ -499,15 +520,24 @@ class Mirror:
                 self._count_try(model, rel, fault, tries)
             self._ledger.move_model(model.id, ModelState.DOWNLOADING)
 
+    def _fetch(self, job: Job, step: Callable[[], None]) -> None:
+        try:
+            self._lanes.fetch(job, step)
+        finally:
+            if job.gave_way:
+                self._gave_way.add(job.model_id)
+
     def _count_try(self, model: Model, rel: str, fault: AxomsyncError, tries: Counter[str]) -> None:
         """A file is fetched again a few times; then what is wrong with it is raised."""
         tries[rel] += 1
-        if tries[rel] == 1:
+        if isinstance(fault, SourceChanged):
+            fault = fault.about(printable(rel))
+        if tries[rel] == 1 and self._is_news(model, rel, str(fault)):
             log.warning("%s: %s; fetched again", shown(model), fault)
         if tries[rel] < FETCHES_OF_A_FILE:
             return
         if isinstance(fault, SourceChanged):
-            raise fault.about(printable(rel))
+            raise fault
         raise Rejected(
             f"{fault}, {FETCHES_OF_A_FILE} times in a row; publish the model again in the console; "
             '[mirror] verify = "size" skips this'
@@ -515,17 +545,29 @@ class Mirror:
 
     def _job(self, model: Model, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
         links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)
-        job = Job(model.id, links, gauge, self._patience, lambda failure: self._tell_trouble(model, failure), self._clock)
+        job = Job(
+            model.id, links, gauge, self._patience, lambda failure: self._tell_trouble(model, failure), self._clock,
+            self._others_wait,
+        )  # fmt: skip
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]
         return job
 
     def _tell_trouble(self, model: Model, failure: AxomsyncError | None) -> None:
         reason = failure and f"{failure}; no byte comes, tried again and again"
-        if reason:
+        if reason and self._is_news(model, "trouble", reason):
             log.warning("%s: %s", shown(model), reason)
-        else:
+        elif not reason:
+            self._told[model.id].pop("trouble", None)
             log.info("%s: goes on", shown(model))
         self._ledger.move_model(model.id, ModelState.DOWNLOADING, reason=reason)
+
+    def _is_news(self, model: Model, subject: str, words: str) -> bool:
+        """Whether something else was last logged of it: what is tried again and again is told once."""
+        told = self._told[model.id]
+        if same_but_for_numbers(told.get(subject, ""), words):
+            return False
+        told[subject] = words
+        return True
 
     def _check_structure(
         self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat

@@ -187,6 +187,8 @@ def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
     size = number(answer.headers.get("content-range", "").rpartition("/")[2])
     if total == 0 and ((answer.status == 416 and size in (None, 0)) or (answer.status == 206 and size == 0)):
         return Extent(0, 0, whole=True)  # the latter is how Azure and MinIO say it: bytes 0--1/0
+    if answer.status == 416 and size not in (None, total):
+        raise SourceChanged(f"storage has {size} bytes where the manifest says {total}")
     if answer.status not in (200, 206):
         raise _no(answer, "GET")
     if strange := _strange_codings(answer):

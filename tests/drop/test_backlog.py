@@ -6,32 +6,39 @@ from axomsync.drop.backlog import KEPT_FOR_SMALL, LARGE_BYTES, Backlog
 def test_the_oldest_comes_first_and_each_once() -> None:
     backlog = Backlog(8)
     for upload, age in ((1, 30), (2, 10), (3, 20), (2, 10)):
-        backlog.add(upload, 1, age)
+        backlog.add(upload, 1, age, 0)
     assert [backlog.take(0) for _ in range(4)] == [2, 3, 1, None]
-    backlog.add(3, 1, 20)
+    backlog.add(3, 1, 20, 0)
     assert backlog.take(0) is None, "it is still carried"
     backlog.done(3)
-    backlog.add(3, 1, 20)
+    backlog.add(3, 1, 20, 0)
     assert backlog.take(0) == 3
 
 
 def test_small_files_do_not_starve_behind_huge_ones() -> None:
     backlog = Backlog(8)
     for upload in range(20):
-        backlog.add(upload, LARGE_BYTES, upload)
+        backlog.add(upload, LARGE_BYTES, upload, 0)
     for upload in range(100, 110):
-        backlog.add(upload, 1, upload)
+        backlog.add(upload, 1, upload, 0)
     taken = [backlog.take(0) for _ in range(8)]
     assert taken == [*range(8 - KEPT_FOR_SMALL), 100, 101]
     backlog.done(0)
     assert backlog.take(0) == 6, "the oldest of all again"
 
 
+def test_who_has_failed_goes_behind_who_was_never_tried() -> None:
+    backlog = Backlog(8)
+    for upload, size, attempts in ((1, 1, 5), (2, LARGE_BYTES, 1), (3, 1, 1), (4, LARGE_BYTES, 0), (5, 1, 0)):
+        backlog.add(upload, size, upload, attempts)
+    assert [backlog.take(0) for _ in range(5)] == [4, 5, 2, 3, 1]
+
+
 def test_waiting_for_the_end() -> None:
     backlog = Backlog(2)
     assert backlog.wait_until_empty(0)
-    backlog.add(1, 1, 1)
-    backlog.add(2, 1, 2)
+    backlog.add(1, 1, 1, 0)
+    backlog.add(2, 1, 2, 0)
     assert backlog.take(0) == 1
     backlog.clear()
     assert backlog.members() == {1}

@@ -51,6 +51,21 @@ class MirrorHere:
         with self._parts() as parts:
             Mirror(*parts, patience=self.patience, now=self._now).run_once()
 
+    @contextmanager
+    def running(self) -> Iterator[Mirror]:
+        """One life of the mirror's loop."""
+        with self._parts() as parts:
+            mirror = Mirror(*parts, patience=self.patience, now=self._now)
+            loop = threading.Thread(target=mirror.run)
+            loop.start()
+            try:
+                yield mirror
+            finally:
+                *_, stop, _ = parts
+                stop.set()
+                mirror.wake()
+                loop.join()
+
     def scrub(self) -> None:
         """One round of the upkeep: what is due is read, and mended."""
         with self._parts() as parts:

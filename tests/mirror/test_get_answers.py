@@ -8,6 +8,7 @@ import pytest
 
 from axomsync.core.records import ModelState
 from tests.mirror.inprocess import MirrorHere
+from tests.rig.agent import eventually
 from tests.rig.faults import FOREVER, Content, Fault, FaultyServer, s3_error
 
 SIZE = 5000
@@ -150,14 +151,32 @@ def test_objects_that_are_replaced_while_they_are_fetched_are_not_mixed(
     assert fault_of(mirror, model_id, NEW) == []
 
 
-def test_a_file_that_the_manifest_calls_empty_is_asked_for(server: FaultyServer, mirror: MirrorHere) -> None:
+@pytest.mark.parametrize("answer", [Fault(), Fault(416, {"Content-Range": "bytes */7"}, b"")])
+def test_a_file_that_the_manifest_calls_empty_is_asked_for(server: FaultyServer, mirror: MirrorHere, answer: Fault) -> None:
     model_id = server.add_model("m", "v1", {"a.bin": FILE, "config.json": Content(0)})
     server.replace(server.key_of(model_id, "config.json"), Content(7, 1))
+    server.inject(answer, server.key_of(model_id, "config.json"), times=FOREVER)
     mirror.sync()
     model = mirror.model(model_id)
     assert model.state is ModelState.QUEUED
     assert model.reason == "config.json: storage has 7 bytes where the manifest says 0"
     assert len(server.storage_requests(server.key_of(model_id, "config.json"))) <= 4
+
+
+def test_what_is_tried_again_and_again_is_told_once(
+    server: FaultyServer, mirror: MirrorHere, caplog: pytest.LogCaptureFixture
+) -> None:
+    model_id = server.add_model("m", "v1", {"a.bin": FILE, "config.json": Content(0)})
+    server.replace(server.key_of(model_id, "config.json"), Content(7, 1))
+    with mirror.running() as loop:
+
+        def tried_thrice() -> bool:
+            loop.wake()
+            return len(server.storage_requests(server.key_of(model_id, "config.json"))) > 9
+
+        eventually("three tries", tried_thrice)
+    told = [record.getMessage() for record in caplog.records if "where the manifest says 0" in record.getMessage()]
+    assert len(told) == len(set(told)), told
 
 
 @pytest.mark.parametrize("etag", [True, False])

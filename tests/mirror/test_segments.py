@@ -54,6 +54,17 @@ def test_segments_have_a_sensible_size(size: int, lanes: int, align: int) -> Non
     assert 16 * MIB <= length < 256 * MIB + align
 
 
+def test_what_is_not_ready_keeps_its_place_and_lets_others_pass() -> None:
+    board = Board()
+    for file in ("pauses", "good"):
+        board.add(file, [Segment(0, 10), Segment(10, 20)])
+    taken = [board.take(MIB, lambda file: file != "pauses") for _ in range(3)]
+    assert [lease and (lease.file, lease.start) for lease in taken] == [("good", 0), ("good", 10), None]
+    last = board.take(MIB)
+    assert last is not None
+    assert (last.file, last.start) == ("pauses", 0)
+
+
 class Game(RuleBasedStateMachine):
     """Plays what lanes do to a board. `received` is what is on disk; it alone is the truth."""
 

@@ -70,6 +70,45 @@ def the_command(reason: str) -> str:
     return reason.partition("; run: ")[2]
 
 
+def uploads_of(machine: Container, path: str) -> list[tuple[str, str]]:
+    """State and id of each upload from a path."""
+    rows = json.loads(machine.run(PROGRAM, "uploads", "--json").stdout)
+    return [(row["state"], row["upload_id"]) for row in rows if row["path"] == path]
+
+
+def forget_and_drop_again(person: Person, path: str) -> None:
+    """What was uploaded is not sent again, until it is forgotten."""
+    machine = person.machine
+    ((_, first),) = uploads_of(machine, path)
+    again = f"cat '{DROP}/uploaded/{path}' > '{DROP}/{path}'"
+    person.does(again)
+    eventually("a duplicate", lambda: ("duplicate", first) in uploads_of(machine, path))
+    eventually("put away", lambda: machine.run("test", "-e", f"{DROP}/{path}", check=False).returncode == 1)
+    assert "this user may not steer the agent; use sudo" in person.does(f"{PROGRAM} forget '{path}'", check=False)
+    machine.run(PROGRAM, "forget", path)
+    person.does(again)
+    eventually("another upload", lambda: [state for state, _ in uploads_of(machine, path)] == ["uploaded"])
+    assert uploads_of(machine, path)[0][1] != first
+    eventually("put away", lambda: machine.run("test", "-e", f"{DROP}/{path}", check=False).returncode == 1)
+
+
+def drop_on_another_filesystem(person: Person, folder: str) -> None:
+    """A disk that root mounted in the drop folder, for the group: nothing there inherits the rights that the folder gives."""
+    machine = person.machine
+    person.does(f"mkdir '{DROP}/{folder}'")
+    machine.run("mount", "-t", "tmpfs", "-o", "size=8m,mode=2775,gid=axomsync", "tmpfs", f"{DROP}/{folder}")
+    try:
+        person.does(f"echo '{{\"text\": \"of a disk of {person.name}\"}}' > '{DROP}/{folder}/t.jsonl'")
+        if person.umask == "077":
+            reason = told(machine, f"{folder}/t.jsonl")
+            assert "the service's user axomsync may not read it; run: " in reason
+            person.does(the_command(reason))
+        there(machine, f"{DROP}/uploaded/{folder}/t.jsonl.receipt.json")
+        eventually("put away", lambda: machine.run("ls", f"{DROP}/{folder}").stdout == "")
+    finally:
+        machine.run("umount", "--lazy", f"{DROP}/{folder}")
+
+
 @pytest.mark.parametrize("name", ["ann", "bea"])
 def test_the_walk(name: str, running: Container, people: dict[str, Person]) -> None:
     """Sub-folders, a broken file, its correction by the words of the reason file, what is moved in: nothing is stuck."""
@@ -96,6 +135,9 @@ def test_the_walk(name: str, running: Container, people: dict[str, Person]) -> N
     assert re.search(rf"{DROP}/moved-{name}.*the service's user axomsync may not .*; run: ", reason), reason
     person.does(the_command(reason))
     there(machine, f"{DROP}/uploaded/moved-{name}/m.jsonl.receipt.json")
+
+    forget_and_drop_again(person, f"{sub}/deep/a.jsonl")
+    drop_on_another_filesystem(person, f"{sub}/disk")
 
     left = machine.run("find", DROP, "-name", "*.jsonl", "-not", "-path", f"{DROP}/uploaded/*").stdout
     assert left == ""

@@ -4,16 +4,17 @@ The order of things is what makes a crash harmless: bytes are written, then sync
 restart only what the ledger says counts. A segment is recorded with the BLAKE3 of its bytes.
 
 Failures handled: expired URLs (one lane asks for new ones, all go on), an object that changes (only that file starts
-over), a store that ignores Range (one stream for the whole file), busy or broken storage (back-off, the received bytes
-stay), stragglers (fetched twice at the end), a full or failing disk (the job ends, what is durable stays), a partial file
-that vanished or was truncated (only that file starts over).
+over), a store that ignores Range (one stream for the whole file), busy or broken storage (back-off, in which the lanes
+work for other jobs; the received bytes stay; a job that brings nothing leaves its place to others that wait), stragglers
+(fetched twice at the end), a full or failing disk (the job ends, what is durable stays), a partial file that
+vanished or was truncated (only that file starts over).
 """
 
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 
 from blake3 import blake3
@@ -44,6 +45,7 @@ OBSERVE_SECONDS = 0.25
 FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 3  # of which the second is asked for at once, the others after a pause
 TROUBLE_SECONDS = 5.0
+SHARE_WHILE_OTHERS_WAIT = 1 / 20  # of a job's patience
 LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 CHANGES_OF_A_FILE = 3
 
@@ -200,8 +202,9 @@ class Lanes:
             try:
                 self._work(lease, file)
             except AxomsyncError as failure:
+                pause = self._pause(file.job, failure)  # before others can take the lease up
                 self._retreat(lease, file)
-                self._react(file, failure, generation)
+                self._react(file, failure, generation, pause)
             except Exception as bug:  # a bug must end the job, not hang it
                 log.exception("%s: unexpected failure", printable(file.rel))
                 self._retreat(lease, file)
@@ -209,12 +212,16 @@ class Lanes:
 
     def _take(self) -> Lease | None:
         with self._changed:
+            patience, now = 1.0, self._clock()
             for host in sorted(self._hosts.values(), key=lambda host: len(host.board.leases)):
                 if len(host.board.leases) < self._throttle.lanes(host.lanes.count):
-                    lease = host.board.take(host.pace.smallest_theft) or host.board.duplicate(host.pace.stragglers())
+                    board = host.board
+                    lease = board.take(host.pace.smallest_theft, lambda file: _pauses_for(file, now) <= 0.0)
+                    lease = lease or board.duplicate(host.pace.stragglers())
                     if lease is not None:
                         return lease
-            self._changed.wait(1.0)
+                    patience = min([patience, *(_pauses_for(file, now) for file, _ in board.waiting)])
+            self._changed.wait(patience)
             return None
 
     def _retreat(self, lease: Lease, file: PartialFile) -> None:
@@ -319,7 +326,7 @@ class Lanes:
             self._host(file).moved += count
             recovered = False
             if file.came_further():
-                job.last_progress, job.attempts = self._clock(), 0
+                job.last_progress, job.attempts, job.failing_since = self._clock(), 0, None
                 job.refused.clear()
                 recovered, job.in_trouble = job.in_trouble, False
         if recovered:
@@ -336,7 +343,7 @@ class Lanes:
 
     # What to do about a failure
 
-    def _react(self, file: PartialFile, failure: AxomsyncError, generation: int) -> None:
+    def _react(self, file: PartialFile, failure: AxomsyncError, generation: int, pause: float) -> None:
         job = file.job
         if job.over.is_set() or isinstance(failure, Stopping):
             return
@@ -347,20 +354,19 @@ class Lanes:
         if isinstance(failure, UrlExpired):
             if len(job.refused) >= REFUSED_URLS_IN_A_ROW:
                 job.fail(still_refused(failure))
-            elif len(job.refused) > 1:
-                job.over.wait(self._pause(job, None))
         elif isinstance(failure, SourceChanged):
             self._start_over(file, failure, generation)
         elif isinstance(failure, Transient):
             if failure.congestion:
                 with self._changed:
                     self._host(file).lanes.congested(self._clock())
-            pause = self._pause(job, failure.retry_after)
             if self._clock() - job.last_progress > job.patience or pause > min(job.patience, LONGEST_PAUSE_SECONDS):
+                job.fail(failure)
+            elif self._gives_way(job, pause):
+                job.gave_way = True
                 job.fail(failure)
             else:
                 self._tell(job, failure)
-                job.over.wait(pause)
         else:
             job.fail(failure)
 
@@ -372,16 +378,28 @@ class Lanes:
         if new:
             job.tell(failure)
 
-    def _pause(self, job: Job, retry_after: float | None) -> float:
-        """What fails at the same time fails for the same reason: the first lane tries again, the others wait for that."""
-        now = self._clock()
+    def _gives_way(self, job: Job, pause: float) -> bool:
+        """Whether a job that would go on failing until after the `pause` leaves its place to another."""
+        since = job.failing_since  # another lane may bring bytes meanwhile
+        limit = job.patience * SHARE_WHILE_OTHERS_WAIT
+        return since is not None and self._clock() + pause - since > limit and job.others_wait()
+
+    def _pause(self, job: Job, failure: AxomsyncError) -> float:
+        """Have no lane take up this job for a while, and return how many seconds: they go on with others meanwhile.
+
+        What fails at the same time fails for the same reason, and is one failure.
+        """
+        if not isinstance(failure, Transient) and not (isinstance(failure, UrlExpired) and len(job.refused) > 1):
+            return 0.0
+        retry_after, now = getattr(failure, "retry_after", None), self._clock()
         with self._changed:
+            job.failing_since = job.failing_since if job.failing_since is not None else now
             first = now >= job.trouble_until
             job.attempts += first
-            pause = backoff(min(job.attempts, 5), self._random, retry_after)
-            if first:
-                job.trouble_until = now + pause
-            return max(pause, job.trouble_until - now)
+            if first or retry_after is not None:
+                pause = backoff(min(job.attempts, 5), self._random, retry_after)
+                job.trouble_until = max(job.trouble_until, now + pause)
+            return job.trouble_until - now
 
     def _start_over(self, file: PartialFile, failure: SourceChanged, generation: int) -> None:
         with self._changed:
@@ -422,6 +440,12 @@ class Lanes:
     def journal(self) -> Journal:
         """Where written bytes are noted."""
         return self._journal
+
+
+def _pauses_for(file: Hashable, now: float) -> float:
+    """Seconds until the job of a file may be taken up again."""
+    job: Job = file.job  # type: ignore[attr-defined]  # the board holds any hashable
+    return job.trouble_until - now
 
 
 def _changes_too_often(file: PartialFile, failure: SourceChanged) -> AxomsyncError:

@@ -148,7 +148,9 @@ def allocate(file: int, size: int) -> None:
 class Job:
     """All files of one model; `patience` is how many seconds it may bring nothing before it is given up for now.
 
-    `tell` is called with what goes wrong when that lasts, and with None as soon as bytes come again.
+    While `others_wait` for its place, a small share of these seconds must do: models that storage gives nothing of would
+    keep all places otherwise. `tell` is called with what goes wrong when that lasts, and with None as soon as bytes come
+    again.
     """
 
     def __init__(
@@ -159,8 +161,9 @@ class Job:
         patience: float,
         tell: Callable[[AxomsyncError | None], None],
         clock: Callable[[], float] = time.monotonic,
+        others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.clock = clock
+        self.clock, self.others_wait = clock, others_wait
         self.model_id, self.links, self.gauge, self.patience = model_id, links, gauge, patience
         self.files: list[PartialFile] = []
         self.missing = 0  # bytes that are still to be received
@@ -169,7 +172,9 @@ class Job:
         self.failure: AxomsyncError | None = None
         self.last_progress = 0.0
         self.attempts = 0  # in a row that failed
-        self.trouble_until = 0.0  # lanes that fail before then add nothing to the attempts
+        self.failing_since: float | None = None  # since when nothing but failures came
+        self.gave_way = False  # it ended because others waited
+        self.trouble_until = 0.0  # no lane takes it up before then, and who fails before then adds nothing to the attempts
         self.refused: set[int] = set()  # generations of URLs that were refused since bytes last came
         self.last_meeting = -math.inf  # when a file's ETag was first seen
         self._first_answer: float | None = None  # by storage's clock
@@ -179,7 +184,7 @@ class Job:
 
     def again(self, gauge: Gauge) -> Self:
         """The same job once more, for what turned out to be wrong with some of its files."""
-        self.gauge, self.failure = gauge, None
+        self.gauge, self.failure, self.gave_way = gauge, None, False
         self.over.clear()
         return self
 

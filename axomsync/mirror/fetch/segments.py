@@ -7,7 +7,7 @@ when what is left is too small to share, it may fetch a straggler's rest a secon
 
 import bisect
 from collections import deque
-from collections.abc import Container, Hashable, Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from axomsync.core.policy import LaneCount
@@ -121,11 +121,16 @@ class Board:
         """Have these segments fetched, after all that wait already."""
         self.waiting.extend((file, segment) for segment in segments)
 
-    def take(self, smallest_theft: int = LARGEST_MINIMUM_THEFT) -> Lease | None:
-        """A lease on the next segment, or on half of the largest remainder (at least `smallest_theft` bytes), or None."""
-        if self.waiting:
-            file, segment = self.waiting.popleft()
-            return self._lease(file, segment.start, segment.end)
+    def take(
+        self, smallest_theft: int = LARGEST_MINIMUM_THEFT, ready: Callable[[Hashable], bool] = lambda file: True
+    ) -> Lease | None:
+        """A lease on the next segment of a file that is `ready`, or on half of the largest remainder (at least
+        `smallest_theft` bytes), or None.
+        """
+        for place, (file, segment) in enumerate(self.waiting):
+            if ready(file):
+                del self.waiting[place]
+                return self._lease(file, segment.start, segment.end)
         return self._steal(smallest_theft)
 
     def duplicate(self, slow: Iterable[Lease]) -> Lease | None:
