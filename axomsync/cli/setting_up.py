@@ -72,8 +72,13 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
     loaded = config.parse(text, path, os.environ)
     if os.path.lexists(path) and not force:
         raise BadConfig(f"{path} exists already; --force overwrites it")
+    settings = loaded.settings
+    drop, mirror = settings.drop.folder, settings.mirror.folder
+    for folder, mode in ((drop, 0o755), (mirror, 0o755), (settings.state.folder, 0o750)):
+        _make_folder(folder, mode)  # before the file: what fails here can be asked for again
     _write_config(path, text, force=force)
     click.echo(f"wrote {path}")
+    click.echo(f"datasets go into {drop}, models come into {mirror}")
     found = config.find(config_file, os.environ)
     option = "" if found == path else f" --config {shlex.quote(str(path))}"
     if option:
@@ -81,9 +86,8 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
             f"but {found} wins over it: give every command{option}, or set AXOMSYNC_CONFIG; "
             "what holds for the machine is written by: sudo axomsync init --force"
         )
-    settings = loaded.settings
-    for folder, mode in ((settings.drop.folder, 0o755), (settings.mirror.folder, 0o755), (settings.state.folder, 0o750)):
-        _make_folder(folder, mode)
+    if settings.console.key_file is not None and not settings.console.key_file.exists():
+        click.echo(f"but the key file {settings.console.key_file} is not there yet: write the key into it")
     _test_key(loaded)
     click.echo(f"next: `axomsync run{option}`, or for a service: {_service_command(path)}")
 

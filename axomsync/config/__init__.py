@@ -422,6 +422,9 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     known = {f"{section}_{key}": f"{ENVIRONMENT_PREFIX}{section}__{key}".upper() for section, key in _every_key()}
     lines = []
     for name in sorted(environ):
+        if name.upper() != name and name.upper().startswith(ENVIRONMENT_PREFIX):
+            lines.append(f"${printable(name)}: it means nothing in this spelling; did you mean {printable(name.upper())}?")
+            continue
         rest = name.removeprefix(ENVIRONMENT_PREFIX)
         foreign = rest == name or "__" in rest or rest == "CONFIG" or re.fullmatch(r"(SERVICE|PORT)(_.*)?", rest)
         if foreign:

@@ -172,6 +172,10 @@ class Doctor:
 
     def _folder(self, name: str, folder: Path) -> Iterator[Finding]:
         subject = f"{name} folder"
+        if os.path.lexists(folder) and not folder.is_dir():
+            what = "a link that leads to no folder" if folder.is_symlink() else "no folder"
+            yield Finding(subject, Verdict.FAIL, f"{folder} is {what}", f"move it away, or correct [{name}] folder")
+            return
         if not folder.is_dir():
             yield Finding(subject, Verdict.FAIL, f"{folder} is not there", f"create it, or correct [{name}] folder")
             return

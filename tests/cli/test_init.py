@@ -50,7 +50,11 @@ def newcomer(tmp_path: Path, server: FaultyServer) -> Newcomer:
 def test_it_writes_a_configuration_that_works_at_once(newcomer: Newcomer) -> None:
     done = newcomer.init()
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:2] == [f"wrote {newcomer.file}", "the key works: the console lists 0 models"]
+    assert done.stdout.splitlines()[:3] == [
+        f"wrote {newcomer.file}",
+        f"datasets go into {newcomer.home}/drop, models come into {newcomer.home}/mirror",
+        "the key works: the console lists 0 models",
+    ]
     written = newcomer.file.read_text()
     assert KEY not in written
     assert tomllib.loads(written)["drop"]["folder"] == f"{newcomer.home}/drop"

@@ -100,10 +100,16 @@ def test_a_clock_that_is_off_is_measured_by_the_consoles(agent: AgentProcess, se
 
 def test_what_is_wrong_on_this_machine_is_told(agent: AgentProcess) -> None:
     agent.drop.rmdir()
+    agent.mirror.rmdir()
+    agent.mirror.touch()
     (agent.state / "state.db").write_bytes(b"no database at all" * 1000)
     found = examined(agent, code=1)
     assert found["drop folder"]["verdict"] == "fail"
     assert "is not there" in found["drop folder"]["found"]
+    assert (found["mirror folder"]["found"], found["mirror folder"]["fix"]) == (
+        f"{agent.mirror} is no folder",
+        "move it away, or correct [mirror] folder",
+    )
     assert found["watching"]["verdict"] == "warn"
     assert found["ledger"]["verdict"] == "fail"
     assert "rebuilt from receipts" in found["ledger"]["fix"]
