@@ -221,7 +221,7 @@ def test_it_listens_while_a_reload_waits_for_a_console_that_hangs(agent: AgentPr
     agent.hangup()
     began = time.monotonic()
     assert "paused" in say(agent, "pause")
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     assert "reloaded" not in agent.log()
 
 

@@ -86,7 +86,7 @@ ITEMS = {
     # Files that are no dataset
     "latin1.jsonl": Item(("line 2", "UTF-8", "rejected/"), b'{"a": 1}\n{"b": "\xe9"}\n'),
     "comma.jsonl": Item(("line 2", "column", "rejected/"), b'{"a": 1}\n{"b": }\n'),
-    "list.jsonl": Item(("one JSON array", "one object a line", "rejected/"), b"[1]\n"),
+    "list.jsonl": Item(("one JSON array", "one object a line", "rejected/"), b'[{"a": 1}]\n'),
     "cut.jsonl": Item(("line 2", "rejected/"), b'{"a": 1}\n{"b": '),
     "nothing.jsonl": Item(("empty", "rejected/"), b""),
     # Files that are not taken

@@ -93,7 +93,7 @@ def forget_and_drop_again(person: Person, path: str) -> None:
 
 
 def drop_on_another_filesystem(person: Person, folder: str) -> None:
-    """A disk that root mounted in the drop folder: nothing there inherits the rights that the folder gives."""
+    """A disk that root mounted in the drop folder, for the group: nothing there inherits rights from above."""
     machine = person.machine
     person.does(f"mkdir '{DROP}/{folder}'")
     machine.run("mount", "-t", "tmpfs", "-o", "size=8m,mode=2775,gid=axomsync", "tmpfs", f"{DROP}/{folder}")

@@ -45,6 +45,7 @@ OBSERVE_SECONDS = 0.25
 FOLLOW_BYTES = 64 * 1024 * 1024
 REFUSED_URLS_IN_A_ROW = 3  # of which the second is asked for at once, the others after a pause
 TROUBLE_SECONDS = 5.0
+PROBE_SECONDS = 2.0
 SHARE_WHILE_OTHERS_WAIT = 1 / 20  # of a job's patience
 LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 CHANGES_OF_A_FILE = 3
@@ -219,6 +220,9 @@ class Lanes:
                     lease = board.take(host.pace.smallest_theft, lambda file: _pauses_for(file, now) <= 0.0)
                     lease = lease or board.duplicate(host.pace.stragglers())
                     if lease is not None:
+                        job: Job = lease.file.job  # type: ignore[attr-defined]  # the board holds any hashable
+                        if job.failing_since is not None:
+                            job.probed_until = now + PROBE_SECONDS
                         return lease
                     patience = min([patience, *(_pauses_for(file, now) for file, _ in board.waiting)])
             self._changed.wait(patience)
@@ -326,7 +330,9 @@ class Lanes:
             self._host(file).moved += count
             recovered = False
             if file.came_further():
-                job.last_progress, job.attempts, job.failing_since = self._clock(), 0, None
+                if job.failing_since is not None:
+                    self._changed.notify_all()
+                job.last_progress, job.attempts, job.failing_since, job.probed_until = self._clock(), 0, None, 0.0
                 job.refused.clear()
                 recovered, job.in_trouble = job.in_trouble, False
         if recovered:
@@ -398,7 +404,7 @@ class Lanes:
             job.attempts += first
             if first or retry_after is not None:
                 pause = backoff(min(job.attempts, 5), self._random, retry_after)
-                job.trouble_until = max(job.trouble_until, now + pause)
+                job.trouble_until, job.probed_until = max(job.trouble_until, now + pause), 0.0
             return job.trouble_until - now
 
     def _start_over(self, file: PartialFile, failure: SourceChanged, generation: int) -> None:
@@ -445,7 +451,7 @@ class Lanes:
 def _pauses_for(file: Hashable, now: float) -> float:
     """Seconds until the job of a file may be taken up again."""
     job: Job = file.job  # type: ignore[attr-defined]  # the board holds any hashable
-    return job.trouble_until - now
+    return max(job.trouble_until, job.probed_until) - now
 
 
 def _changes_too_often(file: PartialFile, failure: SourceChanged) -> AxomsyncError:

@@ -174,6 +174,7 @@ class Job:
         self.attempts = 0  # in a row that failed
         self.failing_since: float | None = None  # since when nothing but failures came
         self.gave_way = False  # it ended because others waited
+        self.probed_until = 0.0  # one lane tries whether it goes again, the others wait for that
         self.trouble_until = 0.0  # no lane takes it up before then, and who fails before then adds nothing to the attempts
         self.refused: set[int] = set()  # generations of URLs that were refused since bytes last came
         self.last_meeting = -math.inf  # when a file's ETag was first seen
