@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_the_service_learns_the_command_for_the_owner(place: Path) -> None:
         assert str(kind) in command
         if "chgrp" in command:
             subprocess.run(["sh", "-c", command], check=True)
-            assert told_to(SERVICE, lambda path=kind, how=how: os.access(path, how))  # type: ignore[misc]
+            assert told_to(SERVICE, partial(os.access, kind, how))
 
 
 def test_what_is_ones_own_takes_nobody_else(place: Path) -> None:

@@ -45,6 +45,7 @@ from axomsync.ledger import Ledger, Reader, Trouble, ledger_fault
 from axomsync.ledger.facts import PAUSE_ENDS, PAUSE_SECONDS, number_in
 from axomsync.ledger.identity import identity_of
 from axomsync.mirror.check.scrub import Upkeep
+from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.publish.folder import Place
@@ -122,10 +123,11 @@ class Parts:
             hashes=settings.mirror.verify == "etag",
         )
         place = Place(settings.mirror.folder, a.identity)
-        parts = (
+        context = MirrorContext(
             settings.mirror, place, a.ledger, self.console, lanes, a.meter, a.problems, a.liveness, self.stop, a.random,
+            patience,
         )  # fmt: skip
-        return Mirror(*parts, patience=patience), Upkeep(*parts, patience=patience)
+        return Mirror(context), Upkeep(context)
 
     def start(self) -> None:
         """Begin to work, each part in a thread of its own; while the agent is paused, no transfer is begun."""

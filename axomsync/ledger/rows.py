@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, lru_cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -20,10 +20,10 @@ class Misfit(ValueError):
     """What the ledger holds is nothing that a program of ours wrote: the file is damaged."""
 
 
-def fitting(kind: type[T], /, **values: Any) -> T:
+def fitting(kind: Callable[..., T], /, **values: Any) -> T:
     """A record of plain columns, each of the type that the record wants. Raises `Misfit`."""
     types = tuple(map(type, values.values()))
-    misfit = _misfit(kind, tuple(values), types)  # type: ignore[arg-type]  # mypy doubts that classes can be hashed
+    misfit = _misfit(kind, tuple(values), types)
     if misfit is not None:
         raise Misfit(misfit)
     return kind(**values)

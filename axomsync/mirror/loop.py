@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,8 +18,7 @@ from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from pathlib import Path
 
-from axomsync.config import MirrorSettings
-from axomsync.console.client import Console, NotThere
+from axomsync.console.client import NotThere
 from axomsync.core.errors import (
     AxomsyncError,
     KeyRefused,
@@ -35,22 +33,21 @@ from axomsync.core.filesystems import is_folder
 from axomsync.core.policy import backoff, same_but_for_numbers
 from axomsync.core.records import Manifest, ManifestFile, Model, ModelFile, ModelState, Proof
 from axomsync.core.text import printable
-from axomsync.ledger import Ledger, LedgerFault
+from axomsync.ledger import LedgerFault
 from axomsync.mirror import layout, reuse
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.check import structure
 from axomsync.mirror.check.integrity import Corrupt
 from axomsync.mirror.check.proving import Proving
-from axomsync.mirror.fetch.lanes import Lanes
+from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.partial import Job, PartialFile
 from axomsync.mirror.fetch.urls import Links
-from axomsync.mirror.publish.folder import Place, record_of, shown
+from axomsync.mirror.publish.folder import record_of, shown
 from axomsync.mirror.publish.record import Record, read_record
 from axomsync.mirror.publish.space import Booking, Space
 from axomsync.mirror.retention import GONE_SECONDS
-from axomsync.runtime.heartbeat import Beat, Liveness
-from axomsync.runtime.meter import Gauge, Meter
-from axomsync.runtime.problems import Problems
+from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.meter import Gauge
 from axomsync.runtime.retry import persist
 from axomsync.runtime.waits import Waits
 
@@ -71,31 +68,12 @@ UNWANTED = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 class Mirror:
     """Mirrors models. `wake` makes it poll at once; `run` is its thread, `run_once` one pass for `sync`."""
 
-    def __init__(
-        self,
-        settings: MirrorSettings,
-        place: Place,
-        ledger: Ledger,
-        console: Console,
-        lanes: Lanes,
-        meter: Meter,
-        problems: Problems,
-        liveness: Liveness,
-        stop: threading.Event,
-        random: Callable[[], float],
-        *,
-        patience: float,
-        now: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, context: MirrorContext) -> None:
+        self._context = context
         self.paused = False  # no model is begun while it is true
-        self._settings, self._place = settings, place
-        self._ledger, self._console, self._lanes, self._meter = ledger, console, lanes, meter
-        self._problems, self._liveness, self._stop, self._random = problems, liveness, stop, random
-        self._patience, self._now, self._clock = patience, now, clock
         self._wake = threading.Event()
         self._hurry = threading.Event()
-        self._waits = Waits(now, clock)
+        self._waits = Waits(context.now, context.clock)
         self._pool = ThreadPoolExecutor(MODELS_AT_ONCE, thread_name_prefix="model")
         self._in_flight: dict[str, Future[None]] = {}
         self._gave_way: set[str] = set()  # models that left their places to others
@@ -105,7 +83,7 @@ class Mirror:
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
         self._publish_lock = threading.Lock()
-        self._space = Space(settings, place, ledger, now)
+        self._space = Space(context.settings, context.place, context.ledger, context.now)
         self._looked_around = False
         self._misplaced: set[str] = set()  # subjects of problems with names in the mirror folder
 
@@ -121,16 +99,16 @@ class Mirror:
     def run(self) -> None:
         """Work until the agent stops."""
         next_poll = -math.inf
-        with self._liveness.worker("mirror") as beat:
-            while not self._stop.is_set():
+        with self._context.liveness.worker("mirror") as beat:
+            while not self._context.stop.is_set():
                 beat()
                 self._wake.clear()
-                if self._hurry.is_set() or self._clock() >= next_poll:
+                if self._hurry.is_set() or self._context.clock() >= next_poll:
                     self._hurry.clear()
-                    began = self._clock()
-                    next_poll = max(began + self._poll_and_tell(), self._clock() + SHORTEST_PAUSE_SECONDS)
+                    began = self._context.clock()
+                    next_poll = max(began + self._poll_and_tell(), self._context.clock() + SHORTEST_PAUSE_SECONDS)
                 self._begin_due_and_tell()
-                self._wake.wait(min(max(0.0, next_poll - self._clock()), LONGEST_NAP_SECONDS))
+                self._wake.wait(min(max(0.0, next_poll - self._context.clock()), LONGEST_NAP_SECONDS))
         self._pool.shutdown(cancel_futures=True)
 
     def run_once(self) -> None:
@@ -139,7 +117,7 @@ class Mirror:
             self.poll()
             self._begin_due(everything=True)
             wait_for(self._in_flight.values())
-            if self._gave_way and not self._stop.is_set():
+            if self._gave_way and not self._context.stop.is_set():
                 self._begin_again()
                 wait_for(self._in_flight.values())
             self._space.retain()
@@ -154,21 +132,21 @@ class Mirror:
         Raises what the console refuses, and what keeps the model from being published.
         """
         self.poll()
-        model = _choose(self._ledger.read.models(), target)
+        model = _choose(self._context.ledger.read.models(), target)
         if model.state is not ModelState.PUBLISHED:
             with self._begin_lock:
                 future = self._in_flight.get(model.id)
                 if future is None or future.done():
-                    self._ledger.record_wanted(model.id, pulled=model.state in UNWANTED)
+                    self._context.ledger.record_wanted(model.id, pulled=model.state in UNWANTED)
                     future = self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
             while wait_for([future], timeout=1.0).not_done:
                 beat()
-        return _outcome(self._ledger.read.model(model.id))
+        return _outcome(self._context.ledger.read.model(model.id))
 
     def prune(self, *, dry_run: bool) -> tuple[list[str], list[str]]:
         """Apply retention now; a line for what is removed, and one for what would be if nobody read it."""
         planned = self._space.plan()
-        names = {row.id: shown(row) for row in self._ledger.read.models()}
+        names = {row.id: shown(row) for row in self._context.ledger.read.models()}
         removed, spared = (
             [f"{names[removal.version.id]}: {removal.reason}" for removal in removals]
             for removals in (planned.removals, planned.spared)
@@ -181,30 +159,30 @@ class Mirror:
             self._poll()
 
     def _poll(self) -> None:
-        listed = persist(self._console.models, self._stop, self._random)
-        if left_out := self._console.models_left_out:
-            self._problems.report("list of models", left_out)
+        listed = persist(self._context.console.models, self._context.stop, self._context.random)
+        if left_out := self._context.console.models_left_out:
+            self._context.problems.report("list of models", left_out)
         else:
-            self._problems.clear("list of models")
+            self._context.problems.clear("list of models")
         unread = [] if self._looked_around else self._look_around()
         busy = {model for model, future in self._in_flight.items() if not future.done()}
-        known = self._ledger.read.models()
-        self._place.check([row for row in known if row.state is ModelState.PUBLISHED])
-        settings = self._settings
+        known = self._context.ledger.read.models()
+        self._context.place.check([row for row in known if row.state is ModelState.PUBLISHED])
+        settings = self._context.settings
         selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
         changes = reconcile(listed, known, selection, lambda row: self._is_there(row, unread), busy)
         if changes:
-            self._ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
+            self._context.ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
             for change in changes:
                 if change.state is ModelState.IGNORED:
                     self._let_go(change.model.id)
         there = {model.id for model in listed}
         self._note_presence(there, known)
         for row in known:
-            gone = row.state is ModelState.GONE and self._now() - row.updated_at > GONE_SECONDS
+            gone = row.state is ModelState.GONE and self._context.now() - row.updated_at > GONE_SECONDS
             if gone and row.bytes_done and there and row.id not in there:
                 self._let_go(row.id)
-        self._ledger.set_facts(last_poll=str(self._now()))
+        self._context.ledger.set_facts(last_poll=str(self._context.now()))
         self._space.retain()
         self._follow_labels(busy)
         if unread:
@@ -221,65 +199,69 @@ class Mirror:
     def _follow_labels(self, busy: Container[str]) -> None:
         """Have folders be called as the console calls their models now, and tell of a `current` that is not ours."""
         told: dict[str, str] = {}
-        published = [row for row in self._ledger.read.models(ModelState.PUBLISHED) if row.path and row.id not in busy]
+        published = [
+            row for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path and row.id not in busy
+        ]
         for row in published:
             with self._publish_lock:
                 self._follow(row, Path(row.path or ""), told)
-        for parent in {Path(row.path or "").parent for row in self._ledger.read.models(ModelState.PUBLISHED) if row.path}:
+        for parent in {
+            Path(row.path or "").parent for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path
+        }:
             try:
-                fault = self._place.tend_current(parent)
+                fault = self._context.place.tend_current(parent)
             except LocalFault as unread:
                 fault = str(unread)
             if fault is not None:
                 told[printable(f"{parent.name}/current")] = f"{parent / 'current'}: {fault}"
         for subject in self._misplaced - told.keys():
-            self._problems.clear(subject)
+            self._context.problems.clear(subject)
         for subject, reason in told.items():
-            self._problems.report(subject, reason)
+            self._context.problems.report(subject, reason)
         self._misplaced = set(told)
 
     def _follow(self, row: Model, folder: Path, told: dict[str, str]) -> None:
         subject = printable(f"{folder.parent.name}/{folder.name}")
         try:
-            place, obstacle = self._place.follow_labels(row)
+            place, obstacle = self._context.place.follow_labels(row)
         except (LocalFault, Rejected) as fault:
             told[subject] = f"{folder} holds {shown(row)} and can't be renamed: {fault}"
             return
         if obstacle is not None:
             told[subject] = f"{folder} holds {shown(row)}; it is renamed as soon as nobody reads it: {obstacle}"
         elif place != folder:
-            self._ledger.record_moved(row.id, str(place))
+            self._context.ledger.record_moved(row.id, str(place))
             log.info("%s: renamed, %s is %s now", shown(row), folder, place)
 
     def _let_go(self, model_id: str) -> None:
         """What was received of a model that is wanted no more would only fill the disk."""
-        if self._place.discard_staging(model_id):
-            for file in self._ledger.read.files(model_id):
-                self._ledger.discard_file(model_id, file.rel)
+        if self._context.place.discard_staging(model_id):
+            for file in self._context.ledger.read.files(model_id):
+                self._context.ledger.discard_file(model_id, file.rel)
 
     def _look_around(self) -> list[LocalFault]:
         """At the start, until nothing is left that can't be read: what lies in the mirror folder is known again, though the
         ledger or a record may be lost.
         """
-        self._place.sweep(self._now())
+        self._context.place.sweep(self._context.now())
         unread: list[LocalFault] = []
-        known = {row.id: row for row in self._ledger.read.models()}
+        known = {row.id: row for row in self._context.ledger.read.models()}
         for row in known.values():
             if row.state is ModelState.PUBLISHED:
                 try:
-                    self._place.restore_record(row, self._ledger.read.files(row.id))
+                    self._context.place.restore_record(row, self._context.ledger.read.files(row.id))
                 except LocalFault as fault:
                     unread.append(fault)
-        for folder, record in self._place.published():
+        for folder, record in self._context.place.published():
             try:
                 if isinstance(record, LocalFault):
                     raise record
-                whole = record.model.id not in known and self._place.lacks(folder, record) is None
+                whole = record.model.id not in known and self._context.place.lacks(folder, record) is None
             except LocalFault as fault:
                 unread.append(fault)
                 continue
             if whole:
-                self._ledger.record_found(
+                self._context.ledger.record_found(
                     record.model, str(folder), record.files, record.left_out, record.remarks, record.proofs.values()
                 )
                 log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
@@ -288,38 +270,38 @@ class Mirror:
 
     def _note_presence(self, listed: set[str], known: list[Model]) -> None:
         """That somebody removed a model is not concluded from a list that is empty, or that shows less than there is."""
-        if self._settings.keep_gone or not listed or self._console.models_left_out:
+        if self._context.settings.keep_gone or not listed or self._context.console.models_left_out:
             return
         if any(row.absent_since is not None or row.id not in listed for row in known if row.state is ModelState.PUBLISHED):
-            self._ledger.note_presence(listed)
+            self._context.ledger.note_presence(listed)
 
     def _poll_and_tell(self) -> float:
         """Seconds from the begin of this poll to that of the next one."""
         try:
             self.poll()
         except KeyRefused as refused:
-            self._problems.report("console", str(refused), self._now() + KEY_PAUSE_SECONDS)
+            self._context.problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
             return KEY_PAUSE_SECONDS
         except LocalFault as fault:
-            self._problems.report("mirror folder", str(fault), self._now() + self._settings.poll)
-            return self._settings.poll
+            self._context.problems.report("mirror folder", str(fault), self._context.now() + self._context.settings.poll)
+            return self._context.settings.poll
         except AxomsyncError as failure:
             self._failed_polls += 1
-            wait = backoff(self._failed_polls, self._random, getattr(failure, "retry_after", None))
-            self._problems.report("console", str(failure), self._now() + wait)
+            wait = backoff(self._failed_polls, self._context.random, getattr(failure, "retry_after", None))
+            self._context.problems.report("console", str(failure), self._context.now() + wait)
             return wait
         self._failed_polls = 0
-        self._problems.clear("console")
-        self._problems.clear("mirror folder")
-        return self._settings.poll
+        self._context.problems.clear("console")
+        self._context.problems.clear("mirror folder")
+        return self._context.settings.poll
 
     def _begin_due_and_tell(self) -> None:
         try:
             self._begin_due()
         except LocalFault as fault:
-            self._problems.report("ledger", str(fault))
+            self._context.problems.report("ledger", str(fault))
         else:
-            self._problems.clear("ledger")
+            self._context.problems.clear("ledger")
 
     def _begin_due(self, *, everything: bool = False) -> None:
         if self.paused:
@@ -329,10 +311,10 @@ class Mirror:
 
     def _begin(self, *, everything: bool) -> None:
         self._in_flight = {model: future for model, future in self._in_flight.items() if not future.done()}
-        for model in self._ledger.read.models_due(WORKED_ON, math.inf):
+        for model in self._context.ledger.read.models_due(WORKED_ON, math.inf):
             if model.id not in self._in_flight:  # its end could not be recorded, on a full disk for instance
-                self._ledger.move_model(model.id, ModelState.QUEUED)
-        for model in self._ledger.read.models_due(DUE, math.inf):
+                self._context.ledger.move_model(model.id, ModelState.QUEUED)
+        for model in self._context.ledger.read.models_due(DUE, math.inf):
             if model.id in self._in_flight:
                 continue
             if everything or self._waits.left(model.id, model.next_attempt) == 0:
@@ -342,7 +324,7 @@ class Mirror:
         """For `run_once`: who left its place to others has a second turn after them, with all the patience there is."""
         self._gives_way = False
         with self._begin_lock:
-            for model in self._ledger.read.models_due(DUE, math.inf):
+            for model in self._context.ledger.read.models_due(DUE, math.inf):
                 if model.id in self._gave_way:
                     self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
 
@@ -355,9 +337,9 @@ class Mirror:
 
     def _carry(self, model_id: str) -> None:
         """In a thread of the pool: one model, as far as it can go. What keeps it is in the ledger afterwards."""
-        model = self._ledger.read.model(model_id)
+        model = self._context.ledger.read.model(model_id)
         try:
-            with self._liveness.worker("model") as beat:
+            with self._context.liveness.worker("model") as beat:
                 self._mirror(model, beat)
         except (Stopping, LedgerFault):  # of the latter, who watches the ledger tells; the model is taken up again
             return
@@ -367,14 +349,18 @@ class Mirror:
                     model, ModelState.BLOCKED, "it vanished from the console; its copy stays", REFUSED_PAUSE_SECONDS
                 )
             else:
-                self._ledger.move_model(model_id, ModelState.GONE, reason="it vanished from the console", next_attempt=None)
+                self._context.ledger.move_model(
+                    model_id, ModelState.GONE, reason="it vanished from the console", next_attempt=None
+                )
         except KeyRefused as refused:
             self._key_refused = refused
-            self._problems.report("console", str(refused), self._now() + KEY_PAUSE_SECONDS)
+            self._context.problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
             self._set_back(model, ModelState.QUEUED, str(refused), KEY_PAUSE_SECONDS)
         except (Transient, UrlExpired, SourceChanged, Corrupt) as failure:
             retry_after = getattr(failure, "retry_after", None)
-            self._set_back(model, ModelState.QUEUED, str(failure), backoff(model.attempts + 1, self._random, retry_after))
+            self._set_back(
+                model, ModelState.QUEUED, str(failure), backoff(model.attempts + 1, self._context.random, retry_after)
+            )
         except LocalFault as fault:
             self._set_back(model, ModelState.BLOCKED, str(fault), DISK_PAUSE_SECONDS)
         except Rejected as refusal:
@@ -388,40 +374,40 @@ class Mirror:
         if not same_but_for_numbers(model.reason or "", reason):
             log.warning("%s: %s: %s", shown(model), state, reason)
         attempts, due = model.attempts + 1, self._waits.begin(model.id, pause)
-        self._ledger.move_model(model.id, state, reason=reason, attempts=attempts, next_attempt=due)
+        self._context.ledger.move_model(model.id, state, reason=reason, attempts=attempts, next_attempt=due)
 
     def _mirror(self, model: Model, beat: Beat) -> None:
-        target = self._place.find(model)
+        target = self._context.place.find(model)
         published = read_record(target)
         if published is None:
             self._fetch_and_publish(model, target, None, beat)
         elif not self._outgrown(published):
             self._adopt(model, target, published)
         else:
-            with self._place.alone(self._step(beat)):
+            with self._context.place.alone(self._step(beat)):
                 self._fetch_and_publish(model, target, read_record(target), beat)
 
     def _fetch_and_publish(self, model: Model, target: Path, published: Record | None, beat: Beat) -> None:
         """`published` is the record of what is there already: the rest joins it."""
         self._space.book_again(model.id)
         try:
-            self._ledger.move_model(model.id, ModelState.DOWNLOADING, reason=None, next_attempt=None)
+            self._context.ledger.move_model(model.id, ModelState.DOWNLOADING, reason=None, next_attempt=None)
             beat()
-            manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
+            manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
             wanted = self._wanted(manifest, published)
-            self._ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
-            staging = self._place.prepare(model.id, {file.rel: file.size for file in wanted})
+            self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
+            staging = self._context.place.prepare(model.id, {file.rel: file.size for file in wanted})
             linked = self._link_unchanged(model, manifest, wanted, staging, target.parent, beat)
             files, proofs = self._fetch_and_prove(model, manifest, staging, linked, beat)
             remarks = self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
             record = self._record(model, manifest, files, proofs, published, remarks)
             with self._publish_lock:  # two models may claim one name
                 if published is None:
-                    target = self._place.find(model)
-                    self._place.publish(record, target)
+                    target = self._context.place.find(model)
+                    self._context.place.publish(record, target)
                 else:
-                    self._place.extend(target, record)
-            self._record_published(model, target, read_record(target) or record, self._now())
+                    self._context.place.extend(target, record)
+            self._record_published(model, target, read_record(target) or record, self._context.now())
         finally:
             self._space.release(model.id)
 
@@ -439,17 +425,17 @@ class Mirror:
         left_out = tuple(file.rel for file in manifest.files if file.rel not in everything)
         known = {**(published.proofs if published else {}), **proofs}
         remarks = tuple(dict.fromkeys((*(published.remarks if published else ()), *remarks)))
-        return record_of(model, tuple(everything.values()), known, left_out, self._now(), remarks)
+        return record_of(model, tuple(everything.values()), known, left_out, self._context.now(), remarks)
 
     def _adopt(self, model: Model, target: Path, record: Record) -> None:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
         record = replace(record, model=replace(record.model, name=model.name, version=model.version))
         with self._publish_lock:
-            self._place.adopt(target, record)
+            self._context.place.adopt(target, record)
         self._record_published(model, target, record, None)
 
     def _record_published(self, model: Model, target: Path, record: Record, verified_at: float | None) -> None:
-        self._ledger.record_published(
+        self._context.ledger.record_published(
             model.id, str(target), record.files, record.left_out, verified_at, record.remarks, record.proofs.values()
         )
         self._told.pop(model.id, None)
@@ -459,7 +445,7 @@ class Mirror:
 
     def _outgrown(self, record: Record) -> bool:
         """Whether the selection takes more of a published model now."""
-        return any(layout.matches((rel,), self._settings.files) for rel in record.left_out)
+        return any(layout.matches((rel,), self._context.settings.files) for rel in record.left_out)
 
     def _wanted(self, manifest: Manifest, published: Record | None) -> list[ManifestFile]:
         layout.check_manifest(manifest.files)
@@ -470,7 +456,7 @@ class Mirror:
                     f"{printable(file.rel)} has another size in the console than what is published; remove the model's "
                     "folder to have it fetched anew"
                 )
-        wanted = [file for file in manifest.files if layout.matches((file.rel,), self._settings.files)]
+        wanted = [file for file in manifest.files if layout.matches((file.rel,), self._context.settings.files)]
         if not wanted:
             raise Rejected("[mirror] files leaves out all of its files")
         return [file for file in wanted if file.rel not in there]
@@ -479,15 +465,15 @@ class Mirror:
         self, model: Model, manifest: Manifest, wanted: list[ManifestFile], staging: Path, parent: Path, beat: Beat
     ) -> set[str]:
         """Take from other versions of the name what has not changed; returns those files, which are proven by that."""
-        links, linked = Links(manifest, lambda: self._console.manifest(model.id), self._clock), set()
+        links, linked = Links(manifest, lambda: self._context.console.manifest(model.id), self._context.clock), set()
         for file in wanted:
             if os.path.lexists(staging / file.rel):
                 continue  # begun already
-            found = reuse.link(parent, file, staging / file.rel, links, self._lanes.storage, self._step(beat))
+            found = reuse.link(parent, file, staging / file.rel, links, self._context.lanes.storage, self._step(beat))
             if found is not None:
                 source, known = found
-                self._ledger.discard_file(model.id, file.rel)
-                self._ledger.record_durable((model.id, file.rel, known.etag, part) for part in known.segments)
+                self._context.ledger.discard_file(model.id, file.rel)
+                self._context.ledger.record_durable((model.id, file.rel, known.etag, part) for part in known.segments)
                 linked.add(file.rel)
                 log.info("%s: %s is unchanged, linked to %s", shown(model), printable(file.rel), source)
         return linked
@@ -496,33 +482,37 @@ class Mirror:
         self, model: Model, manifest: Manifest, staging: Path, linked: Container[str], beat: Beat
     ) -> tuple[dict[str, ModelFile], dict[str, Proof]]:
         tries: Counter[str] = Counter()
-        step, uses_etags = self._step(beat), self._settings.verify == "etag"
-        proving = Proving(self._ledger, self._lanes.storage, self._lanes.habits, uses_etags=uses_etags)
+        step, uses_etags = self._step(beat), self._context.settings.verify == "etag"
+        proving = Proving(
+            self._context.ledger, self._context.lanes.storage, self._context.lanes.habits, uses_etags=uses_etags
+        )
         listed = {file.rel: file for file in manifest.files}
         job: Job | None = None
         while True:
-            known = self._ledger.read.files(model.id)
+            known = self._context.ledger.read.files(model.id)
             total, done = sum(file.size for file in known), sum(map(_durable, known))
             self._space.book(Booking(model, staging, tuple(known)))
             if done and self._is_news(model, f"goes on after {done}", "goes on"):
                 log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
-            with self._meter.transfer("down", shown(model), total, done) as gauge:
+            with self._context.meter.transfer("down", shown(model), total, done) as gauge:
                 job = self._job(model, manifest, staging, known, gauge) if job is None else job.again(gauge)
                 self._fetch(job, step)
-            self._ledger.move_model(model.id, ModelState.VERIFYING)
-            wrong: Mapping[str, AxomsyncError] = proving.ask_again(job, linked, self._stop, self._random, step)
+            self._context.ledger.move_model(model.id, ModelState.VERIFYING)
+            wrong: Mapping[str, AxomsyncError] = proving.ask_again(
+                job, linked, self._context.stop, self._context.random, step
+            )
             if not wrong:
-                files = {file.rel: file for file in self._ledger.read.files(model.id)}
+                files = {file.rel: file for file in self._context.ledger.read.files(model.id)}
                 proofs, wrong = proving.prove(job, files, listed, linked, step)
                 if not wrong:
                     return files, proofs
             for rel, fault in wrong.items():
                 self._count_try(model, rel, fault, tries)
-            self._ledger.move_model(model.id, ModelState.DOWNLOADING)
+            self._context.ledger.move_model(model.id, ModelState.DOWNLOADING)
 
     def _fetch(self, job: Job, step: Callable[[], None]) -> None:
         try:
-            self._lanes.fetch(job, step)
+            self._context.lanes.fetch(job, step)
         finally:
             if job.gave_way:
                 self._gave_way.add(job.model_id)
@@ -544,11 +534,16 @@ class Mirror:
         )
 
     def _job(self, model: Model, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
-        links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)
+        links = Links(manifest, lambda: self._context.console.manifest(model.id), self._context.clock)
         job = Job(
-            model.id, links, gauge, self._patience, lambda failure: self._tell_trouble(model, failure), self._clock,
+            model.id,
+            links,
+            gauge,
+            self._context.patience,
+            lambda failure: self._tell_trouble(model, failure),
+            self._context.clock,
             self._others_wait,
-        )  # fmt: skip
+        )
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]
         return job
 
@@ -559,7 +554,7 @@ class Mirror:
         elif not reason:
             self._told[model.id].pop("trouble", None)
             log.info("%s: goes on", shown(model))
-        self._ledger.move_model(model.id, ModelState.DOWNLOADING, reason=reason)
+        self._context.ledger.move_model(model.id, ModelState.DOWNLOADING, reason=reason)
 
     def _is_news(self, model: Model, subject: str, words: str) -> bool:
         """Whether something else was last logged of it: what is tried again and again is told once."""
@@ -573,7 +568,7 @@ class Mirror:
         self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
     ) -> tuple[str, ...]:
         """Raise `Rejected` for what no server could load; returns what is odd and loads all the same."""
-        if self._settings.verify == "size":
+        if self._context.settings.verify == "size":
             return ()
         findings = structure.check(staging, rels, listed, self._step(beat))
         for rel in findings.whole:
@@ -584,7 +579,7 @@ class Mirror:
     def _step(self, beat: Beat) -> Callable[[], None]:
         def step() -> None:
             beat()
-            if self._stop.is_set():
+            if self._context.stop.is_set():
                 raise Stopping("the agent is stopping")
 
         return step

@@ -1,6 +1,7 @@
 """A hundred thousand uploads in the ledger: what a look at them costs, and how one looks at a few."""
 
 import json
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,25 @@ def fill(db: Database) -> None:
 def test_all_are_listed_and_the_last_alone(many: AgentProcess) -> None:
     assert len(many.call("uploads", "--limit", "20").stdout.splitlines()) == 21
     assert many.call("uploads").stdout.count("uploaded") == MANY - MANY // 1000
+
+
+def cost(agent: AgentProcess, *verb: str) -> tuple[float, str]:
+    """CPU seconds that a command takes, and what it prints."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = agent.call(*verb)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+@pytest.mark.stress  # nothing is timed in the suite
+def test_what_it_costs(many: AgentProcess) -> None:
+    last, shown = cost(many, "uploads", "--limit", "20")
+    assert len(shown.splitlines()) == 21
+    everything, shown = min(cost(many, "uploads") for _ in range(2))  # others use this machine too
+    assert shown.count("uploaded") == MANY - MANY // 1000
+    assert last <= 0.5, f"the last twenty took {last:.2f} s of CPU"
+    assert everything <= 3.0, f"all of them took {everything:.2f} s of CPU"
 
 
 def test_by_state_time_and_number(many: AgentProcess) -> None:

@@ -13,6 +13,7 @@ from axomsync.console.client import Console
 from axomsync.core.records import Model, ModelFile
 from axomsync.ledger import Ledger
 from axomsync.mirror.check.scrub import Upkeep
+from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.publish.folder import Place
@@ -48,31 +49,30 @@ class MirrorHere:
 
     def sync(self) -> None:
         """One pass. Raises what the console refuses."""
-        with self._parts() as parts:
-            Mirror(*parts, patience=self.patience, now=self._now).run_once()
+        with self._context() as context:
+            Mirror(context).run_once()
 
     @contextmanager
     def running(self) -> Iterator[Mirror]:
         """One life of the mirror's loop."""
-        with self._parts() as parts:
-            mirror = Mirror(*parts, patience=self.patience, now=self._now)
+        with self._context() as context:
+            mirror = Mirror(context)
             loop = threading.Thread(target=mirror.run)
             loop.start()
             try:
                 yield mirror
             finally:
-                *_, stop, _ = parts
-                stop.set()
+                context.stop.set()
                 mirror.wake()
                 loop.join()
 
     def scrub(self) -> None:
         """One round of the upkeep: what is due is read, and mended."""
-        with self._parts() as parts:
-            Upkeep(*parts, patience=self.patience, now=self._now).scrub(lambda: None)
+        with self._context() as context:
+            Upkeep(context).scrub(lambda: None)
 
     @contextmanager
-    def _parts(self) -> Iterator[Any]:
+    def _context(self) -> Iterator[MirrorContext]:
         stop = threading.Event()
         settings = MirrorSettings(**{"folder": self.folder, "reserve": "0B", **self.settings})
         with Ledger(self.state, self._now) as ledger:
@@ -82,9 +82,9 @@ class MirrorHere:
             hashes = settings.verify == "etag"
             try:
                 lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, self._random, hashes=hashes)
-                yield (
+                yield MirrorContext(
                     settings, Place(self.folder, "here"), ledger, console, lanes, Meter(time.monotonic), Problems(ledger),
-                    liveness, stop, self._random,
+                    liveness, stop, self._random, self.patience, self._now,
                 )  # fmt: skip
             finally:
                 stop.set()

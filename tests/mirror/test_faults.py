@@ -217,7 +217,7 @@ def test_only_the_file_that_changed_starts_over(
     published(mirror, model_id, {**FILES, "weights/big.bin": fresh})
     fetched, *asked = server.storage_requests(server.key_of(model_id, "config.json"))
     assert (fetched.sent, [request.sent for request in asked]) == (SMALL.size, [1])
-    assert len(server.storage_requests(key)) <= 2 * REQUESTS + 2 * mirror.lanes
+    assert len(server.storage_requests(key)) <= 2 * REQUESTS + mirror.lanes
 
 
 def test_an_object_that_always_changes_is_left_for_later(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
@@ -295,7 +295,8 @@ def test_an_etag_that_is_wrong_twice_alike_is_no_md5(server: FaultyServer, mirro
     server.objects[server.key_of(second, "other.bin")].etag = f'"{"1" * 32}"'
     mirror.sync()
     published(mirror, second, {"other.bin": Content(BIG.size + 1, seed=12)})
-    assert server.sent() < 2 * BIG.size, "of a host whose large objects have other ETags they are not tried again"
+    beginnings = [r for r in server.storage_requests(server.key_of(second, "other.bin")) if r.start == 0]
+    assert len(beginnings) == 1, "of a host whose large objects have other ETags they are not tried again"
 
 
 def test_an_etag_that_is_wrong_twice_is_damage_where_larger_objects_have_md5s(

@@ -7,27 +7,20 @@ place), a model that is removed meanwhile.
 
 import logging
 import math
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-from axomsync.config import MirrorSettings
-from axomsync.console.client import Console
 from axomsync.core.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
 from axomsync.core.filesystems import is_folder
 from axomsync.core.records import Model, ModelState
-from axomsync.ledger import Ledger, LedgerFault
+from axomsync.ledger import LedgerFault
 from axomsync.mirror.check.repair import check_manifest, check_room, repair
 from axomsync.mirror.check.verify import Damage, HalfSpeed, Step, examine
-from axomsync.mirror.fetch.lanes import Lanes
+from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.partial import Job
 from axomsync.mirror.fetch.urls import Links
-from axomsync.mirror.publish.folder import Place, shown
+from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.record import Record, read_record
-from axomsync.runtime.heartbeat import Beat, Liveness
-from axomsync.runtime.meter import Meter
-from axomsync.runtime.problems import Problems
+from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.retry import persist
 from axomsync.runtime.waits import Waits
 
@@ -41,68 +34,50 @@ AGAIN_SECONDS = 3600.0  # between two tries to mend a model
 class Upkeep:
     """Looks after one mirror folder. `run` is its thread."""
 
-    def __init__(
-        self,
-        settings: MirrorSettings,
-        place: Place,
-        ledger: Ledger,
-        console: Console,
-        lanes: Lanes,
-        meter: Meter,
-        problems: Problems,
-        liveness: Liveness,
-        stop: threading.Event,
-        random: Callable[[], float],
-        *,
-        patience: float,
-        now: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._settings, self._place, self._ledger, self._console = settings, place, ledger, console
-        self._lanes, self._meter, self._problems, self._liveness = lanes, meter, problems, liveness
-        self._stop, self._random, self._patience, self._now, self._clock = stop, random, patience, now, clock
-        self._waits = Waits(now, clock)
+    def __init__(self, context: MirrorContext) -> None:
+        self._context = context
+        self._waits = Waits(context.now, context.clock)
         self._put_off: dict[str, float] = {}  # by the clock, until when a model that could not be read is left alone
 
     def run(self) -> None:
         """Work until the agent stops."""
-        with self._liveness.worker("upkeep") as beat:
+        with self._context.liveness.worker("upkeep") as beat:
             while not self._sleep(LOOK_SECONDS, beat):
                 try:
                     self.scrub(beat)
                 except Stopping:
                     return
                 except AxomsyncError as failure:
-                    self._problems.report("upkeep", str(failure))
+                    self._context.problems.report("upkeep", str(failure))
                 except Exception as bug:  # noqa: BLE001  # told, and the loop goes on
-                    self._problems.report_bug("upkeep", bug)
+                    self._context.problems.report_bug("upkeep", bug)
                 else:
-                    self._problems.clear("upkeep")
+                    self._context.problems.clear("upkeep")
 
     def scrub(self, beat: Beat) -> None:
         """Read what is due, slowly, and mend what is damaged. Raises `Stopping`, `LocalFault`."""
-        for model in self._ledger.read.models(ModelState.PUBLISHED):
-            if self._is_due(model) and self._clock() >= self._put_off.get(model.id, -math.inf):
+        for model in self._context.ledger.read.models(ModelState.PUBLISHED):
+            if self._is_due(model) and self._context.clock() >= self._put_off.get(model.id, -math.inf):
                 self._look_after_alone(model, beat)
 
     def _look_after_alone(self, model: Model, beat: Beat) -> None:
         """Look after one model; what goes wrong with it must not keep the others waiting."""
-        again = self._now() + AGAIN_SECONDS
-        self._put_off[model.id] = self._clock() + AGAIN_SECONDS
+        again = self._context.now() + AGAIN_SECONDS
+        self._put_off[model.id] = self._context.clock() + AGAIN_SECONDS
         try:
             self.look_after(model, HalfSpeed(self._step(beat)), beat)
         except (Stopping, LedgerFault):
             raise
         except AxomsyncError as failure:
-            self._problems.report(shown(model), f"can't be read again now: {failure}", again)
+            self._context.problems.report(shown(model), f"can't be read again now: {failure}", again)
         except Exception as bug:  # noqa: BLE001  # told, and the others go on
-            self._problems.report_bug(shown(model), bug, again)
+            self._context.problems.report_bug(shown(model), bug, again)
         else:
             del self._put_off[model.id]
 
     def repair(self, model_id: str, beat: Beat) -> None:
         """Read one model now, and mend it. Raises what keeps it from being mended."""
-        model = self._ledger.read.model(model_id)
+        model = self._context.ledger.read.model(model_id)
         record, damages = self.verify(model, self._step(beat))
         if damages:
             self.mend(model, record, damages, beat)
@@ -114,69 +89,75 @@ class Upkeep:
             record, damages = self.verify(model, step)
             if damages:
                 self.mend(model, record, damages, beat)
-            self._problems.clear(shown(model))
+            self._context.problems.clear(shown(model))
         except (Stopping, LedgerFault):
             raise
         except AxomsyncError as failure:
             what = "damaged, and not to be mended now" if damages else "it can't be read again now"
-            self._problems.report(shown(model), f"{what}: {failure}", self._now() + AGAIN_SECONDS)
+            self._context.problems.report(shown(model), f"{what}: {failure}", self._context.now() + AGAIN_SECONDS)
         return damages
 
     def verify(self, model: Model, step: Step) -> tuple[Record, list[Damage]]:
         """Read one model, and note what was found."""
-        self._place.restore_record(model, self._ledger.read.files(model.id))
+        self._context.place.restore_record(model, self._context.ledger.read.files(model.id))
         record = record_for(model)
         damages = examine(Path(model.path or ""), record.files, step)
-        self._ledger.note_verified(model.id, "; ".join(map(str, damages)) or None, record.proofs.values())
+        self._context.ledger.note_verified(model.id, "; ".join(map(str, damages)) or None, record.proofs.values())
         for damage in damages:
             log.warning("%s: %s", shown(model), damage)
         return record, damages
 
     def mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
         """Fetch the damaged segments, and put whole files in the place of those that are not."""
-        with self._place.alone(self._step(beat)):
+        with self._context.place.alone(self._step(beat)):
             if read_record(Path(model.path or "")) != record:
                 raise SourceChanged("its files have changed since they were read")
             self._mend(model, record, damages, beat)
 
     def _mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
-        check_room(self._place.room(self._settings.reserve), damages)
-        manifest = persist(lambda: self._console.manifest(model.id), self._stop, self._random)
+        check_room(self._context.place.room(self._context.settings.reserve), damages)
+        manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
         check_manifest(manifest, damages)
-        links = Links(manifest, lambda: self._console.manifest(model.id), self._clock)
+        links = Links(manifest, lambda: self._context.console.manifest(model.id), self._context.clock)
         total = sum(damage.file.size for damage in damages)
         bad = sum(damage.bad_bytes for damage in damages)
-        with self._meter.transfer("down", shown(model), total, total - bad) as gauge:
-            job = Job(model.id, links, gauge, self._patience, lambda failure: None)
+        with self._context.meter.transfer("down", shown(model), total, total - bad) as gauge:
+            job = Job(model.id, links, gauge, self._context.patience, lambda failure: None)
             repair(
-                Path(model.path or ""), record, damages, self._place.workshop(model.id), job, self._lanes, self._ledger,
+                Path(model.path or ""),
+                record,
+                damages,
+                self._context.place.workshop(model.id),
+                job,
+                self._context.lanes,
+                self._context.ledger,
                 self._step(beat),
-            )  # fmt: skip
-        self._ledger.note_verified(model.id, None, record.proofs.values())
-        self._problems.clear(shown(model))
+            )
+        self._context.ledger.note_verified(model.id, None, record.proofs.values())
+        self._context.problems.clear(shown(model))
         log.info("%s: mended: %d bytes in %d files were fetched again", shown(model), bad, len(damages))
 
     def _is_due(self, model: Model) -> bool:
-        if self._settings.scrub is None or not is_folder(model.path):
+        if self._context.settings.scrub is None or not is_folder(model.path):
             return False
-        pause = self._settings.scrub if model.damage is None else min(self._settings.scrub, AGAIN_SECONDS)
+        pause = self._context.settings.scrub if model.damage is None else min(self._context.settings.scrub, AGAIN_SECONDS)
         if model.verified_at is None:
             return True
         return self._waits.left(model.id, model.verified_at + pause, pause) == 0
 
     def _sleep(self, seconds: float, beat: Beat) -> bool:
         """True when the agent stops."""
-        deadline = self._clock() + seconds
-        while (left := deadline - self._clock()) > 0:
+        deadline = self._context.clock() + seconds
+        while (left := deadline - self._context.clock()) > 0:
             beat()
-            if self._stop.wait(min(left, LONGEST_NAP_SECONDS)):
+            if self._context.stop.wait(min(left, LONGEST_NAP_SECONDS)):
                 return True
-        return self._stop.is_set()
+        return self._context.stop.is_set()
 
     def _step(self, beat: Beat) -> Step:
         def step() -> None:
             beat()
-            if self._stop.is_set():
+            if self._context.stop.is_set():
                 raise Stopping("the agent is stopping")
 
         return step

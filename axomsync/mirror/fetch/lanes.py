@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 
 from blake3 import blake3
@@ -73,7 +73,7 @@ class Lanes:
         self._stop, self._random, self._clock = stop, random, clock
         self._journal = Journal(ledger, clock)
         self.habits = Habits(ledger)
-        self._hosts: dict[str, Host] = {}
+        self._hosts: dict[str, Host[PartialFile]] = {}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -132,7 +132,7 @@ class Lanes:
         if not file.size:
             file.release(file.acquire())
 
-    def _host(self, file: PartialFile) -> Host:
+    def _host(self, file: PartialFile) -> Host[PartialFile]:
         if file.host not in self._hosts:
             first = int(self._ledger.read.facts().get(_fact_of(file.host)) or FIRST_LANES)
             self._hosts[file.host] = Host(LaneCount(self._connections, first))
@@ -178,7 +178,7 @@ class Lanes:
                     self._observe(name, host, now - observed_at, now)
                 observed_at = now
 
-    def _observe(self, name: str, host: Host, seconds: float, now: float) -> None:
+    def _observe(self, name: str, host: Host[PartialFile], seconds: float, now: float) -> None:
         """Would more lanes bring more, and is one of them far behind the others?"""
         with self._changed:
             before, host.moved, rate = host.lanes.count, 0, host.moved / seconds
@@ -198,7 +198,7 @@ class Lanes:
             lease = self._take()
             if lease is None:
                 continue
-            file: PartialFile = lease.file  # type: ignore[assignment]  # the board holds any hashable
+            file = lease.file
             generation = file.generation
             try:
                 self._work(lease, file)
@@ -211,7 +211,7 @@ class Lanes:
                 self._retreat(lease, file)
                 file.job.fail(Transient(f"{printable(file.rel)}: unexpected {type(bug).__name__}: {bug}; please report it"))
 
-    def _take(self) -> Lease | None:
+    def _take(self) -> Lease[PartialFile] | None:
         with self._changed:
             patience, now = 1.0, self._clock()
             for host in sorted(self._hosts.values(), key=lambda host: len(host.board.leases)):
@@ -220,15 +220,14 @@ class Lanes:
                     lease = board.take(host.pace.smallest_theft, lambda file: _pauses_for(file, now) <= 0.0)
                     lease = lease or board.duplicate(host.pace.stragglers())
                     if lease is not None:
-                        job: Job = lease.file.job  # type: ignore[attr-defined]  # the board holds any hashable
-                        if job.failing_since is not None:
+                        if (job := lease.file.job).failing_since is not None:
                             job.probed_until = now + PROBE_SECONDS
                         return lease
                     patience = min([patience, *(_pauses_for(file, now) for file, _ in board.waiting)])
             self._changed.wait(patience)
             return None
 
-    def _retreat(self, lease: Lease, file: PartialFile) -> None:
+    def _retreat(self, lease: Lease[PartialFile], file: PartialFile) -> None:
         """The lane leaves its lease unfinished: others take up what is left."""
         with self._changed:
             board = self._host(file).board
@@ -242,7 +241,7 @@ class Lanes:
             self._leave_nothing_out(file)
             self._changed.notify_all()
 
-    def _begin_again_without_ranges(self, lease: Lease, file: PartialFile) -> None:
+    def _begin_again_without_ranges(self, lease: Lease[PartialFile], file: PartialFile) -> None:
         """There is no going on in the middle. A lane that asked for the beginning is about to get all."""
         board = self._host(file).board
         others = (other for other in board.leases if other.file is file and other is not lease)
@@ -260,7 +259,7 @@ class Lanes:
 
     # One lease
 
-    def _work(self, lease: Lease, file: PartialFile) -> None:
+    def _work(self, lease: Lease[PartialFile], file: PartialFile) -> None:
         with self._liveness.worker("lane") as beat:
             url, generation, fresh = file.job.links.url(file.rel)
             etag = None if file.ignores_etags else file.etag
@@ -290,7 +289,7 @@ class Lanes:
                 host.pace.finish(lease.position - lease.start, self._clock() - began)
             self._leave_nothing_out(file)  # nobody is woken for the rest: this lane takes what is next itself
 
-    def _accept(self, lease: Lease, file: PartialFile, reply: RangeReply, asked: int, began: float) -> None:
+    def _accept(self, lease: Lease[PartialFile], file: PartialFile, reply: RangeReply, asked: int, began: float) -> None:
         """The first answer for a file fixes its ETag; a store that sends more than was asked sends all."""
         file.job.links.worked(file.rel)
         with self._changed:
@@ -318,7 +317,7 @@ class Lanes:
             align = file.evidence.parts.part_size
             self._host(file).board.recut(file, segment_size(file.size, self._connections, align), align)
 
-    def advance(self, lease: Lease, file: PartialFile, written: int) -> int:
+    def advance(self, lease: Lease[PartialFile], file: PartialFile, written: int) -> int:
         """`written` bytes more lie on disk; returns how many of them this lease still had to bring."""
         job = file.job
         with self._changed:
@@ -448,10 +447,9 @@ class Lanes:
         return self._journal
 
 
-def _pauses_for(file: Hashable, now: float) -> float:
+def _pauses_for(file: PartialFile, now: float) -> float:
     """Seconds until the job of a file may be taken up again."""
-    job: Job = file.job  # type: ignore[attr-defined]  # the board holds any hashable
-    return max(job.trouble_until, job.probed_until) - now
+    return max(file.job.trouble_until, file.job.probed_until) - now
 
 
 def _changes_too_often(file: PartialFile, failure: SourceChanged) -> AxomsyncError:
@@ -472,7 +470,9 @@ def _fact_of(host: str) -> str:
 class _Run:
     """One answer of storage on its way to disk: a contiguous run of bytes with its digest."""
 
-    def __init__(self, lanes: Lanes, lease: Lease, file: PartialFile, descriptor: int, beat: Callable[[], None]) -> None:
+    def __init__(
+        self, lanes: Lanes, lease: Lease[PartialFile], file: PartialFile, descriptor: int, beat: Callable[[], None]
+    ) -> None:
         self._lanes, self._lease, self._file, self._descriptor, self._beat = lanes, lease, file, descriptor, beat
         self._start = self._noted = lease.position
         self._generation = file.generation

@@ -9,9 +9,12 @@ import bisect
 from collections import deque
 from collections.abc import Callable, Container, Hashable, Iterable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from axomsync.core.policy import LaneCount
 from axomsync.core.records import Segment
+
+F = TypeVar("F", bound=Hashable)  # what a file is to whoever asks
 
 MEBIBYTE = 1024 * 1024
 SMALLEST_SEGMENT = 16 * MEBIBYTE
@@ -91,14 +94,14 @@ class Coverage:
 
 
 @dataclass(eq=False, slots=True)
-class Lease:
+class Lease(Generic[F]):
     """A segment that a lane works on: bytes up to `position` are received, `end` moves closer when a thief takes some."""
 
-    file: Hashable
+    file: F
     start: int
     position: int
     end: int
-    twin: "Lease | None" = None  # the lease that fetches the same rest, if any
+    twin: "Lease[F] | None" = None  # the lease that fetches the same rest, if any
     whole: bool = False  # the store sends all in one stream: nothing of it can be taken over
     slow: bool = False  # far behind its siblings: its connection is to be given up
     surplus: bool = False  # fewer lanes are to be used from now on
@@ -111,19 +114,19 @@ class Lease:
 
 
 @dataclass(slots=True)
-class Board:
+class Board(Generic[F]):
     """All segments that wait and all leases that run. The caller holds a lock around each call."""
 
-    waiting: deque[tuple[Hashable, Segment]] = field(default_factory=deque)
-    leases: dict[Lease, None] = field(default_factory=dict)  # a set that keeps its order: chance decides nothing
+    waiting: deque[tuple[F, Segment]] = field(default_factory=deque)
+    leases: dict[Lease[F], None] = field(default_factory=dict)  # a set that keeps its order: chance decides nothing
 
-    def add(self, file: Hashable, segments: Iterable[Segment]) -> None:
+    def add(self, file: F, segments: Iterable[Segment]) -> None:
         """Have these segments fetched, after all that wait already."""
         self.waiting.extend((file, segment) for segment in segments)
 
     def take(
-        self, smallest_theft: int = LARGEST_MINIMUM_THEFT, ready: Callable[[Hashable], bool] = lambda file: True
-    ) -> Lease | None:
+        self, smallest_theft: int = LARGEST_MINIMUM_THEFT, ready: Callable[[F], bool] = lambda file: True
+    ) -> Lease[F] | None:
         """A lease on the next segment of a file that is `ready`, or on half of the largest remainder (at least
         `smallest_theft` bytes), or None.
         """
@@ -133,7 +136,7 @@ class Board:
                 return self._lease(file, segment.start, segment.end)
         return self._steal(smallest_theft)
 
-    def duplicate(self, slow: Iterable[Lease]) -> Lease | None:
+    def duplicate(self, slow: Iterable[Lease[F]]) -> Lease[F] | None:
         """A second lease on the rest of the straggler with the most left, for the end of the game."""
         candidates = [lease for lease in slow if lease in self.leases and _can_share(lease)]
         if self.waiting or not candidates:
@@ -143,14 +146,14 @@ class Board:
         straggler.twin, twin.twin = twin, straggler
         return twin
 
-    def finish(self, lease: Lease) -> None:
+    def finish(self, lease: Lease[F]) -> None:
         """All bytes of the lease are received. A twin that still works on them has lost."""
         self.leases.pop(lease, None)
         if lease.twin is not None:
             lease.twin.lost = True
             lease.twin.twin = None
 
-    def give_back(self, lease: Lease, rest: Iterable[Segment]) -> None:
+    def give_back(self, lease: Lease[F], rest: Iterable[Segment]) -> None:
         """The lane can't go on: the `rest` is fetched next, by whoever comes, unless a twin is at it."""
         self.leases.pop(lease, None)
         if lease.twin is not None:
@@ -158,7 +161,7 @@ class Board:
         elif not lease.lost:
             self.waiting.extendleft((lease.file, segment) for segment in rest)
 
-    def recut(self, file: Hashable, length: int, align: int) -> None:
+    def recut(self, file: F, length: int, align: int) -> None:
         """Cut what waits of this file anew, in its place in the queue."""
         mine = sorted((segment for owner, segment in self.waiting if owner == file), key=lambda segment: segment.start)
         if not mine:
@@ -174,7 +177,7 @@ class Board:
         fresh = [(file, segment) for segment in cut(joined, length, align)]
         self.waiting = deque([*others[:first], *fresh, *others[first:]])
 
-    def knows(self, file: Hashable) -> bool:
+    def knows(self, file: F) -> bool:
         """Whether any of this file waits or is being fetched."""
         return any(lease.file == file for lease in self.leases) or any(owner == file for owner, _ in self.waiting)
 
@@ -183,14 +186,14 @@ class Board:
         for lease in list(self.leases)[count:]:
             lease.surplus = not lease.whole  # of one stream for all there is no going on elsewhere
 
-    def drop(self, files: Container[Hashable]) -> None:
+    def drop(self, files: Container[F]) -> None:
         """Nothing more of these files is wanted."""
         self.waiting = deque(item for item in self.waiting if item[0] not in files)
         for lease in [lease for lease in self.leases if lease.file in files]:
             lease.lost = True
             self.leases.pop(lease, None)
 
-    def widen(self, lease: Lease, size: int) -> None:
+    def widen(self, lease: Lease[F], size: int) -> None:
         """The store sends the whole file to this lease: no other needs to fetch any of it."""
         self.waiting = deque(item for item in self.waiting if item[0] != lease.file)
         for other in [other for other in self.leases if other.file == lease.file and other is not lease]:
@@ -198,12 +201,12 @@ class Board:
             self.leases.pop(other, None)
         lease.twin, lease.end, lease.whole = None, size, True
 
-    def _lease(self, file: Hashable, start: int, end: int) -> Lease:
+    def _lease(self, file: F, start: int, end: int) -> Lease[F]:
         lease = Lease(file, start, start, end)
         self.leases[lease] = None
         return lease
 
-    def _steal(self, smallest: int) -> Lease | None:
+    def _steal(self, smallest: int) -> Lease[F] | None:
         victim = max(filter(_can_share, self.leases), key=lambda lease: lease.left, default=None)
         if victim is None or victim.left < 2 * smallest:
             return None
@@ -213,7 +216,7 @@ class Board:
         return thief
 
 
-def _can_share(lease: Lease) -> bool:
+def _can_share(lease: Lease[F]) -> bool:
     return lease.twin is None and not lease.whole and lease.left > 0
 
 
@@ -225,11 +228,11 @@ class _Track:
     lagging_since: float | None = None
 
 
-class Pace:
+class Pace(Generic[F]):
     """How fast each lease runs, and who is far behind the others. Observed about once a second; times are monotonic."""
 
     def __init__(self) -> None:
-        self._tracks: dict[Lease, _Track] = {}
+        self._tracks: dict[Lease[F], _Track] = {}
         self._finished: deque[float] = deque(maxlen=FINISHED_REMEMBERED)
         self.typical = 0.0  # bytes a second: the median of the leases that move and of those that ended last
 
@@ -238,7 +241,7 @@ class Pace:
         if seconds > 0 and count >= SMALLEST_MINIMUM_THEFT:  # of small ones the time to begin is all one sees
             self._finished.append(count / seconds)
 
-    def observe(self, leases: Iterable[Lease], now: float) -> None:
+    def observe(self, leases: Iterable[Lease[F]], now: float) -> None:
         """Take in where the leases stand."""
         self._tracks = {lease: self._tracks.get(lease) or _Track(now, lease.position) for lease in leases}
         for lease, track in self._tracks.items():
@@ -257,11 +260,11 @@ class Pace:
         """Less than about a second's work is not worth a request of its own."""
         return int(max(SMALLEST_MINIMUM_THEFT, min(LARGEST_MINIMUM_THEFT, self.typical)))
 
-    def stragglers(self) -> list[Lease]:
+    def stragglers(self) -> list[Lease[F]]:
         """Leases so slow that another lane, which starts where they are, would overtake them."""
         return [lease for lease, t in self._tracks.items() if t.rate is not None and t.rate < self.typical / 3]
 
-    def lagging(self, now: float) -> list[Lease]:
+    def lagging(self, now: float) -> list[Lease[F]]:
         """Leases that have run under a tenth of the typical rate for so long that their connection must be broken."""
         return [
             lease
@@ -271,10 +274,10 @@ class Pace:
 
 
 @dataclass(slots=True)
-class Host:
+class Host(Generic[F]):
     """One storage host: what is fetched from it, by how many lanes, and how fast those run."""
 
     lanes: LaneCount
-    board: Board = field(default_factory=Board)
-    pace: Pace = field(default_factory=Pace)
+    board: Board[F] = field(default_factory=Board)
+    pace: Pace[F] = field(default_factory=Pace)
     moved: int = 0  # bytes that came since it was last observed
