@@ -101,6 +101,17 @@ def test_the_service_learns_the_command_for_the_owner(place: Path) -> None:
             assert told_to(SERVICE, partial(os.access, kind, how))
 
 
+def test_nothing_below_a_folder_of_roots_is_opened(place: Path) -> None:
+    """It may be the system's own."""
+    place.chmod(0o755)
+    (place / "b").mkdir()
+    said = denied(place / "b" / "c", SERVICE)
+    assert f"may not make or remove files in {place / 'b'}" in said or f"may not make files in {place / 'b'}" in said
+    assert "run: sudo " in said
+    assert all(command.startswith("sudo ") for command in said.partition("run: ")[2].split(" && "))
+    assert "-R" not in said
+
+
 def test_what_is_ones_own_takes_nobody_else(place: Path) -> None:
     file = place / "mine"
     file.touch()

@@ -76,18 +76,22 @@ def who(uid: int) -> str:
 
 
 def grant(path: str, uid: int, bits: int) -> str:
-    """The command by which the owner of a thing gives a user these rights to it, and to all that a folder will hold."""
+    """The command by which the owner of a thing gives a user these rights to it, and to all that a folder holds.
+
+    Of a folder of root's to it alone: it may be the system's own, such as /var/lib.
+    """
     place, name = shlex.quote(path), _name(uid)
+    status = _status(path)
+    sudo = "sudo " * (status is not None and status.st_uid == 0)
     letters = "".join(letter for bit, letter in ((4, "r"), (2, "w"), (1, "X")) if bits & bit)
-    is_folder = os.path.isdir(path) and bits != 1
+    is_folder = os.path.isdir(path) and bits != 1 and status is not None and status.st_uid != 0
     if shutil.which("setfacl") is not None:
         later = f",d:u:{name}:{letters}" if is_folder else ""
-        return f"setfacl {'-R ' * is_folder}-m u:{name}:{letters}{later} {place}"
+        return f"{sudo}setfacl {'-R ' * is_folder}-m u:{name}:{letters}{later} {place}"
     all_of_it = "-R " * is_folder
-    status = _status(path)
     is_theirs = status is not None and status.st_gid in _groups(uid)
-    hand_over = "" if is_theirs else f"chgrp {all_of_it}{_group_name(_groups(uid)[0])} {place} && "
-    return f"{hand_over}chmod {all_of_it}g+{letters} {place}"
+    hand_over = "" if is_theirs else f"{sudo}chgrp {all_of_it}{_group_name(_groups(uid)[0])} {place} && "
+    return f"{hand_over}{sudo}chmod {all_of_it}g+{letters} {place}"
 
 
 def _remedy(denial: Denial) -> str:
@@ -98,7 +102,7 @@ def _remedy(denial: Denial) -> str:
         return f"run: chmod u+rwX {shlex.quote(denial.path)}"
     if is_service(uid):
         bits = 7 if denial.bits == 5 else denial.bits  # whose files it is to read it is to put away
-        return f"run: {'sudo ' * (status.st_uid == 0)}{grant(denial.path, uid, bits)}"
+        return f"run: {grant(denial.path, uid, bits)}"
     group = _group_name(status.st_gid) if status.st_gid and status.st_mode >> 3 & denial.bits == denial.bits else None
     if group is not None and status.st_gid in _groups(uid):
         return f"use sudo, or log in again: you are in group {group}, but this session began before you were"
