@@ -15,7 +15,7 @@ from axomsync import config
 from axomsync.config import units
 from axomsync.core.errors import BadConfig, KeyRefused
 from axomsync.core.policy import BandwidthRule
-from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
+from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 
 FILE = Path("/etc/axomsync/config.toml")
 CHECKOUT = Path(__file__).parents[1]
@@ -488,7 +488,7 @@ def as_toml(value: object) -> str:
     return json.dumps(value or "", ensure_ascii=True)
 
 
-@HOW_MANY
+@how_many()
 def test_any_document_is_a_configuration_or_refused_in_words(examples: int) -> None:
     def holds(document: object) -> None:
         parts = document.items() if isinstance(document, dict) else [("console", document)]
@@ -504,7 +504,7 @@ def test_any_document_is_a_configuration_or_refused_in_words(examples: int) -> N
     for_any(nearly(FULL) | nearly(FULL) | ANYTHING, examples, holds)
 
 
-@HOW_MANY
+@how_many()
 def test_any_text_is_a_configuration_or_refused_in_words(examples: int) -> None:
     def holds(text: str) -> None:
         with suppress(BadConfig):

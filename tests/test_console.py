@@ -18,7 +18,7 @@ from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, Rejected,
 from axomsync.mirror.layout import check_manifest
 from axomsync.storage.s3 import url_lifetime
 from axomsync.transport.authorities import tls_context
-from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
+from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 from tests.rig.faults import KEY, Content, Fault, FaultyServer, http_date, json_answer
 
 MODEL = {"id": "m-1", "name": "llama", "version": "v1", "params": 7, "status": "ready", "created_at": "2027-01-01"}
@@ -709,7 +709,7 @@ ANSWERS: dict[str, tuple[object, Callable[[Console], object]]] = {
 }  # fmt: skip
 
 
-@HOW_MANY
+@how_many()
 @pytest.mark.parametrize("call", ANSWERS)
 def test_any_document_is_an_answer_or_a_failure_that_we_name(
     server: FaultyServer, connect: Connect, call: str, examples: int

@@ -14,7 +14,7 @@ from axomsync.drop.claims import Claims
 from axomsync.drop.receipts import survey
 from axomsync.ledger import Ledger
 from axomsync.status.report import upload_document
-from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
+from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 
 CONTENT = f"{'a' * 64}/a.jsonl"
 NAME = "x.jsonl.receipt.json"
@@ -66,7 +66,7 @@ def place() -> Iterator[tuple[Path, Ledger]]:
             yield Path(name) / "drop", ledger
 
 
-@HOW_MANY
+@how_many()
 def test_any_document_is_a_receipt_or_none(place: tuple[Path, Ledger], examples: int) -> None:
     for_any(DOCUMENTS, examples // 5, lambda documents: take(*place, documents))
 

@@ -21,7 +21,7 @@ from axomsync.mirror.publish.folder import Place
 from axomsync.mirror.publish.record import Record, read_record, write_record
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess
-from tests.rig.anything import ANYTHING, HOW_MANY, for_any, nearly
+from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 from tests.rig.faults import Content, FaultyServer
 
 DIGEST = "0" * 64
@@ -186,7 +186,7 @@ def test_a_folder_that_is_a_link_has_no_record(folder: Path, tmp_path: Path, whe
     assert read_record(tmp_path / "other" / "v1") is None
 
 
-@HOW_MANY
+@how_many(4000)
 def test_any_document_is_a_record_or_none(folder: Path, examples: int) -> None:
     def holds(document: object) -> None:
         put(folder, document)

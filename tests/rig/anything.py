@@ -7,9 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-HOW_MANY = pytest.mark.parametrize(
-    "examples", [500, pytest.param(20_000, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
-)
+
+def how_many(quick: int = 1500) -> pytest.MarkDecorator:
+    """`examples`: so many in `make test`."""
+    return pytest.mark.parametrize(
+        "examples", [quick, pytest.param(20_000, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
+    )
+
 
 NUMBERS = st.sampled_from([0, -1, 2**31, 2**63 - 1, 2**63, 2**64, 2**70, 10**400, 1.5, 1e308, float("inf"), float("nan")])
 TEXTS = st.text(max_size=20) | st.sampled_from(
