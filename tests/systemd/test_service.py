@@ -114,7 +114,7 @@ def test_a_reload_hands_the_key_to_whomever_the_unit_runs_as(machine: Container)
     machine.systemctl("reload", UNIT)
     told = machine.run("stat", "-c", "%U:%G %a", "/run/axomsync/axom_key").stdout
     assert told == "runner:runner 600\n"
-    assert is_running(machine)
+    until(lambda: is_running(machine), "running after the reload", patience=10)
 
 
 def test_folders_that_the_sandbox_hides_are_told_with_the_line_that_opens_them(
