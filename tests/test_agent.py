@@ -237,7 +237,7 @@ def test_a_bad_configuration_leaves_the_old_one_working_and_is_told(
     eventually("work by the old configuration", (agent.mirror / "after" / "v1" / "w").exists)
     agent.hangup()
     eventually("the problem to be over", lambda: "configuration: works again" in agent.log())
-    assert agent.status()["problems"] == []
+    eventually("status to say so", lambda: agent.status()["problems"] == [])  # the ledger hears of it after the log
     assert agent.terminate() == 0
 
 
