@@ -56,7 +56,6 @@ class Uploader:
         self._recovery = Recovery(settings, around.ledger, self.claims, self._content, around.now)
         self._busy: set[str] = set()  # contents that this process carries
         self._busy_lock = threading.Lock()
-        self._yielded: set[int] = set()  # rows that let another of their content go first
         self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
 
     def recover(self) -> Mapping[bytes, LocalFault]:
@@ -107,8 +106,10 @@ class Uploader:
             if upload.stamp.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
                 self._hold(upload)
                 return True
+            if self._yields(upload):  # before it holds the content: the other one would find it busy
+                return False
             with self._alone(upload) as mine:
-                if not mine or self._yields(upload):
+                if not mine:
                     return False
                 upload = self._deliver(upload, beat)
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
@@ -366,13 +367,21 @@ class Uploader:
     def _yields(self, upload: Upload) -> bool:
         """Whether another row of the same content was begun in an earlier life: storage may have it under its key already.
 
-        Once only: that other one may be out of reach now.
+        Until that one is done, or has failed; one that is out of reach now is not waited for.
         """
-        if upload.id in self._yielded or upload.path.startswith(b"/"):
+        if upload.path.startswith(b"/"):
             return False
         name = upload.filename if self._named else None
-        self._yielded.add(upload.id)
-        return self._ledger.read.is_begun_elsewhere(upload, name)
+        return any(map(self._is_in_reach, self._ledger.read.begun_before(upload, name)))
+
+    def _is_in_reach(self, upload: Upload) -> bool:
+        """Whether the next look at the drop folder will find its file."""
+        if upload.path.startswith(b"/"):
+            return False
+        try:
+            return stamp_at(self._settings.folder, upload.path) is not None
+        except LocalFault:
+            return False
 
     def _touching(self, content: str, beat: Beat) -> Beat:
         """A `beat` that also shows the other agents now and then that this one is at work."""

@@ -164,15 +164,19 @@ class Reader:
         sql = "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) ORDER BY id"
         return self._rows(sql, (sha256, filename), make=to_upload)
 
-    def is_begun_elsewhere(self, upload: Upload, filename: str | None) -> bool:
-        """Whether another file of this content, under this name or under any, has a signed URL, and this one has none."""
+    def begun_before(self, upload: Upload, filename: str | None) -> list[Upload]:
+        """Files of this content, under this name or under any, that have a signed URL and wait for nothing.
+
+        None where the upload itself is one of them.
+        """
         begun = "SELECT upload FROM signed_urls UNION SELECT upload FROM signed_shard_urls"
         rows = self._rows(
-            f"SELECT id, id = ? AS this FROM uploads WHERE id IN ({begun}) AND in_drop AND next_attempt IS NULL"  # noqa: S608
-            " AND sha256 = ? AND filename = coalesce(?, filename)",
-            (upload.id, upload.sha256, filename),
+            f"SELECT * FROM uploads WHERE id IN ({begun}) AND in_drop AND next_attempt IS NULL"  # noqa: S608  # from above
+            " AND state IN ('queued', 'uploading') AND sha256 = ? AND filename = coalesce(?, filename)",
+            (upload.sha256, filename),
+            make=to_upload,
         )
-        return bool(rows) and not any(row["this"] for row in rows)
+        return [] if any(row.id == upload.id for row in rows) else rows
 
     def receipts(self) -> dict[bytes, str]:
         """The receipts in the archive that are known: marks by path."""

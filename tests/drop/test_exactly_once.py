@@ -14,6 +14,7 @@ import pytest
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, receipt, sha256, stored
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.disks import small_disk
 from tests.rig.fixtures import SandboxFactory
 from tests.rig.moody import Mood, MoodyStorage, nothing, refusal
 from tests.rig.recording import RecordingRelay, StorageRequest
@@ -268,32 +269,33 @@ def test_a_change_through_a_mapping_that_leaves_the_stamp_alone_is_found(
     sandbox: Sandbox, make_agent: AgentFactory, shard: str
 ) -> None:
     agent = make_agent(sandbox, shard=shard, config={"transfer": {"bandwidth": "2MB/s"}})
-    data = b"".join(b'{"text": "%s"}\n' % (b"x" * 499_986) for _ in range(8))
-    path = agent.drop / "a.jsonl"
-    path.write_bytes(data)
-    os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't be told of whoever writes
-    place = len(data) // 2 - 4  # the end of the first shard, if there are any
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
-        mapping[place : place + 1] = b"y"  # from now on the page is dirty, and writing to it leaves no trace
-        agent.start("setpriv", "--bounding-set=-lease")
-        eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
-        before = path.stat()
-        mapping[place : place + 1] = b"z"
-        assert path.stat() == before
-        agent.configure({"mirror": {"enabled": False}, "drop": {"shard": shard}})
-        agent.hangup()
-        eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
-        assert agent.terminate() == 0
-    final = data[:place] + b"z" + data[place + 1 :]
-    if shard:
-        (row,) = agent.uploads()
-        parts = {upload.upload_id: sandbox.store.get_bytes(upload.key) for upload in sandbox.uploads() if upload.stored}
-        assert b"".join(parts[part["upload_id"]] for part in row["shards"]) == final
-        # The shards that had been stored of what was there before are in nobody's hands.
-        assert len(row["orphans"]) == len(parts) - len(row["shards"])
-    else:
-        assert_taken_once(agent, sandbox, "a.jsonl", final)
-    assert "changed after it was checked" in agent.log()
+    with small_disk(agent.drop, "size=32m"):
+        data = b"".join(b'{"text": "%s"}\n' % (b"x" * 499_986) for _ in range(8))
+        path = agent.drop / "a.jsonl"
+        path.write_bytes(data)
+        os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't be told of whoever writes
+        place = len(data) // 2 - 4  # the end of the first shard, if there are any
+        with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
+            mapping[place : place + 1] = b"y"  # tmpfs never notes such a write
+            agent.start("setpriv", "--bounding-set=-lease")
+            eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
+            before = path.stat()
+            mapping[place : place + 1] = b"z"
+            assert path.stat() == before
+            agent.configure({"mirror": {"enabled": False}, "drop": {"shard": shard}})
+            agent.hangup()
+            eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
+            assert agent.terminate() == 0
+        final = data[:place] + b"z" + data[place + 1 :]
+        if shard:
+            (row,) = agent.uploads()
+            parts = {upload.upload_id: sandbox.store.get_bytes(upload.key) for upload in sandbox.uploads() if upload.stored}
+            assert b"".join(parts[part["upload_id"]] for part in row["shards"]) == final
+            # The shards that had been stored of what was there before are in nobody's hands.
+            assert len(row["orphans"]) == len(parts) - len(row["shards"])
+        else:
+            assert_taken_once(agent, sandbox, "a.jsonl", final)
+        assert "changed after it was checked" in agent.log()
 
 
 def test_the_same_content_again_is_a_duplicate_and_other_content_a_new_upload(sandbox: Sandbox, agent: AgentProcess) -> None:
