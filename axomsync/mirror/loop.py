@@ -1,22 +1,19 @@
-"""The mirror's loop: ask the console what is ready, and carry each model from its manifest to its published folder.
+"""The mirror's loop: ask the console what is ready, and give each model that is due a thread and a `ModelTask`.
 
 Failures handled: a console that is down (told once, tried again), a refused key (likewise; what is signed goes on), a
 model that vanishes or changes half-way (listed again), a manifest that can't be trusted (`blocked`), a disk without room
-(`blocked` with how much is missing, goes on by itself), bytes that differ from those in storage (fetched again), models
-that bring nothing while others wait (they leave their places and go behind), a crash anywhere (taken up from what is
-durable; a folder that was published before the ledger knew is adopted).
+(`blocked` with how much is missing, goes on by itself), models that bring nothing while others wait (they leave their places
+and go behind), a crash anywhere (the next try goes on from what is durable), a bug that one model trips (it is `failed`, the
+others go on).
 """
 
 import logging
 import math
-import os
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import replace
-from pathlib import Path
 
 from axomsync.console.client import NotThere
 from axomsync.core.errors import (
@@ -31,30 +28,26 @@ from axomsync.core.errors import (
 )
 from axomsync.core.filesystems import is_folder
 from axomsync.core.policy import backoff, same_but_for_numbers
-from axomsync.core.records import Manifest, ManifestFile, Model, ModelFile, ModelState, Proof
+from axomsync.core.records import Model, ModelState
 from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
-from axomsync.mirror import layout, reuse
+from axomsync.mirror import layout
 from axomsync.mirror.catalog import Selection, reconcile
-from axomsync.mirror.check import structure
 from axomsync.mirror.check.integrity import Corrupt
-from axomsync.mirror.check.proving import Proving
 from axomsync.mirror.context import MirrorContext
-from axomsync.mirror.fetch.partial import Job, PartialFile
-from axomsync.mirror.fetch.urls import Links
-from axomsync.mirror.publish.folder import record_of, shown
-from axomsync.mirror.publish.record import Record, read_record
-from axomsync.mirror.publish.space import Booking, Space
+from axomsync.mirror.labels import Labels
+from axomsync.mirror.model_task import ModelTask
+from axomsync.mirror.publish.folder import shown
+from axomsync.mirror.publish.space import Space
+from axomsync.mirror.recovery import recover
 from axomsync.mirror.retention import GONE_SECONDS
 from axomsync.runtime.heartbeat import Beat
-from axomsync.runtime.meter import Gauge
 from axomsync.runtime.retry import persist
 from axomsync.runtime.waits import Waits
 
 log = logging.getLogger(__name__)
 
 MODELS_AT_ONCE = 4
-FETCHES_OF_A_FILE = 3
 LONGEST_NAP_SECONDS = 5.0
 KEY_PAUSE_SECONDS = 30.0
 SHORTEST_PAUSE_SECONDS = 1.0  # between two polls, however often they are wanted
@@ -82,10 +75,10 @@ class Mirror:
         self._begin_lock, self._poll_lock = threading.RLock(), threading.Lock()
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
-        self._publish_lock = threading.Lock()
+        self._publishing = threading.Lock()  # held while a folder gets its name
+        self._labels = Labels(context, self._publishing)
         self._space = Space(context.settings, context.place, context.ledger, context.now)
-        self._looked_around = False
-        self._misplaced: set[str] = set()  # subjects of problems with names in the mirror folder
+        self._recovered = False  # what lies in the mirror folder is known
 
     def wake(self) -> None:
         """See what is due."""
@@ -164,7 +157,8 @@ class Mirror:
             self._context.problems.report("list of models", left_out)
         else:
             self._context.problems.clear("list of models")
-        unread = [] if self._looked_around else self._look_around()
+        unread = [] if self._recovered else recover(self._context)
+        self._recovered = not unread
         busy = {model for model, future in self._in_flight.items() if not future.done()}
         known = self._context.ledger.read.models()
         self._context.place.check([row for row in known if row.state is ModelState.PUBLISHED])
@@ -184,7 +178,7 @@ class Mirror:
                 self._let_go(row.id)
         self._context.ledger.set_facts(last_poll=str(self._context.now()))
         self._space.retain()
-        self._follow_labels(busy)
+        self._labels.follow(busy)
         if unread:
             raise unread[0]
 
@@ -196,77 +190,11 @@ class Mirror:
             unread.append(fault)
             return True
 
-    def _follow_labels(self, busy: Container[str]) -> None:
-        """Have folders be called as the console calls their models now, and tell of a `current` that is not ours."""
-        told: dict[str, str] = {}
-        published = [
-            row for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path and row.id not in busy
-        ]
-        for row in published:
-            with self._publish_lock:
-                self._follow(row, Path(row.path or ""), told)
-        for parent in {
-            Path(row.path or "").parent for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path
-        }:
-            try:
-                fault = self._context.place.tend_current(parent)
-            except LocalFault as unread:
-                fault = str(unread)
-            if fault is not None:
-                told[printable(f"{parent.name}/current")] = f"{parent / 'current'}: {fault}"
-        for subject in self._misplaced - told.keys():
-            self._context.problems.clear(subject)
-        for subject, reason in told.items():
-            self._context.problems.report(subject, reason)
-        self._misplaced = set(told)
-
-    def _follow(self, row: Model, folder: Path, told: dict[str, str]) -> None:
-        subject = printable(f"{folder.parent.name}/{folder.name}")
-        try:
-            place, obstacle = self._context.place.follow_labels(row)
-        except (LocalFault, Rejected) as fault:
-            told[subject] = f"{folder} holds {shown(row)} and can't be renamed: {fault}"
-            return
-        if obstacle is not None:
-            told[subject] = f"{folder} holds {shown(row)}; it is renamed as soon as nobody reads it: {obstacle}"
-        elif place != folder:
-            self._context.ledger.record_moved(row.id, str(place))
-            log.info("%s: renamed, %s is %s now", shown(row), folder, place)
-
     def _let_go(self, model_id: str) -> None:
         """What was received of a model that is wanted no more would only fill the disk."""
         if self._context.place.discard_staging(model_id):
             for file in self._context.ledger.read.files(model_id):
                 self._context.ledger.discard_file(model_id, file.rel)
-
-    def _look_around(self) -> list[LocalFault]:
-        """At the start, until nothing is left that can't be read: what lies in the mirror folder is known again, though the
-        ledger or a record may be lost.
-        """
-        self._context.place.sweep(self._context.now())
-        unread: list[LocalFault] = []
-        known = {row.id: row for row in self._context.ledger.read.models()}
-        for row in known.values():
-            if row.state is ModelState.PUBLISHED:
-                try:
-                    self._context.place.restore_record(row, self._context.ledger.read.files(row.id))
-                except LocalFault as fault:
-                    unread.append(fault)
-        for folder, record in self._context.place.published():
-            try:
-                if isinstance(record, LocalFault):
-                    raise record
-                whole = record.model.id not in known and self._context.place.lacks(folder, record) is None
-            except LocalFault as fault:
-                unread.append(fault)
-                continue
-            if whole:
-                self._context.ledger.record_found(
-                    record.model, str(folder), record.files, record.left_out, record.remarks, record.proofs.values()
-                )
-                log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
-        self._looked_around = not unread
-        return unread
 
     def _note_presence(self, listed: set[str], known: list[Model]) -> None:
         """That somebody removed a model is not concluded from a list that is empty, or that shows less than there is."""
@@ -340,7 +268,7 @@ class Mirror:
         model = self._context.ledger.read.model(model_id)
         try:
             with self._context.liveness.worker("model") as beat:
-                self._mirror(model, beat)
+                self._try(model, beat)
         except (Stopping, LedgerFault):  # of the latter, who watches the ledger tells; the model is taken up again
             return
         except NotThere:
@@ -370,219 +298,20 @@ class Mirror:
             reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
             self._set_back(model, ModelState.FAILED, reason, REFUSED_PAUSE_SECONDS)
 
+    def _try(self, model: Model, beat: Beat) -> None:
+        told = self._told[model.id]
+        task = ModelTask(self._context, model, self._space, self._publishing, told, self._others_wait, beat)
+        try:
+            task.run()
+        finally:
+            if task.gave_way:
+                self._gave_way.add(model.id)
+
     def _set_back(self, model: Model, state: ModelState, reason: str, pause: float) -> None:
         if not same_but_for_numbers(model.reason or "", reason):
             log.warning("%s: %s: %s", shown(model), state, reason)
         attempts, due = model.attempts + 1, self._waits.begin(model.id, pause)
         self._context.ledger.move_model(model.id, state, reason=reason, attempts=attempts, next_attempt=due)
-
-    def _mirror(self, model: Model, beat: Beat) -> None:
-        target = self._context.place.find(model)
-        published = read_record(target)
-        if published is None:
-            self._fetch_and_publish(model, target, None, beat)
-        elif not self._outgrown(published):
-            self._adopt(model, target, published)
-        else:
-            with self._context.place.alone(self._step(beat)):
-                self._fetch_and_publish(model, target, read_record(target), beat)
-
-    def _fetch_and_publish(self, model: Model, target: Path, published: Record | None, beat: Beat) -> None:
-        """`published` is the record of what is there already: the rest joins it."""
-        self._space.book_again(model.id)
-        try:
-            self._context.ledger.move_model(model.id, ModelState.DOWNLOADING, reason=None, next_attempt=None)
-            beat()
-            manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
-            wanted = self._wanted(manifest, published)
-            self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
-            staging = self._context.place.prepare(model.id, {file.rel: file.size for file in wanted})
-            linked = self._link_unchanged(model, manifest, wanted, staging, target.parent, beat)
-            files, proofs = self._fetch_and_prove(model, manifest, staging, linked, beat)
-            remarks = self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
-            record = self._record(model, manifest, files, proofs, published, remarks)
-            with self._publish_lock:  # two models may claim one name
-                if published is None:
-                    target = self._context.place.find(model)
-                    self._context.place.publish(record, target)
-                else:
-                    self._context.place.extend(target, record)
-            self._record_published(model, target, read_record(target) or record, self._context.now())
-        finally:
-            self._space.release(model.id)
-
-    def _record(
-        self,
-        model: Model,
-        manifest: Manifest,
-        files: Mapping[str, ModelFile],
-        proofs: Mapping[str, Proof],
-        published: Record | None,
-        remarks: tuple[str, ...],
-    ) -> Record:
-        there = {file.rel: file for file in published.files} if published else {}
-        everything = {**there, **files}
-        left_out = tuple(file.rel for file in manifest.files if file.rel not in everything)
-        known = {**(published.proofs if published else {}), **proofs}
-        remarks = tuple(dict.fromkeys((*(published.remarks if published else ()), *remarks)))
-        return record_of(model, tuple(everything.values()), known, left_out, self._context.now(), remarks)
-
-    def _adopt(self, model: Model, target: Path, record: Record) -> None:
-        """It was published before a crash, or before the ledger was lost, or by another agent."""
-        record = replace(record, model=replace(record.model, name=model.name, version=model.version))
-        with self._publish_lock:
-            self._context.place.adopt(target, record)
-        self._record_published(model, target, record, None)
-
-    def _record_published(self, model: Model, target: Path, record: Record, verified_at: float | None) -> None:
-        self._context.ledger.record_published(
-            model.id, str(target), record.files, record.left_out, verified_at, record.remarks, record.proofs.values()
-        )
-        self._told.pop(model.id, None)
-        for remark in record.remarks:
-            log.warning("%s: %s", shown(model), remark)
-        log.info("%s: published at %s", shown(model), target)
-
-    def _outgrown(self, record: Record) -> bool:
-        """Whether the selection takes more of a published model now."""
-        return any(layout.matches((rel,), self._context.settings.files) for rel in record.left_out)
-
-    def _wanted(self, manifest: Manifest, published: Record | None) -> list[ManifestFile]:
-        layout.check_manifest(manifest.files)
-        there = {file.rel: file.size for file in published.files} if published else {}
-        for file in manifest.files:
-            if there.get(file.rel, file.size) != file.size:
-                raise Rejected(
-                    f"{printable(file.rel)} has another size in the console than what is published; remove the model's "
-                    "folder to have it fetched anew"
-                )
-        wanted = [file for file in manifest.files if layout.matches((file.rel,), self._context.settings.files)]
-        if not wanted:
-            raise Rejected("[mirror] files leaves out all of its files")
-        return [file for file in wanted if file.rel not in there]
-
-    def _link_unchanged(
-        self, model: Model, manifest: Manifest, wanted: list[ManifestFile], staging: Path, parent: Path, beat: Beat
-    ) -> set[str]:
-        """Take from other versions of the name what has not changed; returns those files, which are proven by that."""
-        links, linked = Links(manifest, lambda: self._context.console.manifest(model.id), self._context.clock), set()
-        for file in wanted:
-            if os.path.lexists(staging / file.rel):
-                continue  # begun already
-            found = reuse.link(parent, file, staging / file.rel, links, self._context.lanes.storage, self._step(beat))
-            if found is not None:
-                source, known = found
-                self._context.ledger.discard_file(model.id, file.rel)
-                self._context.ledger.record_durable((model.id, file.rel, known.etag, part) for part in known.segments)
-                linked.add(file.rel)
-                log.info("%s: %s is unchanged, linked to %s", shown(model), printable(file.rel), source)
-        return linked
-
-    def _fetch_and_prove(
-        self, model: Model, manifest: Manifest, staging: Path, linked: Container[str], beat: Beat
-    ) -> tuple[dict[str, ModelFile], dict[str, Proof]]:
-        tries: Counter[str] = Counter()
-        step, uses_etags = self._step(beat), self._context.settings.verify == "etag"
-        proving = Proving(
-            self._context.ledger, self._context.lanes.storage, self._context.lanes.habits, uses_etags=uses_etags
-        )
-        listed = {file.rel: file for file in manifest.files}
-        job: Job | None = None
-        while True:
-            known = self._context.ledger.read.files(model.id)
-            total, done = sum(file.size for file in known), sum(map(_durable, known))
-            self._space.book(Booking(model, staging, tuple(known)))
-            if done and self._is_news(model, f"goes on after {done}", "goes on"):
-                log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
-            with self._context.meter.transfer("down", shown(model), total, done) as gauge:
-                job = self._job(model, manifest, staging, known, gauge) if job is None else job.again(gauge)
-                self._fetch(job, step)
-            self._context.ledger.move_model(model.id, ModelState.VERIFYING)
-            wrong: Mapping[str, AxomsyncError] = proving.ask_again(
-                job, linked, self._context.stop, self._context.random, step
-            )
-            if not wrong:
-                files = {file.rel: file for file in self._context.ledger.read.files(model.id)}
-                proofs, wrong = proving.prove(job, files, listed, linked, step)
-                if not wrong:
-                    return files, proofs
-            for rel, fault in wrong.items():
-                self._count_try(model, rel, fault, tries)
-            self._context.ledger.move_model(model.id, ModelState.DOWNLOADING)
-
-    def _fetch(self, job: Job, step: Callable[[], None]) -> None:
-        try:
-            self._context.lanes.fetch(job, step)
-        finally:
-            if job.gave_way:
-                self._gave_way.add(job.model_id)
-
-    def _count_try(self, model: Model, rel: str, fault: AxomsyncError, tries: Counter[str]) -> None:
-        """A file is fetched again a few times; then what is wrong with it is raised."""
-        tries[rel] += 1
-        if isinstance(fault, SourceChanged):
-            fault = fault.about(printable(rel))
-        if tries[rel] == 1 and self._is_news(model, rel, str(fault)):
-            log.warning("%s: %s; fetched again", shown(model), fault)
-        if tries[rel] < FETCHES_OF_A_FILE:
-            return
-        if isinstance(fault, SourceChanged):
-            raise fault
-        raise Rejected(
-            f"{fault}, {FETCHES_OF_A_FILE} times in a row; publish the model again in the console; "
-            '[mirror] verify = "size" skips this'
-        )
-
-    def _job(self, model: Model, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
-        links = Links(manifest, lambda: self._context.console.manifest(model.id), self._context.clock)
-        job = Job(
-            model.id,
-            links,
-            gauge,
-            self._context.patience,
-            lambda failure: self._tell_trouble(model, failure),
-            self._context.clock,
-            self._others_wait,
-        )
-        job.files = [PartialFile(job, file, staging / file.rel) for file in known]
-        return job
-
-    def _tell_trouble(self, model: Model, failure: AxomsyncError | None) -> None:
-        reason = failure and f"{failure}; no byte comes, tried again and again"
-        if reason and self._is_news(model, "trouble", reason):
-            log.warning("%s: %s", shown(model), reason)
-        elif not reason:
-            self._told[model.id].pop("trouble", None)
-            log.info("%s: goes on", shown(model))
-        self._context.ledger.move_model(model.id, ModelState.DOWNLOADING, reason=reason)
-
-    def _is_news(self, model: Model, subject: str, words: str) -> bool:
-        """Whether something else was last logged of it: what is tried again and again is told once."""
-        told = self._told[model.id]
-        if same_but_for_numbers(told.get(subject, ""), words):
-            return False
-        told[subject] = words
-        return True
-
-    def _check_structure(
-        self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
-    ) -> tuple[str, ...]:
-        """Raise `Rejected` for what no server could load; returns what is odd and loads all the same."""
-        if self._context.settings.verify == "size":
-            return ()
-        findings = structure.check(staging, rels, listed, self._step(beat))
-        for rel in findings.whole:
-            if proofs[rel] is Proof.SIZE:
-                proofs[rel] = Proof.STRUCTURE
-        return findings.remarks
-
-    def _step(self, beat: Beat) -> Callable[[], None]:
-        def step() -> None:
-            beat()
-            if self._context.stop.is_set():
-                raise Stopping("the agent is stopping")
-
-        return step
 
 
 def _choose(models: Iterable[Model], target: str) -> Model:
@@ -603,7 +332,3 @@ def _outcome(model: Model) -> Model:
     if model.state in WORKED_ON or model.state is ModelState.QUEUED:
         raise Transient(f"{shown(model)}: {model.reason or 'interrupted'}")
     raise Rejected(f"{shown(model)}: {model.state}: {model.reason}")
-
-
-def _durable(file: ModelFile) -> int:
-    return min(file.size, sum(segment.end - segment.start for segment in file.segments))

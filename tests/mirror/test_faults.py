@@ -288,7 +288,11 @@ def test_an_etag_that_is_wrong_twice_alike_is_no_md5(server: FaultyServer, mirro
     key = server.key_of(model_id, "weights/big.bin")
     server.objects[key].etag = f'"{"0" * 32}"'
     mirror.sync()
-    assert proofs(published(mirror, model_id))["weights/big.bin"] == "size only"
+    [remark] = mirror.model(model_id).remarks
+    assert remark.startswith("weights/big.bin: its MD5 is ")
+    assert remark.endswith("; it came twice alike, so the ETag is taken for no MD5")
+    assert proofs(mirror.folder / "chassis" / "v1")["weights/big.bin"] == "size only"
+    assert BIG.fault_in(mirror.folder / "chassis" / "v1" / "weights/big.bin") is None
     assert 2 * BIG.size <= server.sent() < 3 * BIG.size
     server.requests.clear()
     second = server.add_model("chassis", "v2", {"other.bin": Content(BIG.size + 1, seed=12)})

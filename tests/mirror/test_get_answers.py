@@ -247,12 +247,18 @@ def test_another_size_than_the_manifest_says_has_an_end(server: FaultyServer, mi
     assert len(server.storage_requests()) <= 8
 
 
-def test_a_model_that_was_broken_at_its_source_is_asked_for_at_each_try(server: FaultyServer, mirror: MirrorHere) -> None:
+@pytest.mark.parametrize("tagged", [True, False], ids=["with ETags", "without ETags"])
+def test_a_model_that_was_broken_at_its_source_is_asked_for_at_each_try(
+    server: FaultyServer, mirror: MirrorHere, *, tagged: bool
+) -> None:
     broken, mended = Content(400, head=b"GGML" + bytes(396)), Content(400, head=b"GGUF" + bytes(396))
     model_id = server.add_model("m", "v1", {"a.gguf": broken})
+    key = server.key_of(model_id, "a.gguf")
+    server.objects[key].etag = server.objects[key].etag if tagged else None
     mirror.sync()
     assert mirror.model(model_id).state is ModelState.BLOCKED
-    server.replace(server.key_of(model_id, "a.gguf"), mended)
+    server.replace(key, mended)
+    server.objects[key].etag = server.objects[key].etag if tagged else None
     mirror.later = 2 * 3600.0
     mirror.sync()
     assert fault_of(mirror, model_id, {"a.gguf": mended}) == []

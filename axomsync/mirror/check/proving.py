@@ -44,6 +44,7 @@ class Proving:
         self._ledger, self._storage, self._habits, self._uses_etags = ledger, storage, habits, uses_etags
         self._wrong: dict[str, str] = {}  # digests of files, by path, that were not what the ETag seemed to say
         self._siblings_parts: set[int] = set()  # part sizes that files of this model were proven with
+        self.remarks: list[str] = []  # what is odd about the checksums, and no reason not to publish
 
     # Are all files of the same moment?
 
@@ -177,7 +178,7 @@ class Proving:
         told = f"its MD5 is {found}, storage says {plain_md5(recorded.etag)}"
         known = self._habits.of(file.host).etag_is_md5(file.size)
         if known is None and self._wrong.get(file.rel) == found:
-            log.info("%s: %s, twice alike: the ETag is no MD5", printable(file.rel), told)
+            self.remarks.append(f"{printable(file.rel)}: {told}; it came twice alike, so the ETag is taken for no MD5")
             self._habits.saw_no_md5(file.host, file.size)
             known = False
         self._wrong[file.rel] = found

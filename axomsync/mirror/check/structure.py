@@ -1,7 +1,7 @@
 """Do the bytes of a model make sense? A safetensors header must describe exactly the file, an index must name files that are
 there, a GGUF file must begin like one, and no file may be what Git LFS left in its place.
 
-Failures handled: a file whose structure is broken (`Rejected`: fetching it again would bring the same bytes), an index that
+Failures handled: a file whose structure is broken (`Broken`: fetching it again would bring the same bytes), an index that
 does not fit the files and keeps no server from loading them (a remark). `[mirror] verify = "size"` overrules all of it.
 """
 
@@ -31,6 +31,14 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _INDEX = ".safetensors.index.json"
 
 
+class Broken(Rejected):
+    """A file that no server could load; `rel` is its path in the model."""
+
+    def __init__(self, rel: str, what: str, remedy: str = "publish the model again in the console") -> None:
+        super().__init__(f"{printable(rel)} is broken at its source: {what}; {remedy}")
+        self.rel = rel
+
+
 @dataclass(frozen=True)
 class Findings:
     """The files whose structure was found whole, and what is odd and keeps no server from loading the model."""
@@ -40,7 +48,7 @@ class Findings:
 
 
 def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[], None]) -> Findings:
-    """Check the formats that are known. Raises `Rejected`, `LocalFault`.
+    """Check the formats that are known. Raises `Broken`, `LocalFault`.
 
     `rels` are the files that were fetched, `listed` all that the model has. Dotfiles are left to those who made them.
     """
@@ -59,13 +67,11 @@ def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[]
 
 
 def _check_file(path: Path, rel: str, listed: set[str], fetched: set[str], remarks: list[str]) -> bool:
-    """Whether the file has a format that is known; raises `Rejected` when it is broken."""
+    """Whether the file has a format that is known; raises `Broken`."""
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise Rejected(
-                f"{printable(rel)} is broken at its source: it is a Git LFS pointer and not the file itself; run "
-                "`git lfs pull` where the model comes from, and publish it again in the console"
-            )
+            remedy = "run `git lfs pull` where the model comes from, and publish it again in the console"
+            raise Broken(rel, "it is a Git LFS pointer and not the file itself", remedy)
     if os.path.basename(rel).startswith("."):
         return False
     if rel.endswith(".safetensors"):
@@ -88,16 +94,16 @@ def _check_safetensors(path: Path, rel: str) -> None:
         extents = sorted(tuple(entry["data_offsets"]) for entry in tensors.values())
         lying = [name for name, entry in tensors.items() if not _fits_its_extent(entry)]
     except (NotADocument, ValueError, KeyError, TypeError, AttributeError):
-        raise _broken(rel, "its header is not the JSON that safetensors prescribes") from None
+        raise Broken(rel, "its header is not the JSON that safetensors prescribes") from None
     if lying:
-        raise _broken(rel, f"the shape of its tensor {printable(lying[0])!r} does not fit the bytes that it claims")
+        raise Broken(rel, f"the shape of its tensor {printable(lying[0])!r} does not fit the bytes that it claims")
     position = 0
     for extent in extents:
         if len(extent) != 2 or extent[0] != position or not isinstance(extent[1], int) or extent[1] < position:
-            raise _broken(rel, f"its tensors overlap or leave a hole at byte {position} of the data")
+            raise Broken(rel, f"its tensors overlap or leave a hole at byte {position} of the data")
         position = extent[1]
     if 8 + length + position != size:
-        raise _broken(rel, f"its header describes {8 + length + position} bytes, the file has {size}")
+        raise Broken(rel, f"its header describes {8 + length + position} bytes, the file has {size}")
 
 
 def _fits_its_extent(entry: dict[str, Any]) -> bool:
@@ -113,7 +119,7 @@ def _header_text(path: Path, rel: str) -> tuple[int, bytes]:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
         if not 0 < length <= min(size - 8, LARGEST_HEADER):
-            raise _broken(rel, "its header length does not fit the file")
+            raise Broken(rel, "its header length does not fit the file")
         return length, file.read(length)
 
 
@@ -123,8 +129,8 @@ def _check_index(path: Path, rel: str, listed: set[str], fetched: set[str], rema
         tensors = _tensors_by_shard(path, rel)
         if missing := sorted(tensors.keys() - listed):
             named = os.path.relpath(missing[0], os.path.dirname(rel) or ".")
-            raise _broken(rel, f"it names {printable(named)!r}, which is not among the model's files")
-    except Rejected as fault:
+            raise Broken(rel, f"it names {printable(named)!r}, which is not among the model's files")
+    except Broken as fault:
         if rel.removesuffix(".index.json") not in listed:
             raise
         remarks.append(f"{fault}; it is left aside, for the whole model lies beside it")
@@ -147,7 +153,7 @@ def _tensors_by_shard(path: Path, rel: str) -> dict[str, set[str]]:
         for tensor, shard in index["weight_map"].items():
             tensors[os.path.join(os.path.dirname(rel), shard)].add(tensor)
     except (NotADocument, KeyError, TypeError, AttributeError):
-        raise _broken(rel, "it is not the JSON that an index must be") from None
+        raise Broken(rel, "it is not the JSON that an index must be") from None
     return tensors
 
 
@@ -156,14 +162,10 @@ def _tensors_in(path: Path, rel: str) -> set[str]:
         header: Any = decode(_header_text(path, rel)[1])
         return set(header)
     except (NotADocument, TypeError):
-        raise _broken(rel, "its header is not the JSON that safetensors prescribes") from None
+        raise Broken(rel, "its header is not the JSON that safetensors prescribes") from None
 
 
 def _check_gguf(path: Path, rel: str) -> None:
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise _broken(rel, "it does not begin like a GGUF file")
-
-
-def _broken(rel: str, what: str) -> Rejected:
-    return Rejected(f"{printable(rel)} is broken at its source: {what}; publish the model again in the console")
+            raise Broken(rel, "it does not begin like a GGUF file")

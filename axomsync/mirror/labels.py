@@ -1,0 +1,61 @@
+"""Folders are called as the console calls their models now, and `current` is ours.
+
+Failures handled: a folder that somebody reads (renamed later, told meanwhile), a name that is taken, a folder or a link of
+somebody else's where `current` belongs, what can't be read now. Each is a problem with a subject of its own.
+"""
+
+import logging
+import threading
+from collections.abc import Container
+from pathlib import Path
+
+from axomsync.core.errors import LocalFault, Rejected
+from axomsync.core.records import Model, ModelState
+from axomsync.core.text import printable
+from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.publish.folder import shown
+
+log = logging.getLogger(__name__)
+
+
+class Labels:
+    """Keeps names in line, poll by poll. `publishing` is held while a name is given."""
+
+    def __init__(self, context: MirrorContext, publishing: threading.Lock) -> None:
+        self._context, self._publishing = context, publishing
+        self._told: set[str] = set()  # subjects of the problems that stand
+
+    def follow(self, busy: Container[str]) -> None:
+        """Rename folders whose models have other labels by now, but for those under way; point `current` again."""
+        told: dict[str, str] = {}
+        published = [row for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path]
+        for row in published:
+            if row.id not in busy:
+                with self._publishing:
+                    self._rename(row, Path(row.path or ""), told)
+        published = [row for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path]
+        for parent in {Path(row.path or "").parent for row in published}:
+            try:
+                fault = self._context.place.tend_current(parent)
+            except LocalFault as unread:
+                fault = str(unread)
+            if fault is not None:
+                told[printable(f"{parent.name}/current")] = f"{parent / 'current'}: {fault}"
+        for subject in self._told - told.keys():
+            self._context.problems.clear(subject)
+        for subject, reason in told.items():
+            self._context.problems.report(subject, reason)
+        self._told = set(told)
+
+    def _rename(self, row: Model, folder: Path, told: dict[str, str]) -> None:
+        subject = printable(f"{folder.parent.name}/{folder.name}")
+        try:
+            place, obstacle = self._context.place.follow_labels(row)
+        except (LocalFault, Rejected) as fault:
+            told[subject] = f"{folder} holds {shown(row)} and can't be renamed: {fault}"
+            return
+        if obstacle is not None:
+            told[subject] = f"{folder} holds {shown(row)}; it is renamed as soon as nobody reads it: {obstacle}"
+        elif place != folder:
+            self._context.ledger.record_moved(row.id, str(place))
+            log.info("%s: renamed, %s is %s now", shown(row), folder, place)

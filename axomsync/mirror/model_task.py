@@ -1,0 +1,288 @@
+"""The way of one model, from its manifest to its published folder.
+
+Each try reads the manifest, takes what another version has already, fetches the rest into staging, proves the bytes,
+checks their structure, and publishes the folder. A later try goes on from what is durable.
+
+Failures handled: a manifest that can't be trusted or that contradicts what is published (`Rejected`), bytes that differ
+from those in storage (fetched again, a few times), a file that no server could load and of which no ETag would tell that it
+was mended (fetched again at the next try), a folder that was published before the ledger knew (adopted). All else is raised
+to the loop, which sets the model back.
+"""
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, MutableMapping
+from dataclasses import replace
+from pathlib import Path
+
+from axomsync.core.errors import AxomsyncError, Rejected, SourceChanged, Stopping
+from axomsync.core.policy import same_but_for_numbers
+from axomsync.core.records import Manifest, ManifestFile, Model, ModelFile, ModelState, Proof
+from axomsync.core.text import printable
+from axomsync.mirror import layout, reuse
+from axomsync.mirror.check import structure
+from axomsync.mirror.check.proving import Proving
+from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.fetch.partial import Job, PartialFile
+from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.publish.folder import record_of, shown
+from axomsync.mirror.publish.record import Record, read_record
+from axomsync.mirror.publish.space import Booking, Space
+from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.meter import Gauge
+from axomsync.runtime.retry import persist
+
+log = logging.getLogger(__name__)
+
+FETCHES_OF_A_FILE = 3
+
+
+class ModelTask:
+    """One try to mirror `model`. `told` remembers between tries what was last logged of it, by its subject.
+
+    `publishing` is held from the choice of a folder until the model is there: two models may claim one name.
+    """
+
+    def __init__(
+        self,
+        context: MirrorContext,
+        model: Model,
+        space: Space,
+        publishing: threading.Lock,
+        told: MutableMapping[str, str],
+        others_wait: Callable[[], bool],
+        beat: Beat,
+    ) -> None:
+        self._context, self._model, self._space, self._publishing = context, model, space, publishing
+        self._told, self._others_wait, self._beat = told, others_wait, beat
+        self.gave_way = False  # it left its place to a model that waited for it
+
+    def run(self) -> None:
+        """Publish the model, or raise what keeps it from that."""
+        target = self._context.place.find(self._model)
+        published = read_record(target)
+        if published is None:
+            self._fetch_and_publish(target, None)
+        elif not self._outgrown(published):
+            self._adopt(target, published)
+        else:
+            with self._context.place.alone(self._step):
+                self._fetch_and_publish(target, read_record(target))
+
+    def _fetch_and_publish(self, target: Path, published: Record | None) -> None:
+        """`published` is the record of what is there already: the rest joins it."""
+        model = self._model
+        self._space.book_again(model.id)
+        try:
+            self._context.ledger.move_model(model.id, ModelState.DOWNLOADING, reason=None, next_attempt=None)
+            self._beat()
+            manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
+            wanted = self._wanted(manifest, published)
+            self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
+            staging = self._context.place.prepare(model.id, {file.rel: file.size for file in wanted})
+            linked = self._link_unchanged(manifest, wanted, staging, target.parent)
+            files, proofs, odd = self._fetch_and_prove(manifest, staging, linked)
+            remarks = odd + self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs)
+            record = self._record(manifest, files, proofs, published, remarks)
+            with self._publishing:
+                if published is None:
+                    target = self._context.place.find(model)
+                    self._context.place.publish(record, target)
+                else:
+                    self._context.place.extend(target, record)
+            self._record_published(target, read_record(target) or record, self._context.now())
+        finally:
+            self._space.release(model.id)
+
+    # Before the first byte
+
+    def _outgrown(self, record: Record) -> bool:
+        """Whether the selection takes more of a published model now."""
+        return any(layout.matches((rel,), self._context.settings.files) for rel in record.left_out)
+
+    def _wanted(self, manifest: Manifest, published: Record | None) -> list[ManifestFile]:
+        layout.check_manifest(manifest.files)
+        there = {file.rel: file.size for file in published.files} if published else {}
+        for file in manifest.files:
+            if there.get(file.rel, file.size) != file.size:
+                raise Rejected(
+                    f"{printable(file.rel)} has another size in the console than what is published; remove the model's "
+                    "folder to have it fetched anew"
+                )
+        wanted = [file for file in manifest.files if layout.matches((file.rel,), self._context.settings.files)]
+        if not wanted:
+            raise Rejected("[mirror] files leaves out all of its files")
+        return [file for file in wanted if file.rel not in there]
+
+    def _link_unchanged(self, manifest: Manifest, wanted: list[ManifestFile], staging: Path, parent: Path) -> set[str]:
+        """Take from other versions of the name what has not changed; returns those files, which are proven by that."""
+        links, linked = self._links(manifest), set[str]()
+        for file in wanted:
+            if os.path.lexists(staging / file.rel):
+                continue  # begun already
+            found = reuse.link(parent, file, staging / file.rel, links, self._context.lanes.storage, self._step)
+            if found is not None:
+                source, known = found
+                self._context.ledger.discard_file(self._model.id, file.rel)
+                self._context.ledger.record_durable((self._model.id, file.rel, known.etag, part) for part in known.segments)
+                linked.add(file.rel)
+                log.info("%s: %s is unchanged, linked to %s", shown(self._model), printable(file.rel), source)
+        return linked
+
+    # The bytes
+
+    def _fetch_and_prove(
+        self, manifest: Manifest, staging: Path, linked: Container[str]
+    ) -> tuple[dict[str, ModelFile], dict[str, Proof], tuple[str, ...]]:
+        """The files as the ledger knows them, what was shown of each, and what is odd about their checksums."""
+        model, tries = self._model, Counter[str]()
+        uses_etags = self._context.settings.verify == "etag"
+        proving = Proving(
+            self._context.ledger, self._context.lanes.storage, self._context.lanes.habits, uses_etags=uses_etags
+        )
+        listed = {file.rel: file for file in manifest.files}
+        job: Job | None = None
+        while True:
+            known = self._context.ledger.read.files(model.id)
+            total, done = sum(file.size for file in known), sum(map(_durable, known))
+            self._space.book(Booking(model, staging, tuple(known)))
+            if done and self._is_news(f"goes on after {done}", "goes on"):
+                log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
+            with self._context.meter.transfer("down", shown(model), total, done) as gauge:
+                job = self._job(manifest, staging, known, gauge) if job is None else job.again(gauge)
+                self._fetch(job)
+            self._context.ledger.move_model(model.id, ModelState.VERIFYING)
+            wrong: Mapping[str, AxomsyncError] = proving.ask_again(
+                job, linked, self._context.stop, self._context.random, self._step
+            )
+            if not wrong:
+                files = {file.rel: file for file in self._context.ledger.read.files(model.id)}
+                proofs, wrong = proving.prove(job, files, listed, linked, self._step)
+                if not wrong:
+                    return files, proofs, tuple(proving.remarks)
+            for rel, fault in wrong.items():
+                self._count_try(rel, fault, tries)
+            self._context.ledger.move_model(model.id, ModelState.DOWNLOADING)
+
+    def _job(self, manifest: Manifest, staging: Path, known: list[ModelFile], gauge: Gauge) -> Job:
+        job = Job(
+            self._model.id,
+            self._links(manifest),
+            gauge,
+            self._context.patience,
+            self._tell_trouble,
+            self._context.clock,
+            self._others_wait,
+        )
+        job.files = [PartialFile(job, file, staging / file.rel) for file in known]
+        return job
+
+    def _links(self, manifest: Manifest) -> Links:
+        return Links(manifest, lambda: self._context.console.manifest(self._model.id), self._context.clock)
+
+    def _fetch(self, job: Job) -> None:
+        try:
+            self._context.lanes.fetch(job, self._step)
+        finally:
+            self.gave_way = self.gave_way or job.gave_way
+
+    def _count_try(self, rel: str, fault: AxomsyncError, tries: Counter[str]) -> None:
+        """A file is fetched again a few times; then what is wrong with it is raised."""
+        tries[rel] += 1
+        if isinstance(fault, SourceChanged):
+            fault = fault.about(printable(rel))
+        if tries[rel] == 1 and self._is_news(rel, str(fault)):
+            log.warning("%s: %s; fetched again", shown(self._model), fault)
+        if tries[rel] < FETCHES_OF_A_FILE:
+            return
+        if isinstance(fault, SourceChanged):
+            raise fault
+        raise Rejected(
+            f"{fault}, {FETCHES_OF_A_FILE} times in a row; publish the model again in the console; "
+            '[mirror] verify = "size" skips this'
+        )
+
+    def _check_structure(
+        self, staging: Path, files: Mapping[str, ModelFile], listed: set[str], proofs: dict[str, Proof]
+    ) -> tuple[str, ...]:
+        """Raise `Rejected` for what no server could load; returns what is odd and loads all the same."""
+        if self._context.settings.verify == "size":
+            return ()
+        try:
+            findings = structure.check(staging, files, listed, self._step)
+        except structure.Broken as fault:
+            if files[fault.rel].etag is None:  # nothing would tell the next try that it was mended in its place
+                self._context.ledger.discard_file(self._model.id, fault.rel)
+            raise
+        for rel in findings.whole:
+            if proofs[rel] is Proof.SIZE:
+                proofs[rel] = Proof.STRUCTURE
+        return findings.remarks
+
+    # Its end
+
+    def _record(
+        self,
+        manifest: Manifest,
+        files: Mapping[str, ModelFile],
+        proofs: Mapping[str, Proof],
+        published: Record | None,
+        remarks: Iterable[str],
+    ) -> Record:
+        there = {file.rel: file for file in published.files} if published else {}
+        everything = {**there, **files}
+        left_out = tuple(file.rel for file in manifest.files if file.rel not in everything)
+        known = {**(published.proofs if published else {}), **proofs}
+        all_remarks = tuple(dict.fromkeys((*(published.remarks if published else ()), *remarks)))
+        return record_of(self._model, tuple(everything.values()), known, left_out, self._context.now(), all_remarks)
+
+    def _adopt(self, target: Path, record: Record) -> None:
+        """It was published before a crash, or before the ledger was lost, or by another agent."""
+        record = replace(record, model=replace(record.model, name=self._model.name, version=self._model.version))
+        with self._publishing:
+            self._context.place.adopt(target, record)
+        self._record_published(target, record, None)
+
+    def _record_published(self, target: Path, record: Record, verified_at: float | None) -> None:
+        self._context.ledger.record_published(
+            self._model.id,
+            str(target),
+            record.files,
+            record.left_out,
+            verified_at,
+            record.remarks,
+            record.proofs.values(),
+        )
+        self._told.clear()
+        for remark in record.remarks:
+            log.warning("%s: %s", shown(self._model), remark)
+        log.info("%s: published at %s", shown(self._model), target)
+
+    # What is told on the way
+
+    def _tell_trouble(self, failure: AxomsyncError | None) -> None:
+        reason = failure and f"{failure}; no byte comes, tried again and again"
+        if reason and self._is_news("trouble", reason):
+            log.warning("%s: %s", shown(self._model), reason)
+        elif not reason:
+            self._told.pop("trouble", None)
+            log.info("%s: goes on", shown(self._model))
+        self._context.ledger.move_model(self._model.id, ModelState.DOWNLOADING, reason=reason)
+
+    def _is_news(self, subject: str, words: str) -> bool:
+        """Whether something else was last logged of it: what is tried again and again is told once."""
+        if same_but_for_numbers(self._told.get(subject, ""), words):
+            return False
+        self._told[subject] = words
+        return True
+
+    def _step(self) -> None:
+        self._beat()
+        if self._context.stop.is_set():
+            raise Stopping("the agent is stopping")
+
+
+def _durable(file: ModelFile) -> int:
+    return min(file.size, sum(segment.end - segment.start for segment in file.segments))

@@ -1,0 +1,41 @@
+"""What lies in the mirror folder is known again, though the ledger or a record may be lost. Done at the start.
+
+Failures handled: leftovers of a killed agent (swept), a published folder without its record (written again), a folder with
+a record that the ledger does not know (adopted when it is whole), what can't be read now (returned, to be tried again).
+"""
+
+import logging
+
+from axomsync.core.errors import LocalFault
+from axomsync.core.records import ModelState
+from axomsync.core.text import printable
+from axomsync.mirror.context import MirrorContext
+
+log = logging.getLogger(__name__)
+
+
+def recover(context: MirrorContext) -> list[LocalFault]:
+    """Bring ledger and folder in line. Returns what could not be read."""
+    context.place.sweep(context.now())
+    unread: list[LocalFault] = []
+    known = {row.id: row for row in context.ledger.read.models()}
+    for row in known.values():
+        if row.state is ModelState.PUBLISHED:
+            try:
+                context.place.restore_record(row, context.ledger.read.files(row.id))
+            except LocalFault as fault:
+                unread.append(fault)
+    for folder, record in context.place.published():
+        try:
+            if isinstance(record, LocalFault):
+                raise record
+            whole = record.model.id not in known and context.place.lacks(folder, record) is None
+        except LocalFault as fault:
+            unread.append(fault)
+            continue
+        if whole:
+            context.ledger.record_found(
+                record.model, str(folder), record.files, record.left_out, record.remarks, record.proofs.values()
+            )
+            log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
+    return unread
