@@ -17,7 +17,7 @@ def lowest(project: dict[str, Any]) -> Iterator[str]:
     for requirement in (*project["dependencies"], *extras["sandbox"], *extras["dev"]):
         if requirement.startswith(f"{project['name']}["):
             continue
-        bound = re.fullmatch(r"([A-Za-z0-9._-]+)>=([0-9.]+)(,<.*)?", requirement)
+        bound = re.fullmatch(r"([A-Za-z0-9._-]+(?:\[[a-z,]+\])?)>=([0-9.]+)(,<.*)?", requirement)
         if bound is None:
             raise ValueError(f"{requirement}: no lower bound")
         yield f"{bound[1]}=={bound[2]}"

@@ -20,6 +20,7 @@ here=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 # copy_to FOLDER: as a commit of now would have it
 copy_to() {
     mkdir -p "$1"
+    find "$1" -mindepth 1 -maxdepth 1 ! -name .venv -exec rm -rf {} +  # what an earlier run had and this one has not
     git ls-files -z --cached --others --exclude-standard | tar -c --null --files-from=- | tar -x -C "$1"
 }
 

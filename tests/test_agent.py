@@ -331,15 +331,15 @@ def work():
     if next(tries) < 2:
         raise RuntimeError("https://storage.example/x?X-Amz-Signature=1234 went wrong")
     made._end()
-threading.Timer(0.3, made.guard, ("upkeep", work, threading.Event())).start()
+threading.Timer(0.3, made._shared.guard.run, ("upkeep", "upkeep", work, threading.Event())).start()
 agent.exit_now(made.run())
 """
 
 HANGS = """
 def work():
-    with made.liveness.worker("lane"):
+    with made._shared.liveness.worker("lane"):
         threading.Event().wait()
-made.liveness.limit = 7.0
+made._shared.liveness.limit = 7.0
 threading.Thread(target=work, daemon=True).start()
 agent.exit_now(made.run())
 """

@@ -155,9 +155,8 @@ def test_pause_ends_transfers_keeping_their_bytes_and_resume_goes_on(agent: Agen
 
 def test_a_pause_for_a_while_ends_by_itself(agent: AgentProcess) -> None:
     agent.start()
-    say(agent, "pause", "--for", "2s")
+    assert json.loads(say(agent, "pause", "--for", "2s", "--json"))["paused_until"] is not None
     (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
-    assert agent.status()["agent"]["paused_until"] is not None
     eventually("the upload", lambda: (agent.drop / "uploaded/a.jsonl").exists())
     assert "--for tomorrow" in say(agent, "pause", "--for", "tomorrow", expect=2)
 

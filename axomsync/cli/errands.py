@@ -17,8 +17,9 @@ def errand(
     *,
     patience: float,
 ) -> dict[str, Any]:
-    """Have `verb` done (see `Agent`), and return its answer. Raises what it raises; waits for `patience` seconds."""
+    """Have `verb` done (see `Commands`), and return its answer. Raises what it raises; waits for `patience` seconds."""
     from axomsync.agent.agent import Agent
+    from axomsync.agent.one_shot import errand as do_now
     from axomsync.cli.context import as_owner
     from axomsync.cli.steering import steer
     from axomsync.ledger import holder
@@ -30,4 +31,4 @@ def errand(
         if answer is not None:
             return answer
     logs.set_up(loaded.settings.log.format, "warning")
-    return Agent(loaded, environ).errand(verb, argument, parameters or {})
+    return do_now(Agent(loaded, environ), verb, argument, parameters or {})

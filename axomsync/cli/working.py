@@ -39,10 +39,11 @@ def run(config_file: str | None) -> None:
 def sync(config_file: str | None, as_json: bool) -> None:
     """One pass, then exit: upload every settled file, mirror every ready model."""
     _end_at_a_signal(interrupted_by)
+    from axomsync.agent import one_shot
     from axomsync.agent.agent import Agent, exit_now
 
     loaded = load_and_log(config_file)
-    code = Agent(loaded, as_owner(loaded)).sync()
+    code = one_shot.sync(Agent(loaded, as_owner(loaded)))
     if as_json:
         print_json(status_of(loaded))
     sys.stdout.flush()
@@ -55,6 +56,7 @@ def sync(config_file: str | None, as_json: bool) -> None:
 @json_option
 def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> None:
     """Upload these files now, whether or not an agent runs. They stay where they are."""
+    from axomsync.agent import one_shot
     from axomsync.agent.agent import Agent
     from axomsync.cli import tables
     from axomsync.cli.progress import Bars
@@ -73,7 +75,7 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
             rows = _push_by_agent(ledger, files, bars)
     else:
         with Bars(Reader(ledger)) as bars:
-            rows = agent.push(files, bars.show)
+            rows = one_shot.push(agent, files, bars.show)
         ended_by = agent.ended_by
     documents = uploads_of(loaded, Among(ids=rows))
     print_documents(documents, as_json, tables.uploads)

@@ -40,6 +40,9 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
 }
 
 ENDS = frozenset({_U.UPLOADED, _U.REJECTED, _U.DUPLICATE, _M.PUBLISHED, _M.GONE, _M.PRUNED})
+# Nothing goes on by itself from here: a person is needed.
+STUCK_UPLOADS = frozenset({_U.HELD, _U.FAILED, _U.REJECTED})
+STUCK_MODELS = frozenset({_M.BLOCKED, _M.FAILED})
 SETBACKS = frozenset({_U.QUEUED, _U.HELD, _U.FAILED, _M.QUEUED, _M.BLOCKED, _M.FAILED})
 
 

@@ -13,8 +13,7 @@ import logging
 import math
 import os
 import threading
-import time
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,12 +27,11 @@ from axomsync.drop.accounts import Accounts
 from axomsync.drop.backlog import Backlog
 from axomsync.drop.open_files import being_written
 from axomsync.drop.pipeline import Uploader
-from axomsync.drop.put import Surroundings
 from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
-from axomsync.runtime.heartbeat import Beat, Liveness
-from axomsync.runtime.problems import Problems
+from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
+from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -57,24 +55,18 @@ class _Turn(NamedTuple):
 class Intake:
     """Takes files from the drop folder. `wake` makes it look at once; `run` is its thread, `run_once` one pass."""
 
-    def __init__(
-        self,
-        settings: DropSettings,
-        around: Surroundings,
-        problems: Problems,
-        liveness: Liveness,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.paused = False  # no file is begun while it is true
+    name = "drop"
+    subject = "drop folder"
+
+    def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
         self._settings = settings
-        self._around = around
-        self._ledger = around.ledger
-        self._problems = problems
-        self._liveness = liveness
-        self._clock = clock
-        self._uploader = Uploader(settings, around)
+        self._context = context
+        self._ledger = context.ledger
+        self._problems = context.problems
+        self._clock = context.clock
+        self._uploader = Uploader(settings, context)
         self._settler = Settler(settings.settle)
-        self._left = Accounts(around.ledger)
+        self._left = Accounts(context.ledger)
         self._read_again: dict[int, float] = {}  # when files were compared with their digests, by row
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
@@ -86,7 +78,7 @@ class Intake:
         self._ledger_fault: LocalFault | None = None
         self._key_pause_ends = -math.inf
         self._scan_seconds = 0.0  # that the last scan took, and nothing else: the ledger may be locked for as long
-        self._waits = Waits(around.now, clock)
+        self._waits = Waits(context.now, context.clock)
         self._retry_at = math.inf  # by the monotonic clock
 
     @property
@@ -105,8 +97,8 @@ class Intake:
 
     def run(self) -> None:
         """Work until the agent stops."""
-        with self._liveness.worker("drop") as beat:
-            while not self._around.stop.is_set():
+        with self._context.liveness.worker(self.name) as beat:
+            while not self._context.stop.is_set():
                 beat()
                 self._heal_watcher()
                 self._wake.clear()
@@ -114,7 +106,7 @@ class Intake:
                 try:
                     self._turn()
                 except LocalFault as fault:
-                    self._problems.report("drop folder", str(fault), self._around.now() + self._settings.rescan)
+                    self._problems.report(self.subject, str(fault), self._context.now() + self._settings.rescan)
                 self._nap(began, beat)
         self._watcher.stop()
         self._end_carriers()
@@ -126,8 +118,8 @@ class Intake:
             self._ledger.make_uploads_due()
             first = self._turn(once=True).found
             settled_at = self._clock() + self._settings.settle
-            while (left := settled_at - self._clock()) > 0 and not self._around.stop.is_set():
-                self._around.stop.wait(left)
+            while (left := settled_at - self._clock()) > 0 and not self._context.stop.is_set():
+                self._context.stop.wait(left)
             # Until a look finds nothing more to do. What fails in this pass is tried again in the next one.
             while not self._turn(only=first, once=True).is_last and self._goes_on():
                 while self._goes_on() and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
@@ -156,7 +148,7 @@ class Intake:
         """For `push` without an agent: these rows go as far as they can. Raises `KeyRefused` and `LocalFault`."""
         try:
             self._get_ready()
-            while self._stopped_by() is None and not self._around.stop.is_set():
+            while self._stopped_by() is None and not self._context.stop.is_set():
                 left = [row for row in self._ledger.read.uploads_among(rows) if row.state in UNDER_WAY]
                 left = [row for row in left if row.next_attempt is None]
                 if not left:
@@ -170,7 +162,7 @@ class Intake:
             raise failure
 
     def _goes_on(self) -> bool:
-        return self._stopped_by() is None and not self._around.stop.is_set()
+        return self._stopped_by() is None and not self._context.stop.is_set()
 
     def _stopped_by(self) -> KeyRefused | LocalFault | None:
         return self._key_refused or self._ledger_fault
@@ -185,13 +177,13 @@ class Intake:
             latest = min(latest, now + due)
         latest = min(latest, self._key_pause_ends if self._key_pause_ends > now else self._retry_at)
         until = max(earliest, latest)
-        while not self._around.stop.is_set():
+        while not self._context.stop.is_set():
             beat()
             now = self._clock()
             if now >= until or (now >= earliest and self._wake.is_set()):
                 return
             if now < earliest:
-                self._around.stop.wait(min(earliest - now, LONGEST_NAP_SECONDS))
+                self._context.stop.wait(min(earliest - now, LONGEST_NAP_SECONDS))
             else:
                 self._wake.wait(min(until - now, LONGEST_NAP_SECONDS))
 
@@ -280,10 +272,10 @@ class Intake:
     def _show_unreadable(self, seen: Scan) -> None:
         faults = list(seen.unreadable.values())
         if not faults:
-            self._problems.clear("drop folder")
+            self._problems.clear(self.subject)
             return
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        self._problems.report("drop folder", f"{faults[0]}{more}", self._around.now() + self._settings.rescan)
+        self._problems.report(self.subject, f"{faults[0]}{more}", self._context.now() + self._settings.rescan)
 
     def _forget(self, vanished: list[Upload], seen: Scan) -> None:
         missing = [row for row in vanished if not seen.hides(row.path)]
@@ -318,7 +310,7 @@ class Intake:
 
     def _begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> bool:
         """Have these carried to storage, unless they are not in `only`; returns whether there was one."""
-        if self.paused or self._clock() < self._key_pause_ends or self._around.stop.is_set():
+        if self._context.paused() or self._clock() < self._key_pause_ends or self._context.stop.is_set():
             return False
         begun = False
         for row in rows:
@@ -333,7 +325,7 @@ class Intake:
 
     def _carry_all(self) -> None:
         """One carrier, until the agent stops or the pass is over."""
-        while not (self._around.stop.is_set() or self._ended.is_set()):
+        while not (self._context.stop.is_set() or self._ended.is_set()):
             row = self._backlog.take(LONGEST_NAP_SECONDS)
             if row is None:
                 continue
@@ -359,7 +351,7 @@ class Intake:
         if self._clock() < self._key_pause_ends:
             return False  # refused while this one stood in the queue
         try:
-            with self._liveness.worker("upload") as beat:
+            with self._context.liveness.worker("upload") as beat:
                 went_on = self._uploader.carry(row, beat)
             if self._key_refused is not None and self._ledger.read.upload(row).state is UploadState.UPLOADED:
                 self._key_refused = None
@@ -373,7 +365,7 @@ class Intake:
         except KeyRefused as refused:
             self._key_refused = refused
             self._key_pause_ends = self._clock() + KEY_PAUSE_SECONDS
-            self._problems.report("console", str(refused), self._around.now() + KEY_PAUSE_SECONDS)
+            self._problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
             return True
         except LocalFault as fault:  # the ledger's; those of the file itself are in its row
             self._ledger_fault = fault

@@ -26,7 +26,7 @@ from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
 from axomsync.drop.digests import digest_of
 from axomsync.drop.forgetting import content_of
-from axomsync.drop.put import Body, ObjectPut, Part, Surroundings, Whole
+from axomsync.drop.put import Body, ObjectPut, Part, Whole
 from axomsync.drop.recovery import Recovery
 from axomsync.drop.repeats import repeated_words
 from axomsync.drop.settle import same_file
@@ -35,6 +35,7 @@ from axomsync.ledger import LedgerFault
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.meter import Gauge
+from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,13 @@ NOT_DELETED = (
 class Uploader:
     """Carries files to storage; one call a file, from as many threads as one likes."""
 
-    def __init__(self, settings: DropSettings, around: Surroundings) -> None:
+    def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
         self._settings = settings
-        self._around = around
-        self._ledger = around.ledger
-        self._habits = Habits(around.ledger)
-        self.claims = Claims(settings.folder, around.identity, keeps=settings.after == "keep")
-        self._recovery = Recovery(settings, around.ledger, self.claims, self._content, around.now)
+        self._context = context
+        self._ledger = context.ledger
+        self._habits = Habits(context.ledger)
+        self.claims = Claims(settings.folder, context.identity, keeps=settings.after == "keep")
+        self._recovery = Recovery(settings, context.ledger, self.claims, self._content, context.now)
         self._busy: set[str] = set()  # contents that this process carries
         self._busy_lock = threading.Lock()
         self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
@@ -201,7 +202,7 @@ class Uploader:
                 raise SourceChanged("the file changed before it was uploaded")
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
-            with self._around.meter.transfer("up", _shown(upload.path), stamp.size, done) as gauge:
+            with self._context.meter.transfer("up", _shown(upload.path), stamp.size, done) as gauge:
                 if planned:
                     self._put_shards(upload, planned, file, gauge, beat)
                     self._ledger.record_uploaded(upload.id, None, None)
@@ -229,7 +230,7 @@ class Uploader:
     def _put(self, body: Body, file: int, gauge: Gauge, beat: Beat) -> None:
         upload = body.upload
         content_type, still = self._settings.content_type, partial(self._still, file, upload.path, upload.stamp)
-        ObjectPut(self._around, self._habits, content_type, body, file, gauge, beat, still).run()
+        ObjectPut(self._context, self._habits, content_type, body, file, gauge, beat, still).run()
 
     # Putting away
 
@@ -298,7 +299,7 @@ class Uploader:
         current = self._ledger.read.upload(upload.id)
         attempts = current.attempts + 1
         retry_after = failure.retry_after if isinstance(failure, Transient) else None
-        due = self._around.now() + backoff(attempts, self._around.random, retry_after)
+        due = self._context.now() + backoff(attempts, self._context.random, retry_after)
         state = {UploadState.UPLOADING: UploadState.QUEUED, UploadState.CHECKING: UploadState.SETTLING}.get(
             current.state, current.state
         )
@@ -399,14 +400,14 @@ class Uploader:
     def _step(self, beat: Beat) -> Callable[[], None]:
         def step() -> None:
             beat()
-            if self._around.stop.is_set():
+            if self._context.stop.is_set():
                 raise Stopping("the agent is stopping")
 
         return step
 
     def _pause(self, seconds: float, beat: Beat) -> None:
         beat()
-        if self._around.stop.wait(seconds):
+        if self._context.stop.wait(seconds):
             raise Stopping("the agent is stopping")
 
 

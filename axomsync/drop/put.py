@@ -13,15 +13,12 @@ content that changes on the way without a sign of it.
 import hashlib
 import itertools
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 from blake3 import blake3
 
-from axomsync.console.client import Console
 from axomsync.core.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.core.policy import backoff
 from axomsync.core.records import Presigned, Shard, Upload
@@ -31,9 +28,8 @@ from axomsync.drop.watch import stamp_of
 from axomsync.ledger import Ledger
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.heartbeat import Beat
-from axomsync.runtime.meter import Gauge, Meter
-from axomsync.runtime.throttle import Throttle
-from axomsync.storage.client import Storage
+from axomsync.runtime.meter import Gauge
+from axomsync.runtime.worker import WorkerContext
 from axomsync.storage.s3 import Confirmation, plain_md5, still_refused
 from axomsync.transport.http import host_of
 
@@ -43,21 +39,6 @@ LONGEST_QUICK_PAUSE_SECONDS = 10.0
 REFUSED_URLS_IN_A_ROW = 3
 NOTHING_AT_ALL = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 LONG_PUT_SECONDS = 30.0  # twice refused after so long, a URL that says no end has one all the same
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What an uploader works with. `random` yields 0 ≤ x < 1, `stop` ends everything soon after it is set."""
-
-    ledger: Ledger
-    console: Console
-    storage: Storage
-    meter: Meter
-    throttle: Throttle
-    stop: threading.Event
-    random: Callable[[], float]
-    identity: str  # of the agent, among those that share its folders
-    now: Callable[[], float] = time.time
 
 
 class Body(Protocol):
@@ -127,7 +108,7 @@ class ObjectPut:
 
     def __init__(
         self,
-        around: Surroundings,
+        context: WorkerContext,
         habits: Habits,
         content_type: str,
         body: Body,
@@ -136,7 +117,7 @@ class ObjectPut:
         beat: Beat,
         still: Callable[[], None],
     ) -> None:
-        self._around, self._habits, self._content_type = around, habits, content_type
+        self._context, self._habits, self._content_type = context, habits, content_type
         self._body, self._file, self._gauge, self._beat, self._still = body, file, gauge, beat, still
         self._presigned = body.kept()
         self._seen = body.upload.stamp
@@ -164,7 +145,7 @@ class ObjectPut:
                 if attempt - self._refusals >= QUICK_TRIES:
                     self._give_up_url_that_leads_nowhere()
                     raise
-                pause = backoff(attempt, self._around.random, failure.retry_after)
+                pause = backoff(attempt, self._context.random, failure.retry_after)
                 if pause > LONGEST_QUICK_PAUSE_SECONDS:
                     raise  # the file waits in its row, where everybody sees why
                 self._pause(pause)
@@ -177,7 +158,7 @@ class ObjectPut:
             presigned = None
         self._fresh = presigned is None
         if presigned is None:
-            presigned = self._around.console.presign(body.filename, self._content_type)
+            presigned = self._context.console.presign(body.filename, self._content_type)
             self._presigned, self._perhaps_stored = presigned, False
         body.keep(presigned)
         self._put(presigned)
@@ -204,7 +185,7 @@ class ObjectPut:
         if self._refusals >= REFUSED_URLS_IN_A_ROW:
             raise still_refused(refusal)
         if self._refusals > 1:
-            self._pause(backoff(self._refusals, self._around.random))
+            self._pause(backoff(self._refusals, self._context.random))
 
     def _give_up_url_that_leads_nowhere(self) -> None:
         """One that says no end, and with which no body came to its end in all these tries, would be tried for ever."""
@@ -214,12 +195,12 @@ class ObjectPut:
     def _let_go(self, *, perhaps: bool) -> None:
         """Forget the URL. What storage may have under its key is nobody's."""
         if self._presigned is not None and perhaps:
-            self._around.ledger.record_orphan(self._body.upload.id, self._presigned)
+            self._context.ledger.record_orphan(self._body.upload.id, self._presigned)
         self._body.forget()
         self._presigned, self._perhaps_stored = None, False
 
     def _put(self, presigned: Presigned) -> None:
-        body, gauge, throttle = self._body, self._gauge, self._around.throttle
+        body, gauge, throttle = self._body, self._gauge, self._context.throttle
         self._began = time.monotonic()
         sent, body.complete = 0, self._length == 0
         md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
@@ -244,7 +225,7 @@ class ObjectPut:
 
         try:
             with Beside(self._length, md5.update) as digests:  # which costs as much as all the rest
-                confirmed = self._around.storage.put(presigned.url, pieces(digests), self._length, self._content_type)
+                confirmed = self._context.storage.put(presigned.url, pieces(digests), self._length, self._content_type)
             self._still()
             doubtful = self._is_doubtful(host_of(presigned.url), confirmed, md5.hexdigest())
             body.confirm(confirmed.etag, md5.hexdigest(), doubtful=doubtful)
@@ -282,7 +263,7 @@ class ObjectPut:
         if plain == NOTHING_AT_ALL or known is True:
             raise Transient(told)
         shards_digest = body.proof if body.kind_of_proof == "blake3" else None
-        if self._around.ledger.read.others_with_etag(confirmed.etag, md5, shards_digest):
+        if self._context.ledger.read.others_with_etag(confirmed.etag, md5, shards_digest):
             raise Transient(
                 f"storage {host} gives the ETag {plain} to different bytes: the upload is not confirmed; does a proxy "
                 "answer in its place?"
@@ -298,14 +279,14 @@ class ObjectPut:
         return self._body.end - self._body.start
 
     def _lives(self, presigned: Presigned) -> bool:
-        return presigned.expires_at is None or self._around.now() < presigned.expires_at
+        return presigned.expires_at is None or self._context.now() < presigned.expires_at
 
     def _step(self) -> None:
         self._beat()
-        if self._around.stop.is_set():
+        if self._context.stop.is_set():
             raise Stopping("the agent is stopping")
 
     def _pause(self, seconds: float) -> None:
         self._beat()
-        if self._around.stop.wait(seconds):
+        if self._context.stop.wait(seconds):
             raise Stopping("the agent is stopping")

@@ -61,9 +61,11 @@ UNWANTED = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 class Mirror:
     """Mirrors models. `wake` makes it poll at once; `run` is its thread, `run_once` one pass for `sync`."""
 
+    name = "mirror"
+    subject = "mirror folder"
+
     def __init__(self, context: MirrorContext) -> None:
         self._context = context
-        self.paused = False  # no model is begun while it is true
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._waits = Waits(context.now, context.clock)
@@ -92,7 +94,7 @@ class Mirror:
     def run(self) -> None:
         """Work until the agent stops."""
         next_poll = -math.inf
-        with self._context.liveness.worker("mirror") as beat:
+        with self._context.liveness.worker(self.name) as beat:
             while not self._context.stop.is_set():
                 beat()
                 self._wake.clear()
@@ -211,7 +213,7 @@ class Mirror:
             self._context.problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
             return KEY_PAUSE_SECONDS
         except LocalFault as fault:
-            self._context.problems.report("mirror folder", str(fault), self._context.now() + self._context.settings.poll)
+            self._context.problems.report(self.subject, str(fault), self._context.now() + self._context.settings.poll)
             return self._context.settings.poll
         except AxomsyncError as failure:
             self._failed_polls += 1
@@ -220,7 +222,7 @@ class Mirror:
             return wait
         self._failed_polls = 0
         self._context.problems.clear("console")
-        self._context.problems.clear("mirror folder")
+        self._context.problems.clear(self.subject)
         return self._context.settings.poll
 
     def _begin_due_and_tell(self) -> None:
@@ -232,7 +234,7 @@ class Mirror:
             self._context.problems.clear("ledger")
 
     def _begin_due(self, *, everything: bool = False) -> None:
-        if self.paused:
+        if self._context.paused():
             return
         with self._begin_lock:
             self._begin(everything=everything)

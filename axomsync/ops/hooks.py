@@ -18,7 +18,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO, Any
 
@@ -27,10 +27,9 @@ from axomsync.core.errors import LocalFault
 from axomsync.core.policy import backoff
 from axomsync.core.records import Event
 from axomsync.core.text import iso, printable
-from axomsync.ledger import Ledger
-from axomsync.runtime.heartbeat import Beat, Liveness
-from axomsync.runtime.problems import Problems
+from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
+from axomsync.runtime.worker import WorkerContext
 from axomsync.status.report import Document, model_document, upload_document
 from axomsync.transport.proxies import with_loopback_excepted
 
@@ -57,27 +56,18 @@ def shield_memory() -> None:
 class Hooks:
     """Runs the hooks for what the ledger has noted. `run` is its thread, `run_due` one pass for `sync`."""
 
-    def __init__(
-        self,
-        settings: HookSettings,
-        ledger: Ledger,
-        problems: Problems,
-        liveness: Liveness,
-        stop: threading.Event,
-        random: Callable[[], float],
-        environ: Mapping[str, str],
-        *,
-        now: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._settings, self._ledger, self._problems, self._liveness = settings, ledger, problems, liveness
-        self._stop, self._random, self._now, self._waits = stop, random, now, Waits(now, clock)
+    name = subject = "hooks"
+
+    def __init__(self, settings: HookSettings, context: WorkerContext, environ: Mapping[str, str]) -> None:
+        self._settings, self._ledger, self._problems = settings, context.ledger, context.problems
+        self._liveness, self._stop, self._random, self._now = context.liveness, context.stop, context.random, context.now
+        self._waits = Waits(context.now, context.clock)
         environ = {name: value for name, value in environ.items() if name not in SECRETS}
         self._environ = with_loopback_excepted(environ)  # hooks talk to servers of this machine
 
     def run(self) -> None:
         """Work until the agent stops."""
-        with self._liveness.worker("hooks") as beat:
+        with self._liveness.worker(self.name) as beat:
             self._ledger.drop_events((), self._now() - KEPT_SECONDS)
             while not self._stop.wait(LOOK_SECONDS):
                 beat()
@@ -85,9 +75,9 @@ class Hooks:
                 try:
                     self.run_due(beat)
                 except LocalFault as fault:
-                    self._problems.report("hooks", str(fault))
+                    self._problems.report(self.subject, str(fault))
                 else:
-                    self._problems.clear("hooks")
+                    self._problems.clear(self.subject)
 
     def run_due(self, beat: Beat = lambda: None) -> None:
         """Run the hooks that are due, one after the other. Raises `LocalFault` for the ledger."""
@@ -104,7 +94,7 @@ class Hooks:
                 raise
             except Exception as bug:  # noqa: BLE001  # the others go on
                 again = self._waits.begin(event.id, backoff(event.attempts + 1, self._random))
-                self._problems.report_bug("hooks", bug, again)
+                self._problems.report_bug(self.subject, bug, again)
                 self._ledger.record_hook(event.id, f"unexpected {type(bug).__name__}", again)
 
     def _run_for(self, event: Event, beat: Beat) -> None:

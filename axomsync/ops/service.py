@@ -266,6 +266,8 @@ def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], t
         tell(f"{path}: removed")
     if manager:
         _call(*manager, "daemon-reload")
+        for name in UNITS:  # one that failed is remembered, and listed, though its file is gone
+            _asked(*manager, "reset-failed", name)
 
 
 def _call(*argv: str) -> None:

@@ -4,14 +4,15 @@ Its timer follows the wall clock, which somebody may set: whoever is woken knows
 nobody sets, and looks at least every few seconds.
 
 Failures handled: runs that were missed while the machine slept or as the clock was set forward (made up for once, and not
-counted one by one), a job that fails or piles up (told).
+counted one by one), a job that fails (told). One that is still waiting for its thread when it is due again is the same
+wake-up.
 """
 
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobExecutionEvent
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_MISSED, JobExecutionEvent
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
@@ -25,7 +26,7 @@ class Schedule:
         self._scheduler = BackgroundScheduler(
             timezone="UTC", job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
-        self._scheduler.add_listener(_tell_trouble, EVENT_JOB_MISSED | EVENT_JOB_MAX_INSTANCES | EVENT_JOB_ERROR)
+        self._scheduler.add_listener(_tell_trouble, EVENT_JOB_MISSED | EVENT_JOB_ERROR)
         self._scheduler.start()
 
     def every(self, seconds: float, wake: Callable[[], None]) -> None:

@@ -13,12 +13,10 @@ from axomsync.config import Settings
 from axomsync.core.paths import LEDGER_FILE, REJECTS
 from axomsync.core.policy import LONGEST_WAIT_SECONDS
 from axomsync.core.records import Happening, Model, ModelState, Problem, RemoteModel, Shard, Transfer, Upload, UploadState
+from axomsync.core.states import STUCK_MODELS
 from axomsync.core.text import iso, printable
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
 from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, number_in
-
-STUCK_UPLOADS = frozenset({UploadState.HELD, UploadState.FAILED, UploadState.REJECTED})
-STUCK_MODELS = frozenset({ModelState.BLOCKED, ModelState.FAILED})
 
 REJECTS_MOST = 100  # that status names; `uploads` has them all
 

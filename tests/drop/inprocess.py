@@ -19,15 +19,11 @@ from axomsync.console.client import Console
 from axomsync.core.errors import LocalFault, Stopping, Transient, UrlExpired
 from axomsync.core.records import UNDER_WAY, Presigned, Shard, Upload
 from axomsync.drop.intake import Intake
-from axomsync.drop.put import Surroundings
 from axomsync.ledger import Ledger, Reader
 from axomsync.ledger.committer import Write
-from axomsync.runtime.heartbeat import Liveness
-from axomsync.runtime.meter import Meter
-from axomsync.runtime.problems import Problems
-from axomsync.runtime.throttle import Throttle
 from axomsync.storage.client import Storage
 from axomsync.storage.s3 import Confirmation
+from tests.rig.contexts import worker_context
 
 T = TypeVar("T")
 
@@ -145,13 +141,11 @@ class DropHere:
         with MortalLedger(self.state, lambda: self.clocks.wall, stop, None) as ledger:
             ledger.recover()
             ledger._left = writes
-            around = Surroundings(
-                ledger, self._console, self._storage, Meter(lambda: self.clocks.monotonic),  # type: ignore[arg-type]
-                Throttle(()), stop, lambda: 0.5, self.identity, lambda: self.clocks.wall,
+            context = worker_context(
+                ledger, self._console, self._storage, stop=stop, identity=self.identity,
+                now=lambda: self.clocks.wall, clock=lambda: self.clocks.monotonic,
             )  # fmt: skip
-            intake = Intake(
-                self.settings, around, Problems(ledger), Liveness(600.0, lambda: 0.0), lambda: self.clocks.monotonic
-            )
+            intake = Intake(self.settings, context)
             try:
                 intake.run_once()
             except (Stopping, LocalFault):

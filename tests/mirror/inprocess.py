@@ -18,11 +18,8 @@ from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.publish.folder import Place
 from axomsync.mirror.publish.record import read_record
-from axomsync.runtime.heartbeat import Liveness
-from axomsync.runtime.meter import Meter
-from axomsync.runtime.problems import Problems
-from axomsync.runtime.throttle import Throttle
 from axomsync.storage.client import Storage
+from tests.rig.contexts import worker_context
 from tests.rig.faults import KEY, FaultyServer
 
 
@@ -77,15 +74,12 @@ class MirrorHere:
         settings = MirrorSettings(**{"folder": self.folder, "reserve": "0B", **self.settings})
         with Ledger(self.state, self._now) as ledger:
             ledger.recover()
-            liveness = Liveness(600.0, time.monotonic)
             console, storage = Console(self._server.url, lambda: KEY), Storage(loopback=True, stall=self.stall)
-            hashes = settings.verify == "etag"
+            context = worker_context(ledger, console, storage, stop=stop, random=self._random, now=self._now)
             try:
-                lanes = Lanes(self.lanes, storage, ledger, Throttle(()), liveness, stop, self._random, hashes=hashes)
-                yield MirrorContext(
-                    settings, Place(self.folder, "here"), ledger, console, lanes, Meter(time.monotonic), Problems(ledger),
-                    liveness, stop, self._random, self.patience, self._now,
-                )  # fmt: skip
+                lanes = Lanes(self.lanes, context, hashes=settings.verify == "etag")
+                place = Place(self.folder, "here")
+                yield MirrorContext(**vars(context), settings=settings, place=place, lanes=lanes, patience=self.patience)
             finally:
                 stop.set()
                 console.close()

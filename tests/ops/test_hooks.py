@@ -20,9 +20,8 @@ from axomsync.config import HookSettings
 from axomsync.core.records import ModelState, RemoteModel, Stamp, UploadState
 from axomsync.ledger import Ledger
 from axomsync.ops.hooks import OUTPUT_LIMIT, TRIES, Hooks
-from axomsync.runtime.heartbeat import Liveness
-from axomsync.runtime.problems import Problems
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.contexts import worker_context
 from tests.rig.faults import KEY, Content, FaultyServer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,10 +40,8 @@ class Installation:
         self.stop = threading.Event()
 
     def run(self, environ: dict[str, str] | None = None, **settings: Any) -> None:
-        hooks = Hooks(
-            HookSettings(**settings), self.ledger, Problems(self.ledger), Liveness(60, time.monotonic), self.stop,
-            lambda: 1.0, {**os.environ, **(environ or {})}, now=lambda: self.now,
-        )  # fmt: skip
+        context = worker_context(self.ledger, stop=self.stop, random=lambda: 1.0, now=lambda: self.now)
+        hooks = Hooks(HookSettings(**settings), context, {**os.environ, **(environ or {})})
         hooks.run_due()
 
     def teller(self, *arguments: str) -> list[str]:

@@ -34,6 +34,8 @@ AGAIN_SECONDS = 3600.0  # between two tries to mend a model
 class Upkeep:
     """Looks after one mirror folder. `run` is its thread."""
 
+    name = subject = "upkeep"
+
     def __init__(self, context: MirrorContext) -> None:
         self._context = context
         self._waits = Waits(context.now, context.clock)
@@ -41,18 +43,18 @@ class Upkeep:
 
     def run(self) -> None:
         """Work until the agent stops."""
-        with self._context.liveness.worker("upkeep") as beat:
+        with self._context.liveness.worker(self.name) as beat:
             while not self._sleep(LOOK_SECONDS, beat):
                 try:
                     self.scrub(beat)
                 except Stopping:
                     return
                 except AxomsyncError as failure:
-                    self._context.problems.report("upkeep", str(failure))
+                    self._context.problems.report(self.subject, str(failure))
                 except Exception as bug:  # noqa: BLE001  # told, and the loop goes on
-                    self._context.problems.report_bug("upkeep", bug)
+                    self._context.problems.report_bug(self.subject, bug)
                 else:
-                    self._context.problems.clear("upkeep")
+                    self._context.problems.clear(self.subject)
 
     def scrub(self, beat: Beat) -> None:
         """Read what is due, slowly, and mend what is damaged. Raises `Stopping`, `LocalFault`."""

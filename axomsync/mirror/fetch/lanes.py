@@ -24,16 +24,14 @@ from axomsync.core.oserrors import local_fault
 from axomsync.core.policy import FIRST_LANES, LaneCount, backoff
 from axomsync.core.records import Segment
 from axomsync.core.text import printable
-from axomsync.ledger import Ledger
 from axomsync.mirror.fetch.hashing import Evidence
 from axomsync.mirror.fetch.journal import Journal
 from axomsync.mirror.fetch.partial import Job, PartialFile
 from axomsync.mirror.fetch.segments import Host, Lease, cut, segment_size
 from axomsync.mirror.fetch.urls import ManifestChanged
 from axomsync.runtime.habits import Habits
-from axomsync.runtime.heartbeat import Liveness
-from axomsync.runtime.throttle import Throttle
-from axomsync.storage.client import RangeIgnored, RangeReply, Storage
+from axomsync.runtime.worker import WorkerContext
+from axomsync.storage.client import RangeIgnored, RangeReply
 from axomsync.storage.s3 import still_refused
 
 log = logging.getLogger(__name__)
@@ -54,25 +52,13 @@ CHANGES_OF_A_FILE = 3
 class Lanes:
     """The threads that fetch, shared by all models. `fetch` hands them a job and waits for it."""
 
-    def __init__(
-        self,
-        connections: int,
-        storage: Storage,
-        ledger: Ledger,
-        throttle: Throttle,
-        liveness: Liveness,
-        stop: threading.Event,
-        random: Callable[[], float],
-        *,
-        hashes: bool,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._connections = connections
-        self.hashes = hashes
-        self._storage, self._ledger, self._throttle, self._liveness = storage, ledger, throttle, liveness
-        self._stop, self._random, self._clock = stop, random, clock
-        self._journal = Journal(ledger, clock)
-        self.habits = Habits(ledger)
+    def __init__(self, connections: int, context: WorkerContext, *, hashes: bool) -> None:
+        self._connections, self.hashes = connections, hashes
+        self._ledger, self._liveness, self._clock = context.ledger, context.liveness, context.clock
+        self._stop, self._random = context.stop, context.random
+        self.storage, self.throttle = context.storage, context.throttle
+        self.journal = Journal(context.ledger, context.clock)  # where written bytes are noted
+        self.habits = Habits(context.ledger)
         self._hosts: dict[str, Host[PartialFile]] = {}
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
@@ -99,7 +85,7 @@ class Lanes:
             with self._changed:
                 for host in self._hosts.values():
                     host.board.drop(set(job.files))
-            self._journal.commit()
+            self.journal.commit()
         if job.failure is not None:
             raise job.failure
 
@@ -153,7 +139,7 @@ class Lanes:
         file.job.missing += file.received.covered
         file.job.gauge.receive(-file.received.covered)
         file.job.gauge.secure(-file.durable.covered)
-        self._journal.forget(file)
+        self.journal.forget(file)
         file.start_over()
 
     # Threads
@@ -170,9 +156,9 @@ class Lanes:
     def _commit_loop(self) -> None:
         observed_at = self._clock()
         while not self._stop.is_set():
-            left = self._journal.seconds_left()
-            if self._journal.due.wait(OBSERVE_SECONDS if left is None else min(left, OBSERVE_SECONDS)) or left == 0.0:
-                self._journal.commit()
+            left = self.journal.seconds_left()
+            if self.journal.due.wait(OBSERVE_SECONDS if left is None else min(left, OBSERVE_SECONDS)) or left == 0.0:
+                self.journal.commit()
             if (now := self._clock()) - observed_at >= OBSERVE_SECONDS:
                 for name, host in list(self._hosts.items()):
                     self._observe(name, host, now - observed_at, now)
@@ -188,7 +174,7 @@ class Lanes:
             host.pace.observe(host.board.leases, now)
             for lease in host.pace.lagging(now):
                 lease.slow = True
-            host.board.shrink(self._throttle.lanes(host.lanes.count))
+            host.board.shrink(self.throttle.lanes(host.lanes.count))
         if host.lanes.count != before:
             with suppress(LocalFault):  # only a better beginning for the next start, which begins there
                 self._ledger.set_facts(**{_fact_of(name): str(host.lanes.count)})
@@ -215,7 +201,7 @@ class Lanes:
         with self._changed:
             patience, now = 1.0, self._clock()
             for host in sorted(self._hosts.values(), key=lambda host: len(host.board.leases)):
-                if len(host.board.leases) < self._throttle.lanes(host.lanes.count):
+                if len(host.board.leases) < self.throttle.lanes(host.lanes.count):
                     board = host.board
                     lease = board.take(host.pace.smallest_theft, lambda file: _pauses_for(file, now) <= 0.0)
                     lease = lease or board.duplicate(host.pace.stragglers())
@@ -266,7 +252,7 @@ class Lanes:
             handle = file.acquire()
             asked, began = lease.end, self._clock()  # a thief may move it closer while the answer is on its way
             try:
-                with self._storage.get(url, lease.position, asked, file.size, etag) as reply:
+                with self.storage.get(url, lease.position, asked, file.size, etag) as reply:
                     self._accept(lease, file, reply, asked, began)
                     _Run(self, lease, file, handle.descriptor, beat).receive(reply)
             except RangeIgnored:
@@ -430,21 +416,6 @@ class Lanes:
     def stopping(self) -> bool:
         """The agent is stopping."""
         return self._stop.is_set()
-
-    @property
-    def storage(self) -> Storage:
-        """Where the lanes fetch from."""
-        return self._storage
-
-    @property
-    def throttle(self) -> Throttle:
-        """The limit on bandwidth."""
-        return self._throttle
-
-    @property
-    def journal(self) -> Journal:
-        """Where written bytes are noted."""
-        return self._journal
 
 
 def _pauses_for(file: PartialFile, now: float) -> float:

@@ -1,0 +1,108 @@
+"""An agent that does one thing and ends: one pass (`sync`), one command (`pull`, `prune`, …), or one push.
+
+Failures handled: what ends a direction (the exit code says it; the other direction goes on), a pause, a signal.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from axomsync.agent.agent import Agent
+from axomsync.agent.guard import collect
+from axomsync.agent.outcome import codes_of_what_is_left, exit_code
+from axomsync.agent.requests import Request
+from axomsync.config import MirrorSettings
+from axomsync.core.errors import AxomsyncError, Interrupted, LocalFault, Transient, interrupted_by
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 60.0
+NO_MIRROR = MirrorSettings(enabled=False)
+
+
+def sync(agent: Agent) -> int:
+    """One pass of both directions; returns the exit code."""
+    agent.begin(agent.settings, PATIENCE_SECONDS)
+    before = agent.ledger.read.rejections()
+    agent.steer()
+    failures = {} if agent.pause.is_on else _pass(agent)
+    interrupted = agent.ended
+    agent.end_workers()
+    code = 0 if interrupted else _outcome(agent, failures, before)
+    if agent.ended_by is not None:
+        code = interrupted_by(agent.ended_by)
+    elif agent.pause.is_on:
+        log.warning("paused; `axomsync resume` ends that")
+        code = Transient.exit_code
+    agent.close()
+    return code or agent.exit_code
+
+
+def _pass(agent: Agent) -> dict[str, AxomsyncError]:
+    workers = agent.workers
+    failures = workers.begin_pass()
+    while workers.working and not agent.ended:
+        agent.tick()
+        agent.steer()
+        if agent.pause.is_on:
+            workers.end()
+    collect("hooks", workers.hooks.run_due, failures)
+    return failures
+
+
+def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> int:
+    """The exit code. What ended a direction is told as a problem; rejections `before` the pass were told then."""
+    for folder, failure in failures.items():
+        agent.problems.report(folder if isinstance(failure, LocalFault) else "console", str(failure))
+    agent.watch.turn()  # so that the ledger's are told before the end
+    read = agent.ledger.read
+    try:
+        rejected = bool(read.rejections() - before)
+        left = codes_of_what_is_left(agent.problems.all(), read.uploads_in_drop(), read.models(), rejected=rejected)
+    except LocalFault as fault:
+        log.error("%s", fault)
+        return fault.exit_code
+    return exit_code(failures.values(), left)
+
+
+def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what a running agent would be asked for, and no more; returns the answer. Raises what it raises."""
+    agent.begin(agent.settings, PATIENCE_SECONDS)
+    answers: list[dict[str, Any]] = []
+
+    def do() -> None:
+        answers.append(agent.commands.verbs()[verb].do(Request(0, verb, argument, parameters), lambda: None))
+
+    failures = agent.workers.begin_errand(verb, do)
+    while agent.workers.working and not agent.ended:
+        agent.tick()
+    collect("hooks", agent.workers.hooks.run_due, {})
+    agent.end_workers()
+    agent.close()
+    if answers:
+        return answers[0]
+    if agent.ended_by is not None:
+        raise Interrupted(agent.ended_by)
+    raise failures.get(verb) or Transient("it did not come to its end; asked again, it goes on from there")
+
+
+def push(agent: Agent, files: Iterable[Path], show: Callable[[Sequence[int]], object]) -> list[int]:
+    """Upload these files and return their rows; `show` is called with them every half second and in the end.
+
+    Raises what stops it.
+    """
+    drop = agent.settings.drop.model_copy(update={"enabled": True})
+    agent.begin(agent.settings.model_copy(update={"drop": drop, "mirror": NO_MIRROR}), PATIENCE_SECONDS)
+    assert agent.workers.intake is not None  # noqa: S101  # for mypy: it was enabled above
+    rows = agent.workers.intake.push(files)
+    failures = agent.workers.begin_push(rows)
+    while agent.workers.working and not agent.ended:
+        show(rows)
+        agent.tick()
+    agent.end_workers()
+    show(rows)  # how it ended
+    agent.close()
+    for failure in failures.values():
+        raise failure
+    return rows
