@@ -399,7 +399,7 @@ class Mirror:
             staging = self._context.place.prepare(model.id, {file.rel: file.size for file in wanted})
             linked = self._link_unchanged(model, manifest, wanted, staging, target.parent, beat)
             files, proofs = self._fetch_and_prove(model, manifest, staging, linked, beat)
-            remarks = self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs, beat)
+            remarks = self._check_structure(model, staging, files, {file.rel for file in manifest.files}, proofs, beat)
             record = self._record(model, manifest, files, proofs, published, remarks)
             with self._publish_lock:  # two models may claim one name
                 if published is None:
@@ -565,12 +565,26 @@ class Mirror:
         return True
 
     def _check_structure(
-        self, staging: Path, rels: Iterable[str], listed: set[str], proofs: dict[str, Proof], beat: Beat
+        self,
+        model: Model,
+        staging: Path,
+        files: Mapping[str, ModelFile],
+        listed: set[str],
+        proofs: dict[str, Proof],
+        beat: Beat,
     ) -> tuple[str, ...]:
-        """Raise `Rejected` for what no server could load; returns what is odd and loads all the same."""
+        """Raise `Rejected` for what no server could load; returns what is odd and loads all the same.
+
+        It may be mended at its source. Where no ETag would tell the next try, that one fetches the file again.
+        """
         if self._context.settings.verify == "size":
             return ()
-        findings = structure.check(staging, rels, listed, self._step(beat))
+        try:
+            findings = structure.check(staging, files, listed, self._step(beat))
+        except structure.Broken as fault:
+            if files[fault.rel].etag is None:
+                self._context.ledger.discard_file(model.id, fault.rel)
+            raise
         for rel in findings.whole:
             if proofs[rel] is Proof.SIZE:
                 proofs[rel] = Proof.STRUCTURE

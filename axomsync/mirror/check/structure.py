@@ -1,7 +1,7 @@
 """Do the bytes of a model make sense? A safetensors header must describe exactly the file, an index must name files that are
 there, a GGUF file must begin like one, and no file may be what Git LFS left in its place.
 
-Failures handled: a file whose structure is broken (`Rejected`: fetching it again would bring the same bytes), an index that
+Failures handled: a file whose structure is broken (`Broken`: fetching it again would bring the same bytes), an index that
 does not fit the files and keeps no server from loading them (a remark). `[mirror] verify = "size"` overrules all of it.
 """
 
@@ -31,6 +31,14 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _INDEX = ".safetensors.index.json"
 
 
+class Broken(Rejected):
+    """A file that no server could load; `rel` is its path in the model."""
+
+    def __init__(self, rel: str, message: str) -> None:
+        super().__init__(message)
+        self.rel = rel
+
+
 @dataclass(frozen=True)
 class Findings:
     """The files whose structure was found whole, and what is odd and keeps no server from loading the model."""
@@ -40,7 +48,7 @@ class Findings:
 
 
 def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[], None]) -> Findings:
-    """Check the formats that are known. Raises `Rejected`, `LocalFault`.
+    """Check the formats that are known. Raises `Broken`, `LocalFault`.
 
     `rels` are the files that were fetched, `listed` all that the model has. Dotfiles are left to those who made them.
     """
@@ -52,6 +60,8 @@ def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[]
         try:
             if _check_file(folder / rel, rel, listed, fetched, remarks):
                 whole.add(rel)
+        except Rejected as fault:
+            raise Broken(rel, str(fault)) from None
         except OSError as error:
             raise local_fault(error, str(folder / rel)) from None
     more = [f"and {len(remarks) - MOST_REMARKS} more"] if len(remarks) > MOST_REMARKS else []
