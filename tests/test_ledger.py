@@ -24,6 +24,7 @@ from axomsync.ledger import Ledger, Reader, Trouble, holder, stored, trouble_of
 from axomsync.ledger.database import WAL_LIMIT_BYTES
 from axomsync.ledger.schema import migrations
 from axomsync.ledger.writer import LARGE_WAL_BYTES
+from axomsync.runtime.problems import CALM_SECONDS, LedgerWatch, Problems
 from tests.rig.agent import eventually
 from tests.rig.disks import fill, remount, small_disk
 from tests.rig.old_ledger import OLD_DUMP, old_ledger
@@ -593,9 +594,18 @@ def test_a_forgotten_reader_is_seen_and_the_wal_shrinks_when_it_has_gone(folder:
     while wal.stat().st_size < LARGE_WAL_BYTES:
         ledger.set_facts(large="x" * 2_000_000)
     assert ledger.held_by_reader()
+    seconds = [0.0]
+    problems = Problems(ledger)
+    watch = LedgerWatch(ledger, problems, clock=lambda: seconds[0])
+    watch.turn()
+    assert [str(Trouble.HELD) in problem.reason for problem in problems.all()] == [True]
+    assert trouble_of(folder) is Trouble.HELD, "other processes learn it too"
     other.execute("COMMIT")
     other.close()
     assert not ledger.held_by_reader()
+    seconds[0] += CALM_SECONDS
+    watch.turn()
+    assert (problems.all(), trouble_of(folder)) == ([], None)
     for _ in range(3):
         ledger.set_facts(large="small")
     assert wal.stat().st_size <= WAL_LIMIT_BYTES
