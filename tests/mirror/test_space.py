@@ -241,6 +241,19 @@ def test_what_a_kill_left_of_a_write_is_swept_away_when_nobody_can_be_at_it_any_
     assert all(os.path.lexists(path) for path in fresh), "somebody may be about to put it in its place"
 
 
+def test_what_an_agent_that_is_gone_has_received_is_let_go_after_a_month(server: FaultyServer, mirror: MirrorHere) -> None:
+    add(server, 1)
+    staging = mirror.folder / ".axomsync" / "abcdefabcdef" / "model"
+    staging.mkdir(parents=True)
+    (staging / "weights").write_bytes(b"half")
+    mirror.later = 29 * 86400.0
+    mirror.sync()
+    assert (staging / "weights").exists()
+    mirror.later = 31 * 86400.0
+    mirror.sync()
+    assert not staging.parent.exists()
+
+
 def test_what_came_of_a_model_that_is_no_longer_wanted_is_let_go(server: FaultyServer, mirror: MirrorHere) -> None:
     wanted = server.add_model("chassis", "v1", {**FILES, "weights.safetensors": Content(1000)})  # noise: it is blocked
     mirror.sync()
