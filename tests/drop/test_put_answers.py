@@ -183,6 +183,31 @@ def test_a_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: Fault
     assert here.read(Reader.orphans) == {}
 
 
+@pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_refusal_of_a_used_url_is_worth_a_fresh_one(tmp_path: Path, server: FaultyServer, status: int, shard: str) -> None:
+    """It may be refused for its age alone; what is said of a fresh one is for good."""
+    with drop_here(tmp_path, server, shard=shard) as here:
+        (here.folder / "a.jsonl").write_bytes(dataset("a"))
+        server.inject(Fault(503), "/bucket/", method="PUT", times=FOREVER)
+        here.live()
+        kept = sum(request.method == "POST" for request in server.requests)
+        server.heal()
+        server.inject(Fault(status, {}, b""), "/bucket/", method="PUT", times=kept)
+        server.requests.clear()
+        here.live()
+        assert [row.state for row, _ in here.uploads()] == [UploadState.UPLOADED]
+        assert sum(request.method == "POST" for request in server.requests) == kept
+        assert puts(server) == 2 * kept
+
+        server.inject(Fault(status, {}, b""), "/bucket/", method="PUT", times=FOREVER)
+        server.requests.clear()
+        (here.folder / "b.jsonl").write_bytes(dataset("b"))
+        here.live()
+        assert here.uploads()[1][0].state is UploadState.FAILED
+        assert puts(server) == kept, "asked once"
+
+
 def test_a_url_that_ends_under_its_body_says_so(tmp_path: Path, server: FaultyServer) -> None:
     """As a store does that judges the URL after the last byte."""
     (tmp_path / "template").mkdir()
