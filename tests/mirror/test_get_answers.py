@@ -133,6 +133,19 @@ def test_objects_that_are_replaced_between_two_lives_are_not_mixed(server: Fault
     assert fault_of(mirror, model_id, NEW) == []
 
 
+def test_what_is_in_the_way_of_asking_again_names_the_file(server: FaultyServer, mirror: MirrorHere) -> None:
+    model_id = server.add_model("m", "v1", OLD)
+    server.longest_answer = MIB
+    mirror.patience = 0.2
+    server.inject(Fault(503), server.key_of(model_id, "big.bin"), skip=2, times=FOREVER)
+    mirror.sync()
+    server.heal()
+    server.inject(s3_error(404, "NoSuchKey", "no"), server.key_of(model_id, "a.json"), times=FOREVER)
+    mirror.later = 600.0
+    mirror.sync()
+    assert (mirror.model(model_id).reason or "").startswith("a.json: storage 127.0.0.1")
+
+
 @pytest.mark.parametrize("at", ["big.bin", "b.json"])
 @pytest.mark.parametrize("dates", [True, False])
 def test_objects_that_are_replaced_while_they_are_fetched_are_not_mixed(
