@@ -169,6 +169,19 @@ def test_what_root_makes_belongs_to_whom_the_folder_belongs_to(folder: Path) -> 
         )
 
 
+def test_what_was_there_before_is_given_to_nobody(folder: Path) -> None:
+    """It may be somebody else's file, whom the folder's owner has had moved there."""
+    assert os.geteuid() == 0, "only root gives files away"
+    folder.mkdir(mode=0o750)
+    os.chown(folder, 65534, 65534)
+    for name in ("agent.lock", "state.db"):
+        (folder / name).touch(0o640)
+    with Ledger(folder, lambda: NOW):
+        assert {name: (folder / name).stat().st_uid for name in ("agent.lock", "state.db")} == {
+            "agent.lock": 0, "state.db": 0,
+        }  # fmt: skip
+
+
 # Transitions
 
 
