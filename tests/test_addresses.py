@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.core.errors import Refused
+from axomsync.config import Settings
+from axomsync.core.errors import Refused, Transient
+from axomsync.storage.client import Storage
 from axomsync.transport.addresses import judge_literal, why_not
 
 CHECKOUT = Path(__file__).parents[1]
@@ -48,13 +50,29 @@ def test_loopback_is_for_consoles_on_loopback(address: str) -> None:
     assert why_not(address, loopback=False) == "this machine itself"
 
 
-def test_a_name_is_no_address() -> None:
-    assert not judge_literal("store.test", loopback=False)
+@pytest.mark.parametrize("address", ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "127.1", "0"])
+def test_an_address_in_another_form_is_one(address: str) -> None:
+    """A proxy would be asked for it as it stands, and know what it means."""
+    with pytest.raises(Refused, match="nothing is asked there"):
+        judge_literal(address, loopback=False)
+
+
+@pytest.mark.parametrize("host", ["store.test", "10.store.test", "x1", "b\u00fccher.test", ""])
+def test_a_name_is_no_address(host: str) -> None:
+    assert not judge_literal(host, loopback=False)
+
+
+@pytest.mark.parametrize(("console", "refused"), [("https://console.example/api", True), ("http://127.0.0.1:9/api", False)])
+def test_storage_on_this_machine_is_that_of_a_console_on_this_machine(console: str, refused: bool) -> None:
+    storage = Storage.of(Settings.model_validate({"console": {"url": console}}))
+    with pytest.raises(Refused if refused else Transient):
+        storage.put("http://127.0.0.1:9/a?X-Amz-Signature=1", iter([b"x"]), 1, "text/plain")
+    storage.close()
 
 
 # Names that lead to each address, and a listener on each that must never be asked.
 _INSIDE = """
-import json, socket, sys, threading
+import json, os, socket, sys, threading
 from axomsync.core.errors import AxomsyncError
 from axomsync.storage.client import Storage
 
@@ -84,9 +102,23 @@ for host in sys.argv[1:]:
             except AxomsyncError as failure:
                 told[f"{method} {host} {loopback}"] = f"{type(failure).__name__}: {failure}"
         storage.close()
+os.environ["http_proxy"] = "http://10.1.2.3"
+storage = Storage(stall=1.0, allow_http=True)
+for host in ("169.254.169.254", "[::ffff:169.254.169.254]", "2852039166"):
+    try:
+        storage.put(f"http://{host}/a?X-Amz-Signature=1", iter([b"x"]), 1, "text/plain")
+    except AxomsyncError as failure:
+        told[f"put {host} proxy"] = f"{type(failure).__name__}: {failure}"
+storage.close()
 print(json.dumps({"asked": asked, "told": told}))
 """
-_HOSTS = "169.254.169.254 metadata.test\n127.0.0.1 localhost here.test\n10.1.2.3 private.test\n"
+_HOSTS = """\
+169.254.169.254 metadata.test
+127.0.0.1 localhost here.test
+10.1.2.3 private.test
+169.254.169.254 both.test
+10.1.2.3 both.test
+"""
 
 
 def test_no_name_leads_to_where_machines_keep_credentials(tmp_path: Path) -> None:
@@ -98,6 +130,7 @@ def test_no_name_leads_to_where_machines_keep_credentials(tmp_path: Path) -> Non
         ' && ip addr add 10.1.2.3/32 dev lo && exec "$@"'
     )
     hostile = ["metadata.test", "169.254.169.254", "[::ffff:169.254.169.254]", "2852039166", "here.test", "private.test"]
+    hostile.append("both.test")  # whose other address may be asked
     done = subprocess.run(
         ["unshare", "-n", "-m", "sh", "-c", setup, "sh", sys.executable, "-c", _INSIDE, *hostile],
         capture_output=True, text=True, check=False, timeout=60, cwd=CHECKOUT,
@@ -107,6 +140,6 @@ def test_no_name_leads_to_where_machines_keep_credentials(tmp_path: Path) -> Non
     assert "169.254.169.254" not in found["asked"]
     for attempt, words in found["told"].items():
         _, host, loopback = attempt.split()
-        refused = host not in ("private.test", "here.test") or (host == "here.test" and loopback == "False")
+        refused = host not in ("private.test", "here.test", "both.test") or (host == "here.test" and loopback == "False")
         assert words.startswith("Refused: ") is refused, (attempt, words)
     assert set(found["asked"]) == {"127.0.0.1", "10.1.2.3"}

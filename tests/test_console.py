@@ -639,10 +639,11 @@ def test_a_detail_that_repeats_the_key_at_the_cut_leaks_nothing_of_it(server: Fa
 
 
 def test_empty_objects_that_stand_for_folders_are_no_files(server: FaultyServer, connect: Connect) -> None:
-    sizes = {"a/": 0, "/": 0, "a/b": 0, "c/": 1}
+    sizes = {"a/": 0, "/": 0, "a/b": 0, "c/": 1, "on": 0, "on/azure": 0, "on/azure/x": 1, "on.txt": 0, "e": 1, "e/f": 1}
     files = [{"rel": rel, "size": size, "url": "http://127.0.0.1/"} for rel, size in sizes.items()]
     server.inject(json_answer({"model_id": "m", "files": files}), "/download")
-    assert [file.rel for file in connect().manifest("m").files] == ["a/b", "c/"]
+    found = [file.rel for file in connect().manifest("m").files]
+    assert found == ["a/b", "c/", "on/azure/x", "on.txt", "e", "e/f"], "an object that has bytes stands for itself"
 
 
 # Texts that come in

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from axomsync.core.documents import NotADocument, parse_document, read_document
 from axomsync.core.folders import Folder
+from axomsync.core.paths import UNFINISHED
 
 Plant = Callable[[Path, Path], None]  # (where, a file outside)
 
@@ -111,6 +112,16 @@ def test_a_move_never_overwrites(folder: Folder) -> None:
         assert caught.value.filename2 == os.path.join(target.path, b"a")
         folder.move(b"a", target, b"c")
         assert sorted(target.names()) == [b"a", b"c"]
+
+
+def test_what_is_not_finished_has_a_name_that_nobody_could_guess(folder: Folder) -> None:
+    folder.write_new(b"a", b"text")
+    file, names = folder.open_file(b"a"), set()
+    for _ in range(3):
+        with folder.copy_of(file, b"b", lambda: None) as (name, _):
+            names.add(name.removeprefix(UNFINISHED))
+    os.close(file)
+    assert [len(name) >= 32 for name in names] == [True] * 3
 
 
 def test_a_write_that_fails_leaves_nothing(folder: Folder) -> None:

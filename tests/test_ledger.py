@@ -24,6 +24,7 @@ from axomsync.ledger import Ledger, Reader, Trouble, holder, stored, trouble_of
 from axomsync.ledger.database import WAL_LIMIT_BYTES
 from axomsync.ledger.schema import migrations
 from axomsync.ledger.writer import LARGE_WAL_BYTES
+from axomsync.runtime.problems import CALM_SECONDS, LedgerWatch, Problems
 from tests.rig.agent import eventually
 from tests.rig.disks import fill, remount, small_disk
 from tests.rig.old_ledger import OLD_DUMP, old_ledger
@@ -166,6 +167,19 @@ def test_what_root_makes_belongs_to_whom_the_folder_belongs_to(folder: Path) -> 
         assert {file.name: file.stat().st_uid for file in folder.iterdir()} == dict.fromkeys(
             ("agent.lock", "state.db", "state.db-shm", "state.db-wal"), owner
         )
+
+
+def test_what_was_there_before_is_given_to_nobody(folder: Path) -> None:
+    """It may be somebody else's file, whom the folder's owner has had moved there."""
+    assert os.geteuid() == 0, "only root gives files away"
+    folder.mkdir(mode=0o750)
+    os.chown(folder, 65534, 65534)
+    for name in ("agent.lock", "state.db"):
+        (folder / name).touch(0o640)
+    with Ledger(folder, lambda: NOW):
+        assert {name: (folder / name).stat().st_uid for name in ("agent.lock", "state.db")} == {
+            "agent.lock": 0, "state.db": 0,
+        }  # fmt: skip
 
 
 # Transitions
@@ -593,9 +607,18 @@ def test_a_forgotten_reader_is_seen_and_the_wal_shrinks_when_it_has_gone(folder:
     while wal.stat().st_size < LARGE_WAL_BYTES:
         ledger.set_facts(large="x" * 2_000_000)
     assert ledger.held_by_reader()
+    seconds = [0.0]
+    problems = Problems(ledger)
+    watch = LedgerWatch(ledger, problems, clock=lambda: seconds[0])
+    watch.turn()
+    assert [str(Trouble.HELD) in problem.reason for problem in problems.all()] == [True]
+    assert trouble_of(folder) is Trouble.HELD, "other processes learn it too"
     other.execute("COMMIT")
     other.close()
     assert not ledger.held_by_reader()
+    seconds[0] += CALM_SECONDS
+    watch.turn()
+    assert (problems.all(), trouble_of(folder)) == ([], None)
     for _ in range(3):
         ledger.set_facts(large="small")
     assert wal.stat().st_size <= WAL_LIMIT_BYTES

@@ -184,6 +184,16 @@ def test_an_answer_to_a_put_whose_words_never_come_is_given_up(server: FaultySer
     storage.close()
 
 
+def test_a_refusal_of_a_put_that_trickles_is_not_read_to_its_end(server: FaultyServer) -> None:
+    server.inject(Fault(503, {}, b"<Error>" + b" " * 8000, rate=500), "/bucket", method="PUT")
+    storage = Storage(loopback=True, stall=60.0, document_seconds=0.2)
+    began = time.monotonic()
+    with pytest.raises(Transient, match="503"):
+        storage.put(server.presign("PUT", "new"), [b"abc"], 3, "")
+    assert time.monotonic() - began < 8.0
+    storage.close()
+
+
 def test_less_than_was_asked_is_taken_as_far_as_it_goes(storage: Storage, server: FaultyServer) -> None:
     server.longest_answer = 1000
     with storage.get(server.presign("GET", "object"), 500, SIZE, SIZE, None) as reply:

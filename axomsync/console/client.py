@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
@@ -252,8 +253,7 @@ class Console:
                 f"the console answered with the manifest of another model ({printable(shape.model_id)}); if "
                 "that lasts, tell whoever runs it"
             )
-        # Tools that copy folders to storage leave an empty object for each folder.
-        listed = (f for f in shape.files if f.size or not f.rel.endswith("/"))
+        listed = _without_folders(shape.files)
         files = (ManifestFile(f.rel, f.size, f.url, url_lifetime(f.url, date or self._now()), f.checksums()) for f in listed)
         return Manifest(model_id, tuple(files))
 
@@ -419,6 +419,14 @@ class Console:
             text = ""
         # The key goes first: the cut might leave most of it.
         return printable(" ".join(text.replace(self._key or "\n", "…").split()))[:300] or "no detail given"
+
+
+def _without_folders(files: list[_FileShape]) -> Iterator[_FileShape]:
+    """Tools that copy folders to storage leave an empty object for each: `name/`, or on Azure `name` beside `name/file`."""
+    # With the least of all characters between its parts, a folder is followed by what lies in it when they are sorted.
+    in_order = sorted(files, key=lambda file: file.rel.replace("/", "\0"))
+    folders = {above.rel for above, below in pairwise(in_order) if below.rel.startswith(f"{above.rel}/")}
+    return (file for file in files if file.size or not (file.rel.endswith("/") or file.rel in folders))
 
 
 def _hex_digest(text: str | None, length: int) -> str | None:

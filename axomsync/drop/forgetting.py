@@ -3,17 +3,18 @@
 What decides whether a file goes up is its content. So all rows of that content go, under whatever path it was dropped, and
 with them the record that tells other agents; its receipts stay for people, and say that they no longer count.
 
-Failures handled: a receipt or record that can't be changed (`LocalFault`, and no row is struck), a crash in the middle (the
-same call again finishes it).
+Failures handled: a receipt or record that can't be changed (`LocalFault`, and no row is struck), what only has a receipt's
+name or is somebody else's (left alone), a crash in the middle (the same call again finishes it).
 """
 
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from axomsync.config import DropSettings
-from axomsync.core.documents import LARGEST, NotADocument
+from axomsync.core.documents import LARGEST, NotADocument, is_ours
 from axomsync.core.errors import LocalFault
 from axomsync.core.folders import Folder
 from axomsync.core.paths import ARCHIVE, RECEIPT
@@ -77,6 +78,9 @@ def _mark(
     folder: Folder, name: bytes, place: bytes, digests: set[bytes], contents: set[tuple[str, str]], *, named: bool,
     now: float,
 ) -> None:  # fmt: skip
+    status = folder.status(name)
+    if status is None or not stat.S_ISREG(status.st_mode) or not is_ours(status):
+        return  # it proves nothing, and may be a trap
     try:
         text = folder.read(name, LARGEST)
         if not any(digest in text for digest in digests):

@@ -50,12 +50,20 @@ def resolve(host: str, port: int, *, loopback: bool) -> list[str]:
 def judge_literal(host: str, *, loopback: bool) -> bool:
     """Whether `host` is an address and no name. Raises `Refused` for one that nothing may be fetched from."""
     try:
-        reason = why_not(host, loopback=loopback)
+        reason = why_not(_as_written_usually(host), loopback=loopback)
     except ValueError:
         return False
     if reason is not None:
         raise _refused(host, host, reason)
     return True
+
+
+def _as_written_usually(host: str) -> str:
+    """An IPv4 address that resolvers and proxies know in other forms as well: in fewer parts, in hexadecimal, in octal."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, UnicodeEncodeError):
+        return host
 
 
 def _refused(host: str, address: str, reason: str | None) -> Refused:

@@ -77,6 +77,8 @@ class FarSide:
         with self._lock:
             self.puts += 1
             fault = self.faults.popleft() if self.faults else ""
+        if fault == "bug":
+            raise RuntimeError("a bug")
         if fault == "refused":
             raise Transient("storage answered 503 (SlowDown)", congestion=True)
         if fault == "expired" or self._clocks.wall > self._expiry[url]:

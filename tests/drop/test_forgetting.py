@@ -1,6 +1,7 @@
 """Forget means forget: what is dropped again goes up again, whoever remembered that it was uploaded."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,29 @@ def test_another_content_of_the_folder_is_still_known(tmp_path: Path) -> None:
     marked = json.loads((here.folder / "uploaded" / "a.jsonl.receipt.json").read_text())
     assert marked["upload_id"], "the receipt still says what storage has"
     assert marked["forgotten"].startswith("2030")
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO", "of another user", "writable by others"])
+def test_what_only_has_the_name_of_a_receipt_keeps_nothing_from_being_forgotten(tmp_path: Path, kind: str) -> None:
+    here = make(tmp_path)
+    (here.folder / "a.jsonl").write_bytes(dataset("a"))
+    here.finish()
+    true, planted = (here.folder / "uploaded" / f"{name}.jsonl.receipt.json" for name in ("a", "b"))
+    if kind == "FIFO":
+        os.mkfifo(planted)
+    elif kind == "link":
+        planted.symlink_to(true)
+    else:
+        planted.write_bytes(true.read_bytes())
+        planted.chmod(0o644 if kind == "of another user" else 0o664)
+        os.chown(planted, *((65534, 65534) if kind == "of another user" else (0, 0)))
+    before = planted.lstat()
+    assert forget(here, b"a.jsonl") == [b"a.jsonl"]
+    assert "forgotten" in json.loads(true.read_text())
+    assert planted.lstat().st_ino == before.st_ino, "it is not ours to change"
+    drop_again(here, "a.jsonl", dataset("a"))
+    here.finish()
+    assert here.far.puts == 2
 
 
 def test_a_row_that_takes_the_place_of_another_has_its_own_events(tmp_path: Path) -> None:

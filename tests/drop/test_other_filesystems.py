@@ -4,12 +4,15 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from axomsync.core.errors import SourceChanged
 from axomsync.core.records import UploadState
+from axomsync.drop import archive
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, stored, tree
 from tests.drop.inprocess import DropHere, ledger_template
@@ -138,3 +141,18 @@ def test_a_crash_in_the_middle_leaves_both_and_is_finished_by_the_next_agent(
     assert (agent.drop / area / "a.jsonl").read_bytes() == content
     assert len(puts(sandbox)) == (1 if content is GOOD else 0)
     assert stored(sandbox) == ({"a.jsonl": [GOOD]} if content is GOOD else {})
+
+
+def test_what_is_copied_is_what_was_checked_whatever_its_stamp_says(tmp_path: Path, disks: ExitStack) -> None:
+    """Its bytes changed, and its size and times are the same: the copy is compared with the digest, and let go."""
+    here = make(tmp_path, after="keep")
+    (here.folder / "a.jsonl").write_bytes(GOOD)
+    here.finish()
+    ((row, _),) = here.uploads()
+    archived = here.folder / "uploaded"
+    archived.mkdir()
+    disks.enter_context(small_disk(archived, "size=1m"))
+    with pytest.raises(SourceChanged, match="its new content is taken as a new file"):
+        archive.archive(here.folder, replace(row, sha256="0" * 64), row, [])
+    assert list(archived.iterdir()) == []
+    assert (here.folder / "a.jsonl").read_bytes() == GOOD

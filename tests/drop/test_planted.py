@@ -161,6 +161,9 @@ def test_thirty_plants_at_once_change_nothing_outside_as_the_system_calls_show(
         assert "/drop/uploaded>" in seen, "it was traced"
         touched = [line for line in seen.splitlines() if str(outside) in line and not re.search(r" = -1 E", line)]
         assert touched == []
+        made = [line for line in seen.splitlines() if "O_CREAT" in line and f"<{agent.drop}" in line]
+        assert made, "receipts and reasons were written"
+        assert [line for line in made if "O_EXCL" not in line or "O_NOFOLLOW" not in line] == []
         objects = stored(sandbox)
         assert all(objects[name] == [GOOD] and objects[f"w{name}"] == [GOOD] for name in names)
         assert [row["state"] for row in agent.uploads()].count("rejected") == len(PLANTS)

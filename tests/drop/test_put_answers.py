@@ -65,17 +65,23 @@ def server() -> Iterator[FaultyServer]:
         yield server
 
 
-@pytest.mark.parametrize("after", ["delete", "archive"])
-def test_no_answer_but_a_confirmation_takes_a_file_away(tmp_path: Path, server: FaultyServer, after: str) -> None:
+@pytest.mark.parametrize(
+    ("after", "shard", "refused"), [("delete", "", ""), ("archive", "", ""), ("delete", "60B", "-00002-of-00002")]
+)
+def test_no_answer_but_a_confirmation_takes_a_file_away(
+    tmp_path: Path, server: FaultyServer, after: str, shard: str, refused: str
+) -> None:
+    """Of a file that goes up in parts, the second is `refused`."""
     (tmp_path / "template").mkdir()
     with (
         closing(Storage(loopback=True, stall=2.0, answer_seconds=2.0)) as client,
         closing(Console(server.url, lambda: KEY)) as console,
     ):
-        here = DropHere(tmp_path, ledger_template(tmp_path / "template"), console=console, storage=client, after=after)
+        template = ledger_template(tmp_path / "template")
+        here = DropHere(tmp_path, template, console=console, storage=client, after=after, shard=shard)
         for number, fault in enumerate(NOT_STORED):
             (here.folder / f"{number}.jsonl").write_bytes(dataset(str(number)))
-            server.inject(fault, f"/{number}.jsonl", method="PUT", times=FOREVER)
+            server.inject(fault, f"/{number}{refused}.jsonl", method="PUT", times=FOREVER)
         for passed in range(1, 3):
             server.requests.clear()
             here.live()
@@ -83,8 +89,9 @@ def test_no_answer_but_a_confirmation_takes_a_file_away(tmp_path: Path, server: 
             assert lying == {f"{number}.jsonl" for number in range(len(NOT_STORED))}
             assert {row.state for row, _ in here.uploads()} <= {UploadState.QUEUED, UploadState.FAILED}
             for row, _ in here.uploads():
-                tries = [r for r in server.requests if r.method == "PUT" and r.path.endswith(f"/{row.filename}")]
-                asked = [r for r in server.requests if r.method == "POST" and f'"{row.filename}"'.encode() in r.body]
+                name = row.filename.replace(".jsonl", f"{refused}.jsonl")
+                tries = [r for r in server.requests if r.method == "PUT" and r.path.endswith(f"/{name}")]
+                asked = [r for r in server.requests if r.method == "POST" and f'"{name}"'.encode() in r.body]
                 assert len(tries) <= 6, (row.filename, len(tries))
                 assert len(asked) <= 4, (row.filename, len(asked))
                 assert row.reason, row.filename
@@ -94,11 +101,11 @@ def test_no_answer_but_a_confirmation_takes_a_file_away(tmp_path: Path, server: 
         with Ledger(here.state, lambda: here.clocks.wall) as ledger:
             ledger.retry((row.id for row, _ in here.uploads()), ())
         here.finish()
-    rows = [row for row, _ in here.uploads()]
-    assert {row.state for row in rows} == {UploadState.UPLOADED}
-    for row in rows:
-        stored = server.objects[row.key or ""]
-        assert stored.content.read() == dataset(row.filename.removesuffix(".jsonl"))
+    rows = here.uploads()
+    assert {row.state for row, _ in rows} == {UploadState.UPLOADED}
+    for row, shards in rows:
+        stored = [server.objects[key or ""].content.read() for key in ([part.key for part in shards] or [row.key])]
+        assert b"".join(stored) == dataset(row.filename.removesuffix(".jsonl"))
 
 
 def scrambled(content: Content) -> str:
@@ -174,6 +181,31 @@ def test_a_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: Fault
     ((row, _),) = here.uploads()
     assert (row.state, row.upload_id != "u1") == (UploadState.UPLOADED, True)
     assert here.read(Reader.orphans) == {}
+
+
+@pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
+@pytest.mark.parametrize("status", [400, 404, 410])
+def test_a_refusal_of_a_used_url_is_worth_a_fresh_one(tmp_path: Path, server: FaultyServer, status: int, shard: str) -> None:
+    """It may be refused for its age alone; what is said of a fresh one is for good."""
+    with drop_here(tmp_path, server, shard=shard) as here:
+        (here.folder / "a.jsonl").write_bytes(dataset("a"))
+        server.inject(Fault(503), "/bucket/", method="PUT", times=FOREVER)
+        here.live()
+        kept = sum(request.method == "POST" for request in server.requests)
+        server.heal()
+        server.inject(Fault(status, {}, b""), "/bucket/", method="PUT", times=kept)
+        server.requests.clear()
+        here.live()
+        assert [row.state for row, _ in here.uploads()] == [UploadState.UPLOADED]
+        assert sum(request.method == "POST" for request in server.requests) == kept
+        assert puts(server) == 2 * kept
+
+        server.inject(Fault(status, {}, b""), "/bucket/", method="PUT", times=FOREVER)
+        server.requests.clear()
+        (here.folder / "b.jsonl").write_bytes(dataset("b"))
+        here.live()
+        assert here.uploads()[1][0].state is UploadState.FAILED
+        assert puts(server) == kept, "asked once"
 
 
 def test_a_url_that_ends_under_its_body_says_so(tmp_path: Path, server: FaultyServer) -> None:

@@ -172,21 +172,30 @@ def test_only_what_this_agent_has_sent_itself_is_deleted(tmp_path: Path, templat
     assert not (here.folder / "y" / "a.jsonl").exists(), "a duplicate of what this agent has sent itself"
 
 
-def test_a_duplicate_that_only_another_agent_vouches_for_is_archived_and_not_deleted(tmp_path: Path, template: Path) -> None:
+@pytest.mark.parametrize("proof", ["claim", "receipt"])
+def test_a_duplicate_that_only_another_agent_vouches_for_is_archived_and_not_deleted(
+    tmp_path: Path, template: Path, proof: str
+) -> None:
     here = DropHere(tmp_path / "here", template)
-    other = Claims(here.folder, "other", keeps=True)
-    other.register()
-    other.settle(f"{sha256(dataset('a.jsonl'))}/a.jsonl", Stored("up-x", "k", None))
-    drop(here, "a.jsonl")
-    (here.folder / "uploaded").write_text("in the way")
+    (here.folder / "uploaded").mkdir()
+    if proof == "claim":
+        other = Claims(here.folder, "other", keeps=True)
+        other.register()
+        other.settle(f"{sha256(dataset('x/a.jsonl'))}/a.jsonl", Stored("up-x", "k", None))
+    else:
+        known = forged_receipt("x/a.jsonl", path="a.jsonl", filename="a.jsonl")
+        (here.folder / "uploaded" / "a.jsonl.receipt.json").write_text(known)
+    drop(here, "x/a.jsonl")
+    (here.folder / "uploaded" / "x").write_text("in the way")
     here.live()
-    assert states(here) == [UploadState.DUPLICATE]
-    (here.folder / "uploaded").unlink()
+    assert states(here).count(UploadState.DUPLICATE) == 1
+    (here.folder / "uploaded" / "x").unlink()
     here.settings = here.settings.model_copy(update={"after": "delete"})
     here.clocks.advance(3600)
     here.live()
-    assert (here.folder / "uploaded" / "a.jsonl").read_bytes() == dataset("a.jsonl")
-    assert receipt(here.folder / "uploaded" / "a.jsonl")["upload_id"] == "up-x"
+    assert (here.folder / "uploaded" / "x" / "a.jsonl").read_bytes() == dataset("x/a.jsonl")
+    assert receipt(here.folder / "uploaded" / "x" / "a.jsonl")["upload_id"] == "up-x"
+    assert here.far.puts == 0
 
 
 @pytest.mark.parametrize("change", ["other content", "of another user", "writable by others", "without its content"])

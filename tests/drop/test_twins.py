@@ -42,3 +42,18 @@ def test_a_kill_between_twins_makes_no_second_object(here: DropHere, writes: int
     states = {row.state for row, _ in here.uploads()}
     assert states == {UploadState.UPLOADED, UploadState.DUPLICATE}
     assert len(here.far.objects) == 1
+
+
+def test_who_was_begun_before_a_kill_goes_ahead_of_its_twin(tmp_path: Path) -> None:
+    """Storage may have it under the key of the one that was begun. Which one that is, threads decide."""
+    (tmp_path / "template").mkdir()
+    template = ledger_template(tmp_path / "template")
+    for number in range(9):
+        here = DropHere(tmp_path / f"{number}", template, settle="0s")
+        for place in ("a", "b"):
+            (here.folder / place).mkdir()
+            (here.folder / place / "x.jsonl").write_bytes(dataset("x"))
+        here.far.faults.append("lost")
+        here.live(8 + number % 3)
+        here.finish()
+        assert len(here.far.objects) == 1, number

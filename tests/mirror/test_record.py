@@ -241,6 +241,12 @@ def test_a_path_that_can_not_be_looked_at_is_not_absent(tmp_path: Path) -> None:
         is_folder(tmp_path / ("x" * 300))
     with pytest.raises(LocalFault, match="too long"):
         current.leads_to(tmp_path / ("x" * 300))
+    (tmp_path / "current").symlink_to("x" * 300)
+    with pytest.raises(LocalFault, match="too long"):
+        current.foreign(tmp_path)
+    model = RemoteModel("m", "chassis", "v1", None, None, "ready", None)
+    with pytest.raises(LocalFault, match="too long"):
+        Place.lacks(tmp_path, Record(model, (ModelFile("x" * 300, 1, None, ()),), {}, ""))
 
 
 def test_one_record_that_can_not_be_read_now_changes_nothing(agent: AgentProcess, server: FaultyServer) -> None:

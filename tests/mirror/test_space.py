@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,42 @@ def test_what_a_crash_left_of_a_removal_is_swept_away(server: FaultyServer, mirr
     shutil.copytree(mirror.folder / "chassis" / "v1", grave)
     mirror.sync()
     assert not grave.exists()
+
+
+def test_what_a_kill_left_of_a_write_is_swept_away_when_nobody_can_be_at_it_any_more(
+    server: FaultyServer, mirror: MirrorHere
+) -> None:
+    """Also of a command that a kill ended, which had a name of its own."""
+    add(server, 1)
+    mirror.sync()
+    internal, version = mirror.folder / ".axomsync", mirror.folder / "chassis" / "v1"
+    (internal / "abcdefabcdef").mkdir()
+    stale, fresh = [], []
+    for folder in (internal / "here", internal / "abcdefabcdef"):
+        for left in (stale, fresh):
+            left.append(folder / f".new-link-{len(left)}-{id(left)}")
+            left[-1].symlink_to("v1")
+    for left in (stale, fresh):
+        left.append(version / f".axomsync-unfinished-{id(left)}")
+        left[-1].write_text("half")
+    for path in stale:
+        os.utime(path, (time.time() - 7200,) * 2, follow_symlinks=False)
+    mirror.sync()
+    assert [path for path in stale if os.path.lexists(path)] == []
+    assert all(os.path.lexists(path) for path in fresh), "somebody may be about to put it in its place"
+
+
+def test_what_an_agent_that_is_gone_has_received_is_let_go_after_a_month(server: FaultyServer, mirror: MirrorHere) -> None:
+    add(server, 1)
+    staging = mirror.folder / ".axomsync" / "abcdefabcdef" / "model"
+    staging.mkdir(parents=True)
+    (staging / "weights").write_bytes(b"half")
+    mirror.later = 29 * 86400.0
+    mirror.sync()
+    assert (staging / "weights").exists()
+    mirror.later = 31 * 86400.0
+    mirror.sync()
+    assert not staging.parent.exists()
 
 
 def test_what_came_of_a_model_that_is_no_longer_wanted_is_let_go(server: FaultyServer, mirror: MirrorHere) -> None:

@@ -190,3 +190,17 @@ def test_what_was_found_in_the_folder_is_read_soon(server: FaultyServer, mirror:
     assert next(iter(mirror.models())).state == ModelState.PUBLISHED
     mirror.scrub()
     assert is_whole(folder)
+
+
+@pytest.mark.parametrize(("days", "is_due"), [(0.0, False), (29.0, False), (31.0, True), (-1.0, True), (-400.0, True)])
+def test_it_is_read_again_in_time_however_the_clock_was_set(
+    server: FaultyServer, mirror: MirrorHere, days: float, is_due: bool
+) -> None:
+    """A time that is further ahead than it can be was noted by a clock that was wrong."""
+    files = {"a.bin": Content(9, 1)}
+    server.add_model("chassis", "v1", files)
+    mirror.sync()
+    mirror.later = days * DAY
+    flip(mirror.folder / "chassis" / "v1" / "a.bin", 7)
+    mirror.scrub()
+    assert (files["a.bin"].fault_in(mirror.folder / "chassis" / "v1" / "a.bin") is None) is is_due

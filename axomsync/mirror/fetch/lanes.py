@@ -185,17 +185,21 @@ class Lanes:
             if lease is None:
                 continue
             file = lease.file
-            generation = file.generation
             try:
-                self._work(lease, file)
-            except AxomsyncError as failure:
-                pause = self._pause(file.job, failure)  # before others can take the lease up
-                self._retreat(lease, file)
-                self._react(file, failure, generation, pause)
-            except Exception as bug:  # a bug must end the job, not hang it
+                self._carry(lease, file)
+            except Exception as bug:  # it must end the job, and neither hang it nor end the lane
                 log.exception("%s: unexpected failure", printable(file.rel))
-                self._retreat(lease, file)
                 file.job.fail(Transient(f"{printable(file.rel)}: unexpected {type(bug).__name__}: {bug}; please report it"))
+                self._retreat(lease, file)
+
+    def _carry(self, lease: Lease[PartialFile], file: PartialFile) -> None:
+        generation = file.generation
+        try:
+            self._work(lease, file)
+        except AxomsyncError as failure:
+            pause = self._pause(file.job, failure)  # before others can take the lease up
+            self._retreat(lease, file)
+            self._react(file, failure, generation, pause)
 
     def _take(self) -> Lease[PartialFile] | None:
         with self._changed:
