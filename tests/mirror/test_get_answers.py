@@ -224,6 +224,7 @@ def test_a_file_that_came_damaged_is_found_by_the_part_size_of_its_sibling(
     model_id = server.add_model("m", "v1", files, part_size=5 * MIB)
     key = server.key_of(model_id, "b.bin")
     server.inject(Fault(body=Content(9 * MIB, 3)), key, times=times)
+    mirror.lanes = 1  # no part of it is asked for: the answer is the whole of something else
     mirror.sync()
     if times == 1:
         assert fault_of(mirror, model_id, files) == []
