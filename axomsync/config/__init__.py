@@ -422,8 +422,8 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     known = {f"{section}_{key}": f"{ENVIRONMENT_PREFIX}{section}__{key}".upper() for section, key in _every_key()}
     lines = []
     for name in sorted(environ):
-        if name.upper() != name and name.upper().startswith(ENVIRONMENT_PREFIX):
-            lines.append(f"${printable(name)}: it means nothing in this spelling; did you mean {printable(name.upper())}?")
+        if name != name.upper() and (meant := _in_capitals(name)) is not None:
+            lines.append(f"${printable(name)}: it means nothing in small letters; did you mean {meant}?")
             continue
         rest = name.removeprefix(ENVIRONMENT_PREFIX)
         foreign = rest == name or "__" in rest or rest == "CONFIG" or re.fullmatch(r"(SERVICE|PORT)(_.*)?", rest)
@@ -433,6 +433,16 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
         advice = f"did you mean {known[near[0]]}?" if near else "known are AXOMSYNC_CONFIG and AXOMSYNC_<SECTION>__<KEY>"
         lines.append(f"${printable(name)}: it means nothing to this version; {advice}")
     return lines
+
+
+def _in_capitals(name: str) -> str | None:
+    """The variable of ours that differs from `name` by case alone."""
+    meant = name.upper()
+    if meant in ("AXOM_KEY", "AXOMSYNC_CONFIG"):
+        return meant
+    rest = meant.removeprefix(ENVIRONMENT_PREFIX)
+    section, _, key = rest.lower().partition("__")
+    return meant if rest != meant and (section, key) in _every_key() else None
 
 
 def _every_key() -> list[tuple[str, str]]:

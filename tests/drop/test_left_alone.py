@@ -150,6 +150,8 @@ def test_status_counts_them_explain_names_the_rule_and_the_log_says_it_once(
     )
     outside = agent.call("explain", str(tmp_path / "elsewhere" / "a.jsonl"))
     assert (outside.returncode, "lies outside of the drop folder" in outside.stderr) == (1, True)
+    whole = agent.call("explain", str(agent.drop))
+    assert (whole.returncode, "it is the drop folder itself" in whole.stderr) == (1, True)
     for path in paths:
         file = agent.drop / path.split("/")[0]
         shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink(missing_ok=True)
