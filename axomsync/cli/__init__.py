@@ -96,7 +96,7 @@ def _defaults(verb: click.Command, given: dict[str, Any]) -> dict[str, Any]:
 @json_option
 @click.version_option(__version__, prog_name="axomsync")
 @click.pass_context
-def cli(context: click.Context, **_: object) -> None:
+def cli(context: click.Context, /, **_: object) -> None:
     """Uploads what is dropped into a folder, and mirrors every ready model to disk."""
     name = context.invoked_subcommand or ""
     verb = cli.commands[name]

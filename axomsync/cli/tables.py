@@ -213,9 +213,11 @@ def steps(told: Sequence[str]) -> list[Any]:
 
 def _left_alone_words(left: dict[str, Any]) -> str:
     """Such as `2 files left alone (symlink): a.jsonl, b.jsonl; copy or move the file itself here`."""
-    named = ", ".join(left["examples"]) + ", …" * (left["files"] > len(left["examples"]))
-    files = "1 file" if left["files"] == 1 else f"{left['files']} files"
-    return printable(f"{files} left alone ({left['rule']}): {named}; {left['fix']}")
+    from axomsync.drop.rules import amount
+
+    folders = left.get("folders", 0)  # an older version did not tell
+    named = ", ".join(left["examples"]) + ", …" * (left["files"] + folders > len(left["examples"]))
+    return printable(f"{amount(left['files'], folders)} left alone ({left['rule']}): {named}; {left['fix']}")
 
 
 def _problem(problem: dict[str, Any]) -> Group:

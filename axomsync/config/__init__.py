@@ -172,7 +172,9 @@ class DropSettings(_Section):
     include: Globs = _key(
         ["*.jsonl"], "names to take, in upper or lower case; matched against the file name and the path below the folder"
     )
-    exclude: Globs = _key([], "names to leave alone, besides dotfiles, *.part, *.tmp and *~")
+    exclude: Globs = _key(
+        [], "names to leave alone, besides dotfiles, locks (~$*) and unfinished files (*.part, *.tmp, *~ and the like)"
+    )
     settle: Duration = _key("5s", "a file is finished when nothing about it has changed for so long", ge=0)
     rescan: Duration = _key("1m", "the folder is read anew at least this often, whatever the events say", gt=0)
     done_marker: str = _key("", 'such as ".done": a file is taken only once <file>.done lies beside it, newer than the file')
