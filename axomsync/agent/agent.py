@@ -609,6 +609,7 @@ class Agent:
 
     def _reload(self) -> None:
         self._reload_asked = False
+        log.info("reads %s again", self.loaded.path)
         systemd.reloading()
         try:
             loaded = config.load(self.loaded.path, self.environ)
@@ -616,8 +617,8 @@ class Agent:
                 raise BadConfig("[state] folder can't change while the agent runs; restart it")
             parts = Parts(loaded.settings, self, RUN_PATIENCE_SECONDS) if self._needs_other_parts(loaded.settings) else None
         except (BadConfig, LocalFault) as bad:
-            log.error("the new configuration is bad, the old one stays:\n%s", bad)
-            self.problems.report("configuration", f"the new one is bad, the old one stays: {bad}".replace("\n", " · "))
+            told = str(bad).replace("\n", " · ")
+            self.problems.report("configuration", f"the new configuration is bad, the old one stays: {told}")
             systemd.ready("working with the old configuration, the new one is bad")
             return
         self.problems.clear("configuration")

@@ -10,7 +10,7 @@ import click
 
 from axomsync.cli.context import ca_file_of, config_option, console_of, json_option, load
 from axomsync.cli.output import print_documents, print_json
-from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused
+from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault
 from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
 
@@ -144,6 +144,8 @@ def _write_config(path: Path, text: str, *, force: bool) -> None:
     except UnicodeEncodeError:
         raise BadConfig(f"{path}: a path that is not UTF-8 can't be written down; name another folder") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.parent.is_dir():  # such as /proc
+            raise LocalFault(f"{path}: no file can be made there; name another place") from None
         raise local_fault(error, error.filename or str(path)) from None
 
 

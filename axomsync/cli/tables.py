@@ -182,7 +182,8 @@ def status(document: dict[str, Any]) -> list[Any]:
     facts.add_row("console", Text(printable(f"{console['url']}  {_reached(console, running=agent['running'])}")))
     orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
     watched = f"  ({drop['observer']})" * bool(drop["observer"])
-    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}")))
+    missing = "  (missing)" * (drop["free_bytes"] is None)
+    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}{missing}")))
     for left in drop["left_alone"]:
         facts.add_row("", Text(_left_alone_words(left)))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,28 @@ def status_document(
     of_agent = list(problems if problems is not None else _problems_by_ledger(settings.state.folder, ledger))
     if unready:
         of_agent.append(Problem("ledger", unready, time.time(), None))
+    if pid is None and (ledger is not None or unready):
+        of_agent += _problems_of_folders(settings, {problem.subject for problem in of_agent})
     told = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in of_agent]
     return _status(settings, ledger, pid, facts, told + (_problems_of_rows(ledger, settings.drop.folder) if ledger else []))
+
+
+def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[Problem]:
+    """What an agent would tell of its folders, when none runs."""
+    drop, mirror = settings.drop, settings.mirror
+    for section, folder, made, wanted in (
+        ("drop", drop.folder, False, drop.enabled),
+        ("mirror", mirror.folder, True, mirror.enabled),
+    ):
+        subject = f"{section} folder"
+        if not wanted or subject in known or folder.is_dir():
+            continue
+        if os.path.lexists(folder):
+            yield Problem(
+                subject, f"{folder}: it is no folder; move it away, or correct [{section}] folder", time.time(), None
+            )
+        elif not made:  # the mirror's is made when it is needed
+            yield Problem(subject, f"{folder}: it is not there; create it, or correct [drop] folder", time.time(), None)
 
 
 def _problems_by_ledger(state: Path, ledger: Reader | None) -> list[Problem]:
