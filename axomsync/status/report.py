@@ -133,21 +133,13 @@ def status_document(
 
 
 def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[Problem]:
-    """What an agent would tell of its folders, when none runs."""
-    drop, mirror = settings.drop, settings.mirror
-    for section, folder, made, wanted in (
-        ("drop", drop.folder, False, drop.enabled),
-        ("mirror", mirror.folder, True, mirror.enabled),
-    ):
+    """What an agent would tell of its folders, when none runs. It makes none: one that is missing may not be mounted."""
+    for section, part in (("drop", settings.drop), ("mirror", settings.mirror)):
         subject = f"{section} folder"
-        if not wanted or subject in known or folder.is_dir():
+        if not part.enabled or subject in known or part.folder.is_dir():
             continue
-        if os.path.lexists(folder):
-            yield Problem(
-                subject, f"{folder}: it is no folder; move it away, or correct [{section}] folder", time.time(), None
-            )
-        elif not made:  # the mirror's is made when it is needed
-            yield Problem(subject, f"{folder}: it is not there; create it, or correct [drop] folder", time.time(), None)
+        what = "no folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
+        yield Problem(subject, f"{part.folder}: it is {what}, or correct [{section}] folder", time.time(), None)
 
 
 def _problems_by_ledger(state: Path, ledger: Reader | None) -> list[Problem]:
