@@ -152,8 +152,9 @@ class Steering:
     def _end(self, request: Request, outcome: Mapping[str, Any]) -> None:
         if outcome.get("error"):
             log.warning("could not %s: %s", request, outcome["error"])
-        answer = outcome.get("answer") or {}
-        if named := [*answer.get("forgotten", ()), *answer.get("retried", ())]:  # who asked may have gone long ago
+        answer = outcome.get("answer")
+        lists = [answer.get(key, ()) for key in ("forgotten", "retried")] if isinstance(answer, dict) else []
+        if named := [name for names in lists for name in names]:  # who asked may have gone long ago
             more = f" and {len(named) - NAMED_MOST} more" * (len(named) > NAMED_MOST)
             log.info("did %s: %s%s", request, ", ".join(map(str, named[:NAMED_MOST])), more)
         try:
