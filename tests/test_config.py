@@ -421,7 +421,10 @@ def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: py
     [
         ({"AXOMSYNC_MIRROR_POL": "5m"}, "did you mean AXOMSYNC_MIRROR__POLL?"),
         ({"AXOMSYNC_CONSOLE_URLS": "x"}, "did you mean AXOMSYNC_CONSOLE__URL?"),
-        ({"axomsync_mirror__poll": "5m"}, "did you mean AXOMSYNC_MIRROR__POLL?"),
+        ({"axomsync_mirror__poll": "1s"}, "it means nothing in small letters; did you mean AXOMSYNC_MIRROR__POLL?"),
+        ({"Axomsync_Config": "x"}, "did you mean AXOMSYNC_CONFIG?"),
+        ({"axom_key": "x"}, "did you mean AXOM_KEY?"),
+        ({"mirror__poll": "1s", "axomsync": "x", "axomsync_x__y": "1"}, None),
         ({"AXOMSYNC_XYZZY": "1"}, "known are AXOMSYNC_CONFIG and AXOMSYNC_<SECTION>__<KEY>"),
         ({"AXOMSYNC_CONFIG": "x", "AXOMSYNC_MIRROR__POLL": "5m", "AXOM_KEY": "x", "PATH": "x"}, None),
         ({"AXOMSYNC_SERVICE_HOST": "10.0.0.1", "AXOMSYNC_PORT": "x", "AXOMSYNC_PORT_9464_TCP_ADDR": "x"}, None),

@@ -457,6 +457,25 @@ def test_a_full_disk_is_told_at_the_start(tmp_path: Path) -> None:
             pass
 
 
+SMALL_FILES = """
+import resource, sys
+from pathlib import Path
+from axomsync.core.errors import LocalFault
+from axomsync.ledger import Ledger
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+try:
+    Ledger(Path(sys.argv[1]), lambda: 0.0)
+except LocalFault as fault:
+    print(fault)
+"""
+
+
+def test_a_limit_on_the_size_of_files_is_no_full_disk(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", SMALL_FILES, tmp_path], capture_output=True, text=True, check=True)
+    told = "this process may not write files that large; raise LimitFSIZE= of the unit (ulimit -f)"
+    assert done.stdout == f"{tmp_path}/state.db: {told}\n"
+
+
 def record_for_ever(ledger: Ledger, model: str, kept: list[int]) -> None:
     for start in itertools.count(0, 10):
         ledger.record_durable([(model, "w", None, DurableSegment(start, start + 10, "0" * 64))])

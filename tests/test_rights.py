@@ -82,6 +82,16 @@ def test_a_file_that_a_group_may_read_and_one_that_is_roots_alone(place: Path) -
     assert denied(key, PERSON).endswith("may not read it; use sudo")
 
 
+def test_what_root_has_put_into_a_folder_of_theirs_is_handed_over(place: Path) -> None:
+    mine = place / "mine"
+    (mine / "sub").mkdir(parents=True)
+    (mine / "a.jsonl").touch(mode=0o600)
+    os.chown(mine, PERSON, PERSON)
+    (mine / "sub").chmod(0o700)
+    assert denied(mine / "a.jsonl", PERSON).endswith(f"may not read it; run: sudo chown {PERSON} {mine}/a.jsonl")
+    assert denied(mine / "sub" / "b.jsonl", PERSON).endswith(f"; run: sudo chown -R {PERSON} {mine}/sub")
+
+
 def test_the_service_learns_the_command_for_the_owner(place: Path) -> None:
     sub, file = place / "sub", place / "secret.jsonl"
     sub.mkdir(mode=0o755)

@@ -259,6 +259,7 @@ class Agent:
 
     def _reload(self) -> None:
         self._reload_asked = False
+        log.info("reads %s again", self.loaded.path)
         systemd.reloading()
         try:
             loaded = config.load(self._loaded.path, self._environ)
@@ -267,8 +268,8 @@ class Agent:
             other = self._needs_other_workers(loaded.settings)
             workers = Workers(loaded.settings, self._shared, PATIENCE_SECONDS) if other else None
         except (BadConfig, LocalFault) as bad:
-            log.error("the new configuration is bad, the old one stays:\n%s", bad)
-            self.problems.report("configuration", f"the new one is bad, the old one stays: {bad}".replace("\n", " · "))
+            told = str(bad).replace("\n", " · ")
+            self.problems.report("configuration", f"the new configuration is bad, the old one stays: {told}")
             systemd.ready("working with the old configuration, the new one is bad")
             return
         self.problems.clear("configuration")

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 LONG_REQUESTS_AT_ONCE = 2
 KEPT_SECONDS = 24 * 3600.0  # answers are kept for whoever waits; nobody waits longer
 ASK_AGAIN_SECONDS = 0.1
+NAMED_MOST = 20  # of those that were forgotten or are tried again, in the log
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,11 @@ class Steering:
     def _end(self, request: Request, outcome: Mapping[str, Any]) -> None:
         if outcome.get("error"):
             log.warning("could not %s: %s", request, outcome["error"])
+        answer = outcome.get("answer")
+        lists = [answer.get(key, ()) for key in ("forgotten", "retried")] if isinstance(answer, dict) else []
+        if named := [name for names in lists for name in names]:  # who asked may have gone long ago
+            more = f" and {len(named) - NAMED_MOST} more" * (len(named) > NAMED_MOST)
+            log.info("did %s: %s%s", request, ", ".join(map(str, named[:NAMED_MOST])), more)
         try:
             self.ledger.end_request(request.id, json.dumps(outcome))
         except LocalFault as fault:

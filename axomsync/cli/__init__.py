@@ -10,11 +10,13 @@ import io
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 import click
 
 from axomsync import __version__
 from axomsync.cli import catalogs, mirroring, service, setting_up, showing, steering, trying, working
+from axomsync.cli.context import config_option, json_option
 from axomsync.cli.output import print_json
 from axomsync.core.errors import AxomsyncError, LocalFault
 from axomsync.core.oserrors import local_fault
@@ -82,14 +84,30 @@ class _Verbs(click.Group):
             formatter.write_dl([(name, " ".join(sentence.split())) for name, sentence in sentences])
 
 
+def _defaults(verb: click.Command, given: dict[str, Any]) -> dict[str, Any]:
+    """`given` as defaults of those parameters that a verb has, or each verb of a group."""
+    if isinstance(verb, click.Group):
+        return {name: inner for name, one in verb.commands.items() if (inner := _defaults(one, given))}
+    return {parameter.name: given[parameter.name] for parameter in verb.params if parameter.name in given}
+
+
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@config_option
+@json_option
 @click.version_option(__version__, prog_name="axomsync")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context, /, **_: object) -> None:
     """Uploads what is dropped into a folder, and mirrors every ready model to disk."""
+    name = context.invoked_subcommand or ""
+    verb = cli.commands[name]
+    for option, parameter in (("--config", "config_file"), ("--json", "as_json")):
+        if context.params[parameter] and not _defaults(verb, {parameter: True}):
+            raise click.UsageError(f"{name} takes no {option}; leave it away", context)
+    context.default_map = {name: _defaults(verb, {key: value for key, value in context.params.items() if value})}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def version(as_json: bool) -> None:
     """The version of this program."""
     if as_json:

@@ -91,8 +91,9 @@ def verify(config_file: str | None, as_json: bool, model: str | None, repair: bo
 
 @click.command()
 @config_option
+@json_option
 @click.argument("model")
-def pin(config_file: str | None, model: str) -> None:
+def pin(config_file: str | None, as_json: bool, model: str) -> None:
     """Hold `current` of a name at MODEL: name/version or id, or the name alone for the version that it leads to now."""
     from axomsync.mirror.publish import current
 
@@ -101,27 +102,29 @@ def pin(config_file: str | None, model: str) -> None:
     parent = found[0][0].parent
     held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
     current.pin(parent, held.name, _place(loaded).scratch())
-    click.echo(f"{parent / 'current'} -> {held.name}, pinned")
+    _tell_current(parent, as_json)
 
 
 @click.command()
 @config_option
+@json_option
 @click.argument("name")
-def unpin(config_file: str | None, name: str) -> None:
+def unpin(config_file: str | None, as_json: bool, name: str) -> None:
     """Let `current` of NAME follow the newest version again."""
     from axomsync.mirror.publish import current
 
     loaded = load(config_file)
     parent = _found(loaded, name)[0][0].parent
     had = current.unpin(parent, _place(loaded).scratch())
-    click.echo(f"{parent / 'current'} -> {current.leads_to(parent)}" + ("" if had else "; it was not pinned"))
+    _tell_current(parent, as_json, "" if had else "it was not pinned")
 
 
 @click.command()
 @config_option
+@json_option
 @click.argument("name")
 @click.argument("version", required=False)
-def rollback(config_file: str | None, name: str, version: str | None) -> None:
+def rollback(config_file: str | None, as_json: bool, name: str, version: str | None) -> None:
     """Lead `current` of NAME to VERSION, or to the one before, and pin it there; `unpin` takes that back."""
     from axomsync.mirror.publish import current
 
@@ -140,7 +143,18 @@ def rollback(config_file: str | None, name: str, version: str | None) -> None:
             f"{parent}: there is no {printable(version) if version else 'older version'}; there are {', '.join(folders)}"
         )
     current.pin(parent, wanted, _place(loaded).scratch())
-    click.echo(f"{parent / 'current'} -> {wanted}, pinned; `axomsync unpin {printable(name)}` takes that back")
+    _tell_current(parent, as_json, f"`axomsync unpin {printable(name)}` takes that back")
+
+
+def _tell_current(parent: Path, as_json: bool, remark: str = "") -> None:
+    from axomsync.mirror.publish import current
+
+    version, is_pinned = current.leads_to(parent), current.pinned(parent) is not None
+    if as_json:
+        print_json({"path": str(parent / "current"), "version": version, "pinned": is_pinned})
+        return
+    told = f"{parent / 'current'} -> {version}" + (", pinned" if is_pinned else "")
+    click.echo(f"{told}; {remark}" if remark else told)
 
 
 @click.command()

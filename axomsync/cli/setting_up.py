@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from axomsync.cli.context import ca_file_of, config_option, console_of, json_option, load
-from axomsync.cli.output import print_documents
-from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused
+from axomsync.cli.output import print_documents, print_json
+from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault
 from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
 
@@ -25,14 +25,19 @@ def config_group() -> None:
 
 @config_group.command("check")
 @config_option
-def config_check(config_file: str | None) -> None:
+@json_option
+def config_check(config_file: str | None, as_json: bool) -> None:
     """Validate the configuration: every error at once, with its key and line."""
     from axomsync.config import misspelt, not_acted_on
     from axomsync.transport.authorities import tls_context
 
     loaded = load(config_file)
     tls_context(ca_file_of(loaded))
-    for line in (*misspelt(os.environ), *not_acted_on(loaded)):
+    remarks = [*misspelt(os.environ), *not_acted_on(loaded)]
+    if as_json:
+        print_json({"path": str(loaded.path), "remarks": remarks})
+        return
+    for line in remarks:
         click.echo(line)
     click.echo(f"{loaded.path}: good")
 
@@ -139,6 +144,8 @@ def _write_config(path: Path, text: str, *, force: bool) -> None:
     except UnicodeEncodeError:
         raise BadConfig(f"{path}: a path that is not UTF-8 can't be written down; name another folder") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and path.parent.is_dir():  # such as /proc
+            raise LocalFault(f"{path}: no file can be made there; name another place") from None
         raise local_fault(error, error.filename or str(path)) from None
 
 

@@ -121,7 +121,7 @@ def _tell(answer: Any, as_json: bool, line: Any) -> None:
     if as_json:
         print_json({"running": answer is not None, **(answer or {})})
     elif answer is None:
-        click.echo("no agent runs; this takes effect when one starts")
+        click.echo("no agent runs; this takes effect when one starts, or at the next `axomsync sync`")
     else:
         click.echo(line(answer))
 

@@ -182,7 +182,8 @@ def status(document: dict[str, Any]) -> list[Any]:
     facts.add_row("console", Text(printable(f"{console['url']}  {_reached(console, running=agent['running'])}")))
     orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
     watched = f"  ({drop['observer']})" * bool(drop["observer"])
-    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}")))
+    missing = "  (missing)" * (drop["free_bytes"] is None)
+    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}{missing}")))
     for left in drop["left_alone"]:
         facts.add_row("", Text(_left_alone_words(left)))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
@@ -213,9 +214,11 @@ def steps(told: Sequence[str]) -> list[Any]:
 
 def _left_alone_words(left: dict[str, Any]) -> str:
     """Such as `2 files left alone (symlink): a.jsonl, b.jsonl; copy or move the file itself here`."""
-    named = ", ".join(left["examples"]) + ", …" * (left["files"] > len(left["examples"]))
-    files = "1 file" if left["files"] == 1 else f"{left['files']} files"
-    return printable(f"{files} left alone ({left['rule']}): {named}; {left['fix']}")
+    from axomsync.drop.rules import amount
+
+    folders = left.get("folders", 0)  # an older version did not tell
+    named = ", ".join(left["examples"]) + ", …" * (left["files"] + folders > len(left["examples"]))
+    return printable(f"{amount(left['files'], folders)} left alone ({left['rule']}): {named}; {left['fix']}")
 
 
 def _problem(problem: dict[str, Any]) -> Group:

@@ -66,4 +66,4 @@ def _sandbox_packages() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise LocalFault(f"{error.name} is missing; run: pip install 'axomsync[sandbox]'") from None
+        raise LocalFault(f"{error.name} is missing; in a checkout of axomsync, run: pip install '.[sandbox]'") from None

@@ -172,7 +172,9 @@ class DropSettings(_Section):
     include: Globs = _key(
         ["*.jsonl"], "names to take, in upper or lower case; matched against the file name and the path below the folder"
     )
-    exclude: Globs = _key([], "names to leave alone, besides dotfiles, *.part, *.tmp and *~")
+    exclude: Globs = _key(
+        [], "names to leave alone, besides dotfiles, locks (~$*) and unfinished files (*.part, *.tmp, *~ and the like)"
+    )
     settle: Duration = _key("5s", "a file is finished when nothing about it has changed for so long", ge=0)
     rescan: Duration = _key("1m", "the folder is read anew at least this often, whatever the events say", gt=0)
     done_marker: str = _key("", 'such as ".done": a file is taken only once <file>.done lies beside it, newer than the file')
@@ -422,8 +424,8 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     known = {f"{section}_{key}": f"{ENVIRONMENT_PREFIX}{section}__{key}".upper() for section, key in _every_key()}
     lines = []
     for name in sorted(environ):
-        if name.upper() != name and name.upper().startswith(ENVIRONMENT_PREFIX):
-            lines.append(f"${printable(name)}: it means nothing in this spelling; did you mean {printable(name.upper())}?")
+        if name != name.upper() and (meant := _in_capitals(name)) is not None:
+            lines.append(f"${printable(name)}: it means nothing in small letters; did you mean {meant}?")
             continue
         rest = name.removeprefix(ENVIRONMENT_PREFIX)
         foreign = rest == name or "__" in rest or rest == "CONFIG" or re.fullmatch(r"(SERVICE|PORT)(_.*)?", rest)
@@ -433,6 +435,16 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
         advice = f"did you mean {known[near[0]]}?" if near else "known are AXOMSYNC_CONFIG and AXOMSYNC_<SECTION>__<KEY>"
         lines.append(f"${printable(name)}: it means nothing to this version; {advice}")
     return lines
+
+
+def _in_capitals(name: str) -> str | None:
+    """The variable of ours that differs from `name` by case alone."""
+    meant = name.upper()
+    if meant in ("AXOM_KEY", "AXOMSYNC_CONFIG"):
+        return meant
+    rest = meant.removeprefix(ENVIRONMENT_PREFIX)
+    section, _, key = rest.lower().partition("__")
+    return meant if rest != meant and (section, key) in _every_key() else None
 
 
 def _every_key() -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Errors of the operating system, in words: which path, what is wrong with it, and what helps.
 
 Failures handled: a right that is missing (whose, and the command that gives it), a path that the unit's sandbox hides, a
-disk that is full, and one on which only inodes are used up.
+disk that is full (and where it is mounted), and one on which only inodes are used up.
 """
 
 import errno
@@ -21,6 +21,8 @@ _ADVICE = {
     errno.EEXIST: "something else is in its place; move that away or correct the configuration",
     errno.ELOOP: "a symlink is in its place, which is not followed; move it away",
     errno.ENOTDIR: "a part of the path is not a folder; correct the configuration",
+    errno.EISDIR: "it is a folder; name a file",
+    errno.EFBIG: "a file may not become so large here; raise LimitFSIZE= of the unit (ulimit -f)",
     errno.EIO: "the disk reported an I/O error; check the kernel log",
     errno.EMFILE: "too many open files; raise LimitNOFILE",
     errno.ENFILE: "the system has too many open files; raise fs.file-max",
@@ -62,4 +64,8 @@ def full_disk(path: str | bytes | None) -> str:
         status = None
     if status is not None and status.f_files and not status.f_favail:
         return NO_INODES
-    return "the disk is full; free some space (the agent goes on by itself)"
+    mount = place
+    while mount and not os.path.ismount(mount):
+        mount = os.path.dirname(mount)
+    where = f" on {printable(os.fsdecode(mount))}" * (len(mount) > 1)
+    return f"the disk is full; free some space{where} (the agent goes on by itself)"

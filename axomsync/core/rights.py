@@ -108,6 +108,10 @@ def _remedy(denial: Denial) -> str:
         return f"use sudo, or log in again: you are in group {group}, but this session began before you were"
     if group is not None:
         return f"use sudo, or join group {group}: sudo usermod -aG {group} {_name(uid)}, then log in again"
+    above = _status(os.path.dirname(denial.path))
+    if status.st_uid == 0 and above is not None and above.st_uid == uid:  # root has put something into a folder of theirs
+        whole = "-R " * os.path.isdir(denial.path)
+        return f"run: sudo chown {whole}{_name(uid)} {shlex.quote(denial.path)}"
     if status.st_uid == 0:
         return "use sudo"
     return f"use sudo, or have {_name(status.st_uid)} run: {grant(denial.path, uid, denial.bits)}"

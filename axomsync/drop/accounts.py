@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.text import printable
-from axomsync.drop.rules import MEANINGS, LeftAlone, Rule, document
+from axomsync.drop.rules import MEANINGS, LeftAlone, Rule, amount, document
 from axomsync.ledger import Ledger
 from axomsync.ledger.facts import LEFT_ALONE
 
@@ -33,7 +33,8 @@ class Accounts:
         """Take in what one look at the folder has found."""
         for rule, count in left.counts.items():
             if rule not in self._rules and rule is not Rule.UNREADABLE:  # which is told as a problem
-                files = "1 file is" if count == 1 else f"{count} files are"
+                folders = left.folders.get(rule, 0)
+                files = amount(count - folders, folders) + (" is" if count == 1 else " are")
                 first, meaning = printable(os.fsdecode(left.examples[rule][0])), MEANINGS[rule]
                 log.info(
                     "drop folder: %s left alone (%s), such as %s: %s; %s", files, rule, first, meaning.what, meaning.fix

@@ -83,6 +83,7 @@ _WANTED = (
     ("number is infinity", Want.FINITE),
     ("depth limit", Want.LESS_DEPTH),
     ("unexpected end of data", Want.REST),
+    ("failed to allocate memory", Want.REST),  # it is said of hundreds of brackets that are not closed
     ("UTF-8 byte order mark", Want.VALUE),
 )
 
@@ -96,7 +97,8 @@ def words_for(at: Break) -> Words:
     """What is wrong with a line, and the fix."""
     if at.want is Want.REST:
         return _ends_early(at)
-    for look in (_foreign_character, _in_text, _at_the_beginning, _second_value, _word, _number, _key, _structure):
+    looks = (_foreign_character, _in_text, _at_the_beginning, _second_value, _word)
+    for look in (*looks, _number, _after_a_number, _key, _structure):
         if (words := look(at)) is not None:
             return words
     return Words(f"not valid JSON: {at.said or 'it stops being JSON here'}", _PYTHON, "not valid JSON")
@@ -107,9 +109,11 @@ def not_utf8(position: int, bytes_from: bytes) -> Words:
     what = f"byte {position} of the line (0x{bytes_from[0]:02x}) is not UTF-8"
     if re.match(rb"\xed[\xa0-\xbf][\x80-\xbf]", bytes_from):
         return Words(what, "it is half of a UTF-16 pair, as some Java programs write; " + _SAVE_UTF8, _NOT_UTF8)
+    if bytes_from.startswith(b"\x8b\x08"):
+        return Words(what, "gzip data was put after text; unpack it first (gunzip)", _NOT_UTF8)
     if re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", bytes_from[:40]):
         return Words(what, "binary data begins there; write the file again, with nothing but text", _NOT_UTF8)
-    if re.match(rb"[\x80-\xff](?:[\x00-\x7f]|$)", bytes_from):
+    if re.match(rb"[\x80-\xff](?:[\t\r -~]|$)", bytes_from):
         fix = "it looks like Latin-1 or Windows-1252; save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
         return Words(what, fix, _NOT_UTF8)
     return Words(what, _SAVE_UTF8, _NOT_UTF8)
@@ -130,14 +134,26 @@ def too_long(limit: int, start: bytes) -> Words:
     return Words(what, "split its object")
 
 
-def not_an_object(value: object) -> Words:
-    """A line that is JSON, but no object."""
+def not_an_object(value: object, start: str) -> Words:
+    """A line that is JSON, but no object, and begins with `start`."""
+    if re.match(r'\s*"\s*\{\s*(\\"|\})', start):
+        return Words("the object was encoded twice: it is a string", "decode it once (jq -c fromjson)")
     names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
     kind = names.get(type(value), "null")
-    if isinstance(value, str) and value.lstrip().startswith("{"):
-        return Words("the object was encoded twice: it is a string", "encode it once (jq -c fromjson makes it good)")
     fix = 'give it a key, such as {"text": …}' if isinstance(value, str) else "write an object, {…}, on each line"
     return Words(f"a JSON object is needed, this is {kind}", fix)
+
+
+_OPEN = "a string is not closed on its line"
+_ARRAY_GOES_ON = "an array goes on in the next line"
+_GOES_ON = "the object goes on in the next line"
+_EARLY = "the line ends before the object does"
+# What is said of a line of these kinds that turns out to be the file's last.
+ENDS_EARLY = frozenset({_OPEN, _ARRAY_GOES_ON, _GOES_ON, _EARLY})
+LAST_ENDS_EARLY = Words(
+    "the last line ends before its object does",
+    "copy or export the file again if more was in it, else write what is missing at the end",
+)
 
 
 def _ends_early(at: Break) -> Words:
@@ -145,12 +161,12 @@ def _ends_early(at: Break) -> Words:
         where = " within a string" if at.in_string else ""
         return Words(f"the last line was cut off{where}", "the file is not whole: copy or export it again")
     if at.in_string:
-        return Words("a string is not closed on its line", r"close it; a line end inside of a string is written \n")
+        return Words(_OPEN, r"close it; a line end inside of a string is written \n")
     if at.start.lstrip().startswith("["):
-        return Words("an array goes on in the next line", "write one object a line (jq -c '.[]')")
-    if re.search(r"[,:{\[]\s*$", at.before):
-        return Words("the object goes on in the next line", _ONE_A_LINE)
-    return Words("the line ends before its object does", "write the bracket that is missing, or each object on one line")
+        return Words(_ARRAY_GOES_ON, "write one object a line (jq -c '.[]')")
+    if at.before.rstrip().endswith(("{", "[", ",", ":")):
+        return Words(_GOES_ON, _ONE_A_LINE)
+    return Words(_EARLY, "write the } or ] that is missing, or each object on one line (jq -c .) if it goes on in the next")
 
 
 # Characters that are wrong wherever they stand
@@ -160,8 +176,8 @@ _CURLY = "“”„‟«»‘’‚‛"  # noqa: RUF001  # quotation marks of ty
 
 def _foreign_character(at: Break) -> Words | None:
     first = at.after[:1]
-    if re.match(r"(\0[\t\n\r -~]){2}|([\t\n\r -~]\0){2}", at.after):
-        return Words("UTF-16 text begins here, as PowerShell appends it", "write the whole file as UTF-8")
+    if re.match(r"(?:\0[\t\r -~]){2}|[\t\r -~]\0[\t\r -~]\0", at.after) or (first == "\0" and _is_wide(at)):
+        return Words("UTF-16 text was put into the file", "write it again as UTF-8 (PowerShell: Add-Content -Encoding utf8)")
     if at.after.startswith("\0" * HOLE) or (first == "\0" and not at.after.strip("\0")):
         return Words("NUL bytes: a hole in the file, as an unfinished copy or a crash leaves it", "copy the file again")
     if first == "\ufeff":
@@ -173,19 +189,24 @@ def _foreign_character(at: Break) -> Words | None:
         return Words("a record separator (RFC 7464)", r"remove it (tr -d '\036')")
     if at.want is Want.TEXT or not first:
         return None
-    if at.want is Want.NOTHING and first in "\u2028\u2029\u0085":
-        what = f"a line ends in U+{ord(first):04X}, which ends no line of JSONL"
-        return Words(what, "end it with LF", "another line end than LF")
     if first in _CURLY:
         return Words(f"typographic quotes ({first}) are not JSON", "write straight double quotes")
     if first in "\uff0c\uff1a\uff5b\uff5d":
         return Words(f"a full-width character ({first}) is not JSON", "write the ASCII one", "a full-width character")
+    if first in "\x85\u2028\u2029" and at.want is Want.NOTHING:
+        what = f"a line separator of Unicode (U+{ord(first):04X}) stands where a line ends"
+        return Words(what, r"write a line end (\n) in its place", "a line separator of Unicode")
     if unicodedata.category(first) == "Cc" and first not in "\t\r":
         return Words(f"a control character (U+{ord(first):04X}) stands between values", "remove it", "a control character")
     if unicodedata.category(first) in ("Zs", "Cf", "Zl", "Zp") and first != " ":
         name = unicodedata.name(first, "no name")
         return Words(f"an invisible character (U+{ord(first):04X} {name})", "remove it", "an invisible character")
     return None
+
+
+def _is_wide(at: Break) -> bool:
+    """Whether the line has NUL for every second character, as UTF-16 has."""
+    return bool(re.match(r"(?:[\t\r -~]?\0[\t\r -~]?)+$", at.start[:16])) and bool(at.start[:16].strip("\0"))
 
 
 def _in_text(at: Break) -> Words | None:
@@ -198,8 +219,8 @@ def _in_text(at: Break) -> Words | None:
         kind = "no escape of JSON"
         if escape == r"\u":
             return Words(r"\u needs four hexadecimal digits", r"write such as \u00e9, or the character itself", kind)
-        if escape == r"\'":
-            return Words(rf"{escape} is {kind}", "write ' alone", kind)
+        if escape in (r"\'", r"\`"):
+            return Words(f"{escape} is {kind}", f"write {escape[1]} alone", kind)
         return Words(f"{escape} is {kind}", r"write \\ for a backslash", kind)
     if at.want is Want.SURROGATE:
         half = (re.match(r"\\u[0-9a-fA-F]{4}", at.after) or [r"\u"])[0]
@@ -212,15 +233,33 @@ def _in_text(at: Break) -> Words | None:
 
 _CONFLICT = re.compile(r"<{7}|={7}$|={7}\s|>{7}|\|{7}")
 _SSE = re.compile(r"(data|event|id|retry):( |$|\{|\[)")
-_YAML = re.compile(r"(---|- )|[\w-]+:( |$)")
+_YAML = re.compile(r"---\s*$|- |[\w-]+:( |$)")
+# What programs say, in a file that takes in their standard error too: no data that any tool would convert.
+_PROGRAM = re.compile(
+    r"(?!.*\{)(?:(?:debug|info|notice|warn|warning|error|fatal|critical):"
+    r"|[\w./-]+:(?: line \d+:)? .+: (?:command )?not found"
+    r"|(?:ba|z|da)?sh: |[^|]*\d+%\|)",
+    re.IGNORECASE,
+)
+_STRANGERS = (
+    (re.compile("```|~~~"), Words("a fence of Markdown", "remove the line")),
+    (re.compile(r"HTTP/\d"), Words("headers of an HTTP answer", "save the body alone (curl without -i)")),
+    (re.compile(r"(?:---|\+\+\+) \S|@@ -|diff --git "), Words("a diff", "apply it to its file (patch), and drop that")),
+    (re.compile(r"[-+]*-{4,}[-+]*$|\+(?:-+\+)+$|\|.*\||\(\d+ rows?\)$"), Words("a table for people", "export it as JSONL")),
+    (re.compile(r"outs:$"), Words("a DVC pointer", "fetch the file it stands for (dvc pull)")),
+    (re.compile(r"(?:\.\./)*\.git/annex/"), Words("a git-annex pointer", "fetch the file it stands for (git annex get)")),
+    (re.compile(r"\)\]\}'"), Words("a guard against scripts, as some servers send it", "remove the line")),
+    (re.compile(r"\{\\rtf"), Words("rich text (RTF)", "save it as plain text")),
+    (_PROGRAM, Words("what a program said, and no data", "remove the line, and keep standard error elsewhere (2>log)")),
+)  # fmt: skip
 
 
 def _at_the_beginning(at: Break) -> Words | None:
     start = at.start.lstrip(" \t\r")
+    if (words := next((words for sign, words in _STRANGERS if sign.match(start)), None)) is not None:
+        return words
     if start.startswith("{"):
         return None
-    if start.startswith("```"):
-        return Words("a fence of Markdown, as chats copy it", "remove the line")
     if _CONFLICT.match(start):
         return Words("a merge conflict of git was left in the file", "resolve it")
     if _SSE.match(start):
@@ -287,7 +326,11 @@ def _word(at: Break) -> Words | None:
     if at.want in (Want.VALUE, Want.KEY):
         if at.after.startswith(("'", "`")):
             return Words("single quotes are not JSON", f'write "…", or {_PYTHON}')
-        if at.after.startswith("(") or re.match(r"[bruf]{1,2}['\"]", at.after):
+        if at.after.startswith('\\"'):
+            return Words(
+                "backslashes stand before the quotes of the object", "decode each line (sed 's/.*/\"&\"/' | jq -c fromjson)"
+            )
+        if at.after.startswith("(") or re.match(r"<[\w.]", at.after) or re.match(r"[bruf]{1,2}['\"]", at.after):
             return Words("a value of Python is not JSON", _PYTHON)
     match = re.match(r"[+-]?([A-Za-z_$][\w$]*)(\.\w|\()?", at.after)
     if match is None:
@@ -321,31 +364,45 @@ def _number(at: Break) -> Words | None:
         return Words("a number begins with a point", "write 0 before it")
     if at.want is Want.DIGIT and at.before.endswith("."):
         return Words("a number ends with a point", "write 0 after it")
-    if at.want is Want.MORE and re.search(r"(?<!\w)0$", at.before) and re.match(r"[xXoObB]\w", at.after):
+    return None
+
+
+def _after_a_number(at: Break) -> Words | None:
+    if at.want is not Want.MORE or not re.search(r"\d$", at.before):
+        return None
+    if re.search(r"(?<!\w)0$", at.before) and re.match(r"[xXoObB]\w", at.after):
         return Words("a hexadecimal, octal or binary number is not JSON", "write it in decimal")
-    if at.want is Want.MORE and re.search(r"\d$", at.before) and re.match(r"_\d", at.after):
+    if re.match(r"_\d", at.after):
         return Words("digits are grouped by _", "write the digits alone")
+    if (re.search(r"\d{4}$", at.before) and re.match(r"[-/.]?\d|-", at.after)) or re.match(r":\d", at.after):
+        return Words("a date or a time has no quotes", "put it in double quotes")
+    if at.after.startswith("'"):
+        return Words("digits are grouped by '", "write the digits alone")
+    if re.match(r"[nLlfFdD]\s*[,}\]]", at.after):
+        return Words(f"a number ends with {at.after[0]}", "write the digits alone", "a number ends with a letter")
+    if re.match(r"[%\w€$]", at.after):
+        return Words("something follows a number", "write the digits alone, or a text in double quotes")
     return None
 
 
 def _key(at: Break) -> Words | None:
-    if at.want is not Want.KEY:
-        return None
-    if at.after.startswith('\\"'):
-        return Words("quotes are escaped outside of a string, as logs and shells do", r'write " without the backslash')
-    if re.match(r"-?\d", at.after):
+    if at.want is Want.KEY and re.match(r"\d+\s*[,}]", at.after):
         if re.search(r"\d,$", at.before):
-            return Words("a decimal comma, or a key that is a number", "write a point, or put the key in double quotes")
-        return Words(
-            "a key is a number, or the braces hold a set", "put the key in double quotes, or write an array, [1, 2]"
-        )
+            return Words("a comma stands within a number, or a key is missing", "write a decimal point, or the key")
+        return Words("values stand in { } without keys", "write [ ] around them, as for an array")
+    if at.want is Want.KEY and re.match(r"-?\d", at.after):
+        return Words("a key is a number", "put it in double quotes")
+    if at.want is Want.COLON and at.after.startswith("="):
+        return Words("= or => stands between a key and its value", "write a colon")
+    if at.want is Want.COLON:
+        return Words("a colon is missing after a key", "write it")
     return None
 
 
 def _structure(at: Break) -> Words | None:
     if at.want is Want.NO_COMMA or (at.want is Want.KEY and at.after.startswith("}")):
         return Words("a comma stands before the end of an object or array", "remove it")
-    if at.after.startswith("..."):
+    if at.after.startswith(("...", "…")):
         return Words("a text was shortened to ...", "write it whole")
     if at.want in (Want.KEY, Want.VALUE) and at.after[:1] in (",", "}", "]", ":"):
         return Words(
@@ -353,15 +410,15 @@ def _structure(at: Break) -> Words | None:
             "write it",
             "a value is missing",
         )
-    if at.want is Want.COLON:
-        return Words("a colon is missing after a key", "write it")
     if at.want is not Want.MORE:
         return None
+    if at.after.startswith(";"):
+        return Words("a semicolon stands between two values", "write a comma")
+    if at.before.endswith('""') and at.after.startswith('"'):
+        return Words("three quotes are not JSON", 'write one "', "three quotes are not JSON")
     closing = at.after[:1]
     if closing in ("}", "]"):
         return Words(f"a {'}' if closing == ']' else ']'} is missing before {closing}", "write it", "a bracket is missing")
-    if at.before.endswith('""') and at.after.startswith('"'):
-        return Words("a text in three quotes is Python's", _PYTHON)
     if re.search(r"\d$", at.before) and re.match(r"[^\s\"{\[]", at.after):
         what = f"a number goes on with {at.after[0]!r}"
         return Words(what, "put it in double quotes, or write the number alone", "a number goes on as none")
@@ -377,6 +434,10 @@ _MAGIC = (
     (b"PK\x03\x04", "a zip archive or an Office document; unpack it, or export it as JSONL"),
     (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first (unzstd)"),
     (b"\xfd7zXZ\x00", "xz data; unpack it first (unxz)"),
+    (b"\x78\x01", "zlib data; unpack it first (zlib.decompress in Python)"),
+    (b"\x78\x9c", "zlib data; unpack it first (zlib.decompress in Python)"),
+    (b"\x78\xda", "zlib data; unpack it first (zlib.decompress in Python)"),
+    (b"\xc0\x7f", "EBCDIC text; save it as UTF-8 (iconv -f IBM037 -t UTF-8)"),
     (b"BZh", "bzip2 data; unpack it first (bunzip2)"),
     (b"\x04\x22\x4d\x18", "lz4 data; unpack it first (unlz4)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first (7z x)"),

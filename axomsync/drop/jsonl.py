@@ -29,6 +29,8 @@ from axomsync.drop.diagnosis import (
     BLANK_LINE,
     CUT_IN_A_CHARACTER,
     EMPTY,
+    ENDS_EARLY,
+    LAST_ENDS_EARLY,
     NOTHING_BUT_BLANK,
     Break,
     Want,
@@ -229,6 +231,9 @@ class _Parser:
         """The file has ended after `lines` lines."""
         if self._carry or self._long is not None:
             self._last_part(b"", lines, ended=False)
+        if self._faults and self._faults[-1].line == lines and self._faults[-1].kind in ENDS_EARLY:
+            self._counts[self._faults[-1].kind] -= 1
+            self._add(Fault.of(LAST_ENDS_EARLY, lines, self._faults.pop().column))
         if not self._faults and self._blank_from == 1:
             self._add(Fault.of(NOTHING_BUT_BLANK))
         if self._faults:
@@ -246,7 +251,7 @@ class _Parser:
             return
         self._flush_blank()
         if type(value) is not dict:
-            self._add(Fault.of(not_an_object(value), number, 1))
+            self._add(Fault.of(not_an_object(value, line[:AROUND].decode(errors="replace")), number, 1))
         if len(line) > self._large_line:
             self.repeats.take_hashes([mark_of(line)], number)
         else:
@@ -312,7 +317,9 @@ class _LongLine:
             cut = bad.at_the_end and not ended
             return Fault.of(CUT_IN_A_CHARACTER if cut else not_utf8(bad.position, bad.found), number, bad.column)
         value = self._acceptor.value_like
-        return None if type(value) is dict or self.is_blank else Fault.of(not_an_object(value), number, 1)
+        if type(value) is dict or self.is_blank:
+            return None
+        return Fault.of(not_an_object(value, self.start[:AROUND].decode(errors="replace")), number, 1)
 
 
 def _not_utf8(line: bytes, number: int, ended: bool) -> Fault | None:
@@ -329,16 +336,17 @@ def _not_utf8(line: bytes, number: int, ended: bool) -> Fault | None:
 def _not_json(line: bytes, number: int, ended: bool, error: orjson.JSONDecodeError) -> Fault:
     text = line.decode("utf-8")
     want = wanted(error.msg)
+    place = len(text) if want is Want.REST else error.pos
     at = Break(
         want,
         text[:AROUND],
-        text[max(0, error.pos - AROUND) : error.pos],
-        text[error.pos : error.pos + AROUND],
+        text[max(0, place - AROUND) : place],
+        text[place : place + AROUND],
         in_string=want is Want.REST and _leaves_string_open(text),
         ended=ended,
         said=error.msg.split(": line")[0],
     )
-    return Fault.of(words_for(at), number, error.pos + 1)
+    return Fault.of(words_for(at), number, place + 1)
 
 
 def _leaves_string_open(text: str) -> bool:

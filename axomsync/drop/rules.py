@@ -9,6 +9,7 @@ Failures handled: a path that can't be looked at (told as a rule of its own), on
 import errno
 import fnmatch
 import os
+import re
 import stat
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS, UNFINISHED
 from axomsync.core.text import printable
 
-TEMPORARY_SUFFIXES = (b".part", b".tmp", b"~")
+TEMPORARY_SUFFIXES = (b".part", b".partial", b".filepart", b".crdownload", b".tmp", b".swp", b"~")
+LOCK_PREFIXES = (b"~$", b".~lock.", b".#")  # of Microsoft Office, of LibreOffice, of Emacs
 EXAMPLES = 3  # paths that are named for each rule
 
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -33,6 +35,7 @@ class Rule(StrEnum):
     EXCLUDED = "excluded"
     HIDDEN = "hidden"
     TEMPORARY = "temporary"
+    LOCK = "lock"
     SYMLINK = "symlink"
     SPECIAL = "special"
     NO_MARKER = "no marker"
@@ -55,27 +58,35 @@ MEANINGS: Mapping[Rule, Meaning] = {
     Rule.EXCLUDED: Meaning("a glob of [drop] exclude matches its name", "rename it, or change [drop] exclude"),
     Rule.HIDDEN: Meaning("its name, or that of a folder on the way, begins with a dot", "rename what begins with a dot"),
     Rule.TEMPORARY: Meaning("its name ends as those of unfinished files do (.part, .tmp, ~)", "rename it when it is whole"),
+    Rule.LOCK: Meaning("an editor keeps it while it has another file open", "close that file there; the lock goes with it"),
     Rule.SYMLINK: Meaning("it is a symlink, or lies behind one, which is not followed", "copy or move the file itself here"),
     Rule.SPECIAL: Meaning("it is a FIFO, a socket or a device, and no file", "write a regular file"),
     Rule.NO_MARKER: Meaning("its marker is not there yet ([drop] done_marker)", "make the marker when the file is whole"),
     Rule.OLD_MARKER: Meaning("its marker is older than the file ([drop] done_marker)", "touch the marker"),
     Rule.MARKER: Meaning("it marks a file that is not there ([drop] done_marker)", "write the file, or remove it"),
     Rule.PUT_AWAY: Meaning("it lies where the agent puts files away", "move it out of that folder to have it uploaded"),
-    Rule.UNREADABLE: Meaning("it can't be looked at", "give the service's user access to it"),
+    Rule.UNREADABLE: Meaning("it can't be looked at", "give access to it: `axomsync explain PATH` names the command"),
 }  # fmt: skip
 
 
 @dataclass(slots=True)
 class LeftAlone:
-    """How many files each rule holds for, and a few of them by name; all of them in `every`, if that is a list."""
+    """How many entries each rule holds for, and a few of them by name; all of them in `every`, if that is a list.
+
+    A folder that is left alone is not looked into: it is one entry, whatever it holds, and counted in `folders` too.
+    """
 
     every: list[tuple[Rule, bytes]] | None = None
     counts: dict[Rule, int] = field(default_factory=dict)
+    folders: dict[Rule, int] = field(default_factory=dict)
     examples: dict[Rule, list[bytes]] = field(default_factory=dict)
 
-    def add(self, rule: Rule, path: bytes) -> None:
+    def add(self, rule: Rule, path: bytes, *, is_folder: bool = False) -> None:
         """One more; the first names in order are kept, whatever the order of a folder's listing."""
         self.counts[rule] = self.counts.get(rule, 0) + 1
+        if is_folder:
+            self.folders[rule] = self.folders.get(rule, 0) + 1
+            path += b"/"
         if self.every is not None:
             self.every.append((rule, path))
         named = self.examples.setdefault(rule, [])
@@ -103,17 +114,33 @@ class Selection:
 
     def hint(self, path: bytes) -> str | None:
         """What is likely meant by a name that is not included."""
-        name = os.path.basename(os.fsdecode(path)).lower()
+        name = os.path.basename(os.fsdecode(path))
         stem, ending = os.path.splitext(name)
-        if ending in _PACKED and _matches((stem,), self.include):
+        ending = ending.lower()
+        if ending in _PACKED and _matches((stem.lower(),), self.include):
             return f"unpack it first ({_PACKED[ending]})"
+        if ending in _OLDER and _matches((stem.lower(),), self.include):
+            return (
+                f"it looks like a copy that was kept: rename it only if it is what shall be uploaded, to {printable(stem)}"
+            )
+        if (better := _without_additions(name)) != name and _matches((better.lower(),), self.include):
+            return f"rename it to {printable(better)}"
         if ending in _ALIKE:
-            stem = stem.removesuffix(".jsonl")
             return f"rename it to {printable(stem)}.jsonl if each of its lines is one object, or name it in [drop] include"
         return None
 
 
+def _without_additions(name: str) -> str:
+    """A name without what downloads, copies and other systems have put behind its ending."""
+    name = name.strip()
+    if (copied := re.fullmatch(r"(.+)(\.\w+)( ?\(\d+\)| - copy)", name, re.IGNORECASE)) is not None:
+        return f"{copied[1]}{copied[3]}{copied[2]}"  # the number stays: the name without it is another file's
+    stem, ending = os.path.splitext(name)
+    return stem if ending.lower() == ".txt" and "." in stem else name
+
+
 _PACKED = {".gz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".bz2": "bunzip2", ".lz4": "unlz4", ".zip": "unzip"}
+_OLDER = frozenset({".bak", ".old", ".orig", ".save"})
 _ALIKE = frozenset({".json", ".ndjson", ".jsonlines", ".jl", ".ldjson", ".txt", ""})
 
 
@@ -123,6 +150,8 @@ def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
 
 def rule_for_any(name: bytes) -> Rule | None:
     """The rule by which whatever has this name is left alone, be it a file or a folder."""
+    if name.startswith(LOCK_PREFIXES):
+        return Rule.LOCK
     if name.startswith(b"."):
         return Rule.HIDDEN
     return Rule.TEMPORARY if name.endswith(TEMPORARY_SUFFIXES) else None
@@ -212,12 +241,19 @@ def rule_for_marked(marker: os.stat_result | None, mtime_ns: int) -> Rule | None
     return None if marker.st_mtime_ns >= mtime_ns or mtime_ns > time.time_ns() else Rule.OLD_MARKER
 
 
+def amount(files: int, folders: int) -> str:
+    """Such as `2 files and 1 folder`."""
+    counted = ((files, "file"), (folders, "folder"))
+    return " and ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counted if count) or "nothing"
+
+
 def document(left: LeftAlone) -> list[dict[str, object]]:
     """As `status --json` shows it, the most frequent rule first."""
     return [
         {
             "rule": str(rule),
-            "files": count,
+            "files": count - left.folders.get(rule, 0),
+            "folders": left.folders.get(rule, 0),
             "examples": [printable(os.fsdecode(path)) for path in left.examples[rule]],
             "reason": MEANINGS[rule].what,
             "fix": MEANINGS[rule].fix,

@@ -112,7 +112,7 @@ def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selec
     except OSError as error:
         if not rel:
             raise
-        _note(result, rel, error)
+        _note(result, rel, error, is_folder=True)
         return
     with folder:
         try:
@@ -122,7 +122,7 @@ def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selec
             if not rel:
                 raise
             error.filename = folder.path
-            _note(result, rel, error)
+            _note(result, rel, error, is_folder=True)
             return
         for name, entry in entries.items():
             path = os.path.join(rel, name)
@@ -133,7 +133,7 @@ def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selec
                 _note(result, path, error)
             else:
                 if rule is not None:
-                    result.left.add(rule, path)
+                    result.left.add(rule, path, is_folder=entry.is_dir(follow_symlinks=False))
 
 
 def _rule_for(
@@ -169,10 +169,10 @@ def _rule_for(
     return None
 
 
-def _note(result: Scan, path: bytes, error: OSError) -> None:
+def _note(result: Scan, path: bytes, error: OSError, *, is_folder: bool = False) -> None:
     if error.errno not in _GONE:  # else it went away since it was listed
         result.unreadable[path] = local_fault(error)
-        result.left.add(Rule.UNREADABLE, path)
+        result.left.add(Rule.UNREADABLE, path, is_folder=is_folder)
 
 
 def unmounted(root: Path, path: bytes, device: int) -> bool:

@@ -1,10 +1,11 @@
 """Opening the SQLite file with the newest schema, and what SQLite's errors ask people to do.
 
-Failures handled: a full, failing or read-only disk, a locked file, one that is damaged in whatever place, a link or pipe of
-its name (`LocalFault`), a newer schema (`NewerLedger`).
+Failures handled: a full, failing or read-only disk, a limit on the size of files, a locked file, one that is damaged in
+whatever place, a link or pipe of its name (`LocalFault`), a newer schema (`NewerLedger`).
 """
 
 import os
+import resource
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from axomsync.ledger.rows import Misfit
 from axomsync.ledger.schema import migrations, refuse_newer
 
 BUSY_TIMEOUT_SECONDS = 10.0
+LARGEST_WRITE_BYTES = 1024 * 1024  # about
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # that stay allocated when a burst of writes is over
 
 
@@ -75,6 +77,7 @@ class Trouble(StrEnum):
     HELD = "its WAL grows, since another program never ends its reading, a backup or an SQLite shell perhaps; end that"
     INODES = NO_INODES
     REMOVED = "it was removed, moved or replaced while the agent ran; the next start makes a new one, which loses no data"
+    LIMITED = "this process may not write files that large; raise LimitFSIZE= of the unit (ulimit -f)"
 
 
 # What a damaged file ends in where SQLite sees nothing wrong with it: words and columns that are none of ours, and errors
@@ -123,7 +126,19 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
         Trouble.FAILING,
         Trouble.UNOPENED,
     )  # in SQLite's words for a disk without inodes
-    return ledger_fault(path, Trouble.INODES if no_file_made and full_disk(str(path)) == NO_INODES else trouble)
+    if no_file_made and full_disk(str(path)) == NO_INODES:
+        trouble = Trouble.INODES
+    elif trouble in (Trouble.FULL, Trouble.FAILING) and _is_limited(path):
+        trouble = Trouble.LIMITED
+    return ledger_fault(path, trouble)
+
+
+def _is_limited(path: Path) -> bool:
+    """Whether the files of a ledger are about as large as a file of this process may be."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    files = (path, path.with_name(f"{path.name}-wal"))
+    largest = max((file.stat().st_size for file in files if file.is_file()), default=0)
+    return limit != resource.RLIM_INFINITY and limit < largest + LARGEST_WRITE_BYTES
 
 
 def check_ledger(path: Path) -> None:

@@ -179,24 +179,46 @@ class Doctor:
         if not folder.is_dir():
             yield Finding(subject, Verdict.FAIL, f"{folder} is not there", f"create it, or correct [{name}] folder")
             return
-        try:
-            if self._write:
-                with tempfile.TemporaryFile(dir=folder) as file:
-                    file.write(b"x")
-            elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "it may not be written")
-        except OSError as error:
-            found, _, fix = str(local_fault(error, str(folder))).partition("; ")
-            yield Finding(subject, Verdict.FAIL, found, fix.removeprefix("run: "))
+        if (obstacle := self._not_writable(subject, folder)) is not None:
+            yield obstacle
             return
         if name == "drop":
             yield from _places(folder)
+            yield from self._where_files_are_put(folder)
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
         yield filesystem(name, folder, filesystem_type(folder))
         yield space(name, folder, free, self._settings.mirror.reserve if name == "mirror" else FEW_BYTES)
         if status.f_files:
             yield inodes(name, folder, status.f_favail)
+
+    def _not_writable(self, subject: str, folder: Path) -> Finding | None:
+        try:
+            if self._write:
+                with tempfile.TemporaryFile(dir=folder) as file:
+                    file.write(b"x")
+            elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+                raise OSError(errno.EROFS, "")
+            elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "it may not be written")
+        except OSError as error:
+            found, _, fix = str(local_fault(error, str(folder))).partition("; ")
+            return Finding(subject, Verdict.FAIL, found, fix.removeprefix("run: "))
+        return None
+
+    def _where_files_are_put(self, drop: Path) -> Iterator[Finding]:
+        """`uploaded` and `rejected` may have filesystems and rights of their own."""
+        for place in (drop / os.fsdecode(name) for name in (ARCHIVE, REJECTS)):
+            if place.is_symlink() or not place.is_dir():
+                continue
+            if (obstacle := self._not_writable(f"drop {place.name}/", place)) is not None:
+                yield obstacle
+            elif place.stat().st_dev != drop.stat().st_dev:
+                status = os.statvfs(place)
+                yield filesystem(f"drop {place.name}/", place, filesystem_type(place))
+                yield space(f"drop {place.name}/", place, status.f_bavail * status.f_frsize, FEW_BYTES)
+                if status.f_files:
+                    yield inodes(f"drop {place.name}/", place, status.f_favail)
 
     def _access(self, service: pwd.struct_passwd | None) -> Iterator[Finding]:
         """What keeps the service from folders that whoever calls can use."""

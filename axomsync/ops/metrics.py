@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from axomsync import __version__
 from axomsync.core.errors import LocalFault
 from axomsync.core.records import ModelState, Problem, UploadState
+from axomsync.drop.rules import Rule
 from axomsync.runtime.problems import SUBJECTS
 
 Status = Mapping[str, Any]
@@ -84,6 +85,10 @@ def _from_status(status: Status) -> Iterator[Metric]:
     ])  # fmt: skip
     yield _gauge("uploads", "Files ever taken from the drop folder, by state.", _by_state(drop["counts"]))
     yield _gauge("models", "Models of the console, by local state.", _by_state(mirror["counts"]))
+    alone = {one["rule"]: one["files"] + one.get("folders", 0) for one in drop["left_alone"]}
+    yield _gauge("left_alone", "Files and folders of the drop folder that are not taken, by rule.", [
+        ({"rule": str(rule)}, alone.get(str(rule), 0)) for rule in Rule
+    ])  # fmt: skip
     transfers, left = Counter({"up": 0, "down": 0}), Counter({"up": 0, "down": 0})
     for transfer in status["transfers"]:
         transfers[transfer["direction"]] += 1

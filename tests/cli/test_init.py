@@ -76,6 +76,16 @@ def test_it_never_overwrites_without_force(newcomer: Newcomer) -> None:
     assert "[mirror]" in newcomer.file.read_text()
 
 
+@pytest.mark.parametrize(
+    ("place", "words"), [("folder", "it is a folder; name a file"), ("/proc/x.toml", "no file can be made there; name")]
+)
+def test_a_place_that_takes_no_file_is_told(place: str, words: str, newcomer: Newcomer) -> None:
+    newcomer.environ["AXOMSYNC_CONFIG"] = str(newcomer.home / place)
+    (newcomer.home / "folder").mkdir()
+    done = newcomer.init("--force")
+    assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+
+
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_nothing_is_written_through_what_somebody_planted(force: tuple[str, ...], newcomer: Newcomer) -> None:
     newcomer.file.parent.mkdir(parents=True)

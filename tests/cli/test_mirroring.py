@@ -78,6 +78,8 @@ def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
     ]
     assert {p.name for p in (agent.mirror / "chassis").iterdir()} == {"v4", "v5", "current"}
     assert "-> v4, pinned" in say(agent, "pin", "chassis/v4")
+    held = {"path": str(agent.mirror / "chassis" / "current"), "version": "v4", "pinned": True}
+    assert json.loads(say(agent, "pin", "chassis/v4", "--json")) == held
     assert "no such model is published" in say(agent, "pin", "chassis/v1", expect=1)
 
     assert say(agent, "wait", "chassis").strip() == str(agent.mirror / "chassis" / "v5")

@@ -114,6 +114,20 @@ def test_json_has_its_keys_whatever_the_agent_does(server: FaultyServer, agent: 
     assert [row["path"] for row in models if row["state"] == "published"] == [str(agent.mirror / "llama" / "v1")]
 
 
+def test_without_an_agent_status_looks_at_the_folders_itself(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("m", "v1", {"w": Content(1)}, status="training")
+    agent.sync()
+    for folder in (agent.drop, agent.mirror):
+        folder.rename(folder.with_name(f"{folder.name}-away"))
+    agent.mirror.touch()
+    told = {problem["subject"]: problem["reason"] for problem in agent.status()["problems"]}
+    assert told == {
+        "drop folder": f"{agent.drop}: it is not there; create it, or correct [drop] folder",
+        "mirror folder": f"{agent.mirror}: it is no folder; move it away, or correct [mirror] folder",
+    }
+    assert f"{agent.drop}  nothing yet  (missing)" in agent.call("status").stdout
+
+
 def test_between_an_upgrade_and_the_first_start_status_says_what_to_do(agent: AgentProcess) -> None:
     old_ledger(agent.state)
     status = agent.status()

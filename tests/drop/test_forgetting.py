@@ -132,9 +132,9 @@ def test_a_duplicate_names_the_way_out_and_it_leads_there(sandbox: Sandbox, make
     assert duplicate["state"] == "duplicate"
     assert duplicate["reason"].endswith("; to have it sent anew: `axomsync forget 'it is.jsonl'`, then drop it again")
     said = agent.call("forget", "it is.jsonl").stdout
-    assert "takes effect when one starts" in said
+    assert "takes effect when one starts, or at the next `axomsync sync`" in said
     (agent.drop / "it is.jsonl").write_bytes(dataset("a"))
-    agent.sync()
+    assert "did forget it is.jsonl: it is.jsonl" in agent.sync().stderr
     assert [row["state"] for row in agent.uploads()] == ["uploaded"]
     assert stored(sandbox) == {"it is.jsonl": [dataset("a")] * 2}
     assert "forgotten" in receipt(agent.drop / "uploaded" / "it is.jsonl")

@@ -20,6 +20,10 @@ LEFT_ALONE = {
     "a.jsonl.gz": (Rule.NOT_INCLUDED, "unpack it first (gunzip)"),
     "B.JSONL.ZST": (Rule.NOT_INCLUDED, "unpack it first (unzstd)"),
     "b.json": (Rule.NOT_INCLUDED, "rename it to b.jsonl if each of its lines is one object"),
+    "again.jsonl.txt": (Rule.NOT_INCLUDED, "rename it to again.jsonl"),
+    "Twice.jsonl (1)": (Rule.NOT_INCLUDED, "rename it to Twice (1).jsonl"),
+    "blank.jsonl ": (Rule.NOT_INCLUDED, "rename it to blank.jsonl"),
+    "kept.jsonl.bak": (Rule.NOT_INCLUDED, "a copy that was kept"),
     "notes.txt": (Rule.NOT_INCLUDED, "rename it to notes.jsonl"),
     "table.parquet": (Rule.NOT_INCLUDED, "name it in [drop] include"),
     "c.ndjson": (Rule.NOT_INCLUDED, "rename it to c.jsonl"),
@@ -31,6 +35,10 @@ LEFT_ALONE = {
     "a.jsonl.part": (Rule.TEMPORARY, "when it is whole"),
     "b.jsonl.tmp": (Rule.TEMPORARY, "when it is whole"),
     "c.jsonl~": (Rule.TEMPORARY, "when it is whole"),
+    "d.jsonl.crdownload": (Rule.TEMPORARY, "when it is whole"),
+    "e.jsonl.swp": (Rule.TEMPORARY, "when it is whole"),
+    "~$f.jsonl": (Rule.LOCK, "close that file there"),
+    ".~lock.g.jsonl#": (Rule.LOCK, "close that file there"),
     "link.jsonl": (Rule.SYMLINK, "copy or move the file itself here"),
     "linked/a.jsonl": (Rule.SYMLINK, "copy or move the file itself here"),
     "fifo.jsonl": (Rule.SPECIAL, "a regular file"),
@@ -100,9 +108,17 @@ def test_a_scan_counts_by_the_same_rules(tmp_path: Path) -> None:
     seen = scan(drop, INCLUDE, EXCLUDE)
     assert set(seen.found) == {b"TRAIN.JSONL", b"Train.jsonl", b"sub/a.ndjson"}
     assert seen.left.counts == {  # a folder that is not entered counts once, and what the agent put away not at all
-        Rule.NOT_INCLUDED: 6, Rule.EXCLUDED: 3, Rule.HIDDEN: 2, Rule.TEMPORARY: 3, Rule.SYMLINK: 2, Rule.SPECIAL: 2,
+        Rule.NOT_INCLUDED: 10, Rule.EXCLUDED: 3, Rule.HIDDEN: 2, Rule.TEMPORARY: 5, Rule.LOCK: 2, Rule.SYMLINK: 2,
+        Rule.SPECIAL: 2,
     }  # fmt: skip
+    assert (seen.left.folders, seen.left.examples[Rule.HIDDEN]) == ({Rule.HIDDEN: 1}, [b".git/", b".hidden.jsonl"])
     assert seen.left.examples[Rule.EXCLUDED] == [b"Draft-2.jsonl", b"draft-1.jsonl", b"old/a.jsonl"]
+
+
+def test_every_rule_has_its_files_here() -> None:
+    assert len(LEFT_ALONE) >= 20
+    assert {rule for rule, _ in LEFT_ALONE.values()} | {Rule.UNREADABLE} == set(Rule)  # which has a test of its own
+    assert len(Rule) >= 12
 
 
 def test_of_markers_too(tmp_path: Path) -> None:
@@ -135,10 +151,13 @@ def test_status_counts_them_explain_names_the_rule_and_the_log_says_it_once(
     assert [(row["path"], row["state"]) for row in agent.uploads()] == [("TRAIN.JSONL", "uploaded")]
     counted = {left["rule"]: left["files"] for left in agent.status()["drop"]["left_alone"]}
     assert all(agent.log().count(f" {path}: left alone") == 1 for path in ("a.jsonl.gz", "old/a.jsonl", "table.parquet"))
-    assert counted == {"not included": 6, "excluded": 3, "hidden": 2, "temporary": 3, "symlink": 2, "special": 2}
+    assert counted == {
+        "not included": 10, "excluded": 3, "hidden": 1, "temporary": 5, "lock": 2, "symlink": 2, "special": 2,
+    }  # fmt: skip
+    assert "1 file and 1 folder left alone (hidden): .git/, .hidden.jsonl; rename" in agent.call("status").stdout
     shown = agent.call("status").stdout
     assert "3 files left alone (excluded): Draft-2.jsonl, draft-1.jsonl, old/a.jsonl; rename it" in shown
-    assert agent.log().count("such as ") == 6, "a rule was told twice, or not at all"
+    assert agent.log().count("such as ") == 7, "a rule was told twice, or not at all"
     for path in paths[::10]:
         (document,) = json.loads(agent.call("explain", path, "--json").stdout)
         assert (document["kind"], document["facts"]["rule"]) == ("file", str(LEFT_ALONE[path][0]))
@@ -150,6 +169,8 @@ def test_status_counts_them_explain_names_the_rule_and_the_log_says_it_once(
     )
     outside = agent.call("explain", str(tmp_path / "elsewhere" / "a.jsonl"))
     assert (outside.returncode, "lies outside of the drop folder" in outside.stderr) == (1, True)
+    whole = agent.call("explain", str(agent.drop))
+    assert (whole.returncode, "it is the drop folder itself" in whole.stderr) == (1, True)
     for path in paths:
         file = agent.drop / path.split("/")[0]
         shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink(missing_ok=True)

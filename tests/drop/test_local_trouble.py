@@ -57,7 +57,7 @@ def test_a_full_disk_keeps_the_file_and_the_archive_is_made_later(sandbox: Sandb
         fill(filler)
         for _ in range(2):
             done = agent.sync(expect=1)
-            need = "the disk is full; free some space (the agent goes on by itself)"
+            need = f"the disk is full; free some space on {agent.drop} (the agent goes on by itself)"
             assert f"uploaded, but it can't be put away: {agent.drop}/uploaded" in done.stderr
             assert f"it can't be moved to rejected/: {agent.drop}/rejected" in done.stderr
             assert done.stderr.count(need) == 2

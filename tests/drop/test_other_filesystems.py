@@ -89,7 +89,7 @@ def test_a_full_disk_there_loses_nothing_and_is_told(tmp_path: Path, disks: Exit
     assert row.state is UploadState.UPLOADED
     assert row.reason is not None
     assert "can't be put away" in row.reason
-    assert "the disk is full; free some space" in row.reason
+    assert f"the disk is full; free some space on {here.folder / 'uploaded'} (" in row.reason
     assert (here.folder / "a.jsonl").read_bytes() == content
     assert list((here.folder / "uploaded").iterdir()) == []
     subprocess.run(["mount", "-o", "remount,size=8m", here.folder / "uploaded"], check=True)

@@ -12,6 +12,7 @@ from axomsync.ops import doctor
 from axomsync.ops.doctor import Finding, Verdict
 from axomsync.transport.proxies import Proxies
 from tests.rig.agent import AgentProcess
+from tests.rig.disks import fill, remount, small_disk
 from tests.rig.faults import FOREVER, KEY, Content, Fault, FaultyServer, http_date, s3_error
 
 HERE = Path("/srv/x")
@@ -123,6 +124,21 @@ def test_what_is_wrong_on_this_machine_is_told(agent: AgentProcess) -> None:
     assert "rebuilt from receipts" in found["ledger"]["fix"]
     said = agent.call("doctor", "--no-write").stdout
     assert "create it, or correct [drop] folder" in said
+
+
+def test_where_files_are_put_away_is_tried_too(agent: AgentProcess) -> None:
+    uploaded, rejected = agent.drop / "uploaded", agent.drop / "rejected"
+    with small_disk(uploaded, "size=64k"), small_disk(rejected, "size=1m"), small_disk(agent.mirror, "size=1m"):
+        fill(uploaded)
+        for folder in (rejected, agent.mirror):
+            remount(folder, "ro")
+        found = examined(agent, "--no-write", code=1)
+        tried = examined(agent, code=1)
+    for each in (found, tried):
+        assert [each[name]["fix"] for name in ("drop rejected/", "mirror folder")] == ["remount it read-write"] * 2
+        assert "rights" not in {name for name, finding in each.items() if finding["verdict"] == "fail"}
+    assert found["drop uploaded/ space"]["verdict"] == "fail"
+    assert tried["drop uploaded/"]["fix"].startswith(f"free some space on {uploaded}")
 
 
 def proxy(environ: dict[str, str]) -> Finding:

@@ -104,4 +104,4 @@ def test_the_installed_program_puts_a_service_in_place_that_starts_it(program: P
 def test_without_its_extra_the_sandbox_says_what_to_install(program: Path) -> None:
     done = run(program, "sandbox")
     assert done.returncode == 1
-    assert "pip install 'axomsync[sandbox]'" in done.stderr
+    assert "pip install '.[sandbox]'" in done.stderr

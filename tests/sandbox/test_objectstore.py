@@ -203,5 +203,5 @@ def test_a_missing_binary_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mo
         raise objectstore.importlib.metadata.PackageNotFoundError
 
     monkeypatch.setattr(objectstore.importlib.metadata, "distribution", missing)
-    with pytest.raises(ObjectStoreError, match=r"pip install 'axomsync\[sandbox\]'"):
+    with pytest.raises(ObjectStoreError, match=r"pip install '\.\[sandbox\]'"):
         ObjectStore(tmp_path).start()

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from axomsync.core.records import ModelState, UploadState
+from axomsync.drop.rules import Rule
 from axomsync.runtime.problems import SUBJECTS
 from tests.web.scenes import staged
 
@@ -46,6 +47,7 @@ def test_every_series_is_there_at_zero(scrape: str) -> None:
     expected += [f'axomsync_models{{state="{state}"}} 0.0' for state in ModelState]
     expected += [f'axomsync_upload_transitions_total{{state="{state}"}} 0.0' for state in UploadState]
     expected += [f'axomsync_problem{{subject="{subject}"}} 0.0' for subject in SUBJECTS]
+    expected += [f'axomsync_left_alone{{rule="{rule}"}} 0.0' for rule in Rule]
     for name in ("transferred_bytes_total", "transfers", "remaining_bytes", "last_success_timestamp_seconds"):
         expected += [f'axomsync_{name}{{direction="{direction}"}} 0.0' for direction in ("up", "down")]
     assert [line for line in expected if line not in scrape.splitlines()] == []

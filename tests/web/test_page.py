@@ -1,5 +1,7 @@
 """The status page in a real browser: live, through a restart, with the keyboard, on a phone, and what axe-core says."""
 
+import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from axomsync.core.records import ModelState, UploadState
+from axomsync.drop.rules import LeftAlone, Rule, document
 from tests.rig.agent import AgentProcess
 from tests.rig.browser import chromium
 from tests.rig.faults import KEY, FaultyServer
@@ -62,6 +65,13 @@ def test_the_page_follows_what_happens(page: Page, tmp_path: Path) -> None:
     with staged(tmp_path, "empty") as stage, stage.page() as url:
         open_page(page, url)
         expect(page.locator("#headline")).to_have_text("All is well")
+        expect(page.locator("#drop-left")).to_be_hidden()
+        left = LeftAlone()
+        left.add(Rule.SYMLINK, b"a.jsonl")
+        left.add(Rule.HIDDEN, b".git", is_folder=True)
+        stage.ledger.set_facts(left_alone=json.dumps(document(left)))
+        expect(page.locator("#drop-left")).to_have_text("2 left alone")
+        expect(page.locator("#drop-left")).to_have_attribute("title", re.compile(r"hidden: \.git/; rename"))
         stage.upload("notes.jsonl", 2_000_000, UploadState.REJECTED, "line 3: not valid JSON")
         expect(page.locator("#uploads")).to_contain_text("notes.jsonl")
         expect(page.locator("#uploads .state")).to_have_text("rejected")

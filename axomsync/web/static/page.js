@@ -124,6 +124,10 @@ function showTiles() {
     text(`${id}-note`, part.last_success ? `last ${word} ${ago(part.last_success)}` : part.folder);
     $(`${id}-note`).title = part.folder;
   }
+  const left = s.drop.left_alone, alone = left.reduce((sum, one) => sum + one.files + (one.folders || 0), 0);
+  $("drop-left").hidden = alone === 0;
+  text("drop-left", `${alone} left alone`);
+  $("drop-left").title = left.map((one) => `${one.rule}: ${one.examples.join(", ")}; ${one.fix}`).join("\n");
 }
 
 // Transfers keep their elements, so that bars move instead of jumping
