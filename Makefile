@@ -3,7 +3,7 @@
 .ONESHELL:
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix lint deb screenshots bench stress pins clean
+.PHONY: help demo test matrix lint docs deb screenshots bench stress pins clean
 
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
@@ -32,6 +32,9 @@ lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	ruff format --check .
 	mypy
 	lint-imports --no-logo
+
+docs: .venv/ready  ## docs/reference and config.example.toml anew, from the program
+	@exec .venv/bin/python -m docs.generate
 
 deb: .venv/ready  ## the Debian package, into dist/
 	@debian/build.sh .venv/bin/python dist

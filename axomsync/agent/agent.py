@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from axomsync import __version__, config
 from axomsync.agent.requests import Request, Steering, Verb
-from axomsync.config import Loaded, MirrorSettings, Settings
+from axomsync.config import Loaded, MirrorSettings, Reload, Settings
 from axomsync.console.client import Console
 from axomsync.core.errors import (
     AxomsyncError,
@@ -404,7 +404,6 @@ class Agent:
             *Proxies.of(os.environ).warnings,
             *authorities.complaints(os.environ),
             *config.misspelt(os.environ),
-            *config.not_acted_on(self.loaded),
         ):
             log.warning("%s", line)
 
@@ -612,9 +611,10 @@ class Agent:
         systemd.reloading()
         try:
             loaded = config.load(self.loaded.path, self.environ)
-            if loaded.settings.state != self.loaded.settings.state:
+            changed = config.reloads(self.loaded.settings, loaded.settings)
+            if Reload.RESTART in changed:
                 raise BadConfig("[state] folder can't change while the agent runs; restart it")
-            parts = Parts(loaded.settings, self, RUN_PATIENCE_SECONDS) if self._needs_other_parts(loaded.settings) else None
+            parts = Parts(loaded.settings, self, RUN_PATIENCE_SECONDS) if Reload.TRANSFERS in changed else None
         except (BadConfig, LocalFault) as bad:
             log.error("the new configuration is bad, the old one stays:\n%s", bad)
             self.problems.report("configuration", f"the new one is bad, the old one stays: {bad}".replace("\n", " · "))
@@ -635,12 +635,6 @@ class Agent:
         self._open_page()
         log.info("reloaded %s", loaded.path)
         systemd.ready("working")
-
-    def _needs_other_parts(self, new: Settings) -> bool:
-        """Whether more has changed than what can change under way; transfers are not interrupted for that."""
-        old = self.parts.settings
-        transfer = old.transfer.model_copy(update={"bandwidth": new.transfer.bandwidth})
-        return new != old.model_copy(update={"transfer": transfer, "log": new.log, "web": new.web})
 
     def _replace_parts(self, parts: Parts) -> None:
         """Let the old parts come to their end first: two that carry the same file would undo each other's work."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.rig.installation import CHECKOUT
 
-DOCUMENTS = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
+DOCUMENTS = (*sorted(CHECKOUT.glob("*.md"), key=lambda d: d.name != "README.md"), *sorted((CHECKOUT / "docs").rglob("*.md")))
 LANGUAGES = ("sh", "sh root", "toml", "text", "ini", "yaml", "json", "nginx", "caddy")
 
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -33,7 +33,7 @@ class Example:
 def examples(document: Path, language: str | None = None) -> list[Example]:
     text = document.read_text(encoding="utf-8")
     found = [
-        Example(f"{document.name}:{text.count(chr(10), 0, match.start()) + 2}", match[1], match[2])
+        Example(f"{document.relative_to(CHECKOUT)}:{text.count(chr(10), 0, match.start()) + 2}", match[1], match[2])
         for match in _FENCED.finditer(text)
     ]
     return [example for example in found if language in (None, example.language)]
