@@ -3,7 +3,7 @@
 .ONESHELL:
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix lint docs deb screenshots bench stress pins clean
+.PHONY: help demo check test matrix lint docs deb screenshots bench stress pins clean
 
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
@@ -16,6 +16,9 @@ help:  ## this list
 
 demo: .venv/ready  ## the tour: a dataset up, a model down, a crash in between; needs no key and no account
 	@exec .venv/bin/axomsync demo $(ARGS)
+
+check: lint  ## the inner loop: lint, types, and all tests that need no server, no other process, no browser
+	@exec .venv/bin/python -m pytest -n $$(nproc) -m "not rig and not stress" --few $(ARGS)
 
 test: .venv/ready  ## the whole test suite, with the servers that it needs
 	@tests/debian-packages.sh

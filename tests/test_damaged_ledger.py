@@ -20,8 +20,9 @@ from axomsync.status.explain import explain
 from axomsync.status.report import event_document, model_document, status_document, upload_document
 from axomsync.status.targets import Targets
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.anything import some
 
-FLIPS = 400
+FLIPS = some(400)
 NOW = 1_900_000_000.0
 ADVICE = "move it away, a new one loses no data"
 

@@ -60,6 +60,12 @@ def test_every_link_leads_somewhere() -> None:
                 assert anchor in anchors, f"{document.name}: {target}#{anchor}"
 
 
+def test_every_module_that_is_named_is_there() -> None:
+    for document in DOCUMENTS:
+        for name in re.findall(r"`([a-z][\w/]*/\w+\.(?:py|sh|md|toml))`", document.read_text(encoding="utf-8")):
+            assert any((folder / name).exists() for folder in (CHECKOUT, CHECKOUT / "axomsync")), f"{document.name}: {name}"
+
+
 @pytest.mark.parametrize("example", [e for d in DOCUMENTS for e in examples(d, "toml")], ids=lambda e: e.place)
 def test_configurations_are_accepted(example: Example) -> None:
     config.parse(example.text, Path("config.toml"), {})

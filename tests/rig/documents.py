@@ -2,7 +2,7 @@
 
 An example is a fenced block. Its language says how it is proven: `sh` runs in a user's shell against the sandbox, `sh root`
 on a booted machine, `toml` is a configuration that is accepted, `nginx` one that nginx serves the page by; `text`, `ini`,
-`yaml`, `json` and `caddy` only show.
+`yaml`, `json`, `caddy` and `mermaid` only show.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.rig.installation import CHECKOUT
 
 DOCUMENTS = (*sorted(CHECKOUT.glob("*.md"), key=lambda d: d.name != "README.md"), *sorted((CHECKOUT / "docs").rglob("*.md")))
-LANGUAGES = ("sh", "sh root", "toml", "text", "ini", "yaml", "json", "nginx", "caddy")
+LANGUAGES = ("sh", "sh root", "toml", "text", "ini", "yaml", "json", "nginx", "caddy", "mermaid")
 
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
