@@ -86,7 +86,7 @@ place_documents() {
     documents=/usr/share/doc/axomsync
     place LICENSE $documents/copyright
     # Laid out as in the repository, so that links between them hold.
-    (cd "$checkout" && find README.md config.example.toml docs -name '*.md' -o -name '*.toml' -o -name '*.yml' -o -name '*.json') |
+    (cd "$checkout" && find README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md config.example.toml docs -name '*.md' -o -name '*.toml' -o -name '*.yml' -o -name '*.json') |
         while read -r document; do place "$document" "$documents/$document"; done
     place debian/lintian-overrides /usr/share/lintian/overrides/axomsync
     place systemd/examples/50-axomsync-vllm.rules $documents/examples/50-axomsync-vllm.rules

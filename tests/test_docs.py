@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import axomsync
 from axomsync import config
 from axomsync.cli import USAGE_EXIT_CODE
 from axomsync.core import errors
@@ -39,6 +40,11 @@ def test_subjects_of_problems_are_explained() -> None:
 def test_exit_codes_are_those_of_the_program() -> None:
     signals = {errors.interrupted_by(number) for number in (signal.SIGINT, signal.SIGTERM)}
     assert set(errors.EXIT_CODES) == exit_codes() | {USAGE_EXIT_CODE} | signals
+
+
+def test_changelog_has_the_version_dated() -> None:
+    released = re.findall(r"^## (\S+) - \d{4}-\d{2}-\d{2}$", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == axomsync.__version__
 
 
 def test_every_example_says_what_it_is() -> None:

@@ -14,14 +14,14 @@ from typing import cast
 
 import pytest
 
-from axomsync.sandbox.console import Sandbox
+from axomsync.sandbox.console import Sandbox, serve
 from axomsync.sandbox.objectstore import ObjectStore
 from tests.rig.agent import AgentProcess
 from tests.rig.browser import chromium
 from tests.rig.container import Container
 from tests.rig.faults import FaultyServer
 
-STARTS: tuple[object, ...] = (subprocess, Sandbox, ObjectStore, AgentProcess, Container, FaultyServer, chromium)
+STARTS: tuple[object, ...] = (subprocess, Sandbox, serve, ObjectStore, AgentProcess, Container, FaultyServer, chromium)
 
 
 def mark_those_that_need_the_rig(items: Iterable[pytest.Item]) -> None:
