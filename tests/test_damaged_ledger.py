@@ -62,8 +62,8 @@ def read_all(path: Path) -> None:
         uploads = [upload_document(row, reader.shards(row.id)) for row in reader.uploads()]
         models = [model_document(row) for row in reader.models()]
         assert all(isinstance(document["state"], str) for document in (*uploads, *models))
-        for row in reader.models():
-            reader.files(row.id)
+        for model in reader.models():
+            reader.files(model.id)
         explain(reader, Targets(tuple(reader.uploads()), tuple(reader.models())), running=False, paused=False)
         [event_document(line) for line in reader.history(100)]
         reader.events_due(NOW)

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from tests.rig import needs
+from tests.rig import browser
 from tests.rig.needs import reaches_rig
 
 
@@ -33,7 +33,7 @@ def by_class() -> object:
 
 
 def by_module() -> object:
-    return needs.AgentProcess
+    return browser.chromium
 
 
 def by_name(request: pytest.FixtureRequest) -> object:

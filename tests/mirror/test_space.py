@@ -69,7 +69,7 @@ def test_a_version_that_is_open_stays_until_it_is_closed(server: FaultyServer, m
             "open": "import sys; f = open(sys.argv[1])",
             "map": "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()",
         }[holds]
-        command = [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", old / "a.bin"]
+        command = [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", str(old / "a.bin")]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server_process:
             assert server_process.stdout is not None
             server_process.stdout.readline()
