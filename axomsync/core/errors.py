@@ -32,8 +32,8 @@ EXIT_CODES: Mapping[int, str] = {
     4: "The console refuses the API key.",
     75: "Gave up for now; worth trying again.",
     78: "Bad configuration, or a ledger of a newer version.",
-    130: "Ended by Ctrl-C (SIGINT) before it was done. `run` ends with 0 then.",
-    143: "Ended by SIGTERM before it was done. `run` ends with 0 then.",
+    130: "Ended by Ctrl-C (SIGINT) before it was done; not with run, which ends with 0.",
+    143: "Ended by SIGTERM before it was done; not with run, which ends with 0.",
 }
 
 
