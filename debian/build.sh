@@ -85,9 +85,9 @@ place_documents() {
     place_completion fish /usr/share/fish/vendor_completions.d/axomsync.fish
     documents=/usr/share/doc/axomsync
     place LICENSE $documents/copyright
-    for document in README.md docs/operating.md docs/hooks.md docs/how-it-works.md docs/alerts.yml docs/grafana-dashboard.json; do
-        place "$document" "$documents/${document##*/}"
-    done
+    # Laid out as in the repository, so that links between them hold.
+    (cd "$checkout" && find README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md config.example.toml docs -name '*.md' -o -name '*.toml' -o -name '*.yml' -o -name '*.json') |
+        while read -r document; do place "$document" "$documents/$document"; done
     place debian/lintian-overrides /usr/share/lintian/overrides/axomsync
     place systemd/examples/50-axomsync-vllm.rules $documents/examples/50-axomsync-vllm.rules
     place systemd/examples/restart-vllm $documents/examples/restart-vllm 755

@@ -13,17 +13,7 @@ import click
 
 from axomsync import __version__, config
 from axomsync.cli import cli
-
-# The contract with scripts; tests/test_docs.py compares it with the program and the README.
-EXIT_STATUS = {
-    0: "Done.",
-    1: "Something failed or is parked.",
-    2: "Wrong usage.",
-    3: "Another agent holds the state folder.",
-    4: "The console refuses the API key.",
-    75: "Gave up for now; worth trying again.",
-    78: "Bad configuration, or a ledger of a newer version.",
-}
+from axomsync.core.errors import EXIT_CODES
 
 _FILES = {
     "/etc/axomsync/config.toml": "The configuration; see axomsync.toml(5). Without it: ~/.config/axomsync/config.toml.",
@@ -66,7 +56,7 @@ def _program_page() -> str:
             ".SH COMMANDS\n",
             *(_item(name, text) for name, text in summaries.items()),
             ".PP\nEach has a page of its own, such as\n.BR axomsync-status (1).\n",
-            *_section("EXIT STATUS", {str(code): text for code, text in EXIT_STATUS.items()}),
+            *_section("EXIT STATUS", {str(code): text for code, text in EXIT_CODES.items()}),
             *_section("ENVIRONMENT", _ENVIRONMENT),
             *_section("FILES", _FILES),
             ".SH SEE ALSO\n.BR axomsync.toml (5)\n",
@@ -103,7 +93,7 @@ def _configuration_page() -> str:
     ]
     for section, keys in config.reference().items():
         text.append(f".SH [{section}]\n")
-        text.extend(_item(f"{key} = {config.as_toml(default)}", why) for key, default, why in keys)
+        text.extend(_item(f"{key.name} = {config.as_toml(key.default)}", key.why) for key in keys)
     text.append(".SH SEE ALSO\n.BR axomsync (1)\n")
     return "".join(text)
 

@@ -514,3 +514,20 @@ def test_any_text_is_a_configuration_or_refused_in_words(examples: int) -> None:
             parse(text)
 
     for_any(st.text() | st.text("[]{}=.\"'#\n abz019-", max_size=40), examples, holds)
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ('transfer.bandwidth = "1MB/s"', {config.Reload.AT_ONCE}),
+        ('log.level = "debug"', {config.Reload.AT_ONCE}),
+        ('web.listen = ""', {config.Reload.AT_ONCE}),
+        ("transfer.connections = 3", {config.Reload.TRANSFERS}),
+        ('state.folder = "/var/lib/other"', {config.Reload.RESTART}),
+        ('log.level = "debug"\ndrop.settle = "9s"', {config.Reload.AT_ONCE, config.Reload.TRANSFERS}),
+        ("", set()),
+    ],
+)
+def test_reload_asks_for_what_the_changed_keys_need(line: str, asked: set[config.Reload]) -> None:
+    old = config.parse("", Path("old.toml"), {}).settings
+    assert config.reloads(old, config.parse(line, Path("new.toml"), {}).settings) == asked

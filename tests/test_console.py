@@ -108,7 +108,7 @@ def test_unknown_fields_and_wrong_kinds_of_unimportant_ones_are_no_reason_to_mis
 def test_malformed_entries_are_left_out_and_told_once(
     server: FaultyServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
-    entries = [{}, None, 5, "x", [], MODEL | {"id": ""}, MODEL | {"name": None}, MODEL]
+    entries: list[object] = [{}, None, 5, "x", [], MODEL | {"id": ""}, MODEL | {"name": None}, MODEL]
     server.inject(json_answer(entries), "/api/models", times=3)
     console = connect()
     for _ in range(3):

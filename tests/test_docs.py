@@ -1,6 +1,6 @@
 """The documents keep up with the program: what it has and they don't tell fails here, and so does an example that fails.
 
-Metrics are compared with the documents in `tests/web/test_metrics.py`, where they are scraped; examples for root are run in
+Metrics are compared with the reference in `tests/web/test_metrics.py`, where they are scraped; examples for root are run in
 `tests/systemd/test_night_shift.py`, on a machine.
 """
 
@@ -9,70 +9,42 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import pytest
 
+import axomsync
 from axomsync import config
-from axomsync.cli import USAGE_EXIT_CODE, cli
+from axomsync.cli import USAGE_EXIT_CODE
 from axomsync.core import errors
-from axomsync.core.records import ModelState, UploadState
+from axomsync.runtime.problems import SUBJECTS
 from axomsync.sandbox.console import Sandbox
+from docs.generate import FOLDER, SUBJECT_WORDS, pages
 from tests.rig.documents import DOCUMENTS, LANGUAGES, Example, examples
 from tests.rig.installation import CHECKOUT
-
-README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-OPERATING = (CHECKOUT / "docs/operating.md").read_text(encoding="utf-8")
-
-_GENERAL_OPTIONS = {"--config", "--json", "--help"}  # told once for all verbs
-
-
-def verbs(group: click.Group = cli, words: tuple[str, ...] = ("axomsync",)) -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from verbs(command, (*words, name))
-        else:
-            yield " ".join((*words, name)), command
 
 
 def exit_codes(kind: type[errors.AxomsyncError] = errors.AxomsyncError) -> set[int]:
     return {kind.exit_code}.union(*map(exit_codes, kind.__subclasses__()))
 
 
-@pytest.mark.parametrize(("verb", "command"), list(verbs()), ids=[verb for verb, _ in verbs()])
-def test_every_verb_is_in_the_table_with_its_options(verb: str, command: click.Command) -> None:
-    rows = [row for row in README.splitlines() if row.startswith("| `axomsync") and re.search(rf"`{verb}[` ]", row)]
-    assert rows, f"README.md has no row for {verb}"
-    options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
-    told = {option for option in options if any(option in row for row in rows)}
-    assert options - told - _GENERAL_OPTIONS == set()
+def test_reference_is_what_the_program_says_of_itself() -> None:
+    written = {page.name: page.read_text(encoding="utf-8") for page in FOLDER.iterdir()}
+    assert written == pages(), "run: make docs"
 
 
-def test_every_key_is_in_the_table_with_its_default() -> None:
-    rows = [
-        f"| `[{section}] {key}` | `{config.as_toml(default)}` | {why} |"
-        for section, keys in config.reference().items()
-        for key, default, why in keys
-    ]
-    assert [row for row in README.splitlines() if row.startswith("| `[")] == rows
+def test_subjects_of_problems_are_explained() -> None:
+    assert list(SUBJECT_WORDS) == list(SUBJECTS)
 
 
-@pytest.mark.parametrize("states", [UploadState, ModelState])
-def test_every_state_is_explained(states: type[UploadState | ModelState]) -> None:
-    subject = "upload" if states is UploadState else "model"
-    rows = re.findall(rf"^\| {subject} (.*?) \|", OPERATING, re.MULTILINE)
-    explained = {state for row in rows for state in re.findall(r"`(\w+)`", row)}
-    assert explained == {str(state) for state in states}
-
-
-@pytest.mark.parametrize("text", [README, OPERATING], ids=["README.md", "operating.md"])
-def test_every_exit_code_is_told(text: str) -> None:
-    (sentence,) = re.findall(r"Exit codes: (.*?)\.\n", text, re.DOTALL)
-    told = {int(code) for code in re.findall(r"(?:^|· )(\d+) ", " ".join(sentence.split()))}
+def test_exit_codes_are_those_of_the_program() -> None:
     signals = {errors.interrupted_by(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    assert told == exit_codes() | {USAGE_EXIT_CODE} | signals
+    assert set(errors.EXIT_CODES) == exit_codes() | {USAGE_EXIT_CODE} | signals
+
+
+def test_changelog_has_the_version_dated() -> None:
+    released = re.findall(r"^## (\S+) - \d{4}-\d{2}-\d{2}$", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == axomsync.__version__
 
 
 def test_every_example_says_what_it_is() -> None:
@@ -84,8 +56,20 @@ def test_every_example_says_what_it_is() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+        text = document.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+            place = document.parent / target if target else document
+            assert place.exists(), f"{document.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+                assert anchor in anchors, f"{document.name}: {target}#{anchor}"
+
+
+def test_every_module_that_is_named_is_there() -> None:
+    for document in DOCUMENTS:
+        for name in re.findall(r"`([a-z][\w/]*/\w+\.(?:py|sh|md|toml))`", document.read_text(encoding="utf-8")):
+            assert any((folder / name).exists() for folder in (CHECKOUT, CHECKOUT / "axomsync")), f"{document.name}: {name}"
 
 
 @pytest.mark.parametrize("example", [e for d in DOCUMENTS for e in examples(d, "toml")], ids=lambda e: e.place)

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_migration_that_was_passed_over_is_made_up_for(folder: Path, tmp_path:
     for pending in migrations.pending(database):
         if pending.name in ("m002_shards", "m004_retention_and_hooks"):
             pending.fn(database)
-            database["_sqlite_migrations"].insert(
+            database.table("_sqlite_migrations").insert(
                 {"migration_set": "axomsync", "name": pending.name, "applied_at": "2027-01-01"}
             )
     database.close()
@@ -256,7 +257,10 @@ def test_a_failed_piece_of_work_changes_nothing_and_spoils_nothing(ledger: Ledge
         db.execute("UPDATE uploads SET reason = 'half'")
         raise ValueError("a bug")
 
-    futures = [ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES ('a', '1')") and None), ledger.submit(half)]
+    futures: list[Future[Any]] = [
+        ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES ('a', '1')") and None),
+        ledger.submit(half),
+    ]
     futures.append(ledger.submit(lambda db: db.execute("INSERT INTO facts VALUES ('b', '2')") and None))
     with pytest.raises(ValueError, match="a bug"):
         futures[1].result(10)
@@ -511,6 +515,10 @@ def test_a_read_only_disk_is_told_with_path_and_need(tmp_path: Path) -> None:
         remount(disk, "rw")
 
 
+def add_fact(number: int, db: Database) -> None:
+    db.execute("INSERT INTO facts VALUES (?, ?)", [f"f{number}", "x" * 500])
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -521,7 +529,7 @@ def test_a_read_only_disk_is_told_with_path_and_need(tmp_path: Path) -> None:
 def test_a_damaged_ledger_is_told_with_what_to_do(damage: bytes | None, told: str, folder: Path) -> None:
     with Ledger(folder, lambda: NOW) as ledger:
         for number in range(200):
-            ledger.submit(lambda db, n=number: db.execute("INSERT INTO facts VALUES (?, ?)", [f"f{n}", "x" * 500]) and None)
+            ledger.submit(partial(add_fact, number))
     file = folder / "state.db"
     whole = bytearray(file.read_bytes())
     whole[4096 : len(whole)] = os.urandom(len(whole) - 4096)

@@ -103,7 +103,7 @@ def test_every_verb_works_or_says_what_to_do(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results.keys() == EXPECTED.keys()
-    faults = []
+    faults: list[tuple[object, ...]] = []
     for name, (codes, words) in EXPECTED.items():
         found = {verb: code for verb, (code, _) in results[name].items()}
         said = {verb: text for verb, (_, text) in results[name].items()}

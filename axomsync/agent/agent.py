@@ -23,7 +23,7 @@ from axomsync.agent.pause import Pause
 from axomsync.agent.requests import Steering
 from axomsync.agent.status_page import StatusPage
 from axomsync.agent.workers import Shared, Workers
-from axomsync.config import Loaded, Settings
+from axomsync.config import Loaded, Reload, Settings
 from axomsync.core.errors import BadConfig, Fatal, LocalFault, Transient
 from axomsync.core.text import iso
 from axomsync.ledger import Ledger, Trouble, ledger_fault
@@ -125,7 +125,6 @@ class Agent:
             *Proxies.of(os.environ).warnings,
             *authorities.complaints(os.environ),
             *config.misspelt(os.environ),
-            *config.not_acted_on(self._loaded),
         ):
             log.warning("%s", line)
         self.workers = Workers(settings, self._shared, patience)
@@ -259,13 +258,14 @@ class Agent:
 
     def _reload(self) -> None:
         self._reload_asked = False
-        log.info("reads %s again", self.loaded.path)
+        log.info("reads %s again", self._loaded.path)
         systemd.reloading()
         try:
             loaded = config.load(self._loaded.path, self._environ)
-            if loaded.settings.state != self.settings.state:
+            changed = config.reloads(self.settings, loaded.settings)
+            if Reload.RESTART in changed:
                 raise BadConfig("[state] folder can't change while the agent runs; restart it")
-            other = self._needs_other_workers(loaded.settings)
+            other = Reload.TRANSFERS in changed
             workers = Workers(loaded.settings, self._shared, PATIENCE_SECONDS) if other else None
         except (BadConfig, LocalFault) as bad:
             told = str(bad).replace("\n", " · ")
@@ -287,12 +287,6 @@ class Agent:
         self._page.open(self.settings)
         log.info("reloaded %s", loaded.path)
         systemd.ready("working")
-
-    def _needs_other_workers(self, new: Settings) -> bool:
-        """Whether more has changed than what can change under way; transfers are not interrupted for that."""
-        old = self.workers.settings
-        transfer = old.transfer.model_copy(update={"bandwidth": new.transfer.bandwidth})
-        return new != old.model_copy(update={"transfer": transfer, "log": new.log, "web": new.web})
 
     def _replace_workers(self, workers: Workers) -> None:
         """Let the old ones come to their end first: two that carry the same file would undo each other's work."""

@@ -28,12 +28,12 @@ def config_group() -> None:
 @json_option
 def config_check(config_file: str | None, as_json: bool) -> None:
     """Validate the configuration: every error at once, with its key and line."""
-    from axomsync.config import misspelt, not_acted_on
+    from axomsync.config import misspelt
     from axomsync.transport.authorities import tls_context
 
     loaded = load(config_file)
     tls_context(ca_file_of(loaded))
-    remarks = [*misspelt(os.environ), *not_acted_on(loaded)]
+    remarks = misspelt(os.environ)
     if as_json:
         print_json({"path": str(loaded.path), "remarks": remarks})
         return

@@ -16,9 +16,10 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -33,6 +34,8 @@ from pydantic import (
     Strict,
     ValidationError,
 )
+from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
 
 from axomsync.config.units import (
     API_KEY,
@@ -137,11 +140,17 @@ Whole = Annotated[int, Strict()]  # true is no number
 Switch = Annotated[bool, Strict()]
 
 
-_NOT_YET = " (not acted on by this version)"
+class Reload(StrEnum):
+    """What a reload does with a key that was changed."""
+
+    AT_ONCE = "at once"  # transfers go on
+    TRANSFERS = "transfers begin again"  # where their durable bytes end
+    RESTART = "needs a restart"
 
 
-def _key(default: object, why: str, **constraints: Any) -> Any:
-    return Field(default=default, validate_default=True, description=why, **constraints)
+def _key(default: object, why: str, *, reload: Reload = Reload.TRANSFERS, **constraints: Any) -> Any:
+    extra: JsonDict = {"reload": reload.value}
+    return Field(default=default, validate_default=True, description=why, json_schema_extra=extra, **constraints)
 
 
 class _Section(BaseModel):
@@ -161,7 +170,9 @@ class ConsoleSettings(_Section):
 class StateSettings(_Section):
     """`[state]`: where the ledger lives."""
 
-    folder: Folder = _key("/var/lib/axomsync", "holds the ledger; must be on a local disk, not on NFS or Lustre")
+    folder: Folder = _key(
+        "/var/lib/axomsync", "holds the ledger; must be on a local disk, not on NFS or Lustre", reload=Reload.RESTART
+    )
 
 
 class DropSettings(_Section):
@@ -179,10 +190,8 @@ class DropSettings(_Section):
     rescan: Duration = _key("1m", "the folder is read anew at least this often, whatever the events say", gt=0)
     done_marker: str = _key("", 'such as ".done": a file is taken only once <file>.done lies beside it, newer than the file')
     observer: Literal["auto", "inotify", "polling"] = _key("auto", "polling sees files on network filesystems")
-    validate_: Literal["full", "sample", "off"] = Field(
-        default="full",
-        alias="validate",
-        description="full parses every line; sample the first and last 1 MiB; off trusts the exporter",
+    validate_: Literal["full", "sample", "off"] = _key(
+        "full", "full parses every line; sample the first and last 1 MiB; off trusts the exporter", alias="validate"
     )
     dedupe: Literal["name", "content"] = _key(
         "name", "name uploads the same content under another name once more; content does not"
@@ -217,7 +226,9 @@ class TransferSettings(_Section):
     """`[transfer]`: how bytes travel."""
 
     connections: Whole = _key(16, "most connections to storage at once", ge=1, le=256)
-    bandwidth: Bandwidth = _key("", 'a rate like "100MB/s" or a timetable like ["Mon-Fri 08:00 50MB/s", "20:00 off"]')
+    bandwidth: Bandwidth = _key(
+        "", 'a rate like "100MB/s" or a timetable like ["Mon-Fri 08:00 50MB/s", "20:00 off"]', reload=Reload.AT_ONCE
+    )
     stall: Duration = _key("30s", "a connection that brings no byte for so long is given up and tried again", gt=0)
     allow_http: Switch = _key(False, "true allows plain http to hosts other than this one")
 
@@ -225,10 +236,16 @@ class TransferSettings(_Section):
 class WebSettings(_Section):
     """`[web]`: the status page and metrics."""
 
-    listen: Annotated[str, AfterValidator(parse_listen)] = _key("127.0.0.1:9464", 'host:port of the status page; "" is off')
-    token_file: OptionalFile = _key("", 'file that holds the token to look at it with; "" only on loopback')
+    listen: Annotated[str, AfterValidator(parse_listen)] = _key(
+        "127.0.0.1:9464", 'host:port of the status page; "" is off', reload=Reload.AT_ONCE
+    )
+    token_file: OptionalFile = _key(
+        "", 'file that holds the token to look at it with; "" only on loopback', reload=Reload.AT_ONCE
+    )
     names: Annotated[tuple[str, ...], BeforeValidator(_list), AfterValidator(_host_names)] = _key(
-        [], "host names under which a proxy before it, or DNS, leads to the page; addresses and localhost need none"
+        [],
+        "host names under which a proxy before it, or DNS, leads to the page; addresses and localhost need none",
+        reload=Reload.AT_ONCE,
     )
 
 
@@ -245,9 +262,11 @@ class LogSettings(_Section):
     """`[log]`: what is written about the work."""
 
     format: Literal["auto", "console", "json", "journal"] = _key(
-        "auto", "auto is console on a terminal and journal under systemd"
+        "auto", "auto is console on a terminal and journal under systemd", reload=Reload.AT_ONCE
     )
-    level: Literal["debug", "info", "warning", "error"] = _key("info", "debug says why nothing happens")
+    level: Literal["debug", "info", "warning", "error"] = _key(
+        "info", "debug says why nothing happens", reload=Reload.AT_ONCE
+    )
 
 
 class Settings(_Section):
@@ -448,7 +467,7 @@ def _in_capitals(name: str) -> str | None:
 
 
 def _every_key() -> list[tuple[str, str]]:
-    return [(section, key) for section, keys in reference().items() for key, _, _ in keys]
+    return [(section, key.name) for section, keys in reference().items() for key in keys]
 
 
 def _environment_value(section: str, key: str, value: str) -> object:
@@ -615,17 +634,14 @@ def key_file_warning(settings: Settings) -> str | None:
     return f"{file}: every user of this machine can read the API key; run chmod 600 {file}" if exposed else None
 
 
-def not_acted_on(loaded: Loaded) -> list[str]:
-    """A line for each key that was changed from its default although this version does nothing with it."""
-    lines = []
-    for section, outer in Settings.model_fields.items():
-        values, defaults = getattr(loaded.settings, section), getattr(Settings(), section)
-        for name, field in outer.annotation.model_fields.items():  # type: ignore[union-attr]  # sections are models
-            value = getattr(values, name)
-            if (field.description or "").endswith(_NOT_YET) and value and value != getattr(defaults, name):
-                place = loaded.origins.get(f"{section}.{name}", str(loaded.path))
-                lines.append(f"{place}: [{section}] {name}: accepted, but this version does not act on it")
-    return lines
+def reloads(old: Settings, new: Settings) -> set[Reload]:
+    """What the keys that differ ask of a reload from `old` to `new`."""
+    return {
+        _reload_of(field)
+        for section, fields in _fields()
+        for name, field in fields.items()
+        if getattr(getattr(old, section), name) != getattr(getattr(new, section), name)
+    }
 
 
 def effective(loaded: Loaded) -> list[dict[str, object]]:
@@ -664,13 +680,37 @@ def defaults_for_user(explicit: str | None, environ: Mapping[str, str], *, root:
     return Path(path) if path else _user_config(environ), folders
 
 
-def reference() -> dict[str, list[tuple[str, object, str]]]:
-    """Every key there is: section → (key, default as it is written in the file, why to change it)."""
+@dataclass(frozen=True)
+class Key:
+    """One key, as documents tell it: `default` as it is written in the file, `why` to change it."""
+
+    section: str
+    name: str
+    default: object
+    why: str
+    reload: Reload
+    field: FieldInfo
+
+
+def reference() -> dict[str, list[Key]]:
+    """Every key there is, by section."""
     return {
-        section: [(field.alias or name, field.default, field.description or "") for name, field in fields.items()]
-        for section, outer in Settings.model_fields.items()
-        if (fields := getattr(outer.annotation, "model_fields", None)) is not None
+        section: [
+            Key(section, field.alias or name, field.default, field.description or "", _reload_of(field), field)
+            for name, field in fields.items()
+        ]
+        for section, fields in _fields()
     }
+
+
+def _fields() -> Iterator[tuple[str, dict[str, FieldInfo]]]:
+    for section, outer in Settings.model_fields.items():
+        yield section, getattr(outer.annotation, "model_fields", {})
+
+
+def _reload_of(field: FieldInfo) -> Reload:
+    extra = field.json_schema_extra
+    return Reload(str(extra["reload"])) if isinstance(extra, dict) else Reload.TRANSFERS
 
 
 def example(values: Mapping[str, object] | None = None) -> str:
@@ -678,7 +718,7 @@ def example(values: Mapping[str, object] | None = None) -> str:
     chosen = values or {}
     blocks = ["# Configuration of axomsync. Every key is shown with its default; delete what you don't change."]
     for section, keys in reference().items():
-        lines = [f"{key} = {as_toml(chosen.get(f'{section}.{key}', default))}  # {why}" for key, default, why in keys]
+        lines = [f"{k.name} = {as_toml(chosen.get(f'{section}.{k.name}', k.default))}  # {k.why}" for k in keys]
         blocks.append("\n".join([f"[{section}]", *lines]))
     return "\n\n".join(blocks) + "\n"
 

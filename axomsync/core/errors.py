@@ -20,7 +20,21 @@ the operating system. A message is one line, names the thing and what to do, and
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Self
+
+# Scripts rely on these. Manual pages and docs/reference show the words.
+EXIT_CODES: Mapping[int, str] = {
+    0: "Done.",
+    1: "Something failed or is parked.",
+    2: "Wrong usage.",
+    3: "Another agent holds the state folder.",
+    4: "The console refuses the API key.",
+    75: "Gave up for now; worth trying again.",
+    78: "Bad configuration, or a ledger of a newer version.",
+    130: "Ended by Ctrl-C (SIGINT) before it was done; not with run, which ends with 0.",
+    143: "Ended by SIGTERM before it was done; not with run, which ends with 0.",
+}
 
 
 class AxomsyncError(Exception):

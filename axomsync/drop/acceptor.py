@@ -50,7 +50,6 @@ class _At(Enum):
     MORE = auto()
     STRING = auto()
     NUMBER = auto()
-    LITERAL = auto()
     END = auto()
 
 

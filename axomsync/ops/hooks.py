@@ -35,7 +35,6 @@ from axomsync.transport.proxies import with_loopback_excepted
 
 log = logging.getLogger(__name__)
 
-KINDS = ("model_published", "upload_done", "failed")
 TRIES = 20  # with the back-off between them: about half an hour
 OUTPUT_LIMIT = 4096  # bytes of what a hook says that are kept
 LOOK_SECONDS = 1.0

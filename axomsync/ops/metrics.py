@@ -44,7 +44,7 @@ class AgentCollector(Collector):
         yield _counter("transferred_bytes", "Bytes that went over the wire since the start, repeats included.", moved)
         for kind, states in (("upload", UploadState), ("model", ModelState)):
             passed: list[Sample] = [({"state": str(s)}, self.transitions[f"{kind}s", str(s)]) for s in states]
-            yield _counter(f"{kind}_transitions", f"Times that a {kind} came into a state since the start.", passed)
+            yield _counter(f"{kind}_transitions", f"Times that {kind}s came into a state since the start.", passed)
         free = [({"folder": folder}, count) for folder, count in self.folders().items() if count is not None]
         yield _gauge("free_bytes", "Bytes that can still be written to the filesystem of a folder.", free)
         begun = {problem.subject for problem in self.problems()}

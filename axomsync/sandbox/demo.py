@@ -426,7 +426,7 @@ def _ignore_signals() -> None:
 
 def _tensors(file: Path) -> dict[str, dict[str, Any]]:
     """Every tensor's dtype, shape and bytes. safetensors itself reads them; numpy is not needed for that."""
-    return dict(safetensors.deserialize(file.read_bytes()))  # type: ignore[no-untyped-call]
+    return dict(safetensors.deserialize(file.read_bytes()))
 
 
 def _digest(file: Path) -> bytes:

@@ -1,11 +1,8 @@
 """The list of verbs."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import click
-import pytest
 from click.testing import CliRunner
 
 from axomsync import __version__
@@ -23,27 +20,6 @@ def test_version_is_a_verb_too() -> None:
     by_option = CliRunner().invoke(cli, ["--version"]).output
     assert CliRunner().invoke(cli, ["version"]).output == by_option
     assert CliRunner().invoke(cli, ["version", "--json"]).output == f'{{\n  "version": "{__version__}"\n}}\n'
-
-
-def _leaves(group: click.Group = cli, words: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from _leaves(command, (*words, name))
-        else:
-            yield " ".join((*words, name)), command
-
-
-TAKE_NO_CONFIG = {"demo", "sandbox", "service install", "service uninstall", "version"}
-TAKE_NO_JSON = {"demo", "init", "run", "sandbox", "service install", "service uninstall"}
-
-
-@pytest.mark.parametrize(("option", "without"), [("--config", TAKE_NO_CONFIG), ("--json", TAKE_NO_JSON)])
-def test_the_readme_says_which_verbs_take_the_general_options(option: str, without: set[str]) -> None:
-    assert {name for name, verb in _leaves() if not any(option in known.opts for known in verb.params)} == without
-    readme = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
-    told = readme.partition("`--config FILE` (else")[2].partition("Exit codes:")[0]
-    sentence = told.partition("`--json` goes with")[0 if option == "--config" else 2]
-    assert all(f"`{name.split()[0]}`" in sentence for name in without)
 
 
 def test_the_general_options_may_stand_before_the_verb(tmp_path: Path) -> None:

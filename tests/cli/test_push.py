@@ -81,9 +81,9 @@ def test_a_bar_for_each_file_on_a_terminal_whatever_its_name(tmp_path: Path, san
         )  # fmt: skip
         screen = done.stdout.decode()  # whatever it shows is UTF-8
         shown = ["plain.jsonl", r"red \x1b[31m\n[bold]\u202e.jsonl", r"\xff.jsonl"]
-        for name in shown:
-            assert f"{name}: uploading" in screen
-            assert f"{name}: uploaded" in screen
+        for text in shown:
+            assert f"{text}: uploading" in screen
+            assert f"{text}: uploaded" in screen
         assert "B/s" in screen
         assert "\x1b[31m\n" not in screen
         assert "\u202e" not in screen

@@ -10,7 +10,7 @@ from axomsync.sandbox.console import Sandbox
 
 
 def refusal(folder: Path, *options: str, code: int) -> str:
-    words = [Path(sys.executable).parent / "axomsync", "sandbox", "--folder", folder, *options]
+    words = [str(Path(sys.executable).parent / "axomsync"), "sandbox", "--folder", str(folder), *options]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""

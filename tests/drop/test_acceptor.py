@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from axomsync.drop.acceptor import DEEPEST, Acceptor, NotJson, NotUtf8
+from tests.rig.anything import some
 
 SEEDS = [
     b'{"a": [1, -0, 2.5e-3, 1E+2, true, false, null, {}, []], "b": {"c": "\\u00e9\\ud83d\\ude00\\n\xc3\xa9"}}',
@@ -20,7 +21,7 @@ SEEDS = [
     b'"alone"', b"-12", b"tru", b"", b"  ", b'{"a": 01}', b'{"a": 1.e1}', b'{"a":1}}',
 ]  # fmt: skip
 SIGNS = b'{}[]",:\\ \t\r\x00\x1f0123456789-+.eEtrufalsn\xc3\xa9\xf0\x9f\xed\xa0\x80\xff/u'
-patient = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(deadline=None, max_examples=some(400), suppress_health_check=[HealthCheck.too_slow])
 
 
 def accepts(line: bytes, sizes: list[int]) -> object:

@@ -44,8 +44,8 @@ def take(folder: Path, ledger: Ledger, documents: list[bytes]) -> None:
     assert len(found.new) + len(found.none) == len(found.marks) == len(documents)
     ledger.adopt_uploads(found.new, found.marks)
     for upload in ledger.read.uploads():
-        text = json.dumps(upload_document(upload, ledger.read.shards(upload.id)))
-        assert "/etc/passwd" not in str(json.loads(text)["path"])
+        shown = json.dumps(upload_document(upload, ledger.read.shards(upload.id)))
+        assert "/etc/passwd" not in str(json.loads(shown)["path"])
     ledger.strike([upload.id for upload in ledger.read.uploads()], [])
 
 

@@ -29,6 +29,7 @@ from tests.drop.test_appearing import (
     write_and_close,
     write_in_pieces,
 )
+from tests.rig.anything import some
 
 WAYS = [write_and_close, write_in_pieces, temporary_then_rename, move_in, hard_link, copy, memory_map]
 FAULTS = ["refused", "expired", "cut", "lost before storing", "lost", "lost, then expired"]
@@ -229,7 +230,7 @@ def run(sequences: int, home: Path) -> None:
 
 
 def test_after_any_sequence_storage_has_what_it_must_have(tmp_path: Path) -> None:
-    run(300, tmp_path)
+    run(some(300), tmp_path)
 
 
 @pytest.mark.stress

@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from axomsync.core.records import UploadState
 from axomsync.drop.intake import STILL_WRITTEN
 from axomsync.drop.open_files import being_written
 from axomsync.ledger import Reader
+from axomsync.storage.s3 import Confirmation
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
 
@@ -59,11 +60,11 @@ def test_a_writer_that_comes_after_the_upload_keeps_the_file_where_it_is(make: M
     later: list[object] = []
     put = here.far.put
 
-    def put_and_open(*arguments: object) -> str | None:
-        etag = put(*arguments)  # type: ignore[arg-type]
+    def put_and_open(url: str, pieces: Iterator[bytes], length: int, content_type: str) -> Confirmation:
+        confirmed = put(url, pieces, length, content_type)
         if not later:
             later.append(path.open("ab", buffering=0))
-        return etag
+        return confirmed
 
     here.far.put = put_and_open  # type: ignore[method-assign]
     here.live()

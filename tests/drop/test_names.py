@@ -6,7 +6,8 @@ import pytest
 
 from axomsync.drop.intake import console_name
 from axomsync.sandbox.console import Sandbox
-from tests.drop.conftest import AgentProcess, dataset, sha256, stored
+from tests.drop.conftest import dataset, sha256, stored
+from tests.rig.agent import AgentProcess
 
 # What the console is told for a name on disk.
 HOSTILE = {

@@ -38,7 +38,7 @@ def bind(disks: ExitStack, folder: Path, elsewhere: Path) -> None:
     for path in (folder, elsewhere):
         path.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", elsewhere, folder], check=True)
-    disks.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
+    disks.callback(lambda: subprocess.run(["umount", "--lazy", folder], check=True))
 
 
 @pytest.mark.parametrize("after", ["archive", "keep", "delete"])

@@ -41,6 +41,6 @@ def test_repeated_lines_are_told_also_by_a_new_ledger(tmp_path: Path, caplog: py
         assert documents["a.jsonl"]["repeated_lines"] == found
         assert repeated_words(documents["a.jsonl"]["repeated_lines"], documents["a.jsonl"]["lines"]) == told
         assert documents["b.jsonl"]["repeated_lines"] is None
-    explained = {"kind": "upload", "name": "a.jsonl", "state": "uploaded", "means": "", "reason": None, "keeps": []}
-    lines = tables.explanation(explained | {"next_attempt": None, "facts": documents["a.jsonl"]})
+    explained: dict[str, object] = {"kind": "upload", "name": "a.jsonl", "state": "uploaded", "means": "", "reason": None}
+    lines = tables.explanation(explained | {"keeps": [], "next_attempt": None, "facts": documents["a.jsonl"]})
     assert f"  warning: {told}" in map(str, lines)

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def template(tmp_path: Path) -> Path:
     return ledger_template(tmp_path / "template")
 
 
-def beside(home: Path, template: Path, other: DropHere, **drop: object) -> DropHere:
+def beside(home: Path, template: Path, other: DropHere, **drop: Any) -> DropHere:
     """Another agent on the same drop folder and the same storage."""
     here = DropHere(home, template, **{**drop, "folder": other.folder})
     here.folder, here.far, here.clocks, here.identity = other.folder, other.far, other.clocks, "beside"

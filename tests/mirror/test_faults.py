@@ -5,6 +5,7 @@ import json
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -491,7 +492,8 @@ def test_pages_that_lead_to_another_host_get_no_key(server: FaultyServer, mirror
 def test_unknown_fields_statuses_and_entries_do_no_harm(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     odd = server.add_model("chassis", "v2", {"a": SMALL}, status="quantum-annealing")
     server.models[0]["new"] = {"deep": [1, 2]}
-    server.models += [{"id": 5}, {"name": "no id"}, None, 7, {**server.models[0], "id": ""}, server.models[1]]
+    no_objects: list[Any] = [None, 7]
+    server.models += [{"id": 5}, {"name": "no id"}, *no_objects, {**server.models[0], "id": ""}, server.models[1]]
     mirror.sync()
     published(mirror, model_id)
     assert mirror.model(odd).state == ModelState.WAITING

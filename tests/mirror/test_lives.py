@@ -20,6 +20,7 @@ from safetensors import deserialize
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import EXPIRED, FOREVER, KEY, Content, Fault, FaultyServer, http_date, s3_error
+from tests.rig.recording import recording
 
 MIB = 1 << 20
 Ranges = dict[str, list[tuple[int, int]]]
@@ -46,7 +47,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 def stamps(folder: Path) -> dict[str, tuple[int, ...]]:
     """All that a write anywhere below would change."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in [folder, *folder.rglob("*")]:
         s = path.lstat()
         found[str(path)] = (s.st_ino, s.st_mode, s.st_nlink, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
@@ -151,12 +152,12 @@ def test_three_ready_models_and_one_that_is_not(sandbox: Sandbox, tmp_path: Path
             **dict.fromkeys(ids.values(), ("published", None)),
             unready: ("waiting", "the console says 'training'"),
         }
-        assert not any({"authorization", "cookie"} & set(request.headers) for request in sandbox.relay.requests)
+        assert not any({"authorization", "cookie"} & set(request.headers) for request in recording(sandbox).requests)
 
         before = stamps(agent.mirror)
-        sandbox.relay.clear()
+        recording(sandbox).clear()
         agent.sync()
-        assert sandbox.relay.requests == []
+        assert recording(sandbox).requests == []
         assert stamps(agent.mirror) == before
 
 
@@ -178,7 +179,8 @@ def test_killed_twenty_times_at_random_moments(agent: AgentProcess, server: Faul
     """Short answers make many segments, and 256 of those are a reason to commit: so a short life leaves something too."""
     files = {"weights/a.bin": Content(70 * MIB, 1), "weights/b.bin": Content(30 * MIB + 1, 2), "c.json": Content(999, 3)}
     model_id = server.add_model("chassis", "v1", files)
-    total, dice, lives = sum(content.size for content in files.values()), random.Random(20), []
+    total, dice = sum(content.size for content in files.values()), random.Random(20)
+    lives: list[int] = []
     server.longest_answer = 8 * 1024
     with never_incomplete(agent.mirror / "chassis" / "v1", files) as incomplete:
         for _ in range(20):

@@ -16,7 +16,7 @@ PAIRS = (("a cat sleeps", "a kitten sleeps"), ("a cat sleeps", "parliament voted
 def answers(folder: Path) -> list[float]:
     """How alike the model finds each pair: the cosine of the mean of its words' embeddings. Plain Python."""
     words = {word: n for n, word in enumerate((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())}
-    tensors = dict(deserialize((folder / "model.safetensors").read_bytes()))  # type: ignore[no-untyped-call]
+    tensors = dict(deserialize((folder / "model.safetensors").read_bytes()))
     table = tensors["embeddings.word_embeddings.weight"]
     width = table["shape"][1]
 

@@ -9,6 +9,7 @@ from axomsync.core.records import Model, ModelState, RemoteModel
 from axomsync.mirror.catalog import READY, Selection, reconcile
 from axomsync.mirror.layout import age
 from axomsync.mirror.retention import GONE_POLLS, GONE_SECONDS, Policy, Version, plan
+from tests.rig.anything import some
 
 S = ModelState
 NOW = 1e9
@@ -80,7 +81,7 @@ def remote(number: int, status: str, day: int) -> RemoteModel:
     return RemoteModel(str(number), "nm"[number % 2], f"v{number}", None, None, status, f"2026-01-0{day + 1}T00:00:00Z")
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=some(10_000), deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds)
 def test_ten_thousand_random_catalogs(world: bytes) -> None:
     """A mirror of eight versions lives through lists of any kind."""

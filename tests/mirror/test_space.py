@@ -70,7 +70,7 @@ def test_a_version_that_is_open_stays_until_it_is_closed(server: FaultyServer, m
             "open": "import sys; f = open(sys.argv[1])",
             "map": "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ); f.close()",
         }[holds]
-        command = [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", old / "a.bin"]
+        command = [sys.executable, "-c", f"{code}; print(flush=True); sys.stdin.read()", str(old / "a.bin")]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server_process:
             assert server_process.stdout is not None
             server_process.stdout.readline()
@@ -226,7 +226,7 @@ def test_what_a_kill_left_of_a_write_is_swept_away_when_nobody_can_be_at_it_any_
     mirror.sync()
     internal, version = mirror.folder / ".axomsync", mirror.folder / "chassis" / "v1"
     (internal / "abcdefabcdef").mkdir()
-    stale, fresh = [], []
+    stale, fresh = list[Path](), list[Path]()
     for folder in (internal / "here", internal / "abcdefabcdef"):
         for left in (stale, fresh):
             left.append(folder / f".new-link-{len(left)}-{id(left)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.core.errors import LocalFault
 from axomsync.ops import service
 from tests.rig.installation import CHECKOUT
 
@@ -75,5 +76,5 @@ def test_a_program_with_an_odd_name_is_what_systemd_starts(tmp_path: Path) -> No
 
 def test_only_root_installs_for_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    with pytest.raises(service.LocalFault, match="use sudo; or --user"):
+    with pytest.raises(LocalFault, match="use sudo; or --user"):
         service.install_for_machine(["/usr/bin/axomsync"], print)

@@ -41,5 +41,5 @@ def test_the_page_of_the_configuration_names_every_key_with_its_default(pages: P
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     for keys in config.reference().values():
-        for key, default, _ in keys:
-            assert f"{key} = {config.as_toml(default)}" in text
+        for key in keys:
+            assert f"{key.name} = {config.as_toml(key.default)}" in text

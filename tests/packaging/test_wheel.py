@@ -34,6 +34,8 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("installed") / "env"
     environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     uv = shutil.which("uv")
+    make: list[str | Path]
+    install: list[str | Path]
     if uv:
         make = [uv, "venv", "-q", "-p", sys.executable, home]
         install = [uv, "pip", "install", "-q", "-p", home / "bin/python", wheel]

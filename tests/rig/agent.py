@@ -20,7 +20,7 @@ T = TypeVar("T")
 PATIENCE = 30.0  # seconds; a deadline that only a failure reaches
 POLL = 0.02
 
-Config = Mapping[str, Mapping[str, object]]
+Config = Mapping[str, Any]  # each section maps keys to values
 
 _QUICK: Config = {
     "drop": {"settle": "200ms", "rescan": "10s"},
@@ -30,7 +30,7 @@ _QUICK: Config = {
 }
 
 
-def eventually(what: str, probe: Callable[[], T], *, patience: float = PATIENCE) -> T:
+def eventually(what: str, probe: Callable[..., T | None], *, patience: float = PATIENCE) -> T:
     """The first true value of `probe`, which is asked again and again. `what` is what the failure says was missing."""
     deadline = time.monotonic() + patience
     while True:

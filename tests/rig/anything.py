@@ -1,4 +1,4 @@
-"""Arbitrary documents, and how many of them a test takes: some in `make test`, twenty thousand in `make stress`."""
+"""Arbitrary documents, and how many a test takes: a tenth in `make check`, twenty thousand in `make stress`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,11 +7,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+few = False  # as `pytest --few` asks for
+
+
+def some(count: int) -> int:
+    """How many random cases a search takes that has `count` in `make test`."""
+    return max(1, count // 10) if few else count
+
 
 def how_many(quick: int = 1500) -> pytest.MarkDecorator:
     """`examples`: so many in `make test`."""
     return pytest.mark.parametrize(
-        "examples", [quick, pytest.param(20_000, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
+        "examples", [some(quick), pytest.param(20_000, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]
     )
 
 

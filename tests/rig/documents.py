@@ -2,7 +2,7 @@
 
 An example is a fenced block. Its language says how it is proven: `sh` runs in a user's shell against the sandbox, `sh root`
 on a booted machine, `toml` is a configuration that is accepted, `nginx` one that nginx serves the page by; `text`, `ini`,
-`yaml`, `json` and `caddy` only show.
+`yaml`, `json`, `caddy` and `mermaid` only show.
 """
 
 import re
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tests.rig.installation import CHECKOUT
 
-DOCUMENTS = (CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md")))
-LANGUAGES = ("sh", "sh root", "toml", "text", "ini", "yaml", "json", "nginx", "caddy")
+DOCUMENTS = (*sorted(CHECKOUT.glob("*.md"), key=lambda d: d.name != "README.md"), *sorted((CHECKOUT / "docs").rglob("*.md")))
+LANGUAGES = ("sh", "sh root", "toml", "text", "ini", "yaml", "json", "nginx", "caddy", "mermaid")
 
 _FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -33,7 +33,7 @@ class Example:
 def examples(document: Path, language: str | None = None) -> list[Example]:
     text = document.read_text(encoding="utf-8")
     found = [
-        Example(f"{document.name}:{text.count(chr(10), 0, match.start()) + 2}", match[1], match[2])
+        Example(f"{document.relative_to(CHECKOUT)}:{text.count(chr(10), 0, match.start()) + 2}", match[1], match[2])
         for match in _FENCED.finditer(text)
     ]
     return [example for example in found if language in (None, example.language)]

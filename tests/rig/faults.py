@@ -263,7 +263,7 @@ class FaultyServer:
     ) -> str:
         """List a model, newer than all that are listed, and store its files; returns its id."""
         identity = model_id or str(uuid.UUID(int=Random(f"{name}/{version}").getrandbits(128), version=4))
-        entries = []
+        entries: list[dict[str, Any]] = []
         for rel, content in files.items():
             key = f"{identity}/{len(entries)}"
             an_hour_ago = time.time() - 3600

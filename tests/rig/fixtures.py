@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def sandbox_factory(object_store: ObjectStore, tmp_path_factory: pytest.TempPath
     with ExitStack() as running:
 
         def make(
-            folder: Path | None = None, *, url_lifetime: timedelta = timedelta(minutes=15), **arguments: object
+            folder: Path | None = None, *, url_lifetime: timedelta = timedelta(minutes=15), **arguments: Any
         ) -> Sandbox:
             arguments = {"store": object_store, "relay_class": RecordingRelay, **arguments}
             home = folder or tmp_path_factory.mktemp("sandbox")

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import h11
 
+from axomsync.sandbox.console import Sandbox
 from axomsync.sandbox.relay import Direction, Link, Relay
 
 
@@ -162,3 +163,9 @@ class RecordingRelay(Relay):
         cut.times -= 1
         request.was_cut = True
         return passed - cut.after
+
+
+def recording(sandbox: Sandbox) -> RecordingRelay:
+    """The relay of a sandbox that a fixture made."""
+    assert isinstance(sandbox.relay, RecordingRelay)
+    return sandbox.relay

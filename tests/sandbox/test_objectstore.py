@@ -1,4 +1,5 @@
 import hashlib
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from axomsync.sandbox import objectstore
 from axomsync.sandbox.objectstore import ObjectStore, ObjectStoreError, StoredObject
 
 MINUTE = timedelta(minutes=1)
@@ -200,8 +200,8 @@ def test_a_weed_that_hangs_is_reported_and_ended(tmp_path: Path) -> None:
 
 def test_a_missing_binary_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: str) -> None:
-        raise objectstore.importlib.metadata.PackageNotFoundError
+        raise importlib.metadata.PackageNotFoundError
 
-    monkeypatch.setattr(objectstore.importlib.metadata, "distribution", missing)
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
     with pytest.raises(ObjectStoreError, match=r"pip install '\.\[sandbox\]'"):
         ObjectStore(tmp_path).start()

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from axomsync.sandbox.console import Sandbox
+from tests.rig.recording import recording
 from tests.sandbox.test_objectstore import until
 
 
@@ -25,7 +26,7 @@ def test_requests_of_a_kept_alive_connection_are_recorded_one_by_one(sandbox: Sa
         client.get(url.replace("Signature=", "Signature=0"))
         client.get(url, headers={"Connection": "close"})
     assert sandbox.relay.accepted == 1
-    refused, all_of_it, ranged, put, forged, last = sandbox.relay.requests
+    refused, all_of_it, ranged, put, forged, last = recording(sandbox).requests
     assert (refused.method, refused.range, refused.status, refused.headers["if-match"]) == (
         "GET",
         "bytes=0-999999",
@@ -37,32 +38,35 @@ def test_requests_of_a_kept_alive_connection_are_recorded_one_by_one(sandbox: Sa
     assert (put.method, put.path, put.status, put.body_received) == ("PUT", "/axom/tmp/recorded/ö", 200, 2_000_000)
     assert forged.status == 403
     assert last.status == 200
-    assert all(r.ended_at is not None and r.at <= r.answered_at <= r.ended_at for r in sandbox.relay.requests)
+    for request in recording(sandbox).requests:
+        assert request.answered_at is not None
+        assert request.ended_at is not None
+        assert request.at <= request.answered_at <= request.ended_at
 
 
 def test_an_answer_is_cut_at_an_exact_byte_as_often_as_asked(sandbox: Sandbox, url: str) -> None:
-    sandbox.relay.cut(1_234_567, times=2)
+    recording(sandbox).cut(1_234_567, times=2)
     for _ in range(2):
         with httpx.stream("GET", url) as answer:
             pieces = answer.iter_raw()
             with pytest.raises(httpx.RemoteProtocolError, match="received 1234567 bytes, expected 3000000"):
                 deque(pieces, maxlen=0)
     assert len(httpx.get(url).content) == 3_000_000
-    assert [(r.body_sent, r.was_cut) for r in sandbox.relay.requests] == [(1_234_567, True)] * 2 + [(3_000_000, False)]
+    assert [(r.body_sent, r.was_cut) for r in recording(sandbox).requests] == [(1_234_567, True)] * 2 + [(3_000_000, False)]
 
 
 def test_a_body_is_cut_at_an_exact_byte_and_stores_nothing(sandbox: Sandbox) -> None:
-    sandbox.relay.cut(500_000, method="PUT", path="cut-here")
+    recording(sandbox).cut(500_000, method="PUT", path="cut-here")
     put = sandbox.presign("PUT", "tmp/cut-here/one")
     with pytest.raises(httpx.TransportError):
         httpx.put(put, content=bytes(1_000_000))
-    assert (sandbox.relay.requests[0].body_received, sandbox.relay.requests[0].was_cut) == (500_000, True)
+    assert (recording(sandbox).requests[0].body_received, recording(sandbox).requests[0].was_cut) == (500_000, True)
     assert sandbox.store.list("tmp/cut-here") == []
     assert httpx.put(put, content=bytes(1_000_000)).status_code == 200
     until(lambda: sandbox.store.list("tmp/cut-here"))
 
 
 def test_a_cut_spares_other_methods_and_paths(sandbox: Sandbox, url: str) -> None:
-    sandbox.relay.cut(10, path="elsewhere")
-    sandbox.relay.cut(10, method="PUT")
+    recording(sandbox).cut(10, path="elsewhere")
+    recording(sandbox).cut(10, method="PUT")
     assert len(httpx.get(url).content) == 3_000_000

@@ -27,7 +27,7 @@ def install(machine: Container) -> str:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
     """A booted machine with the service installed, and nothing running."""
     wheels = tmp_path_factory.mktemp("wheels")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels]
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
     subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
     with machine_with_program(tmp_path_factory.mktemp("program"), {wheels: WHEELS}) as machine:
         assert f"{CONFIG}: written" in install(machine)

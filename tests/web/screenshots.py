@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import Browser
 
@@ -11,7 +12,7 @@ from tests.rig.browser import chromium
 from tests.web.scenes import SCENES, shown
 
 WIDTHS = {"desktop": 1280, "tablet": 820, "phone": 390}
-SCHEMES = ("light", "dark")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 def take(browser: Browser, url: str, folder: Path, scene: str) -> None:

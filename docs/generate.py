@@ -1,0 +1,360 @@
+"""Write `docs/reference/` from the program itself: `make docs`.
+
+Each page takes its facts from the module that acts on them. Only words that no module needs are here: what a state, a
+metric's family or a problem's subject means to a reader. A state or subject without words is a `KeyError`, so that nobody
+forgets them. `tests/test_docs.py` compares the pages with what this module would write.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import click
+
+from axomsync import config
+from axomsync.cli import cli
+from axomsync.config import Key, Reload
+from axomsync.core import states
+from axomsync.core.errors import EXIT_CODES
+from axomsync.core.records import ModelState, UploadState
+from axomsync.ops.metrics import AgentCollector
+from axomsync.runtime.problems import SUBJECTS
+
+FOLDER = Path(__file__).parent / "reference"
+S = TypeVar("S", UploadState, ModelState)
+NOTE = "<!-- `make docs` writes this page. Change docs/generate.py, or the module that the page tells of. -->"
+
+_FORMS = (
+    (config.Duration, "duration"),
+    (config.OptionalDuration, 'duration, or ""'),
+    (config.Size, "size"),
+    (config.OptionalSize, 'size, or ""'),
+    (config.Bandwidth, "rate, or list of times with a rate"),
+    (config.Folder, "absolute path"),
+    (config.OptionalFile, 'absolute path, or ""'),
+    (config.Globs, "list of globs"),
+    (config.Command, "list of texts"),
+    (config.Switch, "true or false"),
+)
+
+# What it means, what to do.
+UPLOAD_STATES: Mapping[UploadState, tuple[str, str]] = {
+    UploadState.SETTLING: (
+        "The file still changes, or a program has it open for writing.",
+        "Nothing. Stop that program if it never closes the file.",
+    ),
+    UploadState.CHECKING: ("The agent reads the file and checks each line.", "Nothing."),
+    UploadState.QUEUED: (
+        "The file is good and waits for its turn, for a next try, or for another agent that has the same content.",
+        "Nothing.",
+    ),
+    UploadState.UPLOADING: ("The agent sends the file to storage.", "Nothing."),
+    UploadState.UPLOADED: ("Storage has confirmed the file.", "Nothing. The receipt has `upload_id` and `key`."),
+    UploadState.REJECTED: (
+        "The file is no JSONL dataset.",
+        "Read `<file>.reason.txt` in `rejected/`, correct the file, move it back.",
+    ),
+    UploadState.DUPLICATE: (
+        "The same content went up under this name before.",
+        "Nothing. The receipt names the first upload. To send it again: `axomsync forget PATH`, then drop the file again.",
+    ),
+    UploadState.HELD: (
+        "The file is larger than one PUT may be (`[drop] max_put`).",
+        'Set `[drop] shard = "4GiB"`, or split the file at line ends.',
+    ),
+    UploadState.FAILED: ("The console or storage gave a final no.", "Read the reason: it has their words."),
+}
+MODEL_STATES: Mapping[ModelState, tuple[str, str]] = {
+    ModelState.WAITING: ("The console does not call the model ready.", "Nothing."),
+    ModelState.IGNORED: (
+        "The selection leaves the model out, or `[mirror] keep` has newer versions.",
+        "Nothing, or `axomsync pull MODEL`.",
+    ),
+    ModelState.QUEUED: ("The model waits for its turn or for a next try.", "Nothing."),
+    ModelState.DOWNLOADING: ("The agent fetches segments.", "Nothing."),
+    ModelState.VERIFYING: ("The agent compares checksums and looks into the files.", "Nothing."),
+    ModelState.PUBLISHED: ("The model is complete, verified and under its path.", "Use it."),
+    ModelState.BLOCKED: (
+        "The disk has no room, or a manifest or a file can't be trusted.",
+        "Read the reason: it says which, and how many bytes. The agent tries again by itself.",
+    ),
+    ModelState.FAILED: (
+        "Something unexpected happened.",
+        "Look into the log. The agent tries again within the hour.",
+    ),
+    ModelState.GONE: (
+        "The console no longer lists the model.",
+        "Nothing. A published model stays. Parts of an unpublished one are removed after a day.",
+    ),
+    ModelState.PRUNED: (
+        "Retention removed the model. The reason names the rule.",
+        "Nothing, or `axomsync pull MODEL`.",
+    ),
+}
+SUBJECT_WORDS: Mapping[str, str] = {
+    "agent": "A worker makes no progress, or met a bug.",
+    "configuration": "A reload brought a bad configuration. The agent goes on with the old one.",
+    "console": "The console does not answer, answers nonsense, or refuses the key.",
+    "drop folder": "A part of the drop folder can't be read or written.",
+    "drop folder's filesystem": "The filesystem that held the files is not mounted.",
+    "hooks": "Hooks can't be run at all.",
+    "ledger": "The ledger can't be read or written.",
+    "list of models": "Entries of the console's list lack documented fields.",
+    "mirror folder": "The mirror folder can't be read or written.",
+    "status page": "The status page can't listen, or its token can't be read.",
+    "steering": "The agent can't read what commands ask of it.",
+    "upkeep": "Published models can't be read again.",
+    "watching the drop folder": "The kernel sends no events. The folder is scanned every `[drop] rescan` all the same.",
+}
+
+
+def pages() -> dict[str, str]:
+    """Every page of the reference: file name → text."""
+    made = {
+        "configuration.md": _configuration(),
+        "commands.md": _commands(),
+        "exit-codes.md": _exit_codes(),
+        "states.md": _states(),
+        "problems.md": _problems(),
+        "metrics.md": _metrics(),
+    }
+    titles = {name: text.partition("\n")[0].removeprefix("# ") for name, text in made.items()}
+    made["index.md"] = _page(
+        "Reference",
+        "The program writes these pages about itself.",
+        "\n".join(f"- [{title}]({name})" for name, title in titles.items()),
+    )
+    return {name: f"{text}\n{NOTE}\n" for name, text in made.items()}
+
+
+def _page(title: str, *parts: str) -> str:
+    return "\n\n".join([f"# {title}", *parts]) + "\n"
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines)
+
+
+# Configuration
+
+
+def _configuration() -> str:
+    parts = [
+        "The file is TOML; [config.example.toml](../../config.example.toml) has every key with its default. "
+        "`axomsync config check` reports every error at once, `axomsync config show` says where each value came from. "
+        'Durations are written `"90s"`, `"5m"`, `"2h"`; sizes `"64MiB"`, `"5GB"`; rates `"100MB/s"`.',
+        "An environment variable overrides a key. The API key is no key of the file: it comes from `$AXOM_KEY`, else from "
+        "`[console] key_file`, else from the systemd credential `axom_key`. It is never an argument.",
+        "The last column says what a reload (`systemctl reload axomsync`) does with a changed key: "
+        f"`{Reload.AT_ONCE}`: no transfer is touched; `{Reload.TRANSFERS}`: from their durable bytes; `{Reload.RESTART}`: "
+        "the reload fails, and the old configuration stays.",
+    ]
+    for section, keys in config.reference().items():
+        rows = (
+            (
+                f"`{key.name}`",
+                _form(key),
+                f"`{config.as_toml(key.default)}`",
+                f"`{config.ENVIRONMENT_PREFIX}{section.upper()}__{key.name.upper()}`",
+                key.why,
+                key.reload,
+            )
+            for key in keys
+        )
+        parts += [f"## [{section}]", _table(("key", "type", "default", "environment", "meaning", "a reload"), rows)]
+    return _page("Configuration keys", *parts)
+
+
+def _form(key: Key) -> str:
+    """The type of a key in words, with its bounds."""
+    declared = get_type_hints(config.Settings.model_fields[key.section].annotation, include_extras=True)
+    hint = declared.get(key.name, declared.get(f"{key.name}_"))
+    if get_origin(hint) is Literal:
+        return " · ".join(f'`"{choice}"`' for choice in get_args(hint))
+    bounds = "".join(_bound(constraint) for constraint in key.field.metadata)
+    for form, words in _FORMS:
+        if hint == form:
+            return words + bounds
+    if key.field.annotation is int:
+        return f"whole number{bounds}"
+    return "list of texts" if isinstance(key.default, list) else "text"
+
+
+def _bound(constraint: object) -> str:
+    for attribute, words in (("ge", "at least"), ("gt", "more than"), ("le", "at most")):
+        if (bound := getattr(constraint, attribute, None)) is not None:
+            return f", {words} {bound}"
+    return ""
+
+
+# Commands
+
+
+def verbs(group: click.Group = cli, words: tuple[str, ...] = ("axomsync",)) -> Iterator[tuple[str, click.Command]]:
+    """Every verb of the program with its whole name, in the order of `--help`."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from verbs(command, (*words, name))
+        elif not command.hidden:
+            yield " ".join((*words, name)), command
+
+
+def _commands() -> str:
+    rows = ((f"[`{name}`](#{_anchor(name)})", _sentence(command)) for name, command in verbs())
+    return _page(
+        "Commands",
+        "`--config FILE` names the configuration. Without it the program takes `$AXOMSYNC_CONFIG`, "
+        "`/etc/axomsync/config.toml`, or `~/.config/axomsync/config.toml`. `--json` prints facts as JSON. Both may stand "
+        f"before the command too. All commands take `--config` but {_without('--config')}; all take `--json` but "
+        f"{_without('--json')}. All have the same [exit codes](exit-codes.md).",
+        _table(("command", "does"), rows),
+        *(_command(name, command) for name, command in verbs()),
+    )
+
+
+def _without(option: str) -> str:
+    """The commands that do not take a general option."""
+    return ", ".join(f"`{name}`" for name, command in verbs() if not any(option in known.opts for known in command.params))
+
+
+def _command(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=name)
+    usage = " ".join([name, *command.collect_usage_pieces(context)])
+    text = "\n\n".join(_one_line(part) for part in (command.help or "").replace("\b", "").split("\n\n"))
+    records = [p.get_help_record(context) for p in command.params if isinstance(p, click.Option)]
+    options = [(f"`{option}`", _one_line(words)) for option, words in filter(None, records)]
+    parts = [f"## {name}", f"```text\n{usage}\n```", text]
+    if options:
+        parts.append(_table(("option", "does"), options))
+    return "\n\n".join(parts)
+
+
+def _sentence(command: click.Command) -> str:
+    return _one_line((command.help or "").partition("\n\n")[0])
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _anchor(heading: str) -> str:
+    return heading.lower().replace(" ", "-")
+
+
+# Exit codes, states, problems
+
+
+def _exit_codes() -> str:
+    rows = ((f"`{code}`", words) for code, words in EXIT_CODES.items())
+    return _page(
+        "Exit codes",
+        _table(("code", "means"), rows),
+        "`axomsync run` has no end of its own: a signal that stops it cleanly gives 0. `axomsync sync` also ends with 75 "
+        "when a part of a folder can't be read, since nobody knows what lies there. After 78 systemd does not start the "
+        "agent again.",
+    )
+
+
+def _states() -> str:
+    return _page(
+        "States",
+        "The same words are in `--json`, the ledger, the page and the metrics. `axomsync explain TARGET` says why a file or "
+        "a model is in its state. The ledger refuses a change of state that is not listed here.",
+        "## Uploads",
+        _state_table(UPLOAD_STATES, states.UPLOAD_TRANSITIONS),
+        "## Models",
+        _state_table(MODEL_STATES, states.MODEL_TRANSITIONS),
+    )
+
+
+def _state_table(words: Mapping[S, tuple[str, str]], transitions: Mapping[S, frozenset[S]]) -> str:
+    rows = []
+    for state, may_become in transitions.items():
+        after = " ".join(f"`{other}`" for other in transitions if other in may_become and other is not state)
+        meaning, advice = words[state]
+        rows.append((f"`{state}`", meaning, advice, after or "nothing: it is the end"))
+    return _table(("state", "what it means", "what to do", "may become"), rows)
+
+
+def _problems() -> str:
+    rows = [(f"`{subject}`", SUBJECT_WORDS[subject]) for subject in SUBJECTS]
+    return _page(
+        "Subjects of problems",
+        "`axomsync status` lists problems: subject, reason, since when, next try. These subjects are parts of the agent, "
+        "and the values of the label of `axomsync_problem`. Other subjects are single files, models and hooks "
+        "(`hook model_published`).",
+        _table(("subject", "what is wrong"), rows),
+    )
+
+
+# Metrics
+
+
+def _metrics() -> str:
+    rows = []
+    for family in _collector().collect():
+        labels: dict[str, list[str]] = {}
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                labels.setdefault(label, []).append(value)
+        suffix = "_total" if family.type == "counter" else ""
+        told = " · ".join(map(_label, labels, labels.values()))
+        rows.append((f"`{family.name}{suffix}`", family.type, told, family.documentation))
+    return _page(
+        "Metrics",
+        "`GET /metrics` at `[web] listen`, in Prometheus' text format. Every series is there from the start, at zero. "
+        "`process_*` and `python_info` stand beside these. [alerts.yml](../alerts.yml) has alert rules, "
+        "[grafana-dashboard.json](../grafana-dashboard.json) a dashboard.",
+        _table(("metric", "type", "labels", "tells"), rows),
+    )
+
+
+def _label(name: str, values: list[str]) -> str:
+    if name == "version":
+        return "`version`"
+    if name == "state":
+        return "`state`: a [state](states.md)"
+    if name == "subject":
+        return "`subject`: a [subject](problems.md)"
+    return f"`{name}`: {', '.join(dict.fromkeys(values))}"
+
+
+def _collector() -> AgentCollector:
+    """As of an agent that has done nothing yet."""
+    status: Mapping[str, Any] = {
+        "agent": {"since": None, "paused": False},
+        "console": {"ok": None, "last_poll": None},
+        "drop": {"last_success": None, "counts": dict.fromkeys(UploadState, 0), "left_alone": []},
+        "mirror": {"last_success": None, "counts": dict.fromkeys(ModelState, 0)},
+        "transfers": [],
+        "problems": [],
+    }
+    return AgentCollector(
+        status=lambda: status,
+        hanging=list,
+        moved=lambda: {"up": 0, "down": 0},
+        transitions=Counter(),
+        folders=lambda: {"drop": 0, "mirror": 0, "state": 0},
+        problems=list,
+    )
+
+
+def main() -> None:
+    """Write the pages, and remove those that are no longer made."""
+    made = pages()
+    FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.glob("*.md"):
+        if old.name not in made:
+            old.unlink()
+    for name, text in made.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    example = FOLDER.parents[1] / "config.example.toml"
+    example.write_text(config.example(), encoding="utf-8")
+    print(f"{len(made)} pages in {FOLDER}, and {example.name}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
