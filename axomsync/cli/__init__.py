@@ -71,8 +71,10 @@ def _fill_descriptors() -> None:
 
 
 def _give_up_output() -> None:
-    """So that the interpreter's last flush does not fail too."""
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    """So that the interpreter's last flush does not fail too: what is left in the buffer has somewhere to go."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 class _Verbs(click.Group):

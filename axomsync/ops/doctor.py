@@ -157,7 +157,11 @@ class Doctor:
             f"{len(PROBE)} bytes are left there as {presigned.key}, and are never a dataset unless somebody registers them"
         )
         host, plain = host_of(presigned.url), plain_md5(stored.etag)
-        if stored.etag_is_md5 and plain not in (None, hashlib.md5(PROBE, usedforsecurity=False).hexdigest()):
+        md5 = hashlib.md5(PROBE, usedforsecurity=False).hexdigest()
+        if stored.has_body and plain != md5:
+            found = f"storage {host} answered with a body, as no PUT is answered: nothing would be confirmed"
+            return Finding("upload", Verdict.FAIL, found, "does a proxy answer in its place?")
+        if stored.etag_is_md5 and plain not in (None, md5):
             found = f"storage at {host} took bytes and gives an ETag that is not their MD5; {left}"
             return Finding("upload", Verdict.WARN, found, "if it encrypts objects itself, nothing; else it changes bytes")
         return Finding("upload", Verdict.OK, f"storage at {host} takes bytes; {left}")

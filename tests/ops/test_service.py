@@ -69,7 +69,7 @@ def test_a_program_with_an_odd_name_is_what_systemd_starts(tmp_path: Path) -> No
     unit = tmp_path / ".config/systemd/user/axomsync.service"
     environ = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
     verdict = subprocess.run(
-        ["systemd-analyze", "verify", "--user", unit], env=environ, capture_output=True, text=True, check=False
+        ["systemd-analyze", "verify", "--man=no", "--user", unit], env=environ, capture_output=True, text=True, check=False
     )
     assert verdict.stderr == ""
 
