@@ -22,7 +22,7 @@ from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
-from axomsync.mirror.publish.folder import Place
+from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.ops.hooks import Hooks
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
@@ -91,7 +91,7 @@ class Workers:
         mirror = MirrorContext(
             **vars(context),
             settings=settings,
-            place=Place(settings.folder, context.identity),
+            mirror_folder=MirrorFolder(settings.folder, context.identity),
             lanes=Lanes(self.settings.transfer.connections, context, hashes=settings.verify == "etag"),
             patience=patience,
         )

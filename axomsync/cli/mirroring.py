@@ -21,7 +21,7 @@ from axomsync.core.text import printable
 if TYPE_CHECKING:
     from axomsync.config import Loaded
     from axomsync.core.records import Model
-    from axomsync.mirror.publish.folder import Place
+    from axomsync.mirror.publish.folder import MirrorFolder
     from axomsync.mirror.publish.record import Record
 
 LOOK_SECONDS = 0.2
@@ -202,10 +202,10 @@ def _print_published(model: "Model", as_json: bool) -> None:
         click.echo(model.path)
 
 
-def _place(loaded: "Loaded") -> "Place":
-    from axomsync.mirror.publish.folder import Place
+def _place(loaded: "Loaded") -> "MirrorFolder":
+    from axomsync.mirror.publish.folder import MirrorFolder
 
-    return Place(loaded.settings.mirror.folder, "by-hand")
+    return MirrorFolder(loaded.settings.mirror.folder, "by-hand")
 
 
 def _found(loaded: "Loaded", target: str | None, unread: list[LocalFault] | None = None) -> "list[tuple[Path, Record]]":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from axomsync.config import MirrorSettings
 from axomsync.mirror.fetch.lanes import Lanes
-from axomsync.mirror.publish.folder import Place
+from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.runtime.worker import WorkerContext
 
 
@@ -13,6 +13,6 @@ class MirrorContext(WorkerContext):
     """`patience` is that of a `Job`, in seconds."""
 
     settings: MirrorSettings
-    place: Place
+    mirror_folder: MirrorFolder
     lanes: Lanes
     patience: float

@@ -36,7 +36,7 @@ class Labels:
         published = [row for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path]
         for parent in {Path(row.path or "").parent for row in published}:
             try:
-                fault = self._context.place.tend_current(parent)
+                fault = self._context.mirror_folder.tend_current(parent)
             except LocalFault as unread:
                 fault = str(unread)
             if fault is not None:
@@ -50,7 +50,7 @@ class Labels:
     def _rename(self, row: Model, folder: Path, told: dict[str, str]) -> None:
         subject = printable(f"{folder.parent.name}/{folder.name}")
         try:
-            place, obstacle = self._context.place.follow_labels(row)
+            place, obstacle = self._context.mirror_folder.follow_labels(row)
         except (LocalFault, Rejected) as fault:
             told[subject] = f"{folder} holds {shown(row)} and can't be renamed: {fault}"
             return

@@ -79,7 +79,7 @@ class Mirror:
         self._key_refused: KeyRefused | None = None
         self._publishing = threading.Lock()  # held while a folder gets its name
         self._labels = Labels(context, self._publishing)
-        self._space = Space(context.settings, context.place, context.ledger, context.now)
+        self._space = Space(context.settings, context.mirror_folder, context.ledger, context.now)
         self._recovered = False  # what lies in the mirror folder is known
 
     def wake(self) -> None:
@@ -163,7 +163,7 @@ class Mirror:
         self._recovered = not unread
         busy = {model for model, future in self._in_flight.items() if not future.done()}
         known = self._context.ledger.read.models()
-        self._context.place.check([row for row in known if row.state is ModelState.PUBLISHED])
+        self._context.mirror_folder.check([row for row in known if row.state is ModelState.PUBLISHED])
         settings = self._context.settings
         selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
         changes = reconcile(listed, known, selection, lambda row: self._is_there(row, unread), busy)
@@ -194,7 +194,7 @@ class Mirror:
 
     def _let_go(self, model_id: str) -> None:
         """What was received of a model that is wanted no more would only fill the disk."""
-        if self._context.place.discard_staging(model_id):
+        if self._context.mirror_folder.discard_staging(model_id):
             for file in self._context.ledger.read.files(model_id):
                 self._context.ledger.discard_file(model_id, file.rel)
 

@@ -26,7 +26,7 @@ from axomsync.mirror.check import structure
 from axomsync.mirror.check.proving import Proving
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.partial import Job, PartialFile
-from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.mirror.publish.folder import record_of, shown
 from axomsync.mirror.publish.record import Record, read_record
 from axomsync.mirror.publish.space import Booking, Space
@@ -61,14 +61,14 @@ class ModelTask:
 
     def run(self) -> None:
         """Publish the model, or raise what keeps it from that."""
-        target = self._context.place.find(self._model)
+        target = self._context.mirror_folder.find(self._model)
         published = read_record(target)
         if published is None:
             self._fetch_and_publish(target, None)
         elif not self._outgrown(published):
             self._adopt(target, published)
         else:
-            with self._context.place.alone(self._step):
+            with self._context.mirror_folder.alone(self._step):
                 self._fetch_and_publish(target, read_record(target))
 
     def _fetch_and_publish(self, target: Path, published: Record | None) -> None:
@@ -81,17 +81,17 @@ class ModelTask:
             manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
             wanted = self._wanted(manifest, published)
             self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
-            staging = self._context.place.prepare(model.id, {file.rel: file.size for file in wanted})
+            staging = self._context.mirror_folder.prepare(model.id, {file.rel: file.size for file in wanted})
             linked = self._link_unchanged(manifest, wanted, staging, target.parent)
             files, proofs, odd = self._fetch_and_prove(manifest, staging, linked)
             remarks = odd + self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs)
             record = self._record(manifest, files, proofs, published, remarks)
             with self._publishing:
                 if published is None:
-                    target = self._context.place.find(model)
-                    self._context.place.publish(record, target)
+                    target = self._context.mirror_folder.find(model)
+                    self._context.mirror_folder.publish(record, target)
                 else:
-                    self._context.place.extend(target, record)
+                    self._context.mirror_folder.extend(target, record)
             self._record_published(target, read_record(target) or record, self._context.now())
         finally:
             self._space.release(model.id)
@@ -118,11 +118,11 @@ class ModelTask:
 
     def _link_unchanged(self, manifest: Manifest, wanted: list[ManifestFile], staging: Path, parent: Path) -> set[str]:
         """Take from other versions of the name what has not changed; returns those files, which are proven by that."""
-        links, linked = self._links(manifest), set[str]()
+        urls, linked = self._links(manifest), set[str]()
         for file in wanted:
             if os.path.lexists(staging / file.rel):
                 continue  # begun already
-            found = reuse.link(parent, file, staging / file.rel, links, self._context.lanes.storage, self._step)
+            found = reuse.link(parent, file, staging / file.rel, urls, self._context.lanes.storage, self._step)
             if found is not None:
                 source, known = found
                 self._context.ledger.discard_file(self._model.id, file.rel)
@@ -179,8 +179,8 @@ class ModelTask:
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]
         return job
 
-    def _links(self, manifest: Manifest) -> Links:
-        return Links(manifest, lambda: self._context.console.manifest(self._model.id), self._context.clock)
+    def _links(self, manifest: Manifest) -> SignedUrls:
+        return SignedUrls(manifest, lambda: self._context.console.manifest(self._model.id), self._context.clock)
 
     def _fetch(self, job: Job) -> None:
         try:
@@ -242,7 +242,7 @@ class ModelTask:
         """It was published before a crash, or before the ledger was lost, or by another agent."""
         record = replace(record, model=replace(record.model, name=self._model.name, version=self._model.version))
         with self._publishing:
-            self._context.place.adopt(target, record)
+            self._context.mirror_folder.adopt(target, record)
         self._record_published(target, record, None)
 
     def _record_published(self, target: Path, record: Record, verified_at: float | None) -> None:

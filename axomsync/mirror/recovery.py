@@ -16,20 +16,20 @@ log = logging.getLogger(__name__)
 
 def recover(context: MirrorContext) -> list[LocalFault]:
     """Bring ledger and folder in line. Returns what could not be read."""
-    context.place.sweep(context.now())
+    context.mirror_folder.sweep(context.now())
     unread: list[LocalFault] = []
     known = {row.id: row for row in context.ledger.read.models()}
     for row in known.values():
         if row.state is ModelState.PUBLISHED:
             try:
-                context.place.restore_record(row, context.ledger.read.files(row.id))
+                context.mirror_folder.restore_record(row, context.ledger.read.files(row.id))
             except LocalFault as fault:
                 unread.append(fault)
-    for folder, record in context.place.published():
+    for folder, record in context.mirror_folder.published():
         try:
             if isinstance(record, LocalFault):
                 raise record
-            whole = record.model.id not in known and context.place.lacks(folder, record) is None
+            whole = record.model.id not in known and context.mirror_folder.lacks(folder, record) is None
         except LocalFault as fault:
             unread.append(fault)
             continue

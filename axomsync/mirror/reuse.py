@@ -2,7 +2,7 @@
 
 A file counts as unchanged when it has the same path and size there, storage proved it then and gives the same checksum for
 its object now, and its bytes still have the digests that were recorded. Failures handled: a store that gives no checksum or
-does not answer, a filesystem without links or reflinks, a file that rotted (it is fetched, all of them).
+does not answer, a filesystem without urls or reflinks, a file that rotted (it is fetched, all of them).
 """
 
 import fcntl
@@ -13,7 +13,7 @@ from pathlib import Path
 from axomsync.core.errors import AxomsyncError
 from axomsync.core.records import ManifestFile, ModelFile, Proof
 from axomsync.mirror.check.verify import Step, examine_file
-from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.mirror.publish import current
 from axomsync.mirror.publish.record import read_record
 from axomsync.storage.client import Storage
@@ -24,7 +24,7 @@ FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 def link(
-    parent: Path, file: ManifestFile, target: Path, links: Links, storage: Storage, step: Step
+    parent: Path, file: ManifestFile, target: Path, urls: SignedUrls, storage: Storage, step: Step
 ) -> tuple[Path, ModelFile] | None:
     """Put the unchanged `file` at `target`, which is not there yet; where it came from and what is known of it.
 
@@ -33,7 +33,7 @@ def link(
     if file.size < WORTH_ASKING:
         return None
     for path, known in _candidates(parent, file):
-        if _storage_has(known, links, storage) and examine_file(path, known, step) is None and _share(path, target):
+        if _storage_has(known, urls, storage) and examine_file(path, known, step) is None and _share(path, target):
             return path, known
     return None
 
@@ -50,12 +50,12 @@ def _candidates(parent: Path, file: ManifestFile) -> list[tuple[Path, ModelFile]
     return list(found.values())
 
 
-def _storage_has(known: ModelFile, links: Links, storage: Storage) -> bool:
+def _storage_has(known: ModelFile, urls: SignedUrls, storage: Storage) -> bool:
     """Whether the object has the checksum that the file was proven with. One byte is asked for: a URL allows no HEAD."""
     if plain_md5(known.etag) is None and composite_md5(known.etag) is None:
         return False
     with suppress(AxomsyncError):  # whatever it is, fetching meets it again and knows what to do
-        url, _, _ = links.url(known.rel)
+        url, _, _ = urls.url(known.rel)
         with storage.get(url, 0, 1, known.size, known.etag) as reply:
             if not reply.whole:
                 for _ in reply.chunks:

@@ -16,7 +16,7 @@ from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
-from axomsync.mirror.publish.folder import Place
+from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import read_record
 from axomsync.storage.client import Storage
 from tests.rig.contexts import worker_context
@@ -78,8 +78,10 @@ class MirrorHere:
             context = worker_context(ledger, console, storage, stop=stop, random=self._random, now=self._now)
             try:
                 lanes = Lanes(self.lanes, context, hashes=settings.verify == "etag")
-                place = Place(self.folder, "here")
-                yield MirrorContext(**vars(context), settings=settings, place=place, lanes=lanes, patience=self.patience)
+                place = MirrorFolder(self.folder, "here")
+                yield MirrorContext(
+                    **vars(context), settings=settings, mirror_folder=place, lanes=lanes, patience=self.patience
+                )
             finally:
                 stop.set()
                 console.close()

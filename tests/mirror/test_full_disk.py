@@ -14,7 +14,7 @@ from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import full_disk
 from axomsync.core.records import ModelState
 from axomsync.ledger.database import sqlite_fault
-from axomsync.mirror.publish.folder import Place
+from axomsync.mirror.publish.folder import MirrorFolder
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import fill, loop_disk, small_disk
@@ -36,7 +36,7 @@ def disk(mirror: MirrorHere, tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
     """In the mirror, in the ledger, and wherever else the system says that there is no space."""
     with small_disk(tmp_path / "disk", "size=8m,nr_inodes=20") as disk:
-        place = Place(disk, "here")
+        place = MirrorFolder(disk, "here")
         deep = {f"{number}/c.bin": 1 for number in range(20)}
         with pytest.raises(LocalFault, match="no inodes are left on the disk"):
             place.prepare("m", deep)

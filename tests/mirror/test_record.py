@@ -17,7 +17,7 @@ from axomsync.core.filesystems import is_folder
 from axomsync.core.records import DurableSegment, ModelFile, ModelState, Proof, RemoteModel
 from axomsync.mirror.check.verify import examine, full_speed
 from axomsync.mirror.publish import current
-from axomsync.mirror.publish.folder import Place
+from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import Record, read_record, write_record
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess
@@ -213,7 +213,7 @@ def no_descriptor_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-READERS: dict[str, Callable[[Path, Place], object]] = {
+READERS: dict[str, Callable[[Path, MirrorFolder], object]] = {
     "read_record": lambda folder, place: read_record(folder),
     "versions": lambda folder, place: current.versions(folder.parent),
     "point": lambda folder, place: current.point(folder.parent, place.root),
@@ -226,7 +226,7 @@ READERS: dict[str, Callable[[Path, Place], object]] = {
 def test_who_has_no_descriptor_left_does_not_take_a_record_for_absent(folder: Path, ask: str) -> None:
     put(folder, GOOD)
     (folder.parent / "current").symlink_to("v0")
-    place = Place(folder.parent.parent, "here")
+    place = MirrorFolder(folder.parent.parent, "here")
     with no_descriptor_left(), pytest.raises(LocalFault, match="too many open files; raise LimitNOFILE"):
         READERS[ask](folder, place)
     assert os.readlink(folder.parent / "current") == "v0"
@@ -246,7 +246,7 @@ def test_a_path_that_can_not_be_looked_at_is_not_absent(tmp_path: Path) -> None:
         current.foreign(tmp_path)
     model = RemoteModel("m", "chassis", "v1", None, None, "ready", None)
     with pytest.raises(LocalFault, match="too long"):
-        Place.lacks(tmp_path, Record(model, (ModelFile("x" * 300, 1, None, ()),), {}, ""))
+        MirrorFolder.lacks(tmp_path, Record(model, (ModelFile("x" * 300, 1, None, ()),), {}, ""))
 
 
 def test_one_record_that_can_not_be_read_now_changes_nothing(agent: AgentProcess, server: FaultyServer) -> None:

@@ -14,7 +14,7 @@ import pytest
 from axomsync.core.errors import LocalFault
 from axomsync.core.records import Manifest, ManifestFile, ModelFile, ModelState
 from axomsync.mirror.fetch.partial import Job, PartialFile
-from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.mirror.publish.record import read_record
 from axomsync.runtime.meter import Meter
 from tests.mirror.inprocess import MirrorHere
@@ -152,7 +152,7 @@ def test_an_object_that_is_another_one_by_now_is_not_mixed_in(
 def test_a_lane_that_comes_late_makes_no_file_in_a_folder_that_is_removed(tmp_path: Path) -> None:
     """It may have waited for a new URL while the job ended."""
     manifest = Manifest("m", (ManifestFile("a.bin", 5, "http://127.0.0.1/a", None),))
-    links = Links(manifest, lambda: manifest, time.monotonic)
+    links = SignedUrls(manifest, lambda: manifest, time.monotonic)
     with Meter(time.monotonic).transfer("down", "m", 5, 0) as gauge:
         job = Job("m", links, gauge, 1.0, lambda failure: None)
         partial = PartialFile(job, ModelFile("a.bin", 5, None, ()), tmp_path / "a.bin")

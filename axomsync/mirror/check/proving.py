@@ -82,7 +82,7 @@ class Proving:
     def _ask(self, job: Job, file: PartialFile) -> None:
         for last in (*(False,) * (URLS_IN_A_ROW - 1), True):
             asked_at = job.clock()
-            url, generation, fresh = job.links.url(file.rel)
+            url, generation, fresh = job.urls.url(file.rel)
             try:
                 with self._storage.get(url, 0, min(1, file.size), file.size, file.etag) as reply:
                     for _ in reply.chunks:
@@ -92,7 +92,7 @@ class Proving:
             except (UrlExpired, Refused) as refusal:
                 if last or (isinstance(refusal, Refused) and fresh):
                     raise
-                job.links.refused(generation)
+                job.urls.refused(generation)
 
     # Are they what storage has?
 

@@ -19,7 +19,8 @@ from axomsync.core.text import printable
 from axomsync.ledger import Ledger
 from axomsync.mirror.check.integrity import compare
 from axomsync.mirror.check.verify import Damage, Step, examine_file
-from axomsync.mirror.fetch.lanes import CHANGES_OF_A_FILE, Lanes
+from axomsync.mirror.fetch.dispatch import CHANGES_OF_A_FILE
+from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.fetch.partial import Job, PartialFile
 from axomsync.mirror.publish.record import Record, write_record
 

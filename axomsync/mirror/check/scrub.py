@@ -17,7 +17,7 @@ from axomsync.mirror.check.repair import check_manifest, check_room, repair
 from axomsync.mirror.check.verify import Damage, HalfSpeed, Step, examine
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.partial import Job
-from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.record import Record, read_record
 from axomsync.runtime.heartbeat import Beat
@@ -101,7 +101,7 @@ class Upkeep:
 
     def verify(self, model: Model, step: Step) -> tuple[Record, list[Damage]]:
         """Read one model, and note what was found."""
-        self._context.place.restore_record(model, self._context.ledger.read.files(model.id))
+        self._context.mirror_folder.restore_record(model, self._context.ledger.read.files(model.id))
         record = record_for(model)
         damages = examine(Path(model.path or ""), record.files, step)
         self._context.ledger.note_verified(model.id, "; ".join(map(str, damages)) or None, record.proofs.values())
@@ -111,25 +111,25 @@ class Upkeep:
 
     def mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
         """Fetch the damaged segments, and put whole files in the place of those that are not."""
-        with self._context.place.alone(self._step(beat)):
+        with self._context.mirror_folder.alone(self._step(beat)):
             if read_record(Path(model.path or "")) != record:
                 raise SourceChanged("its files have changed since they were read")
             self._mend(model, record, damages, beat)
 
     def _mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
-        check_room(self._context.place.room(self._context.settings.reserve), damages)
+        check_room(self._context.mirror_folder.room(self._context.settings.reserve), damages)
         manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
         check_manifest(manifest, damages)
-        links = Links(manifest, lambda: self._context.console.manifest(model.id), self._context.clock)
+        urls = SignedUrls(manifest, lambda: self._context.console.manifest(model.id), self._context.clock)
         total = sum(damage.file.size for damage in damages)
         bad = sum(damage.bad_bytes for damage in damages)
         with self._context.meter.transfer("down", shown(model), total, total - bad) as gauge:
-            job = Job(model.id, links, gauge, self._context.patience, lambda failure: None)
+            job = Job(model.id, urls, gauge, self._context.patience, lambda failure: None)
             repair(
                 Path(model.path or ""),
                 record,
                 damages,
-                self._context.place.workshop(model.id),
+                self._context.mirror_folder.workshop(model.id),
                 job,
                 self._context.lanes,
                 self._context.ledger,

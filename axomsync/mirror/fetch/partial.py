@@ -20,11 +20,15 @@ from axomsync.core.oserrors import local_fault
 from axomsync.core.records import DurableSegment, ModelFile, Segment
 from axomsync.mirror.fetch.hashing import Evidence
 from axomsync.mirror.fetch.segments import SMALLEST_SEGMENT, Coverage
-from axomsync.mirror.fetch.urls import Links
+from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.runtime.meter import Gauge
 
 IGNORED_IN_A_ROW = 3
 CLOCKS_APART_SECONDS = 60.0  # of the servers of one storage
+TROUBLE_SECONDS = 5.0
+PROBE_SECONDS = 2.0
+SHARE_WHILE_OTHERS_WAIT = 1 / 20  # of a job's patience
+LONGEST_PAUSE_SECONDS = 60.0  # of a lane; who is asked to wait for longer gives its lanes to others meanwhile
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +44,7 @@ class PartialFile:
 
     def __init__(self, job: "Job", known: ModelFile, path: Path) -> None:
         self.job, self.rel, self.size, self.path = job, known.rel, known.size, path
-        self.host = job.links.host(known.rel)
+        self.host = job.urls.host(known.rel)
         self.etag = known.etag
         self.etag_is_md5 = True
         self.evidence = Evidence(known.etag, known.size)
@@ -156,7 +160,7 @@ class Job:
     def __init__(
         self,
         model_id: str,
-        links: Links,
+        urls: SignedUrls,
         gauge: Gauge,
         patience: float,
         tell: Callable[[AxomsyncError | None], None],
@@ -164,7 +168,7 @@ class Job:
         others_wait: Callable[[], bool] = lambda: False,
     ) -> None:
         self.clock, self.others_wait = clock, others_wait
-        self.model_id, self.links, self.gauge, self.patience = model_id, links, gauge, patience
+        self.model_id, self.urls, self.gauge, self.patience = model_id, urls, gauge, patience
         self.files: list[PartialFile] = []
         self.missing = 0  # bytes that are still to be received
         self.unnoted = 0  # bytes that were received and not yet noted in the journal
@@ -194,6 +198,52 @@ class Job:
         self._first_answer = self._first_answer if self._first_answer is not None else answered
         if modified is None or self._first_answer is None or modified > self._first_answer - CLOCKS_APART_SECONDS:
             self.is_disturbed = True
+
+    # Progress and setbacks. Whoever calls holds the lanes' lock.
+
+    def came_further(self, now: float) -> bool:
+        """Note that bytes came; returns whether that ends a trouble that was told."""
+        self.last_progress, self.attempts, self.failing_since, self.probed_until = now, 0, None, 0.0
+        self.refused.clear()
+        recovered, self.in_trouble = self.in_trouble, False
+        return recovered
+
+    def set_back(self, now: float, pause: Callable[[int], float], *, asked: bool) -> float:
+        """Note a failure, and have no lane take up the job for a while; returns how many seconds.
+
+        `pause` gives the seconds for so many failures in a row; `asked`: storage said for how long. What fails at the same
+        time fails for the same reason, and is one failure.
+        """
+        self.failing_since = self.failing_since if self.failing_since is not None else now
+        first = now >= self.trouble_until
+        self.attempts += first
+        if first or asked:
+            self.trouble_until, self.probed_until = max(self.trouble_until, now + pause(self.attempts)), 0.0
+        return self.trouble_until - now
+
+    def pauses_for(self, now: float) -> float:
+        """Seconds until a lane may take it up again."""
+        return max(self.trouble_until, self.probed_until) - now
+
+    def probe(self, now: float) -> None:
+        """One lane tries it now; while it fails, the others wait for what that one meets."""
+        if self.failing_since is not None:
+            self.probed_until = now + PROBE_SECONDS
+
+    def falls_into_trouble(self, now: float) -> bool:
+        """Whether trouble has lasted long enough to be told, and was not told before."""
+        new = not self.in_trouble and now - self.last_progress > TROUBLE_SECONDS
+        self.in_trouble = self.in_trouble or new
+        return new
+
+    def is_out_of_patience(self, now: float, pause: float) -> bool:
+        """Whether it has brought nothing for too long, or is to wait for too long."""
+        return now - self.last_progress > self.patience or pause > min(self.patience, LONGEST_PAUSE_SECONDS)
+
+    def gives_way(self, now: float, pause: float) -> bool:
+        """Whether it would go on failing until after the `pause` while others wait for its place."""
+        since, limit = self.failing_since, self.patience * SHARE_WHILE_OTHERS_WAIT
+        return since is not None and now + pause - since > limit and self.others_wait()
 
     def fail(self, failure: AxomsyncError) -> None:
         """End the job; the first reason counts."""

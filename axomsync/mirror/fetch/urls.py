@@ -19,7 +19,7 @@ class ManifestChanged(SourceChanged):
     """The console lists other files, or other sizes, than when the model was begun."""
 
 
-class Links:
+class SignedUrls:
     """The signed URLs of one model, asked for again when they expire; by one lane, while the others wait."""
 
     def __init__(self, manifest: Manifest, ask: Callable[[], Manifest], clock: Callable[[], float]) -> None:

@@ -34,7 +34,7 @@ from axomsync.mirror.publish.record import Record, read_record, write_record
 ABANDONED_SECONDS = 3600.0  # what takes its place within moments, and is still there after so long, nobody waits for
 
 
-class Place:
+class MirrorFolder:
     """The mirror folder: staging below `.axomsync`, published models beside it. `agent` tells several agents apart."""
 
     def __init__(self, root: Path, agent: str) -> None:

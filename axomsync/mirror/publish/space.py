@@ -18,7 +18,7 @@ from axomsync.core.records import Model, ModelFile, ModelState
 from axomsync.ledger import Ledger
 from axomsync.mirror.layout import age
 from axomsync.mirror.publish import current
-from axomsync.mirror.publish.folder import Place, shown
+from axomsync.mirror.publish.folder import MirrorFolder, shown
 from axomsync.mirror.publish.readers import reader_of
 from axomsync.mirror.retention import Plan, Policy, Version, is_within, plan
 
@@ -52,8 +52,10 @@ class Booking:
 class Space:
     """The room that one mirror folder has. Used by all threads that carry models."""
 
-    def __init__(self, settings: MirrorSettings, place: Place, ledger: Ledger, now: Callable[[], float]) -> None:
-        self._settings, self._place, self._ledger, self._now = settings, place, ledger, now
+    def __init__(
+        self, settings: MirrorSettings, mirror_folder: MirrorFolder, ledger: Ledger, now: Callable[[], float]
+    ) -> None:
+        self._settings, self._mirror_folder, self._ledger, self._now = settings, mirror_folder, ledger, now
         self._lock = threading.RLock()
         self._booked: dict[str, Booking] = {}  # models under way
         self._lacking: dict[str, Booking] = {}  # models that did not fit when they were last tried
@@ -70,7 +72,7 @@ class Space:
                 self._lacking.pop(booking.model.id, None)
                 return
             self._lacking[booking.model.id] = booking
-        raise LocalFault(f"{self._place.root}: {reason}; the agent goes on by itself when there is room")
+        raise LocalFault(f"{self._mirror_folder.root}: {reason}; the agent goes on by itself when there is room")
 
     def book_again(self, model_id: str) -> None:
         """As `book`, for a model that did not fit; for one that was not refused yet there is nothing to do."""
@@ -98,7 +100,7 @@ class Space:
             published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED)}
             for removal in planned.removals:
                 model = published[removal.version.id]
-                if self._place.remove(Path(model.path or ""), model.id) is None:
+                if self._mirror_folder.remove(Path(model.path or ""), model.id) is None:
                     self._ledger.record_pruned(model.id, removal.reason)
                     removed.append(f"{shown(model)}: removed, {removal.reason}")
                     log.info("%s", removed[-1])
@@ -111,7 +113,7 @@ class Space:
 
     def _why_not(self, booking: Booking) -> str | None:
         wanted = {**self._booked, booking.model.id: booking}.values()
-        lacking = sum(booked.unallocated() for booked in wanted) - self._place.room(self._settings.reserve)
+        lacking = sum(booked.unallocated() for booked in wanted) - self._mirror_folder.room(self._settings.reserve)
         if lacking > 0:
             return f"{lacking} more bytes must be free for this model and the [mirror] reserve"
         limit = self._settings.max_size

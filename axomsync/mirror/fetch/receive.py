@@ -1,0 +1,108 @@
+"""One answer of storage, from the connection to the disk.
+
+Bytes are written as they come, hashed, and noted in the journal at once. Failures handled: a disk that is full or can't be
+written (`LocalFault`), a connection that is far slower than its siblings (`Transient`), a lease that others have finished or
+taken over (what comes now is left), an agent that stops.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from axomsync.core.errors import Stopping, Transient
+from axomsync.core.oserrors import local_fault
+from axomsync.mirror.fetch.dispatch import Dispatcher
+from axomsync.mirror.fetch.journal import Journal
+from axomsync.mirror.fetch.partial import PartialFile
+from axomsync.mirror.fetch.segments import Lease
+from axomsync.runtime.throttle import Throttle
+from axomsync.storage.client import RangeReply
+
+WRITE_SIZE = 128 * 1024  # what is written and hashed while it is still in the CPU's cache costs a fifth less
+PIECES_A_WRITE = 1000  # the kernel takes 1024
+WRITE_SECONDS = 1.0  # bytes that trickle in are written this often
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every reception uses. `hashes`: digests for the comparison with ETags are made on the way."""
+
+    dispatcher: Dispatcher
+    journal: Journal
+    throttle: Throttle
+    stop: threading.Event
+    hashes: bool
+
+
+class Reception:
+    """One answer of storage on its way to disk: a contiguous run of bytes with its digest."""
+
+    def __init__(self, tools: Tools, lease: Lease[PartialFile], descriptor: int, beat: Callable[[], None]) -> None:
+        file = lease.file
+        self._tools, self._lease, self._file, self._descriptor, self._beat = tools, lease, file, descriptor, beat
+        self._start = self._noted = lease.position
+        self._generation = file.generation
+        self._digest = blake3()
+        parts = file.evidence.parts if tools.hashes else None
+        self._parts = parts.run(lease.position) if parts is not None else None
+        self._written_at = time.monotonic()
+        self._buffer: list[memoryview] = []
+        self._buffered = 0
+
+    def receive(self, reply: RangeReply) -> None:
+        """Write the body until the lease is done; what arrived is noted whatever ends it."""
+        try:
+            for chunk in reply.chunks:
+                self._tools.throttle.take(len(chunk))
+                self._buffer.append(chunk)
+                self._buffered += len(chunk)
+                self._beat()
+                if self._is_due():
+                    self._write()
+                if self._lease.lost or self._lease.surplus or self._lease.position + self._buffered >= self._lease.end:
+                    break
+                if self._tools.stop.is_set() or self._file.job.over.is_set():
+                    raise Stopping("the agent is stopping")
+                if self._lease.slow:
+                    raise Transient("the connection runs under a tenth of the speed of its siblings")
+        finally:
+            self._write()
+
+    def _is_due(self) -> bool:
+        late = time.monotonic() - self._written_at >= WRITE_SECONDS
+        return late or self._buffered >= WRITE_SIZE or len(self._buffer) >= PIECES_A_WRITE
+
+    def _write(self) -> None:
+        if not self._buffer:
+            return
+        position = self._lease.position
+        pieces, self._buffer, self._buffered = self._buffer, [], 0
+        try:
+            written = os.pwritev(self._descriptor, pieces, position)
+            while written < sum(map(len, pieces)):  # a signal or a limit may cut a write short
+                rest = b"".join(pieces)[written:]
+                written += os.pwrite(self._descriptor, rest, position + written)
+        except OSError as error:
+            raise local_fault(error, str(self._file.path)) from None
+        left = self._tools.dispatcher.advance(self._lease, written)
+        for piece in pieces:
+            if len(piece) > left:
+                piece = piece[:left]
+            self._digest.update(piece)
+            if self._parts is not None:
+                self._parts.update(piece)
+            left -= len(piece)
+        self._written_at = time.monotonic()
+        self._note()
+
+    def _note(self) -> None:
+        """At once, since a lane that hangs afterwards could not."""
+        position, count = self._lease.position, self._lease.position - self._noted
+        if count:
+            self._tools.journal.note(self._file, self._generation, self._start, position, self._digest.hexdigest())
+            self._noted = position
+            self._tools.dispatcher.noted(self._file.job, count)
