@@ -11,8 +11,8 @@ import fcntl
 import os
 import signal
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 from axomsync.core.oserrors import local_fault
@@ -38,10 +38,11 @@ def _reader_of(folder: Path) -> str | None:
     for process in sorted(PROC.glob("[0-9]*"), key=lambda entry: int(entry.name)):
         if process.name == str(os.getpid()):
             continue
-        for link in _links(process):
-            identity = _identity(link)
-            if identity in own or (identity in shared and _leads_below(link, below)):
-                return f"{_name(process)} (pid {process.name})"
+        with closing(_links(process)) as links:
+            for link in links:
+                identity = _identity(link)
+                if identity in own or (identity in shared and _leads_below(link, below)):
+                    return f"{_name(process)} (pid {process.name})"
     files = (path for path, status in there.items() if stat.S_ISREG(status.st_mode) and not _is_shared(status))
     held = next(filter(_is_held, files), None)
     return None if held is None else f"a process of another user or container, which has {held.name} open"
@@ -69,12 +70,13 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _links(process: Path) -> Iterator[Path]:
+def _links(process: Path) -> Generator[Path]:
     """What leads to the open and mapped files of a process, and to where it stands."""
     yield from (process / "cwd", process / "root")
     for kind in ("fd", "map_files"):
         with suppress(OSError):
-            yield from (Path(entry.path) for entry in os.scandir(process / kind))
+            with os.scandir(process / kind) as entries:
+                yield from (Path(entry.path) for entry in entries)
 
 
 def _identity(link: Path) -> tuple[int, int] | None:
