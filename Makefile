@@ -21,13 +21,13 @@ check: lint  ## the inner loop: lint, types, and all tests that need no server, 
 	@exec .venv/bin/python -m pytest -n $$(nproc) -m "not rig and not stress" --few $(ARGS)
 
 test: .venv/ready  ## the whole test suite, with the servers that it needs
-	@tests/debian-packages.sh
+	@tests/rig/debian-packages.sh
 	# Tests wait half of their time for processes, disks and pauses: two workers share a core.
 	exec .venv/bin/python -m pytest -n $$(( 2 * $$(nproc) )) --maxprocesses=8 -m "not stress" $(ARGS)
 
 matrix:  ## demo and test on Debian 12 and 13, and with the lowest versions allowed; ON='trixie lowest' only these; takes long
 	@TEST_ARGS="$(ARGS)"; export TEST_ARGS; unset ARGS MAKEFLAGS
-	exec tests/matrix.sh $(ON)
+	exec tests/rig/matrix.sh $(ON)
 
 lint: .venv/ready  ## ruff, mypy --strict and the import contract
 	@PATH="$$PWD/.venv/bin:$$PATH"
@@ -47,11 +47,11 @@ deb: .venv/ready  ## the Debian package, into dist/
 	@debian/build.sh .venv/bin/python dist
 
 screenshots: .venv/ready  ## pictures of the status page, into docs/img
-	@tests/debian-packages.sh chromium:chromium pngquant:pngquant
+	@tests/rig/debian-packages.sh chromium:chromium pngquant:pngquant
 	exec .venv/bin/python -m tests.web.screenshots docs/img
 
 bench: .venv/bench  ## measures against other clients, on loopback; CASE=name only one, ARGS=--help for more
-	@tests/debian-packages.sh nginx:nginx-light aria2c:aria2 curl:curl openssl:openssl setpriv:util-linux
+	@tests/rig/debian-packages.sh nginx:nginx-light aria2c:aria2 curl:curl openssl:openssl setpriv:util-linux
 	exec .venv/bin/python -m benchmarks $(CASE) $(ARGS)
 
 # The other clients: compared with, never needed, and so not pinned.
@@ -61,8 +61,8 @@ bench: .venv/bench  ## measures against other clients, on loopback; CASE=name on
 	touch $@
 
 stress: .venv/ready  ## the long tortures
-	@tests/debian-packages.sh
-	tests/debian-packages.sh mkfs.xfs:xfsprogs
+	@tests/rig/debian-packages.sh
+	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
 clean:  ## removes whatever these verbs made

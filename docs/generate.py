@@ -2,7 +2,7 @@
 
 Each page takes its facts from the module that acts on them. Only words that no module needs are here: what a state, a
 metric's family or a problem's subject means to a reader. A state or subject without words is a `KeyError`, so that nobody
-forgets them. `tests/test_docs.py` compares the pages with what this module would write.
+forgets them. `tests/docs/test_docs.py` compares the pages with what this module would write.
 """
 
 import sys

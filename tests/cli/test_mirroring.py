@@ -15,12 +15,6 @@ FILES = {"a.bin": Content(1_000_000, 1), "b.bin": Content(5000, 2)}
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
-@pytest.fixture
 def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
     config = {"drop": {"enabled": False}, "mirror": {"keep": 2, "exclude": ["other"]}}
     with AgentProcess(tmp_path / "box", server.url, KEY, config) as agent:

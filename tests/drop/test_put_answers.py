@@ -59,12 +59,6 @@ NOT_STORED = [
 ]
 
 
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
 @pytest.mark.parametrize(
     ("after", "shard", "refused"), [("delete", "", ""), ("archive", "", ""), ("delete", "60B", "-00002-of-00002")]
 )

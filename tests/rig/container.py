@@ -164,7 +164,7 @@ def _demand_what_it_takes(cgroups: Sequence[str]) -> None:
     if os.geteuid() != 0:
         raise ContainerError("only root can boot a container; run: sudo make test")
     if missing:
-        raise ContainerError(f"{', '.join(missing)}: not installed; run: tests/debian-packages.sh")
+        raise ContainerError(f"{', '.join(missing)}: not installed; run: tests/rig/debian-packages.sh")
     if not cgroups:
         raise ContainerError("there is no cgroup2 below /sys/fs/cgroup; boot the kernel with it")
 

@@ -1,4 +1,5 @@
-"""The sandbox as fixtures: one object store a test session (and xdist worker), a console and a relay of its own a test."""
+"""The far sides as fixtures: the server that misbehaves; the sandbox, with one object store for each test session (and xdist
+worker), and a console and a relay of its own for each test."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,7 +11,23 @@ import pytest
 
 from axomsync.sandbox.console import Sandbox
 from axomsync.sandbox.objectstore import ObjectStore
+from tests.rig.agent import AgentProcess
+from tests.rig.faults import KEY, FaultyServer
 from tests.rig.recording import RecordingRelay
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    """A console and a storage that can misbehave; `tests/mirror` asks more of it."""
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
+    """An agent of that server with the default configuration; it starts when a test starts it."""
+    with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+        yield agent
 
 
 @pytest.fixture(scope="session")

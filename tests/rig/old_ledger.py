@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-OLD_DUMP = (Path(__file__).parents[1] / "ledger_of_schema_1.sql").read_text(encoding="utf-8")
+OLD_DUMP = (Path(__file__).parents[1] / "data" / "ledger_of_schema_1.sql").read_text(encoding="utf-8")
 
 
 def old_ledger(folder: Path, dump: str = OLD_DUMP) -> None:

@@ -65,7 +65,7 @@ def test_the_reference_has_the_metrics_of_a_real_scrape(scrape: str) -> None:
 
 def test_alert_rules_are_sound_and_fire_when_they_should() -> None:
     promtool("check", "rules", str(CHECKOUT / "docs" / "alerts.yml"))
-    promtool("test", "rules", str(Path(__file__).parent / "alerts_test.yml"))
+    promtool("test", "rules", str(CHECKOUT / "tests" / "data" / "alerts_test.yml"))
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "grafana-dashboard.json"])

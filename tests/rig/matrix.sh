@@ -1,19 +1,19 @@
 #!/bin/sh
 # `make demo` and `make test` where other people run them. `make matrix` calls it; it takes long, and is no part of `make test`.
 #
-#   tests/matrix.sh [bookworm] [trixie] [lowest]     all three when none is named; $TEST_ARGS is handed on to `make test`
+#   tests/rig/matrix.sh [bookworm] [trixie] [lowest]     all three when none is named; $TEST_ARGS is handed on to `make test`
 #
 # The release that runs here is tried here, the other one in a tree of its own that debootstrap makes. `lowest` has the lowest
 # versions that pyproject.toml allows. Each works on a copy of this checkout; $MATRIX (/var/tmp/axomsync-matrix) keeps copies
 # and trees for the next time. $SHARE names folders of this machine that a tree may read, such as a mirror of packages.
 set -eu
 
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 checkout=$PWD
 folder=${MATRIX:-/var/tmp/axomsync-matrix}
 [ $# != 0 ] || set -- bookworm trixie lowest
 
-fail() { printf 'tests/matrix.sh: %s\n' "$*" >&2; exit 1; }
+fail() { printf 'tests/rig/matrix.sh: %s\n' "$*" >&2; exit 1; }
 [ "$(id -u)" = 0 ] || fail "trees and their tests take root; run: sudo make matrix"
 here=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 
@@ -36,7 +36,7 @@ with_lowest_versions() {
     cd "$folder/lowest"
     rm -rf .venv
     /usr/bin/python3 -m venv .venv
-    .venv/bin/python "$checkout/tests/lowest_versions.py" pyproject.toml > lowest.txt
+    .venv/bin/python "$checkout/tests/rig/lowest_versions.py" pyproject.toml > lowest.txt
     .venv/bin/pip install -q -r lowest.txt
     .venv/bin/pip install -q --no-deps --require-hashes -r requirements-sample.txt
     .venv/bin/pip install -q --no-deps --no-build-isolation -e .
@@ -48,7 +48,7 @@ with_lowest_versions() {
 in_tree() {
     tree=$folder/$1
     if [ ! -e "$tree/etc/debian_version" ]; then
-        tests/debian-packages.sh debootstrap:debootstrap
+        tests/rig/debian-packages.sh debootstrap:debootstrap
         mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | head -n 1)
         debootstrap --variant=minbase --include=ca-certificates,git,make,python3,python3-venv "$1" "$tree" "$mirror"
     fi

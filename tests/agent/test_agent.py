@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,6 @@ from tests.rig.faults import KEY, Content, Fault, FaultyServer
 from tests.rig.fixtures import SandboxFactory
 
 ONE_LINE = b'{"text": "one"}\n'
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
-@pytest.fixture
-def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
-    with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
-        yield agent
 
 
 def transfers(agent: AgentProcess) -> dict[str, tuple[int, int]]:

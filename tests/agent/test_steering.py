@@ -111,12 +111,6 @@ def test_one_needs_a_ledger(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
-@pytest.fixture
 def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
     with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"poll": "1h"}}) as agent:
         yield agent

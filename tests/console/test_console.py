@@ -36,12 +36,6 @@ class Keys:
         return self._keys.pop(0) if len(self._keys) > 1 else self._keys[0]
 
 
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
 Connect = Callable[..., Console]
 
 

@@ -12,7 +12,7 @@ from axomsync.core.errors import Refused, Transient
 from axomsync.storage.client import Storage
 from axomsync.transport.addresses import judge_literal, why_not
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 
 ALLOWED = [
     "10.0.0.1",

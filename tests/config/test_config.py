@@ -18,7 +18,7 @@ from axomsync.core.policy import BandwidthRule
 from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 
 FILE = Path("/etc/axomsync/config.toml")
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 
 
 def parse(text: str, **environ: str) -> config.Loaded:

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -115,12 +114,6 @@ def test_retry_after_as_a_date_is_read_by_the_clock_that_wrote_it() -> None:
         assert retry_after(answer, sent + jump) == 20
     del answer.headers["Date"]
     assert retry_after(answer, sent) == 20
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
 
 
 def is_published(agent: AgentProcess, name: str) -> bool:

@@ -1,6 +1,6 @@
 """Prints the lowest versions that pyproject.toml allows of what it names, as requirements for pip.
 
-python tests/lowest_versions.py pyproject.toml
+python tests/rig/lowest_versions.py pyproject.toml
 """
 
 import re

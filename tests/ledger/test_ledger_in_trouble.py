@@ -24,12 +24,6 @@ SOON = 5.0  # seconds in which people must hear of it
 LISTEN = {"web": {"listen": "127.0.0.1:0"}}
 
 
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
 @contextmanager
 def full(state: Path, agent: AgentProcess) -> Iterator[None]:
     filler = fill(state)
