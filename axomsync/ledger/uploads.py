@@ -15,6 +15,8 @@ from axomsync.core.records import Checked, Presigned, Receipt, Segment, Shard, S
 from axomsync.ledger.rows import stamp_row
 from axomsync.ledger.states import Moves
 
+WENT_AWAY = "the file went away before storage had confirmed it"
+
 
 class UploadWrites(Moves):
     """The writing side of uploads."""
@@ -76,11 +78,9 @@ class UploadWrites(Moves):
                 db.conn.execute(
                     "DELETE FROM signed_urls WHERE upload IN (SELECT id FROM uploads WHERE path = ? AND in_drop)", (path,)
                 )
-                db.conn.execute(
-                    "UPDATE uploads SET state = 'failed', reason = 'the file went away before storage had confirmed it'"
-                    " WHERE path = ? AND in_drop AND state IN ('queued', 'uploading')",
-                    (path,),
-                )
+                lost = "SELECT id FROM uploads WHERE path = ? AND in_drop AND state IN ('queued', 'uploading')"
+                for (upload,) in db.conn.execute(lost, (path,)).fetchall():
+                    self._move(db, "uploads", upload, UploadState.FAILED, {"reason": WENT_AWAY})
                 db.conn.execute("UPDATE uploads SET in_drop = 0, next_attempt = NULL WHERE path = ? AND in_drop", (path,))
 
         self.write(work)
@@ -152,8 +152,9 @@ class UploadWrites(Moves):
         def work(db: Database) -> None:
             for row in rows:
                 db.conn.execute("UPDATE uploads SET next_attempt = NULL, attempts = 0 WHERE id = ? AND in_drop", (row,))
-                anew = "UPDATE uploads SET state = 'settling' WHERE id = ? AND in_drop AND state IN ('failed', 'held')"
-                db.conn.execute(anew, (row,))
+                parked = "SELECT 1 FROM uploads WHERE id = ? AND in_drop AND state IN ('failed', 'held')"
+                if db.conn.execute(parked, (row,)).fetchone():
+                    self._move(db, "uploads", row, UploadState.SETTLING, {})
             for model in ids:
                 db.conn.execute("UPDATE models SET next_attempt = NULL WHERE id = ?", (model,))
 
