@@ -229,7 +229,7 @@ class Agent:
     def _add_history(self, state: str) -> None:
         if self.watch.told is None:  # a ledger that can't be written must not hold up the end
             with suppress(LocalFault):
-                self.ledger.tell("agent", f"axomsync {__version__}", state)
+                self.ledger.add_history("agent", f"axomsync {__version__}", state)
 
     # Signals
 

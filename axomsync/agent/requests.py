@@ -20,7 +20,7 @@ from typing import Any
 
 from axomsync.core.errors import AxomsyncError, LocalFault, Stopping
 from axomsync.core.text import printable
-from axomsync.ledger import Ledger, Reader, write_beside_agent
+from axomsync.ledger import Ledger, Reader, request_transaction
 from axomsync.runtime.heartbeat import Beat, Liveness
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Outcome:
 
 def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mapping[str, Any] | None = None) -> int:
     """Leave a request in the ledger (the path of its file); returns its id. Raises `LocalFault`."""
-    with write_beside_agent(ledger) as connection:
+    with request_transaction(ledger) as connection:
         row = connection.execute(
             "INSERT INTO requests (verb, argument, parameters, asked_at) VALUES (?, ?, ?, ?)",
             (verb, argument, json.dumps(parameters or {}), time.time()),

@@ -5,7 +5,6 @@ Sizes are bytes, times are seconds since the Unix epoch (UTC), digests are lower
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 
 class UploadState(StrEnum):
@@ -58,10 +57,6 @@ class RepeatedLines:
     count: int
     compared: int  # of all lines; in a large file not every line is compared with others
     first: tuple[int, ...]  # numbers of the first ones that repeat another, from 1
-
-    def document(self) -> dict[str, Any]:
-        """As receipts and `--json` have it."""
-        return {"count": self.count, "compared": self.compared, "first": list(self.first)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,16 +123,6 @@ class Shard:
     etag: str | None
     blake3: str | None  # of the bytes that were checked; None where an older agent planned it
     uploaded: bool
-
-    def document(self) -> dict[str, Any]:
-        """As receipts and `--json` have it."""
-        return {
-            "filename": self.filename,
-            "bytes": self.end - self.start,
-            "upload_id": self.upload_id,
-            "key": self.key,
-            "etag": self.etag,
-        }
 
 
 @dataclass(frozen=True, slots=True)

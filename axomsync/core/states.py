@@ -39,6 +39,10 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.PRUNED: _ANY_TIME,
 }
 
+# Where a row goes back to when its work is interrupted: by a failure, or by the end of the agent.
+UPLOAD_INTERRUPTED: Mapping[UploadState, UploadState] = {_U.CHECKING: _U.SETTLING, _U.UPLOADING: _U.QUEUED}
+MODEL_INTERRUPTED: Mapping[ModelState, ModelState] = {_M.DOWNLOADING: _M.QUEUED, _M.VERIFYING: _M.QUEUED}
+
 ENDS = frozenset({_U.UPLOADED, _U.REJECTED, _U.DUPLICATE, _M.PUBLISHED, _M.GONE, _M.PRUNED})
 # Nothing goes on by itself from here: a person is needed.
 STUCK_UPLOADS = frozenset({_U.HELD, _U.FAILED, _U.REJECTED})

@@ -34,6 +34,7 @@ from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import CLAIMS, UNFINISHED
 from axomsync.core.records import Stored
 from axomsync.core.text import printable
+from axomsync.drop.documents import shard_document
 from axomsync.drop.receipts import StoredShape, Text
 from axomsync.drop.watch import folder_fault
 
@@ -131,7 +132,7 @@ class Claims:
         """Storage has it: tell the others, if there are any or will be."""
         if not self._keeps and self.alone:
             return
-        shards = [shard.document() for shard in stored.shards]
+        shards = [shard_document(shard) for shard in stored.shards]
         ids = {"upload_id": stored.upload_id, "key": stored.key, "etag": stored.etag}
         document = {**ids, "shards": shards, "content": content}
         try:

@@ -12,12 +12,12 @@ from blake3 import blake3
 
 from axomsync.core.records import Segment
 
-HASHED_BESIDE = 8 * 1024 * 1024  # less is not worth a thread
+HASHED_IN_BACKGROUND = 8 * 1024 * 1024  # less is not worth a thread
 DIGEST_PIECE = 1024 * 1024
 PIECES_BEHIND = 4  # that hashing may lag behind, which bounds the memory
 
 
-class Beside:
+class BackgroundHasher:
     """Hashes pieces while their owner works on them or sends them: hashing lets go of the GIL; a context manager.
 
     Each of `updates` is called with each piece in a thread of its own, or at once when `size` bytes in all are too few.
@@ -26,7 +26,7 @@ class Beside:
     def __init__(self, size: int, *updates: Callable[[bytes], object]) -> None:
         self._updates = updates
         self._pieces: queue.Queue[bytes | None] = queue.Queue(PIECES_BEHIND)
-        beside = size > HASHED_BESIDE
+        beside = size > HASHED_IN_BACKGROUND
         self._thread = threading.Thread(target=self._work, name="digests", daemon=True) if beside else None
 
     def __enter__(self) -> Self:

@@ -42,7 +42,7 @@ from axomsync.drop.diagnosis import (
     wanted,
     words_for,
 )
-from axomsync.drop.digests import Beside, RangeDigests
+from axomsync.drop.digests import BackgroundHasher, RangeDigests
 from axomsync.drop.repeats import Repeats
 
 READ_SIZE = 256 * 1024
@@ -105,7 +105,7 @@ def check(
     if mode != "off":
         parser.sniff(os.pread(file, 4096, 0), size)
     newlines, last, offset = 0, b"", 0
-    with Beside(size, sha256.update, ranges.update) as digests:
+    with BackgroundHasher(size, sha256.update, ranges.update) as digests:
         while offset < size:
             piece = os.pread(file, min(read_size, size - offset), offset)
             if not piece:

@@ -25,6 +25,7 @@ from axomsync.core.text import printable
 from axomsync.drop import archive, jsonl, shards
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
 from axomsync.drop.digests import digest_of
+from axomsync.drop.documents import repeated_document
 from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Whole
 from axomsync.drop.recovery import Recovery
@@ -127,8 +128,8 @@ class Uploader:
         with self._opened(upload.path) as (file, stamp):
             if digest_of(file, stamp.size, self._step(beat)) != upload.sha256:
                 raise SourceChanged("its content changed, though its size and time of modification did not")
-        self._ledger.touch_uploads([(upload.id, stamp)])
-        return self._ledger.read.upload(upload.id)
+        [upload] = self._ledger.touch_uploads([(upload.id, stamp)])
+        return upload
 
     # Checking
 
@@ -143,13 +144,12 @@ class Uploader:
             except jsonl.InvalidDataset as invalid:
                 self._still(file, upload.path, stamp)
                 reason = f"{invalid}; {_correction(upload)}"
-                self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=reason, next_attempt=None).result()
-                return self._ledger.read.upload(upload.id), invalid
+                changes = {"reason": reason, "next_attempt": None}
+                return self._ledger.move_upload(upload.id, UploadState.REJECTED, **changes).result(), invalid
             self._still(file, upload.path, stamp)
         names = [shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1)]
-        self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
-        upload = self._ledger.read.upload(upload.id)
-        if (warning := repeated_words(upload.repeated.document() if upload.repeated else None, upload.lines)) is not None:
+        upload = self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
+        if (warning := repeated_words(repeated_document(upload.repeated), upload.lines)) is not None:
             log.warning("%s: %s; it is uploaded as it is", _shown(upload.path), warning)
         return upload, None
 
@@ -192,9 +192,9 @@ class Uploader:
 
     def _record_duplicate(self, upload: Upload, stored: Stored, twin: int | None) -> Upload:
         reason = _same_as(stored.upload_id, upload)
-        self._ledger.record_duplicate(upload.id, stored, twin, reason)
+        upload = self._ledger.record_duplicate(upload.id, stored, twin, reason)
         log.info("%s: %s; not uploaded again", _shown(upload.path), reason)
-        return self._ledger.read.upload(upload.id)
+        return upload
 
     def _send(self, upload: Upload, beat: Beat) -> Upload:
         with self._opened(upload.path) as (file, stamp):
@@ -205,10 +205,11 @@ class Uploader:
             with self._context.meter.transfer("up", _shown(upload.path), stamp.size, done) as gauge:
                 if planned:
                     self._put_shards(upload, planned, file, gauge, beat)
-                    self._ledger.record_uploaded(upload.id, None, None)
+                    upload = self._ledger.record_uploaded(upload.id, None, None)
                 else:
-                    self._put(Whole(self._ledger, upload), file, gauge, beat)
-        upload = self._ledger.read.upload(upload.id)
+                    whole = Whole(self._ledger, upload)
+                    self._put(whole, file, gauge, beat)
+                    upload = whole.upload
         as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
         log.info("%s: uploaded as %s", _shown(upload.path), as_what)
         return upload

@@ -22,7 +22,7 @@ from blake3 import blake3
 from axomsync.core.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.core.policy import backoff
 from axomsync.core.records import Presigned, Shard, Upload
-from axomsync.drop.digests import Beside
+from axomsync.drop.digests import BackgroundHasher
 from axomsync.drop.settle import same_file
 from axomsync.drop.watch import stamp_of
 from axomsync.ledger import Ledger
@@ -44,7 +44,7 @@ LONG_PUT_SECONDS = 30.0  # twice refused after so long, a URL that says no end h
 class Body(Protocol):
     """What goes up as one object: a range of a file, and where its signed URL is kept until storage confirms."""
 
-    upload: Upload
+    upload: Upload  # its row; once a whole file is confirmed, the row that says so
     filename: str
     start: int
     end: int
@@ -76,7 +76,7 @@ class Whole:
         self._ledger.forget_presigned(self.upload.id)
 
     def confirm(self, etag: str | None, md5: str, *, doubtful: bool) -> None:
-        self._ledger.record_uploaded(self.upload.id, etag, md5, doubtful=doubtful)
+        self.upload = self._ledger.record_uploaded(self.upload.id, etag, md5, doubtful=doubtful)
 
 
 class Part:
@@ -205,7 +205,7 @@ class ObjectPut:
         sent, body.complete = 0, self._length == 0
         md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
 
-        def pieces(digests: Beside) -> Iterator[bytes]:
+        def pieces(digests: BackgroundHasher) -> Iterator[bytes]:
             nonlocal sent
             while sent < self._length:
                 piece = os.pread(self._file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
@@ -224,7 +224,7 @@ class ObjectPut:
                 self._step()
 
         try:
-            with Beside(self._length, md5.update) as digests:  # which costs as much as all the rest
+            with BackgroundHasher(self._length, md5.update) as digests:  # which costs as much as all the rest
                 confirmed = self._context.storage.put(presigned.url, pieces(digests), self._length, self._content_type)
             self._still()
             doubtful = self._is_doubtful(host_of(presigned.url), confirmed, md5.hexdigest())

@@ -35,6 +35,7 @@ from axomsync.core.folders import Folder
 from axomsync.core.paths import ARCHIVE, RECEIPT, UNFINISHED
 from axomsync.core.records import Receipt, RepeatedLines, Shard, Stored, Upload
 from axomsync.core.text import iso, printable
+from axomsync.drop.documents import repeated_document, shard_document
 from axomsync.drop.watch import folder_fault
 
 LARGEST_NUMBER = 2**63 - 1  # that SQLite holds
@@ -142,10 +143,10 @@ def receipt_text(upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> 
         "etag": confirmed.etag,
         "bytes": upload.stamp.size,
         "lines": confirmed.lines,
-        "repeated_lines": upload.repeated.document() if upload.repeated else None,
+        "repeated_lines": repeated_document(upload.repeated),
         "time": iso(confirmed.updated_at),
         "duplicate": upload.id != confirmed.id,
-        "shards": [shard.document() for shard in shards],
+        "shards": [shard_document(shard) for shard in shards],
     }
     return json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
 

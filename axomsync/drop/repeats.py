@@ -61,7 +61,7 @@ class Repeats:
 
 
 def repeated_words(document: Mapping[str, Any] | None, lines: int | None) -> str | None:
-    """For people, of a `RepeatedLines.document()` of a file with so many lines: a warning; None when there is none."""
+    """The warning for people about a `repeated_document` of a file with so many lines; None when no line repeats."""
     if document is None:
         return None
     count, compared = document["count"], document["compared"]

@@ -7,7 +7,7 @@ from axomsync.core.paths import LEDGER_FILE
 from axomsync.ledger.database import LedgerFault, Trouble, check_ledger, ledger_fault
 from axomsync.ledger.lock import act_as_owner, holder
 from axomsync.ledger.reader import Reader, UnreadyLedger
-from axomsync.ledger.requests import write_beside_agent
+from axomsync.ledger.requests import request_transaction
 from axomsync.ledger.rows import stored
 from axomsync.ledger.writer import Ledger, trouble_of
 
@@ -22,7 +22,7 @@ __all__ = [
     "check_ledger",
     "holder",
     "ledger_fault",
+    "request_transaction",
     "stored",
     "trouble_of",
-    "write_beside_agent",
 ]

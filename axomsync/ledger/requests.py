@@ -16,7 +16,7 @@ from axomsync.ledger.reader import Reader
 
 
 @contextmanager
-def write_beside_agent(path: Path) -> Iterator[sqlite3.Connection]:
+def request_transaction(path: Path) -> Iterator[sqlite3.Connection]:
     """One transaction from another process than the agent. Raises `LocalFault`."""
     if _is_barred(path):
         raise LocalFault(f"{path}: this user may not steer the agent; use sudo")

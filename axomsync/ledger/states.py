@@ -44,18 +44,24 @@ class Moves(Committer):
         assignments = ", ".join(f"{column} = ?" for column in columns)
         db.conn.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*columns.values(), row_id))  # noqa: S608
         if row[0] != state:
-            self._tell_transition(db, table, row, str(state), changes.get("reason"))
+            self._note_transition(db, table, row, str(state), changes.get("reason"))
 
-    def _tell_transition(self, db: Database, table: str, row: tuple[Any, ...], state: str, reason: str | None) -> None:
+    def _move_all(self, db: Database, table: str, old: str, state: str) -> None:
+        """Move every row that is in the state `old`."""
+        rows = db.conn.execute(f"SELECT id FROM {table} WHERE state = ?", (old,)).fetchall()  # noqa: S608  # own names
+        for (row_id,) in rows:
+            self._move(db, table, row_id, state, {})
+
+    def _note_transition(self, db: Database, table: str, row: tuple[Any, ...], state: str, reason: str | None) -> None:
         _, attempts, label = row
         self.transitions[table, state] += 1
         if fact := _SUCCESSES.get(state):
             db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (fact, str(self._now())))
         begins = state == ModelState.DOWNLOADING and not attempts
         if begins or state in ENDS or (reason and state in SETBACKS):
-            self._tell(db, table.removesuffix("s"), printable(os.fsdecode(label)), state, reason)
+            self._add_history(db, table.removesuffix("s"), printable(os.fsdecode(label)), state, reason)
 
-    def _tell(self, db: Database, kind: str, subject: str, state: str, reason: str | None) -> None:
+    def _add_history(self, db: Database, kind: str, subject: str, state: str, reason: str | None) -> None:
         """Unless it is what was told of the same subject last: what is tried again and again is told once."""
         last = db.conn.execute(
             "SELECT state, reason FROM history WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1", (kind, subject)

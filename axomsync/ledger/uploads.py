@@ -11,9 +11,11 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from axomsync.core.records import Checked, Presigned, Receipt, Segment, Shard, Stamp, Stored, UploadState
-from axomsync.ledger.rows import stamp_row
+from axomsync.core.records import Checked, Presigned, Receipt, Segment, Shard, Stamp, Stored, Upload, UploadState
+from axomsync.ledger.rows import stamp_row, to_upload
 from axomsync.ledger.states import Moves
+
+WENT_AWAY = "the file went away before storage had confirmed it"
 
 
 class UploadWrites(Moves):
@@ -76,11 +78,9 @@ class UploadWrites(Moves):
                 db.conn.execute(
                     "DELETE FROM signed_urls WHERE upload IN (SELECT id FROM uploads WHERE path = ? AND in_drop)", (path,)
                 )
-                db.conn.execute(
-                    "UPDATE uploads SET state = 'failed', reason = 'the file went away before storage had confirmed it'"
-                    " WHERE path = ? AND in_drop AND state IN ('queued', 'uploading')",
-                    (path,),
-                )
+                lost = "SELECT id FROM uploads WHERE path = ? AND in_drop AND state IN ('queued', 'uploading')"
+                for (upload,) in db.conn.execute(lost, (path,)).fetchall():
+                    self._move(db, "uploads", upload, UploadState.FAILED, {"reason": WENT_AWAY})
                 db.conn.execute("UPDATE uploads SET in_drop = 0, next_attempt = NULL WHERE path = ? AND in_drop", (path,))
 
         self.write(work)
@@ -104,27 +104,28 @@ class UploadWrites(Moves):
 
         self.write(work)
 
-    def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[None]:
-        """Move an upload to `state` and set columns. Raises `IllegalTransition` from the future."""
-        return self.submit(lambda db: self._move(db, "uploads", upload, state, changes), upload)
+    def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[Upload]:
+        """Move an upload to `state` and set columns; the future has the new row. It raises `IllegalTransition`."""
+        return self.submit(lambda db: self._move_upload(db, upload, state, changes), upload)
 
     def record_check(
         self, upload: int, stamp: Stamp, checked: Checked, shards: Iterable[tuple[str, Segment]] = ()
-    ) -> Future[None]:
-        """The file was read whole and is valid: it may be uploaded, as these `(filename, range)` if there are any."""
+    ) -> Future[Upload]:
+        """Queue a file that is valid, to go up as these shards `(filename, range)` if there are any; gives the new row."""
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
         changes = {**columns, "sha256": checked.sha256, "lines": checked.lines, "reason": None}
         changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
         planned = list(shards)
 
-        def work(db: Database) -> None:
-            self._move(db, "uploads", upload, UploadState.QUEUED, changes)
+        def work(db: Database) -> Upload:
+            queued = self._move_upload(db, upload, UploadState.QUEUED, changes)
             db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
             for number, ((filename, segment), digest) in enumerate(zip(planned, checked.shards, strict=True), 1):
                 db.conn.execute(
                     'INSERT INTO shards (upload, number, filename, start, "end", blake3) VALUES (?,?,?,?,?,?)',
                     (upload, number, filename, segment.start, segment.end, digest),
                 )
+            return queued
 
         return self.submit(work, upload)
 
@@ -152,8 +153,9 @@ class UploadWrites(Moves):
         def work(db: Database) -> None:
             for row in rows:
                 db.conn.execute("UPDATE uploads SET next_attempt = NULL, attempts = 0 WHERE id = ? AND in_drop", (row,))
-                anew = "UPDATE uploads SET state = 'settling' WHERE id = ? AND in_drop AND state IN ('failed', 'held')"
-                db.conn.execute(anew, (row,))
+                parked = "SELECT 1 FROM uploads WHERE id = ? AND in_drop AND state IN ('failed', 'held')"
+                if db.conn.execute(parked, (row,)).fetchone():
+                    self._move(db, "uploads", row, UploadState.SETTLING, {})
             for model in ids:
                 db.conn.execute("UPDATE models SET next_attempt = NULL WHERE id = ?", (model,))
 
@@ -177,28 +179,32 @@ class UploadWrites(Moves):
         """Storage refused the URL: the next try asks for another."""
         self.execute("DELETE FROM signed_urls WHERE upload = ?", upload).result()
 
-    def record_uploaded(self, upload: int, etag: str | None, md5: str | None, *, doubtful: bool = False) -> None:
-        """Storage confirmed the bytes; the signed URL is forgotten. `doubtful` is for good, see `Upload`."""
+    def record_uploaded(self, upload: int, etag: str | None, md5: str | None, *, doubtful: bool = False) -> Upload:
+        """Note that storage confirmed the bytes, and forget the signed URL; returns the new row.
 
-        def work(db: Database) -> None:
-            changes = {"etag": etag, "md5": md5, "reason": None, "next_attempt": None}
-            self._move(db, "uploads", upload, UploadState.UPLOADED, changes | ({"doubtful": 1} if doubtful else {}))
+        `doubtful` stays set once it is, see `Upload`.
+        """
+
+        def work(db: Database) -> Upload:
+            changes: dict[str, Any] = {"etag": etag, "md5": md5, "reason": None, "next_attempt": None}
+            changes |= {"doubtful": 1} if doubtful else {}
             db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
+            return self._move_upload(db, upload, UploadState.UPLOADED, changes)
 
-        self.write(work, upload)
+        return self.write(work, upload)
 
-    def record_duplicate(self, upload: int, stored: Stored, twin: int | None, reason: str) -> None:
-        """Storage has this content already: as the upload with the row id `twin`, or as another agent tells."""
+    def record_duplicate(self, upload: int, stored: Stored, twin: int | None, reason: str) -> Upload:
+        """Note that storage has this content already: as the upload `twin`, or as another agent says. Returns the row."""
         ids = {"upload_id": stored.upload_id, "key": stored.key, "etag": stored.etag}
 
-        def work(db: Database) -> None:
+        def work(db: Database) -> Upload:
             self._leave_behind(db, upload)
             changes = {**ids, "duplicate_of": twin, "reason": reason, "next_attempt": None}
-            self._move(db, "uploads", upload, UploadState.DUPLICATE, changes)
             if twin is None:
                 _insert_shards(db, upload, stored.shards)
+            return self._move_upload(db, upload, UploadState.DUPLICATE, changes)
 
-        self.write(work, upload)
+        return self.write(work, upload)
 
     def record_orphan(self, upload: int, presigned: Presigned) -> None:
         """Storage has or may have an object whose key is not handed out."""
@@ -262,10 +268,19 @@ class UploadWrites(Moves):
 
         return self.submit(work, upload)
 
-    def touch_uploads(self, touched: Iterable[tuple[int, Stamp]]) -> None:
-        """Rights, owner or links of these files changed, and their bytes did not."""
+    def touch_uploads(self, touched: Iterable[tuple[int, Stamp]]) -> list[Upload]:
+        """Note that rights, owner or links of these files changed, and their bytes did not; returns the new rows."""
         rows = [(stamp_row(stamp)[-1], upload) for upload, stamp in touched]
-        self.write(lambda db: db.conn.executemany("UPDATE uploads SET ctime_ns = ? WHERE id = ?", rows) and None)
+
+        def work(db: Database) -> list[Upload]:
+            db.conn.executemany("UPDATE uploads SET ctime_ns = ? WHERE id = ?", rows)
+            return [_row(db, upload) for _, upload in rows]
+
+        return self.write(work)
+
+    def _move_upload(self, db: Database, upload: int, state: UploadState, changes: Mapping[str, Any]) -> Upload:
+        self._move(db, "uploads", upload, state, changes)
+        return _row(db, upload)
 
     def _leave_behind(self, db: Database, upload: int) -> None:
         """Forget where an upload was going; what storage has or may have of it are orphans now."""
@@ -277,6 +292,11 @@ class UploadWrites(Moves):
             db.conn.execute(f"INSERT OR IGNORE INTO orphans {begun}", (upload, self._now()))
         db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
         db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
+
+
+def _row(db: Database, upload: int) -> Upload:
+    [row] = db.query("SELECT * FROM uploads WHERE id = ?", [upload])
+    return to_upload(row)
 
 
 def _adopt(db: Database, receipt: Receipt) -> None:

@@ -16,7 +16,8 @@ from typing import Self
 from sqlite_utils import Database
 
 from axomsync.core.paths import LEDGER_FILE, LOCK_FILE
-from axomsync.core.records import ModelState, Problem, Transfer, UploadState
+from axomsync.core.records import Problem, Transfer
+from axomsync.core.states import MODEL_INTERRUPTED, UPLOAD_INTERRUPTED
 from axomsync.ledger.committer import Write
 from axomsync.ledger.database import Trouble, sqlite_fault
 from axomsync.ledger.lock import hold, raise_flag, raised_flag
@@ -122,17 +123,10 @@ class Ledger(UploadWrites, ModelWrites):
         """At the start of an agent: what was under way when the last one ended goes back to where it can be taken up."""
 
         def work(db: Database) -> None:
-            now = self._now()
-            for table, state, back in (
-                ("uploads", UploadState.CHECKING, UploadState.SETTLING),
-                ("uploads", UploadState.UPLOADING, UploadState.QUEUED),
-                ("models", ModelState.DOWNLOADING, ModelState.QUEUED),
-                ("models", ModelState.VERIFYING, ModelState.QUEUED),
-            ):
-                db.conn.execute(
-                    f"UPDATE {table} SET state = ?, updated_at = ? WHERE state = ?",  # noqa: S608  # names from above
-                    (back, now, state),
-                )
+            for upload_state, goes_back in UPLOAD_INTERRUPTED.items():
+                self._move_all(db, "uploads", upload_state, goes_back)
+            for model_state, back in MODEL_INTERRUPTED.items():
+                self._move_all(db, "models", model_state, back)
             db.conn.execute("DELETE FROM transfers")
             db.conn.execute("DELETE FROM problems")
 
@@ -217,8 +211,8 @@ class Ledger(UploadWrites, ModelWrites):
             db.conn.execute("DELETE FROM problems")
             for p in rows:
                 db.conn.execute("INSERT INTO problems VALUES (?,?,?,?)", (p.subject, p.reason, p.since, p.next_attempt))
-            self._tell(db, "problem", over.subject, "began", over.reason)
-            self._tell(db, "problem", over.subject, "over", None)
+            self._add_history(db, "problem", over.subject, "began", over.reason)
+            self._add_history(db, "problem", over.subject, "over", None)
 
         return self.submit(work)
 
@@ -233,7 +227,7 @@ class Ledger(UploadWrites, ModelWrites):
                 (subject, reason, self._now(), next_attempt),
             )
             if known is None:
-                self._tell(db, "problem", subject, "began", reason)
+                self._add_history(db, "problem", subject, "began", reason)
 
         self.write(work)
 
@@ -242,13 +236,13 @@ class Ledger(UploadWrites, ModelWrites):
 
         def work(db: Database) -> None:
             if db.conn.execute("DELETE FROM problems WHERE subject = ?", (subject,)).rowcount:
-                self._tell(db, "problem", subject, "over", None)
+                self._add_history(db, "problem", subject, "over", None)
 
         self.write(work)
 
-    def tell(self, kind: str, subject: str, state: str, reason: str | None = None) -> None:
+    def add_history(self, kind: str, subject: str, state: str, reason: str | None = None) -> None:
         """Add a line to the history."""
-        self.write(lambda db: self._tell(db, kind, subject, state, reason))
+        self.write(lambda db: self._add_history(db, kind, subject, state, reason))
 
 
 def _is_short_of_room(path: Path) -> bool:

@@ -15,6 +15,7 @@ from axomsync.core.policy import LONGEST_WAIT_SECONDS
 from axomsync.core.records import Happening, Model, ModelState, Problem, RemoteModel, Shard, Transfer, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS
 from axomsync.core.text import iso, printable
+from axomsync.drop.documents import repeated_document, shard_document
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
 from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, number_in
 
@@ -32,13 +33,13 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "bytes": upload.stamp.size,
         "sha256": upload.sha256,
         "lines": upload.lines,
-        "repeated_lines": upload.repeated.document() if upload.repeated else None,
+        "repeated_lines": repeated_document(upload.repeated),
         "state": str(upload.state),
         "reason": upload.reason,
         "upload_id": upload.upload_id,
         "key": upload.key,
         "etag": upload.etag,
-        "shards": [shard.document() for shard in shards],
+        "shards": [shard_document(shard) for shard in shards],
         "orphans": list(orphans),
         "created_at": iso(upload.created_at),
         "updated_at": iso(upload.updated_at),

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,17 @@ from sqlite_utils import Database
 from axomsync import __version__
 from axomsync.core.errors import AlreadyRunning, LocalFault, NewerLedger
 from axomsync.core.filesystems import filesystem_type
-from axomsync.core.records import Checked, DurableSegment, ModelState, Presigned, RemoteModel, Stamp, Transfer, UploadState
+from axomsync.core.records import (
+    Checked,
+    DurableSegment,
+    ModelState,
+    Presigned,
+    RemoteModel,
+    Stamp,
+    Transfer,
+    Upload,
+    UploadState,
+)
 from axomsync.core.states import MODEL_TRANSITIONS, UPLOAD_TRANSITIONS, IllegalTransition
 from axomsync.ledger import Ledger, Reader, Trouble, holder, stored, trouble_of
 from axomsync.ledger.database import WAL_LIMIT_BYTES
@@ -223,6 +233,34 @@ def test_models_move_as_the_map_says_and_never_otherwise(ledger: Ledger) -> None
             with pytest.raises(IllegalTransition, match=f"can't go from {old} to {new}"):
                 ledger.move_model(model, new)
             assert ledger.read.model(model).state is old
+
+
+OPERATIONS: dict[str, Callable[[Ledger, Upload], object]] = {
+    "recover": lambda ledger, row: ledger.recover(),
+    "retry": lambda ledger, row: ledger.retry([row.id], []),
+    "forget_uploads": lambda ledger, row: ledger.forget_uploads([row.path]),
+    "push_upload": lambda ledger, row: ledger.push_upload(row.path, row.filename, STAMP),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_uploads_are_moved_by_the_one_state_machine_alone(operation: str, ledger: Ledger) -> None:
+    for old in UploadState:
+        row, before = put_upload(ledger, old), ledger.transitions.copy()
+        ledger.move_upload(row, old, upload_id="up-1").result()  # so that no operation may remove the row
+        OPERATIONS[operation](ledger, ledger.read.upload(row))
+        new = ledger.read.upload(row).state
+        assert new is old or new in UPLOAD_TRANSITIONS[old]
+        assert ledger.transitions - before == ({} if new is old else {("uploads", new): 1})
+
+
+def test_recover_moves_models_by_the_one_state_machine_alone(ledger: Ledger) -> None:
+    for old in ModelState:
+        model, before = put_model(ledger, old), ledger.transitions.copy()
+        ledger.recover()
+        new = ledger.read.model(model).state
+        assert new is old or new in MODEL_TRANSITIONS[old]
+        assert ledger.transitions - before == ({} if new is old else {("models", new): 1})
 
 
 def test_what_is_over_stays_over() -> None:

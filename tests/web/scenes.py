@@ -51,7 +51,7 @@ class Stage:
         self.ledger = Ledger(self.settings.state.folder, lambda: time.time() - self._ago)
         self.ago(76 * HOUR)
         self.ledger.set_facts(started_at=iso(time.time() - self._ago), observer="inotify")
-        self.ledger.tell("agent", "axomsync 0.1.0", "started")
+        self.ledger.add_history("agent", "axomsync 0.1.0", "started")
         self.meter = Meter(time.monotonic)
         self.throughput = Throughput(time.monotonic() - PIECES * PIECE_SECONDS)
         self.liveness = Liveness(60.0, time.monotonic)

@@ -57,7 +57,7 @@ def test_the_history_tells_each_transition_once(stage: Stage) -> None:
     ledger.clear_problem("console")
     assert [line.state for line in ledger.read.history(1)] == ["over"]
     for number in range(600):
-        ledger.tell("agent", "axomsync", "started", str(number))
+        ledger.add_history("agent", "axomsync", "started", str(number))
     assert len(ledger.read.history(1000)) == 500
 
 
