@@ -74,9 +74,8 @@ def _links(process: Path) -> Generator[Path]:
     """What leads to the open and mapped files of a process, and to where it stands."""
     yield from (process / "cwd", process / "root")
     for kind in ("fd", "map_files"):
-        with suppress(OSError):
-            with os.scandir(process / kind) as entries:
-                yield from (Path(entry.path) for entry in entries)
+        with suppress(OSError), os.scandir(process / kind) as entries:
+            yield from (Path(entry.path) for entry in entries)
 
 
 def _identity(link: Path) -> tuple[int, int] | None:
