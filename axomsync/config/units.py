@@ -1,4 +1,4 @@
-"""Durations, sizes, rates and timetables, as people write them and back. Pure."""
+"""Durations, sizes, rates and timetables, read from text and written back. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _LARGEST_BYTES = 1 << 62
 
 
 def parse_duration(value: object) -> float:
-    """`"90s"`, `"5m"`, `"2h"`, `"1d"`, `"500ms"` → seconds."""
+    """Return the seconds in `"90s"`, `"5m"`, `"2h"`, `"1d"` or `"500ms"`."""
     amount = _amount(value, _DURATION_UNITS)
     if amount is None:
         raise ValueError(f'{shown(value)} is not a duration; write it like "90s", "5m" or "2h"')
@@ -32,7 +32,7 @@ def parse_duration(value: object) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """As `parse_duration` reads it, in the largest unit that needs no fraction."""
+    """Write seconds as `parse_duration` reads them, in the largest unit that needs no fraction."""
     for unit in ("d", "h", "m", "s", "ms"):
         count = seconds / _DURATION_UNITS[unit]
         if seconds and count == int(count):
@@ -41,7 +41,7 @@ def show_duration(seconds: float) -> str:
 
 
 def parse_size(value: object) -> int:
-    """`"64MiB"`, `"5GB"` → bytes."""
+    """Return the bytes in `"64MiB"` or `"5GB"`."""
     amount = _amount(value, _SIZE_UNITS)
     if amount is None:
         raise ValueError(f'{shown(value)} is not a size; write it like "64MiB" or "5GB"')
@@ -51,13 +51,13 @@ def parse_size(value: object) -> int:
 
 
 def show_size(count: float) -> str:
-    """As `parse_size` reads it, in the unit that needs the fewest digits without a fraction."""
+    """Write bytes as `parse_size` reads them, in the unit that needs the fewest digits without a fraction."""
     whole = [f"{int(count) // size}{unit}" for unit, size in _SIZE_UNITS.items() if unit != "KB" and count % size == 0]
     return min(whole, key=len) if count and whole else f"{Decimal(repr(count)):f}B"
 
 
 def parse_bandwidth(value: object) -> tuple[BandwidthRule, ...]:
-    """`"100MB/s"`, `""` (no limit) or a timetable such as `["Mon-Fri 08:00 50MB/s", "20:00 off"]`."""
+    """Read `"100MB/s"`, `""` (no limit) or a timetable such as `["Mon-Fri 08:00 50MB/s", "20:00 off"]`."""
     if value == "":
         return ()
     if isinstance(value, str):
@@ -80,7 +80,7 @@ def _bandwidth_rule(line: str) -> BandwidthRule:
 
 
 def show_bandwidth(rules: tuple[BandwidthRule, ...]) -> str | list[str]:
-    """As `parse_bandwidth` reads it."""
+    """Write rules as `parse_bandwidth` reads them."""
     if len(rules) == 1 and len(rules[0].days) == 7 and rules[0].minute == 0 and rules[0].rate is not None:
         return _show_rate(rules[0].rate)
     return [f"{_show_days(rule.days)}{rule.minute // 60:02}:{rule.minute % 60:02} {_show_rate(rule.rate)}" for rule in rules]
@@ -117,6 +117,6 @@ def _amount(value: object, units: Mapping[str, float]) -> float | None:
 
 
 def shown(value: object) -> str:
-    """A value as in the file; not an API key that somebody wrote in the wrong place."""
+    """Return a value as the file spells it, without an API key that stands in the wrong place."""
     text = API_KEY.sub("axom_…", str(value))
     return f'"{printable(text)}"' if isinstance(value, str) else printable(text)

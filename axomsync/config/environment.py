@@ -1,0 +1,90 @@
+"""Environment variables as configuration: `AXOMSYNC_<SECTION>__<KEY>` overrides a key of the file.
+
+Failures handled: a variable with one underscore where two are needed (an error), a name that looks like one of ours and is
+none (`misspelt`, a line of advice).
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from axomsync.config.keys import ENVIRONMENT_PREFIX, every_key, names_in, variable_of
+from axomsync.config.settings import Settings
+from axomsync.core.text import printable
+
+
+def overlay(tree: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]) -> list[str]:
+    """Put the values of variables into `tree`, and their names into `origins`; return the errors."""
+    errors = []
+    for name, value in sorted(environ.items()):
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        section, separator, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if not separator:
+            if (near := _one_underscore(section)) is not None:
+                errors.append(f"${name}: two underscores are missing; did you mean {near}?")
+            continue
+        values = tree.setdefault(section, {})
+        if not isinstance(values, dict):
+            continue  # `load` reports it as misplaced
+        values[key] = _environment_value(section, key, value)
+        origins[f"{section}.{key}"] = f"${name}"
+        origins.setdefault(section, f"${name}")
+    return errors
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """Return a line of advice for each variable that looks like one of ours and is none.
+
+    The variables of hooks are ours, and so are those that Kubernetes sets for a service called axomsync.
+    """
+    if "AXOMSYNC_EVENT" in environ:
+        return []
+    known = {f"{section}_{key}": variable_of(section, key) for section, key in every_key()}
+    lines = []
+    for name in sorted(environ):
+        if name != name.upper() and (meant := _in_capitals(name)) is not None:
+            lines.append(f"${printable(name)}: it means nothing in small letters; did you mean {meant}?")
+            continue
+        rest = name.removeprefix(ENVIRONMENT_PREFIX)
+        foreign = rest == name or "__" in rest or rest == "CONFIG" or re.fullmatch(r"(SERVICE|PORT)(_.*)?", rest)
+        if foreign:
+            continue
+        near = difflib.get_close_matches(rest.lower(), known, n=1)
+        advice = f"did you mean {known[near[0]]}?" if near else "known are AXOMSYNC_CONFIG and AXOMSYNC_<SECTION>__<KEY>"
+        lines.append(f"${printable(name)}: it means nothing to this version; {advice}")
+    return lines
+
+
+def _one_underscore(name: str) -> str | None:
+    """`drop_settle` → `AXOMSYNC_DROP__SETTLE`, None for what is no key of ours."""
+    section, _, key = name.partition("_")
+    field = Settings.model_fields.get(section)
+    known = field is not None and key in names_in(field.annotation)
+    return variable_of(section, key) if known else None
+
+
+def _in_capitals(name: str) -> str | None:
+    """Return the variable of ours that differs from `name` by case alone."""
+    meant = name.upper()
+    if meant in ("AXOM_KEY", "AXOMSYNC_CONFIG"):
+        return meant
+    rest = meant.removeprefix(ENVIRONMENT_PREFIX)
+    section, _, key = rest.lower().partition("__")
+    return meant if rest != meant and (section, key) in every_key() else None
+
+
+def _environment_value(section: str, key: str, value: str) -> object:
+    """Read booleans, numbers, lists and quoted texts as TOML does; everything else is a text as it stands."""
+    outer = Settings.model_fields.get(section)
+    fields = outer.annotation.model_fields if outer is not None else {}  # type: ignore[union-attr]  # sections are models
+    plain = key not in fields or not isinstance(fields[key].default, bool | int)
+    if plain and value[:1] not in ("[", '"', "'"):
+        return value
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return value
+    return parsed["value"] if len(parsed) == 1 else value

@@ -1,0 +1,170 @@
+"""The sections of the configuration: each key with its type, its default and why to change it. Nothing else.
+
+A new key is one line here, and `make docs`.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from axomsync.config.values import (
+    Bandwidth,
+    Command,
+    Duration,
+    Folder,
+    Globs,
+    OptionalDuration,
+    OptionalFile,
+    OptionalSize,
+    Size,
+    Switch,
+    Whole,
+    console_url,
+    host_names,
+    parse_listen,
+    text_list,
+)
+
+
+class Reload(StrEnum):
+    """The effect of a reload on a changed key."""
+
+    AT_ONCE = "at once"  # transfers go on
+    TRANSFERS = "transfers begin again"  # where their durable bytes end
+    RESTART = "needs a restart"
+
+
+def _key(default: object, why: str, *, reload: Reload = Reload.TRANSFERS, **constraints: Any) -> Any:
+    extra: JsonDict = {"reload": reload.value}
+    return Field(default=default, validate_default=True, description=why, json_schema_extra=extra, **constraints)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+
+
+class ConsoleSettings(_Section):
+    """`[console]`: the address of the Axom console, and the key for it."""
+
+    url: Annotated[str, AfterValidator(console_url)] = _key(
+        "https://console.axomlabs.ai/api", "base URL of the console's API"
+    )
+    key_file: OptionalFile = _key("", 'file that holds the API key; "" uses $AXOM_KEY or the systemd credential axom_key')
+    ca_file: OptionalFile = _key("", "PEM file with a private certificate authority to trust besides the system's")
+
+
+class StateSettings(_Section):
+    """`[state]`: the place of the ledger."""
+
+    folder: Folder = _key(
+        "/var/lib/axomsync", "holds the ledger; must be on a local disk, not on NFS or Lustre", reload=Reload.RESTART
+    )
+
+
+class DropSettings(_Section):
+    """`[drop]`: the folder whose new files are uploaded."""
+
+    enabled: Switch = _key(True, "false makes an agent that only mirrors")
+    folder: Folder = _key("/srv/axom/drop", "every new dataset file below it is uploaded")
+    include: Globs = _key(
+        ["*.jsonl"], "names to take, in upper or lower case; matched against the file name and the path below the folder"
+    )
+    exclude: Globs = _key(
+        [], "names to leave alone, besides dotfiles, locks (~$*) and unfinished files (*.part, *.tmp, *~ and the like)"
+    )
+    settle: Duration = _key("5s", "a file is finished when nothing about it has changed for so long", ge=0)
+    rescan: Duration = _key("1m", "the folder is read anew at least this often, whatever the events say", gt=0)
+    done_marker: str = _key("", 'such as ".done": a file is taken only once <file>.done lies beside it, newer than the file')
+    observer: Literal["auto", "inotify", "polling"] = _key("auto", "polling sees files on network filesystems")
+    validate_: Literal["full", "sample", "off"] = _key(
+        "full", "full parses every line; sample the first and last 1 MiB; off trusts the exporter", alias="validate"
+    )
+    dedupe: Literal["name", "content"] = _key(
+        "name", "name uploads the same content under another name once more; content does not"
+    )
+    after: Literal["archive", "keep", "delete"] = _key("archive", "what becomes of a file once storage has confirmed it")
+    content_type: str = _key("application/jsonl", "what the console is told that the files are", min_length=1)
+    max_put: Size = _key("5115MiB", "largest single PUT that the storage takes; larger files are held", gt=0)
+    shard: OptionalSize = _key("", 'split larger files at line ends into uploads of this size; "" uploads files whole')
+
+
+class MirrorSettings(_Section):
+    """`[mirror]`: the folder in which every ready model appears."""
+
+    enabled: Switch = _key(True, "false makes an agent that only uploads")
+    folder: Folder = _key("/srv/axom/models", "every ready model appears below it as name/version")
+    poll: Duration = _key("1m", "how often the console is asked for models", gt=0)
+    include: Globs = _key(["*"], "models to mirror: globs over name, name/version or id")
+    exclude: Globs = _key([], "models to leave out, likewise")
+    files: Globs = _key(["*"], "files of a model to fetch: globs over the path inside the model")
+    keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all", ge=0)
+    keep_gone: Switch = _key(True, "false lets retention remove what was removed in the console, a day and ten polls later")
+    max_size: OptionalSize = _key("", 'most bytes that all models together may take; "" is as many as the disk has')
+    reserve: Size = _key("1GiB", "free space that mirroring never uses up", ge=0)
+    verify: Literal["etag", "size"] = _key(
+        "etag",
+        "etag compares checksums where storage gives them, and looks into files; size does neither, and overrules both",
+    )
+    scrub: OptionalDuration = _key("30d", 'how often the published bytes are read again, slowly, and mended; "" is never')
+
+
+class TransferSettings(_Section):
+    """`[transfer]`: connections, speed and patience of transfers."""
+
+    connections: Whole = _key(16, "most connections to storage at once", ge=1, le=256)
+    bandwidth: Bandwidth = _key(
+        "", 'a rate like "100MB/s" or a timetable like ["Mon-Fri 08:00 50MB/s", "20:00 off"]', reload=Reload.AT_ONCE
+    )
+    stall: Duration = _key("30s", "a connection that brings no byte for so long is given up and tried again", gt=0)
+    allow_http: Switch = _key(False, "true allows plain http to hosts other than this one")
+
+
+class WebSettings(_Section):
+    """`[web]`: the status page and metrics."""
+
+    listen: Annotated[str, AfterValidator(parse_listen)] = _key(
+        "127.0.0.1:9464", 'host:port of the status page; "" is off', reload=Reload.AT_ONCE
+    )
+    token_file: OptionalFile = _key(
+        "", 'file that holds the token to look at it with; "" only on loopback', reload=Reload.AT_ONCE
+    )
+    names: Annotated[tuple[str, ...], BeforeValidator(text_list), AfterValidator(host_names)] = _key(
+        [],
+        "host names under which a proxy before it, or DNS, leads to the page; addresses and localhost need none",
+        reload=Reload.AT_ONCE,
+    )
+
+
+class HookSettings(_Section):
+    """`[hooks]`: commands that run when something happens."""
+
+    model_published: Command = _key([], "argument list that runs when a model has been published")
+    upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
+    failed: Command = _key([], "argument list that runs when a transfer is parked")
+    timeout: Duration = _key("1m", "a hook that runs longer is stopped, and tried again", gt=0)
+
+
+class LogSettings(_Section):
+    """`[log]`: form and level of the log."""
+
+    format: Literal["auto", "console", "json", "journal"] = _key(
+        "auto", "auto is console on a terminal and journal under systemd", reload=Reload.AT_ONCE
+    )
+    level: Literal["debug", "info", "warning", "error"] = _key(
+        "info", "debug says why nothing happens", reload=Reload.AT_ONCE
+    )
+
+
+class Settings(_Section):
+    """The effective configuration."""
+
+    console: ConsoleSettings = Field(default_factory=ConsoleSettings)
+    state: StateSettings = Field(default_factory=StateSettings)
+    drop: DropSettings = Field(default_factory=DropSettings)
+    mirror: MirrorSettings = Field(default_factory=MirrorSettings)
+    transfer: TransferSettings = Field(default_factory=TransferSettings)
+    web: WebSettings = Field(default_factory=WebSettings)
+    hooks: HookSettings = Field(default_factory=HookSettings)
+    log: LogSettings = Field(default_factory=LogSettings)

@@ -1,0 +1,126 @@
+"""The types of values that keys have: how each is read from the file, checked, and written back. Pure.
+
+Failures handled: a value that can't be right (`ValueError` with how to write it; an API key in it is not repeated), a home
+folder that nobody knows.
+"""
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Strict
+
+from axomsync.config.units import (
+    API_KEY,
+    parse_bandwidth,
+    parse_duration,
+    parse_size,
+    show_bandwidth,
+    show_duration,
+    show_size,
+    shown,
+)
+from axomsync.core.policy import BandwidthRule
+
+
+def _absolute(value: Path) -> Path:
+    if API_KEY.search(str(value)):
+        raise ValueError("this is an API key, not the name of a file; write the key into a file and name that here")
+    if "\0" in str(value):
+        raise ValueError("a path can't hold a NUL character")
+    try:
+        path = value.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{shown(str(value))}: nobody knows that home folder; write the whole path") from None
+    if not path.is_absolute():
+        raise ValueError(f'{shown(str(value))} is a relative path; write the whole path, beginning with "/" or "~"')
+    return path
+
+
+def _optional(value: object) -> object:
+    return None if value == "" else value
+
+
+def console_url(value: str) -> str:
+    """Check the base URL of a console, and cut the slash at its end."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or brackets that hold no address
+        usable = False
+    if not usable or any(c.isspace() or not c.isprintable() for c in value):
+        raise ValueError(f'{shown(value)} is not a URL; write it like "https://console.axomlabs.ai/api"')
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("the URL must not hold a user, a password, a query or a fragment")
+    return value.rstrip("/")
+
+
+def parse_listen(value: str) -> str:
+    """Check `host:port`; `""` is off."""
+    match = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", value)
+    if value and (match is None or int(match[1]) > 65535):
+        raise ValueError(f'{shown(value)} is not host:port; write it like "127.0.0.1:9464", or "" for off')
+    return value
+
+
+def listen_address(listen: str) -> tuple[str, int]:
+    """Return `("::1", 9464)` for `[::1]:9464`."""
+    host, _, port = listen.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def text_list(value: object) -> object:
+    """Check that a value is a list of texts."""
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f'{shown(value)} is not a list of texts; write it like ["one", "another"]')
+    return value
+
+
+def host_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check names of hosts, and write them in small letters."""
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
+            raise ValueError(f'{shown(name)} is not a host name; write it without scheme, port and path: "axom.example"')
+    return tuple(name.lower() for name in names)
+
+
+def may_use_plain_http(url: str, allow_http: bool) -> bool:
+    """Return True for https, for loopback, and for plain http that the user allowed."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or allow_http or is_loopback(parts.hostname or "")
+
+
+def is_loopback(host: str) -> bool:
+    """Return True when the host of a URL names this machine. Judged by the text alone: a resolver can lie."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(show_duration)]
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(show_size)]
+OptionalSize = Annotated[
+    int | None,
+    BeforeValidator(lambda value: None if value == "" else parse_size(value)),
+    PlainSerializer(lambda value: "" if value is None else show_size(value)),
+]
+OptionalDuration = Annotated[
+    float | None,
+    BeforeValidator(lambda value: None if value == "" else parse_duration(value)),
+    PlainSerializer(lambda value: "" if value is None else show_duration(value)),
+]
+Bandwidth = Annotated[tuple[BandwidthRule, ...], BeforeValidator(parse_bandwidth), PlainSerializer(show_bandwidth)]
+Folder = Annotated[Path, AfterValidator(_absolute)]
+OptionalFile = Annotated[
+    Path | None,
+    BeforeValidator(_optional),
+    AfterValidator(lambda value: value and _absolute(value)),
+    PlainSerializer(lambda value: "" if value is None else str(value)),
+]
+Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(text_list)]
+Command = Annotated[tuple[str, ...], BeforeValidator(text_list)]
+Whole = Annotated[int, Strict()]  # true is no number
+Switch = Annotated[bool, Strict()]
