@@ -17,7 +17,7 @@ def errand(
     *,
     patience: float,
 ) -> dict[str, Any]:
-    """Have `verb` done (see `Commands`), and return its answer. Raises what it raises; waits for `patience` seconds."""
+    """Have the agent do `verb` (see `Commands`), and return its answer. Raises the agent's error."""
     from axomsync.agent.agent import Agent
     from axomsync.agent.one_shot import errand as do_now
     from axomsync.cli.context import as_owner

@@ -44,9 +44,9 @@ def status(config_file: str | None, as_json: bool, watch: bool) -> None:
 @config_option
 @json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each object in storage.")
-@click.option("--state", "states", multiple=True, type=STATE, help="Only those in this state; may be given again.")
+@click.option("--state", "states", multiple=True, type=STATE, help="Show only this state; can be given several times.")
 @click.option("--since", metavar="TIME", help="Only what has changed since then: 2h, 7d, 2027-01-31 or 2027-01-31T08:00.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the N that came last.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show only the newest N.")
 def uploads(
     config_file: str | None,
     as_json: bool,

@@ -51,7 +51,9 @@ def sandbox(folder: Path, listen: str, url_lifetime: str, rate: str) -> None:
     except ValueError:
         raise click.UsageError(f"--listen {listen}: not host:port; write it like 127.0.0.1:9470") from None
     if not is_loopback(host):
-        raise click.UsageError(f"--listen {listen}: anybody there may steer the sandbox; let it listen on 127.0.0.1")
+        raise click.UsageError(
+            f"--listen {listen}: whoever reaches this address controls the sandbox; let it listen on 127.0.0.1"
+        )
     if lifetime < timedelta(seconds=1):
         raise click.UsageError(f"--url-lifetime {url_lifetime}: S3 counts in whole seconds; give it 1s or more")
     try:

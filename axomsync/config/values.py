@@ -33,7 +33,9 @@ def _absolute(value: Path) -> Path:
     try:
         path = value.expanduser()
     except RuntimeError:
-        raise ValueError(f"{shown(str(value))}: nobody knows that home folder; write the whole path") from None
+        raise ValueError(
+            f"{shown(str(value))}: the user of this home folder does not exist; write the absolute path"
+        ) from None
     if not path.is_absolute():
         raise ValueError(f'{shown(str(value))} is a relative path; write the whole path, beginning with "/" or "~"')
     return path

@@ -77,7 +77,7 @@ class Rejected(AxomsyncError):
 
 
 class Refused(Rejected):
-    """Storage's final 'no' to one request."""
+    """Storage refused one request for good: asking again the same way would not help."""
 
 
 class LocalFault(AxomsyncError):

@@ -105,7 +105,7 @@ def words_for(at: Break) -> Words:
 
 
 def not_utf8(position: int, bytes_from: bytes) -> Words:
-    """`bytes_from` begins with the byte that is no UTF-8, which is number `position` (from 1) of its line."""
+    """Describe bytes that are not UTF-8. `bytes_from` starts at the first, which is byte `position` (from 1) of its line."""
     what = f"byte {position} of the line (0x{bytes_from[0]:02x}) is not UTF-8"
     if re.match(rb"\xed[\xa0-\xbf][\x80-\xbf]", bytes_from):
         return Words(what, "it is half of a UTF-16 pair, as some Java programs write; " + _SAVE_UTF8, _NOT_UTF8)

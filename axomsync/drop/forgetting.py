@@ -3,7 +3,7 @@
 What decides whether a file goes up is its content. So all rows of that content go, under whatever path it was dropped, and
 with them the record that tells other agents; its receipts stay for people, and say that they no longer count.
 
-Failures handled: a receipt or record that can't be changed (`LocalFault`, and no row is struck), what only has a receipt's
+Failures handled: a receipt or record that can't be changed (`LocalFault`, and no row is deleted), what only has a receipt's
 name or is somebody else's (left alone), a crash in the middle (the same call again finishes it).
 """
 

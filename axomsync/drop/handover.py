@@ -20,7 +20,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Uploads that are one dataset to be. `since` is when the first of them was dropped (ISO-8601 UTC)."""
+    """Uploads that will be one dataset. `since`: when the first of them was dropped (ISO-8601 UTC)."""
 
     place: str  # sub-folder, or path of the file that lies in none
     objects: int

@@ -166,7 +166,7 @@ class _Parser:
         return ended
 
     def _accepted(self, window: bytes, number: int) -> int:
-        """How many lines the window has, when they are nothing but objects; else 0."""
+        """Count the lines of the window if each is a JSON object; else return 0."""
         joined = window[:-1].replace(b"\n", self._joint)
         try:
             values = orjson.loads(b"[%b]" % joined)

@@ -70,7 +70,7 @@ class StoredShape(Shape):
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
         if not (self.shards or (self.upload_id and self.key)):
-            raise ValueError("it names nothing in storage")
+            raise ValueError("it names no object in storage")
         if sum(shard.bytes for shard in self.shards) > LARGEST_NUMBER:
             raise ValueError("its shards have more bytes than a file can have")
         return self

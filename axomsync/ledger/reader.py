@@ -183,7 +183,7 @@ class Reader:
         return {bytes(row["path"]): row["mark"] for row in self._rows("SELECT path, mark FROM receipts")}
 
     def put_away_as(self, stamp: Stamp, states: Iterable[UploadState]) -> Upload | None:
-        """The upload in one of these states whose file was put away and looks like this now; renaming has set its ctime."""
+        """Find the upload in one of these states whose archived file has this stamp; renaming has changed the ctime."""
         _, *looks, _ = stamp_row(stamp)
         rows = self._rows(
             "SELECT * FROM uploads WHERE ino = ? AND bytes = ? AND mtime_ns = ? AND NOT in_drop"

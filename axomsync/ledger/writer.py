@@ -70,7 +70,7 @@ class Ledger(UploadWrites, ModelWrites):
     # Its own health
 
     def show_trouble(self, trouble: Trouble | None) -> None:
-        """Let other processes know, see `trouble_of`."""
+        """Write the trouble where other processes read it (`trouble_of`)."""
         raise_flag(self._lock_file, None if trouble is None else _TROUBLES.index(trouble))
 
     def probe(self) -> Write[None]:

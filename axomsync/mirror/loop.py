@@ -323,7 +323,7 @@ def _choose(models: Iterable[Model], target: str) -> Model:
         raise Rejected(f"{printable(target)}: the console lists no model of that name, name/version or id")
     there = [model for model in named if model.state not in (ModelState.WAITING, ModelState.GONE)]
     if not there:
-        raise Rejected(f"{shown(named[0])}: it can't be had: {named[0].reason}")
+        raise Rejected(f"{shown(named[0])}: it can't be mirrored: {named[0].reason}")
     return there[0]
 
 

@@ -124,7 +124,7 @@ class Problems:
 
 
 class LedgerWatch:
-    """Looks once a second how the ledger is, and tells. `changed` is called after each change; `clock` is monotonic."""
+    """Checks each second whether the ledger works; reports it. `changed` is called after a change; `clock` is monotonic."""
 
     def __init__(
         self,

@@ -44,9 +44,9 @@ def explain(ledger: Reader, targets: Targets, *, running: bool, paused: bool) ->
 
 
 def explain_file(root: Path, target: str, selection: Selection) -> Document | None:
-    """As `explain`, of a path below the drop folder `root` whatever lies there, by the rules; None when nothing does.
+    """Explain by the rules what lies at a path below the drop folder `root`, with or without a row; None if nothing does.
 
-    A relative path is meant below the drop folder, or else from where the caller stands.
+    A relative path is looked for below the drop folder first, then below the folder of the caller.
     """
     candidates = [target] if os.path.isabs(target) else [str(root / target), os.path.abspath(target)]
     for candidate in candidates:

@@ -241,7 +241,7 @@ def _answered(exchange: AbstractContextManager[httpx.Response]) -> Iterator[http
         try:
             response = stack.enter_context(exchange)
         except ValueError:  # so says the Rust transport
-            raise Transient("storage answered with what is not HTTP") from None
+            raise Transient("the answer of storage is not HTTP") from None
         yield response
 
 
@@ -310,7 +310,7 @@ class _Uploads(httpx.BaseTransport):
         self._transports |= {proxy: self._build(proxy) for proxy in proxies.named.values()}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """As the transport of its proxy."""
+        """Send the request through the transport of the proxy that its URL needs."""
         return self._transports[self._proxies.leading_to(str(request.url))].handle_request(request)
 
     def close(self) -> None:
@@ -340,7 +340,7 @@ class _Bulk(httpx.BaseTransport):
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """As the transport of the address that is next."""
+        """Send the request to the next address of its host."""
         url = request.url
         host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
         if (proxy := self._proxies.leading_to(str(url))) is not None:

@@ -194,7 +194,7 @@ def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
     if strange := _strange_codings(answer):
         named = printable(", ".join(sorted(strange)))[:60]
         raise Refused(
-            f"storage {answer.host} sends it in the coding {named!r}, which nobody asked for; store the object "
+            f"storage {answer.host} sends it with Content-Encoding {named!r}, which was not requested; store the object "
             "without Content-Encoding, or have the proxy in between leave it alone"
         )
     kind = answer.headers.get("content-type", "").lower()
@@ -336,7 +336,7 @@ def _no(answer: Answer, method: str) -> AxomsyncError:
 
 def still_refused(refusal: AxomsyncError) -> UrlExpired:
     """As `refusal`, when it was met with one fresh URL after the other: their age is not the reason."""
-    return UrlExpired(f"{refusal}, with fresh URLs too; `axomsync doctor` looks at the clock and at what storage takes")
+    return UrlExpired(f"{refusal}, with new URLs too; run `axomsync doctor`: it checks the clock and what storage accepts")
 
 
 def _is_page(answer: Answer) -> bool:

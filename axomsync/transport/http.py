@@ -79,7 +79,7 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
     if kind == "ConnectError":
         return f"can't connect ({printable(causes[-1])[:200]})"
     if kind in ("RemoteProtocolError", "DecodingError") and not any(sign in told for sign in _BROKEN_OFF):
-        return "it answered with what is not HTTP, or with headers that are too large; does a proxy stand in between?"
+        return "its answer is not HTTP, or has headers that are too large; does a proxy stand in between?"
     return f"the connection broke ({kind})"
 
 

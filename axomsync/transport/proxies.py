@@ -126,9 +126,9 @@ def _proxy(value: str, variable: str) -> Proxy:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme, parts.hostname, parts.port
     except ValueError:
-        raise ValueError(f"this is no address of a proxy; {example}") from None
+        raise ValueError(f"this is not the address of a proxy; {example}") from None
     if not host or port == 0 or not url.isprintable() or " " in url:
-        raise ValueError(f"this is no address of a proxy; {example}")
+        raise ValueError(f"this is not the address of a proxy; {example}")
     if scheme not in SCHEMES:
         raise ValueError(f"{printable(scheme)[:20]} proxies are not understood; name one of {', '.join(SCHEMES)}")
     shown = f"[{host}]" if ":" in host else host

@@ -21,7 +21,7 @@ BAD = {"run": 78, "status": 0, "sync": 78, "doctor": 1}
 FULL = {"run": 0, "status": 1, "sync": 0, "doctor": 1}
 NO_NAME = "can't connect: its name can't be resolved"
 THROUGH = r"through the proxy 127\.0\.0\.1:\d+ \(\$HTTPS_PROXY\): "
-LEFT_OUT = rf"PROXY: left out: this is no address of a proxy[\s\S]*{NO_NAME}"
+LEFT_OUT = rf"PROXY: left out: this is not the address of a proxy[\s\S]*{NO_NAME}"
 A_KEY = "can't be used: it holds no PEM certificate, but a private key"
 # What the verbs end with, and what those say that don't find the console; else what `run` warns of.
 EXPECTED = {

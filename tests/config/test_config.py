@@ -76,7 +76,7 @@ def test_the_example_is_what_the_program_writes_and_holds_every_key_with_its_def
         ("[mirror]\nfolder = 'models'", ['"models" is a relative path; write the whole path']),
         ("[mirror]\nfolder = 5", ["[mirror] folder: 5: write a path"]),
         ('[mirror]\nfolder = "/a\\u0000b"', ["a path can't hold a NUL character"]),
-        ("[mirror]\nfolder = '~nobody-has-this-name/x'", ["nobody knows that home folder"]),
+        ("[mirror]\nfolder = '~nobody-has-this-name/x'", ["the user of this home folder does not exist"]),
         ("[transfer]\nconnections = 0", ["[transfer] connections: "]),
         ("[transfer]\nconnections = 1000", ["[transfer] connections: "]),
         ("[transfer]\nbandwidth = '100'", ["'100' is not a rate; write it like \"100MB/s\""]),

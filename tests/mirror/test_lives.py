@@ -381,9 +381,9 @@ def test_an_agent_that_lives_for_two_seconds_comes_further_each_time(
     server.rate = 20_000_000.0
     agent.configure({"drop": {"enabled": False}, "transfer": {"connections": 1}})
     folder = agent.mirror / "chassis" / "v1"
-    for _ in range(4 + 2 * size // 20_000_000):
+    for life in range(1, 5 + 2 * size // 20_000_000):
         agent.launch("run")
-        eventually("the start, which a busy machine makes long", lambda: "works with" in agent.log())
+        eventually("the start, which a busy machine makes long", lambda life=life: agent.log().count("works with") == life)
         threading.Event().wait(1.5)
         agent.kill()
         if folder.exists():

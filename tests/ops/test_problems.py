@@ -100,7 +100,7 @@ ITEMS = {
     "headers.jsonl": Item(
         ("headers", "x-amz-acl"), provoke=presign(json_answer({"upload_id": "u", "key": "k", "url": HEADERS}))
     ),
-    "denied.jsonl": Item(("127.0.0.1", "403", "fresh URLs too", "axomsync doctor"), provoke=put(EXPIRED), again=True),
+    "denied.jsonl": Item(("127.0.0.1", "403", "new URLs too", "axomsync doctor"), provoke=put(EXPIRED), again=True),
     "huge.jsonl": Item(
         ("127.0.0.1", "400", "EntityTooLarge", "[drop] shard"), provoke=put(s3_error(400, "EntityTooLarge", "Too large"))
     ),
@@ -126,7 +126,7 @@ ITEMS = {
     "absent": Item(
         ("127.0.0.1", "404", "publish the model again"), files=W, provoke=get(s3_error(404, "NoSuchKey", "Not there"))
     ),
-    "expired": Item(("127.0.0.1", "403", "fresh URLs too", "axomsync doctor"), files=W, provoke=get(EXPIRED), again=True),
+    "expired": Item(("127.0.0.1", "403", "new URLs too", "axomsync doctor"), files=W, provoke=get(EXPIRED), again=True),
     "elsewhere": Item(
         ("301", "redirects elsewhere", "tell whoever"), files=W, provoke=get(Fault(301, {"Location": "http://127.0.0.1:1/"}))
     ),

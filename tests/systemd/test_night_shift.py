@@ -169,7 +169,11 @@ def the_package_is_installed_and_waits_for_its_key(night: Night) -> None:
     verdict = machine.run("systemd-analyze", "verify", "--man=no", UNIT)
     assert verdict.stdout + verdict.stderr == ""
     assert machine.run("stat", "-c", "%U %a", "/srv/axom/drop").stdout == "axomsync 2770\n"
-    for shipped in ("man/man1/axomsync-status.1.gz", "bash-completion/completions/axomsync", "doc/axomsync/operating.md"):
+    for shipped in (
+        "man/man1/axomsync-status.1.gz",
+        "bash-completion/completions/axomsync",
+        "doc/axomsync/docs/operating.md",
+    ):
         machine.run("test", "-s", f"/usr/share/{shipped}")
     status = night.status()
     assert status["version"] == axomsync.__version__

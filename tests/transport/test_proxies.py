@@ -73,7 +73,7 @@ def test_what_goes_round_it(name: str, exceptions: str, goes_round: list[str], g
 @pytest.mark.parametrize(
     ("environ", "words"),
     [
-        ({"https_proxy": "://"}, "$https_proxy: left out: this is no address of a proxy; write it like http://"),
+        ({"https_proxy": "://"}, "$https_proxy: left out: this is not the address of a proxy; write it like http://"),
         ({"HTTPS_PROXY": "http://p:99999"}, "$HTTPS_PROXY: left out: this is no address"),
         ({"HTTPS_PROXY": "http://me:geheim@:3128"}, "$HTTPS_PROXY: left out: this is no address"),
         ({"HTTPS_PROXY": "http://me:geheim@p:nine"}, "$HTTPS_PROXY: left out: this is no address"),

@@ -41,7 +41,7 @@ class Broken(Rejected):
 
 @dataclass(frozen=True)
 class Findings:
-    """The files whose structure was found whole, and what is odd and keeps no server from loading the model."""
+    """The result of the check: the files found whole, and remarks that keep no server from loading the model."""
 
     whole: frozenset[str]
     remarks: tuple[str, ...]

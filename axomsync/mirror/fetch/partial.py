@@ -84,7 +84,7 @@ class PartialFile:
                     self._handle = None
 
     def give_up(self) -> None:
-        """Open the file never again, for no lane that is on its way to it: its folder is about to be removed."""
+        """Never open the file again, not even for a lane that is about to: its folder will be removed."""
         with self._lock:
             self._given_up = True
 

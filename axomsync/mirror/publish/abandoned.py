@@ -28,7 +28,7 @@ def remove_abandoned(own: Path, now: float) -> None:
     for name in names:
         folder = own.parent / name
         if name != own.name and _IDENTITY.fullmatch(name) and not _changed_since(folder, now - ABANDONED_SECONDS):
-            log.info("%s: partial downloads of an agent that is gone are removed", printable(str(folder)))
+            log.info("%s: removed partial downloads of an agent that no longer runs", printable(str(folder)))
             shutil.rmtree(folder, ignore_errors=True)
 
 
