@@ -74,11 +74,11 @@ def test_what_goes_round_it(name: str, exceptions: str, goes_round: list[str], g
     ("environ", "words"),
     [
         ({"https_proxy": "://"}, "$https_proxy: left out: this is not the address of a proxy; write it like http://"),
-        ({"HTTPS_PROXY": "http://p:99999"}, "$HTTPS_PROXY: left out: this is no address"),
-        ({"HTTPS_PROXY": "http://me:geheim@:3128"}, "$HTTPS_PROXY: left out: this is no address"),
-        ({"HTTPS_PROXY": "http://me:geheim@p:nine"}, "$HTTPS_PROXY: left out: this is no address"),
-        ({"HTTPS_PROXY": "http://[::1"}, "$HTTPS_PROXY: left out: this is no address"),
-        ({"HTTPS_PROXY": "http://a b:1"}, "$HTTPS_PROXY: left out: this is no address"),
+        ({"HTTPS_PROXY": "http://p:99999"}, "$HTTPS_PROXY: left out: this is not the address"),
+        ({"HTTPS_PROXY": "http://me:geheim@:3128"}, "$HTTPS_PROXY: left out: this is not the address"),
+        ({"HTTPS_PROXY": "http://me:geheim@p:nine"}, "$HTTPS_PROXY: left out: this is not the address"),
+        ({"HTTPS_PROXY": "http://[::1"}, "$HTTPS_PROXY: left out: this is not the address"),
+        ({"HTTPS_PROXY": "http://a b:1"}, "$HTTPS_PROXY: left out: this is not the address"),
         (
             {"ALL_PROXY": "socks4://p:1080"},
             "$ALL_PROXY: left out: socks4 proxies are not understood; name one of http, https",
