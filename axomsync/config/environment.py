@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any
 
-from axomsync.config.keys import ENVIRONMENT_PREFIX, every_key, names_in, variable_of
+from axomsync.config.keys import ENVIRONMENT_PREFIX, every_key, names_in, reference, variable_of
 from axomsync.config.settings import Settings
 from axomsync.core.text import printable
 
@@ -78,10 +78,9 @@ def _in_capitals(name: str) -> str | None:
 
 def _environment_value(section: str, key: str, value: str) -> object:
     """Read booleans, numbers, lists and quoted texts as TOML does; everything else is a text as it stands."""
-    outer = Settings.model_fields.get(section)
-    fields = outer.annotation.model_fields if outer is not None else {}  # type: ignore[union-attr]  # sections are models
-    plain = key not in fields or not isinstance(fields[key].default, bool | int)
-    if plain and value[:1] not in ("[", '"', "'"):
+    known = next((one for one in reference().get(section, ()) if one.name == key), None)
+    is_text = known is None or not isinstance(known.default, bool | int)
+    if is_text and value[:1] not in ("[", '"', "'"):
         return value
     try:
         parsed = tomllib.loads(f"value = {value}")

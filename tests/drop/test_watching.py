@@ -22,6 +22,11 @@ def limited(name: str, most: int) -> tuple[str, ...]:
     return (*LIMITED, f'echo {most} > /proc/sys/user/{name}; exec "$@"', "sh")
 
 
+def is_stopped(task: Path) -> bool:
+    """Whether the thread is stopped: its state follows its name, which is in brackets (proc_pid_stat(5))."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def problems(agent: AgentProcess) -> dict[str, str]:
     return {problem["subject"]: problem["reason"] for problem in agent.status()["problems"]}
 
@@ -68,6 +73,8 @@ def test_what_appears_while_the_queue_overflows_is_found_and_new_folders_are_wat
     assert agent.process is not None
     eventually("a watch", lambda: agent.status()["drop"]["observer"] == "inotify")
     agent.process.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{agent.process.pid}/task")
+    eventually("a stop of all threads", lambda: all(is_stopped(task) for task in tasks.iterdir()))  # one that runs on reads
     one, other = agent.drop / ".one", agent.drop / ".other"
     one.touch()
     for _ in range(int(QUEUE.read_text()) // 3):  # a rename is two events
