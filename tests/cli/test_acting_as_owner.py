@@ -1,9 +1,7 @@
 """Root's commands on a state folder that another user owns, and who plants links, pipes and hard links there. Needs root."""
 
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,17 +15,8 @@ NAMES = ("agent.lock", "state.db", "state.db-wal", "state.db-shm", "state.db-jou
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that everybody may go through, which pytest's own is not."""
-    assert os.geteuid() == 0, "only root can act as another user"
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o755)
-    yield place
-    shutil.rmtree(place)
-
-
-@pytest.fixture
 def agent(place: Path) -> Iterator[AgentProcess]:
+    assert os.geteuid() == 0, "only root can act as another user"
     with FaultyServer() as server:
         key_file = place / "key"
         key_file.write_text(KEY)

@@ -4,11 +4,7 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.rig.installation import CHECKOUT
 from tests.rig.surroundings import SECRET
@@ -80,14 +76,6 @@ EXPECTED = {
     "no folder for temporary files": (WORKS, None),
     "nothing but the environment": (WORKS, r"\$AXOMSYNC_MIRROR_POL: .* did you mean AXOMSYNC_MIRROR__POLL\?"),
 }
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that the user without a name may enter, unlike pytest's own."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 def test_every_verb_works_or_says_what_to_do(place: Path) -> None:

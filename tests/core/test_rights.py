@@ -5,10 +5,8 @@ import grp
 import json
 import os
 import re
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +20,6 @@ from axomsync.core.errors import AxomsyncError
 from axomsync.core.oserrors import local_fault
 
 PERSON, SERVICE, STAFF = 54321, 654, grp.getgrnam("staff")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that everybody may enter, unlike pytest's own."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def told_to(uid: int, work: Callable[[], Any], groups: tuple[int, ...] = ()) -> Any:

@@ -2,9 +2,6 @@
 
 import os
 import pwd
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,12 +62,10 @@ def test_units_count_that_are_in_use_and_have_this_configuration() -> None:
 
 
 @pytest.fixture
-def drop() -> Iterator[Path]:
-    """A drop folder that everybody may enter, unlike pytest's own."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
+def drop(place: Path) -> Path:
+    """A drop folder in which everybody may make files."""
+    place.chmod(0o777)
+    return place
 
 
 def test_folders_that_people_made_are_looked_at_as_the_services_user(drop: Path) -> None:

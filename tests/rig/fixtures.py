@@ -1,6 +1,7 @@
 """The far sides as fixtures: the server that misbehaves; the sandbox, with one object store for each test session (and xdist
 worker), and a console and a relay of its own for each test."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -28,6 +29,14 @@ def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
     """An agent of that server with the default configuration; it starts when a test starts it."""
     with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
         yield agent
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may enter, unlike pytest's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -119,7 +119,8 @@ def fault_of(mirror: MirrorHere, model_id: str, files: dict[str, Content]) -> li
     return [fault for rel, content in files.items() if (fault := content.fault_in(Path(model.path or "") / rel))]
 
 
-def test_objects_that_are_replaced_between_two_lives_are_not_mixed(server: FaultyServer, mirror: MirrorHere) -> None:
+def half_mirrored(server: FaultyServer, mirror: MirrorHere) -> str:
+    """A model of which one life has fetched the small files, and a part of the large one; a later one is to go on."""
     model_id = server.add_model("m", "v1", OLD)
     server.longest_answer = MIB
     mirror.patience = 0.2
@@ -127,6 +128,11 @@ def test_objects_that_are_replaced_between_two_lives_are_not_mixed(server: Fault
     mirror.sync()
     assert mirror.model(model_id).bytes_done > 1700, "the small ones are complete"
     server.heal()
+    return model_id
+
+
+def test_objects_that_are_replaced_between_two_lives_are_not_mixed(server: FaultyServer, mirror: MirrorHere) -> None:
+    model_id = half_mirrored(server, mirror)
     replace_all(server, model_id)
     mirror.later = 600.0
     mirror.sync()
@@ -134,12 +140,7 @@ def test_objects_that_are_replaced_between_two_lives_are_not_mixed(server: Fault
 
 
 def test_what_is_in_the_way_of_asking_again_names_the_file(server: FaultyServer, mirror: MirrorHere) -> None:
-    model_id = server.add_model("m", "v1", OLD)
-    server.longest_answer = MIB
-    mirror.patience = 0.2
-    server.inject(Fault(503), server.key_of(model_id, "big.bin"), skip=2, times=FOREVER)
-    mirror.sync()
-    server.heal()
+    model_id = half_mirrored(server, mirror)
     server.inject(s3_error(404, "NoSuchKey", "no"), server.key_of(model_id, "a.json"), times=FOREVER)
     mirror.later = 600.0
     mirror.sync()
