@@ -406,11 +406,6 @@ class Uploader:
 
         return step
 
-    def _pause(self, seconds: float, beat: Beat) -> None:
-        beat()
-        if self._context.stop.wait(seconds):
-            raise Stopping("the agent is stopping")
-
 
 def _same_as(upload_id: str | None, upload: Upload) -> str:
     known = f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"

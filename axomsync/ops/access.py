@@ -28,6 +28,7 @@ from axomsync.core.text import printable
 MOST_FOLDERS = 10_000
 MOST_TOLD = 5
 SERVICE, ONE_PASS, TIMER = "axomsync.service", "axomsync-sync.service", "axomsync-sync.timer"
+SERVICE_USER = "axomsync"
 _PROPERTIES = (
     "LoadState", "UnitFileState", "ActiveState", "User", "ExecStart", "ProtectHome", "ProtectSystem", "ReadWritePaths",
     "ReadOnlyPaths", "InaccessiblePaths", "TemporaryFileSystem", "BindPaths", "StateDirectory",

@@ -33,7 +33,6 @@ from axomsync.transport import authorities
 from axomsync.transport.http import host_of
 from axomsync.transport.proxies import Proxies
 
-SERVICE_USER = "axomsync"
 SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 30.0, 600.0  # S3 refuses signatures that are off by more than 15 minutes
 FEW_INODES = 10_000
 FEW_BYTES = 100_000_000
@@ -72,7 +71,7 @@ class Doctor:
 
     def findings(self) -> Iterator[Finding]:
         """All checks, as they are made."""
-        service = access.service_user(self._units, SERVICE_USER)
+        service = access.service_user(self._units, access.SERVICE_USER)
         yield from user(os.geteuid(), service.pw_name if service else None)
         yield from variables(misspelt(self._environ))
         yield from proxies(Proxies.of(self._environ))

@@ -18,21 +18,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from axomsync import config
+from axomsync.core.confinement import HOMES
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
+from axomsync.ops.access import ONE_PASS, SERVICE, SERVICE_USER, TIMER
 
 SHIPPED = Path(__file__).parent / "units"  # the checkout's systemd/
-UNITS = ("axomsync.service", "axomsync-sync.service", "axomsync-sync.timer")
-ENABLED = ("axomsync.service", "axomsync-sync.timer")
-ONCE = UNITS[1]
+UNITS = (SERVICE, ONE_PASS, TIMER)
+ENABLED = (SERVICE, TIMER)
 SHIPPED_PROGRAM = "/usr/local/bin/axomsync"  # what the shipped units start
 
 SYSTEM_UNITS = Path("/usr/local/lib/systemd/system")
 PACKAGED_UNIT = Path("/usr/lib/systemd/system/axomsync.service")
 SYSUSERS = Path("/usr/local/lib/sysusers.d/axomsync.conf")
 TMPFILES = Path("/usr/local/lib/tmpfiles.d/axomsync.conf")
-SERVICE_USER = "axomsync"
-HOMES = ("/root", "/home", "/run/user")  # ProtectHome= hides them
 
 Tell = Callable[[str], object]
 
@@ -254,8 +253,8 @@ def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], t
         if ours and any(_says_yes(*manager, question, name) for question in ("is-active", "is-enabled")):
             _call(*manager, "disable", "--quiet", "--now", name)
             tell(f"{name}: stopped and disabled")
-    if manager and (units / ONCE).exists():
-        _call(*manager, "stop", ONCE)  # the timer's pass, should one be under way
+    if manager and (units / ONE_PASS).exists():
+        _call(*manager, "stop", ONE_PASS)  # the timer's pass, should one be under way
     for path in (*(units / name for name in UNITS), *others):
         try:
             path.unlink()

@@ -25,7 +25,6 @@ SEND_PATIENCE_SECONDS = 30.0
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"x-accel-buffering", b"no"),  # so that nginx hands each event on at once
-    (b"x-accel-buffering", b"no"),  # nginx would hold the events back
 ]
 
 
