@@ -118,14 +118,14 @@ class ObjectStore:
             raise ObjectStoreError("the sandbox needs `setpriv`: install util-linux")
         self._data.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked()
-        self.log.write_bytes(b"")
-        _remove_dead_sockets()
-        self._ports = _Ports.reserve()
-        self._write_identities()
-        self._stopping.clear()
-        self._supervisor = threading.Thread(target=self._supervise, name="weed-supervisor", daemon=True)
-        self._supervisor.start()
-        try:
+        try:  # from here on, as an interrupt may come between any two lines
+            self.log.write_bytes(b"")
+            _remove_dead_sockets()
+            self._ports = _Ports.reserve()
+            self._write_identities()
+            self._stopping.clear()
+            self._supervisor = threading.Thread(target=self._supervise, name="weed-supervisor", daemon=True)
+            self._supervisor.start()
             self.wait_ready(timeout)
         except BaseException:
             self.stop()
@@ -159,7 +159,7 @@ class ObjectStore:
                 process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
-        if self._supervisor is not None:
+        if self._supervisor is not None and self._supervisor.ident is not None:  # else it was never started
             self._supervisor.join()
         self._supervisor, self._process, self._ready = None, None, False
         self._stores.clear()

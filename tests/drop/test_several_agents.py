@@ -157,6 +157,7 @@ def test_four_agents_that_are_killed_at_random_store_every_file_once(
             victim.launch("run")
     archive = drop / "uploaded"
     eventually("all receipts", lambda: len(list(archive.glob("*.receipt.json"))) == len(files), patience=60)
+    eventually("all files, which follow their receipts", lambda: len(list(archive.glob("*.jsonl"))) == len(files))
     assert {name: data for name, data in tree(archive).items() if name.endswith(".jsonl")} == files
     # One that was started again knows the receipts of the others, too: by the same ids.
     handed = {(row["path"], row["upload_id"]) for agent in agents for row in agent.uploads() if row["state"] == "uploaded"}
