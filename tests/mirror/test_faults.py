@@ -93,7 +93,8 @@ PASSING = {
 def test_a_fault_that_passes_costs_no_more_than_what_it_spoilt(
     server: FaultyServer, mirror: MirrorHere, model_id: str, fault: Fault, when: int
 ) -> None:
-    mirror.stall = 0.3
+    if fault.ending == "stall":  # with all others a busy machine's pause is none of theirs
+        mirror.stall = 0.3
     server.inject(fault, server.key_of(model_id, "weights/big.bin"), skip=when)
     mirror.sync()
     folder = published(mirror, model_id)
