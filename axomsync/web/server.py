@@ -2,8 +2,9 @@
 
 Failures handled: more connections than `CONNECTIONS_MOST` (whoever has asked for nothing for longest makes room, so that a
 probe is answered whatever others hold open; only when all are being answered the newest is closed), a client that connects
-and asks for nothing, or never ends its request (closed after `IDLE_SECONDS`), headers beyond `HEADERS_MOST` (400). A client
-that does not read is sent no more than the socket holds.
+and asks for nothing, or never ends its request (closed after `IDLE_SECONDS`), headers beyond `HEADERS_MOST` (400), a client
+that comes while the server ends (closed, so that it waits for nothing). A client that does not read is sent no more than
+the socket holds.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ CONNECTIONS_MOST = 64
 HEADERS_MOST = 16 * 1024  # bytes, the request line included
 IDLE_SECONDS = 20.0
 STOP_SECONDS = 2
+ACCEPT_TURNS = 3  # of the loop, that a connection takes until it is made, and one more
 
 
 class Connection(H11Protocol):
@@ -116,6 +118,11 @@ class Server(Uvicorn):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Streams would not end by themselves."""
         self._stream.end()
+        # asyncio forgets, and leaves open, a connection that it has not finished accepting when its server closes.
+        for listener in (listener for server in self.servers for listener in server.sockets):
+            asyncio.get_running_loop().remove_reader(listener)
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         await super().shutdown(sockets)
 
     def end(self) -> None:

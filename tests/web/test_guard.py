@@ -4,7 +4,7 @@ import base64
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -175,3 +175,19 @@ def test_a_port_that_is_taken_is_a_problem_that_ends_by_itself(tmp_path: Path, m
             eventually("the page", lambda: _answers(f"http://{listen}/"))
             assert stage.ledger.read.problems() == []
             page.stop()
+
+
+def test_who_comes_while_the_page_is_closed_does_not_wait_for_ever(tmp_path: Path) -> None:
+    told: list[str | None] = []
+    with staged(tmp_path, "empty") as stage:
+        page = stage.made(told)
+        page.start()
+        url = str(eventually("a page", lambda: told and told[0]))
+        eventually("its loop", lambda: page._server is not None and page._server._loop is not None)
+        assert page._server is not None
+        assert page._server._loop is not None
+        page._server._loop.call_soon_threadsafe(time.sleep, 0.3)  # so that connection and end are met in one turn of it
+        with connect(url) as late:
+            page.stop()
+            with suppress(ConnectionResetError):
+                assert late.recv(1) == b""

@@ -135,7 +135,7 @@ def _record(shape: _RecordShape) -> Record:
     )
     files = tuple(
         ModelFile(file.rel, file.size, file.etag, tuple(DurableSegment(*segment) for segment in file.blake3))
-        for file in shape.files
+        for file in sorted(shape.files, key=lambda file: file.rel)  # as they are written
     )
     proofs = {file.rel: _proof(file.proof) for file in shape.files}
     return Record(model, files, proofs, shape.published_at, tuple(shape.left_out), tuple(shape.remarks))

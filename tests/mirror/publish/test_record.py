@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 from tests.rig.faults import Content, FaultyServer
 
 DIGEST = "0" * 64
-GOOD = {
+GOOD: dict[str, Any] = {
     "format": 1, "model_id": "m", "name": "chassis", "version": "v1", "params": 7, "base_model_id": None,
     "created_at": None, "published_at": "2027-01-01T00:00:00+00:00", "left_out": ["b"], "remarks": ["odd"],
     "files": [{"rel": "a/x", "size": 9, "etag": '"e"', "proof": "proven", "blake3": [[0, 4, DIGEST], [4, 9, DIGEST]]}],
@@ -184,6 +185,14 @@ def test_a_folder_that_is_a_link_has_no_record(folder: Path, tmp_path: Path, whe
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(folder if where == "version" else folder.parent)
     assert read_record(tmp_path / "other" / "v1") is None
+
+
+def test_files_of_a_record_have_one_order(folder: Path) -> None:
+    other = {**GOOD["files"][0], "rel": "\N{NO-BREAK SPACE}"}
+    put(folder, {**GOOD, "files": [other, *GOOD["files"]]})
+    record = read_record(folder)
+    assert record is not None
+    assert [file.rel for file in record.files] == ["a/x", "\N{NO-BREAK SPACE}"], "as it is written again"
 
 
 @how_many(4000)
