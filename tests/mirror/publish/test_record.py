@@ -31,7 +31,7 @@ GOOD: dict[str, Any] = {
     "created_at": None, "published_at": "2027-01-01T00:00:00+00:00", "left_out": ["b"], "remarks": ["odd"],
     "files": [{"rel": "a/x", "size": 9, "etag": '"e"', "proof": "proven", "blake3": [[0, 4, DIGEST], [4, 9, DIGEST]]}],
 }  # fmt: skip
-FILE = GOOD["files"][0]  # type: ignore[index]
+FILE = GOOD["files"][0]
 
 
 @pytest.fixture
