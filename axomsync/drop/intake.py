@@ -1,4 +1,4 @@
-"""The drop folder's loop: scan, let files settle, hand the finished ones to the uploader, in the order of `backlog`.
+"""The drop folder's loop: scan, let files settle, hand the finished ones to the `carriers`.
 
 Files that `push` was given have rows with an absolute path; they lie elsewhere and need not settle.
 
@@ -8,7 +8,6 @@ console refuses (no file is begun until it is accepted again), a watcher that di
 mounted (nothing is forgotten because of it), a program that pauses while it writes, a ledger that was lost.
 """
 
-import hashlib
 import logging
 import math
 import os
@@ -17,17 +16,18 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import KeyRefused, LocalFault, Stopping
+from axomsync.core.errors import LocalFault
 from axomsync.core.records import UNDER_WAY, Stamp, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop.accounts import Accounts
-from axomsync.drop.backlog import Backlog
+from axomsync.drop.carriers import Carriers
+from axomsync.drop.names import console_name
 from axomsync.drop.open_files import being_written
 from axomsync.drop.pipeline import Uploader
 from axomsync.drop.settle import Meaning, Settler, interpret
+from axomsync.drop.source import is_pushed
 from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
@@ -35,9 +35,6 @@ from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
 
-UPLOADS_AT_ONCE = 8
-KEY_PAUSE_SECONDS = 30.0
-NAME_LIMIT = 255
 LONGEST_NAP_SECONDS = 5.0  # the loop turns over at least so often, to show that it lives
 SCAN_SHARE = 10  # a scan that takes a second is not followed by another for ten
 LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
@@ -70,13 +67,8 @@ class Intake:
         self._read_again: dict[int, float] = {}  # when files were compared with their digests, by row
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
-        self._backlog = Backlog(UPLOADS_AT_ONCE)
-        self._carriers: list[threading.Thread] = []
-        self._ended = threading.Event()
+        self._carriers = Carriers(self._uploader, context, self._wake.set)
         self._ready = False
-        self._key_refused: KeyRefused | None = None
-        self._ledger_fault: LocalFault | None = None
-        self._key_pause_ends = -math.inf
         self._scan_seconds = 0.0  # that the last scan took, and nothing else: the ledger may be locked for as long
         self._waits = Waits(context.now, context.clock)
         self._retry_at = math.inf  # by the monotonic clock
@@ -92,7 +84,7 @@ class Intake:
 
     def hurry(self) -> None:
         """As `wake`, and without the pause that a refused key asks for."""
-        self._key_pause_ends = -math.inf
+        self._carriers.end_pause()
         self._wake.set()
 
     def run(self) -> None:
@@ -109,7 +101,7 @@ class Intake:
                     self._problems.report(self.subject, str(fault), self._context.now() + self._settings.rescan)
                 self._nap(began, beat)
         self._watcher.stop()
-        self._end_carriers()
+        self._carriers.end()
 
     def run_once(self) -> None:
         """One pass, for `sync`: every file that stands still for `settle` goes as far as it can. Raises `KeyRefused`,
@@ -122,11 +114,11 @@ class Intake:
                 self._context.stop.wait(left)
             # Until a look finds nothing more to do. What fails in this pass is tried again in the next one.
             while not self._turn(only=first, once=True).is_last and self._goes_on():
-                while self._goes_on() and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
+                while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
         finally:
-            self._end_carriers()
-        if (failure := self._stopped_by()) is not None:
+            self._carriers.end()
+        if (failure := self._carriers.stopped_by()) is not None:
             raise failure
 
     def push(self, paths: Iterable[Path]) -> list[int]:
@@ -148,24 +140,21 @@ class Intake:
         """For `push` without an agent: these rows go as far as they can. Raises `KeyRefused` and `LocalFault`."""
         try:
             self._get_ready()
-            while self._stopped_by() is None and not self._context.stop.is_set():
+            while self._carriers.stopped_by() is None and not self._context.stop.is_set():
                 left = [row for row in self._ledger.read.uploads_among(rows) if row.state in UNDER_WAY]
                 left = [row for row in left if row.next_attempt is None]
                 if not left:
                     break
-                self._begin(left, None)
-                while self._stopped_by() is None and not self._backlog.wait_until_empty(LONGEST_NAP_SECONDS):
+                self._carriers.begin(left, None)
+                while self._carriers.stopped_by() is None and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
         finally:
-            self._end_carriers()
-        if (failure := self._stopped_by()) is not None:
+            self._carriers.end()
+        if (failure := self._carriers.stopped_by()) is not None:
             raise failure
 
     def _goes_on(self) -> bool:
-        return self._stopped_by() is None and not self._context.stop.is_set()
-
-    def _stopped_by(self) -> KeyRefused | LocalFault | None:
-        return self._key_refused or self._ledger_fault
+        return self._carriers.stopped_by() is None and not self._context.stop.is_set()
 
     def _nap(self, began: float, beat: Beat) -> None:
         """Until the next scan: when one is due, a file may have settled, a try is due, or something happened; but not at
@@ -175,7 +164,7 @@ class Intake:
         latest = began + self._settings.rescan
         if (due := self._settler.due_in(now)) is not None:
             latest = min(latest, now + due)
-        latest = min(latest, self._key_pause_ends if self._key_pause_ends > now else self._retry_at)
+        latest = min(latest, self._carriers.pause_ends if self._carriers.pause_ends > now else self._retry_at)
         until = max(earliest, latest)
         while not self._context.stop.is_set():
             beat()
@@ -199,7 +188,7 @@ class Intake:
 
         What is due is begun, if it is in `only`; what failed is not due again when everything is tried `once`.
         """
-        busy = self._backlog.members()  # before the scan: a file that is archived after it must not be taken for a new one
+        busy = self._carriers.busy()  # before the scan: a file that is archived after it must not be taken for a new one
         settings = self._settings
         hidden = self._get_ready()  # which may put back what a crash left under another name
         began = self._clock()
@@ -207,7 +196,7 @@ class Intake:
         self._scan_seconds = self._clock() - began
         seen.unreadable |= hidden
         rows = self._ledger.read.uploads_in_drop()
-        pushed = {row.path: row for row in rows if row.path.startswith(b"/")}
+        pushed = {row.path: row for row in rows if is_pushed(row.path)}
         for path in pushed:
             try:
                 if (stamp := stamp_at(settings.folder, path)) is not None:
@@ -233,9 +222,9 @@ class Intake:
         begun = False
         if finished:
             known = {row.path: row for row in self._ledger.read.uploads_in_drop() if row.path in settling}
-            begun = self._begin((known[path] for path in finished if not self._still_written(known[path])), only)
-        begun = self._begin(meaning.unfinished, only) or begun
-        begun = self._begin(self._worth_reading_again(meaning.doubtful), only) or begun
+            begun = self._carriers.begin((known[path] for path in finished if not self._still_written(known[path])), only)
+        begun = self._carriers.begin(meaning.unfinished, only) or begun
+        begun = self._carriers.begin(self._worth_reading_again(meaning.doubtful), only) or begun
         return _Turn(seen.found.keys(), is_last=not busy and not begun)
 
     def _seconds_left(self, once: bool, row: Upload) -> float:
@@ -307,85 +296,3 @@ class Intake:
         if unknown:
             self._ledger.see_uploads((path, console_name(path), found[path]) for path in unknown)
         return {path: found[path] for path in (*unknown, *(row.path for row in meaning.changed))}
-
-    def _begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> bool:
-        """Have these carried to storage, unless they are not in `only`; returns whether there was one."""
-        if self._context.paused() or self._clock() < self._key_pause_ends or self._context.stop.is_set():
-            return False
-        begun = False
-        for row in rows:
-            if only is None or row.path in only:
-                self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns, row.attempts)
-                begun = True
-        if len(self._backlog) and not self._carriers:
-            for number in range(UPLOADS_AT_ONCE):
-                self._carriers.append(threading.Thread(target=self._carry_all, name=f"upload-{number}", daemon=True))
-                self._carriers[-1].start()
-        return begun
-
-    def _carry_all(self) -> None:
-        """One carrier, until the agent stops or the pass is over."""
-        while not (self._context.stop.is_set() or self._ended.is_set()):
-            row = self._backlog.take(LONGEST_NAP_SECONDS)
-            if row is None:
-                continue
-            went_on = False
-            try:
-                went_on = self._carry(row)
-            except Exception:  # such as a row that another process removed; whatever it is must not end the carrier
-                log.exception("an upload failed in a way that was not foreseen")
-            finally:
-                self._backlog.done(row)  # before the loop is woken, which must find it so
-                if went_on:
-                    self._wake.set()
-        self._backlog.clear()  # so that nobody waits for what is no longer carried
-
-    def _end_carriers(self) -> None:
-        self._ended.set()
-        self._backlog.clear()
-        for carrier in self._carriers:
-            carrier.join()
-
-    def _carry(self, row: int) -> bool:
-        """One file. Returns whether something came of it, however it ended."""
-        if self._clock() < self._key_pause_ends:
-            return False  # refused while this one stood in the queue
-        try:
-            with self._context.liveness.worker("upload") as beat:
-                went_on = self._uploader.carry(row, beat)
-            if self._key_refused is not None and self._ledger.read.upload(row).state is UploadState.UPLOADED:
-                self._key_refused = None
-                self._problems.clear("console")
-            if self._ledger_fault is not None and went_on:
-                self._ledger_fault = None
-                self._problems.clear("ledger")
-            return went_on
-        except Stopping:
-            return False
-        except KeyRefused as refused:
-            self._key_refused = refused
-            self._key_pause_ends = self._clock() + KEY_PAUSE_SECONDS
-            self._problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
-            return True
-        except LocalFault as fault:  # the ledger's; those of the file itself are in its row
-            self._ledger_fault = fault
-            self._problems.report("ledger", str(fault))
-            return False
-
-
-def console_name(path: bytes) -> str:
-    """The file name that the console is told: the last component, with what is not printable UTF-8 percent-encoded.
-
-    So are backslashes, which some stores take for slashes. The name has at most 255 bytes, as the name of a file has; a
-    longer one ends in a mark that keeps it apart from its like.
-    """
-    name = os.path.basename(path)
-    try:
-        told = "".join(c if c.isprintable() and c != "\\" else quote(c) for c in name.decode("utf-8"))
-    except UnicodeDecodeError:
-        told = quote(name)
-    if len(told.encode()) <= NAME_LIMIT:
-        return told
-    stem, extension = os.path.splitext(told)
-    mark = f"--{hashlib.sha256(name).hexdigest()[:8]}{extension[-16:]}"
-    return stem.encode()[: NAME_LIMIT - len(mark.encode())].decode("utf-8", "ignore") + mark

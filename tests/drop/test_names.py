@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from axomsync.drop.intake import console_name
+from axomsync.drop.names import console_name
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import dataset, sha256, stored
 from tests.rig.agent import AgentProcess

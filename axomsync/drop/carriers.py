@@ -1,0 +1,126 @@
+"""The threads that carry files to storage, in the order of the `backlog`, and what stops them all.
+
+Failures handled: a key that the console refuses (no file is begun until a pause is over or somebody asks), a ledger that
+can't be written for a while, a bug that one file trips (the thread goes on with the next one).
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Container, Iterable
+
+from axomsync.core.errors import KeyRefused, LocalFault, Stopping
+from axomsync.core.records import Upload, UploadState
+from axomsync.drop.backlog import Backlog
+from axomsync.drop.pipeline import Uploader
+from axomsync.runtime.worker import WorkerContext
+
+log = logging.getLogger(__name__)
+
+UPLOADS_AT_ONCE = 8
+KEY_PAUSE_SECONDS = 30.0
+LONGEST_WAIT_SECONDS = 5.0  # a carrier looks at least so often whether the agent stops
+
+
+class Carriers:
+    """Carries files, from the first `begin` to `end`. `went_on` is called whenever something came of a file."""
+
+    def __init__(self, uploader: Uploader, context: WorkerContext, went_on: Callable[[], None]) -> None:
+        self._uploader = uploader
+        self._context = context
+        self._ledger = context.ledger
+        self._problems = context.problems
+        self._clock = context.clock
+        self._went_on = went_on
+        self._backlog = Backlog(UPLOADS_AT_ONCE)
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
+        self._key_refused: KeyRefused | None = None
+        self._ledger_fault: LocalFault | None = None
+        self._key_pause_ends = -math.inf
+
+    def busy(self) -> frozenset[int]:
+        """The rows that wait or are carried now."""
+        return self._backlog.members()
+
+    def stopped_by(self) -> KeyRefused | LocalFault | None:
+        """What keeps all files, if something does."""
+        return self._key_refused or self._ledger_fault
+
+    @property
+    def pause_ends(self) -> float:
+        """Monotonic seconds; until then a refused key keeps files from being begun. In the past when none does."""
+        return self._key_pause_ends
+
+    def end_pause(self) -> None:
+        """Try the key again now."""
+        self._key_pause_ends = -math.inf
+
+    def wait_until_idle(self, patience: float) -> bool:
+        """Whether nothing waits and nothing is carried, after at most `patience` seconds."""
+        return self._backlog.wait_until_empty(patience)
+
+    def begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> bool:
+        """Have these carried to storage, unless they are not in `only`; returns whether there was one."""
+        if self._context.paused() or self._clock() < self._key_pause_ends or self._context.stop.is_set():
+            return False
+        begun = False
+        for row in rows:
+            if only is None or row.path in only:
+                self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns, row.attempts)
+                begun = True
+        if len(self._backlog) and not self._threads:
+            for number in range(UPLOADS_AT_ONCE):
+                self._threads.append(threading.Thread(target=self._carry_all, name=f"upload-{number}", daemon=True))
+                self._threads[-1].start()
+        return begun
+
+    def end(self) -> None:
+        """Let what is carried now go on to its end, and begin nothing more."""
+        self._ended.set()
+        self._backlog.clear()
+        for thread in self._threads:
+            thread.join()
+
+    def _carry_all(self) -> None:
+        """One carrier, until the agent stops or the pass is over."""
+        while not (self._context.stop.is_set() or self._ended.is_set()):
+            row = self._backlog.take(LONGEST_WAIT_SECONDS)
+            if row is None:
+                continue
+            went_on = False
+            try:
+                went_on = self._carry(row)
+            except Exception:  # such as a row that another process removed; whatever it is must not end the carrier
+                log.exception("an upload failed in a way that was not foreseen")
+            finally:
+                self._backlog.done(row)  # before the loop is woken, which must find it so
+                if went_on:
+                    self._went_on()
+        self._backlog.clear()  # so that nobody waits for what is no longer carried
+
+    def _carry(self, row: int) -> bool:
+        """One file. Returns whether something came of it, however it ended."""
+        if self._clock() < self._key_pause_ends:
+            return False  # refused while this one stood in the queue
+        try:
+            with self._context.liveness.worker("upload") as beat:
+                went_on = self._uploader.carry(row, beat)
+            if self._key_refused is not None and self._ledger.read.upload(row).state is UploadState.UPLOADED:
+                self._key_refused = None
+                self._problems.clear("console")
+            if self._ledger_fault is not None and went_on:
+                self._ledger_fault = None
+                self._problems.clear("ledger")
+            return went_on
+        except Stopping:
+            return False
+        except KeyRefused as refused:
+            self._key_refused = refused
+            self._key_pause_ends = self._clock() + KEY_PAUSE_SECONDS
+            self._problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
+            return True
+        except LocalFault as fault:  # the ledger's; those of the file itself are in its row
+            self._ledger_fault = fault
+            self._problems.report("ledger", str(fault))
+            return False

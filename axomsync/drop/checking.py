@@ -1,0 +1,58 @@
+"""The check of one file: whether it is a dataset, its shards, what repeats in it. The answer is in the ledger afterwards.
+
+Failures handled: a line that is no dataset's (the row says which, and why), a file that changes while it is read
+(`SourceChanged`), one that can't be read (`LocalFault`).
+"""
+
+import logging
+from collections.abc import Callable
+
+from axomsync.config import DropSettings
+from axomsync.core.records import Segment, Upload, UploadState
+from axomsync.drop import jsonl, shards, source
+from axomsync.drop.documents import repeated_document
+from axomsync.drop.repeats import repeated_words
+from axomsync.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Checker:
+    """Checks files; one call a file, from any thread."""
+
+    def __init__(self, settings: DropSettings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+
+    def check(self, upload: Upload, step: Callable[[], None]) -> tuple[Upload, jsonl.InvalidDataset | None]:
+        """Read the file once; returns its row, and what is wrong with it if something is. `step` is called as it is read."""
+        root = self._settings.folder
+        with source.opened(root, upload.path) as (file, stamp):
+            if stamp != upload.stamp:
+                self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, upload.reason)
+            self._ledger.move_upload(upload.id, UploadState.CHECKING)
+            try:
+                ranges = self._ranges(file, stamp.size)
+                checked = jsonl.check(file, stamp.size, self._settings.validate_, step, shards=ranges)
+            except jsonl.InvalidDataset as invalid:
+                source.demand_unchanged(root, upload.path, file, stamp)
+                reason = f"{invalid}; {_correction(upload)}"
+                changes = {"reason": reason, "next_attempt": None}
+                return self._ledger.move_upload(upload.id, UploadState.REJECTED, **changes).result(), invalid
+            source.demand_unchanged(root, upload.path, file, stamp)
+        names = [shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1)]
+        upload = self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
+        if (warning := repeated_words(repeated_document(upload.repeated), upload.lines)) is not None:
+            log.warning("%s: %s; it is uploaded as it is", source.shown(upload.path), warning)
+        return upload, None
+
+    def _ranges(self, file: int, size: int) -> list[Segment]:
+        """The ranges that a file goes up in; none when it goes up whole."""
+        shard = self._settings.shard
+        return [] if shard is None or size <= shard else shards.plan(file, size, shard)
+
+
+def _correction(upload: Upload) -> str:
+    if source.is_pushed(upload.path):
+        return "correct it, and push it again"
+    return "correct it, and move it from rejected/ back into the drop folder"

@@ -1,0 +1,181 @@
+"""The delivery of one checked file: PUT and confirmed, unless the same content was uploaded before.
+
+Failures handled: another file or another agent on the same folder that carries the same content now (this one waits), or
+did so before (a duplicate); a twin that an earlier life began (it goes first: storage may have it under its key); a file
+that changed since its check; a shard that fails (what the others confirmed is not sent again). Those of one PUT are in
+`put`.
+"""
+
+import logging
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+from axomsync.config import DropSettings
+from axomsync.core.errors import Rejected, SourceChanged, Transient
+from axomsync.core.records import Shard, Stored, Upload, UploadState
+from axomsync.core.text import printable
+from axomsync.drop import source
+from axomsync.drop.claims import TOUCH_SECONDS, Claims
+from axomsync.drop.forgetting import content_of
+from axomsync.drop.put import Body, ObjectPut, Part, Whole
+from axomsync.drop.settle import same_file
+from axomsync.runtime.habits import Habits
+from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.meter import Gauge
+from axomsync.runtime.worker import WorkerContext
+
+log = logging.getLogger(__name__)
+
+SHARDS_AT_ONCE = 8
+
+
+class Delivery:
+    """Delivers files; one call a file, from any thread."""
+
+    def __init__(self, settings: DropSettings, context: WorkerContext, claims: Claims) -> None:
+        self._settings = settings
+        self._context = context
+        self._ledger = context.ledger
+        self._habits = Habits(context.ledger)
+        self._claims = claims
+        self._busy_lock = threading.Lock()
+        self._busy: set[str] = set()  # contents that this process carries
+
+    def deliver(self, upload: Upload, beat: Beat) -> Upload | None:
+        """Have storage confirm the content; returns the row that says so. None: this process carries the same content
+        under another row now, or an earlier life began with that one; look again when it is done."""
+        if self._yields(upload):  # before it holds the content: the other one would find it busy
+            return None
+        with self._alone(upload) as mine:
+            return self._deliver(upload, beat) if mine else None
+
+    def release(self, upload: Upload) -> None:
+        """Let other agents take this content."""
+        self._claims.release(self.content(upload))
+
+    def content(self, upload: Upload) -> str:
+        """What decides whether two files are one upload."""
+        return content_of(upload.sha256, upload.filename, named=self._named)
+
+    def _deliver(self, upload: Upload, beat: Beat) -> Upload:
+        content = self.content(upload)
+        # What is deleted must have been sent by this agent itself: others say of the rest that it was uploaded.
+        deletes = self._settings.after == "delete"
+        name = upload.filename if self._named else None
+        twin = self._ledger.read.same_content(upload.sha256 or "", name, sent=deletes)
+        if twin is not None:
+            return self._record_duplicate(upload, Stored(twin.upload_id, twin.key, twin.etag), twin.id)
+        other = self._claims.take(content)
+        if other is not None:
+            raise Transient(f"another agent ({printable(other)}) has this content under way")
+        if not deletes and (record := self._claims.record(content)) is not None:
+            return self._record_duplicate(upload, record, None)
+        try:
+            upload = self._send(upload, self._touching(content, beat))
+        except (Rejected, SourceChanged):
+            self._claims.release(content)
+            raise
+        shards_of_it = tuple(self._ledger.read.shards(upload.id))
+        self._claims.settle(content, Stored(upload.upload_id, upload.key, upload.etag, shards_of_it))
+        return upload
+
+    def _record_duplicate(self, upload: Upload, stored: Stored, twin: int | None) -> Upload:
+        reason = same_as(stored.upload_id, upload)
+        upload = self._ledger.record_duplicate(upload.id, stored, twin, reason)
+        log.info("%s: %s; not uploaded again", source.shown(upload.path), reason)
+        return upload
+
+    # Sending
+
+    def _send(self, upload: Upload, beat: Beat) -> Upload:
+        with source.opened(self._settings.folder, upload.path) as (file, stamp):
+            if not same_file(stamp, upload.stamp):
+                raise SourceChanged("the file changed before it was uploaded")
+            planned = self._ledger.read.shards(upload.id)
+            done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
+            with self._context.meter.transfer("up", source.shown(upload.path), stamp.size, done) as gauge:
+                if planned:
+                    self._put_shards(upload, planned, file, gauge, beat)
+                    upload = self._ledger.record_uploaded(upload.id, None, None)
+                else:
+                    whole = Whole(self._ledger, upload)
+                    self._put(whole, file, gauge, beat)
+                    upload = whole.upload
+        as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
+        log.info("%s: uploaded as %s", source.shown(upload.path), as_what)
+        return upload
+
+    def _put_shards(self, upload: Upload, planned: list[Shard], file: int, gauge: Gauge, beat: Beat) -> None:
+        """Several at once; each is tried by itself, and what is confirmed is not sent again."""
+        if upload.state is not UploadState.UPLOADING:
+            self._ledger.move_upload(upload.id, UploadState.UPLOADING, reason=None, next_attempt=None).result()
+        with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
+            puts = [
+                pool.submit(self._put, Part(self._ledger, upload, shard), file, gauge, beat)
+                for shard in planned
+                if not shard.uploaded
+            ]
+            failures = [failure for put in puts if (failure := put.exception()) is not None]
+        if failures:
+            raise min(failures, key=lambda failure: isinstance(failure, Transient))  # what a person must see comes first
+
+    def _put(self, body: Body, file: int, gauge: Gauge, beat: Beat) -> None:
+        upload = body.upload
+        still = partial(source.demand_unchanged, self._settings.folder, upload.path, file, upload.stamp)
+        ObjectPut(self._context, self._habits, self._settings.content_type, body, file, gauge, beat, still).run()
+
+    def _touching(self, content: str, beat: Beat) -> Beat:
+        """A `beat` that also shows the other agents now and then that this one is at work."""
+        touched = time.monotonic()
+
+        def beat_and_touch() -> None:
+            nonlocal touched
+            beat()
+            if time.monotonic() - touched > TOUCH_SECONDS:
+                touched = time.monotonic()
+                self._claims.touch(content)
+
+        return beat_and_touch
+
+    # Who else has the same content
+
+    @property
+    def _named(self) -> bool:
+        """Whether the same content under another name is another upload."""
+        return self._settings.dedupe == "name"
+
+    @contextmanager
+    def _alone(self, upload: Upload) -> Iterator[bool]:
+        """Hold this content for the block; yields False if another thread of this process has it."""
+        content = self.content(upload)
+        with self._busy_lock:
+            mine = content not in self._busy
+            self._busy.add(content)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._busy.discard(content)
+
+    def _yields(self, upload: Upload) -> bool:
+        """Whether another row of the same content was begun in an earlier life: storage may have it under its key already.
+
+        Until that one is done, or has failed; one that is out of reach now is not waited for.
+        """
+        if source.is_pushed(upload.path):
+            return False
+        name = upload.filename if self._named else None
+        begun = self._ledger.read.begun_before(upload, name)
+        return any(source.is_in_reach(self._settings.folder, other.path) for other in begun)
+
+
+def same_as(upload_id: str | None, upload: Upload) -> str:
+    """Why a duplicate is not sent, and how to have it sent all the same."""
+    known = f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
+    again = "push it again" if source.is_pushed(upload.path) else "drop it again"
+    return f"{known}; to have it sent anew: `axomsync forget {shlex.quote(source.shown(upload.path))}`, then {again}"

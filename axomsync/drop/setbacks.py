@@ -1,0 +1,85 @@
+"""What keeps a file: written into its row, logged once, and when it is tried again.
+
+Failures handled: a file that changes on the way (it starts over; what storage may have under its old key is not handed out),
+one that reads differently each time though its stamps stay (a try that failed), any failure of a try (the row backs off),
+one that only a person can mend (the row is parked).
+"""
+
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from axomsync.core.errors import AxomsyncError, LocalFault, SourceChanged, Transient
+from axomsync.core.policy import backoff, without_request
+from axomsync.core.records import Upload, UploadState
+from axomsync.drop.settle import same_file
+from axomsync.drop.source import shown
+from axomsync.drop.watch import stamp_at
+from axomsync.runtime.worker import WorkerContext
+
+log = logging.getLogger(__name__)
+
+
+class Setbacks:
+    """Records what keeps files; from any thread. `root` is the drop folder."""
+
+    def __init__(self, root: Path, context: WorkerContext) -> None:
+        self._root = root
+        self._context = context
+        self._ledger = context.ledger
+        self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
+
+    def end(self, upload: Upload) -> None:
+        """The file went on: what comes next is logged again."""
+        self._told.pop(upload.id, None)
+
+    def start_over(self, upload: Upload, changed: SourceChanged) -> None:
+        """Have a file that is another one now settle and be checked again; drop its row if it went away."""
+        current = self._ledger.read.upload(upload.id)
+        try:
+            stamp = stamp_at(self._root, upload.path)
+        except LocalFault as fault:
+            self.wait(upload, fault)
+            return
+        is_done = current.state in (UploadState.UPLOADED, UploadState.DUPLICATE)
+        if stamp is not None and same_file(stamp, upload.stamp) and not is_done:
+            # It reads differently each time: that is no new file, and would go on for ever without a pause.
+            self.wait(upload, Transient(f"{changed}, though its time stamps are the same"), anew=True)
+            return
+        log.info("%s: %s", shown(upload.path), changed)
+        if stamp is None:
+            self._ledger.forget_uploads([upload.path])
+        elif is_done:
+            self._ledger.record_moved_away(upload.id).result()  # what lies there now is another file
+        else:
+            self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, str(changed)).result()
+
+    def wait(self, upload: Upload, failure: AxomsyncError, *, anew: bool = False) -> None:
+        """Back off. `anew` has the next try check the file again."""
+        current = self._ledger.read.upload(upload.id)
+        attempts = current.attempts + 1
+        retry_after = failure.retry_after if isinstance(failure, Transient) else None
+        due = self._context.now() + backoff(attempts, self._context.random, retry_after)
+        state = {UploadState.UPLOADING: UploadState.QUEUED, UploadState.CHECKING: UploadState.SETTLING}.get(
+            current.state, current.state
+        )
+        if self.is_news(upload, failure):
+            self._told[upload.id] = without_request(str(failure))
+            log.warning("%s: %s; tried again later", shown(upload.path), failure)
+        stamp = None
+        with suppress(LocalFault):  # that it can't be told is told as what keeps it
+            stamp = stamp_at(self._root, upload.path)
+        if anew:
+            state, stamp = UploadState.SETTLING, current.stamp
+        if stamp is not None and state is UploadState.SETTLING and (anew or stamp != current.stamp):
+            self._ledger.restamp(upload.id, stamp, state)  # so that another change ends the waiting
+        self._ledger.move_upload(upload.id, state, attempts=attempts, next_attempt=due, reason=str(failure)).result()
+
+    def is_news(self, upload: Upload, failure: AxomsyncError) -> bool:
+        """Whether `wait` would log this failure: it was not the last thing logged about the file."""
+        return self._told.get(upload.id) != without_request(str(failure))
+
+    def park(self, upload: Upload, state: UploadState, reason: str) -> None:
+        """Leave the file in `state`, `held` or `failed`, until a person acts."""
+        log.warning("%s: %s: %s", shown(upload.path), state, reason)
+        self._ledger.move_upload(upload.id, state, reason=reason, next_attempt=None).result()
