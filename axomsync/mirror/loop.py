@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 
-from axomsync.console.client import NotThere
+from axomsync.console.session import NotThere
 from axomsync.core.errors import (
     AxomsyncError,
     KeyRefused,

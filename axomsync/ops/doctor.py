@@ -18,7 +18,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from axomsync.config import Settings, load_key, misspelt
-from axomsync.console.client import Console, NotThere
+from axomsync.console.client import Console
+from axomsync.console.session import NotThere
 from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault, Rejected
 from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.core.oserrors import local_fault
