@@ -101,7 +101,7 @@ def pin(config_file: str | None, as_json: bool, model: str) -> None:
     found = _found(loaded, model)
     parent = found[0][0].parent
     held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
-    current.pin(parent, held.name, _place(loaded).scratch())
+    current.pin(parent, held.name, _place(loaded).staging.scratch())
     _tell_current(parent, as_json)
 
 
@@ -115,7 +115,7 @@ def unpin(config_file: str | None, as_json: bool, name: str) -> None:
 
     loaded = load(config_file)
     parent = _found(loaded, name)[0][0].parent
-    had = current.unpin(parent, _place(loaded).scratch())
+    had = current.unpin(parent, _place(loaded).staging.scratch())
     _tell_current(parent, as_json, "" if had else "it was not pinned")
 
 
@@ -142,7 +142,7 @@ def rollback(config_file: str | None, as_json: bool, name: str, version: str | N
         raise Rejected(
             f"{parent}: there is no {printable(version) if version else 'older version'}; there are {', '.join(folders)}"
         )
-    current.pin(parent, wanted, _place(loaded).scratch())
+    current.pin(parent, wanted, _place(loaded).staging.scratch())
     _tell_current(parent, as_json, f"`axomsync unpin {printable(name)}` takes that back")
 
 

@@ -35,7 +35,6 @@ from axomsync.drop.diagnosis import (
     Break,
     Want,
     Words,
-    foreign_content,
     not_an_object,
     not_utf8,
     too_long,
@@ -43,6 +42,7 @@ from axomsync.drop.diagnosis import (
     words_for,
 )
 from axomsync.drop.digests import BackgroundHasher, RangeDigests
+from axomsync.drop.foreign import foreign_content
 from axomsync.drop.repeats import Repeats
 
 READ_SIZE = 256 * 1024

@@ -194,7 +194,7 @@ class Mirror:
 
     def _let_go(self, model_id: str) -> None:
         """What was received of a model that is wanted no more would only fill the disk."""
-        if self._context.mirror_folder.discard_staging(model_id):
+        if self._context.mirror_folder.staging.discard(model_id):
             for file in self._context.ledger.read.files(model_id):
                 self._context.ledger.discard_file(model_id, file.rel)
 
