@@ -28,7 +28,7 @@ class Poller:
         self._recovered = False  # what lies in the mirror folder is known
 
     def poll(self, under_way: Callable[[], set[str]]) -> None:
-        """Ask for the list and act on it; models under way are left alone. Raises the errors of console and mirror folder."""
+        """Ask for the list and act on it; models under way are left alone. Raises what console and mirror folder raise."""
         listed = persist(self._context.console.models, self._context.stop, self._context.random)
         if left_out := self._context.console.models_left_out:
             self._context.problems.report("list of models", left_out)
