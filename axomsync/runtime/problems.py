@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
+from axomsync.core.awake import awake_seconds
 from axomsync.core.errors import AxomsyncError, LocalFault
 from axomsync.core.oserrors import local_fault
 from axomsync.core.policy import without_request
@@ -53,7 +54,7 @@ class Problems:
         self._known: dict[str, Problem] = {}
         self._lock = threading.RLock()
         self._ledgers = {str(ledger_fault(ledger.path, trouble)): trouble for trouble in Trouble}
-        self.met: tuple[Trouble, float] | None = None  # the ledger's, as its users reported it last; by a monotonic clock
+        self.met: tuple[Trouble, float] | None = None  # the ledger's, as its users reported it last; by `awake_seconds`
 
     def all(self) -> list[Problem]:
         """Oldest first."""
@@ -63,7 +64,7 @@ class Problems:
     def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
         """`subject` has a problem; says so once until the reason changes. One of the ledger is told as the ledger's."""
         if (trouble := self._ledgers.get(reason)) is not None:
-            self.met = (trouble, time.monotonic())
+            self.met = (trouble, awake_seconds())
             return
         self._keep(subject, reason, next_attempt)
         if self._ledger.trouble() is None:
@@ -124,14 +125,14 @@ class Problems:
 
 
 class LedgerWatch:
-    """Checks each second whether the ledger works; reports it. `changed` is called after a change; `clock` is monotonic."""
+    """Checks each second that the ledger works; reports it. `changed` is called after a change. `clock`: `awake_seconds`."""
 
     def __init__(
         self,
         ledger: Ledger,
         problems: Problems,
         changed: Callable[[], object] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = awake_seconds,
     ) -> None:
         self._ledger, self._problems, self._changed, self._clock = ledger, problems, changed, clock
         self.told: Trouble | None = None
@@ -187,4 +188,5 @@ class LedgerWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
+            self._clock()  # it has to be looked at often
             self.turn()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from axomsync.console.client import Console
+from axomsync.core.awake import awake_seconds
 from axomsync.ledger import Ledger
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
@@ -33,7 +34,8 @@ class WorkerContext:
     """While `paused()`, no transfer is begun. `random` yields 0 ≤ x < 1, `stop` ends everything soon after it is set,
     `identity` tells agents on one folder apart.
 
-    `now` is the wall clock (seconds since the epoch), `clock` gives monotonic seconds.
+    `now` is the wall clock (seconds since the epoch), `clock` gives monotonic seconds, `awake` those in
+    which this process was not stopped.
     """
 
     ledger: Ledger
@@ -48,4 +50,5 @@ class WorkerContext:
     identity: str
     now: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
+    awake: Callable[[], float] = awake_seconds
     paused: Callable[[], bool] = lambda: False
