@@ -1,6 +1,7 @@
 """The verbs that transfer: `run`, `sync` and `push`.
 
-Failures handled: a signal while still starting, an agent that runs already (`push` leaves the work to it)."""
+Failures handled: a signal while still starting, an agent that runs already (`push` leaves the work to it), a state folder
+that the agent may not use (a service manager must not start it again until a person has acted)."""
 
 import os
 import sys
@@ -13,7 +14,8 @@ import click
 
 from axomsync.cli.context import Among, as_owner, config_option, json_option, load_and_log, status_of, uploads_of
 from axomsync.cli.output import print_documents, print_json
-from axomsync.core.errors import AlreadyRunning, Interrupted, LocalFault, Transient, interrupted_by
+from axomsync.core.confinement import hidden
+from axomsync.core.errors import AlreadyRunning, BadConfig, Denied, Interrupted, LocalFault, Transient, interrupted_by
 
 if TYPE_CHECKING:
     from axomsync.cli.progress import Bars
@@ -30,7 +32,24 @@ def run(config_file: str | None) -> None:
     from axomsync.agent.agent import Agent, exit_now
 
     loaded = load_and_log(config_file)
-    exit_now(Agent(loaded, as_owner(loaded)).run())
+    try:
+        agent = Agent(loaded, as_owner(loaded))
+    except Denied as denied:
+        if _is_missing(loaded.settings.state.folder):
+            raise
+        raise BadConfig(f"{denied}; then start the agent again") from None
+    exit_now(agent.run())
+
+
+def _is_missing(folder: Path) -> bool:
+    """Whether it may appear by itself, as its disk may not be mounted yet."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return hidden(str(folder), written=False) is None
+    except OSError:
+        return False
+    return False
 
 
 @click.command()

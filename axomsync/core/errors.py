@@ -7,6 +7,7 @@
     ├── Rejected             1     the far side or the input has given its final answer: park it with the reason
     │   └── Refused          1     so said storage of one URL: where that was used before, a fresh one is worth a try
     ├── LocalFault           1     this machine is in the way (disk, permission): say path and need, try again later
+    │   └── Denied           1     so say rights, or the sandbox of a unit: nothing but a person changes that
     ├── Stopping             0     the agent was asked to stop: leave everything so that it can be taken up again
     ├── Interrupted    128 + n     signal n ended what a person had asked for: asked again, it goes on from there
     └── Fatal               any    the process can't go on
@@ -31,7 +32,7 @@ EXIT_CODES: Mapping[int, str] = {
     3: "Another agent holds the state folder.",
     4: "The console refuses the API key.",
     75: "Gave up for now; worth trying again.",
-    78: "Bad configuration, or a ledger of a newer version.",
+    78: "Bad configuration, a ledger of a newer version, or (run) a state folder that the agent's user may not use.",
     130: "Ended by Ctrl-C (SIGINT) before it was done; not with run, which ends with 0.",
     143: "Ended by SIGTERM before it was done; not with run, which ends with 0.",
 }
@@ -82,6 +83,10 @@ class Refused(Rejected):
 
 class LocalFault(AxomsyncError):
     """The local machine can't do it now: full disk, missing folder, no permission, I/O error."""
+
+
+class Denied(LocalFault):
+    """Rights, or the sandbox of a unit, keep this process out, and will do so until a person acts."""
 
 
 class Stopping(AxomsyncError):
