@@ -84,9 +84,9 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
     _write_config(path, text, force=force)
     click.echo(f"wrote {path}")
     click.echo(f"datasets go into {drop}, models come into {mirror}")
-    found = config.find(config_file, os.environ)
+    found = _read_by_itself()
     option = "" if found == path else f" --config {shlex.quote(str(path))}"
-    if option:
+    if option and found is not None and config_file is None:
         click.echo(
             f"but {found} wins over it: give every command{option}, or set AXOMSYNC_CONFIG; "
             "what holds for the machine is written by: sudo axomsync init --force"
@@ -95,6 +95,16 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
         click.echo(f"but the key file {settings.console.key_file} is not there yet: write the key into it")
     _test_key(loaded)
     click.echo(f"next: `axomsync run{option}`, or for a service: {_service_command(path)}")
+
+
+def _read_by_itself() -> Path | None:
+    """The configuration that commands read when they are given none."""
+    from axomsync import config
+
+    try:
+        return config.find(None, os.environ)
+    except BadConfig:
+        return None
 
 
 def _service_command(path: Path) -> str:

@@ -5,7 +5,6 @@ Failures handled: no configuration anywhere, one that this user may not see, a u
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from axomsync.config.keys import ENVIRONMENT_PREFIX
@@ -21,8 +20,11 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     if explicit or environ.get("AXOMSYNC_CONFIG"):
         return Path(explicit or environ["AXOMSYNC_CONFIG"])
     candidates = [Path(SYSTEM_CONFIG)]
-    with suppress(BadConfig):  # a user without a home folder has no such file
+    init = "axomsync init"
+    try:
         candidates.append(_user_config(environ))
+    except BadConfig:  # a user without a home folder has no such file
+        init += "" if os.geteuid() == 0 else " --config FILE"
     for candidate in candidates:
         if os.path.exists(candidate):  # Path.exists raises where a folder above is closed to us
             return candidate
@@ -31,17 +33,23 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     if (denial := denial_of(SYSTEM_CONFIG)) is not None and denial.bits == 1:  # one may be there
         raise BadConfig(f"{SYSTEM_CONFIG}: {denial.words(SYSTEM_CONFIG)}")
     raise BadConfig(
-        f"no configuration at {' or '.join(map(str, candidates))}; `axomsync init` writes one, and variables such as "
+        f"no configuration at {' or '.join(map(str, candidates))}; `{init}` writes one, and variables such as "
         "AXOMSYNC_CONSOLE__URL do without"
     )
 
 
 def defaults_for_user(explicit: str | None, environ: Mapping[str, str], *, root: bool) -> tuple[Path, dict[str, object]]:
-    """Return the file that `init` writes, and folders for its user: the system's for root, else folders below home."""
+    """Return the file that `init` writes, and folders for its user: the system's for root, else folders below home, or
+    beside the file for a user without one. Raises `BadConfig`."""
     path = explicit or environ.get("AXOMSYNC_CONFIG")
     if root:
         return Path(path or SYSTEM_CONFIG), {}
-    home = _home(environ)
+    try:
+        home = _home(environ)
+    except BadConfig:
+        if not path:
+            raise
+        home = Path(path).absolute().parent  # what is named can be written, and in a container lies on a volume
     state = environ.get("XDG_STATE_HOME")
     folders: dict[str, object] = {
         "drop.folder": str(home / "axom" / "drop"),
@@ -60,4 +68,7 @@ def _home(environ: Mapping[str, str]) -> Path:
     try:
         return Path(environ.get("HOME") or Path.home())
     except RuntimeError:
-        raise BadConfig("this user has no home folder; name the configuration with --config FILE") from None
+        raise BadConfig(
+            "this user has no home folder; name the configuration with --config FILE, or do without it by variables such as "
+            "AXOMSYNC_CONSOLE__URL"
+        ) from None

@@ -112,6 +112,8 @@ def _remedy(denial: Denial) -> str:
     if status.st_uid == 0 and above is not None and above.st_uid == uid:  # root has put something into a folder of theirs
         whole = "-R " * os.path.isdir(denial.path)
         return f"run: sudo chown {whole}{_name(uid)} {shlex.quote(denial.path)}"
+    if status.st_uid == 0 and denial.bits == 7 and _name(uid) == str(uid):  # as in a container, on a volume of root's
+        return f"have root run: {grant(denial.path, uid, denial.bits).replace('sudo ', '')}"
     if status.st_uid == 0:
         return "use sudo"
     return f"use sudo, or have {_name(status.st_uid)} run: {grant(denial.path, uid, denial.bits)}"

@@ -181,7 +181,12 @@ class Doctor:
             yield Finding(subject, Verdict.FAIL, f"{folder} is {what}", f"move it away, or correct [{name}] folder")
             return
         if not folder.is_dir():
-            yield Finding(subject, Verdict.FAIL, f"{folder} is not there", f"create it, or correct [{name}] folder")
+            is_made = name == "state" and _can_be_made(folder)
+            yield (
+                Finding(subject, Verdict.OK, f"{folder} is made by the first start")
+                if is_made
+                else Finding(subject, Verdict.FAIL, f"{folder} is not there", f"create it, or correct [{name}] folder")
+            )
             return
         if (obstacle := self._not_writable(subject, folder)) is not None:
             yield obstacle
@@ -345,11 +350,20 @@ def skew(ahead: float) -> Finding:
     return Finding("clock", Verdict.OK, "agrees with the console's")
 
 
+_SYNCHRONISE = "enable systemd-timesyncd or chrony; for a container, on its host"
+
+
 def clock(synchronised: bool) -> Finding:
     """Whether something keeps this machine's clock right."""
     if synchronised:
         return Finding("time sync", Verdict.OK, "the kernel's clock is synchronised")
-    return Finding("time sync", Verdict.WARN, "nothing synchronises the clock", "enable systemd-timesyncd or chrony")
+    return Finding("time sync", Verdict.WARN, "nothing synchronises the clock", _SYNCHRONISE)
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether this user may make a folder that is not there, and those on the way to it."""
+    there = next(above for above in folder.absolute().parents if os.path.lexists(above))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def filesystem(name: str, folder: Path, kind: str) -> Finding:

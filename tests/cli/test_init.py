@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -161,3 +162,23 @@ def test_what_is_in_the_way_is_named(place: str, newcomer: Newcomer) -> None:
     assert re.search(
         rf"{newcomer.home}/blocked\S*: (a part of the path is not a folder|something else is in its)", done.stderr
     )
+
+
+def test_a_user_without_a_home_folder_gets_folders_beside_the_file(server: FaultyServer) -> None:
+    with TemporaryDirectory() as volume:
+        os.chmod(volume, 0o777)
+        environ = {"PATH": os.environ["PATH"], "AXOM_KEY": KEY}
+
+        def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+            nameless = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable, "-m", "axomsync")
+            return subprocess.run([*nameless, *arguments], env=environ, cwd="/", capture_output=True, text=True, check=False)
+
+        homeless = call("init")
+        assert homeless.returncode == 78
+        assert "no home folder; name the configuration with --config FILE, or do without it" in homeless.stderr
+        assert "`axomsync init --config FILE` writes one" in call("status").stderr
+        done = call("init", "--config", f"{volume}/axom.toml", "--url", server.url)
+        assert done.returncode == 0, done.stderr
+        assert f"datasets go into {volume}/axom/drop, models come into {volume}/axom/models" in done.stdout
+        assert f"next: `axomsync run --config {volume}/axom.toml`" in done.stdout
+        assert "wins over it" not in done.stdout

@@ -49,6 +49,18 @@ def denied(path: Path, uid: int, groups: tuple[int, ...] = ()) -> str:
     return str(told_to(uid, lambda: str(local_fault(error, str(path))), groups))
 
 
+def test_a_user_without_a_name_on_a_volume_of_roots_has_no_sudo(place: Path) -> None:
+    volume = place / "data"
+    volume.mkdir(mode=0o755)
+    said = denied(volume / "state", PERSON)
+    assert said.startswith(
+        f"{volume}/state: the user {PERSON} may not make files in {volume} or remove files from it; have root"
+    )
+    assert re.search(
+        rf"root run: (setfacl -m u:{PERSON}:rwX {volume}|chgrp {PERSON} {volume} && chmod g\+rwX {volume})$", said
+    )
+
+
 def test_a_person_learns_which_group_to_join(place: Path) -> None:
     state = place / "state"
     state.mkdir()

@@ -111,6 +111,14 @@ def test_a_clock_that_is_off_is_measured_by_the_consoles(agent: AgentProcess, se
     assert "synchronisation" in found["clock"]["fix"]
 
 
+def test_a_state_folder_that_the_first_start_makes_is_no_fault(agent: AgentProcess) -> None:
+    state = agent.state / "new"
+    agent.configure({"state": {"folder": str(state)}})
+    found = examined(agent, code=0)["state folder"]
+    assert (found["verdict"], found["found"]) == ("ok", f"{state} is made by the first start")
+    assert not state.exists()
+
+
 def test_what_is_wrong_on_this_machine_is_told(agent: AgentProcess) -> None:
     agent.drop.rmdir()
     agent.mirror.rmdir()
