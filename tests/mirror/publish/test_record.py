@@ -195,7 +195,7 @@ def test_files_of_a_record_have_one_order(folder: Path) -> None:
     assert [file.rel for file in record.files] == ["a/x", "\N{NO-BREAK SPACE}"], "as it is written again"
 
 
-@how_many(4000)
+@how_many()
 def test_any_document_is_a_record_or_none(folder: Path, examples: int) -> None:
     def holds(document: object) -> None:
         put(folder, document)
