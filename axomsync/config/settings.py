@@ -32,7 +32,7 @@ class Reload(StrEnum):
     """The effect of a reload on a changed key."""
 
     AT_ONCE = "at once"  # transfers go on
-    TRANSFERS = "transfers begin again"  # where their durable bytes end
+    TRANSFERS = "transfers begin again"  # resuming at their durable bytes
     RESTART = "needs a restart"
 
 

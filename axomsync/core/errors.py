@@ -94,7 +94,7 @@ class Interrupted(AxomsyncError):
     """A signal ended a command before its end; the exit code is 128 + signal, as in shells."""
 
     def __init__(self, signal: int) -> None:
-        super().__init__("interrupted; asked again, it goes on from there")
+        super().__init__("interrupted; run it again to resume")
         self.exit_code = interrupted_by(signal)
 
 

@@ -61,7 +61,7 @@ class Problems:
             return sorted(self._known.values(), key=lambda problem: problem.since)
 
     def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
-        """Report a problem of `subject`; logged again when the reason changes. A ledger fault becomes the ledger's problem."""
+        """Report a problem of `subject`; logged again when the reason changes. A ledger fault is the ledger's problem."""
         if (trouble := self._ledgers.get(reason)) is not None:
             self.met = (trouble, time.monotonic())
             return

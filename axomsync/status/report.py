@@ -1,4 +1,7 @@
-"""What the agent knows, as the JSON documents that users rely on. Reads the ledger only, so it works without an agent."""
+"""JSON documents about the agent, for users and scripts. They come from the ledger, so they work without an agent.
+
+Failures handled: no ledger yet or an unusable one (a problem in the status), facts that can't be read (left out).
+"""
 
 import json
 import math
@@ -19,13 +22,13 @@ from axomsync.drop.documents import repeated_document, shard_document
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
 from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, number_in
 
-REJECTS_MOST = 100  # that status names; `uploads` has them all
+REJECTS_MOST = 100  # rejected files listed as problems; `uploads` lists all
 
 Document = dict[str, Any]
 
 
 def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Iterable[str] = ()) -> Document:
-    """One row of `axomsync uploads --json`. `orphans` are keys that storage has or may have, and that nobody was given."""
+    """One row of `axomsync uploads --json`. `orphans`: keys of objects that storage may have and no upload uses."""
     return {
         "path": printable(os.fsdecode(upload.path)),
         "folder": printable(os.fsdecode(os.path.dirname(upload.path))),
@@ -69,7 +72,7 @@ def model_document(model: Model) -> Document:
 
 
 def unseen_model_document(model: RemoteModel, state: ModelState, reason: str | None) -> Document:
-    """As `model_document`, for a model that no agent has looked at yet."""
+    """The row of `model_document` for a model that no agent has seen yet."""
     return {
         "id": model.id,
         "name": model.name,
@@ -118,7 +121,7 @@ def status_document(
 ) -> Document:
     """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`.
 
-    The agent itself knows its `problems`; others ask the ledger, and the agent's flag what the ledger can't be told.
+    The agent passes its own `problems`; other callers read them from the ledger, and the ledger's own from a flag.
     """
     pid = holder(settings.state.folder)
     facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
@@ -132,12 +135,12 @@ def status_document(
 
 
 def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[Problem]:
-    """What an agent would tell of its folders, when none runs. It makes none: one that is missing may not be mounted."""
+    """Problems of the folders when no agent runs. No folder is made: a missing one may be an unmounted disk."""
     for section, part in (("drop", settings.drop), ("mirror", settings.mirror)):
         subject = f"{section} folder"
         if not part.enabled or subject in known or part.folder.is_dir():
             continue
-        what = "no folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
+        what = "not a folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
         yield Problem(subject, f"{part.folder}: it is {what}, or correct [{section}] folder", time.time(), None)
 
 
@@ -209,8 +212,8 @@ def _pause(facts: Mapping[str, str | None]) -> Document:
 
 
 def pause_left(facts: Mapping[str, str | None], now: float) -> float:
-    """Seconds that the agent is still paused. An end that is further ahead than the pause is long is over: the clock was set
-    back since it was written."""
+    """Seconds left of the agent's pause. An end further ahead than the whole pause counts as over: the clock was set back
+    since it was written."""
     left = (number_in(facts.get(PAUSE_ENDS)) or 0.0) - now
     longest = number_in(facts.get(PAUSE_SECONDS))
     return left if left > 0 and (longest is None or left <= longest) else 0.0
@@ -221,7 +224,7 @@ def _when(fact: str | None) -> str | None:
 
 
 def free_bytes(folder: str) -> int | None:
-    """Bytes that an ordinary user can still write below `folder`, None when it is missing."""
+    """Free bytes for an ordinary user below `folder`; None when it is missing."""
     try:
         status = os.statvfs(folder)
     except OSError:
@@ -254,7 +257,7 @@ def _problem(subject: str, reason: str, since: float, next_attempt: float | None
 
 
 def next_try(due: float | None) -> str | None:
-    """When something is tried next. What was due a moment ago is due now, and so is what a wrong clock planned."""
+    """Time of the next try. A time in the past, or further ahead than any wait, counts as now."""
     if due is None:
         return None
     now = time.time()

@@ -71,7 +71,7 @@ def test_a_signal_that_ends_what_was_asked_for_tells_by_the_exit_code(
     agent.process.send_signal(number)
     assert agent.wait(10) == 128 + number
     assert "Traceback" not in agent.log()
-    assert "interrupted; asked again, it goes on from there" in agent.log()
+    assert "interrupted; run it again to resume" in agent.log()
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.6])

@@ -89,7 +89,7 @@ def test_a_stop_has_it_done_by_the_next_agent_and_a_crash_has_not(ledger: Ledger
     assert wait_for(ledger.read, stopped, SOON) == Outcome([None, {}])
     outcome = wait_for(ledger.read, crashed, SOON)
     assert outcome is not None
-    assert outcome.error == "the agent ended in the midst of it; ask again"
+    assert outcome.error == "the agent ended in the middle of it; ask again"
 
 
 def test_old_answers_are_forgotten(tmp_path: Path) -> None:

@@ -407,7 +407,7 @@ def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: py
     with pytest.raises(BadConfig, match=r"^\$AXOMSYNC_MIROR__POLL: \[miror\]: unknown section; did you mean mirror\?$"):
         config.load(path, {**environ, "AXOMSYNC_MIROR__POLL": "5m"})
     with pytest.raises(
-        BadConfig, match=r"no configuration at .*; `axomsync init` writes one, and variables such as AXOMSYNC_"
+        BadConfig, match=r"no configuration at .*; run `axomsync init`, or set variables such as AXOMSYNC_"
     ):
         config.find(None, {"HOME": str(tmp_path), "AXOMSYNC_MIRROR_POL": "5m"})
     file = tmp_path / ".config" / "axomsync" / "config.toml"
@@ -421,7 +421,7 @@ def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: py
     [
         ({"AXOMSYNC_MIRROR_POL": "5m"}, "did you mean AXOMSYNC_MIRROR__POLL?"),
         ({"AXOMSYNC_CONSOLE_URLS": "x"}, "did you mean AXOMSYNC_CONSOLE__URL?"),
-        ({"axomsync_mirror__poll": "1s"}, "it means nothing in small letters; did you mean AXOMSYNC_MIRROR__POLL?"),
+        ({"axomsync_mirror__poll": "1s"}, "lower case is ignored; did you mean AXOMSYNC_MIRROR__POLL?"),
         ({"Axomsync_Config": "x"}, "did you mean AXOMSYNC_CONFIG?"),
         ({"axom_key": "x"}, "did you mean AXOM_KEY?"),
         ({"mirror__poll": "1s", "axomsync": "x", "axomsync_x__y": "1"}, None),
