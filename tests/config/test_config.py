@@ -406,9 +406,7 @@ def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: py
         config.load(path, {**environ, "AXOMSYNC_MIRROR__POL": "5m"})
     with pytest.raises(BadConfig, match=r"^\$AXOMSYNC_MIROR__POLL: \[miror\]: unknown section; did you mean mirror\?$"):
         config.load(path, {**environ, "AXOMSYNC_MIROR__POLL": "5m"})
-    with pytest.raises(
-        BadConfig, match=r"no configuration at .*; run `axomsync init`, or set variables such as AXOMSYNC_"
-    ):
+    with pytest.raises(BadConfig, match=r"no configuration at .*; run `axomsync init`, or set variables such as AXOMSYNC_"):
         config.find(None, {"HOME": str(tmp_path), "AXOMSYNC_MIRROR_POL": "5m"})
     file = tmp_path / ".config" / "axomsync" / "config.toml"
     file.parent.mkdir(parents=True)
