@@ -29,7 +29,7 @@ MOST_WIDE_TEXT = 16 * 1024 * 1024  # bytes
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 _FOREIGN = frozenset({errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errno.ENOTDIR, errno.ENODEV})
-_OF_OTHERS = "another user made it or may write to it; it proves nothing"
+_OF_OTHERS = "another user has made it or may write to it; it proves nothing"
 
 
 class NotADocument(Exception):  # the caller reports it: the consequences differ

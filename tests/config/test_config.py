@@ -325,7 +325,7 @@ def test_which_file_is_used(tmp_path: Path) -> None:
     del environ["AXOMSYNC_CONFIG"]
     assert config.find(None, environ) == user
     user.unlink()
-    with pytest.raises(BadConfig, match="`axomsync init` writes one"):
+    with pytest.raises(BadConfig, match="run `axomsync init`, or set"):
         config.find(None, environ)
 
 

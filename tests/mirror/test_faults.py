@@ -370,7 +370,7 @@ def test_a_url_that_is_no_signed_url_blocks_the_model(
     entry = {"rel": "a", "size": 5, "url": url}
     server.inject(json_answer({"model_id": model_id, "files": [entry]}), "/download", times=FOREVER)
     mirror.sync()
-    set_back(mirror, model_id, ModelState.BLOCKED, "plain http" if "example" in url else "no signed URL of a storage")
+    set_back(mirror, model_id, ModelState.BLOCKED, "plain http" if "example" in url else "not a signed URL of storage")
     assert "secret" not in str(mirror.model(model_id).reason)
 
 

@@ -152,7 +152,7 @@ ITEMS = {
     # What is tried for longest before it is told
     "busy.jsonl": Item(("127.0.0.1", "503", "SlowDown", "request R"), provoke=busy, again=True),
     "slow": Item(
-        ("127.0.0.1", "500", "no byte comes", "tried again and again"),
+        ("127.0.0.1", "500", "no bytes arrive", "still trying"),
         files=W,
         provoke=get(s3_error(500, "InternalError", "Oh")),
     ),

@@ -114,8 +114,8 @@ def test_shards_that_were_swapped_and_an_index_that_is_stale(tmp_path: Path, hel
     found = structure.check(tmp_path, rels, rels, nothing)
     assert found.whole == rels - {"m.safetensors.index.json"}
     (remark,) = found.remarks
-    assert remark.startswith("m.safetensors.index.json looks for ")
-    assert "which does not have it" in remark
+    assert remark.startswith("m.safetensors.index.json expects ")
+    assert "which does not hold it" in remark
 
 
 @pytest.mark.parametrize("data", [index(a="gone.safetensors"), b"{}"])
@@ -123,7 +123,7 @@ def test_an_index_beside_the_whole_model_is_left_aside(tmp_path: Path, data: byt
     listed = put(tmp_path, "model.safetensors.index.json", data) | {"model.safetensors"}
     found = structure.check(tmp_path, ["model.safetensors.index.json"], listed, nothing)
     assert found.whole == frozenset()
-    assert found.remarks[0].endswith("it is left aside, for the whole model lies beside it")
+    assert found.remarks[0].endswith("it is ignored, since the whole model lies beside it")
 
 
 @pytest.mark.parametrize("rel", ["._model.safetensors", "a/.x.gguf", ".model.safetensors.index.json"])
@@ -135,7 +135,7 @@ def test_dotfiles_are_not_judged(tmp_path: Path, rel: str) -> None:
 @pytest.mark.parametrize("rel", ["a.safetensors", "a.bin", "config.json", "x/tokenizer.model", ".hidden"])
 def test_a_git_lfs_pointer_is_called_so_whatever_its_name(tmp_path: Path, rel: str) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-    with pytest.raises(Rejected, match=r"it is a Git LFS pointer and not the file .* run `git lfs pull`"):
+    with pytest.raises(Rejected, match=r"it is a Git LFS pointer, not the file .* run `git lfs pull`"):
         structure.check(tmp_path, [rel], put(tmp_path, rel, pointer), nothing)
 
 

@@ -79,7 +79,7 @@ def test_what_is_not_damaged_is_only_read(server: FaultyServer, mirror: MirrorHe
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
-    "one bit": (lambda f: flip(f / "a.bin", 5 * MIB), 1, "segments are not what was published (bytes "),
+    "one bit": (lambda f: flip(f / "a.bin", 5 * MIB), 1, "segments differ from the published ones (bytes "),
     "two far apart": (lambda f: flip(f / "a.bin", 0, 80 * MIB), 2, "a.bin: 2 of "),
     "truncation": (
         lambda f: os.truncate(f / "a.bin", 80 * MIB),
@@ -159,7 +159,7 @@ def test_a_lane_that_comes_late_makes_no_file_in_a_folder_that_is_removed(tmp_pa
         partial.release(partial.acquire())
         (tmp_path / "a.bin").unlink()
         partial.give_up()
-        with pytest.raises(LocalFault, match="nobody waits for it any more"):
+        with pytest.raises(LocalFault, match="no job waits for it any more"):
             partial.acquire()
     assert list(tmp_path.iterdir()) == []
 

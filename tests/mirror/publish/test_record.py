@@ -123,7 +123,7 @@ def test_what_is_no_record_is_none_and_told_once(folder: Path, caplog: pytest.Lo
     for _ in range(3):
         assert read_record(folder) is None
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"{folder / '.axomsync.json'}: this is no record of a model: ")
+    assert told.startswith(f"{folder / '.axomsync.json'}: this is not a record of a model: ")
     assert told.isprintable()
     assert len(told) < 800
 
