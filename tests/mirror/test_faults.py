@@ -164,7 +164,7 @@ def test_swapped_shards_of_equal_size_are_told(server: FaultyServer, mirror: Mir
     mirror.sync()
     model = mirror.model(model_id)
     assert model.state == ModelState.PUBLISHED
-    assert any("looks for 'x' in '1.safetensors', which does not have it" in remark for remark in model.remarks)
+    assert any("expects 'x' in '1.safetensors', which does not hold it" in remark for remark in model.remarks)
 
 
 def test_a_complete_partial_is_compared_with_storage_after_a_restart(

@@ -101,7 +101,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "a FIFO": (
         lambda f: ((f / "sub/b.bin").unlink(), os.mkfifo(f / "sub/b.bin")),
         1,
-        "sub/b.bin: is no file any more",
+        "sub/b.bin: is no longer a file",
     ),
     "swapped files": (swap, 2, "sub/b.bin: 1 of 1 segments are not"),
     "zeros": (lambda f: (f / "sub/c.bin").write_bytes(bytes(300_000)), 1, "sub/c.bin: 1 of 1 segments"),
