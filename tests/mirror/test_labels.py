@@ -171,7 +171,10 @@ def test_wait_prints_no_path_that_will_be_another_models(agent: AgentProcess, se
 STRANGERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (lambda link: link.mkdir(), "it is no symlink"),
     "a file": (lambda link: link.write_text("mine"), "it is no symlink"),
-    "a link that leads outside": (lambda link: link.symlink_to("/usr"), "it is a symlink to /usr, which the agent did not make"),
+    "a link that leads outside": (
+        lambda link: link.symlink_to("/usr"),
+        "it is a symlink to /usr, which the agent did not make",
+    ),
     "a link to the folder above": (lambda link: link.symlink_to(".."), "it is a symlink to .."),
     "a link to a folder of their own": (lambda link: link.symlink_to("mine"), "it leads to mine, which is no version"),
 }
