@@ -334,7 +334,7 @@ def test_checksums_can_be_switched_off(server: FaultyServer, mirror: MirrorHere,
 
 
 REFUSALS = {
-    "redirect": (Fault(307, {"Location": "http://127.0.0.1:1/elsewhere"}, b""), "redirects elsewhere"),
+    "redirect": (Fault(307, {"Location": "http://127.0.0.1:1/elsewhere"}, b""), "it redirects"),
     "no such key": (s3_error(404, "NoSuchKey", "The specified key does not exist."), "NoSuchKey"),
     "not implemented": (s3_error(400, "InvalidArgument", "Unsupported"), "answered 400 (InvalidArgument: Unsupported)"),
 }
