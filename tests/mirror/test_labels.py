@@ -75,7 +75,7 @@ def test_folder_in_use_keeps_its_name_and_is_reported(server: FaultyServer, mirr
         assert mirror.model(first).path == str(parent / "latest")
         assert f"its folder is still {parent / 'latest'}: it is renamed" in (mirror.model(first).reason or "")
         told = problems(mirror)["chassis/latest"]
-        assert "holds chassis/v1; it is renamed as soon as nobody reads it: python" in told
+        assert "holds chassis/v1; it is renamed once no process reads it: python" in told
         assert f"(pid {pid}) has it open" in told
         assert mirror.model(second).path == str(parent / "latest--the-seco")
     mirror.sync()  # the one makes room
@@ -176,7 +176,7 @@ STRANGERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "it is a symlink to /usr, which the agent did not make",
     ),
     "a link to the folder above": (lambda link: link.symlink_to(".."), "it is a symlink to .."),
-    "a link to a folder of their own": (lambda link: link.symlink_to("mine"), "it leads to mine, which is no version"),
+    "a link to a folder of their own": (lambda link: link.symlink_to("mine"), "it leads to mine, which is not a version"),
 }
 
 

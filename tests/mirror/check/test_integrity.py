@@ -141,7 +141,7 @@ def test_git_lfs_pointer_is_named_whatever_the_file_name(tmp_path: Path, rel: st
 
 def test_backslash_in_a_name_is_a_remark(tmp_path: Path) -> None:
     found = structure.check(tmp_path, ["a\\b.bin"], put(tmp_path, "a\\b.bin", b""), nothing)
-    assert found.remarks == ("a\\b.bin has a backslash in its name, which makes no folder here",)
+    assert found.remarks == ("a\\b.bin has a backslash in its name, which does not separate folders here",)
 
 
 def test_remarks_are_limited(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
         1,
         "sub/b.bin: is no longer a file",
     ),
-    "swapped files": (swap, 2, "sub/b.bin: 1 of 1 segments are not"),
+    "swapped files": (swap, 2, "sub/b.bin: 1 of 1 segments differ"),
     "zeros": (lambda f: (f / "sub/c.bin").write_bytes(bytes(300_000)), 1, "sub/c.bin: 1 of 1 segments"),
 }
 
