@@ -107,7 +107,7 @@ class ModelTask:
         for file in manifest.files:
             if there.get(file.rel, file.size) != file.size:
                 raise Rejected(
-                    f"{printable(file.rel)} has another size in the console than what is published; remove the model's "
+                    f"{printable(file.rel)} has another size in the console than the published one; remove the model's "
                     "folder to fetch it again"
                 )
         wanted = [file for file in manifest.files if layout.matches((file.rel,), self._context.settings.files)]

@@ -78,7 +78,7 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
             )
         raise Rejected(
             f"{printable(target)}: neither a file of the drop folder nor a model; `axomsync uploads` and `axomsync models` "
-            "list what is known"
+            "list the known ones"
         )
     return Targets(tuple(uploads.values()), tuple(models))
 

@@ -87,7 +87,7 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
 _REASONS = (
     (("dns error", "name or service not known", "name resolution", "no address associated", "nodename nor servname"),
      "its name can't be resolved; is DNS set up, and the name right?"),
-    (("connection refused",), "nobody listens there (connection refused)"),
+    (("connection refused",), "no service listens there (connection refused)"),
     (("network is unreachable", "no route to host"), "the network has no route to it"),
     (("wrong_version_number", "invalidcontenttype", "wrong version number"), "it does not speak TLS on that port"),
 )  # fmt: skip

@@ -32,7 +32,7 @@ EXPECTED = {
     "a port that is none": (UNREACHED, f"\\$HTTPS_{LEFT_OUT}"),
     "a proxy that is not there": (
         UNREACHED,
-        rf"{THROUGH}can't connect: nobody listens there",
+        rf"{THROUGH}can't connect: no service listens there",
     ),
     "a proxy that wants a password": (
         UNREACHED,

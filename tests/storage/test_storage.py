@@ -242,6 +242,6 @@ def test_unreachable_store_is_transient(storage: Storage) -> None:
     url = server.presign("GET", "object")
     server.stop()
     began = time.monotonic()
-    with pytest.raises(Transient, match="can't connect: nobody listens there"):
+    with pytest.raises(Transient, match="can't connect: no service listens there"):
         get(storage, url, 0, 10)
     assert time.monotonic() - began < 5

@@ -122,7 +122,7 @@ def test_files_with_other_bytes_do_not_join(server: FaultyServer, mirror: Mirror
     assert rels(folder) == {"a.bin"}
     (model,) = mirror.models()
     assert model.state == ModelState.BLOCKED
-    assert "a.bin has another size in the console than what is published" in str(model.reason)
+    assert "a.bin has another size in the console than the published one" in str(model.reason)
 
 
 @pytest.mark.parametrize("change", ["excluded", "gone", "vanished", "not ready"])
