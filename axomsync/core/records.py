@@ -66,6 +66,7 @@ class Checked:
     sha256: str
     bytes: int
     lines: int
+    blake3: str | None = None  # of all bytes, when the file goes up whole and is not empty
     shards: tuple[str, ...] = ()  # a BLAKE3 for each planned shard, in order
     repeated: RepeatedLines | None = None
 
@@ -102,6 +103,7 @@ class Upload:
     created_at: float
     updated_at: float
     repeated: RepeatedLines | None = None  # None when no line repeats another, or nobody looked
+    blake3: str | None = None  # of the bytes that were checked; None for shards, and where an older agent checked
     doubtful: bool = False  # storage confirmed it, with an ETag that looks like an MD5 and is not that of the bytes
 
     @property
