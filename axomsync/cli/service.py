@@ -1,4 +1,4 @@
-"""The verbs that put axomsync in place as a service: `service install`, `service uninstall`."""
+"""`service install` and `service uninstall`: the agent as a service of systemd."""
 
 import os
 import sys
@@ -8,31 +8,31 @@ import click
 for_user = click.option("--user", "for_user", is_flag=True, help="A service of your own, without root.")
 
 
-@click.group("service")
-def service_group() -> None:
-    """Have systemd run the agent."""
+@click.group()
+def service() -> None:
+    """Install the agent as a service of systemd, or uninstall it."""
 
 
-@service_group.command("install")
+@service.command()
 @for_user
 def install(for_user: bool) -> None:
-    """Put units, user, folders and a configuration in place, and say each thing that is done."""
-    from axomsync.ops import service
+    """Install units, user, folders and a configuration, and print each step."""
+    from axomsync.ops.service import install_for_machine, install_for_user, running_program
 
-    program = service.running_program(sys.argv[0])
+    program = running_program(sys.argv[0])
     if for_user:
-        service.install_for_user(program, os.environ, click.echo)
+        install_for_user(program, os.environ, click.echo)
     else:
-        service.install_for_machine(program, click.echo)
+        install_for_machine(program, click.echo)
 
 
-@service_group.command("uninstall")
+@service.command()
 @for_user
 def uninstall(for_user: bool) -> None:
-    """Stop the service and take its units away. Configuration, key, ledger and data stay."""
-    from axomsync.ops import service
+    """Stop the service and remove its units. Configuration, key, ledger and data stay."""
+    from axomsync.ops.service import uninstall_for_machine, uninstall_for_user
 
     if for_user:
-        service.uninstall_for_user(os.environ, click.echo)
+        uninstall_for_user(os.environ, click.echo)
     else:
-        service.uninstall_for_machine(click.echo)
+        uninstall_for_machine(click.echo)

@@ -1,6 +1,6 @@
 """An installation of axomsync as a user has it: a configuration, a key file, folders, and the agent as a process of its own.
 
-Owns one folder and the agent that runs in it. What the tour wants to know it asks the command line; nothing is imported.
+Owns one folder and the agent that runs in it. The tour asks the command line; nothing of the agent is imported.
 
 Failures handled: an agent that ends by itself (`TourFailed` with the end of its log), a command that fails (with what it
 said), an answer that does not come. When this process is killed, the kernel ends the agent too.
@@ -86,11 +86,11 @@ class Installation:
             self._process.wait()
 
     def log(self) -> str:
-        """What the agent wrote since it was last started."""
+        """Return the log since the agent was last started."""
         return self.log_file.read_bytes()[self._log_start :].decode(errors="replace")
 
     def ask(self, verb: str) -> Any:
-        """What a command prints with `--json`."""
+        """Return the output of a command with `--json`."""
         done = subprocess.run(
             [*_command(verb, self.config_file), "--json"],
             env=_environment(),
@@ -107,7 +107,7 @@ class Installation:
         return json.loads(done.stdout)
 
     def until(self, what: str, probe: Callable[[], T], *, patience: float = 60.0) -> T:
-        """The first true value of `probe`, asked again and again while the agent runs. `what` is what is waited for."""
+        """Return the first true value of `probe`, asked again while the agent runs. `what` names it in messages."""
         deadline = time.monotonic() + patience
         while not (value := probe()):
             if self._process is not None and self._process.poll() is not None:
@@ -142,7 +142,7 @@ def _command(verb: str, config_file: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours without what would steer an agent: settings and keys, a service manager, proxies."""
+    """Return our environment without settings and keys of an agent, a service manager, and proxies."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,60 +1,22 @@
-"""The verbs for whoever sets an agent up: `init`, `doctor`, `config check`, `config show`."""
+"""`init`: write a configuration, create the folders, test the key.
+
+Failures handled: a configuration that exists (`BadConfig`), a folder or file that can't be made (`LocalFault`), a key that
+can't be tested (the console's error, after the configuration is written).
+"""
 
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from axomsync.cli.context import ca_file_of, config_option, console_of, json_option, load
-from axomsync.cli.output import print_documents, print_json
+from axomsync.cli.common import config_option, console_of
 from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault
-from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
 
 if TYPE_CHECKING:
     from axomsync.config import Loaded
-
-
-@click.group("config")
-def config_group() -> None:
-    """Look at the configuration."""
-
-
-@config_group.command("check")
-@config_option
-@json_option
-def config_check(config_file: str | None, as_json: bool) -> None:
-    """Validate the configuration: every error at once, with its key and line."""
-    from axomsync.config import misspelt
-    from axomsync.transport.authorities import tls_context
-
-    loaded = load(config_file)
-    tls_context(ca_file_of(loaded))
-    remarks = misspelt(os.environ)
-    if as_json:
-        print_json({"path": str(loaded.path), "remarks": remarks})
-        return
-    for line in remarks:
-        click.echo(line)
-    click.echo(f"{loaded.path}: good")
-
-
-@config_group.command("show")
-@config_option
-@json_option
-def config_show(config_file: str | None, as_json: bool) -> None:
-    """The effective values, and where each came from."""
-    from axomsync.cli import tables
-    from axomsync.config import as_toml, effective
-
-    rows = effective(load(config_file))
-    heads = ("KEY", "VALUE", "FROM")
-    print_documents(
-        rows, as_json, lambda rows: tables.table(heads, ((r["key"], as_toml(r["value"]), r["from"]) for r in rows))
-    )
 
 
 @click.command()
@@ -107,35 +69,14 @@ def _service_command(path: Path) -> str:
     return "systemctl enable --now axomsync" if is_installed else "axomsync service install"
 
 
-@click.command()
-@config_option
-@json_option
-@click.option(
-    "--no-write", is_flag=True, help="Try nothing that leaves something behind: no upload, no file in the folders."
-)
-def doctor(config_file: str | None, as_json: bool, no_write: bool) -> None:
-    """Try the real thing: key and scopes, clocks, storage, folders, watching; each with what to do about it."""
-    from dataclasses import asdict
-
-    from axomsync.cli import tables
-    from axomsync.ops.doctor import Doctor, Verdict
-
-    loaded = load(config_file)
-    examination = Doctor(loaded.settings, loaded.path, os.environ, write=not no_write)
-    findings = list(examination.findings())
-    print_documents([asdict(finding) for finding in findings], as_json, tables.findings)
-    if examination.key_refused:
-        sys.exit(KeyRefused.exit_code)
-    if any(finding.verdict is Verdict.FAIL for finding in findings):
-        sys.exit(1)
-
-
 def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
 def _write_config(path: Path, text: str, *, force: bool) -> None:
-    """Whole or not at all: a crash must not leave half of what was a good file, and no planted link is written through."""
+    """Write the whole file or nothing: a crash must not leave half a file, and no planted link is written through."""
+    from axomsync.core.folders import Folder
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with Folder.open(path.parent) as folder:

@@ -1,7 +1,8 @@
-"""What the verbs share: their common options, the loaded configuration, the ledger for reading, the console.
+"""Parts that verbs share: common options, the loaded configuration, the ledger for reading, the console.
 
-Failures handled: a ledger that is not there yet, or not of this version, a state folder that can't be looked into, one that
-belongs to another user than root, who calls."""
+Failures handled: a ledger that is not there yet, or not of this version, a state folder that can't be read, one that belongs
+to another user while root calls.
+"""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,24 +24,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def config_option(function: F) -> F:
-    """`--config FILE`, which every verb takes."""
+    """Add `--config FILE`, which every verb takes."""
     return click.option("--config", "config_file", metavar="FILE", help="Configuration file.")(function)
 
 
 def json_option(function: F) -> F:
-    """`--json`, for every verb that prints facts."""
+    """Add `--json`, for verbs that print facts."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
 def load(config_file: str | None) -> "Loaded":
-    """The configuration that holds. Raises `BadConfig`."""
+    """Return the effective configuration. Raises `BadConfig`."""
     from axomsync import config
 
     return config.load(config.find(config_file, os.environ), os.environ)
 
 
 def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
-    """As `load`, for a verb that works for long: its log goes where the configuration says, from `level` on."""
+    """Load the configuration and set up its log from `level` on, for a verb that works for long. Raises `BadConfig`."""
     from axomsync.ops import logs
 
     loaded = load(config_file)
@@ -49,9 +50,9 @@ def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
 
 
 def as_owner(loaded: "Loaded") -> Mapping[str, str]:
-    """The environment to work with, after root has become the owner of the state folder for good.
+    """Become the owner of the state folder for good, if root calls. Returns the environment to work with.
 
-    The key is read before that where only root may read it. Raises `LocalFault`.
+    A key that only root may read is read before that. Raises `LocalFault`.
     """
     from axomsync.config import load_key
     from axomsync.core.errors import KeyRefused
@@ -72,7 +73,7 @@ def as_owner(loaded: "Loaded") -> Mapping[str, str]:
 
 @contextmanager
 def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
-    """The ledger for reading, or None before the first start of an agent. Raises `LocalFault`."""
+    """Open the ledger for reading; yields None before the first start of an agent. Raises `LocalFault`."""
     from axomsync.core.paths import LEDGER_FILE
     from axomsync.ledger import Reader
 
@@ -92,7 +93,7 @@ def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
 
 
 def status_of(loaded: "Loaded") -> dict[str, Any]:
-    """What `status --json` prints."""
+    """Return the document that `status --json` prints."""
     from axomsync.ledger import UnreadyLedger
     from axomsync.status.report import status_document
 
@@ -105,7 +106,7 @@ def status_of(loaded: "Loaded") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Among:
-    """Which uploads are meant: all, or those in one of `states`, changed `since`, the newest; or `ids` alone."""
+    """A choice of uploads: all, or those in one of `states`, changed `since`, the newest `limit`; or `ids` alone."""
 
     states: frozenset[UploadState] = frozenset()
     since: float | None = None
@@ -114,8 +115,8 @@ class Among:
 
 
 def uploads_of(loaded: "Loaded", among: Among = Among()) -> list[dict[str, Any]]:
-    """What `uploads --json` prints, of those that are meant."""
-    from axomsync.status.report import upload_document
+    """Return the rows that `uploads --json` prints, for this choice."""
+    from axomsync.status.documents import upload_document
 
     with open_ledger(loaded) as ledger:
         if ledger is None:
@@ -129,13 +130,13 @@ def uploads_of(loaded: "Loaded", among: Among = Among()) -> list[dict[str, Any]]
 
 
 def ca_file_of(loaded: "Loaded") -> str | None:
-    """The private certificate authority, as the HTTP parts take it."""
+    """Return the file of the private certificate authority, if one is configured."""
     ca_file = loaded.settings.console.ca_file
     return str(ca_file) if ca_file else None
 
 
 def console_of(loaded: "Loaded") -> "Console":
-    """The console, with the key that the configuration leads to."""
+    """Return a client of the console, with the configured key."""
     from axomsync.config import load_key
     from axomsync.console.client import Console
 

@@ -1,4 +1,4 @@
-"""A relay that takes down who asks storage for which bytes, and how many of them it was sent.
+"""A relay that records every request to storage, and how many bytes of the answer were sent.
 
 Reads along over HTTP/1.1 as the agent speaks it: a request's head arrives in one piece, and its answer comes before the next
 request. A connection that breaks leaves a record of what was sent until then.
@@ -38,14 +38,14 @@ class Request:
 
 @dataclass(slots=True)
 class _Reading:
-    """Where one connection stands."""
+    """The state of one connection."""
 
     request: Request | None = None
     body_left: int = 0  # of the request, still to come
     answer_head: bytearray | None = field(default_factory=bytearray)  # None once it is complete
 
 
-class Witness(Relay):
+class RecordingRelay(Relay):
     """`requests` are oldest first, and safe to read while it runs."""
 
     def __init__(self, target: tuple[str, int], *, rate: float | None = None) -> None:
@@ -90,13 +90,15 @@ class Witness(Relay):
 
 
 def sent_bytes(requests: Iterable[Request]) -> int:
-    """Bytes of objects that these requests brought."""
+    """Return the bytes of objects that these requests brought."""
     return sum(request.sent for request in requests if request.brings_data)
 
 
 def distinct_bytes(requests: Iterable[Request]) -> int:
-    """As `sent_bytes`, with each byte of an object counted once; a first byte that is asked for alone only shows that the
-    object is still the same."""
+    """Return `sent_bytes` with each byte of an object counted once.
+
+    A first byte that is asked for alone does not count: it only shows that the object is still the same.
+    """
     total, path, position = 0, "", 0
     for request in sorted(
         (r for r in requests if r.brings_data and (r.first, r.sent) != (0, 1)), key=lambda r: (r.path, r.first)

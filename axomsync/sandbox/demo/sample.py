@@ -35,21 +35,21 @@ class Sample:
 
 
 def write_dataset(path: Path) -> int:
-    """Python's own documentation, a topic a line; returns the number of lines."""
+    """Write Python's own documentation, a topic a line; returns the number of lines."""
     lines = [json.dumps({"topic": topic, "text": text}) for topic, text in sorted(topics.items())]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return len(lines)
 
 
 def write_broken_dataset(path: Path) -> None:
-    """Four lines, of which the third lost its end, as when an exporter was stopped."""
+    """Write four lines, of which the third lost its end, as when an exporter was stopped."""
     lines = [json.dumps({"text": topics[topic].strip().splitlines()[0]}) for topic in ("assert", "if", "while", "with")]
     lines[2] = lines[2][: len(lines[2]) // 2]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def find_model(spare: Path) -> Sample:
-    """The packaged model; without its package one that is written into `spare`.
+    """Return the packaged model; without its package one that is written into `spare`.
 
     The package is not imported: its code wants PyTorch, its files are all that is needed.
     """
@@ -65,7 +65,7 @@ def find_model(spare: Path) -> Sample:
 
 
 def write_model(folder: Path, layers: int = LAYERS) -> None:
-    """A BERT of random weights: `model.safetensors` and `config.json`."""
+    """Write a BERT of random weights: `model.safetensors` and `config.json`."""
     folder.mkdir(parents=True)
     header, end = {}, 0
     for name, shape in _tensors(layers):
