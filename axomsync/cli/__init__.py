@@ -1,4 +1,4 @@
-"""The command line: one module a verb, named by the verb. Exit codes are mapped in `main`, and nowhere else.
+"""The command line. Its verbs are in `verbs`, a module each. Exit codes are mapped in `main`, and nowhere else.
 
 Heavy modules are imported inside the verb that needs them, so that `--help` and `status` answer at once.
 
@@ -16,7 +16,7 @@ import click
 
 from axomsync import __version__
 from axomsync.cli.common import config_option, json_option
-from axomsync.cli.verbs import VerbGroup, Verbs
+from axomsync.cli.verbs import Verbs
 from axomsync.core.errors import AxomsyncError, LocalFault
 from axomsync.core.oserrors import local_fault
 
@@ -83,8 +83,17 @@ def _defaults(verb: click.Command, given: dict[str, Any]) -> dict[str, Any]:
     return {parameter.name: given[parameter.name] for parameter in verb.params if parameter.name in given}
 
 
+class _Group(click.Group):
+    """A group whose help shows the whole first sentence of each verb, over as many lines as needed."""
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        sentences = [(name, (command.help or "").partition("\n\n")[0]) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, " ".join(sentence.split())) for name, sentence in sentences])
+
+
 @click.group(
-    cls=VerbGroup, commands=Verbs(), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_Group, commands=Verbs(), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @config_option
 @json_option

@@ -38,14 +38,14 @@ def wait_until_published(loaded: "Loaded", target: str, seconds: float | None) -
             if there and (target == row.id or is_called(row.path or "", row)):  # not a name that will be another's
                 return row
         if deadline is not None and time.monotonic() >= deadline:
-            raise Transient(f"{printable(target)} is not published yet: {_obstacle(rows)}")
+            raise Transient(f"{printable(target)} is not published yet{_obstacle(rows)}")
         time.sleep(LOOK_SECONDS)
 
 
 def _obstacle(rows: "list[Model]") -> str:
     if not rows:
-        return "the console does not list it"
-    return f"it is {rows[0].state}" + (f": {rows[0].reason}" if rows[0].reason else "")
+        return ": the console does not list it"
+    return f", it is {rows[0].state}" + (f": {rows[0].reason}" if rows[0].reason else "")
 
 
 def print_published(model: "Model", as_json: bool) -> None:

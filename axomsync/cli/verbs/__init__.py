@@ -1,8 +1,7 @@
-"""The list of verbs, and the group that loads them.
+"""The verbs: a module each, named by the verb, and their list.
 
-Each verb is one module, named by the verb: `base-models` is `base_models.py`; a word that Python reserves gets `_` at its
-end. The module defines a command of the same name. It is imported when its verb is asked for, so that no verb starts slower
-than its own imports.
+`base-models` is `base_models.py`; a word that Python reserves gets `_` at its end. The module defines a command of the same
+name. It is imported when its verb is asked for, so that no verb starts slower than its own imports.
 """
 
 from collections import UserDict
@@ -49,7 +48,7 @@ class Verbs(UserDict[str, click.Command]):
 
     def __missing__(self, name: str) -> click.Command:
         module = _MODULE_OF[name]
-        command: click.Command = getattr(import_module(f"axomsync.cli.{module}"), module)
+        command: click.Command = getattr(import_module(f"{__name__}.{module}"), module)
         self.data[name] = command
         return command
 
@@ -61,12 +60,3 @@ class Verbs(UserDict[str, click.Command]):
 
     def __len__(self) -> int:
         return len(_MODULE_OF)
-
-
-class VerbGroup(click.Group):
-    """A group whose help shows the whole first sentence of each verb, over as many lines as needed."""
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        sentences = [(name, (command.help or "").partition("\n\n")[0]) for name, command in self.commands.items()]
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, " ".join(sentence.split())) for name, sentence in sentences])

@@ -1,12 +1,15 @@
-"""The list of verbs."""
+"""The list of verbs, and the module of each."""
 
 import json
+import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 from click.testing import CliRunner
 
 from axomsync import __version__
-from axomsync.cli import cli
+from axomsync.cli import cli, verbs
 
 
 def test_the_list_of_verbs_is_cut_nowhere() -> None:
@@ -14,6 +17,23 @@ def test_the_list_of_verbs_is_cut_nowhere() -> None:
     assert "..." not in shown.partition("Commands:")[2]
     for command in cli.commands.values():
         assert " ".join((command.help or "").partition("\n\n")[0].split()) in shown
+
+
+def test_every_module_of_a_verb_is_listed_and_defines_its_command() -> None:
+    assert {module.name for module in pkgutil.iter_modules(verbs.__path__)} == set(verbs.MODULES)
+    assert [command.name for command in cli.commands.values()] == list(cli.commands)
+
+
+def test_a_verb_loads_no_module_of_another() -> None:
+    program = (
+        "import sys; from click.testing import CliRunner; from axomsync.cli import cli; CliRunner().invoke(cli, sys.argv[1:]);"
+        "print(*sorted(name for name in sys.modules if name.startswith('axomsync.cli.verbs.')))"
+    )
+    for arguments, loaded in (("--version", ""), ("status --help", "axomsync.cli.verbs.status")):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments.split()], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == loaded
 
 
 def test_version_is_a_verb_too() -> None:
