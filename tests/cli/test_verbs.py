@@ -26,7 +26,8 @@ def test_every_module_of_a_verb_is_listed_and_defines_its_command() -> None:
 
 def test_a_verb_loads_no_module_of_another() -> None:
     program = (
-        "import sys; from click.testing import CliRunner; from axomsync.cli import cli; CliRunner().invoke(cli, sys.argv[1:]);"
+        "import sys; from click.testing import CliRunner; from axomsync.cli import cli;"
+        "CliRunner().invoke(cli, sys.argv[1:]);"
         "print(*sorted(name for name in sys.modules if name.startswith('axomsync.cli.verbs.')))"
     )
     for arguments, loaded in (("--version", ""), ("status --help", "axomsync.cli.verbs.status")):
