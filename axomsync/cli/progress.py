@@ -1,4 +1,4 @@
-"""Bars on a terminal for transfers that somebody waits for; nothing where standard error is no terminal.
+"""Bars for transfers under way, on a terminal; nothing where standard error is no terminal.
 
 Failures handled: a ledger that is not there yet, as in the first moments of an agent.
 """

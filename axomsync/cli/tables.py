@@ -102,7 +102,7 @@ def _colour(text: str) -> str:
 
 
 def uploads(documents: Sequence[dict[str, Any]]) -> Listing:
-    """`axomsync uploads`: by sub-folder, since each sub-folder will be one dataset."""
+    """Rows of `axomsync uploads`: by sub-folder, since each sub-folder will be one dataset."""
     return table(
         ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
         (
@@ -126,7 +126,7 @@ def _ids(document: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def models(documents: Sequence[dict[str, Any]]) -> Listing:
-    """`axomsync models`."""
+    """Rows of `axomsync models`."""
     return table(
         ("STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "FILES", "REASON"),
         (
@@ -140,12 +140,12 @@ def models(documents: Sequence[dict[str, Any]]) -> Listing:
 
 
 def findings(documents: Iterable[dict[str, Any]]) -> Listing:
-    """`axomsync doctor`."""
+    """Rows of `axomsync doctor`."""
     return table(("", "WHAT", "FOUND", "FIX"), ((d["verdict"], d["subject"], d["found"], d["fix"]) for d in documents))
 
 
 def explanation(document: dict[str, Any]) -> list[Text]:
-    """`axomsync explain`, for one file or model."""
+    """Lines of `axomsync explain`, for one file or model."""
     facts = document["facts"]
     lines = [f"{document['name']}: {document['state']}: it {document['means']}"]
     lines += [f"  why: {document['reason']}"] * bool(document["reason"])
@@ -172,7 +172,7 @@ def _proof_counts(files: Sequence[dict[str, Any]]) -> str:
 
 
 def status(document: dict[str, Any]) -> list[Any]:
-    """`axomsync status`: one screen."""
+    """Parts of the screen of `axomsync status`."""
     agent, console, drop, mirror = (document[part] for part in ("agent", "console", "drop", "mirror"))
     running = f"running (pid {agent['pid']}) since {agent['since']}" if agent["running"] else "not running"
     if agent["paused"]:
@@ -256,7 +256,7 @@ def _share(transfer: dict[str, Any]) -> str:
 
 
 def verified(documents: Iterable[dict[str, Any]]) -> Listing:
-    """`axomsync verify`: a line for each model, and one for each file that is damaged."""
+    """Rows of `axomsync verify`: a line for each model, and one for each file that is damaged."""
     rows = []
     for d in documents:
         state = "damaged" if d["damage"] else "repaired" if d["repaired"] else "whole"

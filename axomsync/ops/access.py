@@ -4,7 +4,7 @@ The kernel is asked for rights, by a process that has become the service's user:
 worked out. systemd is asked for the properties of a unit, drop-ins included.
 
 Failures handled: no systemd, no such unit or user (nothing is said of it), a folder tree that is endless (looked at up to
-`MOST_FOLDERS`), a user that one may not become (the rights of whoever calls are looked at).
+`MOST_FOLDERS`), a user that one may not become (the rights of the caller are looked at).
 """
 
 import errno
@@ -91,7 +91,7 @@ def _way_in(unit: Unit, folder: str) -> str | None:
 
 
 def _paths(unit: Unit, name: str) -> list[str]:
-    """Return the paths of a list; `-` before one means that it may be missing, and `:` parts what is mounted from where."""
+    """Return the paths of a list; with `-` before it one may be missing, and `:` separates a source from its mount."""
     return [
         word.lstrip("-+").rpartition(":")[2] if name == "BindPaths" else word.lstrip("-+")
         for word in unit.get(name, "").split()

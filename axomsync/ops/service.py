@@ -1,10 +1,10 @@
 """Installs axomsync as a service, of the machine or of one user, and uninstalls it.
 
-Owns the units, the service's user, its folders and the first configuration. May be run again at any time: what is the same
-is left alone. Units are written over, since changes to them belong into drop-ins; a configuration never is. Each step is
-echoed in a line, also one that was not needed.
+Owns the units, the service's user, its folders and the first configuration. May be run again at any time: files that are the
+same are left alone. Units are written over, since changes to them belong into drop-ins; a configuration never is. Each step
+is echoed in a line, also one that was not needed.
 
-Failures handled, all as `LocalFault` with what to do: no root, no systemd, a program that the service's user can't run, a
+Failures handled, all as `LocalFault` with the remedy: no root, no systemd, a program that the service's user can't run, a
 Debian package that has done all this, a file that can't be written.
 """
 
@@ -241,7 +241,7 @@ def _place(path: Path, text: str, echo: Echo) -> bool:
 
 def _echo_next_steps(settings: Path, echo: Echo, *steps: str) -> None:
     if (settings.parent / "key").exists():
-        return  # somebody has been through this
+        return  # these steps were done before
     echo("\nWhat remains:")
     for step in steps:
         echo(f"  {step}")

@@ -83,7 +83,7 @@ BASE_MODELS = (
 
 @dataclass(slots=True)
 class _State:
-    """Everything that is persisted; lists are oldest first."""
+    """The persisted state; lists are oldest first."""
 
     keys: dict[str, list[str]] = field(default_factory=dict)
     models: list[PublishedModel] = field(default_factory=list)

@@ -4,9 +4,9 @@
 and outages of storage are made there), a `Catalog`, and an HTTP server with the five calls under `/api` and the steering
 of `axomsync.sandbox.admin` under `/_sandbox`.
 
-Failures handled: an address in use (`OSError` from the constructor), a store that does not start (`ObjectStoreError`), state
-that is none (`NoCatalog`); what was started is stopped again. A console that is stopped for a while comes back at the same
-address.
+Failures handled: an address in use (`OSError` from the constructor), a store that does not start (`ObjectStoreError`), a
+file that no catalog has written (`NoCatalog`); the parts that run are stopped again. A console that is stopped for a while
+comes back at the same address.
 """
 
 import contextlib

@@ -49,7 +49,7 @@ class Link:
     def cut(self, *, reset: bool = True) -> None:
         """Break both connections off. Harmless on a closed link.
 
-        A reset throws away what is still on its way; without it, exactly what was sent arrives before the end.
+        A reset throws away bytes that are still on their way; without it, all sent bytes arrive before the end.
         """
         self.is_cut = True
         with self._lock:
@@ -119,7 +119,7 @@ class Relay:
         self._acceptor.start()
 
     def stop(self) -> None:
-        """Close the port and cut what is open; returns when every thread has ended."""
+        """Close the port and cut open connections; returns when every thread has ended."""
         self._stopped = True
         self.stop_accepting()
         self._accepting.set()

@@ -42,7 +42,7 @@ class ReservedPort:
         """Refuse new connections; connections that were accepted go on. An `accept()` that waits raises `OSError`."""
         if self._listener is None:
             return
-        with suppress(OSError):  # whoever accepted from it may have closed it
+        with suppress(OSError):  # the accepting side may have closed it
             self._listener.shutdown(socket.SHUT_RD)  # wakes the waiting accept(), which closing alone would not
         self._listener.close()
         self._listener = None

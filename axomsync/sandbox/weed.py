@@ -70,7 +70,7 @@ class Weed:
 
     @property
     def is_supervised(self) -> bool:
-        """True while a weed that dies is started again."""
+        """Tell if a weed that dies is started again."""
         return self._supervisor is not None and self._supervisor.is_alive()
 
     def claim_folder(self) -> None:

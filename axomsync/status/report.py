@@ -24,7 +24,7 @@ REJECTS_MOST = 100  # that status names; `uploads` has them all
 def status_document(
     settings: Settings, ledger: Reader | None, unready: str | None = None, problems: Iterable[Problem] | None = None
 ) -> Document:
-    """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`.
+    """Return the document; `ledger` is None before the first start of an agent, or for the reason `unready`.
 
     The agent itself knows its `problems`; others ask the ledger, and the agent's flag what the ledger can't be told.
     """
@@ -40,7 +40,7 @@ def status_document(
 
 
 def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[Problem]:
-    """What an agent would tell of its folders, when none runs. It makes none: one that is missing may not be mounted."""
+    """Yield the problems of folders that an agent would report. An agent makes no folder: it may be one to be mounted."""
     for section, part in (("drop", settings.drop), ("mirror", settings.mirror)):
         subject = f"{section} folder"
         if not part.enabled or subject in known or part.folder.is_dir():
@@ -162,7 +162,7 @@ def _problem(subject: str, reason: str, since: float, next_attempt: float | None
 
 
 def next_try(due: float | None) -> str | None:
-    """When something is tried next. What was due a moment ago is due now, and so is what a wrong clock planned."""
+    """Return the time of the next try. A time that has passed counts as now, and so does one that a wrong clock planned."""
     if due is None:
         return None
     now = time.time()

@@ -2,8 +2,8 @@
 
 Owns one folder and the agent that runs in it. The tour asks the command line; nothing of the agent is imported.
 
-Failures handled: an agent that ends by itself (`TourFailed` with the end of its log), a command that fails (with what it
-said), an answer that does not come. When this process is killed, the kernel ends the agent too.
+Failures handled: an agent that ends by itself (`TourFailed` with the end of its log), a command that fails (with its
+output), an answer that does not come. When this process is killed, the kernel ends the agent too.
 """
 
 import json
@@ -24,11 +24,11 @@ _FOREIGN = ("AXOM", "NOTIFY_", "WATCHDOG_", "JOURNAL_", "CREDENTIALS_")
 
 
 class TourFailed(Exception):
-    """The tour can't go on; the message says at what, and shows what is known."""
+    """An obstacle that ends the tour; the message names it, and shows the log."""
 
 
 class Installation:
-    """Everything lies below `home`; `config` is the text of further sections. A context manager that leaves no process."""
+    """An installation below `home`; `config` is the text of further sections. A context manager that leaves no process."""
 
     def __init__(self, home: Path, url: str, key: str, config: str) -> None:
         self.drop, self.mirror, self.state = (home / name for name in ("drop", "models", "state"))
@@ -80,7 +80,7 @@ class Installation:
             self._process.wait()
 
     def kill(self) -> None:
-        """`kill -9`."""
+        """Kill the agent, as `kill -9` does."""
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()

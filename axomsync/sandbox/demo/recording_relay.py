@@ -1,7 +1,7 @@
 """A relay that records every request to storage, and how many bytes of the answer were sent.
 
 Reads along over HTTP/1.1 as the agent speaks it: a request's head arrives in one piece, and its answer comes before the next
-request. A connection that breaks leaves a record of what was sent until then.
+request. A connection that breaks leaves a record of the bytes that were sent.
 """
 
 from collections.abc import Iterable
@@ -46,7 +46,7 @@ class _Reading:
 
 
 class RecordingRelay(Relay):
-    """`requests` are oldest first, and safe to read while it runs."""
+    """A relay that keeps its `requests`, oldest first; they are safe to read while it runs."""
 
     def __init__(self, target: tuple[str, int], *, rate: float | None = None) -> None:
         super().__init__(target, rate=rate)

@@ -17,7 +17,7 @@ HIDDEN, WIDE, LAYERS, VOCABULARY = 384, 1536, 6, 30_522  # all-MiniLM-L6-v2
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A model on this machine: `folder` holds its files, `about` says in a few words what it is."""
+    """A model on this machine: `folder` holds its files, `about` describes it in a few words."""
 
     folder: Path
     name: str

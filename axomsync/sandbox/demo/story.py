@@ -1,4 +1,4 @@
-"""The state that the chapters of the tour share: its parts, and what was found out so far."""
+"""The state that the chapters of the tour share: its parts, and the claims that were checked so far."""
 
 import time
 from dataclasses import dataclass, field
