@@ -66,9 +66,7 @@ def hidden_by(unit: Unit, folders: Mapping[str, Path]) -> list[Obstacle]:
     for section, folder in folders.items():
         line = _way_in(unit, os.path.realpath(folder))
         if line is not None:
-            fault = (
-                f"[{section}] folder {folder}: {unit['Id']} {'hides it' if 'Home' in line else 'lets nobody write there'}"
-            )
+            fault = f"[{section}] folder {folder}: {unit['Id']} {'hides it' if 'Home' in line else 'makes it read-only'}"
             found.append(
                 Obstacle(fault, f"systemctl edit {name}, add below [Service]: {line}; then systemctl restart {name}")
             )

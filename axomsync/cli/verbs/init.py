@@ -51,7 +51,7 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
     if option:
         click.echo(
             f"but {found} wins over it: give every command{option}, or set AXOMSYNC_CONFIG; "
-            "what holds for the machine is written by: sudo axomsync init --force"
+            "to write the configuration of the machine: sudo axomsync init --force"
         )
     if settings.console.key_file is not None and not settings.console.key_file.exists():
         click.echo(f"but the key file {settings.console.key_file} is not there yet: write the key into it")

@@ -24,7 +24,7 @@ def user(euid: int, service: str | None) -> Iterator[Finding]:
     """Judge the caller: root may do what the service may not."""
     if euid == 0 and service not in (None, "root"):
         fix = f"runuser -u {service} -- axomsync doctor, with the key in $AXOM_KEY"
-        yield Finding("user", Verdict.WARN, f"looking as root, while the service runs as {service}", fix)
+        yield Finding("user", Verdict.WARN, f"the checks run as root, but the service runs as {service}", fix)
 
 
 def misspelt_variables(installation: Installation) -> Iterator[Finding]:
@@ -41,7 +41,7 @@ def proxies_in_use(installation: Installation) -> Iterator[Finding]:
 def proxies(found: Proxies) -> Iterator[Finding]:
     """Judge proxies: they answer in place of console and storage."""
     for warning in found.warnings:
-        yield Finding("proxy", Verdict.WARN, warning, "set the variable right where the agent is started, or unset it there")
+        yield Finding("proxy", Verdict.WARN, warning, "correct the variable where the agent is started, or unset it there")
     used = ", ".join(f"{scheme} goes through {proxy}" for scheme, proxy in sorted(found.named.items()))
     yield Finding("proxy", Verdict.OK, used or "none is used")
 
@@ -49,7 +49,7 @@ def proxies(found: Proxies) -> Iterator[Finding]:
 def known_authorities(installation: Installation) -> Iterator[Finding]:
     """Check that this machine trusts certificate authorities."""
     for complaint in authorities.complaints(installation.environ):
-        yield Finding("certificates", Verdict.WARN, complaint, "set the variable right where the agent is started")
+        yield Finding("certificates", Verdict.WARN, complaint, "correct the variable where the agent is started")
     ca_file = installation.ca_file
     try:
         known = authorities.any_known(authorities.tls_context(ca_file))

@@ -70,7 +70,7 @@ def _downloads(console: Console, storage: Storage, ready: list[RemoteModel]) -> 
         yield Finding("scope models", Verdict.OK, "granted; no model is ready to be fetched from")
         return
     except AxomsyncError as failure:
-        yield _refused("scope models", failure, "a key that mirrors needs the scope models")
+        yield _refused("scope models", failure, "to mirror, the key needs the scope models")
         return
     yield Finding("scope models", Verdict.OK, "granted")
     file = next((file for file in manifest.files if file.size), None)
@@ -91,7 +91,7 @@ def _uploads(console: Console, storage: Storage, settings: Settings, *, write: b
     try:
         presigned = console.presign(PROBE_NAME, content_type)
     except AxomsyncError as failure:
-        yield _refused("scope datasets", failure, "a key that uploads needs the scope datasets")
+        yield _refused("scope datasets", failure, "to upload, the key needs the scope datasets")
         return
     yield Finding("scope datasets", Verdict.OK, "granted")
     if write:
@@ -104,11 +104,11 @@ def _put(storage: Storage, presigned: Presigned, content_type: str) -> Finding:
         stored = storage.put(presigned.url, iter([PROBE]), len(PROBE), content_type)
     except AxomsyncError as failure:
         return _refused("upload", failure, REACHABLE)
-    left = f"{len(PROBE)} bytes are left there as {presigned.key}, and are never a dataset unless somebody registers them"
+    left = f"{len(PROBE)} bytes stay there as {presigned.key}; they are no dataset unless they are registered"
     host, plain = host_of(presigned.url), plain_md5(stored.etag)
     md5 = hashlib.md5(PROBE, usedforsecurity=False).hexdigest()
     if stored.has_body and plain != md5:
-        found = f"storage {host} answered with a body, as no PUT is answered: nothing would be confirmed"
+        found = f"storage at {host} answered the PUT with a body, which S3 never does: no upload would be confirmed"
         return Finding("upload", Verdict.FAIL, found, "does a proxy answer in its place?")
     if stored.etag_is_md5 and plain not in (None, md5):
         found = f"storage at {host} took bytes and gives an ETag that is not their MD5; {left}"
