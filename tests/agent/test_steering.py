@@ -182,7 +182,7 @@ def test_what_is_said_before_the_first_start_takes_effect_at_it(upgraded: bool, 
 
 def test_who_can_not_leave_word_for_the_first_agent_is_told_so(agent: AgentProcess) -> None:
     agent.environ["AXOMSYNC_STATE__FOLDER"] = "/proc/axomsync"
-    assert "no word can be left for it: /proc/axomsync: " in say(agent, "pause", expect=1)
+    assert "the request can't be queued, as no agent has run here yet: /proc/axomsync: " in say(agent, "pause", expect=1)
 
 
 def test_retry_tries_now_and_says_what_can_not_be(agent: AgentProcess, server: FaultyServer) -> None:

@@ -149,7 +149,7 @@ def test_what_the_ledger_knows_is_listed_even_when_the_console_does_not_answer(
     assert (refused.returncode, down.returncode) == (4, 75)
     for done in (refused, down):
         assert [row["state"] for row in json.loads(done.stdout)] == ["published"]
-        assert "what is listed is what the ledger knows" in done.stderr
+        assert "this list is what the ledger knows" in done.stderr
 
 
 # Pipes
