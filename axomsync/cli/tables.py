@@ -184,6 +184,8 @@ def status(document: dict[str, Any]) -> list[Any]:
     watched = f"  ({drop['observer']})" * bool(drop["observer"])
     missing = "  (missing)" * (drop["free_bytes"] is None)
     facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}{missing}")))
+    if held := [_held_words(name, amount) for name, amount in drop["put_away"].items() if amount["files"]]:
+        facts.add_row("", Text("; ".join(held)))
     for left in drop["left_alone"]:
         facts.add_row("", Text(_left_alone_words(left)))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
@@ -210,6 +212,11 @@ def _reached(console: dict[str, Any], *, running: bool) -> str:
 def steps(texts: Sequence[str]) -> list[Any]:
     """Next steps, below a list."""
     return ["", *(Text(printable(text)) for text in texts)] if texts else []
+
+
+def _held_words(name: str, amount: dict[str, int]) -> str:
+    """Return words such as `uploaded/ holds 12 files, 3.4 GB`."""
+    return f"{name}/ holds {amount['files']} file{'s' * (amount['files'] > 1)}, {size(amount['bytes'])}"
 
 
 def _left_alone_words(left: dict[str, Any]) -> str:

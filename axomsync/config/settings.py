@@ -85,6 +85,9 @@ class DropSettings(_Section):
         "name", "name uploads the same content under another name once more; content does not"
     )
     after: Literal["archive", "keep", "delete"] = _key("archive", "what becomes of a file once storage has confirmed it")
+    archive_for: OptionalDuration = _key(
+        "", 'such as "30d": archived files are removed at that age, and their receipts stay; "" keeps them'
+    )
     content_type: str = _key("application/jsonl", "what the console is told that the files are", min_length=1)
     max_put: Size = _key("5115MiB", "largest single PUT that the storage takes; larger files are held", gt=0)
     shard: OptionalSize = _key("", 'split larger files at line ends into uploads of this size; "" uploads files whole')

@@ -15,7 +15,7 @@ from axomsync.core.records import ModelState, Problem, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS
 from axomsync.core.text import iso, printable
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
-from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, number_in
+from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
 from axomsync.status.documents import Document, transfer_document
 
 REJECTS_MOST = 100  # that status names; `uploads` has them all
@@ -90,6 +90,7 @@ def _status(
             "last_success": _when(facts.get("last_success_up")),
             "free_bytes": free_bytes(str(settings.drop.folder)),
             "left_alone": _left_alone(facts.get(LEFT_ALONE)),
+            "put_away": put_away(facts.get(PUT_AWAY)),
         },
         "mirror": {
             "folder": str(settings.mirror.folder),
@@ -108,6 +109,15 @@ def _left_alone(fact: str | None) -> list[Document]:
     except ValueError:
         return []
     return told if isinstance(told, list) else []
+
+
+def put_away(fact: str | None) -> Document:
+    """Return what the drop's own folders hold: `{"uploaded": {"files": 3, "bytes": 300}, …}`; `{}` until an agent looked."""
+    try:
+        told = json.loads(fact or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _pause(facts: Mapping[str, str | None]) -> Document:

@@ -41,6 +41,7 @@ STATUS = {
         "last_success": (str, None),
         "free_bytes": (int, None),
         "left_alone": list,
+        "put_away": dict,
     },
     "mirror": {"folder": str, "counts": dict, "last_success": (str, None), "free_bytes": (int, None)},
     "transfers": list,

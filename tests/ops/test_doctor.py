@@ -161,6 +161,9 @@ def proxy(environ: dict[str, str]) -> Finding:
         (folders.space("mirror", HERE, 10**9, 2 * 10**9), Verdict.FAIL, "2.0 GB must be"),
         (folders.space("mirror", HERE, 3 * 10**9, 2 * 10**9), Verdict.OK, "3.0 GB free"),
         (folders.inodes("drop", HERE, 12), Verdict.WARN, "12 left"),
+        (folders.archive(300 * 10**9, 5 * 10**9, 10**9), Verdict.WARN, "hold 300.0 GB, and 5.0 GB are free"),
+        (folders.archive(300 * 10**9, 50 * 10**9, 10**9), Verdict.OK, "50.0 GB are free"),
+        (folders.archive(10**9, 2 * 10**9, 10**9), Verdict.OK, "2.0 GB are free"),
         (watching.watches(900, 1000), Verdict.WARN, "900 folders"),
         (watching.watches(10, 1000), Verdict.OK, "10 folders"),
         (

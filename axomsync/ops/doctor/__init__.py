@@ -24,6 +24,7 @@ CHECKS: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
     far_side.console_and_storage,
     environment.time_synchronisation,
     folders.folders_in_use,
+    folders.growing_archive,
     service.rights,
     service.sandbox_of_units,
     watching.file_events,

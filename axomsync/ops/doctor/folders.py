@@ -7,16 +7,22 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+from axomsync.core.errors import LocalFault
 from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS
+from axomsync.core.paths import ARCHIVE, CLAIMS, LEDGER_FILE, REJECTS
+from axomsync.ledger import Reader
+from axomsync.ledger.facts import PUT_AWAY
 from axomsync.ops.doctor.findings import Finding, Verdict
 from axomsync.ops.doctor.installation import Installation
+from axomsync.status.report import free_bytes, put_away
 
 FEW_INODES = 10_000
 FEW_BYTES = 100_000_000
+PLENTY = 10  # times the reserve
 
 
 def folders_in_use(installation: Installation) -> Iterator[Finding]:
@@ -24,6 +30,20 @@ def folders_in_use(installation: Installation) -> Iterator[Finding]:
     reserve = installation.settings.mirror.reserve
     for name, folder in installation.folders.items():
         yield from _folder(name, folder, reserve if name == "mirror" else FEW_BYTES, write=installation.write)
+
+
+def growing_archive(installation: Installation) -> Iterator[Finding]:
+    """Check how much the folders hold that the agent fills in the drop folder."""
+    drop, ledger = installation.settings.drop, installation.settings.state.folder / LEDGER_FILE
+    try:
+        with closing(Reader(ledger)) as reader:
+            held = put_away(reader.facts().get(PUT_AWAY))
+        free = free_bytes(str(drop.folder / os.fsdecode(ARCHIVE))) or free_bytes(str(drop.folder))
+    except LocalFault:
+        return  # other checks tell why
+    total = sum(amount["bytes"] for amount in held.values())
+    if drop.enabled and total and free is not None:
+        yield archive(total, free, installation.settings.mirror.reserve)
 
 
 def _folder(name: str, folder: Path, least: int, *, write: bool) -> Iterator[Finding]:
@@ -103,6 +123,15 @@ def space(name: str, folder: Path, free: int, least: int) -> Finding:
         return Finding(f"{name} space", Verdict.OK, found)
     fix = "free some space; for models also [mirror] keep, max_size and reserve"
     return Finding(f"{name} space", Verdict.FAIL, f"{found}, and {least / 1e9:.1f} GB must be", fix)
+
+
+def archive(held: int, free: int, reserve: int) -> Finding:
+    """Judge the bytes that `uploaded/` and `rejected/` hold: warn when they are more than is free, and little is free."""
+    found = f"uploaded/ and rejected/ hold {held / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free beside them"
+    if free > held or free > PLENTY * reserve:
+        return Finding("drop archive", Verdict.OK, found)
+    fix = 'set [drop] archive_for = "30d" to have archived files removed at that age, or move them elsewhere'
+    return Finding("drop archive", Verdict.WARN, found, fix)
 
 
 def inodes(name: str, folder: Path, free: int) -> Finding:
