@@ -18,7 +18,7 @@ from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
 from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
 from axomsync.status.documents import Document, transfer_document
 
-REJECTS_MOST = 100  # that status names; `uploads` has them all
+REJECTS_MOST = 100  # rejected files listed as problems; `uploads` lists all
 
 
 def status_document(
@@ -26,7 +26,7 @@ def status_document(
 ) -> Document:
     """Return the document; `ledger` is None before the first start of an agent, or for the reason `unready`.
 
-    The agent itself knows its `problems`; others ask the ledger, and the agent's flag what the ledger can't be told.
+    The agent passes its own `problems`; other callers read them from the ledger, and the ledger's own from a flag.
     """
     pid = holder(settings.state.folder)
     facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
@@ -45,7 +45,7 @@ def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[
         subject = f"{section} folder"
         if not part.enabled or subject in known or part.folder.is_dir():
             continue
-        what = "no folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
+        what = "not a folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
         yield Problem(subject, f"{part.folder}: it is {what}, or correct [{section}] folder", time.time(), None)
 
 
@@ -127,8 +127,8 @@ def _pause(facts: Mapping[str, str | None]) -> Document:
 
 
 def pause_left(facts: Mapping[str, str | None], now: float) -> float:
-    """Seconds that the agent is still paused. An end that is further ahead than the pause is long is over: the clock was set
-    back since it was written."""
+    """Seconds left of the agent's pause. An end further ahead than the whole pause counts as over: the clock was set back
+    since it was written."""
     left = (number_in(facts.get(PAUSE_ENDS)) or 0.0) - now
     longest = number_in(facts.get(PAUSE_SECONDS))
     return left if left > 0 and (longest is None or left <= longest) else 0.0
@@ -139,7 +139,7 @@ def _when(fact: str | None) -> str | None:
 
 
 def free_bytes(folder: str) -> int | None:
-    """Bytes that an ordinary user can still write below `folder`, None when it is missing."""
+    """Free bytes for an ordinary user below `folder`; None when it is missing."""
     try:
         status = os.statvfs(folder)
     except OSError:

@@ -124,7 +124,7 @@ def test_without_an_agent_status_looks_at_the_folders_itself(server: FaultyServe
     told = {problem["subject"]: problem["reason"] for problem in agent.status()["problems"]}
     assert told == {
         "drop folder": f"{agent.drop}: it is not there; create it, or correct [drop] folder",
-        "mirror folder": f"{agent.mirror}: it is no folder; move it away, or correct [mirror] folder",
+        "mirror folder": f"{agent.mirror}: it is not a folder; move it away, or correct [mirror] folder",
     }
     assert f"{agent.drop}  nothing yet  (missing)" in agent.call("status").stdout
 

@@ -69,7 +69,7 @@ EXPECTED = {
         r"status page: \[::1\]:9464: this machine has no such address",
     ),
     "a kernel without IPv6": (WORKS, r"status page: \[::\]:9464: this machine has no IPv6; name an address such as"),
-    "a port that is taken": (WORKS, r"status page: .*: another program has this address"),
+    "a port that is taken": (WORKS, r"status page: .*: another program uses this address"),
     "closed descriptors": (WORKS, None),
     "an output that is full": (FULL, None),
     "no terminal, language or zone": (WORKS, None),

@@ -102,7 +102,7 @@ def test_the_tour_ends_well_and_leaves_nothing(tmp_path: Path) -> None:
     assert "403 Request has expired" in said
     kept = re.search(r"its ledger has ([0-9,]+) durable bytes", said)
     assert kept is not None
-    assert f"goes on after {kept[1].replace(',', '')} of" in said
+    assert f"resuming at {kept[1].replace(',', '')} of" in said
     assert "opened with safetensors: 104 tensors" in said
     assert "failed" not in said.lower()
     assert "all 14 checks hold" in said
