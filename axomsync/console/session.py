@@ -135,7 +135,7 @@ class Session:
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
         """The body as it arrives, unpacked step by step: a kilobyte may be packed from a gigabyte."""
-        began, path = time.monotonic(), printable(response.request.url.path)
+        began, path = self._clock(), printable(response.request.url.path)
         coding = response.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", *_CODINGS):
             raise Transient(
@@ -144,7 +144,7 @@ class Session:
             )
         unpacked = zlib.decompressobj(_ZLIB_OR_GZIP) if coding in _CODINGS else None
         for piece in response.iter_raw():
-            if time.monotonic() - began > self._answer_seconds:
+            if self._clock() - began > self._answer_seconds:
                 raise Transient(f"{path}: the answer took more than {self._answer_seconds:g} s")
             if unpacked is None:
                 yield piece

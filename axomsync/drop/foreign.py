@@ -26,7 +26,6 @@ _MAGIC = (
     (b"\x00\x00\xfe\xff", "UTF-32 text; save it as UTF-8"),
     (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
     (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
-    (b"\xef\xbb\xbf", "text with a byte-order mark; save it as UTF-8 without BOM"),
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer; fetch the file it stands for (git lfs pull)"),
     (b"/annex/objects/", "a git-annex pointer; fetch the file it stands for (git annex get)"),
 )  # fmt: skip
@@ -36,6 +35,7 @@ _WIDE = (
     (rb"(?:[\t\n\r -~]\0){2}", "UTF-16 text; save it as UTF-8 (iconv -f UTF-16LE -t UTF-8)"),
     (rb"(?:\0[\t\n\r -~]){2}", "UTF-16 text; save it as UTF-8 (iconv -f UTF-16BE -t UTF-8)"),
 )
+_MARK = b"\xef\xbb\xbf"
 _BINARY_SHARE = 0.1
 
 
@@ -44,7 +44,10 @@ def foreign_content(head: bytes) -> str | None:
 
     Nothing of this is said of bytes that could begin a JSONL file.
     """
-    reason = _foreign_bytes(head) or _foreign_text(head)
+    text = head.removeprefix(_MARK)  # a table from a spreadsheet has one too, and saving it without helps nobody
+    reason = _foreign_bytes(text) or _foreign_text(text)
+    if reason is None and head.startswith(_MARK):
+        reason = "text with a byte-order mark; save it as UTF-8 without BOM (sed -i '1s/^\\xef\\xbb\\xbf//')"
     return None if reason is None else f"this is not JSONL but {reason}"
 
 

@@ -172,7 +172,7 @@ class ModelTask:
             gauge,
             self._context.patience,
             self._tell_trouble,
-            self._context.clock,
+            self._context.awake,
             self._others_wait,
         )
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]

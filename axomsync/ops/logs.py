@@ -28,6 +28,7 @@ _SECRETS = (
 )
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # what moves a terminal's cursor, or begins a line
 _NOISY = ("httpx", "httpcore", "apscheduler", "watchdog", "uvicorn", "asyncio")
+_BEGUN_AGAIN = ("watchdog",)  # libraries whose threads somebody looks after: `drop/watch.py`
 _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
@@ -96,10 +97,19 @@ def set_up(form: Format, level: str, environ: Mapping[str, str] = os.environ, st
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.raiseExceptions = False  # what a faulty message would print instead is not redacted
     sys.excepthook = lambda kind, error, trace: _log_death("the program", (kind, error, trace))
-    threading.excepthook = lambda death: _log_death(
-        f"thread {death.thread.name if death.thread else '?'}",
-        (death.exc_type, death.exc_value or death.exc_type(), death.exc_traceback),
-    )
+    threading.excepthook = _log_death_of_thread
+
+
+def _log_death_of_thread(death: threading.ExceptHookArgs) -> None:
+    error = death.exc_value or death.exc_type()
+    library = type(death.thread).__module__.partition(".")[0]
+    if library not in _BEGUN_AGAIN:
+        name = death.thread.name if death.thread else "?"
+        _log_death(f"thread {name}", (death.exc_type, error, death.exc_traceback))
+        return
+    log = logging.getLogger(__name__)
+    log.warning("a thread of %s ended (%s: %s); it is begun again", library, death.exc_type.__name__, error)
+    log.debug("that thread", exc_info=error)
 
 
 def _log_death(what: str, death: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
