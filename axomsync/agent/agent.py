@@ -24,6 +24,7 @@ from axomsync.agent.requests import Steering
 from axomsync.agent.status_page import StatusPage
 from axomsync.agent.workers import Shared, Workers
 from axomsync.config import Loaded, Reload, Settings
+from axomsync.core.awake import awake_seconds
 from axomsync.core.errors import BadConfig, Fatal, LocalFault, Transient
 from axomsync.core.text import iso
 from axomsync.ledger import Ledger, Trouble, ledger_fault
@@ -76,7 +77,7 @@ class Agent:
             identity=identity,
             meter=self._meter,
             throttle=Throttle(settings.transfer.bandwidth),
-            liveness=Liveness(_silence_allowed(settings), time.monotonic),
+            liveness=Liveness(_silence_allowed(settings), awake_seconds),
             problems=self.problems,
             random=chance,
             environ=environ,
@@ -133,6 +134,7 @@ class Agent:
         """One turn of the main thread: publish transfers, and watch the console and the ledger."""
         with suppress(queue.Empty):
             self._wakes.get(timeout=TICK_SECONDS)
+        awake_seconds()  # it has to be looked at often
         self._watch_console()
         self._watch_ledger()
         self._throughput.observe(self._meter.totals(), time.monotonic())

@@ -15,6 +15,7 @@ from axomsync import config
 from axomsync.agent.guard import Guard, collect
 from axomsync.config import Settings
 from axomsync.console.client import Console
+from axomsync.core.awake import awake_seconds
 from axomsync.core.errors import AxomsyncError
 from axomsync.drop.intake import Intake
 from axomsync.ledger import Ledger
@@ -58,7 +59,9 @@ class Workers:
         self.stop = threading.Event()
         self.paused = False  # started during a pause
         ca_file = str(settings.console.ca_file) if settings.console.ca_file else None
-        self.console = Console(settings.console.url, lambda: config.load_key(settings, shared.environ), ca_file=ca_file)
+        self.console = Console(
+            settings.console.url, lambda: config.load_key(settings, shared.environ), ca_file=ca_file, clock=awake_seconds
+        )
         context = self._context()
         self._storage = context.storage
         self.intake = Intake(settings.drop, context) if settings.drop.enabled else None

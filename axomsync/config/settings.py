@@ -86,6 +86,9 @@ class DropSettings(_Section):
         "name", "name uploads equal content again under another name; content uploads it once"
     )
     after: Literal["archive", "keep", "delete"] = _key("archive", "what happens to a file after storage has confirmed it")
+    archive_for: OptionalDuration = _key(
+        "", 'such as "30d": archived files are removed at that age, and their receipts stay; "" keeps them'
+    )
     content_type: str = _key("application/jsonl", "content type of the files, as told to the console", min_length=1)
     max_put: Size = _key("5115MiB", "largest single PUT that storage accepts; larger files are held", gt=0)
     shard: OptionalSize = _key("", 'split larger files at line ends into uploads of this size; "" uploads files whole')

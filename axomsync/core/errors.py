@@ -7,6 +7,7 @@
     ├── Rejected             1     final: the far side or the input won't change; park it with the reason
     │   └── Refused          1     storage refused one URL: try a fresh one if this one was used before
     ├── LocalFault           1     this machine can't (disk, permission): name path and remedy, try again later
+    │   └── Denied           1     rights, or a unit's sandbox, keep this process out: a person must act
     ├── Stopping             0     the agent was asked to stop: leave everything so that work can resume
     ├── Interrupted    128 + n     signal n ended a command: run again, it resumes
     └── Fatal               any    the process must end
@@ -31,7 +32,7 @@ EXIT_CODES: Mapping[int, str] = {
     3: "Another agent holds the state folder.",
     4: "The console refuses the API key.",
     75: "Gave up for now; worth trying again.",
-    78: "Bad configuration, or a ledger of a newer version.",
+    78: "Bad configuration, a ledger of a newer version, or (run) a state folder that the agent's user may not use.",
     130: "Ended by Ctrl-C (SIGINT) before it was done; not with run, which ends with 0.",
     143: "Ended by SIGTERM before it was done; not with run, which ends with 0.",
 }
@@ -82,6 +83,10 @@ class Refused(Rejected):
 
 class LocalFault(AxomsyncError):
     """The local machine can't do it now: full disk, missing folder, missing permission, I/O error."""
+
+
+class Denied(LocalFault):
+    """Rights, or the sandbox of a unit, keep this process out, and will do so until a person acts."""
 
 
 class Stopping(AxomsyncError):

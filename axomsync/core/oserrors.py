@@ -8,7 +8,7 @@ import errno
 import os
 
 from axomsync.core.confinement import hidden
-from axomsync.core.errors import LocalFault
+from axomsync.core.errors import Denied, LocalFault
 from axomsync.core.rights import denial_of
 from axomsync.core.text import printable
 
@@ -38,8 +38,8 @@ def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
     subject = path if path is not None else error.filename
     name = os.fsdecode(subject) if isinstance(subject, str | bytes) else None
     known = full_disk(subject) if error.errno == errno.ENOSPC else _ADVICE.get(error.errno or 0)
-    if name is not None:
-        known = _who_forbids(error, name) or known
+    if name is not None and (denial := _who_forbids(error, name)) is not None:
+        return Denied(f"{printable(name)}: {denial}")
     return LocalFault(f"{printable(name or 'local file')}: {known or error.strerror or error}")
 
 

@@ -66,6 +66,7 @@ class Checked:
     sha256: str
     bytes: int
     lines: int
+    blake3: str | None = None  # of all bytes, when the file goes up whole and is not empty
     shards: tuple[str, ...] = ()  # BLAKE3 of each planned shard, in order
     repeated: RepeatedLines | None = None
 
@@ -102,6 +103,7 @@ class Upload:
     created_at: float
     updated_at: float
     repeated: RepeatedLines | None = None  # None when no line repeats another, or none was compared
+    blake3: str | None = None  # of the checked bytes; None for shards, and for files that an older agent checked
     doubtful: bool = False  # confirmed, but the ETag looks like an MD5 and is not the MD5 of the bytes
 
     @property

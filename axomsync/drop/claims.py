@@ -6,7 +6,7 @@
 
 A symlink is made in one atomic call together with what it says, on network filesystems too. Anybody's claim is waited for,
 but a record is believed only when this agent's user or root has made it, nobody else may write to it, and it names the
-content itself: agents that share a folder run as the same user. Under `after = "delete"` none is proof, see `pipeline`.
+content itself: agents that share a folder run as the same user. Under `after = "delete"` none is proof, see `put_away`.
 
 Failures handled: an agent that died (its claim is not touched for `STALE_SECONDS` and may be taken over), one that comes
 back (the claim is still its own), what a kill left (swept at the next start), a folder that can't be written to (nobody can

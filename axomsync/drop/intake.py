@@ -23,6 +23,7 @@ from axomsync.core.records import UNDER_WAY, Stamp, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop.accounts import Accounts
 from axomsync.drop.carriers import Carriers
+from axomsync.drop.expiry import Expiry
 from axomsync.drop.names import console_name
 from axomsync.drop.open_files import being_written
 from axomsync.drop.pipeline import Uploader
@@ -30,7 +31,6 @@ from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.source import is_pushed
 from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
 from axomsync.runtime.heartbeat import Beat
-from axomsync.runtime.waits import Waits
 from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ LONGEST_NAP_SECONDS = 5.0  # the loop turns over at least so often, to show that
 SCAN_SHARE = 10  # a scan that takes a second is not followed by another for ten
 LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
 READ_AGAIN_SECONDS = 3600.0
+HEAL_SECONDS = 60.0  # after a look, the next one comes early when the watch has died: not at once, as it may die at once
 STILL_WRITTEN = "a program still has it open for writing"
 
 
@@ -64,13 +65,13 @@ class Intake:
         self._uploader = Uploader(settings, context)
         self._settler = Settler(settings.settle)
         self._left = Accounts(context.ledger)
+        self._expiry = Expiry(settings, context)
         self._read_again: dict[int, float] = {}  # when files were compared with their digests, by row
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
         self._carriers = Carriers(self._uploader, context, self._wake.set)
         self._ready = False
         self._scan_seconds = 0.0  # that the last scan took, and nothing else: the ledger may be locked for as long
-        self._waits = Waits(context.now, context.clock)
         self._retry_at = math.inf  # by the monotonic clock
 
     @property
@@ -97,6 +98,7 @@ class Intake:
                 began = self._clock()
                 try:
                     self._turn()
+                    self._expiry.look(beat)
                 except LocalFault as fault:
                     self._problems.report(self.subject, str(fault), self._context.now() + self._settings.rescan)
                 self._nap(began, beat)
@@ -116,6 +118,7 @@ class Intake:
             while not self._turn(only=first, once=True).is_last and self._goes_on():
                 while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
+            self._expiry.look(lambda: None)
         finally:
             self._carriers.end()
         if (failure := self._carriers.stopped_by()) is not None:
@@ -169,7 +172,8 @@ class Intake:
         while not self._context.stop.is_set():
             beat()
             now = self._clock()
-            if now >= until or (now >= earliest and self._wake.is_set()):
+            is_blind = now - began >= HEAL_SECONDS and not self._watcher.works()
+            if now >= until or (now >= earliest and (self._wake.is_set() or is_blind)):
                 return
             if now < earliest:
                 self._context.stop.wait(min(earliest - now, LONGEST_NAP_SECONDS))
@@ -229,7 +233,7 @@ class Intake:
 
     def _seconds_left(self, once: bool, row: Upload) -> float:
         """Seconds until a row is due."""
-        return math.inf if once and row.next_attempt is not None else self._waits.left(row.id, row.next_attempt)
+        return math.inf if once and row.next_attempt is not None else self._uploader.waits.left(row.id, row.next_attempt)
 
     def _worth_reading_again(self, rows: Iterable[Upload]) -> list[Upload]:
         """Those that were not read in the last hour: whoever changes the rights of a folder does so again and again."""

@@ -1,7 +1,7 @@
 """The name that the console is told for a dropped file. Pure."""
 
 import hashlib
-import os
+import posixpath
 from urllib.parse import quote
 
 NAME_LIMIT = 255
@@ -13,13 +13,13 @@ def console_name(path: bytes) -> str:
     So are backslashes, which some stores take for slashes. The name has at most 255 bytes, as the name of a file has; a
     longer one ends in a mark that keeps it apart from its like.
     """
-    name = os.path.basename(path)
+    name = posixpath.basename(path)
     try:
         told = "".join(c if c.isprintable() and c != "\\" else quote(c) for c in name.decode("utf-8"))
     except UnicodeDecodeError:
         told = quote(name)
     if len(told.encode()) <= NAME_LIMIT:
         return told
-    stem, extension = os.path.splitext(told)
+    stem, extension = posixpath.splitext(told)
     mark = f"--{hashlib.sha256(name).hexdigest()[:8]}{extension[-16:]}"
     return stem.encode()[: NAME_LIMIT - len(mark.encode())].decode("utf-8", "ignore") + mark

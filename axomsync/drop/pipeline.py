@@ -41,6 +41,7 @@ class Uploader:
         self._delivery = Delivery(settings, context, claims)
         self._put_away = PutAway(settings, context.ledger)
         self._setbacks = Setbacks(settings.folder, context)
+        self.waits = self._setbacks.waits
         self._recovery = Recovery(settings, context.ledger, claims, self._delivery.content, context.now)
 
     def recover(self) -> Mapping[bytes, LocalFault]:

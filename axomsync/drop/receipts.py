@@ -1,7 +1,7 @@
 """Receipts: what the archive says of a file that storage has, and what that tells a ledger that was lost or put back.
 
 A receipt counts when this agent's user or root has made it and nobody else may write to it; what it says of itself counts,
-not its name, so one that somebody moved still says the truth. Under `after = "delete"` none is proof enough, see `pipeline`.
+not its name, so one that somebody moved still says the truth. Under `after = "delete"` none is proof enough, see `put_away`.
 
 Failures handled: receipts with any content, and what only has a receipt's name (left out, and told once), one that a power
 loss left empty (written again when the ledger knows the file), links and devices on the way (never followed), a disk that

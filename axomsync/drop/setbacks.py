@@ -15,6 +15,7 @@ from axomsync.core.records import Upload, UploadState
 from axomsync.drop.settle import same_file
 from axomsync.drop.source import shown
 from axomsync.drop.watch import stamp_at
+from axomsync.runtime.waits import Waits
 from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Setbacks:
         self._root = root
         self._context = context
         self._ledger = context.ledger
+        self.waits = Waits(context.now, context.clock)
         self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
 
     def end(self, upload: Upload) -> None:
@@ -59,7 +61,7 @@ class Setbacks:
         current = self._ledger.read.upload(upload.id)
         attempts = current.attempts + 1
         retry_after = failure.retry_after if isinstance(failure, Transient) else None
-        due = self._context.now() + backoff(attempts, self._context.random, retry_after)
+        due = self.waits.begin(upload.id, backoff(attempts, self._context.random, retry_after))
         state = {UploadState.UPLOADING: UploadState.QUEUED, UploadState.CHECKING: UploadState.SETTLING}.get(
             current.state, current.state
         )

@@ -6,7 +6,8 @@ deleted under the observer all lose them silently. A scan finds everything whate
 Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and looking,
 folders that become links (not followed), files that can't be looked at now (`LocalFault`: that does not make them gone),
 sub-folders without permission (named in the scan; what they hold is not taken for gone), a filesystem that is not
-mounted, an observer that dies, can't start or can't watch every folder (inotify limits): told, and restarted by `heal`.
+mounted, an observer that can't start or can't watch every folder (inotify limits): told, and restarted by `heal`; one of
+its threads that dies (noticed by `works`, told by `ops/logs`).
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import errno
 import logging
 import os
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
+from watchdog.utils import BaseThread
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
@@ -47,6 +50,7 @@ from axomsync.ledger import stored
 log = logging.getLogger(__name__)
 
 POLLING_SECONDS = 5.0
+END_SECONDS = 2.0
 
 _LIMITS = {
     errno.ENOSPC: "too many folders are watched; raise fs.inotify.max_user_watches",
@@ -254,6 +258,7 @@ class Watcher:
     def __init__(self, root: Path, mode: Literal["auto", "inotify", "polling"], wake: Callable[[], None]) -> None:
         self._root, self._mode, self._wake = root, mode, wake
         self._observer: BaseObserver | None = None
+        self._threads: list[threading.Thread] = []
         self._watched: tuple[int, int] | None = None
         self.kind = "not watching"
         self.fault: str | None = None
@@ -268,7 +273,7 @@ class Watcher:
             self.fault = str(local_fault(error, str(self._root)))
             return
         identity = (status.st_dev, status.st_ino)
-        if self._observer is not None and self._watched == identity and self._works(self._observer):
+        if self._observer is not None and self._watched == identity and self.works():
             limit = _limit_on_watches(target) if self.kind == "inotify" else None
             if limit == self.fault:
                 return
@@ -279,16 +284,23 @@ class Watcher:
         self._start(target)
         self._watched = identity
 
+    def works(self) -> bool:
+        """Whether no thread of the observer has died since it was started; true of none."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def stop(self) -> None:
         """Stop watching."""
         if self._observer is not None:
-            self._observer.stop()
-            self._observer.join(timeout=5)
-        self._observer, self.kind = None, "not watching"
+            # Beside this thread: one of its threads that died may have left a lock behind, for which it waits for ever.
+            end = threading.Thread(target=_end, args=(self._observer,), name="end of a watch", daemon=True)
+            end.start()
+            end.join(timeout=END_SECONDS)
+        self._observer, self.kind, self._threads = None, "not watching", []
 
     def _start(self, target: Path) -> None:
         polling = self._mode == "polling" or (self._mode == "auto" and filesystem_type(target) in REMOTE_FILESYSTEMS)
         observer: BaseObserver | None = None
+        before = set(threading.enumerate())
         try:
             observer = PollingObserver(timeout=POLLING_SECONDS) if polling else Observer()
             observer.schedule(_Hint(self._wake, target), str(target), recursive=True, event_filter=HINTS)
@@ -299,11 +311,17 @@ class Watcher:
             self.fault = _LIMITS.get(error.errno or 0) or str(local_fault(error, str(target)))
             return
         self._observer, self.kind = observer, "polling" if polling else "inotify"
+        # Not only the observer and its emitters: one that reads from inotify is behind them, and known to nobody.
+        self._threads = [thread for thread in set(threading.enumerate()) - before if isinstance(thread, BaseThread)]
         self.fault = None if polling else _limit_on_watches(target)
 
-    @staticmethod
-    def _works(observer: BaseObserver) -> bool:
-        return observer.is_alive() and all(emitter.is_alive() for emitter in observer.emitters)
+
+def _end(observer: BaseObserver) -> None:
+    try:
+        observer.stop()
+        observer.join()
+    except Exception as error:  # noqa: BLE001  # what a thread that died left half done is of no use to anybody
+        log.debug("the end of a watch: %s", error)
 
 
 def _limit_on_watches(folder: Path) -> str | None:

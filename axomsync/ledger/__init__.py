@@ -6,7 +6,8 @@
 from axomsync.core.paths import LEDGER_FILE
 from axomsync.ledger.database import LedgerFault, Trouble, check_ledger, ledger_fault
 from axomsync.ledger.lock import act_as_owner, holder
-from axomsync.ledger.reader import Reader, UnreadyLedger
+from axomsync.ledger.queries import UnreadyLedger
+from axomsync.ledger.reader import Reader
 from axomsync.ledger.requests import request_transaction
 from axomsync.ledger.rows import stored
 from axomsync.ledger.writer import Ledger, trouble_of

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
+from axomsync.core.awake import awake_seconds
 from axomsync.ledger.database import DAMAGE, LedgerFault, Trouble, ledger_fault, open_for_writing, sqlite_fault
 
 T = TypeVar("T")
@@ -58,11 +59,11 @@ class _Job:
 
 
 class Committer:
-    """The writing connection to the file at `path`, until `close`."""
+    """The writing connection to the file at `path`, until `close`; waits `patience` seconds for another program's lock."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float) -> None:
         self.path = path
-        self._writer = open_for_writing(path)
+        self._writer = open_for_writing(path, patience)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unheard: dict[Hashable, Write[Any]] = {}  # the last failed write of a row; of the committing thread
         self._fault: LedgerFault | None = None  # why the last commit failed
@@ -101,7 +102,7 @@ class Committer:
         if (waits := self._waits_since) is not None:
             since, for_what = waits
             patience = LOCKED_SECONDS if for_what is Trouble.LOCKED else SLOW_SECONDS
-            if time.monotonic() - since > patience:
+            if awake_seconds() - since > patience:
                 return for_what
         return None if self._fault is None else self._fault.trouble
 
@@ -138,10 +139,10 @@ class Committer:
         """All of `jobs` in one transaction: what each returned, or `_Failed`. Raises when none is on disk."""
         connection = self._writer.conn
         try:
-            self._waits_since = (time.monotonic(), Trouble.LOCKED)
+            self._waits_since = (awake_seconds(), Trouble.LOCKED)
             # IMMEDIATE: a deferred transaction that reads first can fail at once with SQLITE_BUSY_SNAPSHOT.
             connection.execute("BEGIN IMMEDIATE")
-            self._waits_since = (time.monotonic(), Trouble.SLOW)
+            self._waits_since = (awake_seconds(), Trouble.SLOW)
             outcomes = [self._in_savepoint(job) for job in jobs]
             changes = connection.total_changes
             connection.execute("COMMIT")

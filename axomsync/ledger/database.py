@@ -14,9 +14,10 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
-from axomsync.core.errors import LocalFault
+from axomsync.core.errors import Denied, LocalFault
 from axomsync.core.oserrors import NO_INODES, full_disk, local_fault
 from axomsync.core.paths import LOCK_FILE
+from axomsync.core.rights import denial_of
 from axomsync.core.text import printable
 from axomsync.ledger.lock import check_plain, open_or_make
 from axomsync.ledger.rows import Misfit
@@ -27,14 +28,17 @@ LARGEST_WRITE_BYTES = 1024 * 1024  # about
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # that stay allocated when a burst of writes is over
 
 
-def open_for_writing(path: Path) -> Database:
-    """The writing connection, with the newest schema. Raises `LocalFault`, or `NewerLedger` for one that is newer still."""
+def open_for_writing(path: Path, patience: float) -> Database:
+    """The writing connection, with the newest schema. It waits `patience` seconds for another program's lock.
+
+    Raises `LocalFault`, or `NewerLedger` for a schema that is newer still.
+    """
     mask = os.umask(0o027)  # what goes where is nobody else's business
     try:
         if not os.path.lexists(path):
             os.close(open_or_make(path))
         check_ledger(path)
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=patience)
         with closed_on_failure(connection):
             db = Database(connection)
             refuse_newer(db, path)
@@ -45,7 +49,8 @@ def open_for_writing(path: Path) -> Database:
             connection.execute("PRAGMA foreign_keys = ON")
             migrations.apply(db)
     except (sqlite3.Error, *DAMAGE) as error:
-        raise sqlite_fault(error, path) from None
+        fault = sqlite_fault(error, path)
+        raise _denial(fault, path) or fault from None
     except OSError as error:
         raise local_fault(error, str(path)) from None
     finally:
@@ -133,6 +138,20 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
     return ledger_fault(path, trouble)
 
 
+def _denial(fault: LocalFault, path: Path) -> Denied | None:
+    """Where it is a matter of rights: whose, to which of the files or to their folder, and the command."""
+    if getattr(fault, "trouble", None) in (Trouble.READ_ONLY, Trouble.UNOPENED):
+        for file in _files(path):
+            if (denial := denial_of(str(file))) is not None:
+                return Denied(printable(f"{file}: {denial.words(str(file))}"))
+    return None
+
+
+def _files(path: Path) -> list[Path]:
+    """The ledger's own, and those that SQLite keeps beside it."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
+
+
 def _is_limited(path: Path) -> bool:
     """Whether the files of a ledger are about as large as a file of this process may be."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -143,5 +162,5 @@ def _is_limited(path: Path) -> bool:
 
 def check_ledger(path: Path) -> None:
     """Refuse links, pipes and the like under the names that this program and SQLite open. Raises `LocalFault`."""
-    for name in (LOCK_FILE, *(path.name + suffix for suffix in ("", "-wal", "-shm", "-journal"))):
-        check_plain(path.with_name(name))
+    for file in (path.with_name(LOCK_FILE), *_files(path)):
+        check_plain(file)

@@ -20,7 +20,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from axomsync.core.errors import AlreadyRunning, BadConfig, LocalFault
+from axomsync.core.errors import AlreadyRunning, BadConfig, Denied, LocalFault
 from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import LOCK_FILE
@@ -55,11 +55,11 @@ def act_as_owner(folder: Path) -> bool:
         os.setresgid(group, group, group)
         os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
     except OSError:
-        raise LocalFault(
+        raise Denied(
             f"{printable(str(folder))}: it belongs to {name}, and this root may not act as that user; run it as {name}"
         ) from None
     if not os.access(__file__, os.R_OK):
-        raise LocalFault(
+        raise Denied(
             f"{printable(str(folder))}: it belongs to {name}, who may not read this program ({__file__}); install it where "
             "everybody may"
         )

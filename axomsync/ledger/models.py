@@ -1,4 +1,4 @@
-"""What is written of models: the catalog, their files, durable segments, publishing and retention."""
+"""Writes of models: the catalog, their files, durable segments, publishing and retention."""
 
 from collections.abc import Iterable
 from typing import Any

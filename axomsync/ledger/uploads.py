@@ -1,4 +1,4 @@
-"""What is written of uploads: files that were met, checked, sent, confirmed and put away.
+"""Writes of uploads: files that were found, checked, sent, confirmed and put away.
 
 Some of it need not be waited for; a write of an upload that follows one which failed unheard fails alike (see `Committer`).
 """
@@ -11,14 +11,14 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from axomsync.core.records import Checked, Presigned, Receipt, Segment, Shard, Stamp, Stored, Upload, UploadState
+from axomsync.core.records import Checked, Receipt, Segment, Stamp, Stored, Upload, UploadState
 from axomsync.ledger.rows import stamp_row, to_upload
-from axomsync.ledger.states import Moves
+from axomsync.ledger.signed_urls import SignedUrlWrites, insert_shards
 
 WENT_AWAY = "the file went away before storage had confirmed it"
 
 
-class UploadWrites(Moves):
+class UploadWrites(SignedUrlWrites):
     """The writing side of uploads."""
 
     def see_uploads(self, found: Iterable[tuple[bytes, str, Stamp]]) -> None:
@@ -113,7 +113,7 @@ class UploadWrites(Moves):
     ) -> Future[Upload]:
         """Queue a file that is valid, to go up as these shards `(filename, range)` if there are any; gives the new row."""
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
-        changes = {**columns, "sha256": checked.sha256, "lines": checked.lines, "reason": None}
+        changes = {**columns, "sha256": checked.sha256, "blake3": checked.blake3, "lines": checked.lines, "reason": None}
         changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
         planned = list(shards)
 
@@ -128,19 +128,6 @@ class UploadWrites(Moves):
             return queued
 
         return self.submit(work, upload)
-
-    def record_presigned(self, upload: int, presigned: Presigned) -> None:
-        """Keep the signed URL before the PUT begins, so that an ambiguous loss can be repeated on the same key."""
-
-        def work(db: Database) -> None:
-            changes = {"upload_id": presigned.upload_id, "key": presigned.key, "reason": None, "next_attempt": None}
-            self._move(db, "uploads", upload, UploadState.UPLOADING, changes)
-            db.conn.execute(
-                "INSERT OR REPLACE INTO signed_urls (upload, url, expires_at) VALUES (?,?,?)",
-                (upload, presigned.url, presigned.expires_at),
-            )
-
-        self.write(work, upload)
 
     def make_uploads_due(self) -> None:
         """Whatever waits for its next try in the drop folder is to be tried now."""
@@ -175,10 +162,6 @@ class UploadWrites(Moves):
 
         self.write(work)
 
-    def forget_presigned(self, upload: int) -> None:
-        """Storage refused the URL: the next try asks for another."""
-        self.execute("DELETE FROM signed_urls WHERE upload = ?", upload).result()
-
     def record_uploaded(self, upload: int, etag: str | None, md5: str | None, *, doubtful: bool = False) -> Upload:
         """Note that storage confirmed the bytes, and forget the signed URL; returns the new row.
 
@@ -201,48 +184,10 @@ class UploadWrites(Moves):
             self._leave_behind(db, upload)
             changes = {**ids, "duplicate_of": twin, "reason": reason, "next_attempt": None}
             if twin is None:
-                _insert_shards(db, upload, stored.shards)
+                insert_shards(db, upload, stored.shards)
             return self._move_upload(db, upload, UploadState.DUPLICATE, changes)
 
         return self.write(work, upload)
-
-    def record_orphan(self, upload: int, presigned: Presigned) -> None:
-        """Storage has or may have an object whose key is not handed out."""
-        sql = "INSERT OR IGNORE INTO orphans VALUES (?,?,?,?)"
-        self.execute(sql, upload, presigned.upload_id, presigned.key, self._now()).result()
-
-    def record_shard_presigned(self, upload: int, number: int, presigned: Presigned) -> None:
-        """As `record_presigned`, for one shard."""
-
-        def work(db: Database) -> None:
-            db.conn.execute(
-                "UPDATE shards SET upload_id = ?, key = ? WHERE upload = ? AND number = ?",
-                (presigned.upload_id, presigned.key, upload, number),
-            )
-            db.conn.execute(
-                "INSERT OR REPLACE INTO signed_shard_urls (upload, number, url, expires_at) VALUES (?,?,?,?)",
-                (upload, number, presigned.url, presigned.expires_at),
-            )
-
-        self.write(work)
-
-    def forget_shard_presigned(self, upload: int, number: int) -> None:
-        """As `forget_presigned`, for one shard."""
-        sql = "DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?"
-        self.execute(sql, upload, number).result()
-
-    def record_shard_uploaded(self, upload: int, number: int, etag: str | None, *, doubtful: bool = False) -> None:
-        """Storage confirmed one shard; if that is `doubtful`, so is the upload."""
-
-        def work(db: Database) -> None:
-            db.conn.execute(
-                "UPDATE shards SET uploaded = 1, etag = ? WHERE upload = ? AND number = ?", (etag, upload, number)
-            )
-            db.conn.execute("DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?", (upload, number))
-            if doubtful:
-                db.conn.execute("UPDATE uploads SET doubtful = 1 WHERE id = ?", (upload,))
-
-        self.write(work)
 
     def record_moved_away(self, upload: int, receipt: tuple[bytes, str] | None = None) -> Future[None]:
         """The file no longer lies in the drop folder: archived, set aside or deleted, as configured.
@@ -262,7 +207,15 @@ class UploadWrites(Moves):
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
 
         def work(db: Database) -> None:
-            changes = {**columns, "reason": reason, "sha256": None, "md5": None, "lines": None, "next_attempt": None}
+            changes = {
+                **columns,
+                "reason": reason,
+                "sha256": None,
+                "blake3": None,
+                "md5": None,
+                "lines": None,
+                "next_attempt": None,
+            }
             self._leave_behind(db, upload)
             self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
 
@@ -281,17 +234,6 @@ class UploadWrites(Moves):
     def _move_upload(self, db: Database, upload: int, state: UploadState, changes: Mapping[str, Any]) -> Upload:
         self._move(db, "uploads", upload, state, changes)
         return _row(db, upload)
-
-    def _leave_behind(self, db: Database, upload: int) -> None:
-        """Forget where an upload was going; what storage has or may have of it are orphans now."""
-        for begun in (
-            "SELECT id, upload_id, key, ?2 FROM uploads JOIN signed_urls ON upload = id WHERE id = ?1",
-            "SELECT upload, upload_id, key, ?2 FROM shards WHERE upload = ?1 AND (uploaded OR number IN"
-            " (SELECT number FROM signed_shard_urls WHERE upload = ?1))",
-        ):
-            db.conn.execute(f"INSERT OR IGNORE INTO orphans {begun}", (upload, self._now()))
-        db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
-        db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
 
 
 def _row(db: Database, upload: int) -> Upload:
@@ -315,13 +257,4 @@ def _adopt(db: Database, receipt: Receipt) -> None:
         ),
     ).lastrowid  # fmt: skip
     if twin is None and upload is not None:
-        _insert_shards(db, upload, stored.shards)
-
-
-def _insert_shards(db: Database, upload: int, shards: Iterable[Shard]) -> None:
-    """Shards that storage has, as a receipt or another agent tells of them."""
-    db.conn.executemany(
-        'INSERT INTO shards (upload, number, filename, start, "end", upload_id, key, etag, uploaded)'
-        " VALUES (?,?,?,?,?,?,?,?,1)",
-        ((upload, s.number, s.filename, s.start, s.end, s.upload_id, s.key, s.etag) for s in shards),
-    )
+        insert_shards(db, upload, stored.shards)

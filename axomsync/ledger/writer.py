@@ -1,4 +1,4 @@
-"""The ledger as the agent that holds it writes it: uploads, models, and what it says of itself.
+"""The ledger as the agent that holds it writes it, and the health of its file.
 
 Failures handled: another agent on the same state folder (`AlreadyRunning`), an opening that fails half-way (what was opened
 is closed again), a crash of the last agent (`recover`), a ledger that can't be written (`trouble`, `probe`), a reader that
@@ -8,7 +8,7 @@ never ends and so keeps the WAL growing (`held_by_reader`), a state folder that 
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
@@ -16,10 +16,10 @@ from typing import Self
 from sqlite_utils import Database
 
 from axomsync.core.paths import LEDGER_FILE, LOCK_FILE
-from axomsync.core.records import Problem, Transfer
 from axomsync.core.states import MODEL_INTERRUPTED, UPLOAD_INTERRUPTED
+from axomsync.ledger.agent import AgentWrites
 from axomsync.ledger.committer import Write
-from axomsync.ledger.database import Trouble, sqlite_fault
+from axomsync.ledger.database import BUSY_TIMEOUT_SECONDS, Trouble, sqlite_fault
 from axomsync.ledger.lock import hold, raise_flag, raised_flag
 from axomsync.ledger.models import ModelWrites
 from axomsync.ledger.reader import Reader
@@ -37,14 +37,14 @@ def trouble_of(folder: Path) -> Trouble | None:
     return _TROUBLES[flag] if flag is not None and flag < len(_TROUBLES) else None
 
 
-class Ledger(UploadWrites, ModelWrites):
+class Ledger(UploadWrites, ModelWrites, AgentWrites):
     """The writing side, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
 
-    def __init__(self, folder: Path, now: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, now: Callable[[], float], patience: float = BUSY_TIMEOUT_SECONDS) -> None:
         with ExitStack() as undo:
             self._lock_file = hold(folder)
             undo.callback(os.close, self._lock_file)
-            super().__init__(folder / LEDGER_FILE, now)
+            super().__init__(folder / LEDGER_FILE, now, patience)
             undo.callback(super().close)
             self._read = Reader(self.path)
             self._opened = self._on_disk()
@@ -131,118 +131,6 @@ class Ledger(UploadWrites, ModelWrites):
             db.conn.execute("DELETE FROM problems")
 
         self.write(work)
-
-    # Events for hooks
-
-    def record_hook(self, event: int, output: str, next_attempt: float | None) -> None:
-        """A hook was run for an event, and said `output`; it is done with it unless there is a `next_attempt`."""
-        sql = "UPDATE events SET attempts = attempts + 1, output = ?, next_attempt = ?, done = ? WHERE id = ?"
-        self.execute(sql, output, next_attempt, int(next_attempt is None), event).result()
-
-    def drop_events(self, kinds: Iterable[str], done_before: float) -> None:
-        """Nobody wants to hear of these kinds; and of what was done with before that time, only failures that last."""
-        unwanted = list(kinds)
-
-        def work(db: Database) -> None:
-            for kind in unwanted:
-                db.conn.execute("UPDATE events SET done = 1 WHERE kind = ? AND NOT done", (kind,))
-            db.conn.execute(
-                "DELETE FROM events WHERE done AND at < ? AND NOT (kind = 'failed' AND \"table\" = 'models')", (done_before,)
-            )
-
-        self.write(work)
-
-    # What others ask for
-
-    def begin_request(self, request: int) -> None:
-        """The agent sets about it."""
-        self.execute("UPDATE requests SET begun_at = ? WHERE id = ?", self._now(), request).result()
-
-    def end_request(self, request: int, outcome: str) -> None:
-        """It ended; whoever waits reads the outcome."""
-        sql = "UPDATE requests SET outcome = ?, ended_at = ? WHERE id = ?"
-        self.execute(sql, outcome, self._now(), request).result()
-
-    def set_request_back(self, request: int) -> None:
-        """The agent stops before it ended: the next one begins it anew."""
-        self.execute("UPDATE requests SET begun_at = NULL WHERE id = ?", request).result()
-
-    def recover_requests(self, outcome: str, kept: float) -> None:
-        """At the start of an agent: `outcome` for what a crash cut off; what ended `kept` seconds ago is forgotten."""
-
-        def work(db: Database) -> None:
-            now = self._now()
-            ended = "UPDATE requests SET outcome = ?, ended_at = ? WHERE begun_at IS NOT NULL AND ended_at IS NULL"
-            db.conn.execute(ended, (outcome, now))
-            db.conn.execute("DELETE FROM requests WHERE ended_at < ?", (now - kept,))
-
-        self.write(work)
-
-    # The agent about itself
-
-    def show_transfers(self, transfers: Iterable[Transfer]) -> None:
-        """Replace what other processes see of the transfers in flight."""
-        rows = list(transfers)
-
-        def work(db: Database) -> None:
-            db.conn.execute("DELETE FROM transfers")
-            for t in rows:
-                db.conn.execute(
-                    "INSERT OR REPLACE INTO transfers VALUES (?,?,?,?,?,?,?)",
-                    (t.direction, t.name, t.bytes_done, t.bytes_received, t.bytes_total, t.rate, t.eta),
-                )
-
-        self.write(work)
-
-    def set_facts(self, **facts: str | None) -> None:
-        """Small facts about the agent that `status` shows, such as the last poll."""
-
-        def work(db: Database) -> None:
-            for name, value in facts.items():
-                db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
-
-        self.write(work)
-
-    def show_problems(self, problems: Iterable[Problem], over: Problem) -> Write[None]:
-        """Replace what other processes see of the problems; the one that is `over` goes into the history."""
-        rows = list(problems)
-
-        def work(db: Database) -> None:
-            db.conn.execute("DELETE FROM problems")
-            for p in rows:
-                db.conn.execute("INSERT INTO problems VALUES (?,?,?,?)", (p.subject, p.reason, p.since, p.next_attempt))
-            self._add_history(db, "problem", over.subject, "began", over.reason)
-            self._add_history(db, "problem", over.subject, "over", None)
-
-        return self.submit(work)
-
-    def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> None:
-        """Add a problem or change its reason; it keeps the time when it began."""
-
-        def work(db: Database) -> None:
-            known = db.conn.execute("SELECT 1 FROM problems WHERE subject = ?", (subject,)).fetchone()
-            db.conn.execute(
-                "INSERT INTO problems VALUES (?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE"
-                " SET reason = excluded.reason, next_attempt = excluded.next_attempt",
-                (subject, reason, self._now(), next_attempt),
-            )
-            if known is None:
-                self._add_history(db, "problem", subject, "began", reason)
-
-        self.write(work)
-
-    def clear_problem(self, subject: str) -> None:
-        """The problem is over."""
-
-        def work(db: Database) -> None:
-            if db.conn.execute("DELETE FROM problems WHERE subject = ?", (subject,)).rowcount:
-                self._add_history(db, "problem", subject, "over", None)
-
-        self.write(work)
-
-    def add_history(self, kind: str, subject: str, state: str, reason: str | None = None) -> None:
-        """Add a line to the history."""
-        self.write(lambda db: self._add_history(db, kind, subject, state, reason))
 
 
 def _is_short_of_room(path: Path) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 
-from axomsync.console.client import NotThere
+from axomsync.console.session import NotThere
 from axomsync.core.errors import (
     AxomsyncError,
     KeyRefused,
@@ -26,23 +26,19 @@ from axomsync.core.errors import (
     Transient,
     UrlExpired,
 )
-from axomsync.core.filesystems import is_folder
 from axomsync.core.policy import backoff, same_but_for_numbers
 from axomsync.core.records import Model, ModelState
 from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
 from axomsync.mirror import layout
-from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.check.integrity import Corrupt
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.labels import Labels
 from axomsync.mirror.model_task import ModelTask
+from axomsync.mirror.polling import Poller, is_there
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.space import Space
-from axomsync.mirror.recovery import recover
-from axomsync.mirror.retention import GONE_SECONDS
 from axomsync.runtime.heartbeat import Beat
-from axomsync.runtime.retry import persist
 from axomsync.runtime.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -78,9 +74,8 @@ class Mirror:
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
         self._publishing = threading.Lock()  # held while a folder gets its name
-        self._labels = Labels(context, self._publishing)
         self._space = Space(context.settings, context.mirror_folder, context.ledger, context.now)
-        self._recovered = False  # the mirror folder's content is known
+        self._poller = Poller(context, self._space, Labels(context, self._publishing))
 
     def wake(self) -> None:
         """Check for due work now."""
@@ -151,59 +146,10 @@ class Mirror:
     def poll(self) -> None:
         """Ask the console for the catalog and bring the ledger in agreement."""
         with self._poll_lock:
-            self._poll()
+            self._poller.poll(self._under_way)
 
-    def _poll(self) -> None:
-        listed = persist(self._context.console.models, self._context.stop, self._context.random)
-        if left_out := self._context.console.models_left_out:
-            self._context.problems.report("list of models", left_out)
-        else:
-            self._context.problems.clear("list of models")
-        unread = [] if self._recovered else recover(self._context)
-        self._recovered = not unread
-        busy = {model for model, future in self._in_flight.items() if not future.done()}
-        known = self._context.ledger.read.models()
-        self._context.mirror_folder.check([row for row in known if row.state is ModelState.PUBLISHED])
-        settings = self._context.settings
-        selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
-        changes = reconcile(listed, known, selection, lambda row: self._is_there(row, unread), busy)
-        if changes:
-            self._context.ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
-            for change in changes:
-                if change.state is ModelState.IGNORED:
-                    self._let_go(change.model.id)
-        there = {model.id for model in listed}
-        self._note_presence(there, known)
-        for row in known:
-            gone = row.state is ModelState.GONE and self._context.now() - row.updated_at > GONE_SECONDS
-            if gone and row.bytes_done and there and row.id not in there:
-                self._let_go(row.id)
-        self._context.ledger.set_facts(last_poll=str(self._context.now()))
-        self._space.retain()
-        self._labels.follow(busy)
-        if unread:
-            raise unread[0]
-
-    def _is_there(self, row: Model, unread: list[LocalFault]) -> bool:
-        """Check for a model's folder. An unreadable one counts as there, or it would be fetched again."""
-        try:
-            return is_folder(row.path)
-        except LocalFault as fault:
-            unread.append(fault)
-            return True
-
-    def _let_go(self, model_id: str) -> None:
-        """Remove the received bytes of an unwanted model: they only fill the disk."""
-        if self._context.mirror_folder.discard_staging(model_id):
-            for file in self._context.ledger.read.files(model_id):
-                self._context.ledger.discard_file(model_id, file.rel)
-
-    def _note_presence(self, listed: set[str], known: list[Model]) -> None:
-        """Update absence counters, unless the list is empty or incomplete: such a list proves no removal."""
-        if self._context.settings.keep_gone or not listed or self._context.console.models_left_out:
-            return
-        if any(row.absent_since is not None or row.id not in listed for row in known if row.state is ModelState.PUBLISHED):
-            self._context.ledger.note_presence(listed)
+    def _under_way(self) -> set[str]:
+        return {model for model, future in self._in_flight.items() if not future.done()}
 
     def _poll_and_tell(self) -> float:
         """Poll and report problems. Returns the seconds from the start of this poll to the next."""
@@ -274,7 +220,7 @@ class Mirror:
         except (Stopping, LedgerFault):  # the ledger watch reports ledger faults; the model is tried again
             return
         except NotThere:
-            if self._is_there(model, []):
+            if is_there(model, []):
                 self._set_back(
                     model, ModelState.BLOCKED, "it vanished from the console; its copy stays", REFUSED_PAUSE_SECONDS
                 )

@@ -26,8 +26,8 @@ from axomsync.mirror.check.proving import Proving
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.partial import Job, PartialFile
 from axomsync.mirror.fetch.urls import SignedUrls
-from axomsync.mirror.publish.folder import record_of, shown
-from axomsync.mirror.publish.record import Record, read_record
+from axomsync.mirror.publish.folder import shown
+from axomsync.mirror.publish.record import Record, read_record, record_of
 from axomsync.mirror.publish.space import Booking, Space
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.meter import Gauge
@@ -80,7 +80,7 @@ class ModelTask:
             manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
             wanted = self._wanted(manifest, published)
             self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
-            staging = self._context.mirror_folder.prepare(model.id, {file.rel: file.size for file in wanted})
+            staging = self._context.mirror_folder.staging.prepare(model.id, {file.rel: file.size for file in wanted})
             linked = self._link_unchanged(manifest, wanted, staging, target.parent)
             files, proofs, odd = self._fetch_and_prove(manifest, staging, linked)
             remarks = odd + self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs)
@@ -172,7 +172,7 @@ class ModelTask:
             gauge,
             self._context.patience,
             self._tell_trouble,
-            self._context.clock,
+            self._context.awake,
             self._others_wait,
         )
         job.files = [PartialFile(job, file, staging / file.rel) for file in known]

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def recover(context: MirrorContext) -> list[LocalFault]:
     """Bring ledger and folder in agreement. Returns the folders' faults, to be tried again."""
-    context.mirror_folder.sweep(context.now())
+    context.mirror_folder.staging.sweep(context.now())
     unread: list[LocalFault] = []
     known = {row.id: row for row in context.ledger.read.models()}
     for row in known.values():

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 
+from axomsync.core.awake import awake_seconds
 from axomsync.core.errors import AxomsyncError, LocalFault
 from axomsync.core.oserrors import local_fault
 from axomsync.core.policy import without_request
@@ -53,7 +54,7 @@ class Problems:
         self._known: dict[str, Problem] = {}
         self._lock = threading.RLock()
         self._ledgers = {str(ledger_fault(ledger.path, trouble)): trouble for trouble in Trouble}
-        self.met: tuple[Trouble, float] | None = None  # last trouble met by the ledger's users, monotonic time
+        self.met: tuple[Trouble, float] | None = None  # last trouble met by the ledger's users, by `awake_seconds`
 
     def all(self) -> list[Problem]:
         """All problems, the oldest first."""
@@ -63,7 +64,7 @@ class Problems:
     def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
         """Report a problem of `subject`; logged again when the reason changes. A ledger fault is the ledger's problem."""
         if (trouble := self._ledgers.get(reason)) is not None:
-            self.met = (trouble, time.monotonic())
+            self.met = (trouble, awake_seconds())
             return
         self._keep(subject, reason, next_attempt)
         if self._ledger.trouble() is None:
@@ -124,14 +125,14 @@ class Problems:
 
 
 class LedgerWatch:
-    """Checks the ledger each second and reports changes; calls `changed` after each. `clock` gives monotonic seconds."""
+    """Checks the ledger each second and reports changes; calls `changed` after each. `clock` gives `awake_seconds`."""
 
     def __init__(
         self,
         ledger: Ledger,
         problems: Problems,
         changed: Callable[[], object] = lambda: None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = awake_seconds,
     ) -> None:
         self._ledger, self._problems, self._changed, self._clock = ledger, problems, changed, clock
         self.told: Trouble | None = None
@@ -187,4 +188,5 @@ class LedgerWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
+            self._clock()  # it has to be looked at often
             self.turn()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from axomsync.console.client import Console
+from axomsync.core.awake import awake_seconds
 from axomsync.ledger import Ledger
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
@@ -33,7 +34,7 @@ class WorkerContext:
     """Shared objects and rules: start no transfer while `paused()`; end soon after `stop` is set.
 
     `random` yields 0 ≤ x < 1; `identity` distinguishes agents on one folder; `now` is the wall clock (seconds since the
-    epoch); `clock` gives monotonic seconds.
+    epoch); `clock` gives monotonic seconds, and `awake` those in which this process was not stopped.
     """
 
     ledger: Ledger
@@ -48,4 +49,5 @@ class WorkerContext:
     identity: str
     now: Callable[[], float] = time.time
     clock: Callable[[], float] = time.monotonic
+    awake: Callable[[], float] = awake_seconds
     paused: Callable[[], bool] = lambda: False

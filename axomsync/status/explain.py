@@ -12,7 +12,8 @@ from axomsync.core.text import printable
 from axomsync.drop.rules import Account, Selection, account_for
 from axomsync.ledger import Reader
 from axomsync.mirror.publish.record import file_documents, read_record
-from axomsync.status.report import Document, model_document, next_try, upload_document
+from axomsync.status.documents import Document, model_document, upload_document
+from axomsync.status.report import next_try
 from axomsync.status.targets import Targets, below, name_of
 
 _UPLOAD_MEANS = {

@@ -14,7 +14,8 @@ from axomsync.ledger import Reader
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.problems import Problems
 from axomsync.runtime.throughput import PIECE_SECONDS, Throughput
-from axomsync.status.report import event_document, free_bytes, model_document, status_document, upload_document
+from axomsync.status.documents import event_document, model_document, upload_document
+from axomsync.status.report import free_bytes, status_document
 
 ROWS_MOST = 100  # models, uploads and events each; the command line lists all
 AGENT_SUBJECTS = frozenset({"agent", "console", "drop folder", "ledger", "mirror folder"})

@@ -182,7 +182,7 @@ def test_requests_before_the_first_start_take_effect_at_it(upgraded: bool, agent
 
 def test_request_before_the_first_start_that_can_not_be_stored_is_refused(agent: AgentProcess) -> None:
     agent.environ["AXOMSYNC_STATE__FOLDER"] = "/proc/axomsync"
-    assert "no word can be left for it: /proc/axomsync: " in say(agent, "pause", expect=1)
+    assert "the request can't be queued, as no agent has run here yet: /proc/axomsync: " in say(agent, "pause", expect=1)
 
 
 def test_retry_tries_now_and_names_rows_that_can_not_be_retried(agent: AgentProcess, server: FaultyServer) -> None:

@@ -1,7 +1,11 @@
 """What each verb ends with, and what it says then: the table of exit codes that scripts rely on."""
 
+import os
+import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -81,6 +85,54 @@ def test_78_when_the_ledger_is_newer_than_the_program_with_what_to_do(verb: str,
         f"axomsync: {agent.state}/state.db: written by a newer axomsync: by 99.0.0, and this is {__version__}"
     )
     assert "install that version again" in told
+
+
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
+
+@pytest.fixture
+def of_nobody() -> Iterator[AgentProcess]:
+    """An installation that the user 65534 can reach and that is that user's: pytest's own folders are closed to others."""
+    with TemporaryDirectory() as home, FaultyServer() as server, AgentProcess(Path(home), server.url, KEY) as agent:
+        agent.state.mkdir()
+        for path in (agent.home, agent.drop, agent.mirror, agent.state):
+            os.chown(path, 65534, 65534)
+            path.chmod(0o755)
+        agent.config_file.chmod(0o644)
+        yield agent
+
+
+@pytest.mark.parametrize("closed", ["folder before the first start", "folder", "ledger", "ledger and its folder"])
+def test_78_when_run_may_not_use_its_state_folder_with_the_command(closed: str, of_nobody: AgentProcess) -> None:
+    agent = of_nobody
+    ledger = agent.state / "state.db"
+    if "before" not in closed:
+        agent.start(*NOBODY)
+        assert agent.terminate() == 0
+    if "folder" in closed:
+        os.chown(agent.state, 0, 0)
+    if "ledger" in closed:
+        os.chown(ledger, 0, 0)
+        ledger.chmod(0o600)
+    in_the_way = ledger if "ledger" in closed else agent.state
+    agent.log_file.write_text("")
+    agent.launch("run", prefix=NOBODY)
+    assert agent.wait() == 78, agent.log()
+    (told,) = agent.log().splitlines()
+    assert "the service's user nobody may not " in told
+    assert re.search(rf"; run: sudo [^;]* {in_the_way}(?: |;)", told)
+    assert told.endswith("; then start the agent again")
+    agent.launch("sync", prefix=NOBODY)
+    assert agent.wait() == 1, "a person looks at it"
+
+
+def test_1_when_the_state_folder_is_not_there_yet_since_its_disk_may_come(of_nobody: AgentProcess) -> None:
+    agent = of_nobody
+    agent.state.rmdir()
+    os.chown(agent.home, 0, 0)
+    agent.launch("run", prefix=NOBODY)
+    assert agent.wait() == 1
+    assert f"may not make files in {agent.home}" in agent.log()
 
 
 @pytest.mark.parametrize(

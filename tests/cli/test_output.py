@@ -41,6 +41,7 @@ STATUS = {
         "last_success": (str, None),
         "free_bytes": (int, None),
         "left_alone": list,
+        "put_away": dict,
     },
     "mirror": {"folder": str, "counts": dict, "last_success": (str, None), "free_bytes": (int, None)},
     "transfers": list,
@@ -149,7 +150,7 @@ def test_what_the_ledger_knows_is_listed_even_when_the_console_does_not_answer(
     assert (refused.returncode, down.returncode) == (4, 75)
     for done in (refused, down):
         assert [row["state"] for row in json.loads(done.stdout)] == ["published"]
-        assert "what is listed is what the ledger knows" in done.stderr
+        assert "this list is what the ledger knows" in done.stderr
 
 
 # Pipes

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from axomsync.console.client import Console, NotThere
+from axomsync.console.client import Console
+from axomsync.console.session import NotThere
 from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, Rejected, Transient
 from axomsync.mirror.layout import check_manifest
 from axomsync.storage.s3 import url_lifetime

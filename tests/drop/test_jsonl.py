@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 import pytest
+from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -317,7 +318,13 @@ FOREIGN = {
     "bzip2": (b"BZh9rest", "bzip2 data"),
     "parquet": (b"PAR1rest", "a Parquet file"),
     "UTF-16": ('{"a": 1}\n'.encode("utf-16"), "UTF-16 text"),
-    "byte-order mark": (b"\xef\xbb\xbf" + GOOD, "text with a byte-order mark"),
+    "byte-order mark": (
+        b"\xef\xbb\xbf" + GOOD,
+        r"text with a byte-order mark; save it as UTF-8 without BOM (sed -i '1s/^\xef\xbb\xbf//')",
+    ),
+    "nothing but a byte-order mark": (b"\xef\xbb\xbf", "text with a byte-order mark"),
+    "CSV with a byte-order mark": (b"\xef\xbb\xbfid,text\r\n1,good\r\n", "looks like CSV"),
+    "JSON array with a byte-order mark": (b'\xef\xbb\xbf[{"a": 1}]\n', "one JSON array"),
     "HTML": (b"\n<!DOCTYPE html>\n<html></html>\n", "HTML or XML"),
     "JSON array": (b'[{"a": 1},\n{"a": 2}]\n', "one JSON array"),
     "pretty-printed JSON": (b'{\n  "a": 1\n}\n', "JSON over several lines"),
@@ -430,7 +437,8 @@ def test_any_list_of_objects_is_accepted_whatever_the_read_size(
     raw = data.split(b"\n")[: len(rows)]
     again = tuple(number for number, line in enumerate(raw, 1) if line in raw[: number - 1])
     repeated = RepeatedLines(len(again), len(rows), again) if again and large_line >= read_size else None
-    assert result == Checked(hashlib.sha256(data).hexdigest(), len(data), len(rows), repeated=repeated)
+    digests = hashlib.sha256(data).hexdigest(), blake3(data).hexdigest()
+    assert result == Checked(digests[0], len(data), len(rows), digests[1], repeated=repeated)
 
 
 def test_lines_that_repeat_others_are_counted_and_the_first_of_them_named() -> None:

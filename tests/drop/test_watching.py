@@ -1,14 +1,19 @@
 """A watch that can't go blind: limits of inotify are told by name, a queue that overflows is made up for, filesystems of
-other machines are polled."""
+other machines are polled, and the death of any of its threads is noticed."""
 
+import ctypes
+import io
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from axomsync.drop.watch import Watcher
+from axomsync.ops import logs
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, stored
 from tests.rig.agent import AgentProcess, eventually
@@ -89,7 +94,7 @@ def test_what_appears_while_the_queue_overflows_is_found_and_new_folders_are_wat
 
     def is_seen() -> bool:
         # The new watches follow the line in the log; what comes before them waits for the next event there, or for `rescan`.
-        (agent.drop / "x" / "y" / ".hint").touch()
+        (agent.drop / "x" / "y" / ".hint").write_bytes(b"")  # not `touch`: a second one only changes times, and is no hint
         return (agent.drop / "uploaded" / "x" / "y" / "b.jsonl.receipt.json").exists()
 
     eventually("the next one, by an event of its folder", is_seen)
@@ -124,3 +129,43 @@ assert woken.wait(10)
 def test_folders_that_are_made_while_they_are_found_are_no_news(tmp_path: Path) -> None:
     watching = subprocess.run([sys.executable, "-c", MAKE_FOLDERS, tmp_path], capture_output=True, text=True, check=True)
     assert watching.stdout + watching.stderr == ""
+
+
+def watching() -> list[threading.Thread]:
+    """The library's threads, all of them: some are behind the observer and its emitters."""
+    return [thread for thread in threading.enumerate() if type(thread).__module__.startswith("watchdog.")]
+
+
+def hit(thread: threading.Thread, root: Path) -> None:
+    """Have an exception end a thread wherever it is: it meets it when it wakes."""
+    assert thread.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyError))
+
+    def has_ended() -> bool:
+        (root / "noise").write_bytes(b"")
+        return not thread.is_alive()
+
+    eventually("the end of the thread", has_ended)
+
+
+def test_a_thread_of_the_watch_that_dies_is_one_line_and_is_begun_again(tmp_path: Path, stream: io.StringIO) -> None:
+    logs.set_up("console", "info", {}, stream)
+    woken = threading.Event()
+    watcher = Watcher(tmp_path, "inotify", woken.set)
+    watcher.heal()
+    kinds, of_before = {type(thread) for thread in watching()}, set[threading.Thread]()
+    assert len(kinds) >= 2
+    for kind in kinds:
+        hit(next(thread for thread in watching() if type(thread) is kind and thread not in of_before), tmp_path)
+        assert not watcher.works(), kind
+        of_before.update(watching())  # what waits for a lock of the dead one stays
+        watcher.heal()
+        assert watcher.works(), kind
+        assert watcher.fault is None
+        woken.clear()
+        (tmp_path / kind.__name__).write_bytes(b"")
+        assert woken.wait(10), kind
+    watcher.stop()
+    told = stream.getvalue().splitlines()
+    assert len(told) == len(kinds), told
+    assert all("a thread of watchdog ended (KeyError: ); it is begun again" in line for line in told)

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import deserialize
 
 from axomsync.sandbox.console import Sandbox
-from axomsync.sandbox.sample import find_model
+from axomsync.sandbox.demo.sample import find_model
 from tests.rig.agent import AgentProcess
 
 PAIRS = (("a cat sleeps", "a kitten sleeps"), ("a cat sleeps", "parliament voted yesterday"))

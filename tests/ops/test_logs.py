@@ -8,8 +8,6 @@ import pty
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from typing import Literal
 
 import pytest
@@ -23,22 +21,6 @@ SIGNED = (
     "&X-Amz-Signature=feedfacefeedface&X-Amz-Security-Token=sesame"
 )
 SECRETS = ("feedfacefeedface", "AKIA", "sesame", "0123456789")
-
-
-@pytest.fixture
-def stream() -> Iterator[io.StringIO]:
-    """What is logged; the process's own logging is as before afterwards."""
-    root = logging.getLogger()
-    handlers, level, raises, hooks = (
-        root.handlers[:],
-        root.level,
-        logging.raiseExceptions,
-        (sys.excepthook, threading.excepthook),
-    )
-    yield io.StringIO()
-    root.handlers[:], logging.raiseExceptions = handlers, raises
-    root.setLevel(level)
-    sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.mark.parametrize("form", ["console", "journal", "json"])

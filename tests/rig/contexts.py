@@ -15,6 +15,7 @@ from axomsync.runtime.worker import WorkerContext
 def worker_context(ledger: Ledger, console: Any = None, storage: Any = None, **given: Any) -> WorkerContext:
     """All that is not `given` as a worker has it that is alone and has no limits; no far side unless there is one."""
     alone = {
+        "awake": given.get("clock", time.monotonic),
         "meter": Meter(given.get("clock", time.monotonic)),
         "throttle": Throttle(()),
         "problems": Problems(ledger),

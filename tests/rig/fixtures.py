@@ -1,7 +1,11 @@
 """The far sides as fixtures: the server that misbehaves; the sandbox, with one object store for each test session (and xdist
 worker), and a console and a relay of its own for each test."""
 
+import io
+import logging
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -68,3 +72,19 @@ def sandbox_factory(object_store: ObjectStore, tmp_path_factory: pytest.TempPath
 @pytest.fixture
 def sandbox(sandbox_factory: SandboxFactory) -> Sandbox:
     return sandbox_factory()
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """What is logged; the process's own logging is as before afterwards."""
+    root = logging.getLogger()
+    handlers, level, raises, hooks = (
+        root.handlers[:],
+        root.level,
+        logging.raiseExceptions,
+        (sys.excepthook, threading.excepthook),
+    )
+    yield io.StringIO()
+    root.handlers[:], logging.raiseExceptions = handlers, raises
+    root.setLevel(level)
+    sys.excepthook, threading.excepthook = hooks

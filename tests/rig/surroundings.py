@@ -24,6 +24,7 @@ from typing import Any
 import axomsync.agent.agent
 import axomsync.cli.tables
 import axomsync.console.client
+import axomsync.console.session
 import axomsync.ops.doctor
 import axomsync.runtime.schedule
 import axomsync.web.page

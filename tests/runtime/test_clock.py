@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -10,14 +11,18 @@ import httpx
 import pytest
 
 from axomsync.config.units import parse_bandwidth
+from axomsync.core.errors import Transient
 from axomsync.core.policy import LONGEST_WAIT_SECONDS, bandwidth_at
-from axomsync.ledger import Reader
+from axomsync.core.records import Stamp
+from axomsync.drop.setbacks import Setbacks
+from axomsync.ledger import Ledger, Reader
 from axomsync.ledger.facts import PAUSE_ENDS, PAUSE_SECONDS
 from axomsync.runtime.waits import Waits
 from axomsync.status.report import pause_left
 from axomsync.transport.http import http_date, retry_after
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.clocks import WallClock
+from tests.rig.contexts import worker_context
 from tests.rig.faults import KEY, Content, FaultyServer, s3_error
 
 HOURS, YEAR = 3600.0, 400 * 86400.0
@@ -64,6 +69,16 @@ def test_stored_time_beyond_the_longest_wait_is_due(jump: float) -> None:
     clocks.wall += jump
     left = clocks.waits().left("a", due)
     assert left == (0 if jump < 0 or jump >= LONGEST_WAIT_SECONDS else LONGEST_WAIT_SECONDS - jump)
+
+
+def test_failed_upload_waits_though_the_clock_is_set_before_anybody_looks(tmp_path: Path) -> None:
+    clocks = Clocks()
+    with closing(Ledger(tmp_path / "state", lambda: clocks.wall)) as ledger:
+        row = ledger.read.upload(ledger.push_upload(b"a.jsonl", "a.jsonl", Stamp(1, 2, 3, 4, 5)))
+        setbacks = Setbacks(tmp_path, worker_context(ledger, now=lambda: clocks.wall, clock=lambda: clocks.steady))
+        setbacks.wait(row, Transient("no answer", 11.0))
+        clocks.wall -= 4 * HOURS
+        assert setbacks.waits.left(row.id, ledger.read.upload(row.id).next_attempt) == 11.0
 
 
 def test_waits_are_forgotten_when_over() -> None:

@@ -129,7 +129,7 @@ class Upkeep:
                 Path(model.path or ""),
                 record,
                 damages,
-                self._context.mirror_folder.workshop(model.id),
+                self._context.mirror_folder.staging.workshop(model.id),
                 job,
                 self._context.lanes,
                 self._context.ledger,

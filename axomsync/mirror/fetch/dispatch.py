@@ -33,7 +33,7 @@ class Dispatcher:
     def __init__(self, connections: int, context: WorkerContext, journal: Journal, habits: Habits, *, hashes: bool) -> None:
         self._connections, self._journal, self._habits, self._hashes = connections, journal, habits, hashes
         self._ledger, self._throttle = context.ledger, context.throttle
-        self._random, self._clock = context.random, context.clock
+        self._random, self._clock = context.random, context.awake
         self._changed = threading.Condition()  # guards `_hosts`, and the leases, files and jobs in it
         self._hosts: dict[str, Host[PartialFile]] = {}
 

@@ -38,7 +38,7 @@ class Lanes:
 
     def __init__(self, connections: int, context: WorkerContext, *, hashes: bool) -> None:
         self._connections, self._hashes = connections, hashes
-        self._liveness, self._stop, self._clock = context.liveness, context.stop, context.clock
+        self._liveness, self._stop, self._clock = context.liveness, context.stop, context.awake
         self.storage, self.habits = context.storage, Habits(context.ledger)
         self._journal = Journal(context.ledger, context.clock)
         self._dispatcher = Dispatcher(connections, context, self._journal, self.habits, hashes=hashes)

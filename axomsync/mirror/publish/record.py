@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from axomsync.core.documents import NotADocument, read_document
 from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import RECORD
-from axomsync.core.records import DurableSegment, ModelFile, Proof, RemoteModel
+from axomsync.core.records import DurableSegment, Model, ModelFile, Proof, RemoteModel
 from axomsync.core.text import printable
 from axomsync.mirror.layout import LARGEST_MODEL, check_paths
 
@@ -170,3 +171,19 @@ def _document(record: Record) -> dict[str, Any]:
         "left_out": record.left_out,
         "remarks": record.remarks,
     }
+
+
+def record_of(
+    model: Model,
+    files: tuple[ModelFile, ...],
+    proofs: Mapping[str, Proof],
+    left_out: tuple[str, ...],
+    now: float,
+    remarks: tuple[str, ...],
+) -> Record:
+    """The record of a model that is published at `now`."""
+    remote = RemoteModel(
+        model.id, model.name, model.version, model.params, model.base_model_id, model.remote_status, model.created_at
+    )
+    published_at = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
+    return Record(remote, files, proofs, published_at, left_out, remarks)

@@ -39,7 +39,7 @@ def test_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
         place = MirrorFolder(disk, "here")
         deep = {f"{number}/c.bin": 1 for number in range(20)}
         with pytest.raises(LocalFault, match="no inodes are left on the disk"):
-            place.prepare("m", deep)
+            place.staging.prepare("m", deep)
         assert full_disk(str(disk / "not" / "there")) == full_disk(str(disk).encode())
         with pytest.raises(sqlite3.OperationalError) as error:
             sqlite3.connect(disk / "state.db").execute("CREATE TABLE t (x)")

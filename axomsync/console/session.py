@@ -1,0 +1,230 @@
+"""One exchange with the console: a request with the key, a bounded answer, each refusal mapped to what to do next.
+
+Failures handled: 401 (the key source is read again once, then `KeyRefused`), 403 (`Rejected`, names the missing scope),
+404, 400/409/422 (`Rejected` with the server's `detail`), 429/5xx/connection failures (`Transient`, honouring Retry-After
+in both forms), answers that are HTML, empty, huge (as they are or once they are unpacked) or endless, a far side that
+repeats our key in what it says.
+
+The sources of facts are the vendor's pages "Authentication" and "Errors & conventions".
+"""
+
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+import orjson
+
+from axomsync import __version__
+from axomsync.core.documents import NotADocument, decode
+from axomsync.core.errors import KeyRefused, Rejected, Transient
+from axomsync.core.text import printable
+from axomsync.transport.authorities import tls_context
+from axomsync.transport.http import (
+    NETWORK_TROUBLE,
+    http_date,
+    network_reason,
+    proxy_answered,
+    request_id,
+    retry_after,
+    with_context,
+)
+from axomsync.transport.proxies import Proxies
+
+ANSWER_LIMIT = 64 * 1024 * 1024  # bytes, unpacked, of all pages together; a catalog of 100,000 models is about 30 MB
+STEP = 256 * 1024  # bytes that are unpacked at once
+ANSWER_SECONDS = 300.0  # for one whole answer; a far side that trickles must not hold a worker for ever
+DETAIL_LIMIT = 16 * 1024
+DETAIL_SECONDS = 30.0  # what comes later of an error is not waited for
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+_CODINGS = ("gzip", "x-gzip", "deflate")  # that a proxy may apply unasked
+_ZLIB_OR_GZIP = 47  # zlib's own sign for: either header
+
+
+class NotThere(Rejected):
+    """404: the id is unknown, or not there yet."""
+
+
+class Session:
+    """Requests to one console. `read_key` is asked for the API key at the start and again after a 401."""
+
+    def __init__(
+        self,
+        url: str,
+        read_key: Callable[[], str],
+        *,
+        ca_file: str | None,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        timeout: httpx.Timeout,
+        answer_seconds: float,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._read_key = read_key
+        self._key: str | None = None
+        self._now, self._clock = now, clock
+        self._silent_since: float | None = None
+        self._answer_seconds = answer_seconds
+        self.clock_ahead: float | None = None  # seconds that the console's clock was ahead of ours when it answered last
+        self.proxy = Proxies.of(os.environ).leading_to(self.url)
+        context = tls_context(ca_file)
+        self._client = httpx.Client(
+            verify=context,
+            timeout=timeout,
+            headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"},
+            follow_redirects=False,
+            proxy=None if self.proxy is None else with_context(self.proxy, context),
+            trust_env=False,  # httpx would read the same variables in its own way
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def silence(self) -> float:
+        """Seconds since the first call without an answer, if none was answered after it; else 0. From any thread."""
+        since = self._silent_since
+        return 0.0 if since is None else self._clock() - since
+
+    def forget_key(self) -> None:
+        """Read the API key from its source before the next call."""
+        self._key = None
+
+    def call(self, method: str, path: str, *, scope: str, body: object = None) -> tuple[object, float | None]:
+        """The answer's JSON, and the console's clock if it tells (seconds since the epoch)."""
+        with self.request(method, self.url + path, scope, body) as response:
+            return decoded(self.body(response), path), http_date(response.headers.get("Date", ""))
+
+    @contextmanager
+    def request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
+        """A successful response, its body not yet read. A refused key is read anew from its source once."""
+        key = self._key or self._read_key()
+        if self._silent_since is None:
+            self._silent_since = self._clock()
+        for last_try in (False, True):
+            self._key = key
+            try:
+                with self._client.stream(method, url, json=body, headers=_bearer(key)) as response:
+                    self._silent_since = None
+                    if response.status_code == 401 and not last_try and (rotated := self._read_key()) != key:
+                        key = rotated
+                        continue
+                    date = http_date(response.headers.get("Date", ""))
+                    self.clock_ahead = None if date is None else date - self._now()
+                    self._raise_for_status(response, scope)
+                    yield response
+                    return
+            except NETWORK_TROUBLE as error:
+                raise Transient(f"{self.url}: {network_reason(error, self.proxy, 'no answer in time')}") from None
+            except httpx.InvalidURL as error:
+                raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
+
+    def body(self, response: httpx.Response, most: int = ANSWER_LIMIT) -> bytearray:
+        """The whole body, unpacked. Raises `Transient` when it has more than `most` bytes."""
+        body = bytearray()
+        for piece in self._pieces(response):
+            body += piece
+            if len(body) > most:
+                path = printable(response.request.url.path)
+                raise Transient(f"{path}: the answer is larger than {ANSWER_LIMIT >> 20} MiB")
+        return body
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        """The body as it arrives, unpacked step by step: a kilobyte may be packed from a gigabyte."""
+        began, path = self._clock(), printable(response.request.url.path)
+        coding = response.headers.get("Content-Encoding", "").strip().lower()
+        if coding not in ("", "identity", *_CODINGS):
+            raise Transient(
+                f"{path}: the answer is packed as {printable(coding)[:60]!r}, though it was asked for as it is; have the "
+                "proxy before the console leave it alone"
+            )
+        unpacked = zlib.decompressobj(_ZLIB_OR_GZIP) if coding in _CODINGS else None
+        for piece in response.iter_raw():
+            if self._clock() - began > self._answer_seconds:
+                raise Transient(f"{path}: the answer took more than {self._answer_seconds:g} s")
+            if unpacked is None:
+                yield piece
+                continue
+            try:
+                more = True
+                while more:
+                    out = unpacked.decompress(piece, STEP)
+                    piece = unpacked.unconsumed_tail
+                    more = bool(piece) or len(out) == STEP
+                    yield out
+            except zlib.error:
+                raise Transient(f"{self.url}: the connection broke (what it packed as {coding} is damaged)") from None
+
+    def _raise_for_status(self, response: httpx.Response, scope: str) -> None:
+        status = response.status_code
+        if 200 <= status < 300:
+            return
+        if status == 407 and self.proxy is not None:
+            raise Transient(f"{self.url}: through {self.proxy}: {proxy_answered(status, self.proxy)}")
+        call = f"{response.request.method} {printable(response.request.url.path)}"
+        detail = self._detail(response) + request_id(response, "x-request-id", self._key)
+        if status == 401:
+            raise KeyRefused(
+                f"the console refuses the API key ({detail}): create a new one in the console, put it where "
+                "$AXOM_KEY, [console] key_file or the credential axom_key is read from, and reload"
+            )
+        if status == 403:
+            raise Rejected(f"{call}: the API key lacks the scope '{scope}' ({detail}); create a key that has it")
+        if status == 404:
+            raise NotThere(f"{call}: the console does not know it ({detail})")
+        if status == 429 or status >= 500 or status in (408, 425):
+            through = f", through {self.proxy}" if self.proxy is not None else ""
+            raise Transient(f"{self.url} answered {status} ({detail}){through}", retry_after(response, self._now()))
+        if 300 <= status < 400:
+            raise Rejected(f"{call}: the console redirects elsewhere ({status}); correct [console] url")
+        raise Rejected(f"{call}: the console refuses it with {status}: {detail}")
+
+    def _detail(self, response: httpx.Response) -> str:
+        """The server's own words, one short line; proxies answer with HTML, nothing at all, or a lot."""
+        piece, ends = b"", time.monotonic() + DETAIL_SECONDS
+        with suppress(Transient):  # what it says of the refusal does not matter as much as the refusal
+            for more in self._pieces(response):
+                piece += more
+                if len(piece) >= DETAIL_LIMIT or time.monotonic() > ends:
+                    break
+        try:
+            text = _words(orjson.loads(piece[:DETAIL_LIMIT])["detail"])
+        except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+            text = ""
+        # The key goes first: the cut might leave most of it.
+        return printable(" ".join(text.replace(self._key or "\n", "…").split()))[:300] or "no detail given"
+
+
+def decoded(body: bytearray, path: str) -> object:
+    """The JSON of a body. Raises `Transient` when it is none: a proxy's page, perhaps."""
+    try:
+        return decode(body)
+    except NotADocument as fault:
+        start = body[:100].lstrip()
+        kind = "an HTML page" if start[:1] == b"<" else f"no JSON that can be read, {fault}" if start else "an empty body"
+        raise Transient(
+            f"{path}: the console (or a proxy before it) answered with {kind}; is [console] url right?"
+        ) from None
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _words(detail: Any) -> str:
+    """`detail` as text; frameworks write a list of `{"loc": ["body", "filename"], "msg": "…"}` for what is invalid."""
+    return ", ".join(map(_word, detail)) if isinstance(detail, list) else _word(detail)
+
+
+def _word(detail: Any) -> str:
+    if isinstance(detail, str):
+        return detail
+    if isinstance(detail, dict) and isinstance(detail.get("msg"), str):
+        place = detail.get("loc")
+        names = [str(part) for part in place if isinstance(part, str | int)] if isinstance(place, list) else []
+        return f"{'.'.join(names)}: {detail['msg']}" if names else detail["msg"]
+    return orjson.dumps(detail).decode()

@@ -1,0 +1,65 @@
+"""Reads models, and their files with the segments that are durable."""
+
+from collections.abc import Iterable
+
+from axomsync.core.records import DurableSegment, Model, ModelFile, ModelState
+from axomsync.ledger.queries import Queries
+from axomsync.ledger.rows import Row, fitting, to_model
+
+# Segments may overlap, where a straggler's rest was fetched twice.
+_MODELS = (
+    "SELECT m.*, (SELECT coalesce(sum(min(f.size,"
+    ' (SELECT coalesce(sum(s."end" - s.start), 0) FROM segments s WHERE s.file = f.id))), 0)'
+    " FROM files f WHERE f.model = m.id) AS bytes_done FROM models m"
+)
+
+
+class ModelQueries(Queries):
+    """The reading side of models."""
+
+    def models(self, *states: ModelState) -> list[Model]:
+        """Every model ever listed, or those in one of `states`; newest first."""
+        among = _among(states) if states else ""
+        return self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id", make=to_model)
+
+    def latest_models(self, most: int) -> list[Model]:
+        """At most so many of the newest, and so many that are not done with; newest first."""
+        states = "('queued', 'downloading', 'verifying', 'blocked', 'failed')"
+        undone = f"SELECT id FROM models WHERE state IN {states} LIMIT ?"  # noqa: S608
+        latest = "SELECT id FROM models ORDER BY created_at DESC, id LIMIT ?"
+        sql = f"{_MODELS} WHERE m.id IN ({undone}) OR m.id IN ({latest}) ORDER BY created_at DESC, id"
+        return self._rows(sql, (most, most), make=to_model)
+
+    def models_due(self, states: Iterable[ModelState], now: float) -> list[Model]:
+        """Models in one of `states` whose next attempt is due, oldest first."""
+        sql = f"{_MODELS} {_among(states)} AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
+        return self._rows(sql, (now,), make=to_model)
+
+    def model(self, model_id: str) -> Model:
+        """One model by its id."""
+        return self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,), make=to_model)[0]
+
+    def model_counts(self) -> dict[str, int]:
+        """Models a state, zero included."""
+        return self._counts("models", ModelState)
+
+    def files(self, model_id: str) -> list[ModelFile]:
+        """The files of a model with their durable segments, by path."""
+        segments: dict[int, list[DurableSegment]] = {}
+        query = 'SELECT s.file, s.start, s."end", s.blake3 FROM segments s JOIN files f ON f.id = s.file WHERE f.model = ?'
+        for file, segment in self._rows(f"{query} ORDER BY s.start", (model_id,), make=_segment):
+            segments.setdefault(file, []).append(segment)
+
+        def with_segments(row: Row) -> ModelFile:
+            own = tuple(segments.get(row["id"], ()))
+            return fitting(ModelFile, rel=row["rel"], size=row["size"], etag=row["etag"], segments=own)
+
+        return self._rows("SELECT * FROM files WHERE model = ? ORDER BY rel", (model_id,), make=with_segments)
+
+
+def _segment(row: Row) -> tuple[int, DurableSegment]:
+    return row["file"], fitting(DurableSegment, start=row["start"], end=row["end"], blake3=row["blake3"])
+
+
+def _among(states: Iterable[ModelState]) -> str:
+    return "WHERE state IN ({})".format(", ".join(f"'{state}'" for state in states))

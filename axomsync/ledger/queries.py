@@ -1,0 +1,111 @@
+"""A read-only connection to the ledger: WAL lets it read while a write goes on, also in other processes.
+
+Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a newer one (`NewerLedger`), a locked file, one
+that is damaged anywhere: in its structure, in a state, in a name or a number (`LocalFault`).
+"""
+
+import errno
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from sqlite_utils import Database
+
+from axomsync.core.errors import LocalFault
+from axomsync.core.oserrors import local_fault
+from axomsync.ledger.database import BUSY_TIMEOUT_SECONDS, DAMAGE, Trouble, check_ledger, closed_on_failure, sqlite_fault
+from axomsync.ledger.rows import Row, known_state
+from axomsync.ledger.schema import migrations, refuse_newer
+
+T = TypeVar("T")
+
+ROOM_BYTES = 1_000_000  # that making a ledger takes, and more
+
+
+class UnreadyLedger(LocalFault):
+    """There is none, or one that no agent has brought up to date since the program was upgraded."""
+
+
+class Queries:
+    """Runs queries; usable from any thread, and while an agent in another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        check_ledger(path)
+        if not path.exists():
+            raise UnreadyLedger(f"{path}: there is no ledger yet; `axomsync run` or `axomsync sync` creates it")
+        if not os.access(path, os.R_OK, effective_ids=True):
+            raise local_fault(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), str(path))
+        self._lock = threading.Lock()
+        try:
+            connection = sqlite3.connect(
+                f"file:{_uri_path(path)}?mode=ro{_as_guest(path)}",
+                uri=True,
+                check_same_thread=False,
+                timeout=BUSY_TIMEOUT_SECONDS,
+            )
+            self._db = Database(connection)
+            with closed_on_failure(connection):
+                refuse_newer(self._db, path)
+                if migrations.pending(self._db):
+                    raise UnreadyLedger(f"{path}: {_why_pending(self._db, path)}")
+        except (sqlite3.Error, *DAMAGE) as error:
+            fault = sqlite_fault(error, path)
+            if _is_guest(path) and getattr(fault, "trouble", None) in (Trouble.READ_ONLY, Trouble.UNOPENED):
+                raise LocalFault(
+                    f"{path}: the agent that wrote it came to a sudden end, and this user may not put it in order; "
+                    "use sudo, or start the agent"
+                ) from None
+            raise fault from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._db.close()
+
+    @overload
+    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]: ...
+    @overload
+    def _rows(self, sql: str, parameters: Sequence[object] = (), *, make: Callable[[Row], T]) -> list[T]: ...
+    def _rows(
+        self, sql: str, parameters: Sequence[object] = (), *, make: Callable[[Row], Any] = lambda row: row
+    ) -> list[Any]:
+        with self._lock:
+            try:
+                return [make(row) for row in self._db.query(sql, list(parameters))]  # fifty thousand dicts are 100 MB
+            except (sqlite3.Error, *DAMAGE) as error:
+                raise sqlite_fault(error, self.path) from None
+
+    def _counts(self, table: str, states: Iterable[str]) -> dict[str, int]:
+        def counted(row: Row) -> tuple[str, int]:
+            return str(known_state(table, row["state"])), row["n"]
+
+        sql = f"SELECT state, count(*) AS n FROM {table} GROUP BY state"  # noqa: S608  # own names
+        return {str(state): 0 for state in states} | dict(self._rows(sql, make=counted))
+
+
+def _why_pending(db: Database, path: Path) -> str:
+    """Whether an older version wrote it, or nobody yet: a start that failed half-way leaves a file without any fact."""
+    if "facts" in db.table_names() and db.execute("SELECT EXISTS (SELECT 1 FROM facts)").fetchone()[0]:
+        return "of an older version; start the agent anew, which brings it up to date"
+    disk = os.statvfs(path.parent)
+    if disk.f_bavail * disk.f_frsize < ROOM_BYTES or (disk.f_files and not disk.f_favail):
+        return "the start that was to make it failed, since the disk is full; free some space, and start the agent again"
+    return "the start that was to make it failed, on a full disk perhaps; start the agent again: nothing was lost"
+
+
+def _as_guest(path: Path) -> str:
+    """How SQLite is to read for somebody who may not make the files that it wants beside a ledger, where no agent has made
+    them: as a file that nobody writes to. Wrong only for what an agent writes that starts at that moment."""
+    return "&immutable=1" if _is_guest(path) and not path.with_name(path.name + "-shm").exists() else ""
+
+
+def _is_guest(path: Path) -> bool:
+    return not os.access(path.parent, os.W_OK, effective_ids=True)
+
+
+def _uri_path(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,90 @@
+"""Writes of signed URLs for uploads and their shards, from presign to confirmation, and of orphans.
+
+A signed URL is a secret. It is kept while its PUT may have to be repeated, and no longer.
+"""
+
+from collections.abc import Iterable
+
+from sqlite_utils import Database
+
+from axomsync.core.records import Presigned, Shard, UploadState
+from axomsync.ledger.states import Moves
+
+
+class SignedUrlWrites(Moves):
+    """The writing side of signed URLs, shards and orphans."""
+
+    def record_presigned(self, upload: int, presigned: Presigned) -> None:
+        """Keep the signed URL before the PUT begins, so that an ambiguous loss can be repeated on the same key."""
+
+        def work(db: Database) -> None:
+            changes = {"upload_id": presigned.upload_id, "key": presigned.key, "reason": None, "next_attempt": None}
+            self._move(db, "uploads", upload, UploadState.UPLOADING, changes)
+            db.conn.execute(
+                "INSERT OR REPLACE INTO signed_urls (upload, url, expires_at) VALUES (?,?,?)",
+                (upload, presigned.url, presigned.expires_at),
+            )
+
+        self.write(work, upload)
+
+    def forget_presigned(self, upload: int) -> None:
+        """Storage refused the URL: the next try asks for another."""
+        self.execute("DELETE FROM signed_urls WHERE upload = ?", upload).result()
+
+    def record_orphan(self, upload: int, presigned: Presigned) -> None:
+        """Storage has or may have an object whose key is not handed out."""
+        sql = "INSERT OR IGNORE INTO orphans VALUES (?,?,?,?)"
+        self.execute(sql, upload, presigned.upload_id, presigned.key, self._now()).result()
+
+    def record_shard_presigned(self, upload: int, number: int, presigned: Presigned) -> None:
+        """As `record_presigned`, for one shard."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "UPDATE shards SET upload_id = ?, key = ? WHERE upload = ? AND number = ?",
+                (presigned.upload_id, presigned.key, upload, number),
+            )
+            db.conn.execute(
+                "INSERT OR REPLACE INTO signed_shard_urls (upload, number, url, expires_at) VALUES (?,?,?,?)",
+                (upload, number, presigned.url, presigned.expires_at),
+            )
+
+        self.write(work)
+
+    def forget_shard_presigned(self, upload: int, number: int) -> None:
+        """As `forget_presigned`, for one shard."""
+        sql = "DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?"
+        self.execute(sql, upload, number).result()
+
+    def record_shard_uploaded(self, upload: int, number: int, etag: str | None, *, doubtful: bool = False) -> None:
+        """Storage confirmed one shard; if that is `doubtful`, so is the upload."""
+
+        def work(db: Database) -> None:
+            db.conn.execute(
+                "UPDATE shards SET uploaded = 1, etag = ? WHERE upload = ? AND number = ?", (etag, upload, number)
+            )
+            db.conn.execute("DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?", (upload, number))
+            if doubtful:
+                db.conn.execute("UPDATE uploads SET doubtful = 1 WHERE id = ?", (upload,))
+
+        self.write(work)
+
+    def _leave_behind(self, db: Database, upload: int) -> None:
+        """Forget where an upload was going; what storage has or may have of it are orphans now."""
+        for begun in (
+            "SELECT id, upload_id, key, ?2 FROM uploads JOIN signed_urls ON upload = id WHERE id = ?1",
+            "SELECT upload, upload_id, key, ?2 FROM shards WHERE upload = ?1 AND (uploaded OR number IN"
+            " (SELECT number FROM signed_shard_urls WHERE upload = ?1))",
+        ):
+            db.conn.execute(f"INSERT OR IGNORE INTO orphans {begun}", (upload, self._now()))
+        db.conn.execute("DELETE FROM shards WHERE upload = ?", (upload,))
+        db.conn.execute("DELETE FROM signed_urls WHERE upload = ?", (upload,))
+
+
+def insert_shards(db: Database, upload: int, shards: Iterable[Shard]) -> None:
+    """Shards that storage has, as a receipt or another agent tells of them."""
+    db.conn.executemany(
+        'INSERT INTO shards (upload, number, filename, start, "end", upload_id, key, etag, uploaded)'
+        " VALUES (?,?,?,?,?,?,?,?,1)",
+        ((upload, s.number, s.filename, s.start, s.end, s.upload_id, s.key, s.etag) for s in shards),
+    )

@@ -1,0 +1,83 @@
+"""One poll: the console's list of models, and what follows from it in the ledger and in the mirror folder.
+
+Failures handled: a list that is empty, or that shows less than there is (no model is taken for removed because of it), a
+mirror folder that can't be read now (`LocalFault`; what can't be seen counts as there), a ledger that was lost (`recovery`).
+"""
+
+from collections.abc import Callable
+
+from axomsync.core.errors import LocalFault
+from axomsync.core.filesystems import is_folder
+from axomsync.core.records import Model, ModelState
+from axomsync.mirror.catalog import Selection, reconcile
+from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.labels import Labels
+from axomsync.mirror.publish.space import Space
+from axomsync.mirror.recovery import recover
+from axomsync.mirror.retention import GONE_SECONDS
+from axomsync.runtime.retry import persist
+
+
+class Poller:
+    """Brings the ledger in line with the console; one poll at a time."""
+
+    def __init__(self, context: MirrorContext, space: Space, labels: Labels) -> None:
+        self._context = context
+        self._space = space
+        self._labels = labels
+        self._recovered = False  # what lies in the mirror folder is known
+
+    def poll(self, under_way: Callable[[], set[str]]) -> None:
+        """Ask for the list and act on it; models under way are left alone. Raises what console and mirror folder raise."""
+        listed = persist(self._context.console.models, self._context.stop, self._context.random)
+        if left_out := self._context.console.models_left_out:
+            self._context.problems.report("list of models", left_out)
+        else:
+            self._context.problems.clear("list of models")
+        unread = [] if self._recovered else recover(self._context)
+        self._recovered = not unread
+        busy = under_way()  # now: the console may have taken long
+        known = self._context.ledger.read.models()
+        self._context.mirror_folder.check([row for row in known if row.state is ModelState.PUBLISHED])
+        settings = self._context.settings
+        selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
+        changes = reconcile(listed, known, selection, lambda row: is_there(row, unread), busy)
+        if changes:
+            self._context.ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
+            for change in changes:
+                if change.state is ModelState.IGNORED:
+                    self._let_go(change.model.id)
+        there = {model.id for model in listed}
+        self._note_presence(there, known)
+        for row in known:
+            gone = row.state is ModelState.GONE and self._context.now() - row.updated_at > GONE_SECONDS
+            if gone and row.bytes_done and there and row.id not in there:
+                self._let_go(row.id)
+        self._context.ledger.set_facts(last_poll=str(self._context.now()))
+        self._space.retain()
+        self._labels.follow(busy)
+        if unread:
+            raise unread[0]
+
+    def _let_go(self, model_id: str) -> None:
+        """Discard what was received of a model that is not wanted any more: it would only fill the disk."""
+        if self._context.mirror_folder.staging.discard(model_id):
+            for file in self._context.ledger.read.files(model_id):
+                self._context.ledger.discard_file(model_id, file.rel)
+
+    def _note_presence(self, listed: set[str], known: list[Model]) -> None:
+        """Count absences; a list that is empty or incomplete does not show that somebody removed a model."""
+        if self._context.settings.keep_gone or not listed or self._context.console.models_left_out:
+            return
+        if any(row.absent_since is not None or row.id not in listed for row in known if row.state is ModelState.PUBLISHED):
+            self._context.ledger.note_presence(listed)
+
+
+def is_there(row: Model, unread: list[LocalFault]) -> bool:
+    """Whether a model's folder is there. One that can't be seen now counts as there, else it would be fetched again; why is
+    added to `unread`."""
+    try:
+        return is_folder(row.path)
+    except LocalFault as fault:
+        unread.append(fault)
+        return True

@@ -1,0 +1,163 @@
+"""The mirror folder's inner part, `.axomsync/<agent>`: where files are collected, removed, and mended, out of sight.
+
+Failures handled: a mirror folder that is missing (`LocalFault`; it is not made), links and files in the place of our folders
+(`Rejected`, nothing is followed), a link or a FIFO among collected files (removed, never followed), files that a crash left
+linked to published ones (unlinked before they are written into), leavings of a crash and of agents that are gone (`sweep`).
+"""
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from axomsync.core.errors import Rejected
+from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
+from axomsync.core.records import RemoteModel
+from axomsync.mirror.layout import folder_names
+from axomsync.mirror.publish.abandoned import remove_abandoned
+
+ABANDONED_SECONDS = 3600.0  # what takes its place within moments, and is still there after so long, nobody waits for
+
+
+class Staging:
+    """The inner part of the mirror folder `root` that belongs to `agent`."""
+
+    def __init__(self, root: Path, agent: str) -> None:
+        self._root = root
+        self._internal = root / INTERNAL / agent
+
+    def path(self, model_id: str) -> Path:
+        """The folder where a model's files are collected; on the filesystem that they will stay on."""
+        name, _ = folder_names(RemoteModel(model_id, model_id, "-", None, None, "", None), clash=False)
+        return self._internal / name
+
+    def prepare(self, model_id: str, rels: Mapping[str, int]) -> Path:
+        """The staging folder with the sub-folders that `rels` need. Raises `LocalFault`, or `Rejected` for a symlink."""
+        free_bytes(self._root)
+        staging = self.path(model_id)
+        try:
+            for folder in {staging / os.path.dirname(rel) for rel in rels} | {staging}:
+                make_folders(folder, self._root)
+            _let_go_of_links(staging)
+        except OSError as error:
+            raise local_fault(error) from None
+        return staging
+
+    def discard(self, model_id: str) -> bool:
+        """Delete what was collected for a model; returns whether there was something."""
+        staging = self.path(model_id)
+        collected = staging.is_dir()
+        shutil.rmtree(staging, ignore_errors=True)
+        return collected
+
+    def scratch(self) -> Path:
+        """A folder of this agent's own on the filesystem of the mirror. Raises `LocalFault`."""
+        try:
+            make_folders(self._internal, self._root)
+        except OSError as error:
+            raise local_fault(error) from None
+        return self._internal
+
+    def grave(self, model_id: str) -> Path:
+        """Where a published folder is moved to be deleted; what a crash left there is deleted. Raises `LocalFault`."""
+        grave = self.scratch() / f"{REMOVED}{self.path(model_id).name}"
+        shutil.rmtree(grave, ignore_errors=True)
+        return grave
+
+    def workshop(self, model_id: str) -> Path:
+        """An empty folder for the new copies of damaged files. Raises `LocalFault`."""
+        folder = self.scratch() / f"{REPAIRED}{self.path(model_id).name}"
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise local_fault(error) from None
+        return folder
+
+    def sweep(self, now: float) -> None:
+        """Delete what a crash has left of what was being removed or repaired, and what agents have that are gone."""
+        remove_abandoned(self._internal, now)
+        for kind in (REMOVED, REPAIRED):
+            for left in self._internal.glob(f"{kind}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        unfinished = os.fsdecode(UNFINISHED)
+        links = self._root.glob(f"{INTERNAL}/*/{NEW_LINK}*")  # of this agent, and of commands that nobody runs any more
+        for path in [*links, *self._root.glob(f"*/*/{unfinished}*"), *self._root.glob(f"{INTERNAL}/*/*/{unfinished}*")]:
+            with suppress(OSError):
+                if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
+
+
+def free_bytes(root: Path) -> int:
+    """Bytes that are free in the mirror folder. Raises `LocalFault` when it is missing."""
+    try:
+        status = os.statvfs(root)
+    except OSError as error:
+        raise local_fault(error, str(root)) from None
+    return status.f_bavail * status.f_frsize
+
+
+def _let_go_of_links(staging: Path) -> None:
+    """What a crash has left linked to a published file must not be written into."""
+    for folder, _, names in os.walk(staging):
+        for path in (os.path.join(folder, name) for name in names):
+            if os.lstat(path).st_nlink > 1:
+                os.unlink(path)
+
+
+def remove_strangers(staging: Path, wanted: set[str]) -> None:
+    """Files of an earlier manifest must not be published."""
+    for folder, folders, names in os.walk(staging, topdown=False):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        for name in names + links:
+            rel = os.path.relpath(os.path.join(folder, name), staging)
+            if rel not in wanted:
+                os.unlink(os.path.join(folder, name))
+        if folder != str(staging) and not os.listdir(folder):
+            os.rmdir(folder)
+
+
+def make_readable_and_sync(folder: Path) -> None:
+    """Give files 0644 and folders 0755 whatever the umask is, and sync both."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _give_mode(os.path.join(parent, name), os.O_NONBLOCK, 0o644)
+        _give_mode(parent, os.O_DIRECTORY, 0o755)  # servers run as other users
+
+
+def _give_mode(path: str | Path, kind: int, mode: int) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind)
+    try:
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(folder: Path, root: Path) -> None:
+    """`mkdir -p` that gives new folders 0755 whatever the umask is, makes no mirror folder and follows no symlink in it."""
+    if folder == root:
+        return
+    make_folders(folder.parent, root)
+    kind = kind_of(folder)
+    if kind is None:
+        with suppress(FileExistsError):
+            folder.mkdir()
+            if stat.S_IMODE(folder.lstat().st_mode) != 0o755:
+                _give_mode(folder, os.O_DIRECTORY, 0o755)
+    elif kind != stat.S_IFDIR:
+        raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
+
+
+def kind_of(path: Path) -> int | None:
+    """The type of what is there, as stat(2) has it, a link itself and not its target; None when nothing is."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
