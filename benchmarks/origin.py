@@ -82,6 +82,7 @@ http {{
             alias {own}/uploads/;
             dav_methods PUT;
             create_full_put_path on;
+            add_header ETag '"{etag}"';  # as every object store gives one; without it an upload counts as unconfirmed
         }}
     }}
     server {{

@@ -1,8 +1,8 @@
-"""Write `docs/reference/` from the program itself: `make docs`.
+"""Generate `docs/reference/` from the program itself: `make docs`.
 
-Each page takes its facts from the module that acts on them. Only words that no module needs are here: what a state, a
-metric's family or a problem's subject means to a reader. A state or subject without words is a `KeyError`, so that nobody
-forgets them. `tests/docs/test_docs.py` compares the pages with what this module would write.
+Each page takes its facts from the module that acts on them. Only words that no module needs are here: the meaning of a
+state, a metric's family or a problem's subject. A state or subject without words is a `KeyError`, so that none is forgotten.
+`tests/docs/test_docs.py` compares the pages with the output of this module.
 """
 
 import sys
@@ -24,7 +24,7 @@ from axomsync.runtime.problems import SUBJECTS
 
 FOLDER = Path(__file__).parent / "reference"
 S = TypeVar("S", UploadState, ModelState)
-NOTE = "<!-- `make docs` writes this page. Change docs/generate.py, or the module that the page tells of. -->"
+NOTE = "<!-- `make docs` writes this page. Change docs/generate.py, or the module that it describes. -->"
 
 _FORMS = (
     (config.Duration, "duration"),
@@ -39,7 +39,7 @@ _FORMS = (
     (config.Switch, "true or false"),
 )
 
-# What it means, what to do.
+# Meaning, remedy.
 UPLOAD_STATES: Mapping[UploadState, tuple[str, str]] = {
     UploadState.SETTLING: (
         "The file still changes, or a program has it open for writing.",
@@ -47,7 +47,7 @@ UPLOAD_STATES: Mapping[UploadState, tuple[str, str]] = {
     ),
     UploadState.CHECKING: ("The agent reads the file and checks each line.", "Nothing."),
     UploadState.QUEUED: (
-        "The file is good and waits for its turn, for a next try, or for another agent that has the same content.",
+        "The file is valid and waits for its turn, for a next try, or for another agent with the same content.",
         "Nothing.",
     ),
     UploadState.UPLOADING: ("The agent sends the file to storage.", "Nothing."),
@@ -57,32 +57,32 @@ UPLOAD_STATES: Mapping[UploadState, tuple[str, str]] = {
         "Read `<file>.reason.txt` in `rejected/`, correct the file, move it back.",
     ),
     UploadState.DUPLICATE: (
-        "The same content went up under this name before.",
+        "The same content was uploaded under this name before.",
         "Nothing. The receipt names the first upload. To send it again: `axomsync forget PATH`, then drop the file again.",
     ),
     UploadState.HELD: (
         "The file is larger than one PUT may be (`[drop] max_put`).",
         'Set `[drop] shard = "4GiB"`, or split the file at line ends.',
     ),
-    UploadState.FAILED: ("The console or storage gave a final no.", "Read the reason: it has their words."),
+    UploadState.FAILED: ("The console or storage refused it for good.", "Read the reason: it has their words."),
 }
 MODEL_STATES: Mapping[ModelState, tuple[str, str]] = {
-    ModelState.WAITING: ("The console does not call the model ready.", "Nothing."),
+    ModelState.WAITING: ("The model is not ready in the console.", "Nothing."),
     ModelState.IGNORED: (
         "The selection leaves the model out, or `[mirror] keep` has newer versions.",
         "Nothing, or `axomsync pull MODEL`.",
     ),
     ModelState.QUEUED: ("The model waits for its turn or for a next try.", "Nothing."),
     ModelState.DOWNLOADING: ("The agent fetches segments.", "Nothing."),
-    ModelState.VERIFYING: ("The agent compares checksums and looks into the files.", "Nothing."),
+    ModelState.VERIFYING: ("The agent compares checksums and checks file formats.", "Nothing."),
     ModelState.PUBLISHED: ("The model is complete, verified and under its path.", "Use it."),
     ModelState.BLOCKED: (
         "The disk has no room, or a manifest or a file can't be trusted.",
-        "Read the reason: it says which, and how many bytes. The agent tries again by itself.",
+        "Read the reason: it names the cause, and the missing bytes. The agent tries again by itself.",
     ),
     ModelState.FAILED: (
-        "Something unexpected happened.",
-        "Look into the log. The agent tries again within the hour.",
+        "An unexpected error happened.",
+        "Read the log. The agent tries again within the hour.",
     ),
     ModelState.GONE: (
         "The console no longer lists the model.",
@@ -96,7 +96,7 @@ MODEL_STATES: Mapping[ModelState, tuple[str, str]] = {
 SUBJECT_WORDS: Mapping[str, str] = {
     "agent": "A worker makes no progress, or met a bug.",
     "configuration": "A reload brought a bad configuration. The agent goes on with the old one.",
-    "console": "The console does not answer, answers nonsense, or refuses the key.",
+    "console": "The console does not answer, gives invalid answers, or refuses the key.",
     "drop folder": "A part of the drop folder can't be read or written.",
     "drop folder's filesystem": "The filesystem that held the files is not mounted.",
     "hooks": "Hooks can't be run at all.",
@@ -104,14 +104,14 @@ SUBJECT_WORDS: Mapping[str, str] = {
     "list of models": "Entries of the console's list lack documented fields.",
     "mirror folder": "The mirror folder can't be read or written.",
     "status page": "The status page can't listen, or its token can't be read.",
-    "steering": "The agent can't read what commands ask of it.",
+    "steering": "The agent can't read the requests of commands.",
     "upkeep": "Published models can't be read again.",
-    "watching the drop folder": "The kernel sends no events. The folder is scanned every `[drop] rescan` all the same.",
+    "watching the drop folder": "The kernel sends no events. The folder is still scanned every `[drop] rescan`.",
 }
 
 
 def pages() -> dict[str, str]:
-    """Every page of the reference: file name → text."""
+    """Text of every page of the reference, by file name."""
     made = {
         "configuration.md": _configuration(),
         "commands.md": _commands(),
@@ -123,7 +123,7 @@ def pages() -> dict[str, str]:
     titles = {name: text.partition("\n")[0].removeprefix("# ") for name, text in made.items()}
     made["index.md"] = _page(
         "Reference",
-        "The program writes these pages about itself.",
+        "The program generates these pages.",
         "\n".join(f"- [{title}]({name})" for name, title in titles.items()),
     )
     return {name: f"{text}\n{NOTE}\n" for name, text in made.items()}
@@ -144,13 +144,13 @@ def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def _configuration() -> str:
     parts = [
         "The file is TOML; [config.example.toml](../../config.example.toml) has every key with its default. "
-        "`axomsync config check` reports every error at once, `axomsync config show` says where each value came from. "
+        "`axomsync config check` reports every error at once, `axomsync config show` the origin of each value. "
         'Durations are written `"90s"`, `"5m"`, `"2h"`; sizes `"64MiB"`, `"5GB"`; rates `"100MB/s"`.',
-        "An environment variable overrides a key. The API key is no key of the file: it comes from `$AXOM_KEY`, else from "
+        "An environment variable overrides a key. The API key is not in the file: it comes from `$AXOM_KEY`, else from "
         "`[console] key_file`, else from the systemd credential `axom_key`. It is never an argument.",
-        "The last column says what a reload (`systemctl reload axomsync`) does with a changed key: "
-        f"`{Reload.AT_ONCE}`: no transfer is touched; `{Reload.TRANSFERS}`: from their durable bytes; `{Reload.RESTART}`: "
-        "the reload fails, and the old configuration stays.",
+        "The last column is the effect of a reload (`systemctl reload axomsync`) on a changed key: "
+        f"`{Reload.AT_ONCE}`: no transfer is interrupted; `{Reload.TRANSFERS}`: from their durable bytes; "
+        f"`{Reload.RESTART}`: the reload fails, and the old configuration stays.",
     ]
     for section, keys in config.reference().items():
         rows = (
@@ -208,7 +208,7 @@ def _commands() -> str:
         "Commands",
         "`--config FILE` names the configuration. Without it the program takes `$AXOMSYNC_CONFIG`, "
         "`/etc/axomsync/config.toml`, or `~/.config/axomsync/config.toml`. `--json` prints facts as JSON. Both may stand "
-        f"before the command too. All commands take `--config` but {_without('--config')}; all take `--json` but "
+        f"before the command too. All commands take `--config` except {_without('--config')}; all take `--json` except "
         f"{_without('--json')}. All have the same [exit codes](exit-codes.md).",
         _table(("command", "does"), rows),
         *(_command(name, command) for name, command in verbs()),
@@ -216,7 +216,7 @@ def _commands() -> str:
 
 
 def _without(option: str) -> str:
-    """The commands that do not take a general option."""
+    """Commands without a general option."""
     return ", ".join(f"`{name}`" for name, command in verbs() if not any(option in known.opts for known in command.params))
 
 
@@ -251,9 +251,9 @@ def _exit_codes() -> str:
     rows = ((f"`{code}`", words) for code, words in EXIT_CODES.items())
     return _page(
         "Exit codes",
-        _table(("code", "means"), rows),
-        "`axomsync run` has no end of its own: a signal that stops it cleanly gives 0. `axomsync sync` also ends with 75 "
-        "when a part of a folder can't be read, since nobody knows what lies there. After 78 systemd does not start the "
+        _table(("code", "meaning"), rows),
+        "`axomsync run` does not end by itself: a signal that stops it cleanly gives 0. `axomsync sync` also ends with 75 "
+        "when a part of a folder can't be read, since its content is unknown. After 78 systemd does not start the "
         "agent again.",
     )
 
@@ -261,8 +261,8 @@ def _exit_codes() -> str:
 def _states() -> str:
     return _page(
         "States",
-        "The same words are in `--json`, the ledger, the page and the metrics. `axomsync explain TARGET` says why a file or "
-        "a model is in its state. The ledger refuses a change of state that is not listed here.",
+        "The same words are in `--json`, the ledger, the page and the metrics. `axomsync explain TARGET` explains the "
+        "state of a file or model. The ledger refuses any other change of state than those listed here.",
         "## Uploads",
         _state_table(UPLOAD_STATES, states.UPLOAD_TRANSITIONS),
         "## Models",
@@ -275,8 +275,8 @@ def _state_table(words: Mapping[S, tuple[str, str]], transitions: Mapping[S, fro
     for state, may_become in transitions.items():
         after = " ".join(f"`{other}`" for other in transitions if other in may_become and other is not state)
         meaning, advice = words[state]
-        rows.append((f"`{state}`", meaning, advice, after or "nothing: it is the end"))
-    return _table(("state", "what it means", "what to do", "may become"), rows)
+        rows.append((f"`{state}`", meaning, advice, after or "nothing: it is final"))
+    return _table(("state", "meaning", "what to do", "may become"), rows)
 
 
 def _problems() -> str:
@@ -284,9 +284,9 @@ def _problems() -> str:
     return _page(
         "Subjects of problems",
         "`axomsync status` lists problems: subject, reason, since when, next try. These subjects are parts of the agent, "
-        "and the values of the label of `axomsync_problem`. Other subjects are single files, models and hooks "
+        "and label values of `axomsync_problem`. Other subjects are single files, models and hooks "
         "(`hook model_published`).",
-        _table(("subject", "what is wrong"), rows),
+        _table(("subject", "meaning"), rows),
     )
 
 
@@ -305,10 +305,10 @@ def _metrics() -> str:
         rows.append((f"`{family.name}{suffix}`", family.type, told, family.documentation))
     return _page(
         "Metrics",
-        "`GET /metrics` at `[web] listen`, in Prometheus' text format. Every series is there from the start, at zero. "
-        "`process_*` and `python_info` stand beside these. [alerts.yml](../alerts.yml) has alert rules, "
+        "`GET /metrics` at `[web] listen`, in Prometheus' text format. Every series exists from the start, at zero. "
+        "There are also `process_*` and `python_info`. [alerts.yml](../alerts.yml) has alert rules, "
         "[grafana-dashboard.json](../grafana-dashboard.json) a dashboard.",
-        _table(("metric", "type", "labels", "tells"), rows),
+        _table(("metric", "type", "labels", "meaning"), rows),
     )
 
 
@@ -323,7 +323,7 @@ def _label(name: str, values: list[str]) -> str:
 
 
 def _collector() -> AgentCollector:
-    """As of an agent that has done nothing yet."""
+    """The collector of an agent that has done nothing yet."""
     status: Mapping[str, Any] = {
         "agent": {"since": None, "paused": False},
         "console": {"ok": None, "last_poll": None},
@@ -343,7 +343,7 @@ def _collector() -> AgentCollector:
 
 
 def main() -> None:
-    """Write the pages, and remove those that are no longer made."""
+    """Write the pages, and remove obsolete ones."""
     made = pages()
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.glob("*.md"):

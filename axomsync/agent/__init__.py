@@ -1,1 +1,1 @@
-"""The process: its workers, its signals, and what others ask of it."""
+"""The agent process: its workers, signals, and the requests of other processes."""

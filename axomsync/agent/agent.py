@@ -1,8 +1,8 @@
-"""The composition root: builds what the workers share, starts and stops them, heeds signals and the service manager.
+"""The composition root: builds the shared objects, starts and stops the workers, reacts to signals and systemd.
 
-Failures handled: a worker that dies (the agent ends), a worker that hangs (the watchdog is no longer fed), a new
-configuration that is bad (the old one stays), a stop while storage hangs (the process ends in time all the same), a state
-folder that can't be written for a while (told, and tried again) or that was removed (the agent ends with 75).
+Failures handled: a worker that dies (the agent ends), a worker that hangs (the watchdog gets no more feeds), a bad new
+configuration (the old one stays), a stop while storage hangs (the process still ends in time), a state folder that can't be
+written for a while (reported and tried again) or that was removed (the agent ends with 75).
 """
 
 import logging
@@ -45,24 +45,24 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 STOP_SECONDS = 7.0  # of the 10 that a stop may take
 PATIENCE_SECONDS = 600.0
-SILENCE_SECONDS = 10.0  # calls of the console are more patient; whoever asks for the status need not be
-SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; what is due waits for it"
+SILENCE_SECONDS = 10.0  # for the status; calls of the console wait longer
+SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; other calls wait for it"
 
 
 class Agent:
-    """One agent on one state folder. `run` works until a signal; for one thing and the end, see `one_shot`."""
+    """One agent on one state folder. `run` works until a signal; `one_shot` does one thing and ends."""
 
     def __init__(self, loaded: Loaded, environ: Mapping[str, str], chance: Callable[[], float] = random.random) -> None:
         """`chance` yields 0 ≤ x < 1. Raises `AlreadyRunning`, `LocalFault`."""
         settings = loaded.settings
         self._loaded, self._environ = loaded, environ
         self.ended = False
-        self.ended_by: int | None = None  # the signal that asked for it first
-        self.exit_code = 0  # what the agent itself ends with, if nothing else says more
+        self.ended_by: int | None = None  # the first signal that ended it
+        self.exit_code = 0  # unless a pass or a signal gives another code
         self._reload_asked = False
         self._shown_transfers = False
         self._next_feed = -math.inf
-        # Not an Event: a signal handler that sets one can meet its lock held by the very thread that it interrupted.
+        # Not an Event: a signal handler could wait for the Event's lock while the interrupted thread holds it.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
         self.ledger = Ledger(settings.state.folder, time.time)
@@ -92,11 +92,11 @@ class Agent:
 
     @property
     def settings(self) -> Settings:
-        """Those of now."""
+        """The current settings."""
         return self._loaded.settings
 
     def run(self) -> int:
-        """Work until a signal ends it; returns the exit code."""
+        """Work until a signal; returns the exit code."""
         self.begin(self.settings, PATIENCE_SECONDS)
         self.steer()
         self.workers.start(paused=self.pause.is_on)
@@ -113,10 +113,10 @@ class Agent:
         log.info("stopped")
         return self.exit_code
 
-    # From begin to end
+    # Start and end
 
     def begin(self, settings: Settings, patience: float) -> None:
-        """Listen to signals, look at the environment, build the workers. `patience`, see `Workers`."""
+        """Set up signal handlers, check the environment, build the workers. `patience`: see `Workers`."""
         self._listen_to_signals()
         shield_memory()
         self.watch.start()
@@ -131,7 +131,7 @@ class Agent:
         self.workers = Workers(settings, self._shared, patience)
 
     def tick(self) -> None:
-        """A turn of the main thread: show the transfers and a silent console to other processes."""
+        """One turn of the main thread: publish transfers, and watch the console and the ledger."""
         with suppress(queue.Empty):
             self._wakes.get(timeout=TICK_SECONDS)
         awake_seconds()  # it has to be looked at often
@@ -140,29 +140,29 @@ class Agent:
         self._throughput.observe(self._meter.totals(), time.monotonic())
         transfers = self._meter.read()
         if transfers or self._shown_transfers:
-            with suppress(LocalFault):  # told by the watch
+            with suppress(LocalFault):  # the ledger watch reports it
                 self.ledger.show_transfers(transfers)
         self._shown_transfers = bool(transfers)
 
     def steer(self) -> None:
-        """Do what was asked by other processes."""
+        """Do the requests of other processes."""
         try:
             self._steering.look()
         except LocalFault as fault:
             self.problems.report("steering", str(fault))
-        except Exception as bug:  # noqa: BLE001  # whatever was asked, the agent goes on
+        except Exception as bug:  # noqa: BLE001  # no request may end the agent
             self.problems.report_bug("steering", bug)
         else:
             self.problems.clear("steering")
 
     def end_workers(self) -> None:
-        """Have the workers come to their end, and wait for that as long as a stop may take."""
+        """Stop the workers and wait for them, at most `STOP_SECONDS`."""
         self.workers.end()
         self.workers.wait(time.monotonic() + STOP_SECONDS)
-        self._watch_console()  # the answer may have been the last thing to happen
+        self._watch_console()  # the last answer may have come just now
 
     def close(self) -> None:
-        """Let go of the ledger."""
+        """Close requests, ledger watch and ledger."""
         self._steering.close()
         self.watch.stop()
         if self.watch.told is None:
@@ -190,13 +190,13 @@ class Agent:
         self.problems.keep("console", SILENT, holds=self.workers.console.silence() > SILENCE_SECONDS)
 
     def _watch_ledger(self) -> None:
-        """An agent whose ledger nobody can find any more ends: the service manager's next start makes a new one."""
+        """End when the ledger was removed: the next start by the service manager makes a new one."""
         if self.watch.told is Trouble.REMOVED and not self.ended:
             self.exit_code = Transient.exit_code
             self._end()
 
     def _follow_pause(self) -> None:
-        """A pause that begins or ends exchanges the workers, without waiting: what is asked meanwhile must be heard."""
+        """Exchange the workers when a pause begins or ends, without waiting: requests must still be answered."""
         if self.pause.is_on != self.workers.paused or self.workers.stop.is_set():
             self.workers.end()
             if not self.workers.working:
@@ -215,7 +215,7 @@ class Agent:
             self._show_observer(self.workers.intake.observer)
 
     def _show_observer(self, observer: str) -> None:
-        with suppress(LocalFault):  # told by whoever can't do its work because of it
+        with suppress(LocalFault):  # workers report a ledger fault
             if self.ledger.read.facts().get("observer") != observer:
                 self.ledger.set_facts(observer=observer)
 
@@ -229,7 +229,7 @@ class Agent:
         return f"{len(transfers)} transfers, {rate / 1e6:.1f} MB/s: {', '.join(t.name for t in transfers[:3])}"
 
     def _add_history(self, state: str) -> None:
-        if self.watch.told is None:  # a ledger that can't be written must not hold up the end
+        if self.watch.told is None:  # a broken ledger must not delay the stop
             with suppress(LocalFault):
                 self.ledger.add_history("agent", f"axomsync {__version__}", state)
 
@@ -260,7 +260,7 @@ class Agent:
 
     def _reload(self) -> None:
         self._reload_asked = False
-        log.info("reads %s again", self._loaded.path)
+        log.info("reloading %s", self._loaded.path)
         systemd.reloading()
         try:
             loaded = config.load(self._loaded.path, self._environ)
@@ -291,7 +291,7 @@ class Agent:
         systemd.ready("working")
 
     def _replace_workers(self, workers: Workers) -> None:
-        """Let the old ones come to their end first: two that carry the same file would undo each other's work."""
+        """Let the old workers end first: two workers on one file would undo each other's work."""
         self.workers.end()
         while self.workers.working and not self.ended:
             self._turn()
@@ -308,11 +308,11 @@ class Agent:
 
 
 def _silence_allowed(settings: Settings) -> float:
-    """Seconds that a worker may be silent: storage may be, for as long, and the worker then needs a while."""
+    """Seconds of silence allowed to a worker: storage's longest silence and a margin for the worker itself."""
     return settings.transfer.stall + ANSWER_SECONDS + 60.0
 
 
 def exit_now(code: int) -> None:
-    """End the process even if a thread is stuck in a system call: all that matters is on disk by now."""
+    """End the process even if a thread is stuck in a system call: everything important is on disk."""
     logging.shutdown()
     os._exit(code)

@@ -1,6 +1,7 @@
-"""The commands that other processes may give a running agent, see `requests`.
+"""Commands for a running agent from other processes, see `requests`.
 
-Failures handled: a target that nothing is called, or that can't be had in its state (`Rejected`), a direction that is off.
+Failures handled: a target that names nothing, or whose state does not allow the command (`Rejected`), a direction that is
+off.
 """
 
 import time
@@ -21,13 +22,13 @@ from axomsync.status.targets import Targets, find, is_under_way, may_be_retried,
 
 
 class Commands:
-    """Does what is asked. `workers` returns those of now: a reload exchanges them."""
+    """Executes the commands. `workers` returns the current workers: a reload exchanges them."""
 
     def __init__(self, shared: Shared, workers: Callable[[], Workers], pause: Pause) -> None:
         self._shared, self._workers, self._pause_of_agent = shared, workers, pause
 
     def verbs(self) -> Mapping[str, Verb]:
-        """All commands by their names."""
+        """All commands by name."""
         return {
             "pause": Verb(self._pause),
             "resume": Verb(self._resume),
@@ -101,5 +102,5 @@ class Commands:
     def _mirror(self) -> tuple[Mirror, Upkeep]:
         workers = self._workers()
         if workers.mirror is None or workers.upkeep is None:
-            raise Rejected("[mirror] enabled is false; there is nothing to do here")
+            raise Rejected("this agent does not mirror ([mirror] enabled = false)")
         return workers.mirror, workers.upkeep

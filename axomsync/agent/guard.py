@@ -1,7 +1,7 @@
-"""Runs work in such a way that a bug in it is told and does not end the agent.
+"""Guards for work: a bug is reported and does not end the agent.
 
-Failures handled: a bug (told, the work is begun again after a pause that grows), a death that nothing can be done about
-(told to who composed the agent, which ends).
+Failures handled: a bug (reported; the work starts again after a growing pause), any other exception (passed to `died`,
+which ends the agent).
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Guard:
-    """`ended()`: the agent stops. `died` is called with what ended work for good, `turned` at each end of work."""
+    """Callbacks: `ended()` is true during a stop; `died` takes a fatal exception; `turned` runs at each end of work."""
 
     problems: Problems
     ended: Callable[[], bool]
@@ -27,9 +27,9 @@ class Guard:
     turned: Callable[[], None]
 
     def run(self, name: str, subject: str, work: Callable[[], None], stop: threading.Event | None = None) -> None:
-        """Run `work`; what it trips is the problem `subject`, and it is begun again until `stop` is set.
+        """Run `work`; a bug becomes a problem of `subject`, and the work starts again until `stop` is set.
 
-        Without a `stop` its end is the end of the process: it was to work once.
+        Without `stop` the work is meant to run once, and its failure ends the agent.
         """
         try:
             pause = BACKOFF_BASE
@@ -38,16 +38,16 @@ class Guard:
                     return
                 pause = min(2 * pause, BACKOFF_CAP)
         except BaseException as death:
-            if self.ended():  # what it works with is being closed
+            if self.ended():  # its connections and ledger are being closed
                 log.debug("the %s worker ended with: %s", name, death)
                 return
             log.critical("the %s worker died: %s", name, death, exc_info=not isinstance(death, AxomsyncError))
             self.died(death)
         finally:
-            self.turned()  # a pass may be over
+            self.turned()  # the pass may have ended
 
     def _works(self, subject: str, work: Callable[[], None], stop: threading.Event | None, pause: float) -> bool:
-        """Whether it came to its end; if not, it is begun again after `pause` seconds."""
+        """Run `work`; False after a bug, which is reported with the next start in `pause` seconds."""
         try:
             work()
         except Exception as bug:
@@ -59,7 +59,7 @@ class Guard:
 
 
 def collect(subject: str, work: Callable[[], None], failures: dict[str, AxomsyncError]) -> None:
-    """Run `work` once; what ends it is kept in `failures`."""
+    """Run `work` once and put its failure into `failures`."""
     try:
         work()
     except AxomsyncError as failure:

@@ -1,6 +1,6 @@
-"""An agent that does one thing and ends: one pass (`sync`), one command (`pull`, `prune`, …), or one push.
+"""One thing, then the end: one pass (`sync`), one command (`pull`, `prune`, …), or one push.
 
-Failures handled: what ends a direction (the exit code says it; the other direction goes on), a pause, a signal.
+Failures handled: the failure of one direction (it sets the exit code; the other direction goes on), a pause, a signal.
 """
 
 import logging
@@ -22,7 +22,7 @@ NO_MIRROR = MirrorSettings(enabled=False)
 
 
 def sync(agent: Agent) -> int:
-    """One pass of both directions; returns the exit code."""
+    """Run one pass of both directions; returns the exit code."""
     agent.begin(agent.settings, PATIENCE_SECONDS)
     before = agent.ledger.read.rejections()
     agent.steer()
@@ -33,7 +33,7 @@ def sync(agent: Agent) -> int:
     if agent.ended_by is not None:
         code = interrupted_by(agent.ended_by)
     elif agent.pause.is_on:
-        log.warning("paused; `axomsync resume` ends that")
+        log.warning("paused; run `axomsync resume` to end the pause")
         code = Transient.exit_code
     agent.close()
     return code or agent.exit_code
@@ -52,10 +52,10 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
 
 
 def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> int:
-    """The exit code. What ended a direction is told as a problem; rejections `before` the pass were told then."""
+    """The exit code. Failures become problems; rejections `before` the pass don't count."""
     for folder, failure in failures.items():
         agent.problems.report(folder if isinstance(failure, LocalFault) else "console", str(failure))
-    agent.watch.turn()  # so that the ledger's are told before the end
+    agent.watch.turn()  # report the ledger's problems before the end
     read = agent.ledger.read
     try:
         rejected = bool(read.rejections() - before)
@@ -67,7 +67,7 @@ def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tu
 
 
 def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what a running agent would be asked for, and no more; returns the answer. Raises what it raises."""
+    """Do the command of `verb` in this process; returns its answer. Raises the command's failures."""
     agent.begin(agent.settings, PATIENCE_SECONDS)
     answers: list[dict[str, Any]] = []
 
@@ -84,13 +84,13 @@ def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[st
         return answers[0]
     if agent.ended_by is not None:
         raise Interrupted(agent.ended_by)
-    raise failures.get(verb) or Transient("it did not come to its end; asked again, it goes on from there")
+    raise failures.get(verb) or Transient("it did not finish; run it again to resume")
 
 
 def push(agent: Agent, files: Iterable[Path], show: Callable[[Sequence[int]], object]) -> list[int]:
-    """Upload these files and return their rows; `show` is called with them every half second and in the end.
+    """Upload these files and return their rows; `show` gets the rows every half second and at the end.
 
-    Raises what stops it.
+    Raises the failure that stopped it.
     """
     drop = agent.settings.drop.model_copy(update={"enabled": True})
     agent.begin(agent.settings.model_copy(update={"drop": drop, "mirror": NO_MIRROR}), PATIENCE_SECONDS)
@@ -101,7 +101,7 @@ def push(agent: Agent, files: Iterable[Path], show: Callable[[Sequence[int]], ob
         show(rows)
         agent.tick()
     agent.end_workers()
-    show(rows)  # how it ended
+    show(rows)  # the final states
     agent.close()
     for failure in failures.values():
         raise failure

@@ -1,6 +1,6 @@
 """The exit code of one pass. Pure.
 
-0: nothing is left to do. 1: something needs a person. 4: the key is refused. 75: a later pass may do it.
+0: nothing is left to do. 1: a person must act. 4: the console refuses the key. 75: a later pass may do the rest.
 """
 
 from collections.abc import Iterable, Set
@@ -9,12 +9,12 @@ from axomsync.core.errors import AxomsyncError, KeyRefused, Transient
 from axomsync.core.records import Model, ModelState, Problem, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
 
-HIDING = frozenset({"drop folder", "mirror folder"})  # problems that may hide work: what lies there can't be read
+HIDING = frozenset({"drop folder", "mirror folder"})  # an unreadable folder may hide work
 _BEGUN = frozenset({UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
 
 
 def exit_code(failures: Iterable[AxomsyncError], left: Set[int]) -> int:
-    """The code that matters most among what ended a pass and what it left."""
+    """The most important code among the failures of a pass and the codes of unfinished work."""
     codes = {failure.exit_code for failure in failures} | left
     for code in (KeyRefused.exit_code, 1, Transient.exit_code):
         if code in codes:
@@ -25,7 +25,7 @@ def exit_code(failures: Iterable[AxomsyncError], left: Set[int]) -> int:
 def codes_of_what_is_left(
     problems: Iterable[Problem], uploads: Iterable[Upload], models: Iterable[Model], *, rejected: bool
 ) -> set[int]:
-    """The codes of what is not done. `uploads` are those in the drop folder; `rejected`: this pass rejected a file."""
+    """Exit codes of unfinished work. `uploads`: those in the drop folder; `rejected`: this pass rejected a file."""
     codes = {Transient.exit_code for problem in problems if problem.subject in HIDING}
     if rejected:
         codes.add(1)

@@ -1,8 +1,8 @@
-"""A pause of all transfers, which outlives the agent that was asked for it.
+"""The pause of all transfers; it survives a restart of the agent.
 
-It runs by the monotonic clock; what others are told in the ledger is a wall time, corrected when somebody sets the clock.
+The monotonic clock measures it. The ledger shows its end as a wall time, which is corrected when the clock is set.
 
-Failures handled: a clock that is set during the pause, a ledger that can't be written (the pause holds all the same).
+Failures handled: a clock that is set during the pause, a ledger that can't be written (the pause still holds).
 """
 
 import math
@@ -14,11 +14,11 @@ from axomsync.ledger import Ledger
 from axomsync.ledger.facts import PAUSE_ENDS, PAUSE_SECONDS, number_in
 from axomsync.status.report import pause_left
 
-CLOCK_STEP_SECONDS = 5.0  # a clock that goes on by itself is never off by so much between two looks
+CLOCK_STEP_SECONDS = 5.0  # a larger difference means that the clock was set
 
 
 class Pause:
-    """The pause of one agent; none while it was not asked for."""
+    """The pause of one agent; off until `begin`."""
 
     def __init__(self, ledger: Ledger) -> None:
         facts = ledger.read.facts()
@@ -28,22 +28,22 @@ class Pause:
 
     @property
     def is_on(self) -> bool:
-        """No transfer is begun, and those under way end; all else goes on."""
+        """True while no transfer may start; running transfers end, all other work goes on."""
         return time.monotonic() < self._ends
 
     def begin(self, seconds: float) -> float:
-        """Pause for so long (`inf`: until `end`); returns the wall time of the end. Raises `LocalFault`."""
+        """Pause for `seconds` (`inf`: until `end`); returns the wall time of the end. Raises `LocalFault`."""
         told = time.time() + seconds
         self._ledger.set_facts(**{PAUSE_ENDS: str(told), PAUSE_SECONDS: str(seconds)})
         self._ends, self._told = time.monotonic() + seconds, told
         return told
 
     def end(self) -> None:
-        """Go on. Raises `LocalFault`."""
+        """End the pause. Raises `LocalFault`."""
         self.begin(-math.inf)
 
     def correct(self) -> None:
-        """Tell others the end by what the wall clock says now, if somebody has set it."""
+        """Correct the stored end after the wall clock was set."""
         left = self._ends - time.monotonic()
         if left > 0 and math.isfinite(left) and abs(self._told - (time.time() + left)) > CLOCK_STEP_SECONDS:
             with suppress(LocalFault):

@@ -1,12 +1,12 @@
-"""How other processes steer a running agent: they leave requests in the ledger, and the agent looks there every tick.
+"""Requests from other processes to a running agent: they are rows of the ledger, and the agent reads them every tick.
 
-No port and no socket: whoever may write the ledger may steer. What is asked while no agent runs waits for the next one.
-A request is a verb, an argument and parameters; its answer is any JSON.
+There is no port and no socket: the right to write the ledger is the right to steer. A request made while no agent runs
+waits for the next one. A request is a verb, an argument and parameters; its answer is any JSON.
 
-Failures handled: a user who may not write the ledger, a request that fails (its message and exit code reach who asked),
-a verb that this version does not know, an agent that stops in the middle of a long request (the next one takes it up
-again), one that crashes in it (the request has failed: one that kills an agent must not kill the next one too), requests and
-answers that nobody can read (they fail).
+Failures handled: a user who may not write the ledger, a request that fails (its caller gets message and exit code), a verb
+that this version does not know, an agent that stops during a long request (the next agent starts it again), an agent that
+crashes during a request (the request fails, or it could crash the next agent too), unreadable requests and answers (they
+fail).
 """
 
 import json
@@ -26,14 +26,14 @@ from axomsync.runtime.heartbeat import Beat, Liveness
 log = logging.getLogger(__name__)
 
 LONG_REQUESTS_AT_ONCE = 2
-KEPT_SECONDS = 24 * 3600.0  # answers are kept for whoever waits; nobody waits longer
+KEPT_SECONDS = 24 * 3600.0  # for callers that still wait; no caller waits longer
 ASK_AGAIN_SECONDS = 0.1
-NAMED_MOST = 20  # of those that were forgotten or are tried again, in the log
+NAMED_MOST = 20  # forgotten or retried rows named in the log
 
 
 @dataclass(frozen=True)
 class Request:
-    """What somebody asked for."""
+    """One request of another process."""
 
     id: int
     verb: str
@@ -46,11 +46,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Verb:
-    """How the agent does what it is asked for.
+    """The implementation of a verb.
 
-    `do` gets the request, and a beat that it must call as every worker does. It returns JSON, or raises `AxomsyncError`;
-    `Stopping` has the request done by the next agent. One that is not `long` runs on the agent's main thread and must
-    return within milliseconds.
+    `do` gets the request and a beat, which it must call like any worker. It returns JSON or raises `AxomsyncError`;
+    `Stopping` leaves the request to the next agent. Unless it is `long`, it runs on the agent's main thread and must return
+    within milliseconds.
     """
 
     do: Callable[[Request, Beat], Any]
@@ -59,18 +59,18 @@ class Verb:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended."""
+    """The result of a request."""
 
     answer: Any
     error: str | None = None
     exit_code: int = 0
 
 
-# The asking side
+# The caller's side
 
 
 def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mapping[str, Any] | None = None) -> int:
-    """Leave a request in the ledger (the path of its file); returns its id. Raises `LocalFault`."""
+    """Put a request into the ledger (the path of its file); returns its id. Raises `LocalFault`."""
     with request_transaction(ledger) as connection:
         row = connection.execute(
             "INSERT INTO requests (verb, argument, parameters, asked_at) VALUES (?, ?, ?, ?)",
@@ -81,7 +81,7 @@ def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mappin
 
 
 def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
-    """How a request ended, or None when it has not after `seconds`."""
+    """Wait for the result of a request; None when there is none after `seconds`."""
     deadline = time.monotonic() + seconds
     while (row := ledger.request(request)) is None or row["outcome"] is None:
         if time.monotonic() >= deadline:
@@ -99,7 +99,7 @@ def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
 
 @dataclass
 class Steering:
-    """Does what is asked of an agent. `look` is called every tick, by one thread."""
+    """Executes the requests to an agent. `look` is called every tick, by one thread."""
 
     ledger: Ledger
     verbs: Mapping[str, Verb]
@@ -109,18 +109,18 @@ class Steering:
     )
 
     def __post_init__(self) -> None:
-        self.ledger.recover_requests(json.dumps(_failed("the agent ended in the midst of it; ask again")), KEPT_SECONDS)
+        self.ledger.recover_requests(json.dumps(_failed("the agent ended in the middle of it; ask again")), KEPT_SECONDS)
 
     def look(self) -> None:
-        """Begin what was asked since the last look. Raises `LocalFault` when the ledger can't be written."""
+        """Start all new requests. Raises `LocalFault` when the ledger can't be written."""
         for row in self.ledger.read.new_requests():
             parameters = _object_in(row["parameters"])
             request = Request(row["id"], row["verb"], row["argument"], parameters or {})
             self.ledger.begin_request(request.id)
-            log.info("asked to %s", request)
+            log.info("request: %s", request)
             verb = self.verbs.get(request.verb)
             if parameters is None:
-                self._end(request, _failed("what was asked can't be read; ask again"))
+                self._end(request, _failed("the request can't be read; ask again"))
             elif verb is None:
                 self._end(request, _failed(f"this agent does not know how to {request.verb}"))
             elif verb.long:
@@ -129,7 +129,7 @@ class Steering:
                 self._do(request, verb, lambda: None)
 
     def close(self) -> None:
-        """Begin nothing more; what runs ends with the parts that it works with."""
+        """Start no more requests; running ones end with the workers that they use."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _do_for_long(self, request: Request, verb: Verb) -> None:
@@ -144,27 +144,27 @@ class Steering:
             return
         except AxomsyncError as failure:
             outcome = _failed(str(failure), failure.exit_code)
-        except Exception as bug:  # what one asks for must not end the work for all
-            log.exception("unexpected failure of the request to %s", request)
+        except Exception as bug:  # one request must not end the agent
+            log.exception("request %s: unexpected failure", request)
             outcome = _failed(f"unexpected {type(bug).__name__}: {bug}; please report it")
         self._end(request, outcome)
 
     def _end(self, request: Request, outcome: Mapping[str, Any]) -> None:
         if outcome.get("error"):
-            log.warning("could not %s: %s", request, outcome["error"])
+            log.warning("request %s failed: %s", request, outcome["error"])
         answer = outcome.get("answer")
         lists = [answer.get(key, ()) for key in ("forgotten", "retried")] if isinstance(answer, dict) else []
-        if named := [name for names in lists for name in names]:  # who asked may have gone long ago
+        if named := [name for names in lists for name in names]:  # the caller may be gone, so the log names them
             more = f" and {len(named) - NAMED_MOST} more" * (len(named) > NAMED_MOST)
-            log.info("did %s: %s%s", request, ", ".join(map(str, named[:NAMED_MOST])), more)
+            log.info("request %s done: %s%s", request, ", ".join(map(str, named[:NAMED_MOST])), more)
         try:
             self.ledger.end_request(request.id, json.dumps(outcome))
         except LocalFault as fault:
-            log.warning("the answer to %s is lost: %s", request, fault)
+            log.warning("request %s: the answer is lost: %s", request, fault)
 
 
 def _object_in(text: str) -> dict[str, Any] | None:
-    """A JSON object, None when it is none."""
+    """Parse a JSON object; None when it is none."""
     try:
         document = json.loads(text)
     except (ValueError, TypeError, RecursionError):

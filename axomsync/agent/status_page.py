@@ -1,6 +1,6 @@
-"""The status page of an agent: built from what the agent knows, opened and closed with it.
+"""The agent's status page: built from the agent's shared objects, opened and closed with the agent.
 
-Failures handled: a ledger that can't be told the page's address (the page is served all the same); the others, see `web`.
+Failures handled: a ledger that can't store the page's address (the page still works); all others: see `web`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StatusPage:
-    """Open between `open` and `close`, if the configuration has one. `facts` are the ledger's when the agent started."""
+    """The page between `open` and `close`, if configured. `facts`: the ledger's facts at the agent's start."""
 
     def __init__(self, shared: Shared, throughput: Throughput, facts: Mapping[str, str | None]) -> None:
         self._shared, self._throughput = shared, throughput
@@ -27,12 +27,12 @@ class StatusPage:
         self._page: Page | None = None
 
     def open(self, settings: Settings) -> None:
-        """Listen as soon as possible, if there is an address."""
+        """Listen as soon as possible, if an address is configured."""
         if not settings.web.listen:
             self._shared.problems.clear("status page")
             self._announce(None)
             return
-        from axomsync.web.page import Page  # here, since its import takes a while
+        from axomsync.web.page import Page  # here, since this import is slow
 
         self._page = Page(
             settings.web, lambda token: self._build_server(settings, token), self._shared.problems, self._announce
@@ -40,7 +40,7 @@ class StatusPage:
         self._page.start()
 
     def close(self) -> None:
-        """Let go of the address; whoever watches comes back by itself."""
+        """Free the address; browsers reconnect by themselves."""
         if self._page is not None:
             self._page.stop()
             self._page = None

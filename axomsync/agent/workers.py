@@ -1,7 +1,7 @@
-"""The workers of one configuration, each in a thread of its own.
+"""The workers of one configuration, each in its own thread.
 
-A reload replaces them as a whole; what they share, the ledger first, stays. Failures handled: a worker that trips a bug (see
-`guard`), a worker that waits for storage at the end (it is waited for until a deadline).
+A reload replaces all of them; the shared objects, such as the ledger, stay. Failures handled: a bug in a worker (see
+`guard`), a worker that waits for storage at the end (waited for until a deadline).
 """
 
 import threading
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all workers of an agent share, and what outlives a reload."""
+    """Objects that all workers share and that outlive a reload."""
 
     ledger: Ledger
     identity: str
@@ -52,12 +52,12 @@ class Shared:
 
 
 class Workers:
-    """`patience` is how many seconds a model may bring nothing before it is given up for now."""
+    """All workers of one configuration. `patience`: seconds without progress after which a model is given up for now."""
 
     def __init__(self, settings: Settings, shared: Shared, patience: float) -> None:
         self.settings, self._shared = settings, shared
         self.stop = threading.Event()
-        self.paused = False  # they were started during a pause
+        self.paused = False  # started during a pause
         ca_file = str(settings.console.ca_file) if settings.console.ca_file else None
         self.console = Console(
             settings.console.url, lambda: config.load_key(settings, shared.environ), ca_file=ca_file, clock=awake_seconds
@@ -101,8 +101,8 @@ class Workers:
         return Mirror(mirror), Upkeep(mirror)
 
     def start(self, *, paused: bool) -> None:
-        """Begin to work; while the agent is paused, no transfer is begun."""
-        from axomsync.runtime.schedule import Schedule  # here, since a single pass needs none and its import takes a while
+        """Start all workers; during a pause they start no transfer."""
+        from axomsync.runtime.schedule import Schedule  # here, since a single pass needs none and this import is slow
 
         self.paused = paused
         self._schedule = Schedule()
@@ -116,7 +116,7 @@ class Workers:
                 self._spawn(worker.name, worker.subject, worker.run, self.stop)
 
     def begin_pass(self) -> dict[str, AxomsyncError]:
-        """Begin one pass of both directions at the same time; returns what will hold the end of each that fails."""
+        """Start one pass of both directions at once; returns a dictionary that gets the failure of each direction."""
         failures: dict[str, AxomsyncError] = {}
         for worker in (self.intake, self.mirror):
             if worker is not None:
@@ -124,31 +124,31 @@ class Workers:
         return failures
 
     def begin_push(self, rows: Sequence[int]) -> dict[str, AxomsyncError]:
-        """As `begin_pass`, for the uploads of these rows and nothing else."""
+        """Start the uploads of these rows and nothing else; returns like `begin_pass`."""
         failures: dict[str, AxomsyncError] = {}
         if self.intake is not None:
             self._once(self.intake.name, "console", partial(self.intake.run_pushed, rows), failures)
         return failures
 
     def begin_errand(self, subject: str, work: Callable[[], None]) -> dict[str, AxomsyncError]:
-        """As `begin_pass`, for one piece of work."""
+        """Start one piece of work; returns like `begin_pass`."""
         failures: dict[str, AxomsyncError] = {}
         self._once("errand", subject, work, failures)
         return failures
 
     @property
     def working(self) -> bool:
-        """Whether one of them has not come to its end yet."""
+        """True while a thread is alive."""
         return any(thread.is_alive() for thread in self._threads)
 
     def hurry(self) -> None:
-        """Look at everything now, and end the pauses that a refused key or a console in trouble asked for."""
+        """Check everything now, and end the pauses after a refused key or console trouble."""
         for worker in (self.intake, self.mirror):
             if worker is not None:
                 worker.hurry()
 
     def end(self) -> None:
-        """Have all come to their end; one that waits for storage needs until its stall time is over."""
+        """Tell all workers to stop; one that waits for storage needs up to its stall time."""
         if self.stop.is_set():
             return
         self.stop.set()
@@ -157,12 +157,12 @@ class Workers:
         self.hurry()
 
     def wait(self, deadline: float) -> None:
-        """Wait for the end of all, until `deadline` (monotonic seconds) at the latest."""
+        """Wait for the end of all threads, at most until `deadline` (monotonic seconds)."""
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Close all connections."""
         self.console.close()
         self._storage.close()
 

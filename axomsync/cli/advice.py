@@ -1,7 +1,7 @@
-"""The next command, wherever a person has something to do: what `status`, `uploads` and `models` end in.
+"""The next commands for a person: the last lines of `status`, `uploads` and `models`.
 
-Made of the documents that these verbs print, so it says nothing that they don't; whether a rejected file still lies where
-it was set aside is asked of the disk. Failures handled: names that no shell would take as they are shown (`explain`).
+They are made of the documents that these verbs print, and of the disk: it knows if a rejected file still lies where it was
+set aside. Failures handled: names that a shell needs quoted.
 """
 
 import os
@@ -22,7 +22,7 @@ Document = Mapping[str, Any]
 
 
 def of_status(document: Document, *, units: Iterable[str] = PACKAGED_UNITS) -> list[str]:
-    """What to do about what `axomsync status` shows; nothing when all is well."""
+    """Return the next steps after `axomsync status`; none when all is well."""
     steps = []
     if not document["agent"]["running"]:
         is_service = any(os.path.exists(f"{folder}/{UNIT}") for folder in units)
@@ -43,7 +43,7 @@ def of_status(document: Document, *, units: Iterable[str] = PACKAGED_UNITS) -> l
 
 
 def of_uploads(documents: Sequence[Document], drop: Path) -> list[str]:
-    """What to do about the files that `axomsync uploads` lists."""
+    """Return the next steps after `axomsync uploads`."""
     paths = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] == "rejected")
     parked = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] in ("failed", "held"))
     steps = _of_rejected([path for path in paths if _is_set_aside(drop, path)], drop)
@@ -51,7 +51,7 @@ def of_uploads(documents: Sequence[Document], drop: Path) -> list[str]:
 
 
 def of_models(documents: Sequence[Document]) -> list[str]:
-    """What to do about the models that `axomsync models` lists."""
+    """Return the next steps after `axomsync models`."""
     names = {state: [] for state in ("blocked", "failed", "damaged")}  # type: dict[str, list[str]]
     for d in documents:
         state = "damaged" if d["damage"] else d["state"]
@@ -62,7 +62,7 @@ def of_models(documents: Sequence[Document]) -> list[str]:
 
 
 def _of_rejected(paths: Sequence[str], drop: Path) -> list[str]:
-    """How each goes back to where it was dropped; the reason file beside it says what to correct."""
+    """Return the command that moves each file back to its place in the drop folder."""
     rejects = drop / os.fsdecode(REJECTS)
     steps = [
         f"correct it and move it back: mv {shlex.quote(str(rejects / path))} {shlex.quote(str(drop / path))}"
@@ -79,5 +79,5 @@ def _named(command: str, names: Sequence[str], list_all: str) -> list[str]:
 
 
 def _is_set_aside(drop: Path, path: str) -> bool:
-    """Whether it lies in `rejected/` under the very name that is shown."""
+    """Return True if the file lies in `rejected/` under the very name that is shown."""
     return os.path.lexists(drop / os.fsdecode(REJECTS) / path)

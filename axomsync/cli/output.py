@@ -1,4 +1,4 @@
-"""How the verbs print: JSON and CSV for programs, tables for people."""
+"""The forms in which verbs print: JSON and CSV for programs, tables for people."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ def print_documents(
     layout: "Callable[[list[dict[str, Any]]], Listing]",
     advice: Callable[[list[dict[str, Any]]], Sequence[str]] = lambda _: (),
 ) -> None:
-    """Rows as JSON, or as the table that `layout` makes of them and, in lines below it, what `advice` says to do next."""
+    """Print rows as JSON, or as the table that `layout` makes of them with the next steps of `advice` below."""
     if as_json:
         print_json(documents)
         return
@@ -35,14 +35,14 @@ def print_documents(
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """As RFC 4180 wants it, but for the line ends. A spreadsheet must neither run nor hide what is in a cell."""
+    """Print CSV by RFC 4180, but with plain line ends. A spreadsheet must neither run nor hide the text of a cell."""
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
 def _cell(value: object) -> object:
-    """Text that is shown as it is: no escape sequence of a terminal, and no formula of a spreadsheet."""
+    """Return text without escape sequences of a terminal, and not as the formula of a spreadsheet."""
     if not isinstance(value, str):
         return value
     text = printable(value)
@@ -50,11 +50,11 @@ def _cell(value: object) -> object:
 
 
 def print_json(document: Any) -> None:
-    """For programs, and readable for people."""
+    """Print JSON that people can read too."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_json_line(document: dict[str, Any]) -> None:
-    """One document a line, for whoever reads while it is written."""
+    """Print one document a line, for programs that read line by line."""
     click.echo(json.dumps(document))
     sys.stdout.flush()

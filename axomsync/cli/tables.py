@@ -45,7 +45,7 @@ class _Screen(Console):
 
 
 def screen() -> Console:
-    """Standard output; as wide as its lines need when it is no terminal."""
+    """Return standard output for rich; without a terminal it is as wide as its lines need."""
     return _Screen(highlight=False) if sys.stdout.isatty() else _Screen(width=10_000, highlight=False)
 
 
@@ -64,7 +64,7 @@ class Listing:
         return made
 
     def plain(self) -> str:
-        """The same as text whose lines are as long as they need to be: rich takes a minute for a hundred thousand."""
+        """Return the rows as text without wrapped lines: rich takes a minute for a hundred thousand rows."""
         lines = [tuple(self.columns), *map(tuple, self.rows)]
         widths = [max(map(cell_len if _is_wide(column) else len, column)) for column in zip(*lines, strict=True)]
         form = "  ".join(f"%-{width}s" for width in widths)
@@ -72,7 +72,7 @@ class Listing:
 
 
 def _is_wide(texts: Iterable[str]) -> bool:
-    """Whether a terminal may need more or fewer cells for one of them than it has characters."""
+    """Return True if a terminal may need more or fewer cells for a text than it has characters."""
     return not all(map(str.isascii, texts))
 
 
@@ -86,7 +86,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Listing:
 
 
 def show(listing: Listing) -> None:
-    """Print it: drawn on a terminal, as long as a person may look at it there, and plain elsewhere."""
+    """Print a list: drawn by rich on a terminal if it is short enough to be looked at there, else as plain text."""
     if sys.stdout.isatty() and len(listing.rows) <= DRAWN_ROWS:
         screen().print(listing)
     else:
@@ -102,7 +102,7 @@ def _colour(text: str) -> str:
 
 
 def uploads(documents: Sequence[dict[str, Any]]) -> Listing:
-    """`axomsync uploads`: by sub-folder, as each is to be one dataset."""
+    """Rows of `axomsync uploads`: by sub-folder, since each sub-folder will be one dataset."""
     return table(
         ("STATE", "PATH", "SIZE", "LINES", "UPLOAD ID", "KEY", "REASON"),
         (
@@ -126,7 +126,7 @@ def _ids(document: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def models(documents: Sequence[dict[str, Any]]) -> Listing:
-    """`axomsync models`."""
+    """Rows of `axomsync models`."""
     return table(
         ("STATE", "NAME", "VERSION", "CONSOLE", "SIZE", "PATH", "FILES", "REASON"),
         (
@@ -140,12 +140,12 @@ def models(documents: Sequence[dict[str, Any]]) -> Listing:
 
 
 def findings(documents: Iterable[dict[str, Any]]) -> Listing:
-    """`axomsync doctor`."""
+    """Rows of `axomsync doctor`."""
     return table(("", "WHAT", "FOUND", "FIX"), ((d["verdict"], d["subject"], d["found"], d["fix"]) for d in documents))
 
 
 def explanation(document: dict[str, Any]) -> list[Text]:
-    """`axomsync explain`, for one file or model."""
+    """Lines of `axomsync explain`, for one file or model."""
     facts = document["facts"]
     lines = [f"{document['name']}: {document['state']}: it {document['means']}"]
     lines += [f"  why: {document['reason']}"] * bool(document["reason"])
@@ -161,18 +161,18 @@ def explanation(document: dict[str, Any]) -> list[Text]:
 
 
 def _proofs(files: Sequence[dict[str, Any]]) -> list[str]:
-    """How much could be shown of a model's files, and of which ones less than storage's own checksum."""
+    """Return how far a model's files are proven, and each file with less proof than storage's own checksum."""
     lesser = [f"    {file['rel']}: {file['proof']}" for file in files if file["proof"] != "proven"]
     return [f"  files: {_proof_counts(files)}"] * bool(files) + lesser
 
 
 def _proof_counts(files: Sequence[dict[str, Any]]) -> str:
-    """Such as `12 proven, 1 size only`."""
+    """Return counts such as `12 proven, 1 size only`."""
     return _counts(Counter(sorted(file["proof"] for file in files)))
 
 
 def status(document: dict[str, Any]) -> list[Any]:
-    """`axomsync status`: one screen."""
+    """Parts of the screen of `axomsync status`."""
     agent, console, drop, mirror = (document[part] for part in ("agent", "console", "drop", "mirror"))
     running = f"running (pid {agent['pid']}) since {agent['since']}" if agent["running"] else "not running"
     if agent["paused"]:
@@ -184,6 +184,8 @@ def status(document: dict[str, Any]) -> list[Any]:
     watched = f"  ({drop['observer']})" * bool(drop["observer"])
     missing = "  (missing)" * (drop["free_bytes"] is None)
     facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}{missing}")))
+    if held := [_held_words(name, amount) for name, amount in drop["put_away"].items() if amount["files"]]:
+        facts.add_row("", Text("; ".join(held)))
     for left in drop["left_alone"]:
         facts.add_row("", Text(_left_alone_words(left)))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
@@ -198,7 +200,7 @@ def status(document: dict[str, Any]) -> list[Any]:
 
 
 def _reached(console: dict[str, Any], *, running: bool) -> str:
-    """Only a running agent knows how the console is; of another one it is known how it was."""
+    """Return the state of the console: as it is when an agent runs, else as the last agent found it."""
     answered = f"answered last at {console['last_poll']}" if console["last_poll"] else "never answered so far"
     if console["ok"] is None:
         return "not asked yet"
@@ -207,13 +209,18 @@ def _reached(console: dict[str, Any], *, running: bool) -> str:
     return answered if console["ok"] else f"{answered}; trouble when the agent ended: {console['error']}"
 
 
-def steps(told: Sequence[str]) -> list[Any]:
-    """What to do next, below a list."""
-    return ["", *(Text(printable(step)) for step in told)] if told else []
+def steps(texts: Sequence[str]) -> list[Any]:
+    """Next steps, below a list."""
+    return ["", *(Text(printable(text)) for text in texts)] if texts else []
+
+
+def _held_words(name: str, amount: dict[str, int]) -> str:
+    """Return words such as `uploaded/ holds 12 files, 3.4 GB`."""
+    return f"{name}/ holds {amount['files']} file{'s' * (amount['files'] > 1)}, {size(amount['bytes'])}"
 
 
 def _left_alone_words(left: dict[str, Any]) -> str:
-    """Such as `2 files left alone (symlink): a.jsonl, b.jsonl; copy or move the file itself here`."""
+    """Return words such as `2 files left alone (symlink): a.jsonl, b.jsonl; copy or move the file itself here`."""
     from axomsync.drop.rules import amount
 
     folders = left.get("folders", 0)  # an older version did not tell
@@ -222,7 +229,7 @@ def _left_alone_words(left: dict[str, Any]) -> str:
 
 
 def _problem(problem: dict[str, Any]) -> Group:
-    """A block and no row: a reason squeezed into a column can't be read on a narrow terminal."""
+    """Return a block and no row: a reason squeezed into a column can't be read on a narrow terminal."""
     times = f"since {problem['since']}" + f", next try {problem['next_attempt']}" * bool(problem["next_attempt"])
     lines = (problem["reason"], times)
     subject = Text(printable(problem["subject"]), style="red")
@@ -230,7 +237,7 @@ def _problem(problem: dict[str, Any]) -> Group:
 
 
 def fitting(parts: Sequence[Any], on: Console) -> Group:
-    """As much of `parts` as a terminal has lines for, and a sign when that is not all."""
+    """Return the lines of `parts` that fit a terminal, and a sign when there are more."""
     lines = on.render_lines(Group(*parts), pad=False)
     room = on.height - 1
     shown = [Text.assemble(*((segment.text, segment.style or "") for segment in line)) for line in lines]
@@ -256,7 +263,7 @@ def _share(transfer: dict[str, Any]) -> str:
 
 
 def verified(documents: Iterable[dict[str, Any]]) -> Listing:
-    """`axomsync verify`: a line for each model, and one for each file that is damaged."""
+    """Rows of `axomsync verify`: a line for each model, and one for each file that is damaged."""
     rows = []
     for d in documents:
         state = "damaged" if d["damage"] else "repaired" if d["repaired"] else "whole"

@@ -1,7 +1,7 @@
 """Environment variables as configuration: `AXOMSYNC_<SECTION>__<KEY>` overrides a key of the file.
 
-Failures handled: a variable with one underscore where two are needed (an error), a name that looks like one of ours and is
-none (`misspelt`, a line of advice).
+Failures handled: a variable with one underscore where two are needed (an error), a name that resembles a variable of ours
+and is none (`misspelt`, a line of advice).
 """
 
 import difflib
@@ -36,9 +36,9 @@ def overlay(tree: dict[str, Any], origins: dict[str, str], environ: Mapping[str,
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:
-    """Return a line of advice for each variable that looks like one of ours and is none.
+    """Return a line of advice for each variable that resembles one of ours and is none.
 
-    The variables of hooks are ours, and so are those that Kubernetes sets for a service called axomsync.
+    Variables of hooks are valid, and so are those that Kubernetes sets for a service called axomsync.
     """
     if "AXOMSYNC_EVENT" in environ:
         return []
@@ -46,7 +46,7 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
     lines = []
     for name in sorted(environ):
         if name != name.upper() and (meant := _in_capitals(name)) is not None:
-            lines.append(f"${printable(name)}: it means nothing in small letters; did you mean {meant}?")
+            lines.append(f"${printable(name)}: lower case is ignored; did you mean {meant}?")
             continue
         rest = name.removeprefix(ENVIRONMENT_PREFIX)
         foreign = rest == name or "__" in rest or rest == "CONFIG" or re.fullmatch(r"(SERVICE|PORT)(_.*)?", rest)
@@ -54,12 +54,12 @@ def misspelt(environ: Mapping[str, str]) -> list[str]:
             continue
         near = difflib.get_close_matches(rest.lower(), known, n=1)
         advice = f"did you mean {known[near[0]]}?" if near else "known are AXOMSYNC_CONFIG and AXOMSYNC_<SECTION>__<KEY>"
-        lines.append(f"${printable(name)}: it means nothing to this version; {advice}")
+        lines.append(f"${printable(name)}: unknown to this version; {advice}")
     return lines
 
 
 def _one_underscore(name: str) -> str | None:
-    """`drop_settle` → `AXOMSYNC_DROP__SETTLE`, None for what is no key of ours."""
+    """Map `drop_settle` to `AXOMSYNC_DROP__SETTLE`; None for a name that is no key."""
     section, _, key = name.partition("_")
     field = Settings.model_fields.get(section)
     known = field is not None and key in names_in(field.annotation)
@@ -67,7 +67,7 @@ def _one_underscore(name: str) -> str | None:
 
 
 def _in_capitals(name: str) -> str | None:
-    """Return the variable of ours that differs from `name` by case alone."""
+    """Return the variable that differs from `name` by case alone."""
     meant = name.upper()
     if meant in ("AXOM_KEY", "AXOMSYNC_CONFIG"):
         return meant
@@ -77,7 +77,7 @@ def _in_capitals(name: str) -> str | None:
 
 
 def _environment_value(section: str, key: str, value: str) -> object:
-    """Read booleans, numbers, lists and quoted texts as TOML does; everything else is a text as it stands."""
+    """Read booleans, numbers, lists and quoted texts like TOML; leave everything else as plain text."""
     known = next((one for one in reference().get(section, ()) if one.name == key), None)
     is_text = known is None or not isinstance(known.default, bool | int)
     if is_text and value[:1] not in ("[", '"', "'"):

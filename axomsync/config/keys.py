@@ -1,4 +1,4 @@
-"""Every key there is, as documents, examples and error messages need it: read from the sections of `settings`."""
+"""All keys, read from the sections of `settings`, for documents, examples and error messages."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

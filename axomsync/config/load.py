@@ -1,10 +1,10 @@
 """Read the configuration: TOML and environment in, frozen settings out.
 
-Reports every error at once, each with file, line and key, and says how to write it right. Unknown keys, sections and
-units are errors, since a mistyped key that is ignored is found at 3 a.m.
+Reports every error at once, each with file, line, key and the correct form. Unknown keys, sections and units are errors: an
+ignored typing error would be found much later.
 
 Failures handled, all as `BadConfig`: a file that is missing, unreadable, not UTF-8 or not TOML; wrong values, and values
-that contradict one another.
+that contradict each other.
 """
 
 import difflib
@@ -47,7 +47,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Loaded:
 
 
 def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
-    """As `load`, for the text of a file that need not exist yet."""
+    """Read the text of a file that need not exist yet, like `load`."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -79,7 +79,7 @@ def _read(path: Path) -> str:
 
 
 def _syntax_error(path: Path, text: str, message: str) -> str:
-    """tomllib ends its messages with `(at line 3, column 5)` or `(at end of document)`."""
+    """Move the line number to the front: tomllib ends with `(at line 3, column 5)` or `(at end of document)`."""
     reason, _, place = message.rpartition(" (at ")
     number = re.match(r"line (\d+)", place)
     return f"{path}:{number[1] if number else max(1, len(text.splitlines()))}: not valid TOML: {reason or message}"

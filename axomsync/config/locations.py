@@ -1,6 +1,6 @@
-"""The place of the configuration file: the one to read, and the one that `init` writes.
+"""Places of the configuration file: the one to read, and the one that `init` writes.
 
-Failures handled: no configuration anywhere, one that this user may not see, a user without a home folder (all `BadConfig`).
+Failures handled: no configuration anywhere, a file that this user may not see, a user without a home folder (`BadConfig`).
 """
 
 import os
@@ -12,7 +12,7 @@ from axomsync.core.errors import BadConfig
 from axomsync.core.rights import denial_of
 
 SYSTEM_CONFIG = "/etc/axomsync/config.toml"
-ENVIRONMENT_ONLY = Path("the environment")  # stands for the file where there is none
+ENVIRONMENT_ONLY = Path("the environment")  # in place of a path when there is no file
 
 
 def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
@@ -26,15 +26,15 @@ def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     except BadConfig:  # a user without a home folder has no such file
         init += "" if os.geteuid() == 0 else " --config FILE"
     for candidate in candidates:
-        if os.path.exists(candidate):  # Path.exists raises where a folder above is closed to us
+        if os.path.exists(candidate):  # Path.exists raises when a folder above is closed to us
             return candidate
     if any(name.startswith(ENVIRONMENT_PREFIX) and "__" in name for name in environ):
         return ENVIRONMENT_ONLY
     if (denial := denial_of(SYSTEM_CONFIG)) is not None and denial.bits == 1:  # one may be there
         raise BadConfig(f"{SYSTEM_CONFIG}: {denial.words(SYSTEM_CONFIG)}")
     raise BadConfig(
-        f"no configuration at {' or '.join(map(str, candidates))}; `{init}` writes one, and variables such as "
-        "AXOMSYNC_CONSOLE__URL do without"
+        f"no configuration at {' or '.join(map(str, candidates))}; run `{init}`, or set variables such as "
+        "AXOMSYNC_CONSOLE__URL"
     )
 
 

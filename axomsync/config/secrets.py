@@ -1,7 +1,7 @@
-"""The API key and the page's token: read from files or the environment, and held outside the settings.
+"""The API key and the page's token: read from files or the environment, and never part of the settings.
 
-Nothing that prints settings can print them. Failures handled: a key that is missing, unreadable or no key (`KeyRefused`); a
-token that is unreadable or no token (`LocalFault`).
+So nothing that prints settings can print them. Failures handled: a key that is missing, unreadable or malformed
+(`KeyRefused`); a token that is unreadable or malformed (`LocalFault`).
 """
 
 import os

@@ -32,7 +32,7 @@ class Reload(StrEnum):
     """The effect of a reload on a changed key."""
 
     AT_ONCE = "at once"  # transfers go on
-    TRANSFERS = "transfers begin again"  # where their durable bytes end
+    TRANSFERS = "transfers begin again"  # resuming at their durable bytes
     RESTART = "needs a restart"
 
 
@@ -69,24 +69,28 @@ class DropSettings(_Section):
     enabled: Switch = _key(True, "false makes an agent that only mirrors")
     folder: Folder = _key("/srv/axom/drop", "every new dataset file below it is uploaded")
     include: Globs = _key(
-        ["*.jsonl"], "names to take, in upper or lower case; matched against the file name and the path below the folder"
+        ["*.jsonl"], "globs of files to take, case ignored; matched against the file name and the path below the folder"
     )
     exclude: Globs = _key(
-        [], "names to leave alone, besides dotfiles, locks (~$*) and unfinished files (*.part, *.tmp, *~ and the like)"
+        [],
+        "globs of files to leave out, besides dotfiles, locks (~$*) and unfinished files (*.part, *.tmp, *~ and the like)",
     )
-    settle: Duration = _key("5s", "a file is finished when nothing about it has changed for so long", ge=0)
-    rescan: Duration = _key("1m", "the folder is read anew at least this often, whatever the events say", gt=0)
-    done_marker: str = _key("", 'such as ".done": a file is taken only once <file>.done lies beside it, newer than the file')
-    observer: Literal["auto", "inotify", "polling"] = _key("auto", "polling sees files on network filesystems")
+    settle: Duration = _key("5s", "a file counts as finished when it has not changed for this long", ge=0)
+    rescan: Duration = _key("1m", "the folder is scanned at least this often, also without events", gt=0)
+    done_marker: str = _key("", 'such as ".done": a file is taken only when <file>.done lies beside it and is newer')
+    observer: Literal["auto", "inotify", "polling"] = _key("auto", "polling also finds files on network filesystems")
     validate_: Literal["full", "sample", "off"] = _key(
         "full", "full parses every line; sample the first and last 1 MiB; off trusts the exporter", alias="validate"
     )
     dedupe: Literal["name", "content"] = _key(
-        "name", "name uploads the same content under another name once more; content does not"
+        "name", "name uploads equal content again under another name; content uploads it once"
     )
-    after: Literal["archive", "keep", "delete"] = _key("archive", "what becomes of a file once storage has confirmed it")
-    content_type: str = _key("application/jsonl", "what the console is told that the files are", min_length=1)
-    max_put: Size = _key("5115MiB", "largest single PUT that the storage takes; larger files are held", gt=0)
+    after: Literal["archive", "keep", "delete"] = _key("archive", "what happens to a file after storage has confirmed it")
+    archive_for: OptionalDuration = _key(
+        "", 'such as "30d": archived files are removed at that age, and their receipts stay; "" keeps them'
+    )
+    content_type: str = _key("application/jsonl", "content type of the files, as told to the console", min_length=1)
+    max_put: Size = _key("5115MiB", "largest single PUT that storage accepts; larger files are held", gt=0)
     shard: OptionalSize = _key("", 'split larger files at line ends into uploads of this size; "" uploads files whole')
 
 
@@ -95,19 +99,19 @@ class MirrorSettings(_Section):
 
     enabled: Switch = _key(True, "false makes an agent that only uploads")
     folder: Folder = _key("/srv/axom/models", "every ready model appears below it as name/version")
-    poll: Duration = _key("1m", "how often the console is asked for models", gt=0)
+    poll: Duration = _key("1m", "interval between two requests for the list of models", gt=0)
     include: Globs = _key(["*"], "models to mirror: globs over name, name/version or id")
-    exclude: Globs = _key([], "models to leave out, likewise")
+    exclude: Globs = _key([], "models to leave out, by the same kind of globs")
     files: Globs = _key(["*"], "files of a model to fetch: globs over the path inside the model")
     keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all", ge=0)
-    keep_gone: Switch = _key(True, "false lets retention remove what was removed in the console, a day and ten polls later")
-    max_size: OptionalSize = _key("", 'most bytes that all models together may take; "" is as many as the disk has')
-    reserve: Size = _key("1GiB", "free space that mirroring never uses up", ge=0)
+    keep_gone: Switch = _key(True, "false: also remove models deleted in the console, after one day and ten polls")
+    max_size: OptionalSize = _key("", 'size limit for all models together; "" is the size of the disk')
+    reserve: Size = _key("1GiB", "free space that mirroring never uses", ge=0)
     verify: Literal["etag", "size"] = _key(
         "etag",
-        "etag compares checksums where storage gives them, and looks into files; size does neither, and overrules both",
+        "etag compares storage's checksums and checks file formats; size skips both",
     )
-    scrub: OptionalDuration = _key("30d", 'how often the published bytes are read again, slowly, and mended; "" is never')
+    scrub: OptionalDuration = _key("30d", 'interval of reading and repairing published bytes, slowly; "" is never')
 
 
 class TransferSettings(_Section):
@@ -117,7 +121,7 @@ class TransferSettings(_Section):
     bandwidth: Bandwidth = _key(
         "", 'a rate like "100MB/s" or a timetable like ["Mon-Fri 08:00 50MB/s", "20:00 off"]', reload=Reload.AT_ONCE
     )
-    stall: Duration = _key("30s", "a connection that brings no byte for so long is given up and tried again", gt=0)
+    stall: Duration = _key("30s", "a connection without a byte for this long is closed and tried again", gt=0)
     allow_http: Switch = _key(False, "true allows plain http to hosts other than this one")
 
 
@@ -128,11 +132,11 @@ class WebSettings(_Section):
         "127.0.0.1:9464", 'host:port of the status page; "" is off', reload=Reload.AT_ONCE
     )
     token_file: OptionalFile = _key(
-        "", 'file that holds the token to look at it with; "" only on loopback', reload=Reload.AT_ONCE
+        "", 'file with the access token for the page; "" is allowed on loopback only', reload=Reload.AT_ONCE
     )
     names: Annotated[tuple[str, ...], BeforeValidator(text_list), AfterValidator(host_names)] = _key(
         [],
-        "host names under which a proxy before it, or DNS, leads to the page; addresses and localhost need none",
+        "host names that lead to the page through a proxy or DNS; addresses and localhost need no entry",
         reload=Reload.AT_ONCE,
     )
 

@@ -17,7 +17,7 @@ _SIZE_UNITS = {
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 API_KEY = re.compile(r"axom_[a-z]+_[A-Za-z0-9_-]+")
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
-_LONGEST_SECONDS = 366 * 86400.0  # timers of the operating system end somewhere beyond
+_LONGEST_SECONDS = 366 * 86400.0  # the operating system's timers have a limit beyond that
 _LARGEST_BYTES = 1 << 62
 
 

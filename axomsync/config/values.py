@@ -1,7 +1,7 @@
-"""The types of values that keys have: how each is read from the file, checked, and written back. Pure.
+"""Types of the keys' values: read from the file, checked, and written back. Pure.
 
-Failures handled: a value that can't be right (`ValueError` with how to write it; an API key in it is not repeated), a home
-folder that nobody knows.
+Failures handled: an invalid value (`ValueError` with the correct form; an API key in it is not repeated), the home folder
+of an unknown user.
 """
 
 import ipaddress
@@ -46,11 +46,11 @@ def _optional(value: object) -> object:
 
 
 def console_url(value: str) -> str:
-    """Check the base URL of a console, and cut the slash at its end."""
+    """Check the base URL of a console and remove the slash at its end."""
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, or brackets that hold no address
+    except ValueError:  # a port that is no number, or brackets without an address
         usable = False
     if not usable or any(c.isspace() or not c.isprintable() for c in value):
         raise ValueError(f'{shown(value)} is not a URL; write it like "https://console.axomlabs.ai/api"')
@@ -81,7 +81,7 @@ def text_list(value: object) -> object:
 
 
 def host_names(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Check names of hosts, and write them in small letters."""
+    """Check host names and write them in lower case."""
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
             raise ValueError(f'{shown(name)} is not a host name; write it without scheme, port and path: "axom.example"')
@@ -124,5 +124,5 @@ OptionalFile = Annotated[
 ]
 Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(text_list)]
 Command = Annotated[tuple[str, ...], BeforeValidator(text_list)]
-Whole = Annotated[int, Strict()]  # true is no number
+Whole = Annotated[int, Strict()]  # rejects true as a number
 Switch = Annotated[bool, Strict()]

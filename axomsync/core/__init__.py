@@ -1,1 +1,1 @@
-"""What all other rooms stand on: records, errors, names on disk, text, folders by descriptor. Knows nothing of the rest."""
+"""The base of all other rooms: records, errors, names on disk, text, folders by descriptor. It imports none of them."""

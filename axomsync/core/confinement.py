@@ -1,9 +1,9 @@
-"""What the sandbox of a systemd unit keeps from the process that runs in it, and the line that lets it in.
+"""Folders that the sandbox of a systemd unit hides from this process, and the line in the unit that opens them.
 
-systemd hides folders by mounts that only the service sees: read-only ones over a disk that can be written, and an empty
-folder over home folders. So the kernel's table of mounts tells a folder that the unit hides from one that has other trouble.
+systemd hides folders by mounts that only the service sees: read-only mounts over a writable disk, and an empty folder over
+home folders. So the kernel's table of mounts shows whether the unit hides a folder, or whether it has another fault.
 
-Failures handled: no systemd, another sandbox (None: it is for others to tell), a table that can't be read.
+Failures handled: no systemd or another sandbox (None: other checks find the cause), a table that can't be read (None).
 """
 
 import os
@@ -11,13 +11,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-HOMES = ("/home", "/root", "/run/user")  # that ProtectHome= hides
-_HIDDEN = "/systemd/inaccessible/"  # what such a mount shows in place of the folder
+HOMES = ("/home", "/root", "/run/user")  # hidden by ProtectHome=
+_HIDDEN = "/systemd/inaccessible/"  # the source of a mount that hides a folder
 
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of mountinfo: what is mounted where. `read_only` is of this mount, `disk_read_only` of what it shows."""
+    """One line of mountinfo. `read_only` belongs to this mount, `disk_read_only` to the filesystem below it."""
 
     root: str
     point: str
@@ -27,13 +27,13 @@ class Mount:
 
 
 def mount_of(path: str, table: str) -> Mount | None:
-    """The mount that `path` lies on, by the text of /proc/self/mountinfo; proc(5)."""
+    """Find the mount that holds `path`, in the text of /proc/self/mountinfo; source: proc(5)."""
     best: Mount | None = None
     for line in table.splitlines():
         before, _, after = line.partition(" - ")
         fields, tail = before.split(" "), after.split(" ")
         point = _plain(fields[4])
-        # of mounts on the same point, the last one is what one sees
+        # of several mounts on one point, the last one is visible
         below = path == point or path.startswith(point.rstrip("/") + "/")
         if below and (best is None or len(point) >= len(best.point)):
             options, super_options = fields[5].split(","), tail[2].split(",")
@@ -42,7 +42,7 @@ def mount_of(path: str, table: str) -> Mount | None:
 
 
 def way_in(folder: str, unit: str, table: str, *, written: bool) -> str | None:
-    """What to change in `unit` so that the folder is seen, or can be `written`; None when the unit is not in the way."""
+    """Tell what to change in `unit` to make the folder visible, or `written` to; None when the unit is not the cause."""
     mount = mount_of(folder, table)
     if mount is None:
         return None
@@ -57,7 +57,7 @@ def way_in(folder: str, unit: str, table: str, *, written: bool) -> str | None:
 
 
 def hidden(path: str, *, written: bool) -> str | None:
-    """Why this process does not see `path`, or can't write there, if its unit is in the way, and what to do."""
+    """Tell why the unit of this process hides `path` or forbids to write there, and the remedy; None when it does not."""
     try:
         unit = unit_of(Path("/proc/self/cgroup").read_text(encoding="utf-8"))
         table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
@@ -70,7 +70,7 @@ def hidden(path: str, *, written: bool) -> str | None:
 
 
 def unit_of(cgroup: str) -> str | None:
-    """The service that a process belongs to, by the text of /proc/self/cgroup."""
+    """The name of the service in the text of /proc/self/cgroup; None when there is none."""
     services = [part for part in re.split(r"[/\n]", cgroup) if part.endswith(".service")]
     return services[-1] if services else None
 
@@ -80,7 +80,7 @@ def _edit(unit: str) -> str:
 
 
 def _nearest_folder(path: str) -> str:
-    """Units are given folders that are there."""
+    """The first existing folder on the way up: a unit can only be given folders that exist."""
     folder = os.path.abspath(path)
     while not os.path.isdir(folder) and folder != "/":
         folder = os.path.dirname(folder)
@@ -88,5 +88,5 @@ def _nearest_folder(path: str) -> str:
 
 
 def _plain(field: str) -> str:
-    """Blanks and backslashes are octal escapes there."""
+    """Undo the octal escapes of blanks and backslashes."""
     return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field)

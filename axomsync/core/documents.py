@@ -1,9 +1,9 @@
-"""JSON documents in folders that others may write into: receipts, records, claims. Any content is a document or is none.
+"""JSON documents in folders that others may write into: receipts, records, claims. Their content is never trusted.
 
-Failures handled: a link, FIFO, device or folder of the document's name, more bytes than `LARGEST`, what is no UTF-8 or no
-JSON (nested deeper than the parser goes, numbers without end, lone surrogates), what would take far more memory than it has
-bytes, what has another form than is asked for, what somebody else made or may change where that matters (all
-`NotADocument`, with the reason in words); a disk that does not give it (`OSError`: that is no word on the document).
+Failures handled, all as `NotADocument` with the reason in words: a link, FIFO, device or folder in the document's place;
+more bytes than `LARGEST`; no UTF-8 or no JSON (also: nested too deep, infinite numbers, lone surrogates); a document that
+would take far more memory than its bytes; another form than was asked for; another user as owner or with the right to
+write, where that matters. A disk that can't be read is an `OSError`: it says nothing about the document.
 """
 
 import errno
@@ -21,10 +21,10 @@ from axomsync.core.text import printable
 T = TypeVar("T")
 
 LARGEST = 64 * 1024 * 1024  # bytes; the record of a model with 100,000 segments has about 10 MB
-# Whatever they say, 64 MiB of JSON become less than 220 MiB: a value takes up to about 120 bytes, and text beyond ASCII four
-# times as much as it has.
+# With these limits 64 MiB of JSON take less than 220 MiB: a value takes up to about 120 bytes, and text beyond ASCII four
+# times its size.
 MOST_VALUES = 1_500_000  # a list of 100,000 models has about 1,200,000
-KEYS_OF_AN_OBJECT = 12  # colons, in fact: addresses and times have some too
+KEYS_OF_AN_OBJECT = 12  # counted by colons; URLs and times have some too
 MOST_WIDE_TEXT = 16 * 1024 * 1024  # bytes
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
@@ -32,21 +32,21 @@ _FOREIGN = frozenset({errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EISDIR, errn
 _OF_OTHERS = "another user has made it or may write to it; it proves nothing"
 
 
-class NotADocument(Exception):  # for the caller to tell: what follows from it differs
-    """What has the document's name is none; the message says why, and not where."""
+class NotADocument(Exception):  # the caller reports it: the consequences differ
+    """The file is not a usable document; the message gives the reason, not the path."""
 
 
 def read_document(
     folder: Folder, name: bytes, shape: TypeAdapter[T], largest: int = LARGEST, *, ours: bool = False
 ) -> T | None:
-    """The document `name` in `folder`, None when nothing has that name. Raises `NotADocument`, `OSError`.
+    """Read the document `name` in `folder`; None when nothing has that name. Raises `NotADocument`, `OSError`.
 
-    `ours` wants one that this process's user or root has made, and that nobody else may write to.
+    `ours`: the owner must be this process's user or root, and nobody else may write to the file.
     """
     try:
         seen = folder.status(name) if ours else None
         if seen is not None and stat.S_ISREG(seen.st_mode) and not is_ours(seen):
-            raise NotADocument(_OF_OTHERS)  # without a look at how much it is
+            raise NotADocument(_OF_OTHERS)  # before reading, so its size does not matter
         text, status = folder.read_and_look(name, largest + 1)
     except FileNotFoundError:
         return None
@@ -60,12 +60,12 @@ def read_document(
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether this process's user or root has made a file, and nobody else may write to it: by mode, which bounds ACLs."""
+    """Check that this process's user or root owns a file and nobody else may write to it; the mode also bounds ACLs."""
     return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def parse_document(text: bytes, shape: TypeAdapter[T], largest: int = LARGEST) -> T:
-    """As `read_document`, of bytes that were read."""
+    """Parse bytes that were read already. Raises `NotADocument`."""
     if len(text) > largest:
         raise NotADocument(f"it has more than {largest} bytes")
     try:
@@ -77,7 +77,7 @@ def parse_document(text: bytes, shape: TypeAdapter[T], largest: int = LARGEST) -
 
 
 def decode(text: bytes | bytearray) -> object:
-    """Any JSON, in bounded memory. Raises `NotADocument`."""
+    """Parse any JSON in bounded memory. Raises `NotADocument`."""
     if not text or text.isspace():
         raise NotADocument("it is empty")
     if _most_values(text) > MOST_VALUES:
@@ -85,7 +85,7 @@ def decode(text: bytes | bytearray) -> object:
     if len(text) > MOST_WIDE_TEXT and _wide_text(text) > MOST_WIDE_TEXT:
         raise NotADocument(f"it has more than {MOST_WIDE_TEXT >> 20} MiB of text beyond ASCII")
     try:
-        # orjson refuses what Python's own parser lets through: Infinity, lone surrogates, ever deeper nesting.
+        # orjson refuses what Python's own parser accepts: Infinity, lone surrogates, ever deeper nesting.
         decoded: object = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise NotADocument(f"it is no JSON ({error})") from None
@@ -93,7 +93,7 @@ def decode(text: bytes | bytearray) -> object:
 
 
 def _most_values(text: bytes | bytearray) -> int:
-    """No fewer than there are. The keys of documented objects are alike and cost nothing; a key more costs as a value."""
+    """An upper bound. The known number of keys in each object costs nothing; each further key counts as a value."""
     objects = text.count(b"{")
     keys = max(0, text.count(b":") - KEYS_OF_AN_OBJECT * objects)
     return 2 * objects + text.count(b"[") + text.count(b",") + keys

@@ -1,30 +1,30 @@
-"""Every failure that axomsync names, sorted by what to do next.
+"""All expected failures, sorted by what to do next.
 
     AxomsyncError                  exit code
     ├── Transient           75     try again after a back-off, or after `retry_after`
     ├── UrlExpired          75     ask the console for a fresh URL, then try again at once
-    ├── SourceChanged       75     what was being read is no longer what it was: start that file over
-    ├── Rejected             1     the far side or the input has given its final answer: park it with the reason
-    │   └── Refused          1     so said storage of one URL: where that was used before, a fresh one is worth a try
-    ├── LocalFault           1     this machine is in the way (disk, permission): say path and need, try again later
-    │   └── Denied           1     so say rights, or the sandbox of a unit: nothing but a person changes that
-    ├── Stopping             0     the agent was asked to stop: leave everything so that it can be taken up again
-    ├── Interrupted    128 + n     signal n ended what a person had asked for: asked again, it goes on from there
-    └── Fatal               any    the process can't go on
+    ├── SourceChanged       75     the source changed while it was read: start that file over
+    ├── Rejected             1     final: the far side or the input won't change; park it with the reason
+    │   └── Refused          1     storage refused one URL: try a fresh one if this one was used before
+    ├── LocalFault           1     this machine can't (disk, permission): name path and remedy, try again later
+    │   └── Denied           1     rights, or a unit's sandbox, keep this process out: a person must act
+    ├── Stopping             0     the agent was asked to stop: leave everything so that work can resume
+    ├── Interrupted    128 + n     signal n ended a command: run again, it resumes
+    └── Fatal               any    the process must end
         ├── KeyRefused       4
         ├── AlreadyRunning   3
         ├── BadConfig       78
         └── NewerLedger     78
 
-Foreign exceptions are turned into these at one boundary each: `console` and `storage` for the network, `oserrors` for
-the operating system. A message is one line, names the thing and what to do, and never holds a key or a signed URL.
+Foreign exceptions are mapped to these at one boundary each: `console` and `storage` for the network, `oserrors` for the
+operating system. A message is one line, names the thing and the remedy, and never holds a key or a signed URL.
 """
 
 import copy
 from collections.abc import Mapping
 from typing import Self
 
-# Scripts rely on these. Manual pages and docs/reference show the words.
+# Scripts rely on these codes. Manual pages and docs/reference show the words.
 EXIT_CODES: Mapping[int, str] = {
     0: "Done.",
     1: "Something failed or is parked.",
@@ -39,19 +39,19 @@ EXIT_CODES: Mapping[int, str] = {
 
 
 class AxomsyncError(Exception):
-    """Base of all expected failures; `exit_code` is what a command ends with when this one ends it."""
+    """Base of all expected failures; a command that ends with this failure exits with `exit_code`."""
 
     exit_code = 1
 
     def about(self, subject: str) -> Self:
-        """The same failure, with the file or model that it is about in front of its words."""
+        """The same failure with its file or model in front of the message."""
         failure = copy.copy(self)
         failure.args = (f"{subject}: {self}",)
         return failure
 
 
 class Transient(AxomsyncError):
-    """May well succeed later. `retry_after` is in seconds, as the far side asked, or None."""
+    """The same try may succeed later. `retry_after`: seconds that the far side asked for, or None."""
 
     exit_code = 75
 
@@ -62,7 +62,7 @@ class Transient(AxomsyncError):
 
 
 class UrlExpired(AxomsyncError):
-    """Storage refused a signed URL (expired, revoked or of another method)."""
+    """Storage refused a signed URL: expired, revoked or signed for another method."""
 
     exit_code = 75
 
@@ -74,15 +74,15 @@ class SourceChanged(AxomsyncError):
 
 
 class Rejected(AxomsyncError):
-    """A final 'no': retrying the same thing can't help."""
+    """Final: the same try can't succeed later."""
 
 
 class Refused(Rejected):
-    """Storage refused one request for good: asking again the same way would not help."""
+    """Storage refused one request for good; the same request would be refused again."""
 
 
 class LocalFault(AxomsyncError):
-    """The local machine can't do it now: full disk, missing folder, no permission, I/O error."""
+    """The local machine can't do it now: full disk, missing folder, missing permission, I/O error."""
 
 
 class Denied(LocalFault):
@@ -96,15 +96,15 @@ class Stopping(AxomsyncError):
 
 
 class Interrupted(AxomsyncError):
-    """A signal ended what was to come to an end of its own; the exit code is the one that shells use for that."""
+    """A signal ended a command before its end; the exit code is 128 + signal, as in shells."""
 
     def __init__(self, signal: int) -> None:
-        super().__init__("interrupted; asked again, it goes on from there")
+        super().__init__("interrupted; run it again to resume")
         self.exit_code = interrupted_by(signal)
 
 
 def interrupted_by(signal: int) -> int:
-    """The exit code of a command that a signal ended."""
+    """Exit code of a command that a signal ended."""
     return 128 + signal
 
 
@@ -131,6 +131,6 @@ class BadConfig(Fatal):
 
 
 class NewerLedger(Fatal):
-    """The ledger is of a newer version: as with `BadConfig`, starting again can't help until a person has acted."""
+    """A newer version wrote the ledger; like `BadConfig`, a restart can't help until a person acts."""
 
     exit_code = 78

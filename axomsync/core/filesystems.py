@@ -1,4 +1,7 @@
-"""What kind of filesystem a path lies on, since locks, WAL and file events can't be trusted on some of them."""
+"""Filesystem types: on some of them locks, WAL and file events can't be trusted.
+
+Failures handled: no table of mounts ("" for the type), a path that can't be examined (`LocalFault`).
+"""
 
 import os
 import re
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from axomsync.core.oserrors import local_fault
 
-# Several machines may write there at once; locks and inotify tell of this one only, if of any.
+# Several machines may write there at once; locks and inotify cover this machine alone, if they work at all.
 REMOTE_FILESYSTEMS = frozenset({
     "nfs", "nfs4", "lustre", "cifs", "smb3", "smbfs", "ceph", "9p", "beegfs", "afs", "gpfs", "ocfs2", "gfs2", "orangefs",
     "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.goofys", "fuse.geesefs", "fuse.juicefs", "fuse.mount-s3",
@@ -16,7 +19,7 @@ REMOTE_FILESYSTEMS = frozenset({
 
 
 def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """Filesystem type of the mount that `path` lies on; "" where it can't be told.
+    """Filesystem type of the mount that `path` lies on; "" when unknown.
 
     Source: proc(5), "/proc/pid/mountinfo"; blanks and backslashes in mount points are octal escapes.
     """
@@ -29,14 +32,14 @@ def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> 
     for line in lines:
         fields, _, tail = line.partition(b" - ")
         point = re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8) & 0xFF]), fields.split()[4])
-        # Of mounts on the same point, the last one is what one sees.
+        # Of several mounts on one point, the last one is visible.
         if (target == point or target.startswith(point.rstrip(b"/") + b"/")) and len(point) >= len(best):
             best, kind = point, tail.split()[0].decode("ascii", "replace")
     return kind
 
 
 def is_folder(path: Path | str | None) -> bool:
-    """Whether that is a folder, a link to one left aside. Raises `LocalFault` when that can't be known now."""
+    """Check whether `path` is a folder; a link to one is not. Raises `LocalFault` when that can't be known now."""
     if not path:
         return False
     try:
@@ -48,7 +51,7 @@ def is_folder(path: Path | str | None) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make durable which names a folder has. Raises `OSError`."""
+    """Make the names in a folder durable. Raises `OSError`."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

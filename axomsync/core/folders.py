@@ -1,11 +1,12 @@
-"""Folders that others may write into, used by descriptor: no link is followed, and nothing that is there is written into.
+"""Folders that others may write into, used by descriptor: no link is followed, no existing file is written into.
 
-A path is a question that is asked again with every call; a descriptor is the folder itself. What is made here has a name
-that nobody could guess until it is whole and synced; then it gets its own by one atomic call.
+A path is resolved again with every call; a descriptor stays the same folder. A new file has a name that nobody can guess
+until it is whole and synced; one atomic call then gives it its own name.
 
-Failures handled: a link, a file or a device where a folder or a file must be (`OSError` with ELOOP or ENOTDIR, never
-followed, never waited for), a name that is taken (`FileExistsError`), a crash while a file is written (whole or absent;
-what is left of it begins with `UNFINISHED`), a filesystem without RENAME_NOREPLACE. Every `OSError` names the whole path.
+Failures handled: a link, file or device in the place of a folder or file (`OSError` with ELOOP, ENOTDIR or EINVAL; it is
+never followed and never waited for), a name that is taken (`FileExistsError`), a crash while a file is written (the file is
+whole or absent; remains begin with `UNFINISHED`), a filesystem without RENAME_NOREPLACE. Every `OSError` names the whole
+path.
 """
 
 import ctypes
@@ -30,9 +31,9 @@ _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
 
 class Folder:
-    """An open folder; a context manager. Names are single path components, as the filesystem has them.
+    """An open folder; a context manager. Names are single path components, as the filesystem stores them.
 
-    `path` is for messages alone. Every method raises `OSError`.
+    `path` serves messages only. Every method raises `OSError`.
     """
 
     def __init__(self, descriptor: int, path: bytes) -> None:
@@ -40,7 +41,7 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path | bytes) -> Self:
-        """The folder that the configuration names: links on the way to it are the administrator's, and followed."""
+        """Open a folder named by the configuration; links on the way are the administrator's and are followed."""
         whole = os.fsencode(path)
         return cls(os.open(whole, _FOLDER & ~os.O_NOFOLLOW), whole)
 
@@ -51,11 +52,11 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Let go of the descriptor."""
+        """Close the descriptor."""
         os.close(self.descriptor)
 
     def descend(self, rel: bytes, *, make: int | None = None) -> "Folder":
-        """The folder at `rel` below this one; each part that is missing is made with the mode `make` unless that is None."""
+        """Open the folder at `rel` below this one; `make`: the mode for missing folders on the way, None makes none."""
         current = Folder(os.dup(self.descriptor), self.path)
         for part in filter(None, rel.split(b"/")):
             with current:
@@ -77,12 +78,12 @@ class Folder:
                 raise
 
     def names(self) -> list[bytes]:
-        """What lies in it, in no order."""
+        """List the names in the folder, in no order."""
         with self._named(b""):
             return [os.fsencode(name) for name in os.listdir(self.descriptor)]
 
     def status(self, name: bytes) -> os.stat_result | None:
-        """Of what has this name, a link itself and not its target; None when nothing has."""
+        """Status of a name (of a link itself, not its target); None when nothing has the name."""
         with self._named(name):
             try:
                 return os.lstat(name, dir_fd=self.descriptor)
@@ -90,7 +91,7 @@ class Folder:
                 return None
 
     def open_file(self, name: bytes) -> int:
-        """A descriptor of the regular file of this name, for reading; anything else is an `OSError` and never waited for."""
+        """Open a regular file for reading. Anything else raises `OSError`, without waiting."""
         with self._named(name):
             file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.descriptor)
             if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -99,29 +100,29 @@ class Folder:
             return file
 
     def read(self, name: bytes, most: int) -> bytes:
-        """The first `most` bytes of a regular file."""
+        """Read the first `most` bytes of a regular file."""
         return self.read_and_look(name, most)[0]
 
     def read_and_look(self, name: bytes, most: int) -> tuple[bytes, os.stat_result]:
-        """As `read`, with the status of the very file that was read: who made it, for one."""
+        """Read like `read`, with the status of the same open file, such as its owner."""
         with self._named(name), open(self.open_file(name), "rb") as stream:
             status = os.fstat(stream.fileno())
-            return stream.read(min(most, status.st_size)), status  # room for `most` is asked of the system even if unused
+            return stream.read(min(most, status.st_size)), status  # read() allocates all of `most` even for a small file
 
     def write_new(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        """Make the file `name`, which must not be there: whole, and on disk when this returns."""
+        """Write a new file `name`, whole and durable on return; a taken name raises `FileExistsError`."""
         with self._unfinished(data, mode, name) as temporary, self._named(name):
             self.move(temporary, self, name)
         self.sync()
 
     def replace(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        """As `write_new`, in the place of whatever has the name; that is found until then, and never written into."""
+        """Write like `write_new`, but replace any file of the name atomically; the old one is never written into."""
         with self._unfinished(data, mode, name) as temporary, self._named(name):
             os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         self.sync()
 
     def move(self, name: bytes, target: "Folder", as_name: bytes) -> None:
-        """Rename into `target` by one atomic call, on the same filesystem; a name that is taken is a `FileExistsError`."""
+        """Rename into `target` atomically, on the same filesystem; a taken name raises `FileExistsError`."""
         with self._named(name, target, as_name):
             if _renameat2 is None:
                 code = errno.ENOSYS
@@ -131,16 +132,16 @@ class Folder:
                 code = ctypes.get_errno()
             if code not in (errno.ENOSYS, errno.EINVAL):
                 raise OSError(code, os.strerror(code))
-            if target.status(as_name) is not None:  # a filesystem that knows only the plain call, such as NFS
+            if target.status(as_name) is not None:  # a filesystem without RENAME_NOREPLACE, such as NFS
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
             os.rename(name, as_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
 
     @contextmanager
     def copy_of(self, file: int, wanted: bytes, step: Callable[[], None]) -> Iterator[tuple[bytes, str]]:
-        """A copy of an open file, on disk, and the SHA-256 of what was read; `step` is called after each piece.
+        """Copy an open file to disk; yield the copy's temporary name and the SHA-256 of the bytes.
 
-        It has a name of its own until the block gives it the one `wanted`, and is removed if the block fails. Its times and
-        rights are those of the file, and its owner and attributes as far as this user may set them.
+        `step` runs after each piece. The block must rename the copy to `wanted`; if the block fails, the copy is removed.
+        The copy has the file's times and rights, and its owner and attributes as far as this user may set them.
         """
         sha256, status = hashlib.sha256(), os.fstat(file)
         with self._made(wanted) as (name, copy):
@@ -157,7 +158,7 @@ class Folder:
 
     @property
     def mount(self) -> str:
-        """What tells one mount from another, also where two lead to one filesystem: nothing is renamed between them."""
+        """Identity of the mount: two mounts can lead to one filesystem, and no rename works between them."""
         try:
             with open(f"/proc/self/fdinfo/{self.descriptor}", encoding="ascii") as told:
                 return next(line for line in told if line.startswith("mnt_id:"))
@@ -165,22 +166,22 @@ class Folder:
             return str(os.fstat(self.descriptor).st_dev)
 
     def unlink(self, name: bytes) -> None:
-        """Remove a name; a link itself and not its target."""
+        """Remove a name; of a link, the link itself."""
         with self._named(name):
             os.unlink(name, dir_fd=self.descriptor)
 
     def sync(self) -> None:
-        """Make durable which names it has."""
+        """Make the names in the folder durable."""
         with self._named(b""):
             try:
                 os.fsync(self.descriptor)
             except OSError as error:
-                if error.errno != errno.EINVAL:  # a filesystem that has no such thing for folders, fsync(2)
+                if error.errno != errno.EINVAL:  # this filesystem can't sync folders, fsync(2)
                     raise
 
     @contextmanager
     def _unfinished(self, data: bytes, mode: int, wanted: bytes) -> Iterator[bytes]:
-        """A file with `data` that is on disk, and that has a name of its own until the block gives it the one `wanted`."""
+        """Write `data` durably under a temporary name; the block renames it to `wanted`."""
         with self._made(wanted) as (name, file):
             with self._named(wanted), open(file, "wb") as stream:
                 stream.write(data)
@@ -191,9 +192,9 @@ class Folder:
 
     @contextmanager
     def _made(self, wanted: bytes) -> Iterator[tuple[bytes, int]]:
-        """A new file under a name that nobody could guess, open for writing; it is removed if the block fails."""
+        """Make a new file under a name that nobody can guess, open for writing; it is removed if the block fails."""
         name = UNFINISHED + secrets.token_hex(16).encode()
-        with self._named(wanted):  # errors say the same each time
+        with self._named(wanted):  # errors name the final path, not the temporary one
             file = os.open(
                 name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self.descriptor
             )
@@ -206,7 +207,7 @@ class Folder:
 
     @contextmanager
     def _named(self, name: bytes, target: "Folder | None" = None, as_name: bytes = b"") -> Iterator[None]:
-        """Have errors name whole paths; of descriptors the system knows none."""
+        """Put whole paths into errors: calls by descriptor know only the name."""
         try:
             yield
         except OSError as error:
@@ -223,7 +224,7 @@ def _write_whole(file: int, data: bytes) -> None:
 
 
 def _look_like(copy: int, file: int, status: os.stat_result) -> None:
-    """Owner first, since a change of it takes rights away. What this user may not set stays as it is."""
+    """Copy owner, attributes, mode and times. Owner first: changing it clears some rights. Failures are ignored."""
     with suppress(OSError):
         os.fchown(copy, status.st_uid, status.st_gid)
     with suppress(OSError):

@@ -1,6 +1,6 @@
-"""Files that a person, a configuration or a variable names: read whole, up to a limit, and never waited for.
+"""Files that a person, the configuration or a variable names: read whole, up to a limit, never waiting.
 
-Failures handled: a pipe, a device or a folder of that name, more bytes than such a file has (`OSError`, in words).
+Failures handled: a pipe, device or folder of that name, more bytes than `LARGEST` (`OSError`, in words).
 """
 
 import errno
@@ -8,11 +8,11 @@ import os
 import stat
 from pathlib import Path
 
-LARGEST = 16 * 1024 * 1024  # bytes; the certificate authorities of a whole system have a quarter of a megabyte
+LARGEST = 16 * 1024 * 1024  # bytes; the certificate authorities of a whole system take 0.25 MB
 
 
 def read_named(path: Path | str) -> bytes:
-    """The content of a regular file. Raises `OSError`."""
+    """Read a regular file. Raises `OSError`."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):

@@ -1,7 +1,7 @@
-"""Errors of the operating system, in words: which path, what is wrong with it, and what helps.
+"""Errors of the operating system in words: the path, the fault and the remedy.
 
-Failures handled: a right that is missing (whose, and the command that gives it), a path that the unit's sandbox hides, a
-disk that is full (and where it is mounted), and one on which only inodes are used up.
+Failures handled: a missing right (whose, and the command that grants it), a path that the unit's sandbox hides, a full disk
+(and its mount point), a disk without free inodes.
 """
 
 import errno
@@ -44,7 +44,7 @@ def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
 
 
 def _who_forbids(error: OSError, path: str) -> str | None:
-    """Where the unit's sandbox or somebody's rights are in the way: which, and the command that mends it."""
+    """Name the unit's sandbox or the missing right as the cause, with the command that mends it."""
     sandboxed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
     if sandboxed and (told := hidden(path, written=error.errno == errno.EROFS)) is not None:
         return printable(told)
@@ -54,7 +54,7 @@ def _who_forbids(error: OSError, path: str) -> str | None:
 
 
 def full_disk(path: str | bytes | None) -> str:
-    """What is used up where the system says that there is no space: a disk can run out of inodes with bytes to spare."""
+    """Tell whether space or inodes are used up: the system reports both as "no space"."""
     place = os.fsencode(path) if path else b""
     while place and not os.path.isdir(place) and os.path.dirname(place) != place:
         place = os.path.dirname(place)

@@ -1,4 +1,4 @@
-"""Every name that the agent gives to files and folders; who may rely on which is in `docs/how-it-works.md`."""
+"""Every name that the agent gives to files and folders; `docs/how-it-works.md` tells which ones others may rely on."""
 
 # In the state folder
 LEDGER_FILE = "state.db"
@@ -6,14 +6,14 @@ LOCK_FILE = "agent.lock"
 
 # In the drop folder
 ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
-RECEIPT = b".receipt.json"  # behind the name of the file that was uploaded
-REASON = b".reason.txt"  # behind the name of the file that was rejected
+RECEIPT = b".receipt.json"  # appended to the name of the uploaded file
+REASON = b".reason.txt"  # appended to the name of the rejected file
 
 # In the mirror folder
 CURRENT = "current"
 RECORD = ".axomsync.json"
 INTERNAL = ".axomsync"
-REMOVED, REPAIRED = ".removed-", ".repaired-"  # in there; no staging folder begins with a dot
-NEW_LINK = ".new-link-"  # how `current` is called until it takes its place
+REMOVED, REPAIRED = ".removed-", ".repaired-"  # in INTERNAL; no staging folder begins with a dot
+NEW_LINK = ".new-link-"  # name of a new `current` until it replaces the old one
 
-UNFINISHED = b".axomsync-unfinished-"  # how any file is called until it is whole
+UNFINISHED = b".axomsync-unfinished-"  # name of any file until it is whole

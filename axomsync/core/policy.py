@@ -1,4 +1,4 @@
-"""Decisions about time, pure: how long to back off, which bandwidth holds now, whether a URL is still worth starting.
+"""Pure decisions about time: back-off, the bandwidth at a time, URLs near their expiry, the number of lanes.
 
 Clock and randomness are arguments, so every decision can be tested without waiting.
 """
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
-LONGEST_WAIT_SECONDS = 3600.0  # for anything that is tried again; what a far side asks for is cut to that
+LONGEST_WAIT_SECONDS = 3600.0  # upper limit for every retry, also when the far side asks for more
 
 
 def backoff(attempt: int, random: Callable[[], float], retry_after: float | None = None) -> float:
@@ -27,11 +27,11 @@ def backoff(attempt: int, random: Callable[[], float], retry_after: float | None
 
 
 def worth_starting(age: float, expires_in: float | None, used: bool) -> bool:
-    """Whether a request may be started on a signed URL that arrived `age` seconds ago.
+    """Decide whether a request may start on a signed URL that arrived `age` seconds ago.
 
-    A stream survives the expiry of its URL, a request does not start after it: keep 30 s in hand, or a quarter of the
-    lifetime when that is shorter. A URL that was never tried is worth one try whatever the clocks say, since they may be
-    wrong and storage is the judge.
+    A running transfer survives the expiry of its URL, but no request may start after it. So 30 s are kept in hand, or a
+    quarter of the lifetime when that is shorter. An unused URL is always worth one try: clocks may be wrong, and storage
+    decides.
     """
     if expires_in is None or not used:
         return True
@@ -40,7 +40,7 @@ def worth_starting(age: float, expires_in: float | None, used: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class BandwidthRule:
-    """From `minute` of the day on, on `days` (0 is Monday), `rate` bytes a second hold; None is no limit."""
+    """`rate` bytes a second from `minute` of the day on, on `days` (0 is Monday); None is no limit."""
 
     days: frozenset[int]
     minute: int
@@ -48,7 +48,7 @@ class BandwidthRule:
 
 
 def bandwidth_at(rules: tuple[BandwidthRule, ...], now: datetime) -> float | None:
-    """The rate that holds at local time `now`: that of the rule which began last, looking back over one week."""
+    """The rate at local time `now`: of the rule that began last, within the week before."""
     for back in range(8):
         day = now - timedelta(days=back)
         begun = [
@@ -63,19 +63,19 @@ FIRST_LANES = 4
 GROWTH_WORTH_HAVING = 1.10
 GROWTH_BEYOND_DOUBT = 1.5
 EARLY_SECONDS = 0.5
-SETTLED_SECONDS = 2.0  # new connections have found their speed by then, also over a long way
+SETTLED_SECONDS = 2.0  # by then new connections have reached their speed, also over long distances
 COLLAPSE = 0.5
 PROBE_AGAIN_SECONDS, LONGEST_PROBE_PAUSE_SECONDS = 5.0, 60.0
 
 
 class LaneCount:
-    """How many lanes to use: more as long as that brings at least 10 %, fewer when storage is overrun.
+    """Controls the number of lanes: more while that brings at least 10 %, fewer when storage is overloaded.
 
-    More lanes can be slower: storage that throttles, or a CPU that is full. So the total decides, not only errors. Where
-    each connection is capped, twice as many lanes bring twice as much within half a second; that no more comes can only be
-    said after two. What was measured early may have been a burst, as storage that gives each request its first bytes for
-    free makes it: where more lanes do not bring more than that, it is measured again first. Later they are tried less and
-    less often. Fed a few times a second while every allowed lane is busy; times are monotonic seconds.
+    More lanes can be slower, when storage throttles or the CPU is full; so the total rate decides, not errors alone. Where
+    storage limits each connection, twice the lanes bring twice the rate within 0.5 s; that they bring nothing is known only
+    after 2 s. An early rate may have been a burst, since some stores send the first bytes of a request at full speed: when
+    more lanes do not beat such a rate, it is measured again first. Probes become rarer over time. `observe` is called a few
+    times a second while every allowed lane is busy; times are monotonic seconds.
     """
 
     def __init__(self, most: int, first: int = FIRST_LANES) -> None:
@@ -85,15 +85,15 @@ class LaneCount:
         self._best_is_early = False
         self._frozen_until: float | None = None
         self._pause = PROBE_AGAIN_SECONDS
-        self._since: float | None = None  # when the rates below began to be taken
+        self._since: float | None = None  # start of the rates below
         self._rates: list[float] = []
 
     def observe(self, rate: float, now: float) -> int:
-        """Take in the total `rate` (bytes a second) over the last interval and return the number of lanes from now on."""
+        """Record the total `rate` (bytes a second) of the last interval and return the new number of lanes."""
         if self._since is None:
             self._since = now
         age = now - self._since
-        if age < EARLY_SECONDS:  # measures the change itself
+        if age < EARLY_SECONDS:  # the rate still shows the change itself
             return self.count
         self._rates.append(rate)
         mean = sum(self._rates) / len(self._rates)
@@ -114,7 +114,7 @@ class LaneCount:
         return self.count
 
     def congested(self, now: float) -> int:
-        """Storage asked for fewer requests: halve, and stay there for a while."""
+        """Halve the lanes and stay there for a while: storage asked for fewer requests."""
         self.count = self._best_count = max(1, self.count // 2)
         self._best_rate, self._best_is_early, self._pause = 0.0, False, LONGEST_PROBE_PAUSE_SECONDS
         self._freeze(now)
@@ -142,8 +142,10 @@ class LaneCount:
 
 
 def same_but_for_numbers(one: str, other: str) -> bool:
-    """Whether two reasons say the same: how many bytes are missing changes all the time, and so does which of a model's
-    files met storage's trouble first. That is not worth a line each."""
+    """Compare two reasons without their numbers and without the name of a model's file before storage's message.
+
+    Missing bytes change all the time, and so does the file that met the fault first; neither is worth a new line.
+    """
     return _essence(one) == _essence(other)
 
 
@@ -152,5 +154,5 @@ def _essence(reason: str) -> str:
 
 
 def without_request(reason: str) -> str:
-    """A reason without what the far side calls the request that met it, see `http.request_id`."""
+    """Remove the far side's name of the request from a reason, see `http.request_id`."""
     return re.sub(r"; request [\w.:+/=-]+", "", reason)

@@ -1,4 +1,4 @@
-"""The nouns that every room speaks: frozen records and the words for states. No behaviour, no I/O.
+"""Records that every room uses, frozen, and the words for states. No behaviour, no I/O.
 
 Sizes are bytes, times are seconds since the Unix epoch (UTC), digests are lower-case hex.
 """
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class UploadState(StrEnum):
-    """Where a file of the drop folder stands. The words are a contract: they appear in JSON, ledger, page and metrics."""
+    """State of a file of the drop folder. The words are a contract: JSON, ledger, page and metrics show them."""
 
     SETTLING = "settling"
     CHECKING = "checking"
@@ -25,7 +25,7 @@ UNDER_WAY = frozenset({UploadState.SETTLING, UploadState.CHECKING, UploadState.Q
 
 
 class ModelState(StrEnum):
-    """Where a model stands. The words are a contract, as those of `UploadState` are."""
+    """State of a model. The words are a contract, like those of `UploadState`."""
 
     WAITING = "waiting"
     IGNORED = "ignored"
@@ -41,7 +41,7 @@ class ModelState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells whether a file is still the same: any write, truncation or replacement changes it."""
+    """Identity of a file's content on disk: any write, truncation or replacement changes it."""
 
     dev: int
     ino: int
@@ -52,21 +52,22 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class RepeatedLines:
-    """Lines of a dataset that are the same as an earlier one, byte for byte."""
+    """Lines of a dataset that equal an earlier line, byte for byte."""
 
     count: int
-    compared: int  # of all lines; in a large file not every line is compared with others
-    first: tuple[int, ...]  # numbers of the first ones that repeat another, from 1
+    compared: int  # number of lines compared; in a large file not all of them
+    first: tuple[int, ...]  # line numbers of the first repeats, from 1
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What one reading of a dataset file found."""
+    """Result of one reading of a dataset file."""
 
     sha256: str
     bytes: int
     lines: int
-    shards: tuple[str, ...] = ()  # a BLAKE3 for each planned shard, in order
+    blake3: str | None = None  # of all bytes, when the file goes up whole and is not empty
+    shards: tuple[str, ...] = ()  # BLAKE3 of each planned shard, in order
     repeated: RepeatedLines | None = None
 
 
@@ -82,11 +83,11 @@ class Presigned:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One file taken from the drop folder: a row of the ledger."""
+    """One file of the drop folder: a row of the ledger."""
 
     id: int
-    path: bytes  # relative to the drop folder, as the filesystem has it
-    filename: str  # the name that the console is told
+    path: bytes  # relative to the drop folder, as the filesystem stores it
+    filename: str  # as told to the console
     stamp: Stamp
     state: UploadState
     reason: str | None
@@ -101,18 +102,19 @@ class Upload:
     next_attempt: float | None
     created_at: float
     updated_at: float
-    repeated: RepeatedLines | None = None  # None when no line repeats another, or nobody looked
-    doubtful: bool = False  # storage confirmed it, with an ETag that looks like an MD5 and is not that of the bytes
+    repeated: RepeatedLines | None = None  # None when no line repeats another, or none was compared
+    blake3: str | None = None  # of the checked bytes; None for shards, and for files that an older agent checked
+    doubtful: bool = False  # confirmed, but the ETag looks like an MD5 and is not the MD5 of the bytes
 
     @property
     def was_seen(self) -> bool:
-        """Whether this ledger has the stamp of the file itself, and not only what a receipt says."""
+        """True when this ledger stored the file's own stamp, not only data from a receipt."""
         return bool(self.stamp.dev or self.stamp.ino)
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A range of a large file that is uploaded as an object of its own. `number` counts from 1."""
+    """A range of a large file, uploaded as its own object. `number` counts from 1."""
 
     number: int
     filename: str
@@ -121,13 +123,13 @@ class Shard:
     upload_id: str | None
     key: str | None
     etag: str | None
-    blake3: str | None  # of the bytes that were checked; None where an older agent planned it
+    blake3: str | None  # of the checked bytes; None when an older agent planned the shard
     uploaded: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What storage has of a content: one object, or the shards that are the content when they are joined."""
+    """Storage's copy of a content: one object, or shards that give the content when joined."""
 
     upload_id: str | None
     key: str | None
@@ -137,9 +139,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What the archive says of a file that storage has."""
+    """The archive's document for an uploaded file."""
 
-    path: bytes  # that the file had, relative to the drop folder
+    path: bytes  # of the file before archiving, relative to the drop folder
     filename: str
     bytes: int
     sha256: str
@@ -178,7 +180,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A row of `GET /models`. `id` is the identity; `name` and `version` are labels that people chose."""
+    """A row of `GET /models`. `id` is the identity; `name` and `version` are labels chosen by people."""
 
     id: str
     name: str
@@ -197,7 +199,7 @@ class ManifestFile:
     size: int
     url: str = field(repr=False)
     expires_in: float | None  # seconds from the moment the manifest arrived; None when the URL does not say
-    checksums: tuple[tuple[str, str], ...] = ()  # ("md5", "sha256" or "blake3", hex), where the console gives some
+    checksums: tuple[tuple[str, str], ...] = ()  # ("md5", "sha256" or "blake3", hex), if the console gives any
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +225,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class DurableSegment:
-    """A segment that is on disk for good, with the BLAKE3 of its bytes."""
+    """A durable segment, with the BLAKE3 of its bytes."""
 
     start: int
     end: int
@@ -231,17 +233,17 @@ class DurableSegment:
 
 
 class Proof(StrEnum):
-    """What could be shown of a file's bytes."""
+    """Evidence for a file's bytes."""
 
-    PROVEN = "proven"  # they have the checksum that storage gives
-    MANIFEST = "manifest checksum"  # they have the checksum that the console's manifest gives
-    STRUCTURE = "structure"  # no checksum, but the format's own structure is whole
+    PROVEN = "proven"  # the bytes match storage's checksum
+    MANIFEST = "manifest checksum"  # the bytes match the checksum of the console's manifest
+    STRUCTURE = "structure"  # no checksum, but the file format's structure is complete
     SIZE = "size only"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """What the ledger knows of one file of a model that is being mirrored."""
+    """The ledger's row for one file of a model in download."""
 
     rel: str
     size: int
@@ -251,7 +253,7 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One model of the catalog and what became of it here: a row of the ledger."""
+    """One model of the catalog and its state here: a row of the ledger."""
 
     id: str
     name: str
@@ -268,19 +270,19 @@ class Model:
     attempts: int
     next_attempt: float | None
     updated_at: float
-    pulled: bool = False  # asked for by name: neither the selection nor `keep` concerns it
-    absent_polls: int = 0  # lists of the console in a row that it was missing from
+    pulled: bool = False  # requested by name: the selection and `keep` do not apply
+    absent_polls: int = 0  # number of listings in a row without this model
     absent_since: float | None = None
-    damage: str | None = None  # what the last reading found of bytes that are no longer as they were published
-    verified_at: float | None = None  # when its bytes were last read and compared
+    damage: str | None = None  # damage found when the published bytes were last read
+    verified_at: float | None = None  # when the bytes were last read and compared
     left_out: tuple[str, ...] = ()  # files of a published model that `[mirror] files` did not select
-    remarks: tuple[str, ...] = ()  # what is odd about a published model's files, and no reason not to publish them
-    proofs: tuple[tuple[str, int], ...] = ()  # what was shown of a published model's files, each with their number
+    remarks: tuple[str, ...] = ()  # oddities of a published model's files that do not block it
+    proofs: tuple[tuple[str, int], ...] = ()  # proofs of a published model's files, with the number of files
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that a hook may be run for. `subject` is a model's id or the row of an upload."""
+    """A reason to run a hook. `subject` is a model's id or the row of an upload."""
 
     id: int
     kind: str  # "model_published", "upload_done" or "failed"
@@ -306,7 +308,7 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that keeps the agent from its work, as `status` shows it."""
+    """An obstacle to the agent's work, as `status` shows it."""
 
     subject: str
     reason: str
@@ -316,7 +318,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """A line of the history: a model, an upload, a problem or the agent itself came into a state."""
+    """A line of the history: a model, an upload, a problem or the agent changed its state."""
 
     at: float
     kind: str  # "model", "upload", "problem" or "agent"

@@ -1,10 +1,10 @@
-"""Who may not do what, after the system has said no: which folder or file is in the way, and what gives the right.
+"""Missing rights: the folder or file that the system denied, and the command that grants access.
 
-A denied call names the path that was asked for, and not what about it was denied. So the way to it is walked again: a
-folder that may not be entered, a file that may not be read, a folder in which nothing may be made or removed. What helps
-hangs on who asks: a person may join the group or use sudo, the service is given the right by whoever owns the thing.
+A denied call names the path that was asked for, not the part of it that was denied. So the path is checked step by step:
+a folder without the right to enter, a file without the right to read, a folder without the right to make or remove files.
+The remedy depends on the user: a person may join the group or use sudo; the service gets the right from the owner.
 
-Failures handled: users and groups without a name, things that have gone meanwhile, a denial that the rights don't explain
+Failures handled: users and groups without a name, paths that have gone meanwhile, a denial that the rights don't explain
 (None: it has another cause).
 """
 
@@ -15,25 +15,25 @@ import shlex
 import shutil
 from dataclasses import dataclass
 
-PERSONS = range(1000, 60_001)  # other users are the system's own, login.defs(5)
+PERSONS = range(1000, 60_001)  # user ids of people; all others are system users, login.defs(5)
 
 
 @dataclass(frozen=True)
 class Denial:
-    """`path` is what is in the way, `deed` what may not be done there."""
+    """`path` was denied; `deed` is the forbidden action."""
 
     path: str
     deed: str
-    bits: int  # of the mode of `path`, as for others: 4 read, 2 write, 1 enter
+    bits: int  # missing mode bits: 4 read, 2 write, 1 enter
 
     def words(self, asked: str) -> str:
-        """Who may not do it, and what helps; `asked` is the path that was wanted."""
+        """The user, the forbidden action and the remedy, in one line; `asked` is the path of the failed call."""
         place = "it" if self.path == asked else self.path
         return f"{who(os.geteuid())} may not {self.deed.format(place)}; {_remedy(self)}"
 
 
 def denial_of(path: str) -> Denial | None:
-    """What about `path` is denied to this process, to read, write or replace it."""
+    """Find the denial that keeps this process from reading, writing or replacing `path`."""
     whole = os.path.abspath(path)
     folder = os.path.dirname(whole)
     if (denial := denial_in(path)) is not None:
@@ -48,7 +48,7 @@ def denial_of(path: str) -> Denial | None:
 
 
 def denial_in(folder: str) -> Denial | None:
-    """What keeps this process from working in a folder that is there, or from getting to it."""
+    """Find the denial that keeps this process from reaching or using an existing folder."""
     whole = os.path.abspath(folder)
     for closed in _way_to(os.path.dirname(whole)):
         if not _may(closed, os.X_OK):
@@ -62,12 +62,12 @@ def denial_in(folder: str) -> Denial | None:
 
 
 def is_service(uid: int) -> bool:
-    """Whether that is neither root nor a person."""
+    """Check that a user is neither root nor a person."""
     return uid != 0 and uid not in PERSONS
 
 
 def who(uid: int) -> str:
-    """A user, as people call one."""
+    """Name of a user for messages."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -76,9 +76,9 @@ def who(uid: int) -> str:
 
 
 def grant(path: str, uid: int, bits: int) -> str:
-    """The command by which the owner of a thing gives a user these rights to it, and to all that a folder holds.
+    """The command that grants a user these rights to `path` and, for a folder, to its content.
 
-    Of a folder of root's to it alone: it may be the system's own, such as /var/lib.
+    For a folder of root it grants them to the folder alone: it may be the system's, such as /var/lib.
     """
     place, name = shlex.quote(path), _name(uid)
     status = _status(path)
@@ -101,7 +101,7 @@ def _remedy(denial: Denial) -> str:
     if status.st_uid == uid:
         return f"run: chmod u+rwX {shlex.quote(denial.path)}"
     if is_service(uid):
-        bits = 7 if denial.bits == 5 else denial.bits  # whose files it is to read it is to put away
+        bits = 7 if denial.bits == 5 else denial.bits  # a reader of the drop folder also archives its files
         return f"run: {grant(denial.path, uid, bits)}"
     group = _group_name(status.st_gid) if status.st_gid and status.st_mode >> 3 & denial.bits == denial.bits else None
     if group is not None and status.st_gid in _groups(uid):
@@ -109,7 +109,7 @@ def _remedy(denial: Denial) -> str:
     if group is not None:
         return f"use sudo, or join group {group}: sudo usermod -aG {group} {_name(uid)}, then log in again"
     above = _status(os.path.dirname(denial.path))
-    if status.st_uid == 0 and above is not None and above.st_uid == uid:  # root has put something into a folder of theirs
+    if status.st_uid == 0 and above is not None and above.st_uid == uid:  # root made something in the user's own folder
         whole = "-R " * os.path.isdir(denial.path)
         return f"run: sudo chown {whole}{_name(uid)} {shlex.quote(denial.path)}"
     if status.st_uid == 0 and denial.bits == 7 and _name(uid) == str(uid):  # as in a container, on a volume of root's
@@ -120,7 +120,7 @@ def _remedy(denial: Denial) -> str:
 
 
 def _way_to(folder: str) -> list[str]:
-    """A folder and those above it, the highest first."""
+    """A folder and its parents, the highest first."""
     way = [folder]
     while os.path.dirname(way[-1]) != way[-1]:
         way.append(os.path.dirname(way[-1]))
@@ -128,7 +128,7 @@ def _way_to(folder: str) -> list[str]:
 
 
 def _may(path: str, how: int) -> bool:
-    """Whether the rights allow it; true of what is not there, which nobody forbids, as of writing to a read-only mount."""
+    """Check the rights alone: also true for a missing path and for writing to a read-only mount."""
     try:
         if os.access(path, how, effective_ids=True) or not os.path.lexists(path):
             return True
@@ -152,7 +152,7 @@ def _name(uid: int) -> str:
 
 
 def _groups(uid: int) -> list[int]:
-    """A user's groups as they are written down, the first one first; this process's own where that is nowhere."""
+    """A user's groups by the user database, the primary one first; an unknown user has this process's groups."""
     try:
         user = pwd.getpwuid(uid)
     except KeyError:

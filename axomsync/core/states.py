@@ -1,6 +1,6 @@
-"""Which states an upload and a model may go through, and which of their changes are worth telling. Pure.
+"""States of uploads and models: legal transitions, and the groups of states that others ask for. Pure.
 
-Failures handled: an illegal state transition (`IllegalTransition`: a bug must not become a lie in the ledger).
+Failures handled: an illegal state transition (`IllegalTransition`: a bug must not put a wrong state into the ledger).
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
 }
 
 _M = ModelState
-# The console or the configuration may change its mind at any time, and whatever is tried may fail.
+# The console or the configuration may change at any time, and any step may fail.
 _ANY_TIME = frozenset({_M.WAITING, _M.IGNORED, _M.QUEUED, _M.BLOCKED, _M.FAILED, _M.GONE})
-_BEGIN = frozenset({_M.DOWNLOADING, _M.PUBLISHED})  # published at once: the folder was found whole
+_BEGIN = frozenset({_M.DOWNLOADING, _M.PUBLISHED})  # published at once when the folder was found complete
 MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.WAITING: _ANY_TIME,
     _M.IGNORED: _ANY_TIME,
@@ -39,23 +39,23 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.PRUNED: _ANY_TIME,
 }
 
-# Where a row goes back to when its work is interrupted: by a failure, or by the end of the agent.
+# The state to return to when work is interrupted by a failure or by the end of the agent.
 UPLOAD_INTERRUPTED: Mapping[UploadState, UploadState] = {_U.CHECKING: _U.SETTLING, _U.UPLOADING: _U.QUEUED}
 MODEL_INTERRUPTED: Mapping[ModelState, ModelState] = {_M.DOWNLOADING: _M.QUEUED, _M.VERIFYING: _M.QUEUED}
 
 ENDS = frozenset({_U.UPLOADED, _U.REJECTED, _U.DUPLICATE, _M.PUBLISHED, _M.GONE, _M.PRUNED})
-# Nothing goes on by itself from here: a person is needed.
+# Final until a person acts.
 STUCK_UPLOADS = frozenset({_U.HELD, _U.FAILED, _U.REJECTED})
 STUCK_MODELS = frozenset({_M.BLOCKED, _M.FAILED})
 SETBACKS = frozenset({_U.QUEUED, _U.HELD, _U.FAILED, _M.QUEUED, _M.BLOCKED, _M.FAILED})
 
 
 class IllegalTransition(Fatal):
-    """The program tried to move a row where it can't go: a bug, stopped before it reaches the disk."""
+    """A bug tried an illegal state transition; it is stopped before it reaches the disk."""
 
 
 def is_legal(table: str, old: str, new: str) -> bool:
-    """Whether a row of `uploads` or `models` may go from one state to the other."""
+    """Check a transition of a row of `uploads` or `models`."""
     if table == "uploads":
         return new in UPLOAD_TRANSITIONS[UploadState(old)]
     return new in MODEL_TRANSITIONS[ModelState(old)]

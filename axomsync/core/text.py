@@ -1,10 +1,10 @@
-"""Text that may come from anywhere, and times, as people and logs are shown them. Pure."""
+"""Text of unknown origin and times, made safe to show. Pure."""
 
 from datetime import UTC, datetime
 
 
 def printable(text: str) -> str:
-    """`text` on one line: undecodable bytes, line breaks and control characters become escapes."""
+    """Put `text` on one line: undecodable bytes, line breaks and control characters become escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogateescape").decode() for c in _whole(text))
@@ -15,7 +15,7 @@ def _whole(text: str) -> str:
 
 
 def iso(seconds: float | None) -> str | None:
-    """Seconds since the epoch as ISO-8601 UTC; None also for what is no time of this calendar."""
+    """Format seconds since the epoch as ISO-8601 UTC; None for None and for times outside the calendar."""
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):

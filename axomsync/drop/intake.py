@@ -23,6 +23,7 @@ from axomsync.core.records import UNDER_WAY, Stamp, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop.accounts import Accounts
 from axomsync.drop.carriers import Carriers
+from axomsync.drop.expiry import Expiry
 from axomsync.drop.names import console_name
 from axomsync.drop.open_files import being_written
 from axomsync.drop.pipeline import Uploader
@@ -64,6 +65,7 @@ class Intake:
         self._uploader = Uploader(settings, context)
         self._settler = Settler(settings.settle)
         self._left = Accounts(context.ledger)
+        self._expiry = Expiry(settings, context)
         self._read_again: dict[int, float] = {}  # when files were compared with their digests, by row
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
@@ -96,6 +98,7 @@ class Intake:
                 began = self._clock()
                 try:
                     self._turn()
+                    self._expiry.look(beat)
                 except LocalFault as fault:
                     self._problems.report(self.subject, str(fault), self._context.now() + self._settings.rescan)
                 self._nap(began, beat)
@@ -115,6 +118,7 @@ class Intake:
             while not self._turn(only=first, once=True).is_last and self._goes_on():
                 while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
+            self._expiry.look(lambda: None)
         finally:
             self._carriers.end()
         if (failure := self._carriers.stopped_by()) is not None:

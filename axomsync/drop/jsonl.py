@@ -101,7 +101,8 @@ def check(
     ranges that get a digest each. `beat` is called after each piece of at most `read_size` bytes. A line longer than
     `line_limit` bytes ends the check, one longer than `large_line` is parsed without being held.
     """
-    sha256, ranges, parser = hashlib.sha256(), RangeDigests(shards), _Parser(line_limit, large_line)
+    sha256, ranges = hashlib.sha256(), RangeDigests(shards or [Segment(0, size)])
+    parser = _Parser(line_limit, large_line)
     if mode != "off":
         parser.sniff(os.pread(file, 4096, 0), size)
     newlines, last, offset = 0, b"", 0
@@ -118,7 +119,10 @@ def check(
             beat()
     lines = newlines + (0 if last in (b"\n", b"") else 1)
     parser.finish(lines)
-    return Checked(sha256.hexdigest(), size, lines, ranges.hexdigests(), parser.repeats.found())
+    digests_of_ranges, repeated = ranges.hexdigests(), parser.repeats.found()
+    if shards:
+        return Checked(sha256.hexdigest(), size, lines, shards=digests_of_ranges, repeated=repeated)
+    return Checked(sha256.hexdigest(), size, lines, next(iter(digests_of_ranges), None), repeated=repeated)
 
 
 class _Parser:

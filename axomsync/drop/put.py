@@ -64,7 +64,7 @@ class Whole:
     def __init__(self, ledger: Ledger, upload: Upload) -> None:
         self._ledger, self.upload, self.filename = ledger, upload, upload.filename
         self.start, self.end, self.complete = 0, upload.stamp.size, False
-        self.proof, self.kind_of_proof = upload.sha256, "sha256"
+        self.proof, self.kind_of_proof = (upload.blake3, "blake3") if upload.blake3 else (upload.sha256, "sha256")
 
     def kept(self) -> Presigned | None:
         return self._ledger.read.presigned(self.upload)
@@ -262,8 +262,8 @@ class ObjectPut:
         known, body = self._habits.of(host).etag_is_md5(self._length), self._body
         if plain == NOTHING_AT_ALL or known is True:
             raise Transient(told)
-        shards_digest = body.proof if body.kind_of_proof == "blake3" else None
-        if self._context.ledger.read.others_with_etag(confirmed.etag, md5, shards_digest):
+        digest = body.proof if body.kind_of_proof == "blake3" else None
+        if self._context.ledger.read.others_with_etag(confirmed.etag, md5, digest):
             raise Transient(
                 f"storage {host} gives the ETag {plain} to different bytes: the upload is not confirmed; does a proxy "
                 "answer in its place?"

@@ -59,11 +59,11 @@ class _Job:
 
 
 class Committer:
-    """The writing connection to the file at `path`, until `close`."""
+    """The writing connection to the file at `path`, until `close`; waits `patience` seconds for another program's lock."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float) -> None:
         self.path = path
-        self._writer = open_for_writing(path)
+        self._writer = open_for_writing(path, patience)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unheard: dict[Hashable, Write[Any]] = {}  # the last failed write of a row; of the committing thread
         self._fault: LedgerFault | None = None  # why the last commit failed

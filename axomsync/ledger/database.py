@@ -28,14 +28,17 @@ LARGEST_WRITE_BYTES = 1024 * 1024  # about
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # that stay allocated when a burst of writes is over
 
 
-def open_for_writing(path: Path) -> Database:
-    """The writing connection, with the newest schema. Raises `LocalFault`, or `NewerLedger` for one that is newer still."""
+def open_for_writing(path: Path, patience: float) -> Database:
+    """The writing connection, with the newest schema. It waits `patience` seconds for another program's lock.
+
+    Raises `LocalFault`, or `NewerLedger` for a schema that is newer still.
+    """
     mask = os.umask(0o027)  # what goes where is nobody else's business
     try:
         if not os.path.lexists(path):
             os.close(open_or_make(path))
         check_ledger(path)
-        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
+        connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=patience)
         with closed_on_failure(connection):
             db = Database(connection)
             refuse_newer(db, path)

@@ -2,6 +2,7 @@
 
 PAUSE_ENDS = "pause_ends"  # until when it is paused: seconds since the epoch, or "inf"
 PAUSE_SECONDS = "pause_seconds"  # for how long that was asked
+PUT_AWAY = "put_away"  # files and bytes in uploaded/ and in rejected/: JSON
 LEFT_ALONE = "left_alone"  # which files of the drop folder are not taken, by rule: JSON
 
 

@@ -26,8 +26,8 @@ _LABELS = {"uploads": "path", "models": "name || '/' || version"}
 class Moves(Committer):
     """The writing side as far as states go; `now` is the wall clock."""
 
-    def __init__(self, path: Path, now: Callable[[], float]) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, now: Callable[[], float], patience: float) -> None:
+        super().__init__(path, patience)
         self._now = now
         self.transitions: Counter[tuple[str, str]] = Counter()  # since the start, by table and new state
 

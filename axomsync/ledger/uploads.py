@@ -113,7 +113,7 @@ class UploadWrites(SignedUrlWrites):
     ) -> Future[Upload]:
         """Queue a file that is valid, to go up as these shards `(filename, range)` if there are any; gives the new row."""
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
-        changes = {**columns, "sha256": checked.sha256, "lines": checked.lines, "reason": None}
+        changes = {**columns, "sha256": checked.sha256, "blake3": checked.blake3, "lines": checked.lines, "reason": None}
         changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
         planned = list(shards)
 
@@ -207,7 +207,15 @@ class UploadWrites(SignedUrlWrites):
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
 
         def work(db: Database) -> None:
-            changes = {**columns, "reason": reason, "sha256": None, "md5": None, "lines": None, "next_attempt": None}
+            changes = {
+                **columns,
+                "reason": reason,
+                "sha256": None,
+                "blake3": None,
+                "md5": None,
+                "lines": None,
+                "next_attempt": None,
+            }
             self._leave_behind(db, upload)
             self._move(db, "uploads", upload, state, {**changes, "upload_id": None, "key": None, "attempts": 0})
 

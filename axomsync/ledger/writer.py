@@ -19,7 +19,7 @@ from axomsync.core.paths import LEDGER_FILE, LOCK_FILE
 from axomsync.core.states import MODEL_INTERRUPTED, UPLOAD_INTERRUPTED
 from axomsync.ledger.agent import AgentWrites
 from axomsync.ledger.committer import Write
-from axomsync.ledger.database import Trouble, sqlite_fault
+from axomsync.ledger.database import BUSY_TIMEOUT_SECONDS, Trouble, sqlite_fault
 from axomsync.ledger.lock import hold, raise_flag, raised_flag
 from axomsync.ledger.models import ModelWrites
 from axomsync.ledger.reader import Reader
@@ -40,11 +40,11 @@ def trouble_of(folder: Path) -> Trouble | None:
 class Ledger(UploadWrites, ModelWrites, AgentWrites):
     """The writing side, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
 
-    def __init__(self, folder: Path, now: Callable[[], float]) -> None:
+    def __init__(self, folder: Path, now: Callable[[], float], patience: float = BUSY_TIMEOUT_SECONDS) -> None:
         with ExitStack() as undo:
             self._lock_file = hold(folder)
             undo.callback(os.close, self._lock_file)
-            super().__init__(folder / LEDGER_FILE, now)
+            super().__init__(folder / LEDGER_FILE, now, patience)
             undo.callback(super().close)
             self._read = Reader(self.path)
             self._opened = self._on_disk()

@@ -1,8 +1,8 @@
-"""What the console's list of models means here, pure: which are wanted, which must wait, which are out of sight.
+"""The meaning of the console's list of models, pure: which models are wanted, which wait, which are left out.
 
-A list that is empty, shrunken, reordered or repeats itself removes nothing: whoever is missing and was not yet published
-is `gone` until it is listed again, what was received of it is kept, and what is published stays published. A published
-model that lacks files which are selected now is queued for them; whatever the console says meanwhile, it is carried on.
+An empty, short, reordered or repetitive list removes nothing: a missing model that was not yet published is `gone` until it
+is listed again and keeps its received bytes; a published one stays published. A published model that lacks files selected
+now is queued for them, and continues whatever the console says meanwhile.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ _TO_BE_TRIED = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAIL
 
 @dataclass(frozen=True)
 class Selection:
-    """Which models are wanted: the globs of `[mirror]`, and what it says about how much to keep."""
+    """The models that `[mirror]` selects, and its limits."""
 
     include: tuple[str, ...]
     exclude: tuple[str, ...]
@@ -47,16 +47,16 @@ def reconcile(
     is_published: Callable[[Model], bool],
     busy: Container[str] = (),
 ) -> list[Change]:
-    """The rows that must change so that the ledger agrees with the list; running it again on the result changes nothing.
+    """List the rows that must change to agree with the list; a second run on the result changes nothing.
 
-    `is_published` says whether the folder that a row names is really there. The ids in `busy` are being worked on, and
-    whoever does that moves their rows: they are left for the next time.
+    `is_published` tells whether the folder of a row exists. The ids in `busy` are in work and their rows are moved by that
+    work: they are left for the next run.
     """
     everyone = list(known)
     rows = {row.id: row for row in everyone if row.id not in busy}
     models: dict[str, RemoteModel] = {}
     for model in listed:
-        models.setdefault(model.id, model)  # of an id that is listed twice, the newest counts
+        models.setdefault(model.id, model)  # if an id is listed twice, the newest counts
     judge = _Judge(selection, models.values(), everyone, is_published)
     changes = []
     for model in models.values():
@@ -74,7 +74,7 @@ def reconcile(
 
 
 class _Judge:
-    """The state that each model should have, in the light of all others."""
+    """Decides the state of each model, knowing all others."""
 
     def __init__(
         self,
@@ -93,14 +93,14 @@ class _Judge:
         if row is not None and row.state is ModelState.PUBLISHED and row.id in self._there:
             remark = self._remark(model, row)
             if remark == _odd(row) and any(matches((rel,), self._selection.files) for rel in row.left_out):
-                return ModelState.QUEUED, "[mirror] files selects more of it now; what is published stays"
+                return ModelState.QUEUED, "[mirror] files selects more of its files now; the published ones stay"
             return ModelState.PUBLISHED, remark
         if row is not None and self._is_extended(row):
             return row.state, row.reason
         if row is not None and row.state not in _UNDECIDED and row.state is not ModelState.PUBLISHED:
             return row.state, row.reason
         was_removed = row is not None and row.state is ModelState.PUBLISHED
-        # Who removes the folder of what was pulled takes the wish back.
+        # A removed folder also cancels the earlier pull of its model.
         pulled = row is not None and row.pulled and not was_removed and row.state not in _TURNED_DOWN
         if not pulled and not self._selects(model):
             return ModelState.IGNORED, "left out by [mirror] include and exclude"
@@ -112,13 +112,13 @@ class _Judge:
             keep = self._selection.keep
             return ModelState.IGNORED, f"not among the newest {keep} of its name ([mirror] keep)"
         if was_removed:
-            return ModelState.QUEUED, "its folder was removed; fetched again"
+            return ModelState.QUEUED, "its folder was removed; it is fetched again"
         if row is None or row.state in _NOT_BEGUN:
             return ModelState.QUEUED, None
         return row.state, row.reason
 
     def state_of_missing(self, row: Model) -> tuple[ModelState, str | None]:
-        """Of one that the console does not list."""
+        """The state of a model that the console does not list."""
         if row.state is ModelState.PUBLISHED and row.id in self._there:
             return row.state, "the console no longer lists it; its copy stays"
         if self._is_extended(row):
@@ -131,21 +131,21 @@ class _Judge:
         return selected(model, self._selection.include, self._selection.exclude)
 
     def _remark(self, model: RemoteModel, row: Model) -> str | None:
-        """What the console or the configuration would say today, had it not been published."""
+        """The state that a published model would get today, as a remark."""
         if model.status != READY:
             return f"the console says {model.status[:60]!r} now; its copy stays"
         if row.path is not None and not is_called(row.path, model):
-            return f"its folder is still {row.path}: it is renamed as soon as nobody reads it"
+            return f"its folder is still {row.path}: it is renamed once no process reads it"
         if not row.pulled and not self._selects(model):
             return "left out by [mirror] include and exclude now; its copy stays"
         return _odd(row)
 
     def _is_extended(self, row: Model) -> bool:
-        """Whether it is published already, and only lacks files."""
+        """Check that the model is published and only lacks files."""
         return row.state in _TO_BE_TRIED and row.path is not None and self._is_published(row)
 
     def _would_stay(self, row: Model) -> bool:
-        """Whether what retention removed would no longer be removed."""
+        """Check that retention would keep a removed version now."""
         fits = is_within(row.bytes_total or 0, self._published_bytes, self._selection.max_size)
         return fits and row.id in self._newest
 

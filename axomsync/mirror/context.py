@@ -1,4 +1,4 @@
-"""What the workers of one mirror folder share."""
+"""The context shared by the workers of one mirror folder."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from axomsync.runtime.worker import WorkerContext
 
 @dataclass(frozen=True, kw_only=True)
 class MirrorContext(WorkerContext):
-    """`patience` is that of a `Job`, in seconds."""
+    """The worker context with the mirror's own parts. `patience` is for a `Job`, in seconds."""
 
     settings: MirrorSettings
     mirror_folder: MirrorFolder

@@ -1,7 +1,7 @@
-"""Folders are called as the console calls their models now, and `current` is ours.
+"""Names in the mirror: folders follow the labels of their models in the console, and `current` is kept right.
 
-Failures handled: a folder that somebody reads (renamed later, told meanwhile), a name that is taken, a folder or a link of
-somebody else's where `current` belongs, what can't be read now. Each is a problem with a subject of its own.
+Failures handled: a folder that a process reads (renamed later, reported meanwhile), a name that is taken, a foreign folder
+or link in the place of `current`, a folder that can't be read now. Each is a problem with its own subject.
 """
 
 import logging
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 class Labels:
-    """Keeps names in line, poll by poll. `publishing` is held while a name is given."""
+    """Corrects names at each poll. `publishing` is held while a folder is renamed."""
 
     def __init__(self, context: MirrorContext, publishing: threading.Lock) -> None:
         self._context, self._publishing = context, publishing
-        self._told: set[str] = set()  # subjects of the problems that stand
+        self._told: set[str] = set()  # subjects of current problems
 
     def follow(self, busy: Container[str]) -> None:
-        """Rename folders whose models have other labels by now, but for those under way; point `current` again."""
+        """Rename folders whose models have new labels, except those in work, and correct `current`."""
         told: dict[str, str] = {}
         published = [row for row in self._context.ledger.read.models(ModelState.PUBLISHED) if row.path]
         for row in published:
@@ -55,7 +55,7 @@ class Labels:
             told[subject] = f"{folder} holds {shown(row)} and can't be renamed: {fault}"
             return
         if obstacle is not None:
-            told[subject] = f"{folder} holds {shown(row)}; it is renamed as soon as nobody reads it: {obstacle}"
+            told[subject] = f"{folder} holds {shown(row)}; it is renamed once no process reads it: {obstacle}"
         elif place != folder:
             self._context.ledger.record_moved(row.id, str(place))
-            log.info("%s: renamed, %s is %s now", shown(row), folder, place)
+            log.info("%s: renamed %s to %s", shown(row), folder, place)

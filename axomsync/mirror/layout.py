@@ -1,7 +1,7 @@
-"""Names on disk, pure: which folder a model gets, and which manifests can't be trusted.
+"""Names on disk, pure: the folder of a model, and the check of paths in a manifest.
 
-Labels and paths come from elsewhere and may be hostile. A label becomes one path component by reversible escapes; a file
-path that would leave its model's folder, or clash with another, refuses the whole model (`Rejected`).
+Labels and paths come from the console and may be hostile. A label becomes one path component by reversible escapes; a file
+path that would leave its model's folder, or clash with another, rejects the whole model (`Rejected`).
 """
 
 import fnmatch
@@ -18,16 +18,16 @@ from axomsync.core.text import printable
 
 Age = tuple[float, str]
 
-OURS = ".axomsync"  # how the names begin that axomsync gives files of its own, in the mirror and in each model's folder
+OURS = ".axomsync"  # first part of the names of axomsync's own files, in the mirror and in each model's folder
 LONGEST_COMPONENT = 255  # bytes, the limit of every common Linux filesystem
 LONGEST_LABEL = 240  # leaves room for "--" and 8 characters of the id
-MOST_FOLDERS = 100  # of a path, one in the other
+MOST_FOLDERS = 100  # nested folders of a path
 LONGEST_PATH = 3000  # bytes, leaves room below PATH_MAX for the mirror's own folder
-LARGEST_MODEL = 1 << 62  # bytes; what is larger fits neither a filesystem nor the ledger
+LARGEST_MODEL = 1 << 62  # bytes; more fits neither a filesystem nor the ledger
 
 
 def escape(label: str) -> str:
-    """`label` as one safe path component; `unescape` gives it back. Unremarkable labels stay as they are."""
+    """Turn a label into one safe path component; `unescape` reverses it. Harmless labels stay as they are."""
     text = "".join(c if c.isprintable() and c not in "/\\%" else _percent(c) for c in label)
     if text.startswith(".") or text == CURRENT:
         text = _percent(text[0]) + text[1:]
@@ -35,7 +35,7 @@ def escape(label: str) -> str:
 
 
 def unescape(component: str) -> str:
-    """The label that `escape` made `component` of."""
+    """The label from which `escape` made `component`."""
     return unquote(component, errors="surrogatepass")
 
 
@@ -44,7 +44,7 @@ def _percent(character: str) -> str:
 
 
 def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
-    """The two path components of a model; `clash` says that another id already has `name/version`.
+    """The two path components of a model; `clash`: another id already has `name/version`.
 
     Raises `Rejected` when a label is too long for a file name.
     """
@@ -56,14 +56,14 @@ def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
 
 
 def is_called(path: str, model: RemoteModel | Model) -> bool:
-    """Whether the folder at `path` has the name that this model gets by its labels."""
+    """Check that the folder at `path` has the name that the model's labels give."""
     version, name, *_ = [*reversed(path.split("/")), ""]
     called, plain = escape(model.name), escape(model.version)
     return name == called and version in (plain, f"{plain}--{escape(model.id)[:8]}")
 
 
 def check_manifest(files: Sequence[ManifestFile]) -> None:
-    """Raise `Rejected`, naming the path and what is wrong with it, unless every `rel` is safe and none clashes."""
+    """Check that every `rel` is safe and no two clash. Raises `Rejected` with the path and the fault."""
     if not files:
         raise Rejected("its manifest lists no files; publish the model again in the console")
     if sum(file.size for file in files) > LARGEST_MODEL:
@@ -77,12 +77,12 @@ def check_manifest(files: Sequence[ManifestFile]) -> None:
 
 
 def check_paths(rels: Iterable[str]) -> None:
-    """Raise `ValueError`, naming the path and what is wrong with it, unless every one is safe and none clashes."""
+    """Check that every path is safe and no two clash. Raises `ValueError` with the path and the fault."""
     seen: dict[str, str] = {}
     for rel in rels:
         if fault := _path_fault(rel):
             raise ValueError(f"{_quoted(rel)} {fault}")
-        # With the least of all characters between its parts, a folder is followed by what lies in it when they are sorted.
+        # NUL sorts first: so a folder is followed by its content when the paths are sorted.
         folded = rel.casefold().replace("/", "\0")
         if folded in seen:
             other = "is listed twice" if seen[folded] == rel else f"differs from {_quoted(seen[folded])} only in case"
@@ -110,7 +110,7 @@ def _path_fault(rel: str) -> str | None:
     if "" in parts or "." in parts:
         return "is not a plain relative path"
     if parts[0].casefold().startswith(OURS):
-        return f"has a name that axomsync keeps for itself ({OURS}…)"
+        return f"has a name that is reserved for axomsync ({OURS}…)"
     try:
         too_long = len(rel.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_COMPONENT for part in parts)
     except UnicodeEncodeError:
@@ -125,7 +125,7 @@ def _quoted(rel: str) -> str:
 
 
 def age(created_at: str | None, model_id: str) -> Age:
-    """Grows with the time of creation, as the console wrote it; the id decides between equals."""
+    """Sort key: the time of creation as the console gave it, then the id."""
     try:
         created = datetime.fromisoformat(created_at or "")
     except (ValueError, TypeError):
@@ -134,16 +134,16 @@ def age(created_at: str | None, model_id: str) -> Age:
 
 
 def is_named(model: RemoteModel | Model, target: str) -> bool:
-    """Whether a person who says `target` may mean this model: its name, name/version or id."""
+    """Check whether `target` is the model's name, name/version or id."""
     return target in (model.id, model.name, f"{model.name}/{model.version}")
 
 
 def selected(model: RemoteModel, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    """Whether the globs want this model; they are matched against name, name/version and id."""
+    """Check whether the globs select this model; they match name, name/version and id."""
     names = (model.name, f"{model.name}/{model.version}", model.id)
     return matches(names, include) and not matches(names, exclude)
 
 
 def matches(names: Sequence[str], globs: Sequence[str]) -> bool:
-    """Whether any name fits any glob; `*` also crosses slashes."""
+    """Check whether any name fits any glob; `*` also matches slashes."""
     return any(fnmatch.fnmatchcase(name, glob) for glob in globs for name in names)

@@ -1,10 +1,10 @@
-"""The mirror's loop: ask the console what is ready, and give each model that is due a thread and a `ModelTask`.
+"""The mirror's loop: ask the console for models, and give each due model a thread and a `ModelTask`.
 
-Failures handled: a console that is down (told once, tried again), a refused key (likewise; what is signed goes on), a
-model that vanishes or changes half-way (listed again), a manifest that can't be trusted (`blocked`), a disk without room
-(`blocked` with how much is missing, goes on by itself), models that bring nothing while others wait (they leave their places
-and go behind), a crash anywhere (the next try goes on from what is durable), a bug that one model trips (it is `failed`, the
-others go on).
+Failures handled: a console that is down (reported once, tried again), a refused key (likewise; downloads with signed URLs go
+on), a model that vanishes or changes during its download (listed again), a manifest that can't be trusted (`blocked`), a
+disk without room (`blocked` with the missing bytes, continues by itself), models without progress while others wait (they
+go to the end of the queue), a crash (the next try resumes at the durable bytes), a bug that one model meets (it is
+`failed`, the others go on).
 """
 
 import logging
@@ -46,16 +46,16 @@ log = logging.getLogger(__name__)
 MODELS_AT_ONCE = 4
 LONGEST_NAP_SECONDS = 5.0
 KEY_PAUSE_SECONDS = 30.0
-SHORTEST_PAUSE_SECONDS = 1.0  # between two polls, however often they are wanted
-REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same question; upstream may mend it within the hour
-DISK_PAUSE_SECONDS = 10.0  # looking again costs a statvfs, and the console nothing
+SHORTEST_PAUSE_SECONDS = 1.0  # between two polls, even if more are requested
+REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same request; upstream may correct it within the hour
+DISK_PAUSE_SECONDS = 10.0  # a check costs one statvfs and no request to the console
 WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
 DUE = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
 UNWANTED = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 
 
 class Mirror:
-    """Mirrors models. `wake` makes it poll at once; `run` is its thread, `run_once` one pass for `sync`."""
+    """Mirrors models. `wake` checks for due work; `run` is its thread, `run_once` one pass for `sync`."""
 
     name = "mirror"
     subject = "mirror folder"
@@ -69,7 +69,7 @@ class Mirror:
         self._in_flight: dict[str, Future[None]] = {}
         self._gave_way: set[str] = set()  # models that left their places to others
         self._gives_way = True
-        self._told: defaultdict[str, dict[str, str]] = defaultdict(dict)  # what was last logged of a model, by its subject
+        self._told: defaultdict[str, dict[str, str]] = defaultdict(dict)  # by model: the last log line of each subject
         self._begin_lock, self._poll_lock = threading.RLock(), threading.Lock()
         self._failed_polls = 0
         self._key_refused: KeyRefused | None = None
@@ -78,11 +78,11 @@ class Mirror:
         self._poller = Poller(context, self._space, Labels(context, self._publishing))
 
     def wake(self) -> None:
-        """See what is due."""
+        """Check for due work now."""
         self._wake.set()
 
     def hurry(self) -> None:
-        """Poll now, without the pause that a console in trouble or a refused key asks for."""
+        """Poll now, without the pause after console trouble or a refused key."""
         self._hurry.set()
         self._wake.set()
 
@@ -102,7 +102,7 @@ class Mirror:
         self._pool.shutdown(cancel_futures=True)
 
     def run_once(self) -> None:
-        """One pass: every ready model is mirrored as far as possible. Raises what the console or its folder refuses."""
+        """Run one pass: mirror every ready model as far as possible. Raises refusals of the console and folder faults."""
         try:
             self.poll()
             self._begin_due(everything=True)
@@ -117,9 +117,9 @@ class Mirror:
             raise self._key_refused
 
     def pull(self, target: str, beat: Beat) -> Model:
-        """Mirror the newest model that `target` names now, whatever the selection says, and wait for it.
+        """Mirror the newest model that `target` names, whatever the selection says, and wait for it.
 
-        Raises what the console refuses, and what keeps the model from being published.
+        Raises refusals of the console, and the reason why the model is not published.
         """
         self.poll()
         model = _choose(self._context.ledger.read.models(), target)
@@ -134,7 +134,7 @@ class Mirror:
         return _outcome(self._context.ledger.read.model(model.id))
 
     def prune(self, *, dry_run: bool) -> tuple[list[str], list[str]]:
-        """Apply retention now; a line for what is removed, and one for what would be if nobody read it."""
+        """Apply retention now; returns a line for each removed version, and for each one spared because it is open."""
         planned = self._space.plan()
         names = {row.id: shown(row) for row in self._context.ledger.read.models()}
         removed, spared = (
@@ -144,7 +144,7 @@ class Mirror:
         return removed if dry_run else self._space.retain(), [f"{line}, but it is open" for line in spared]
 
     def poll(self) -> None:
-        """Ask the console for the catalog and bring the ledger in line with it."""
+        """Ask the console for the catalog and bring the ledger in agreement."""
         with self._poll_lock:
             self._poller.poll(self._under_way)
 
@@ -152,7 +152,7 @@ class Mirror:
         return {model for model, future in self._in_flight.items() if not future.done()}
 
     def _poll_and_tell(self) -> float:
-        """Seconds from the begin of this poll to that of the next one."""
+        """Poll and report problems. Returns the seconds from the start of this poll to the next."""
         try:
             self.poll()
         except KeyRefused as refused:
@@ -188,7 +188,7 @@ class Mirror:
     def _begin(self, *, everything: bool) -> None:
         self._in_flight = {model: future for model, future in self._in_flight.items() if not future.done()}
         for model in self._context.ledger.read.models_due(WORKED_ON, math.inf):
-            if model.id not in self._in_flight:  # its end could not be recorded, on a full disk for instance
+            if model.id not in self._in_flight:  # its end could not be recorded, such as on a full disk
                 self._context.ledger.move_model(model.id, ModelState.QUEUED)
         for model in self._context.ledger.read.models_due(DUE, math.inf):
             if model.id in self._in_flight:
@@ -197,7 +197,7 @@ class Mirror:
                 self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
 
     def _begin_again(self) -> None:
-        """For `run_once`: who left its place to others has a second turn after them, with all the patience there is."""
+        """Give models that left their place a second turn after the others, with full patience; for `run_once`."""
         self._gives_way = False
         with self._begin_lock:
             for model in self._context.ledger.read.models_due(DUE, math.inf):
@@ -205,19 +205,19 @@ class Mirror:
                     self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
 
     def _others_wait(self) -> bool:
-        """Whether a model is to leave its place in the pool, as soon as nothing comes, to one that waits for it."""
+        """True when a model without progress should leave its place in the pool to a waiting one."""
         waiting = (future for future in list(self._in_flight.values()) if not (future.running() or future.done()))
         return self._gives_way and any(True for _ in waiting)
 
     # One model
 
     def _carry(self, model_id: str) -> None:
-        """In a thread of the pool: one model, as far as it can go. What keeps it is in the ledger afterwards."""
+        """Carry one model as far as possible, in a thread of the pool. Failures go into the ledger."""
         model = self._context.ledger.read.model(model_id)
         try:
             with self._context.liveness.worker("model") as beat:
                 self._try(model, beat)
-        except (Stopping, LedgerFault):  # of the latter, who watches the ledger tells; the model is taken up again
+        except (Stopping, LedgerFault):  # the ledger watch reports ledger faults; the model is tried again
             return
         except NotThere:
             if is_there(model, []):
@@ -241,7 +241,7 @@ class Mirror:
             self._set_back(model, ModelState.BLOCKED, str(fault), DISK_PAUSE_SECONDS)
         except Rejected as refusal:
             self._set_back(model, ModelState.BLOCKED, str(refusal), REFUSED_PAUSE_SECONDS)
-        except Exception as bug:  # one model that trips a bug must not stop the others
+        except Exception as bug:  # a bug that one model meets must not stop the others
             log.exception("%s: unexpected failure", shown(model))
             reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
             self._set_back(model, ModelState.FAILED, reason, REFUSED_PAUSE_SECONDS)
@@ -263,7 +263,7 @@ class Mirror:
 
 
 def _choose(models: Iterable[Model], target: str) -> Model:
-    """The newest model that `target` names and that can be had. Raises `Rejected`."""
+    """Choose the newest available model that `target` names. Raises `Rejected`."""
     named = [model for model in models if layout.is_named(model, target)]
     if not named:
         raise Rejected(f"{printable(target)}: the console lists no model of that name, name/version or id")
@@ -274,7 +274,7 @@ def _choose(models: Iterable[Model], target: str) -> Model:
 
 
 def _outcome(model: Model) -> Model:
-    """The model, if it is published. Raises what its state says."""
+    """Return the model if it is published; else raise the failure that its state means."""
     if model.state is ModelState.PUBLISHED:
         return model
     if model.state in WORKED_ON or model.state is ModelState.QUEUED:

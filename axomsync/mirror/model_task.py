@@ -1,12 +1,11 @@
 """The way of one model, from its manifest to its published folder.
 
-Each try reads the manifest, takes what another version has already, fetches the rest into staging, proves the bytes,
-checks their structure, and publishes the folder. A later try goes on from what is durable.
+Each try reads the manifest, shares unchanged files of other versions, fetches the rest into staging, proves the bytes,
+checks their structure, and publishes the folder. A later try resumes at the durable bytes.
 
-Failures handled: a manifest that can't be trusted or that contradicts what is published (`Rejected`), bytes that differ
-from those in storage (fetched again, a few times), a file that no server could load and of which no ETag would tell that it
-was mended (fetched again at the next try), a folder that was published before the ledger knew (adopted). All else is raised
-to the loop, which sets the model back.
+Failures handled: a manifest that can't be trusted or contradicts the published files (`Rejected`), bytes that differ from
+storage's (fetched again, a few times), a broken file without an ETag, so that a correction upstream would stay unseen
+(fetched again at the next try), a folder that was published before the ledger knew (adopted). All other failures are raised
 """
 
 import logging
@@ -40,9 +39,9 @@ FETCHES_OF_A_FILE = 3
 
 
 class ModelTask:
-    """One try to mirror `model`. `told` remembers between tries what was last logged of it, by its subject.
+    """One try to mirror `model`. `told` keeps the last log line of each subject between tries.
 
-    `publishing` is held from the choice of a folder until the model is there: two models may claim one name.
+    `publishing` is held from the choice of a folder until the model is there, since two models may claim one name.
     """
 
     def __init__(
@@ -57,10 +56,10 @@ class ModelTask:
     ) -> None:
         self._context, self._model, self._space, self._publishing = context, model, space, publishing
         self._told, self._others_wait, self._beat = told, others_wait, beat
-        self.gave_way = False  # it left its place to a model that waited for it
+        self.gave_way = False  # it left its place to a waiting model
 
     def run(self) -> None:
-        """Publish the model, or raise what keeps it from that."""
+        """Publish the model, or raise the failure."""
         target = self._context.mirror_folder.find(self._model)
         published = read_record(target)
         if published is None:
@@ -72,7 +71,7 @@ class ModelTask:
                 self._fetch_and_publish(target, read_record(target))
 
     def _fetch_and_publish(self, target: Path, published: Record | None) -> None:
-        """`published` is the record of what is there already: the rest joins it."""
+        """Fetch and publish; `published` is the record of the published part, which the rest joins."""
         model = self._model
         self._space.book_again(model.id)
         try:
@@ -96,10 +95,10 @@ class ModelTask:
         finally:
             self._space.release(model.id)
 
-    # Before the first byte
+    # Preparation
 
     def _outgrown(self, record: Record) -> bool:
-        """Whether the selection takes more of a published model now."""
+        """Check whether the selection now takes more files of a published model."""
         return any(layout.matches((rel,), self._context.settings.files) for rel in record.left_out)
 
     def _wanted(self, manifest: Manifest, published: Record | None) -> list[ManifestFile]:
@@ -108,8 +107,8 @@ class ModelTask:
         for file in manifest.files:
             if there.get(file.rel, file.size) != file.size:
                 raise Rejected(
-                    f"{printable(file.rel)} has another size in the console than what is published; remove the model's "
-                    "folder to have it fetched anew"
+                    f"{printable(file.rel)} has another size in the console than the published one; remove the model's "
+                    "folder to fetch it again"
                 )
         wanted = [file for file in manifest.files if layout.matches((file.rel,), self._context.settings.files)]
         if not wanted:
@@ -117,11 +116,11 @@ class ModelTask:
         return [file for file in wanted if file.rel not in there]
 
     def _link_unchanged(self, manifest: Manifest, wanted: list[ManifestFile], staging: Path, parent: Path) -> set[str]:
-        """Take from other versions of the name what has not changed; returns those files, which are proven by that."""
+        """Share unchanged files with other versions of the name; returns those files, which this proves."""
         urls, linked = self._links(manifest), set[str]()
         for file in wanted:
             if os.path.lexists(staging / file.rel):
-                continue  # begun already
+                continue  # already started
             found = reuse.link(parent, file, staging / file.rel, urls, self._context.lanes.storage, self._step)
             if found is not None:
                 source, known = found
@@ -136,7 +135,7 @@ class ModelTask:
     def _fetch_and_prove(
         self, manifest: Manifest, staging: Path, linked: Container[str]
     ) -> tuple[dict[str, ModelFile], dict[str, Proof], tuple[str, ...]]:
-        """The files as the ledger knows them, what was shown of each, and what is odd about their checksums."""
+        """Fetch and prove all files. Returns their ledger data, the proof of each, and remarks on checksums."""
         model, tries = self._model, Counter[str]()
         uses_etags = self._context.settings.verify == "etag"
         proving = Proving(
@@ -148,8 +147,8 @@ class ModelTask:
             known = self._context.ledger.read.files(model.id)
             total, done = sum(file.size for file in known), sum(map(_durable, known))
             self._space.book(Booking(model, staging, tuple(known)))
-            if done and self._is_news(f"goes on after {done}", "goes on"):
-                log.info("%s: goes on after %d of %d bytes that are here already", shown(model), done, total)
+            if done and self._is_news(f"resuming at {done}", "resuming"):
+                log.info("%s: resuming at %d of %d bytes", shown(model), done, total)
             with self._context.meter.transfer("down", shown(model), total, done) as gauge:
                 job = self._job(manifest, staging, known, gauge) if job is None else job.again(gauge)
                 self._fetch(job)
@@ -189,7 +188,7 @@ class ModelTask:
             self.gave_way = self.gave_way or job.gave_way
 
     def _count_try(self, rel: str, fault: AxomsyncError, tries: Counter[str]) -> None:
-        """A file is fetched again a few times; then what is wrong with it is raised."""
+        """Count a failed try of a file; after a few tries its fault is raised."""
         tries[rel] += 1
         if isinstance(fault, SourceChanged):
             fault = fault.about(printable(rel))
@@ -207,13 +206,13 @@ class ModelTask:
     def _check_structure(
         self, staging: Path, files: Mapping[str, ModelFile], listed: set[str], proofs: dict[str, Proof]
     ) -> tuple[str, ...]:
-        """Raise `Rejected` for what no server could load; returns what is odd and loads all the same."""
+        """Check the formats. Raises `Rejected` for files that no server could load; returns remarks on the others."""
         if self._context.settings.verify == "size":
             return ()
         try:
             findings = structure.check(staging, files, listed, self._step)
         except structure.Broken as fault:
-            if files[fault.rel].etag is None:  # nothing would tell the next try that it was mended in its place
+            if files[fault.rel].etag is None:  # the next try could not see a correction upstream
                 self._context.ledger.discard_file(self._model.id, fault.rel)
             raise
         for rel in findings.whole:
@@ -221,7 +220,7 @@ class ModelTask:
                 proofs[rel] = Proof.STRUCTURE
         return findings.remarks
 
-    # Its end
+    # Publication
 
     def _record(
         self,
@@ -239,7 +238,7 @@ class ModelTask:
         return record_of(self._model, tuple(everything.values()), known, left_out, self._context.now(), all_remarks)
 
     def _adopt(self, target: Path, record: Record) -> None:
-        """It was published before a crash, or before the ledger was lost, or by another agent."""
+        """Adopt a folder that was published before a crash, before the ledger was lost, or by another agent."""
         record = replace(record, model=replace(record.model, name=self._model.name, version=self._model.version))
         with self._publishing:
             self._context.mirror_folder.adopt(target, record)
@@ -260,19 +259,19 @@ class ModelTask:
             log.warning("%s: %s", shown(self._model), remark)
         log.info("%s: published at %s", shown(self._model), target)
 
-    # What is told on the way
+    # Log lines
 
     def _tell_trouble(self, failure: AxomsyncError | None) -> None:
-        reason = failure and f"{failure}; no byte comes, tried again and again"
+        reason = failure and f"{failure}; no bytes arrive; still trying"
         if reason and self._is_news("trouble", reason):
             log.warning("%s: %s", shown(self._model), reason)
         elif not reason:
             self._told.pop("trouble", None)
-            log.info("%s: goes on", shown(self._model))
+            log.info("%s: bytes arrive again", shown(self._model))
         self._context.ledger.move_model(self._model.id, ModelState.DOWNLOADING, reason=reason)
 
     def _is_news(self, subject: str, words: str) -> bool:
-        """Whether something else was last logged of it: what is tried again and again is told once."""
+        """Check whether a log line is new for its subject: repeated tries are logged once."""
         if same_but_for_numbers(self._told.get(subject, ""), words):
             return False
         self._told[subject] = words

@@ -1,7 +1,7 @@
-"""What lies in the mirror folder is known again, though the ledger or a record may be lost. Done at the start.
+"""Recovery at the start: bring ledger and mirror folder in agreement after the loss of a ledger or a record.
 
-Failures handled: leftovers of a killed agent (swept), a published folder without its record (written again), a folder with
-a record that the ledger does not know (adopted when it is whole), what can't be read now (returned, to be tried again).
+Failures handled: leftovers of a killed agent (removed), a published folder without its record (written again), a folder
+whose record the ledger does not know (adopted when complete), folders that can't be read now (returned, to be tried again).
 """
 
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def recover(context: MirrorContext) -> list[LocalFault]:
-    """Bring ledger and folder in line. Returns what could not be read."""
+    """Bring ledger and folder in agreement. Returns the folders' faults, to be tried again."""
     context.mirror_folder.staging.sweep(context.now())
     unread: list[LocalFault] = []
     known = {row.id: row for row in context.ledger.read.models()}

@@ -1,8 +1,8 @@
-"""Which published versions may go, pure: those beyond `keep`, those gone upstream, and the oldest beyond `max_size`.
+"""Retention, pure: removable versions are those beyond `keep`, those gone upstream, and the oldest beyond `max_size`.
 
-What is pinned, what `current` leads to, what was pulled by name and what a process has open is never among them; nor is
-what was merely missing from a list or two: that somebody removed it upstream counts once it was missing from
-`GONE_POLLS` lists in a row over `GONE_SECONDS`, and only without `keep_gone`.
+Pinned versions, the target of `current`, versions pulled by name and versions that a process has open are never removed.
+A model counts as gone upstream only after it was missing from `GONE_POLLS` lists in a row over `GONE_SECONDS`, and only
+with `keep_gone = false`.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ GONE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Version:
-    """A version that is published, or that is coming."""
+    """A published version, or one that is coming."""
 
     id: str
     name: str
@@ -32,7 +32,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Policy:
-    """What `[mirror]` says about how much to keep."""
+    """The limits in `[mirror]`."""
 
     keep: int = 0  # newest versions of a name; 0 is all
     max_size: int | None = None  # bytes of all versions together
@@ -41,7 +41,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Removal:
-    """A version that may go, and why."""
+    """A removable version and the reason."""
 
     version: Version
     reason: str
@@ -49,7 +49,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class Plan:
-    """What may go, in the order in which it should; and what might, were it not open."""
+    """Removable versions in the right order; `spared`: those that would be removable if no process had them open."""
 
     removals: tuple[Removal, ...]
     spared: tuple[Removal, ...]
@@ -62,10 +62,10 @@ def plan(
     is_open: Callable[[Version], bool],
     coming: Version | None = None,
 ) -> Plan:
-    """What retention may remove at `now`; removing it and asking again gives nothing.
+    """Plan the removals at `now`; after them a second plan is empty.
 
-    `coming` is a version that lacks room: it counts as published, and nothing younger makes room for it. `is_open` is asked
-    of nothing but what would have to go otherwise.
+    `coming` is a version that lacks room: it counts as published, and no younger version is removed for it. `is_open` is
+    called only for versions that would be removed.
     """
     versions = sorted(published, key=lambda version: version.age)
     removals: list[Removal] = []
@@ -96,7 +96,7 @@ def plan(
 
 
 def is_within(size: int, others: int, max_size: int | None) -> bool:
-    """Whether `size` more bytes beside `others` stay within `max_size`."""
+    """Check that `size` bytes more than `others` stay within `max_size`."""
     return max_size is None or size + others <= max_size
 
 

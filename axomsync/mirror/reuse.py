@@ -1,8 +1,8 @@
-"""Files that another version of the same name has already: shared with the new one, not fetched.
+"""Reuse of files: a file that another version of the same name has is shared with the new version, not fetched.
 
-A file counts as unchanged when it has the same path and size there, storage proved it then and gives the same checksum for
-its object now, and its bytes still have the digests that were recorded. Failures handled: a store that gives no checksum or
-does not answer, a filesystem without urls or reflinks, a file that rotted (it is fetched, all of them).
+A file counts as unchanged when path and size are equal, storage proved it then and gives the same checksum now, and its
+bytes still have the recorded digests. Failures handled: a store that gives no checksum or does not answer, a filesystem
+without hard links or reflinks, a file with damaged bytes (all of them are fetched).
 """
 
 import fcntl
@@ -19,14 +19,14 @@ from axomsync.mirror.publish.record import read_record
 from axomsync.storage.client import Storage
 from axomsync.storage.s3 import composite_md5, plain_md5
 
-WORTH_ASKING = 1024 * 1024  # bytes; to fetch what is smaller takes no more requests than to ask for it
+WORTH_ASKING = 1024 * 1024  # bytes; a smaller file takes no more requests to fetch than to check
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 
 
 def link(
     parent: Path, file: ManifestFile, target: Path, urls: SignedUrls, storage: Storage, step: Step
 ) -> tuple[Path, ModelFile] | None:
-    """Put the unchanged `file` at `target`, which is not there yet; where it came from and what is known of it.
+    """Put the unchanged `file` at the free path `target`; returns its source and its ledger data.
 
     `parent` is the folder of the name. None when no version below it has the same bytes.
     """
@@ -39,7 +39,7 @@ def link(
 
 
 def _candidates(parent: Path, file: ManifestFile) -> list[tuple[Path, ModelFile]]:
-    """The same path in other versions, newest first, each content once."""
+    """Files at the same path in other versions, newest first, each content once."""
     found: dict[str, tuple[Path, ModelFile]] = {}
     for version in current.versions(parent):
         record = read_record(parent / version)
@@ -51,10 +51,10 @@ def _candidates(parent: Path, file: ManifestFile) -> list[tuple[Path, ModelFile]
 
 
 def _storage_has(known: ModelFile, urls: SignedUrls, storage: Storage) -> bool:
-    """Whether the object has the checksum that the file was proven with. One byte is asked for: a URL allows no HEAD."""
+    """Check that the object still has the file's proven checksum. One byte is fetched: a signed URL allows no HEAD."""
     if plain_md5(known.etag) is None and composite_md5(known.etag) is None:
         return False
-    with suppress(AxomsyncError):  # whatever it is, fetching meets it again and knows what to do
+    with suppress(AxomsyncError):  # fetching meets the same failure and handles it
         url, _, _ = urls.url(known.rel)
         with storage.get(url, 0, 1, known.size, known.etag) as reply:
             if not reply.whole:
@@ -65,9 +65,9 @@ def _storage_has(known: ModelFile, urls: SignedUrls, storage: Storage) -> bool:
 
 
 def _share(source: Path, target: Path) -> bool:
-    """Share the blocks, or where the filesystem can't, the file itself by one more name; False when it can do neither.
+    """Share the file's blocks; on a filesystem without reflinks, make a hard link; False when neither works.
 
-    What is written into one version does not change the other where they share blocks alone.
+    Only with shared blocks does a write into one version leave the other unchanged.
     """
     try:
         with source.open("rb") as original, target.open("xb") as copy:

@@ -1,10 +1,10 @@
-"""What stands between a service and its folders: rights of its user, and the sandbox of its unit. Part of `doctor`.
+"""Obstacles between a service and its folders: rights of its user, and the sandbox of its unit. For `doctor`.
 
-Rights are asked of the kernel by a process that has become the service's user, since modes, groups and ACLs together are
-more than can be worked out; of the unit systemd is asked what holds, drop-ins included.
+The kernel is asked for rights, by a process that has become the service's user: modes, groups and ACLs together can't be
+worked out. systemd is asked for the properties of a unit, drop-ins included.
 
 Failures handled: no systemd, no such unit or user (nothing is said of it), a folder tree that is endless (looked at up to
-`MOST_FOLDERS`), a user that one may not become (the rights of whoever calls are looked at).
+`MOST_FOLDERS`), a user that one may not become (the rights of the caller are looked at).
 """
 
 import errno
@@ -40,7 +40,7 @@ Unit = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Obstacle:
-    """`fix` is what to do about what was `found`; a `grave` one keeps the agent from its work."""
+    """A fault that was `found`, and its `fix`; a `grave` one keeps the agent from its work."""
 
     found: str
     fix: str
@@ -51,7 +51,7 @@ class Obstacle:
 
 
 def units(config: Path, ask: Callable[[str], Unit] | None = None) -> list[Unit]:
-    """What holds for the units of this machine that use this configuration, and that are in use."""
+    """Return the properties of the units of this machine that use this configuration and are in use."""
     asked = ask or _asked
     service, once, timer = asked(SERVICE), asked(ONE_PASS), asked(TIMER)
     chosen = [service] if _in_use(service) or not _in_use(timer) else []
@@ -60,15 +60,15 @@ def units(config: Path, ask: Callable[[str], Unit] | None = None) -> list[Unit]:
 
 
 def hidden_by(unit: Unit, folders: Mapping[str, Path]) -> list[Obstacle]:
-    """Folders that this unit's sandbox hides from its service, or lets nobody write."""
+    """Return the folders that this unit's sandbox hides from its service, or makes read-only."""
     name = unit["Id"].removesuffix(".service")
     found = []
     for section, folder in folders.items():
         line = _way_in(unit, os.path.realpath(folder))
         if line is not None:
-            told = f"[{section}] folder {folder}: {unit['Id']} {'hides it' if 'Home' in line else 'lets nobody write there'}"
+            fault = f"[{section}] folder {folder}: {unit['Id']} {'hides it' if 'Home' in line else 'makes it read-only'}"
             found.append(
-                Obstacle(told, f"systemctl edit {name}, add below [Service]: {line}; then systemctl restart {name}")
+                Obstacle(fault, f"systemctl edit {name}, add below [Service]: {line}; then systemctl restart {name}")
             )
     return found
 
@@ -89,7 +89,7 @@ def _way_in(unit: Unit, folder: str) -> str | None:
 
 
 def _paths(unit: Unit, name: str) -> list[str]:
-    """Paths of a list; `-` before one means that it may be missing, and `:` parts what is mounted from where."""
+    """Return the paths of a list; with `-` before it one may be missing, and `:` separates a source from its mount."""
     return [
         word.lstrip("-+").rpartition(":")[2] if name == "BindPaths" else word.lstrip("-+")
         for word in unit.get(name, "").split()
@@ -117,7 +117,7 @@ def _asked(name: str) -> Unit:
 
 
 def service_user(of_units: list[Unit], default: str) -> pwd.struct_passwd | None:
-    """Whom the service runs as, None when there is no such user."""
+    """Return the user of the service, None when there is no such user."""
     name = next((unit["User"] for unit in of_units if unit.get("User")), default)
     with suppress(KeyError):
         return pwd.getpwnam(name)
@@ -125,19 +125,19 @@ def service_user(of_units: list[Unit], default: str) -> pwd.struct_passwd | None
 
 
 def caller() -> pwd.struct_passwd | None:
-    """Whoever runs this, where a user is known by that number."""
+    """Return the calling user, None when the number has no name."""
     with suppress(KeyError):
         return pwd.getpwuid(os.geteuid())
     return None
 
 
 def denied(folders: Mapping[str, Path], drop: Path | None, user: pwd.struct_passwd | None) -> list[Obstacle]:
-    """What the service's user may not do in its folders, and in those that people have made below the drop folder.
+    """Return what the service's user may not do in its folders, and in those that people have made below the drop folder.
 
-    Whoever is not root looks at the latter alone, with rights of their own: the former are tried.
+    A caller that is not root looks at the latter alone, with its own rights: the former are tried.
     """
     if os.geteuid() != 0:
-        return [Obstacle(*told) for told in _closed(_made_by_people(drop))]
+        return [Obstacle(*pair) for pair in _closed(_made_by_people(drop))]
     if user is None or user.pw_uid == 0:
         return []
     reading, writing = os.pipe()
@@ -154,20 +154,20 @@ def denied(folders: Mapping[str, Path], drop: Path | None, user: pwd.struct_pass
     with open(reading, encoding="utf-8") as stream:
         text = stream.read()
     os.waitpid(child, 0)
-    return [Obstacle(*told) for told in json.loads(text or "[]")]
+    return [Obstacle(*pair) for pair in json.loads(text or "[]")]
 
 
 def _closed(folders: Iterable[str]) -> list[tuple[str, str]]:
-    """Folders that this process may not look into or write to, at most `MOST_TOLD`: what and what helps."""
-    told = []
+    """Return folders that this process may not read or write, at most `MOST_TOLD`, as pairs of fault and fix."""
+    closed = []
     for folder in folders:
         denial = denial_in(folder)
         if denial is not None:
             what, _, fix = denial.words(folder).partition("; ")
-            told.append((f"{printable(folder)}: {what}", fix.removeprefix("run: ")))
-        if len(told) == MOST_TOLD:
+            closed.append((f"{printable(folder)}: {what}", fix.removeprefix("run: ")))
+        if len(closed) == MOST_TOLD:
             break
-    return told
+    return closed
 
 
 def _made_by_people(drop: Path | None) -> Iterator[str]:
@@ -188,7 +188,7 @@ def _made_by_people(drop: Path | None) -> Iterator[str]:
 
 
 def umask_trap(drop: Path, user: pwd.struct_passwd | None) -> Obstacle | None:
-    """A drop folder that a group shares without a default ACL: what its members make there hangs on their umask."""
+    """Find a drop folder that a group shares without a default ACL: there the umask of its members decides."""
     try:
         status = os.stat(drop)
     except OSError:

@@ -1,8 +1,8 @@
-"""Commands of the user's that run when something has happened: argument lists, no shell, one at a time, beside transfers.
+"""Hooks: commands of the user that run after an event. Argument lists, no shell, one at a time, beside transfers.
 
-What has happened is noted in the ledger together with the transition itself, so a hook runs at least once, whatever
-crashes. It gets `AXOMSYNC_*` in its environment and the same and more as a JSON document on standard input; it does not
-get the API key, and can't read it in the agent's own environment or memory either (`shield_memory`).
+The ledger notes an event together with the transition itself, so a hook runs at least once, whatever crashes. It gets
+`AXOMSYNC_*` in its environment and the same and more as a JSON document on standard input; it does not get the API key, and
+can't read it in the agent's own environment or memory either (`shield_memory`).
 
 Failures handled: a command that is not there, fails or runs too long (tried again with back-off, then given up, told in
 `status`), output without end (its last part is kept), a row that is no longer there (nothing to tell), a ledger that can't
@@ -26,11 +26,11 @@ from axomsync.config import HookSettings
 from axomsync.core.errors import LocalFault
 from axomsync.core.policy import backoff
 from axomsync.core.records import Event
-from axomsync.core.text import iso, printable
+from axomsync.core.text import printable
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
 from axomsync.runtime.worker import WorkerContext
-from axomsync.status.report import Document, model_document, upload_document
+from axomsync.status.documents import Document, hook_document
 from axomsync.transport.proxies import with_loopback_excepted
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def shield_memory() -> None:
 
 
 class Hooks:
-    """Runs the hooks for what the ledger has noted. `run` is its thread, `run_due` one pass for `sync`."""
+    """Runs the hooks for the events in the ledger. `run` is the thread, `run_due` one pass for `sync`."""
 
     name = subject = "hooks"
 
@@ -112,8 +112,8 @@ class Hooks:
             return
         attempts = event.attempts + 1
         again = self._waits.begin(event.id, backoff(attempts, self._random)) if attempts < TRIES else None
-        told = f"{printable(self._command(event)[0])} {failure}" + (f"; it said: {output}" if output else "")
-        self._problems.report(subject, told if again is not None else f"{told}; given up after {TRIES} tries", again)
+        reason = f"{printable(self._command(event)[0])} {failure}" + (f"; it said: {output}" if output else "")
+        self._problems.report(subject, reason if again is not None else f"{reason}; given up after {TRIES} tries", again)
         self._ledger.record_hook(event.id, f"{failure}: {output}", again)
 
     def _command(self, event: Event) -> tuple[str, ...]:
@@ -121,16 +121,16 @@ class Hooks:
         return command
 
     def _document(self, event: Event) -> Document | None:
-        """What the hook is told: the event, and the row that it is about as `--json` shows it."""
-        told: Document = {"event": event.kind, "at": iso(event.at)}
+        """Read the row of an event and return the document for the hook; None when the row is gone."""
+        read = self._ledger.read
         if event.table == "models":
-            model = next((row for row in self._ledger.read.models() if row.id == event.subject), None)
-            return {**told, "model": model_document(model)} if model else None
-        upload = next(iter(self._ledger.read.uploads_among([int(event.subject)])), None)
-        return {**told, "upload": upload_document(upload, self._ledger.read.shards(upload.id))} if upload else None
+            model = next((row for row in read.models() if row.id == event.subject), None)
+            return hook_document(event, model) if model else None
+        upload = next(iter(read.uploads_among([int(event.subject)])), None)
+        return hook_document(event, upload, read.shards(upload.id)) if upload else None
 
     def _execute(self, command: tuple[str, ...], document: Document, beat: Beat) -> tuple[str | None, str]:
-        """What went wrong, if anything, and the last that the command said."""
+        """Run a command. Returns what went wrong, None if nothing did, and the end of its output."""
         environment = {**self._environ, **_variables(document)}
         try:
             process = subprocess.Popen(
@@ -143,23 +143,23 @@ class Hooks:
             )
         except (OSError, ValueError) as error:
             return f"can't be run: {getattr(error, 'strerror', None) or error}", ""
-        said = bytearray()
+        output = bytearray()
         threads = [
-            threading.Thread(target=_tell, args=(process.stdin, json.dumps(document).encode()), daemon=True),
-            threading.Thread(target=_listen, args=(process.stdout, said), daemon=True),
+            threading.Thread(target=_feed, args=(process.stdin, json.dumps(document).encode()), daemon=True),
+            threading.Thread(target=_collect, args=(process.stdout, output), daemon=True),
         ]
         for thread in threads:
             thread.start()
         code = self._wait_for(process, beat)
         for thread in threads:
             thread.join(LOOK_SECONDS)  # what the hook left running may keep its end open
-        output = printable(bytes(said).decode("utf-8", "replace").strip().replace("\n", " · "))
+        text = printable(bytes(output).decode("utf-8", "replace").strip().replace("\n", " · "))
         if code is None:
-            return f"took longer than {self._settings.timeout:g} s", output
-        return (None if code == 0 else f"ended with {code}"), output
+            return f"took longer than {self._settings.timeout:g} s", text
+        return (None if code == 0 else f"ended with {code}"), text
 
     def _wait_for(self, process: "subprocess.Popen[bytes]", beat: Beat) -> int | None:
-        """Its exit code; None when it had to be ended, with all that it started."""
+        """Return the exit code; None when the command had to be ended, with all that it started."""
         deadline = time.monotonic() + self._settings.timeout
         while (left := deadline - time.monotonic()) > 0:
             beat()
@@ -177,10 +177,10 @@ class Hooks:
 
 
 def reap_orphans() -> None:
-    """Let go of the dead that nobody waits for: as the first process of a container, this one inherits what hooks leave.
+    """Reap ended processes that hooks left behind: as the first process of a container, this one inherits them.
 
-    They are of sessions of their own; what this process has started besides hooks, and waits for, is of its session. Called
-    while no hook runs.
+    They are in sessions of their own. Other children of this process, which it waits for, are in its session. Called while
+    no hook runs.
     """
     own = os.getsid(0)
     while True:
@@ -194,19 +194,19 @@ def reap_orphans() -> None:
 
 
 def _variables(document: Document) -> dict[str, str]:
-    """`AXOMSYNC_EVENT`, and each plain fact of the row as `AXOMSYNC_<NAME>`; what is not known is left out."""
+    """Return `AXOMSYNC_EVENT`, and each plain fact of the row as `AXOMSYNC_<NAME>`; unknown facts are left out."""
     row: Mapping[str, Any] = document.get("model") or document.get("upload") or {}
     facts = {"event": document["event"], **{name: fact for name, fact in row.items() if isinstance(fact, str | int)}}
     return {f"AXOMSYNC_{name.upper()}": str(fact).replace("\0", "") for name, fact in facts.items()}
 
 
-def _tell(pipe: IO[bytes], document: bytes) -> None:
+def _feed(pipe: IO[bytes], document: bytes) -> None:
     with suppress(OSError), pipe:  # it need not listen
         pipe.write(document)
 
 
-def _listen(pipe: IO[bytes], said: bytearray) -> None:
+def _collect(pipe: IO[bytes], output: bytearray) -> None:
     with suppress(OSError), pipe:
         while chunk := os.read(pipe.fileno(), OUTPUT_LIMIT):
-            said += chunk
-            del said[:-OUTPUT_LIMIT]
+            output += chunk
+            del output[:-OUTPUT_LIMIT]

@@ -33,14 +33,14 @@ _PRIORITY = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERRO
 
 
 def redact(text: str) -> str:
-    """`text` without keys, signatures and the queries of URLs."""
+    """Return `text` without keys, signatures and the queries of URLs."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
 
 
 class _Console(logging.Formatter):
-    """For somebody who looks on, and knows which day it is."""
+    """Lines for a terminal: the reader knows which day it is."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = self._time(datetime.fromtimestamp(record.created).astimezone())
@@ -51,7 +51,7 @@ class _Console(logging.Formatter):
 
 
 class _File(_Console):
-    """For somebody who reads it later, perhaps elsewhere."""
+    """Lines for a file: they are read later, perhaps elsewhere, so they have the date and the zone."""
 
     def _time(self, at: datetime) -> str:
         return at.isoformat(timespec="seconds")
@@ -96,30 +96,30 @@ def set_up(form: Format, level: str, environ: Mapping[str, str] = os.environ, st
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.raiseExceptions = False  # what a faulty message would print instead is not redacted
-    sys.excepthook = lambda kind, error, trace: _tell_death("the program", (kind, error, trace))
-    threading.excepthook = _tell_death_of_thread
+    sys.excepthook = lambda kind, error, trace: _log_death("the program", (kind, error, trace))
+    threading.excepthook = _log_death_of_thread
 
 
-def _tell_death_of_thread(death: threading.ExceptHookArgs) -> None:
+def _log_death_of_thread(death: threading.ExceptHookArgs) -> None:
     error = death.exc_value or death.exc_type()
     library = type(death.thread).__module__.partition(".")[0]
     if library not in _BEGUN_AGAIN:
         name = death.thread.name if death.thread else "?"
-        _tell_death(f"thread {name}", (death.exc_type, error, death.exc_traceback))
+        _log_death(f"thread {name}", (death.exc_type, error, death.exc_traceback))
         return
     log = logging.getLogger(__name__)
     log.warning("a thread of %s ended (%s: %s); it is begun again", library, death.exc_type.__name__, error)
     log.debug("that thread", exc_info=error)
 
 
-def _tell_death(what: str, death: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
-    """What Python would print by itself may hold secrets too."""
+def _log_death(what: str, death: tuple[type[BaseException], BaseException, TracebackType | None]) -> None:
+    """Log an unexpected end; Python's own traceback would not be redacted."""
     if not issubclass(death[0], SystemExit):
         logging.getLogger(__name__).critical("%s ended unexpectedly: %s", what, death[1], exc_info=death)
 
 
 def _is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether what is written there ends up in the journal; the variable alone is inherited by whole login sessions.
+    """Return True if this stream leads to the journal; the variable alone is inherited by whole login sessions.
 
     Source: systemd.exec(5), `$JOURNAL_STREAM`.
     """

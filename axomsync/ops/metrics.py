@@ -1,4 +1,4 @@
-"""What `/metrics` tells: read from the ledger and the running parts at each scrape, so that nothing costs in between.
+"""The metrics of `/metrics`: read from the ledger and the running parts at each scrape, so nothing costs in between.
 
 Names follow prometheus.io/docs/practices/naming. Labels take words of the contract and nothing else, and every series is
 there from the start, at zero. Failures handled: a ledger that can't be read (what comes from it is left out of that
@@ -37,7 +37,7 @@ class AgentCollector(Collector):
     problems: Callable[[], Iterable[Problem]]  # of the agent, from its memory
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics of axomsync's own."""
+        """Yield all metrics of axomsync itself."""
         yield _gauge("build_info", "The version that runs; always 1.", [({"version": __version__}, 1)])
         yield _gauge("healthy", "1 while the workers make progress or have nothing to do.", [({}, not self.hanging())])
         moved = [({"direction": direction}, count) for direction, count in self.moved().items()]
@@ -64,7 +64,7 @@ Sample = tuple[Mapping[str, str], float]
 
 
 def registry(collector: AgentCollector) -> CollectorRegistry:
-    """What is scraped: the agent, its process, and Python."""
+    """Return a registry of the agent, its process, and Python."""
     made = CollectorRegistry()
     made.register(collector)
     ProcessCollector(registry=made)

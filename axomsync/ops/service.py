@@ -1,10 +1,10 @@
-"""Puts axomsync in place as a service, of the machine or of one user, and takes that away again.
+"""Installs axomsync as a service, of the machine or of one user, and uninstalls it.
 
-Owns the units, the service's user, its folders and the first configuration. May be run again at any time: what is the same
-is left alone. Units are written over, since changes to them belong into drop-ins; a configuration never is. Each thing that
-is done, or needs no doing, is told in a line.
+Owns the units, the service's user, its folders and the first configuration. May be run again at any time: files that are the
+same are left alone. Units are written over, since changes to them belong into drop-ins; a configuration never is. Each step
+is echoed in a line, also one that was not needed.
 
-Failures handled, all as `LocalFault` with what to do: no root, no systemd, a program that the service's user can't run, a
+Failures handled, all as `LocalFault` with the remedy: no root, no systemd, a program that the service's user can't run, a
 Debian package that has done all this, a file that can't be written.
 """
 
@@ -33,33 +33,33 @@ PACKAGED_UNIT = Path("/usr/lib/systemd/system/axomsync.service")
 SYSUSERS = Path("/usr/local/lib/sysusers.d/axomsync.conf")
 TMPFILES = Path("/usr/local/lib/tmpfiles.d/axomsync.conf")
 
-Tell = Callable[[str], object]
+Echo = Callable[[str], object]
 
 
 def running_program(called_as: str) -> list[str]:
-    """How to start the program that runs now; `called_as` is its `sys.argv[0]`."""
+    """Return the command that starts the program that runs now; `called_as` is its `sys.argv[0]`."""
     path = Path(called_as).absolute()
     if path.name == "axomsync" and os.access(path, os.X_OK):
         return [str(path.resolve())]
     return [sys.executable, "-m", "axomsync"]
 
 
-def install_for_machine(program: Sequence[str], tell: Tell) -> None:
-    """Units, user and folders of the machine's service, and /etc/axomsync/config.toml."""
+def install_for_machine(program: Sequence[str], echo: Echo) -> None:
+    """Install units, user and folders of the machine's service, and /etc/axomsync/config.toml."""
     _demand_root()
     if PACKAGED_UNIT.exists():
         raise LocalFault("the Debian package has the service in place: systemctl enable --now axomsync")
-    _place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), tell)
-    _make_user(tell)
+    _place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), echo)
+    _make_user(echo)
     _demand_reachable(program)
-    _place(TMPFILES, (SHIPPED / "axomsync.tmpfiles.conf").read_text(), tell)
-    _make_folders(tell)
-    _place_units(SHIPPED, SYSTEM_UNITS, program, _machine_manager(), tell)
+    _place(TMPFILES, (SHIPPED / "axomsync.tmpfiles.conf").read_text(), echo)
+    _make_folders(echo)
+    _place_units(SHIPPED, SYSTEM_UNITS, program, _machine_manager(), echo)
     settings = Path(config.SYSTEM_CONFIG)
-    _place_settings(settings, {}, tell)
-    _tell_what_remains(
+    _place_settings(settings, {}, echo)
+    _echo_next_steps(
         settings,
-        tell,
+        echo,
         f"install -m 600 /dev/stdin {settings.parent}/key     # paste the API key, Enter, Ctrl-D",
         *([f"ln -s {shlex.join(program)} {SHIPPED_PROGRAM}"] if _is_out_of_the_way(program) else []),
         f"axomsync config check --config {settings}",
@@ -68,17 +68,17 @@ def install_for_machine(program: Sequence[str], tell: Tell) -> None:
     )
 
 
-def install_for_user(program: Sequence[str], environ: Mapping[str, str], tell: Tell) -> None:
-    """Units and configuration for whoever calls, and the folders that this configuration names."""
+def install_for_user(program: Sequence[str], environ: Mapping[str, str], echo: Echo) -> None:
+    """Install units and configuration of the calling user, and the folders that this configuration names."""
     settings, values = config.defaults_for_user(None, _without_choice(environ), root=False)
     key_file = settings.parent / "key"
-    _place_units(SHIPPED / "user", _user_units(settings), program, _user_manager(environ), tell)
-    if _place_settings(settings, {**values, "console.key_file": str(key_file)}, tell):
+    _place_units(SHIPPED / "user", _user_units(settings), program, _user_manager(environ), echo)
+    if _place_settings(settings, {**values, "console.key_file": str(key_file)}, echo):
         for folder in (values["drop.folder"], values["mirror.folder"]):
-            _make_folder(Path(str(folder)), tell)
-    _tell_what_remains(
+            _make_folder(Path(str(folder)), echo)
+    _echo_next_steps(
         settings,
-        tell,
+        echo,
         f"install -m 600 /dev/stdin {shlex.quote(str(key_file))}     # paste the API key, Enter, Ctrl-D",
         f"axomsync config check --config {shlex.quote(str(settings))}",
         "systemctl --user enable --now axomsync        # or axomsync-sync.timer: a pass every five minutes, and no daemon",
@@ -86,21 +86,21 @@ def install_for_user(program: Sequence[str], environ: Mapping[str, str], tell: T
     )
 
 
-def uninstall_for_machine(tell: Tell) -> None:
-    """Stop the service and take away what was put in place, but for configuration, ledger, data and user."""
+def uninstall_for_machine(echo: Echo) -> None:
+    """Stop the service and remove everything but configuration, ledger, data and user."""
     _demand_root()
-    _remove_units(SYSTEM_UNITS, (SYSUSERS, TMPFILES), _machine_manager(), tell)
-    tell(f"kept: {Path(config.SYSTEM_CONFIG).parent}, /var/lib/axomsync, /srv/axom and the user {SERVICE_USER}")
+    _remove_units(SYSTEM_UNITS, (SYSUSERS, TMPFILES), _machine_manager(), echo)
+    echo(f"kept: {Path(config.SYSTEM_CONFIG).parent}, /var/lib/axomsync, /srv/axom and the user {SERVICE_USER}")
 
 
-def uninstall_for_user(environ: Mapping[str, str], tell: Tell) -> None:
-    """As `uninstall_for_machine`, for whoever calls."""
+def uninstall_for_user(environ: Mapping[str, str], echo: Echo) -> None:
+    """Stop the service of the calling user and remove its units."""
     settings, values = config.defaults_for_user(None, _without_choice(environ), root=False)
-    _remove_units(_user_units(settings), (), _user_manager(environ), tell)
-    tell(f"kept: {settings.parent}, and the folders that {settings.name} names, such as {values['state.folder']}")
+    _remove_units(_user_units(settings), (), _user_manager(environ), echo)
+    echo(f"kept: {settings.parent}, and the folders that {settings.name} names, such as {values['state.folder']}")
 
 
-# Who starts the units: the words to call systemctl with, none where no manager runs
+# The service manager: how to call systemctl; nothing where no manager runs
 
 
 def _machine_manager() -> list[str]:
@@ -117,11 +117,11 @@ def _user_units(settings: Path) -> Path:
 
 
 def _without_choice(environ: Mapping[str, str]) -> dict[str, str]:
-    """The units name the configuration that they use, whatever another one the caller uses otherwise."""
+    """Return the environment without the caller's choice of a configuration: the units name theirs."""
     return {name: value for name, value in environ.items() if name != "AXOMSYNC_CONFIG"}
 
 
-# What can be in the way
+# Obstacles
 
 
 def _demand_root() -> None:
@@ -130,7 +130,7 @@ def _demand_root() -> None:
 
 
 def _demand_reachable(program: Sequence[str]) -> None:
-    """The service's user must be able to run the program under the unit's sandbox."""
+    """Check that the service's user can run the program under the unit's sandbox. Raises `LocalFault`."""
     advice = (
         "install axomsync where everybody may read it: python3 -m venv /opt/axomsync, then /opt/axomsync/bin/pip install …; "
         "or use --user"
@@ -162,10 +162,10 @@ def _is_out_of_the_way(program: Sequence[str]) -> bool:
     return len(program) == 1 and shutil.which("axomsync") is None
 
 
-# What is put in place
+# Parts that are installed
 
 
-def _make_user(tell: Tell) -> None:
+def _make_user(echo: Echo) -> None:
     def is_there() -> bool:
         return any(user.pw_name == SERVICE_USER for user in pwd.getpwall())
 
@@ -173,60 +173,60 @@ def _make_user(tell: Tell) -> None:
     _call("systemd-sysusers", str(SYSUSERS))
     if not is_there():
         raise LocalFault(f"systemd-sysusers has not made the user {SERVICE_USER}; useradd --system {SERVICE_USER} does")
-    tell(f"user {SERVICE_USER}: {'unchanged' if before else 'made'}")
+    echo(f"user {SERVICE_USER}: {'unchanged' if before else 'made'}")
 
 
-def _make_folders(tell: Tell) -> None:
+def _make_folders(echo: Echo) -> None:
     folders = [Path(line.split()[1]) for line in TMPFILES.read_text().splitlines() if line.startswith("d ")]
     before = {folder for folder in folders if folder.exists()}
     _call("systemd-tmpfiles", "--create", str(TMPFILES))
     for folder in folders:
-        tell(f"{folder}: {'unchanged' if folder in before else 'made'}")
+        echo(f"{folder}: {'unchanged' if folder in before else 'made'}")
 
 
-def _make_folder(folder: Path, tell: Tell) -> None:
+def _make_folder(folder: Path, echo: Echo) -> None:
     before = folder.is_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise local_fault(error, str(folder)) from None
-    tell(f"{folder}: {'unchanged' if before else 'made'}")
+    echo(f"{folder}: {'unchanged' if before else 'made'}")
 
 
-def _place_units(source: Path, target: Path, program: Sequence[str], manager: Sequence[str], tell: Tell) -> None:
+def _place_units(source: Path, target: Path, program: Sequence[str], manager: Sequence[str], echo: Echo) -> None:
     starts = " ".join(map(_quoted, program))
     texts = {name: (source / name).read_text().replace(SHIPPED_PROGRAM, starts) for name in UNITS}
-    changed = [_place(target / name, text, tell) for name, text in texts.items()]
+    changed = [_place(target / name, text, echo) for name, text in texts.items()]
     if not any(changed):
         return
     if not manager:
-        tell("no systemd runs here: it reads the units when it starts")
+        echo("no systemd runs here: it reads the units when it starts")
         return
     _call(*manager, "daemon-reload")
-    tell("systemd: has read the units")
+    echo("systemd: has read the units")
     if _says_yes(*manager, "is-active", "axomsync.service"):
-        tell(f"the running agent is still the old one; it keeps the bytes that it has: {' '.join(manager)} restart axomsync")
+        echo(f"the running agent is still the old one; it keeps the bytes that it has: {' '.join(manager)} restart axomsync")
 
 
 def _quoted(word: str) -> str:
-    """As a unit's ExecStart= wants it; of quotes and backslashes in a program's name systemd wants none."""
+    """Quote a word for ExecStart= of a unit; systemd takes no program whose name has quotes or backslashes."""
     escaped = word.replace("%", "%%")
     return f'"{escaped}"' if " " in word else escaped
 
 
-def _place_settings(path: Path, values: Mapping[str, object], tell: Tell) -> bool:
-    """True when the configuration was written, False when there is one."""
+def _place_settings(path: Path, values: Mapping[str, object], echo: Echo) -> bool:
+    """Write a configuration, unless there is one. Returns True when it was written."""
     if os.path.lexists(path):
-        tell(f"{path}: kept")
+        echo(f"{path}: kept")
         return False
-    return _place(path, config.example(values), tell)
+    return _place(path, config.example(values), echo)
 
 
-def _place(path: Path, text: str, tell: Tell) -> bool:
-    """Have a file hold this text; true when it did not. Whole or not at all: a unit is read at any time."""
+def _place(path: Path, text: str, echo: Echo) -> bool:
+    """Write the whole file or nothing, as a unit may be read at any time. Returns True when it had another text."""
     try:
         if path.is_file() and path.read_bytes() == text.encode():
-            tell(f"{path}: unchanged")
+            echo(f"{path}: unchanged")
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.new")
@@ -235,24 +235,24 @@ def _place(path: Path, text: str, tell: Tell) -> bool:
         fresh.replace(path)
     except OSError as error:
         raise local_fault(error, error.filename or str(path)) from None
-    tell(f"{path}: written")
+    echo(f"{path}: written")
     return True
 
 
-def _tell_what_remains(settings: Path, tell: Tell, *steps: str) -> None:
+def _echo_next_steps(settings: Path, echo: Echo, *steps: str) -> None:
     if (settings.parent / "key").exists():
-        return  # somebody has been through this
-    tell("\nWhat remains:")
+        return  # these steps were done before
+    echo("\nWhat remains:")
     for step in steps:
-        tell(f"  {step}")
+        echo(f"  {step}")
 
 
-def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], tell: Tell) -> None:
+def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], echo: Echo) -> None:
     for name in ENABLED:
         ours = manager and (units / name).exists()
         if ours and any(_says_yes(*manager, question, name) for question in ("is-active", "is-enabled")):
             _call(*manager, "disable", "--quiet", "--now", name)
-            tell(f"{name}: stopped and disabled")
+            echo(f"{name}: stopped and disabled")
     if manager and (units / ONE_PASS).exists():
         _call(*manager, "stop", ONE_PASS)  # the timer's pass, should one be under way
     for path in (*(units / name for name in UNITS), *others):
@@ -262,7 +262,7 @@ def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], t
             continue
         except OSError as error:
             raise local_fault(error, str(path)) from None
-        tell(f"{path}: removed")
+        echo(f"{path}: removed")
     if manager:
         _call(*manager, "daemon-reload")
         for name in UNITS:  # one that failed is remembered, and listed, though its file is gone

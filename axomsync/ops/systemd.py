@@ -1,4 +1,4 @@
-"""What the service manager hears from the agent: the sd_notify protocol, without libsystemd.
+"""Notifications to the service manager: the sd_notify protocol, without libsystemd.
 
 Owns the datagrams to `$NOTIFY_SOCKET` and the reading of `$WATCHDOG_USEC`. The protocol is that of sd_notify(3) and
 sd_watchdog_enabled(3).
@@ -21,17 +21,17 @@ def notify(**fields: str | int) -> bool:
         return False
     message = "\n".join(f"{name}={_one_line(value)}" for name, value in fields.items())
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
-            door.settimeout(_PATIENCE)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+            channel.settimeout(_PATIENCE)
             # "@" stands for the zero byte of Linux's abstract namespace
-            door.sendto(message.encode("utf-8", "backslashreplace"), address.replace("@", "\0", 1))
+            channel.sendto(message.encode("utf-8", "backslashreplace"), address.replace("@", "\0", 1))
     except OSError:
         return False
     return True
 
 
 def ready(text: str) -> bool:
-    """Start-up or a reload is done; `text` is what `systemctl status` shows."""
+    """Tell that start-up or a reload is done; `systemctl status` shows `text`."""
     return notify(READY=1, STATUS=text)
 
 
@@ -41,17 +41,17 @@ def status(text: str) -> bool:
 
 
 def reloading() -> bool:
-    """A reload begins; `ready` ends it. The time stamp is what Type=notify-reload (systemd 253) asks for."""
+    """Tell that a reload begins; `ready` ends it. Type=notify-reload (systemd 253) asks for the time stamp."""
     return notify(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
 
 
 def stopping() -> bool:
-    """Shutting down has begun."""
+    """Tell that shutting down has begun."""
     return notify(STOPPING=1)
 
 
 def watchdog() -> bool:
-    """The workers make progress, or have nothing to do."""
+    """Tell that the workers make progress, or have nothing to do."""
     return notify(WATCHDOG=1)
 
 
@@ -65,5 +65,5 @@ def watchdog_interval() -> float | None:
 
 
 def _one_line(value: str | int) -> str:
-    """A line break in a value would begin a field of its own."""
+    """Return a value without line breaks: each would begin a field of its own."""
     return " ".join(str(value).split())

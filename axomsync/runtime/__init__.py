@@ -1,1 +1,1 @@
-"""What every worker is given: heartbeat, problems, meters, pauses and waits."""
+"""Shared by all workers: heartbeat, problems, meters, pauses and waits."""

@@ -1,9 +1,9 @@
-"""What the ETags of a storage host are, as its objects have shown: MD5s up to which size, parts of which sizes.
+"""Learned ETag habits of each storage host: up to which size they are MD5s, and which part sizes are in use.
 
-Kept in the ledger, so that what one model or upload has shown holds for the next ones. A habit is no promise: what speaks
-against it later changes it.
+They are kept in the ledger, so that the evidence of one model or upload helps the next ones. A habit is no promise: later
+evidence changes it.
 
-Failures handled: a ledger that can't be written (the habit is learned again), a fact that can't be read (nothing is known).
+Failures handled: a ledger that can't be written (the habit is learned again), an unreadable fact (nothing is known).
 """
 
 import json
@@ -21,14 +21,14 @@ PART_SIZES_MOST = 8
 
 @dataclass(frozen=True)
 class HostHabits:
-    """Of one host. Sizes are bytes."""
+    """Habits of one host. Sizes are bytes."""
 
-    md5_up_to: int = -1  # the largest object whose ETag was seen to be its MD5
-    no_md5_from: int | None = None  # the smallest whose ETag looked like an MD5 and was none
-    part_sizes: tuple[int, ...] = ()  # that composite ETags were seen to be made with, the latest first
+    md5_up_to: int = -1  # size of the largest object whose ETag was its MD5
+    no_md5_from: int | None = None  # size of the smallest one whose ETag only looked like an MD5
+    part_sizes: tuple[int, ...] = ()  # seen in composite ETags, the latest first
 
     def etag_is_md5(self, size: int) -> bool | None:
-        """Whether the ETag of an object of that size is its MD5, where it looks like one; None when nothing tells."""
+        """Predict whether an ETag that looks like an MD5 is one, for an object of `size` bytes; None when unknown."""
         if size <= self.md5_up_to:
             return True
         return False if self.no_md5_from is not None and size >= self.no_md5_from else None
@@ -46,27 +46,27 @@ class Habits:
         self._lock = threading.Lock()
 
     def of(self, host: str) -> HostHabits:
-        """What is known of a host."""
+        """The known habits of a host."""
         with self._lock:
             if host not in self._known:
                 self._known[host] = self._read(host)
             return self._known[host]
 
     def saw_md5(self, host: str, size: int) -> None:
-        """The ETag of an object of that size was its MD5."""
+        """Record that the ETag of an object of `size` bytes was its MD5."""
         known = self.of(host)
         if size > known.md5_up_to:
             refuted = known.no_md5_from is not None and size >= known.no_md5_from
             self._learn(host, replace(known, md5_up_to=size, no_md5_from=None if refuted else known.no_md5_from))
 
     def saw_no_md5(self, host: str, size: int) -> None:
-        """An ETag looked like an MD5 and is shown to be none."""
+        """Record that an ETag of an object of `size` bytes looked like an MD5 and was none."""
         known = self.of(host)
         if known.no_md5_from is None or size < known.no_md5_from:
             self._learn(host, replace(known, no_md5_from=size, md5_up_to=min(known.md5_up_to, size - 1)))
 
     def saw_part_size(self, host: str, part: int) -> None:
-        """A composite ETag was made of parts of that size."""
+        """Record the part size of a composite ETag."""
         known = self.of(host)
         if part not in known.part_sizes[:1]:
             sizes = (part, *(each for each in known.part_sizes if each != part))[:PART_SIZES_MOST]

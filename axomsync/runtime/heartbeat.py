@@ -1,7 +1,7 @@
-"""Who is still making progress: workers beat, and whoever feeds a watchdog asks.
+"""Liveness of workers: each worker beats, and the watchdog asks which ones are silent.
 
-A worker that waits for work beats at each turn of its loop; one that is busy beats with each piece of work done. Silence
-beyond a worker's limit means that it hangs, whatever the rest of the process does.
+An idle worker beats at each turn of its loop, a busy one after each piece of work. Silence beyond the limit means that the
+worker hangs, whatever the rest of the process does.
 """
 
 import threading
@@ -12,7 +12,7 @@ Beat = Callable[[], None]
 
 
 class Liveness:
-    """The beats of all workers. `clock` is monotonic, in seconds; so is `limit`, which may be changed at any time."""
+    """The beats of all workers. `clock` gives monotonic seconds; `limit` is in seconds and may change at any time."""
 
     def __init__(self, limit: float, clock: Callable[[], float]) -> None:
         self.limit = limit
@@ -23,7 +23,7 @@ class Liveness:
 
     @contextmanager
     def worker(self, name: str) -> Iterator[Beat]:
-        """For as long as the block runs, the worker must call what it is given at least once a `limit`."""
+        """Register a worker for the block, which must call the yielded beat at least once per `limit`."""
         with self._lock:
             number = next(self._numbers)
             self._last[number] = (name, self._clock())
@@ -38,7 +38,7 @@ class Liveness:
                 del self._last[number]
 
     def hanging(self) -> list[str]:
-        """Names of the workers that have been silent for longer than the limit."""
+        """Names of the workers that were silent for longer than the limit."""
         now = self._clock()
         with self._lock:
             return sorted({name for name, last in self._last.values() if now - last > self.limit})

@@ -1,10 +1,10 @@
-"""What keeps the agent from its work: logged when it begins, changes and ends, never at each repeat; shown by `status`.
+"""Problems: obstacles to the agent's work. Logged when they begin, change and end, never at a repeat; shown by `status`.
 
-Problems are kept in memory, and copied into the ledger for other processes. The ledger's own are found by `LedgerWatch`,
-which never waits for the ledger, and shown to other processes by a flag that needs no disk (see `Ledger.show_trouble`).
+They are kept in memory and copied into the ledger for other processes. `LedgerWatch` finds the ledger's own problems; it
+never waits for the ledger, and shows them to other processes by a flag that needs no disk (see `Ledger.show_trouble`).
 
-Failures handled: a ledger that can't be written for a while (told within five seconds, once, whoever met it; what was
-reported meanwhile is copied afterwards), a bug in the work of a part (told with its traceback once, as any problem).
+Failures handled: a ledger that can't be written for a while (reported once, within five seconds; problems reported
+meanwhile are copied afterwards), a bug in a worker (reported like any problem, its traceback logged once).
 """
 
 import logging
@@ -23,7 +23,7 @@ from axomsync.ledger import Ledger, Trouble, ledger_fault
 
 log = logging.getLogger(__name__)
 
-# What can have a problem besides single files and models; also the label of a metric.
+# Possible subjects besides single files and models; also the label of a metric.
 SUBJECTS = (
     "agent",
     "configuration",
@@ -41,28 +41,28 @@ SUBJECTS = (
 )
 LEDGER = "ledger"
 LOOK_SECONDS = 1.0
-CALM_SECONDS = 5.0  # without trouble, before the ledger's is over: on a full disk some writes still fit
-OTHER_TURNS = 10  # in a row that the ledger has another trouble before that one is told instead
-LASTING = frozenset({Trouble.DAMAGED, Trouble.FOREIGN})  # end when the agent is started on another file
+CALM_SECONDS = 5.0  # time without failure before the ledger's problem ends: a full disk still takes some writes
+OTHER_TURNS = 10  # looks in a row with another cause before that cause is shown instead
+LASTING = frozenset({Trouble.DAMAGED, Trouble.FOREIGN})  # these last until the agent starts on another file
 
 
 class Problems:
-    """The problems that hold now, by subject."""
+    """The current problems, by subject."""
 
     def __init__(self, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
         self._ledger, self._now = ledger, now
         self._known: dict[str, Problem] = {}
         self._lock = threading.RLock()
         self._ledgers = {str(ledger_fault(ledger.path, trouble)): trouble for trouble in Trouble}
-        self.met: tuple[Trouble, float] | None = None  # the ledger's, as its users reported it last; by `awake_seconds`
+        self.met: tuple[Trouble, float] | None = None  # last trouble met by the ledger's users, by `awake_seconds`
 
     def all(self) -> list[Problem]:
-        """Oldest first."""
+        """All problems, the oldest first."""
         with self._lock:
             return sorted(self._known.values(), key=lambda problem: problem.since)
 
     def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
-        """`subject` has a problem; says so once until the reason changes. One of the ledger is told as the ledger's."""
+        """Report a problem of `subject`; logged again when the reason changes. A ledger fault is the ledger's problem."""
         if (trouble := self._ledgers.get(reason)) is not None:
             self.met = (trouble, awake_seconds())
             return
@@ -72,9 +72,9 @@ class Problems:
                 self._ledger.show_problem(subject, reason, next_attempt)
 
     def report_bug(self, subject: str, bug: Exception, next_attempt: float | None = None) -> None:
-        """As `report`, of an exception that nobody foresaw there; the traceback of a bug is logged once."""
+        """Report an unforeseen exception like `report`; the traceback of a bug is logged once."""
         if isinstance(bug, OSError) and bug.filename is not None:
-            bug = local_fault(bug)  # whoever met it, the system says what is in the way
+            bug = local_fault(bug)  # an error of the system, not a bug: the path and the remedy are known
         if isinstance(bug, AxomsyncError):
             self.report(subject, str(bug), next_attempt)
             return
@@ -86,7 +86,7 @@ class Problems:
         self.report(subject, reason, next_attempt)
 
     def keep(self, subject: str, reason: str, *, holds: bool) -> None:
-        """`subject` has this problem as long as it `holds`, unless something else is known to be wrong with it."""
+        """Report or clear this problem as `holds` says, unless `subject` has another problem."""
         with self._lock:
             known = self._known.get(subject)
             if holds and known is None:
@@ -95,7 +95,7 @@ class Problems:
                 self.clear(subject)
 
     def clear(self, subject: str) -> None:
-        """`subject` works again, if it did not. What the ledger has is `LedgerWatch`'s to end."""
+        """End the problem of `subject`, if any. Only `LedgerWatch` ends the ledger's."""
         if subject == LEDGER or self._end(subject) is None:
             return
         if self._ledger.trouble() is None:
@@ -103,7 +103,7 @@ class Problems:
                 self._ledger.clear_problem(subject)
 
     def keep_ledger(self, trouble: Trouble | None) -> None:
-        """The ledger has this trouble, or none any more; it gets to hear of all problems when that is over."""
+        """Set or end the ledger's trouble; when it ends, all problems are copied into the ledger."""
         if trouble is not None:
             self._keep(LEDGER, str(ledger_fault(self._ledger.path, trouble)), None)
         elif (over := self._end(LEDGER)) is not None:
@@ -125,7 +125,7 @@ class Problems:
 
 
 class LedgerWatch:
-    """Checks each second that the ledger works; reports it. `changed` is called after a change. `clock`: `awake_seconds`."""
+    """Checks the ledger each second and reports changes; calls `changed` after each. `clock` gives `awake_seconds`."""
 
     def __init__(
         self,
@@ -143,23 +143,23 @@ class LedgerWatch:
         self._thread = threading.Thread(target=self._run, name="ledger watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the thread and wait for its end."""
         self._stop.set()
         self._thread.join()
 
     def turn(self) -> None:
-        """One look. Waits for nothing."""
+        """Look once, without waiting."""
         found = self._found()
         if found is not None:
             self._calm_since = self._clock()
         elif self.told is not None and self._clock() - self._calm_since < CALM_SECONDS:
             found = self.told
         if found is not None and self.told is not None and found is not self.told:
-            self._other_turns += 1  # what fails for one cause now, and for the next one then, is one problem
+            self._other_turns += 1  # failures with changing causes are one problem
             if self._other_turns < OTHER_TURNS:
                 found = self.told
         else:
@@ -184,7 +184,7 @@ class LedgerWatch:
         try:
             return Trouble.HELD if self._ledger.held_by_reader() else None
         except LocalFault:
-            return None  # such as a lock, of which the next write tells
+            return None  # such as a lock, which the next write reports
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):

@@ -1,4 +1,7 @@
-"""Trying again at once what failed for a moment."""
+"""Immediate retries of short failures.
+
+Failures handled: `Transient`, a few times; a stop during a pause (`Stopping`).
+"""
 
 import threading
 from collections.abc import Callable
@@ -14,9 +17,9 @@ LONGEST_PAUSE_SECONDS = 10.0
 
 
 def persist(call: Callable[[], T], stop: threading.Event, random: Callable[[], float], tries: int = QUICK_TRIES) -> T:
-    """The result of `call`, which is tried up to `tries` times as long as it raises `Transient`, with short pauses.
+    """Return the result of `call`; after a `Transient` it is tried again after a short pause, `tries` times in all.
 
-    A far side that asks to be left alone for longer is: its failure is raised at once.
+    When the far side asks for a longer pause than 10 s, its failure is raised at once.
     """
     for attempt in range(1, tries):
         try:

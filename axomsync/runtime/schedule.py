@@ -1,11 +1,10 @@
-"""Wakes workers at fixed intervals. The only user of APScheduler, whose jobs do nothing but set a flag.
+"""Wake-ups at fixed intervals. Only this module uses APScheduler, whose jobs do nothing but set a flag.
 
-Its timer follows the wall clock, which somebody may set: whoever is woken knows by itself what is due, by a clock that
-nobody sets, and looks at least every few seconds.
+Its timer follows the wall clock, which can be set; so a worker that is woken decides by the monotonic clock which work is
+due, and also looks by itself every few seconds.
 
-Failures handled: runs that were missed while the machine slept or as the clock was set forward (made up for once, and not
-counted one by one), a job that fails (told). One that is still waiting for its thread when it is due again is the same
-wake-up.
+Failures handled: runs missed while the machine slept or the clock was set forward (made up for once, not one by one), a
+job that fails (logged). A job that still waits for its thread when it is due again counts once.
 """
 
 import logging
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Schedule:
-    """Runs from its making until it is ended."""
+    """Runs from its construction until `end`."""
 
     def __init__(self) -> None:
         self._scheduler = BackgroundScheduler(
@@ -30,24 +29,24 @@ class Schedule:
         self._scheduler.start()
 
     def every(self, seconds: float, wake: Callable[[], None]) -> None:
-        """Call `wake` at that interval, for the first time after one."""
+        """Call `wake` every `seconds`, for the first time after one interval."""
         self._scheduler.add_job(wake, _Every(seconds))
 
     def end(self) -> None:
-        """Wake nobody any more."""
+        """Stop all wake-ups."""
         self._scheduler.shutdown(wait=False)
 
 
 class _Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
-    """APScheduler's own interval goes through all runs that were missed: a year of them is a minute of work."""
+    """An interval without catching up: APScheduler's own walks through all missed runs, a minute of work for a year."""
 
     def __init__(self, seconds: float) -> None:
         self._interval = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """One interval from now."""
+        """One interval after now."""
         return now + self._interval
 
 
 def _tell_trouble(event: JobExecutionEvent) -> None:
-    log.warning("the scheduler had trouble with %s (event %d)", event.job_id, event.code)
+    log.warning("scheduler: job %s failed or was missed (event %d)", event.job_id, event.code)

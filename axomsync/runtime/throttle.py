@@ -1,4 +1,4 @@
-"""A limit on bandwidth, shared by all lanes in both directions and changed while they run."""
+"""The bandwidth limit, shared by all lanes in both directions; it may change while they run."""
 
 import threading
 import time
@@ -7,15 +7,15 @@ from datetime import datetime
 
 from axomsync.core.policy import BandwidthRule, bandwidth_at
 
-LONGEST_PAUSE_SECONDS = 5.0  # storage drops a sender that is silent for about 20 s
-RULE_SECONDS = 1.0  # how long a rate is used before the timetable is read again
-PIECES_A_SECOND = 64  # even a few hundred lanes that wait in line for their pieces then wait less than the longest pause
+LONGEST_PAUSE_SECONDS = 5.0  # storage drops a sender after about 20 s of silence
+RULE_SECONDS = 1.0  # the timetable is read again after that
+PIECES_A_SECOND = 64  # so that even a few hundred lanes wait less than the longest pause for their turn
 SMALLEST_PIECE = 4096
-BYTES_A_SECOND_A_LANE = 1_000_000  # storage hands over up to 400 KiB at once: less often, a lane would owe for too long
+BYTES_A_SECOND_A_LANE = 1_000_000  # one read brings up to 400 KiB; a slower lane would pause too long
 
 
 class Throttle:
-    """Hands out the right to move bytes. `clock` is monotonic seconds, `local_time` reads the wall clock."""
+    """Makes callers wait for their share of the bandwidth. `clock` gives monotonic seconds, `local_time` the wall clock."""
 
     def __init__(
         self,
@@ -32,14 +32,14 @@ class Throttle:
         self._lock = threading.Lock()
 
     def change(self, rules: tuple[BandwidthRule, ...]) -> None:
-        """Other rules hold from now on."""
+        """Replace the rules from now on."""
         with self._lock:
             self._rules, self._read_at = rules, None
 
     def take(self, count: int) -> None:
-        """Wait until `count` bytes may be moved, but never longer than 5 s: what is owed then slows those that follow.
+        """Wait until `count` bytes may be moved, at most 5 s: the rest of the debt slows the next calls.
 
-        What is owed at one rate is forgiven when another begins: it would take hours to pay off a slow night by day.
+        A change of the rate cancels the debt: a slow night's debt would take hours to pay off by day.
         """
         if not self._rules:
             return
@@ -55,13 +55,13 @@ class Throttle:
             self._sleep(pause)
 
     def piece(self, wanted: int) -> int:
-        """How many bytes to move at a time: at most `wanted`, fewer where many lanes share a low rate."""
+        """Bytes to move at a time: at most `wanted`, fewer when many lanes share a low rate."""
         with self._lock:
             rate = self._current_rate(self._clock()) if self._rules else None
         return wanted if rate is None else min(wanted, max(SMALLEST_PIECE, int(rate / PIECES_A_SECOND)))
 
     def lanes(self, wanted: int) -> int:
-        """How many lanes to use: at most `wanted`, fewer where the rate is too low to be shared by so many."""
+        """Number of lanes to use: at most `wanted`, fewer when the rate is too low for so many."""
         with self._lock:
             rate = self._current_rate(self._clock()) if self._rules else None
         return wanted if rate is None else min(wanted, max(1, int(rate / BYTES_A_SECOND_A_LANE)))

@@ -1,7 +1,7 @@
-"""Bytes a second over the last hour, by direction, for the chart of the status page. In memory and bounded.
+"""Bytes per second over the last hour, by direction, for the chart of the status page. In memory and bounded.
 
-Fed with running totals by whoever turns over often. A stretch in which nobody fed it (a suspended machine) counts as
-nothing; what arrived meanwhile is in the piece that follows.
+The agent feeds it running totals often. A gap in the feeding (a suspended machine) counts as zero; the bytes of the gap
+are in the piece after it.
 """
 
 import threading
@@ -14,16 +14,16 @@ PIECES = 360
 
 
 class Throughput:
-    """An hour in pieces of ten seconds. All times are monotonic, in seconds."""
+    """One hour in pieces of ten seconds. All times are monotonic seconds."""
 
     def __init__(self, now: float) -> None:
         self._first = int(now // PIECE_SECONDS)
         self._seen: dict[str, int] = dict.fromkeys(DIRECTIONS, 0)
-        self._moved: deque[tuple[int, dict[str, int]]] = deque(maxlen=PIECES)  # pieces in which something moved
+        self._moved: deque[tuple[int, dict[str, int]]] = deque(maxlen=PIECES)  # only pieces with bytes
         self._lock = threading.Lock()
 
     def observe(self, totals: Mapping[str, int], now: float) -> None:
-        """`totals` are bytes since the start of the process, by direction."""
+        """Take in `totals`: bytes since the start of the process, by direction."""
         piece = int(now // PIECE_SECONDS)
         with self._lock:
             fresh = {direction: totals[direction] - seen for direction, seen in self._seen.items()}
@@ -36,7 +36,7 @@ class Throughput:
                 self._seen[direction] += count
 
     def rates(self, now: float) -> dict[str, list[int]]:
-        """Bytes a second in each whole piece since the start, an hour at most, oldest first."""
+        """Bytes per second in each whole piece since the start, one hour at most, oldest first."""
         end = int(now // PIECE_SECONDS)
         begin = max(self._first, end - PIECES)
         with self._lock:

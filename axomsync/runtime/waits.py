@@ -1,10 +1,10 @@
-"""Until when what failed is left alone: stored and shown by the wall clock, judged by one that nobody sets.
+"""Waits before retries: stored and shown by the wall clock, measured by the monotonic clock.
 
-A wait that this process has begun, or has seen before, ends when its seconds have passed, however the wall clock is set.
-Of one from an earlier life nothing but the wall time of its end is left.
+A wait that this process started or saw ends after its seconds, however the wall clock is set. A wait of an earlier process
+has only the wall time of its end.
 
-Failures handled: a clock that was set back or forward, under way or between two lives (a stored time that is further ahead
-than any wait is long was planned by a clock that was wrong: it has come).
+Failures handled: a clock that was set back or forward, while running or between two runs (a stored time further ahead than
+the longest wait came from a wrong clock, so the wait is over).
 """
 
 import time
@@ -14,20 +14,20 @@ from axomsync.core.policy import LONGEST_WAIT_SECONDS
 
 
 class Waits:
-    """What waits, by a name of the caller's. Usable from any thread. `now` is the wall clock, `clock` monotonic seconds."""
+    """All waits, by a key of the caller. Usable from any thread. `now`: wall clock; `clock`: monotonic seconds."""
 
     def __init__(self, now: Callable[[], float] = time.time, clock: Callable[[], float] = time.monotonic) -> None:
         self._now, self._clock = now, clock
-        self._known: dict[Hashable, tuple[float, float]] = {}  # the end by the wall clock as it was stored, and by the other
+        self._known: dict[Hashable, tuple[float, float]] = {}  # end by the stored wall time, end by the monotonic clock
 
     def begin(self, what: Hashable, seconds: float) -> float:
-        """`what` waits from now on; returns the wall time of the end, to be stored and shown."""
+        """Start a wait of `seconds`; returns the wall time of its end, to store and show."""
         due = self._now() + seconds
         self._known[what] = (due, self._clock() + seconds)
         return due
 
     def left(self, what: Hashable, due: float | None, longest: float = LONGEST_WAIT_SECONDS) -> float:
-        """Seconds that `what` still waits, whose stored wall time is `due`: 0 when that has come, or is None."""
+        """Seconds left until the stored wall time `due`: 0 when it has come or is None."""
         if due is None:
             self._known.pop(what, None)
             return 0.0

@@ -1,7 +1,7 @@
-"""What a worker is, and what every worker is given.
+"""The worker protocol and the context given to every worker.
 
-A worker is a part of the agent with a thread of its own: the drop folder's, the mirror's, the upkeep's, the hooks'. It
-beats, watches `stop`, and tells its trouble as the problem `subject`.
+A worker is a part of the agent with its own thread: drop, mirror, upkeep, hooks. It beats, watches `stop`, and reports its
+problems under `subject`.
 """
 
 import threading
@@ -21,7 +21,7 @@ from axomsync.storage.client import Storage
 
 
 class Worker(Protocol):
-    """A part of the agent that works in a thread called `name`, until `stop` of its context is set."""
+    """A part of the agent. `run` works in a thread called `name` until `stop` of its context is set."""
 
     name: str
     subject: str
@@ -31,11 +31,10 @@ class Worker(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
-    """While `paused()`, no transfer is begun. `random` yields 0 ≤ x < 1, `stop` ends everything soon after it is set,
-    `identity` tells agents on one folder apart.
+    """Shared objects and rules: start no transfer while `paused()`; end soon after `stop` is set.
 
-    `now` is the wall clock (seconds since the epoch), `clock` gives monotonic seconds, `awake` those in
-    which this process was not stopped.
+    `random` yields 0 ≤ x < 1; `identity` distinguishes agents on one folder; `now` is the wall clock (seconds since the
+    epoch); `clock` gives monotonic seconds, and `awake` those in which this process was not stopped.
     """
 
     ledger: Ledger

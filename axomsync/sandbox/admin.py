@@ -1,4 +1,4 @@
-"""Steering a running sandbox over HTTP, for tests that are not written in Python: `/_sandbox/…`, from loopback only.
+"""Control of a running sandbox over HTTP, for tests that are not written in Python: `/_sandbox/…`, from loopback only.
 
 JSON in and out, refusals as in the console (`{"detail": "…"}`).
 
@@ -95,7 +95,7 @@ def routes(sandbox: "Sandbox") -> list[Route]:
 
 
 class FromHere:
-    """ASGI middleware: clients on this machine and no web page.
+    """ASGI middleware that admits clients on this machine, and no web page.
 
     These calls read local folders. A page in this machine's browser can post to loopback too, but never without an Origin
     header.
@@ -119,7 +119,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _number(body: dict[str, Any], name: str, default: Any) -> Any:
-    """A number that is not negative, or null where the default says that null means something."""
+    """Return a number that is not negative, or null where that means something."""
     value = body.get(name, default)
     if value is default or (value is None and name == "rate"):
         return value

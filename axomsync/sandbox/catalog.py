@@ -1,9 +1,10 @@
-"""What the sandbox's console knows: keys, models, datasets and uploads, in memory and in one JSON file.
+"""The state of the sandbox's console: keys, models, datasets and uploads, in memory and in one JSON file.
 
 Owns that file. Every change is on disk before it is visible, by writing a new file and renaming it, so a sandbox that is
 killed and started again in its folder answers as before. Nothing here does I/O to storage or knows HTTP.
 
-Failures handled: a file that something else has written (`NoCatalog`).
+Failures handled: a file that something else has written (`NoCatalog`), an id or version that exists (`Conflict`), an unknown
+id (`KeyError`).
 """
 
 import dataclasses
@@ -19,15 +20,9 @@ from pathlib import Path
 
 import orjson
 
+from axomsync.sandbox.errors import Conflict, NoCatalog
+
 SCOPES = ("read", "models", "datasets")
-
-
-class NoCatalog(Exception):
-    """The file is none that a catalog has written; the message names it and says what to do."""
-
-
-class Conflict(Exception):
-    """What is asked for clashes with what is there: HTTP 409."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +83,7 @@ BASE_MODELS = (
 
 @dataclass(slots=True)
 class _State:
-    """Everything that is persisted; lists are oldest first."""
+    """The persisted state; lists are oldest first."""
 
     keys: dict[str, list[str]] = field(default_factory=dict)
     models: list[PublishedModel] = field(default_factory=list)
@@ -105,7 +100,7 @@ class Catalog:
         self._state = _load(file)
 
     def full_key(self) -> str:
-        """A key with every scope: the oldest one there is, else a new one."""
+        """Return a key with every scope: the oldest one there is, else a new one."""
         with self._lock:
             for key, scopes in self._state.keys.items():
                 if set(SCOPES) <= set(scopes):
@@ -113,7 +108,7 @@ class Catalog:
             return self.create_key(SCOPES)
 
     def create_key(self, scopes: Iterable[str]) -> str:
-        """Raises `ValueError` for a scope that the console does not have."""
+        """Make a key. Raises `ValueError` for a scope that the console does not have."""
         granted = sorted(set(scopes))
         if unknown := set(granted) - set(SCOPES):
             raise ValueError(f"unknown scope: {', '.join(sorted(unknown))}; there are {', '.join(SCOPES)}")
@@ -127,7 +122,7 @@ class Catalog:
             del state.keys[key]
 
     def scopes(self, key: str) -> frozenset[str] | None:
-        """None for a key that does not exist or exists no more."""
+        """Return the scopes of a key; None for a key that does not exist or exists no more."""
         with self._lock:
             scopes = self._state.keys.get(key)
         return None if scopes is None else frozenset(scopes)
@@ -186,7 +181,7 @@ class Catalog:
             return self._state.datasets[::-1]
 
     def add_dataset(self, name: str, version: str, *, shard_count: int, size: int) -> Dataset:
-        """Datasets are immutable and versioned: raises `Conflict` for a name and version that exist."""
+        """Add a dataset. Raises `Conflict` for a name and version that exist: datasets are immutable."""
         dataset = Dataset(str(uuid.uuid4()), name, version, shard_count, size, "ready", _now())
         with self._change() as state:
             if any((d.name, d.version) == (name, version) for d in state.datasets):
@@ -204,7 +199,7 @@ class Catalog:
 
     @contextmanager
     def _change(self) -> Iterator[_State]:
-        """A copy to change, which replaces the state once it is on disk."""
+        """Yield a copy to change, which replaces the state once it is on disk."""
         with self._lock:
             old = self._state
             new = _State(dict(old.keys), list(old.models), list(old.datasets), list(old.uploads))
@@ -214,7 +209,7 @@ class Catalog:
 
 
 def new_upload(filename: str, content_type: str) -> GrantedUpload:
-    """The key that the console documents: `tmp/<upload_id>/<filename>`."""
+    """Return an upload with the key that the console documents: `tmp/<upload_id>/<filename>`."""
     upload_id = str(uuid.uuid4())
     return GrantedUpload(upload_id, f"tmp/{upload_id}/{filename}", filename, content_type, _now())
 

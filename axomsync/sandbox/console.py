@@ -4,9 +4,9 @@
 and outages of storage are made there), a `Catalog`, and an HTTP server with the five calls under `/api` and the steering
 of `axomsync.sandbox.admin` under `/_sandbox`.
 
-Failures handled: an address in use (`OSError` from the constructor), a store that does not start (`ObjectStoreError`), state
-that is none (`NoCatalog`); what was started is stopped again. A console that is stopped for a while comes back at the same
-address.
+Failures handled: an address in use (`OSError` from the constructor), a store that does not start (`ObjectStoreError`), a
+file that no catalog has written (`NoCatalog`); the parts that run are stopped again. A console that is stopped for a while
+comes back at the same address.
 """
 
 import contextlib
@@ -27,10 +27,11 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from axomsync.sandbox import admin, console_routes
-from axomsync.sandbox.catalog import Catalog, Conflict, PublishedFile
+from axomsync.sandbox.catalog import Catalog, PublishedFile
+from axomsync.sandbox.errors import Conflict
 from axomsync.sandbox.objectstore import Method, ObjectStore
 from axomsync.sandbox.relay import Relay
-from axomsync.sandbox.reserved_port import Door
+from axomsync.sandbox.reserved_port import ReservedPort
 
 URL_LIFETIME = timedelta(minutes=15)
 
@@ -78,7 +79,7 @@ class Sandbox:
         folder.mkdir(parents=True, exist_ok=True)
         self.catalog = Catalog(folder / "console.json")
         self.key = self.catalog.full_key()
-        self._door = Door(*listen)
+        self._port = ReservedPort(*listen)
         self._server: _Server | None = None
         self._started = False
         self._cleanup = contextlib.ExitStack()
@@ -92,11 +93,11 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        return f"{self._door.endpoint}/api"
+        return f"{self._port.endpoint}/api"
 
     @property
     def admin_url(self) -> str:
-        return f"{self._door.endpoint}/_sandbox"
+        return f"{self._port.endpoint}/_sandbox"
 
     @property
     def rate(self) -> float | None:
@@ -109,12 +110,12 @@ class Sandbox:
         self.relay.rate = rate
 
     def start(self) -> None:
-        """Raises `ObjectStoreError` when its store does not start. A stopped sandbox is followed by a new one."""
+        """Start store, relay and console. Raises `ObjectStoreError`. It starts once: after `stop()`, make a new sandbox."""
         if self._started:
             raise RuntimeError("a sandbox starts once")
         self._started = True
         with contextlib.ExitStack() as started:
-            started.callback(self._door.close)
+            started.callback(self._port.close)
             if self._own_store:
                 started.enter_context(self.store)
             self.relay = started.enter_context(self._relay_class(self.store.address, rate=self._rate))
@@ -128,7 +129,7 @@ class Sandbox:
     def start_console(self) -> None:
         """Answer console calls, again at the same address after `stop_console()`."""
         if self._server is None:
-            self._server = _Server(_app(self), self._door)
+            self._server = _Server(_app(self), self._port)
 
     def stop_console(self) -> None:
         """Refuse connections to the console; storage goes on."""
@@ -153,7 +154,7 @@ class Sandbox:
         params: int = 0,
         part_size: int | None = None,
     ) -> str:
-        """Put every file under `folder` into the bucket, then list the model; returns its id.
+        """Store every file under `folder` into the bucket, then list the model; returns its id.
 
         `part_size` (bytes) stores the files as multipart uploads. Raises `Conflict` when `model_id` is taken.
         """
@@ -170,24 +171,24 @@ class Sandbox:
         return self.catalog.add_model(name, version, files, status=status, model_id=model_id, params=params).id
 
     def presign(self, method: Method, key: str) -> str:
-        """A URL through the relay that lives for `url_lifetime`."""
+        """Return a URL through the relay that lives for `url_lifetime`."""
         return self.store.presign(method, key, lifetime=self.url_lifetime, endpoint=self.relay.endpoint)
 
     def set_model_status(self, model_id: str, status: str) -> None:
         self.catalog.set_model_status(model_id, status)
 
     def remove_model(self, model_id: str) -> None:
-        """The model leaves the list, and its files storage."""
+        """Remove a model from the list, and its files from storage."""
         for file in self.catalog.remove_model(model_id).files:
             self.store.delete(file.key)
 
     def uploads(self) -> list[UploadState]:
-        """Every upload that was granted, newest first, and what of it storage has."""
+        """Return every upload that was granted, newest first, and its size in storage."""
         stored = {entry.key: entry.size for entry in self.store.list("tmp")}
         return [UploadState(u.upload_id, u.key, u.filename, stored.get(u.key)) for u in self.catalog.uploads()]
 
     def register_dataset(self, name: str, version: str, upload_ids: Iterable[str]) -> str:
-        """What a person does in the console: make a dataset of finished uploads; returns its id.
+        """Make a dataset of finished uploads, as a person does in the console; returns its id.
 
         Raises `KeyError` for an unknown upload and `Conflict` for one that storage does not have.
         """
@@ -221,7 +222,7 @@ def _app(sandbox: Sandbox) -> ASGIApp:
 
 
 class _Recording:
-    """ASGI middleware: notes every console call and its status."""
+    """ASGI middleware that notes every console call and its status."""
 
     def __init__(self, app: ASGIApp, requests: deque[ConsoleRequest]) -> None:
         self._app = app
@@ -240,11 +241,11 @@ class _Recording:
 class _Server:
     """uvicorn in a thread of its own, answering from construction to `stop()`."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, port: ReservedPort) -> None:
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-        self._door = door
+        self._port = port
         self._server = uvicorn.Server(config)
-        sockets = [door.open()]
+        sockets = [port.open()]
         self._thread = threading.Thread(target=self._server.run, args=(sockets,), name="sandbox-console", daemon=True)
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
@@ -253,4 +254,4 @@ class _Server:
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join()
-        self._door.shut()
+        self._port.shut()

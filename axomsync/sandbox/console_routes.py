@@ -13,14 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from axomsync.sandbox.catalog import BASE_MODELS, Conflict, PublishedModel, new_upload
+from axomsync.sandbox.catalog import BASE_MODELS, PublishedModel, new_upload
+from axomsync.sandbox.errors import Conflict
 
 if TYPE_CHECKING:
     from axomsync.sandbox.console import Sandbox
 
 
 def routes(sandbox: "Sandbox") -> list[Route]:
-    """The calls, below `/api`. Keys are looked up on every call: revocation takes effect at once."""
+    """Return the calls, below `/api`. Keys are looked up on every call: revocation takes effect at once."""
 
     def authorize(request: Request, scope: str) -> None:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -92,7 +93,7 @@ def text(body: dict[str, Any], name: str) -> str:
 
 
 def refuse(_: Request, error: Exception) -> Response:
-    """The answer to any exception that means a status."""
+    """Return the answer to an exception that means a status."""
     match error:
         case HTTPException():
             response = answer({"detail": error.detail}, error.status_code)

@@ -3,7 +3,7 @@
 Owns the address that presigned URLs are signed for, and every connection to it. Bytes pass untouched, so the Host
 header and with it the SigV4 signature stay valid.
 
-Failures made on purpose: a rate per connection down to a stall, cut connections, a shut door. Failures handled: a store
+Failures made on purpose: a rate per connection down to a stall, cut connections, a shut port. Failures handled: a store
 that is down or comes back (clients see a reset, then a working connection), either side vanishing in mid-stream.
 """
 
@@ -14,7 +14,7 @@ import time
 from enum import Enum
 from typing import Self
 
-from axomsync.sandbox.reserved_port import Door
+from axomsync.sandbox.reserved_port import ReservedPort
 
 # One read at most. On loopback fewer, larger pieces are what makes it fast: each costs two hand-overs of the GIL.
 PIECE = 1 << 20
@@ -42,14 +42,14 @@ class Link:
         self.sent = {Direction.UP: 0, Direction.DOWN: 0}
 
     def ends(self, direction: Direction) -> tuple[socket.socket, socket.socket]:
-        """Where the bytes of a direction come from and go to."""
+        """Return the two ends of a direction: the bytes come from the first and go to the second."""
         up = (self._client, self._upstream)
         return up if direction is Direction.UP else (up[1], up[0])
 
     def cut(self, *, reset: bool = True) -> None:
         """Break both connections off. Harmless on a closed link.
 
-        A reset throws away what is still on its way; without it, exactly what was sent arrives before the end.
+        A reset throws away bytes that are still on their way; without it, all sent bytes arrive before the end.
         """
         self.is_cut = True
         with self._lock:
@@ -62,7 +62,7 @@ class Link:
                     continue  # it is gone already
 
     def pump_ended(self) -> bool:
-        """Called by each direction once; closes both ends and returns True after the second."""
+        """Note the end of one direction. After the second, close both ends and return True."""
         with self._lock:
             self._pumping -= 1
             if self._pumping:
@@ -83,7 +83,7 @@ class Relay:
         self.target = target
         self.rate = rate
         self.accepted = 0
-        self._door = Door()
+        self._port = ReservedPort()
         self._listener: socket.socket | None = None
         self._accepting = threading.Event()
         self._stopped = False
@@ -102,7 +102,7 @@ class Relay:
 
     @property
     def endpoint(self) -> str:
-        return self._door.endpoint
+        return self._port.endpoint
 
     @property
     def open_connections(self) -> int:
@@ -119,7 +119,7 @@ class Relay:
         self._acceptor.start()
 
     def stop(self) -> None:
-        """Close the port and cut what is open; returns when every thread has ended."""
+        """Close the port and cut open connections; returns when every thread has ended."""
         self._stopped = True
         self.stop_accepting()
         self._accepting.set()
@@ -128,7 +128,7 @@ class Relay:
         self.drop_connections()
         for pump in self._pumps:
             pump.join()
-        self._door.close()
+        self._port.close()
 
     def drop_connections(self) -> int:
         """Cut every open connection; returns how many there were."""
@@ -141,11 +141,11 @@ class Relay:
     def stop_accepting(self) -> None:
         """New connections are refused; open ones go on."""
         self._accepting.clear()
-        self._door.shut()
+        self._port.shut()
 
     def accept_again(self) -> None:
         if not self._accepting.is_set():
-            self._listener = self._door.open()
+            self._listener = self._port.open()
             self._accepting.set()
 
     def passing(self, link: Link, direction: Direction, data: memoryview) -> int:
@@ -161,7 +161,7 @@ class Relay:
             try:
                 client, _ = self._listener.accept()
             except OSError:
-                # The door was shut, or descriptors ran out: neither may end the relay, nor make it spin.
+                # The port was shut, or descriptors ran out: neither may end the relay, nor make it spin.
                 time.sleep(0.01)
                 continue
             self._connect(client)

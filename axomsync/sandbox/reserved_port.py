@@ -1,14 +1,16 @@
-"""A listening port that can be shut and opened again without ever being lost.
+"""A listening port that can be shut and opened again, and that no other process gets meanwhile.
 
-A server that goes away and comes back must come back at the same address, and a closed port is anyone's: the next
-outgoing connection of any process may be given it.
+A server that goes away must come back at the same address. A closed port is free for everybody: the kernel may give it to
+the next outgoing connection of any process.
+
+Failures handled: an address that is taken (`OSError` that names it).
 """
 
 import socket
 from contextlib import suppress
 
 
-class Door:
+class ReservedPort:
     """Holds `host:port` (port 0: any free one) until `close()`; refuses connections unless it is open.
 
     Raises `OSError` that names the address when it is taken.
@@ -31,7 +33,7 @@ class Door:
         return f"http://[{host}]:{port}" if self._family == socket.AF_INET6 else f"http://{host}:{port}"
 
     def open(self, backlog: int = 256) -> socket.socket:
-        """A new listening socket."""
+        """Return a new listening socket."""
         self._listener = self._bound(self.address)
         self._listener.listen(backlog)
         return self._listener
@@ -40,7 +42,7 @@ class Door:
         """Refuse new connections; connections that were accepted go on. An `accept()` that waits raises `OSError`."""
         if self._listener is None:
             return
-        with suppress(OSError):  # whoever accepted from it may have closed it
+        with suppress(OSError):  # the accepting side may have closed it
             self._listener.shutdown(socket.SHUT_RD)  # wakes the waiting accept(), which closing alone would not
         self._listener.close()
         self._listener = None

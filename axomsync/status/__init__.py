@@ -1,1 +1,1 @@
-"""What is told of the agent and its work. Reads only."""
+"""Reports on the agent and its work. Reads only."""

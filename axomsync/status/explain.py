@@ -1,4 +1,7 @@
-"""Where one file or model stands, why it is not further, and when it is tried next: `axomsync explain`. Reads the ledger."""
+"""State, reason and next try of one file or model, for `axomsync explain`. Reads the ledger and the record of a model.
+
+Failures handled: a published model whose record can't be read (the reason is shown in `keeps`).
+"""
 
 import os
 from pathlib import Path
@@ -9,29 +12,30 @@ from axomsync.core.text import printable
 from axomsync.drop.rules import Account, Selection, account_for
 from axomsync.ledger import Reader
 from axomsync.mirror.publish.record import file_documents, read_record
-from axomsync.status.report import Document, model_document, next_try, upload_document
+from axomsync.status.documents import Document, model_document, upload_document
+from axomsync.status.report import next_try
 from axomsync.status.targets import Targets, below, name_of
 
 _UPLOAD_MEANS = {
-    UploadState.SETTLING: "waits until nothing about it has changed for [drop] settle",
+    UploadState.SETTLING: "waits until it has not changed for [drop] settle",
     UploadState.CHECKING: "is being read: every line must be a JSON object",
-    UploadState.QUEUED: "is a good dataset, and waits for its turn to be uploaded",
-    UploadState.UPLOADING: "is on its way to storage",
+    UploadState.QUEUED: "is a valid dataset and waits for its turn to be uploaded",
+    UploadState.UPLOADING: "is being uploaded",
     UploadState.UPLOADED: "is in storage; register it in the console by its upload_id and key",
     UploadState.REJECTED: "is no JSONL dataset: correct it, and move it from rejected/ back into the drop folder",
-    UploadState.DUPLICATE: "was uploaded under this name before; nothing is to be done, unless it shall be sent anew",
+    UploadState.DUPLICATE: "was uploaded under this name before; nothing to do, unless you want to send it again",
     UploadState.HELD: "is larger than one upload may be: set [drop] shard, or split it at line ends",
-    UploadState.FAILED: "got a final no: mend what the reason says, then `axomsync retry`",
+    UploadState.FAILED: "was refused for good: correct what the reason names, then run `axomsync retry`",
 }
 _MODEL_MEANS = {
-    ModelState.WAITING: "is not ready in the console yet; it is mirrored as soon as it is",
+    ModelState.WAITING: "is not ready in the console yet; it is mirrored once it is ready",
     ModelState.IGNORED: "is left out by the configuration: see [mirror] include, exclude, keep and max_size",
-    ModelState.QUEUED: "is ready, and waits for its turn to be downloaded",
-    ModelState.DOWNLOADING: "is on its way to this machine",
-    ModelState.VERIFYING: "is here, and its bytes are being compared with what storage says",
+    ModelState.QUEUED: "is ready and waits for its turn to be downloaded",
+    ModelState.DOWNLOADING: "is being downloaded",
+    ModelState.VERIFYING: "is downloaded; its bytes are being compared with storage's checksums",
     ModelState.PUBLISHED: "is complete and verified",
-    ModelState.BLOCKED: "can't go on until what the reason says is mended; it then does so by itself",
-    ModelState.FAILED: "met something unexpected; the log has the details",
+    ModelState.BLOCKED: "can't go on until the cause in the reason is mended; it then continues by itself",
+    ModelState.FAILED: "met an unexpected error; the log has the details",
     ModelState.GONE: "is no longer listed by the console",
     ModelState.PRUNED: "was removed here by retention ([mirror] keep); `axomsync pull` fetches it again",
 }
@@ -44,9 +48,9 @@ def explain(ledger: Reader, targets: Targets, *, running: bool, paused: bool) ->
 
 
 def explain_file(root: Path, target: str, selection: Selection) -> Document | None:
-    """Explain by the rules what lies at a path below the drop folder `root`, with or without a row; None if nothing does.
+    """Explain a path below the drop folder `root` by the drop's rules, with or without a row; None when nothing lies there.
 
-    A relative path is looked for below the drop folder first, then below the folder of the caller.
+    A relative path is looked up below the drop folder first, then below the caller's folder.
     """
     candidates = [target] if os.path.isabs(target) else [str(root / target), os.path.abspath(target)]
     for candidate in candidates:

@@ -1,4 +1,4 @@
-"""What the agent knows, as the JSON documents that users rely on. Reads the ledger only, so it works without an agent."""
+"""The document of `axomsync status --json`. Reads the ledger only, so it works without an agent."""
 
 import json
 import math
@@ -6,119 +6,27 @@ import os
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from axomsync import __version__
 from axomsync.config import Settings
 from axomsync.core.paths import LEDGER_FILE, REJECTS
 from axomsync.core.policy import LONGEST_WAIT_SECONDS
-from axomsync.core.records import Happening, Model, ModelState, Problem, RemoteModel, Shard, Transfer, Upload, UploadState
+from axomsync.core.records import ModelState, Problem, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS
 from axomsync.core.text import iso, printable
-from axomsync.drop.documents import repeated_document, shard_document
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
-from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, number_in
+from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
+from axomsync.status.documents import Document, transfer_document
 
-REJECTS_MOST = 100  # that status names; `uploads` has them all
-
-Document = dict[str, Any]
-
-
-def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Iterable[str] = ()) -> Document:
-    """One row of `axomsync uploads --json`. `orphans` are keys that storage has or may have, and that nobody was given."""
-    return {
-        "path": printable(os.fsdecode(upload.path)),
-        "folder": printable(os.fsdecode(os.path.dirname(upload.path))),
-        "filename": upload.filename,
-        "bytes": upload.stamp.size,
-        "sha256": upload.sha256,
-        "lines": upload.lines,
-        "repeated_lines": repeated_document(upload.repeated),
-        "state": str(upload.state),
-        "reason": upload.reason,
-        "upload_id": upload.upload_id,
-        "key": upload.key,
-        "etag": upload.etag,
-        "shards": [shard_document(shard) for shard in shards],
-        "orphans": list(orphans),
-        "created_at": iso(upload.created_at),
-        "updated_at": iso(upload.updated_at),
-    }
-
-
-def model_document(model: Model) -> Document:
-    """One row of `axomsync models --json`."""
-    total = model.bytes_total
-    return {
-        "id": model.id,
-        "name": model.name,
-        "version": model.version,
-        "params": model.params,
-        "remote_status": model.remote_status,
-        "state": str(model.state),
-        "reason": model.reason,
-        "bytes_done": model.bytes_done if total is None else min(model.bytes_done, total),
-        "bytes_total": total,
-        "path": model.path,
-        "created_at": model.created_at,
-        "damage": model.damage,
-        "verified_at": iso(model.verified_at),
-        "pulled": model.pulled,
-        "proofs": dict(model.proofs),
-    }
-
-
-def unseen_model_document(model: RemoteModel, state: ModelState, reason: str | None) -> Document:
-    """As `model_document`, for a model that no agent has looked at yet."""
-    return {
-        "id": model.id,
-        "name": model.name,
-        "version": model.version,
-        "params": model.params,
-        "remote_status": model.status,
-        "state": str(state),
-        "reason": reason,
-        "bytes_done": 0,
-        "bytes_total": None,
-        "path": None,
-        "created_at": model.created_at,
-        "damage": None,
-        "verified_at": None,
-        "pulled": False,
-        "proofs": {},
-    }
-
-
-def transfer_document(transfer: Transfer) -> Document:
-    """One transfer in flight."""
-    return {
-        "direction": transfer.direction,
-        "name": transfer.name,
-        "bytes_done": transfer.bytes_done,
-        "bytes_received": transfer.bytes_received,
-        "bytes_total": transfer.bytes_total,
-        "rate": transfer.rate,
-        "eta": transfer.eta,
-    }
-
-
-def event_document(event: Happening) -> Document:
-    """One line of the history."""
-    return {
-        "at": iso(event.at),
-        "kind": event.kind,
-        "subject": event.subject,
-        "state": event.state,
-        "reason": event.reason,
-    }
+REJECTS_MOST = 100  # rejected files listed as problems; `uploads` lists all
 
 
 def status_document(
     settings: Settings, ledger: Reader | None, unready: str | None = None, problems: Iterable[Problem] | None = None
 ) -> Document:
-    """`axomsync status --json`; `ledger` is None before the first start of an agent, or for the reason `unready`.
+    """Return the document; `ledger` is None before the first start of an agent, or for the reason `unready`.
 
-    The agent itself knows its `problems`; others ask the ledger, and the agent's flag what the ledger can't be told.
+    The agent passes its own `problems`; other callers read them from the ledger, and the ledger's own from a flag.
     """
     pid = holder(settings.state.folder)
     facts: Mapping[str, str | None] = ledger.facts() if ledger else {}
@@ -132,12 +40,12 @@ def status_document(
 
 
 def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[Problem]:
-    """What an agent would tell of its folders, when none runs. It makes none: one that is missing may not be mounted."""
+    """Yield the problems of folders that an agent would report. An agent makes no folder: it may be one to be mounted."""
     for section, part in (("drop", settings.drop), ("mirror", settings.mirror)):
         subject = f"{section} folder"
         if not part.enabled or subject in known or part.folder.is_dir():
             continue
-        what = "no folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
+        what = "not a folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
         yield Problem(subject, f"{part.folder}: it is {what}, or correct [{section}] folder", time.time(), None)
 
 
@@ -182,6 +90,7 @@ def _status(
             "last_success": _when(facts.get("last_success_up")),
             "free_bytes": free_bytes(str(settings.drop.folder)),
             "left_alone": _left_alone(facts.get(LEFT_ALONE)),
+            "put_away": put_away(facts.get(PUT_AWAY)),
         },
         "mirror": {
             "folder": str(settings.mirror.folder),
@@ -202,6 +111,15 @@ def _left_alone(fact: str | None) -> list[Document]:
     return told if isinstance(told, list) else []
 
 
+def put_away(fact: str | None) -> Document:
+    """Return what the drop's own folders hold: `{"uploaded": {"files": 3, "bytes": 300}, …}`; `{}` until an agent looked."""
+    try:
+        told = json.loads(fact or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
 def _pause(facts: Mapping[str, str | None]) -> Document:
     left = pause_left(facts, time.time())
     ends = iso(number_in(facts.get(PAUSE_ENDS)))
@@ -209,8 +127,8 @@ def _pause(facts: Mapping[str, str | None]) -> Document:
 
 
 def pause_left(facts: Mapping[str, str | None], now: float) -> float:
-    """Seconds that the agent is still paused. An end that is further ahead than the pause is long is over: the clock was set
-    back since it was written."""
+    """Seconds left of the agent's pause. An end further ahead than the whole pause counts as over: the clock was set back
+    since it was written."""
     left = (number_in(facts.get(PAUSE_ENDS)) or 0.0) - now
     longest = number_in(facts.get(PAUSE_SECONDS))
     return left if left > 0 and (longest is None or left <= longest) else 0.0
@@ -221,7 +139,7 @@ def _when(fact: str | None) -> str | None:
 
 
 def free_bytes(folder: str) -> int | None:
-    """Bytes that an ordinary user can still write below `folder`, None when it is missing."""
+    """Free bytes for an ordinary user below `folder`; None when it is missing."""
     try:
         status = os.statvfs(folder)
     except OSError:
@@ -254,7 +172,7 @@ def _problem(subject: str, reason: str, since: float, next_attempt: float | None
 
 
 def next_try(due: float | None) -> str | None:
-    """When something is tried next. What was due a moment ago is due now, and so is what a wrong clock planned."""
+    """Return the time of the next try. A time that has passed counts as now, and so does one that a wrong clock planned."""
     if due is None:
         return None
     now = time.time()

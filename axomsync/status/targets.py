@@ -1,6 +1,6 @@
-"""What a person means by TARGET: the path or name of a dropped file, the name, version or id of a model. Reads the ledger.
+"""Resolves TARGET: the path or name of a dropped file, or the name, version or id of a model. Reads the ledger.
 
-Failures handled: a target that names nothing that is known here (`Rejected`, with what would be understood).
+Failures handled: a target that names nothing known (`Rejected`, with the accepted forms).
 """
 
 import os
@@ -17,33 +17,33 @@ from axomsync.ledger import Reader
 
 @dataclass(frozen=True)
 class Targets:
-    """Everything that one target names: files of the same name in several folders, for instance."""
+    """All rows that one target names, such as files of one name in several folders."""
 
     uploads: tuple[Upload, ...]
     models: tuple[Model, ...]
 
     @property
     def rows(self) -> tuple[Upload | Model, ...]:
-        """All of them."""
+        """Uploads and models in one tuple."""
         return (*self.uploads, *self.models)
 
     def only(self, wanted: Callable[[Upload | Model], bool]) -> "Targets":
-        """Those of them for which `wanted` holds."""
+        """Keep the rows for which `wanted` is true."""
         return Targets(tuple(filter(wanted, self.uploads)), tuple(filter(wanted, self.models)))
 
 
 def name_of(row: Upload | Model) -> str:
-    """As people call it: the path below the drop folder, or `name/version`."""
+    """Name of a row for messages: the path below the drop folder, or `name/version`."""
     return printable(os.fsdecode(row.path) if isinstance(row, Upload) else f"{row.name}/{row.version}")
 
 
 def may_be_retried(row: Upload | Model) -> bool:
-    """Whether it waits for another try, or was parked."""
+    """True when the row waits for another try or is parked."""
     return row.next_attempt is not None or row.state in _PARKED
 
 
 def is_under_way(row: Upload | Model) -> bool:
-    """Whether somebody works on it."""
+    """True when a thread works on the row."""
     return row.state in _UNDER_WAY
 
 
@@ -52,11 +52,11 @@ _UNDER_WAY = frozenset({UploadState.CHECKING, UploadState.UPLOADING, ModelState.
 
 
 def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
-    """What `target` names; `drop` and `mirror` are the two folders. Raises `Rejected` when that is nothing.
+    """Find the rows that `target` names; `drop` and `mirror` are the two folders. Raises `Rejected` when there are none.
 
-    A file is named by its path (where it was dropped, or was put away), absolute or below the drop folder, by its name, its
-    `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Of one path the newest upload is
-    meant.
+    A file is named by its path (in the drop folder, archive or rejects; absolute or below the drop folder), its name, its
+    `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Of several uploads of one path
+    the newest counts.
     """
     below_drop, below_mirror = below(target, drop), below(target, mirror)
     asked = below_drop or target
@@ -68,7 +68,7 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     }
     models = [model for model in ledger.models() if _names(model, target, below_mirror, str(mirror))]
     if not (uploads or models):
-        for folder, kind in ((drop, "drop folder"), (mirror, "mirror's folder")):
+        for folder, kind in ((drop, "drop folder"), (mirror, "mirror folder")):
             if os.path.isabs(target) and os.path.realpath(target) == os.path.realpath(folder):
                 raise Rejected(f"{printable(target)}: it is the {kind} itself; name something in it")
         if os.path.isabs(target) and below_drop is None and os.path.lexists(target):
@@ -78,7 +78,7 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
             )
         raise Rejected(
             f"{printable(target)}: neither a file of the drop folder nor a model; `axomsync uploads` and `axomsync models` "
-            "list what is known"
+            "list the known ones"
         )
     return Targets(tuple(uploads.values()), tuple(models))
 
@@ -93,7 +93,7 @@ def _names(model: Model, target: str, below_mirror: str | None, mirror: str) -> 
 
 
 def below(path: str, folder: Path) -> str | None:
-    """The rest of `path` below `folder`, when it is given as absolute; None elsewhere."""
+    """The part of `path` below `folder`; None for a relative path and for one elsewhere."""
     if not os.path.isabs(path):
         return None
     for root in (os.path.abspath(folder), os.path.realpath(folder)):

@@ -1,1 +1,1 @@
-"""Object storage: what its answers mean (`s3`, pure) and the bytes to and from it (`client`)."""
+"""Object storage: the meaning of its answers (`s3`, pure) and the transfer of bytes (`client`)."""

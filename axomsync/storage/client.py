@@ -1,11 +1,12 @@
-"""Object storage behind signed URLs: one ranged GET, one PUT. What its answers mean is decided in `s3`.
+"""Object storage behind signed URLs: one ranged GET, one PUT. `s3` decides the meaning of the answers.
 
-httpx is the interface; downloads travel through a Rust transport that does TLS and socket reads off the GIL. Nothing but
-what the URL's signature asks for is sent: no Authorization, no cookies, no redirects, no unsigned `x-amz-*` header.
+httpx is the interface; downloads use a Rust transport that does TLS and socket reads without Python's lock. Requests hold
+only what the URL's signature asks for: no Authorization, no cookies, no unsigned `x-amz-*` header; redirects are not
+followed.
 
-Failures handled: all that `s3` judges, a store that ignores Range (`RangeIgnored`), a body that is cut short or goes on
-after its end, a stalled connection, a proxy that refuses, a name that can't be resolved, addresses that nothing may be
-fetched from (`addresses`, at each connection), plain http to a foreign host (`Rejected`), answers that are no HTTP.
+Failures handled: all that `s3` judges, a store that ignores Range (`RangeIgnored`), a body that is too short or too long, a
+stalled connection, a proxy that refuses, a name that can't be resolved, forbidden addresses (`addresses`, checked at each
+connection), plain http to another host (`Rejected`), answers that are no HTTP.
 """
 
 import os
@@ -55,37 +56,39 @@ from axomsync.transport.http import (
 from axomsync.transport.proxies import Proxies, Proxy
 
 CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 120.0  # storage may think for long between the last byte of a large PUT and its answer
-DOCUMENT_SECONDS = 10.0  # for the body of an answer that is no object; one that trickles must not hold a worker
-NAME_SECONDS = 30.0  # how long the addresses of a name are used before it is resolved again
-PINNED_MOST = 32  # transports that are kept, one an address
+ANSWER_SECONDS = 120.0  # storage may need long between the last byte of a large PUT and its answer
+DOCUMENT_SECONDS = 10.0  # to read the body of an error answer; a slow one must not hold a worker
+NAME_SECONDS = 30.0  # a name is resolved again after that
+PINNED_MOST = 32  # transports kept, one for each address
 
 _HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
 class RangeReply:
-    """An accepted answer to a ranged GET: `chunks` yields the bytes from `start` on, `end` being exclusive."""
+    """An accepted answer to a ranged GET: `chunks` yields bytes `start` to `end` (exclusive)."""
 
     start: int
     end: int
     total: int
     etag: str | None
-    etag_is_md5: bool  # False when storage says that it encrypted the object with a key of its own
+    etag_is_md5: bool  # False when storage says that the object is encrypted with a key
     whole: bool  # the store ignored the range and sends all
     chunks: Iterator[memoryview]
-    modified: float | None = None  # when the object was stored, by storage's clock: seconds since the epoch
-    answered: float | None = None  # when this answer was given, by the same clock
+    modified: float | None = None  # time of storing by storage's clock, seconds since the epoch
+    answered: float | None = None  # time of this answer, by the same clock
 
 
 class RangeIgnored(Exception):  # the store's habit, not a failure
-    """Storage answered with the whole object where a part was asked for."""
+    """Storage answered a request for a part with the whole object."""
 
 
 class Storage:
-    """Connections to object storage, shared by all transfers. `stall` is the longest silence, in seconds, and
-    `answer_seconds` the longest between the end of a PUT and its answer, if that is more; what an answer says is read for
-    `document_seconds`. `loopback` allows storage on this machine."""
+    """Connections to object storage, shared by all transfers.
+
+    All times are seconds: `stall`, the longest silence; `answer_seconds`, the longest wait for the answer to a PUT, if more;
+    `document_seconds`, the longest reading of an error document. `loopback` allows storage on this machine.
+    """
 
     def __init__(
         self,
@@ -100,7 +103,7 @@ class Storage:
         self._allow_http, self._loopback = allow_http, loopback
         self._stall, self._document_seconds = stall, document_seconds
         self._proxies = Proxies.of(os.environ)
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers before storage set them
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers in front of storage set cookies
         context = tls_context(ca_file)
         self._downloads = httpx.Client(
             transport=_Bulk(roots(ca_file, context), stall, self._proxies, loopback=loopback),
@@ -108,8 +111,8 @@ class Storage:
             cookies=no_cookies,
             timeout=None,  # noqa: S113  # the transport has its own
         )
-        # Uploads keep httpx's own transport: its timeouts hold for each write and read. The Rust one has a read timeout
-        # that runs while a body is being sent, and so ends every upload that takes longer.
+        # Uploads keep httpx's own transport: its timeouts apply to each write and read. The Rust transport's read timeout
+        # also runs while a body is sent, and so ends every longer upload.
         self._uploads = httpx.Client(
             transport=_Uploads(context, self._proxies, loopback=loopback),
             headers=_HEADERS,
@@ -119,7 +122,7 @@ class Storage:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """As configured. Storage on this machine is that of a console on this machine: only such a one may name it."""
+        """Connect as configured. Storage on this machine is allowed only when the console is on this machine too."""
         ca_file = settings.console.ca_file
         return cls(
             stall=settings.transfer.stall,
@@ -135,11 +138,11 @@ class Storage:
 
     @contextmanager
     def get(self, url: str, start: int, end: int, total: int, etag: str | None) -> Iterator[RangeReply]:
-        """Bytes `start` to `end` (exclusive) of an object of `total` bytes, which must still have `etag` when given.
+        """Fetch bytes `start` to `end` (exclusive) of an object of `total` bytes, which must still have `etag` when given.
 
-        A store that ignores Range answers with the whole object: that is taken when `start` is 0 (the reply then ends at
-        `total`, whatever `end` was asked) and raises `RangeIgnored` otherwise. Of an empty object nothing is to be had; the
-        reply says that it is there.
+        A store that ignores Range sends the whole object: with `start` 0 that is accepted (the reply then ends at `total`,
+        whatever `end` was), otherwise it raises `RangeIgnored`. For an empty object the reply has no bytes and confirms that
+        the object exists.
         """
         self._check(url)
         headers = {"Range": f"bytes={start}-{max(start, end - 1)}"}
@@ -162,7 +165,7 @@ class Storage:
             )  # fmt: skip
 
     def put(self, url: str, pieces: Iterable[bytes], length: int, content_type: str) -> Confirmation:
-        """PUT `length` bytes that `pieces` yields. Returns what storage confirmed; whatever else it answered is raised."""
+        """Send `length` bytes from `pieces`. Returns storage's confirmation; any other answer is raised."""
         self._check(url)
         headers = {"Content-Length": str(length)} | signed_headers(url, content_type)
         sent = 0
@@ -175,26 +178,26 @@ class Storage:
 
         with self._mapped(url), _answered(self._uploads.stream("PUT", url, content=counted(), headers=headers)) as response:
             self._tell_proxy(url, response)
-            # The body is read even if it is empty: without that the next PUT could not use this connection.
-            # The answer was waited for; its body has no such right to be slow.
+            # The body is read even if it is empty: or the next PUT could not reuse this connection. The long limit was
+            # for the answer; its body gets the short one.
             response.request.extensions["timeout"]["read"] = self._document_seconds
             return judge_put(self._answer(response, with_body=True), all_sent=sent == length)
 
     def _check(self, url: str) -> None:
-        """Reject URLs that are not http(s) or carry a user name or password, and addresses that nothing may be asked at."""
+        """Reject URLs that are not http(s) or carry a user name or password, and forbidden addresses."""
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
         if not usable or parts.username or parts.password:
-            raise Rejected("the console gave something that is no signed URL of a storage")
+            raise Rejected("the console gave something that is not a signed URL of storage")
         if not may_use_plain_http(url, self._allow_http):
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
-        judge_literal(parts.hostname or "", loopback=self._loopback)  # a proxy is given no such address either
+        judge_literal(parts.hostname or "", loopback=self._loopback)  # also before a proxy is used
 
     def _answer(self, response: httpx.Response, *, with_body: bool) -> Answer:
-        """What `s3` judges. Of a body no more is read than an error document has."""
+        """Convert an answer for `s3`. At most an error document's worth of the body is read."""
         url = str(response.request.url)
         headers = {name.lower(): value for name, value in response.headers.items()}
         body = b""
@@ -202,7 +205,7 @@ class Storage:
             try:
                 body = self._document(response)
             except (httpx.HTTPError, PyreqwestError):
-                # A success needs its whole body; and whether a 400 is for good is in its code alone.
+                # A success needs its whole body; and only the code tells whether a 400 is final.
                 if response.status_code < 300 or response.status_code == 400:
                     raise
         request = request_id(response, "x-amz-request-id")
@@ -219,13 +222,13 @@ class Storage:
         return text[:DOCUMENT_LIMIT]
 
     def _tell_proxy(self, url: str, response: httpx.Response) -> None:
-        """What a proxy answers itself to plain http is not storage's word. Raises `Transient`."""
+        """Recognise a proxy's own 407 to plain http, which is not storage's answer. Raises `Transient`."""
         if response.status_code == 407 and (proxy := self._proxies.leading_to(url)) is not None:
             raise Transient(f"storage {host_of(url)}: through {proxy}: {proxy_answered(407, proxy)}")
 
     @contextmanager
     def _mapped(self, url: str) -> Iterator[None]:
-        """Turn what the transports raise into our own errors; messages name the host, never the URL."""
+        """Map errors of the transports to our own; messages name the host, never the URL."""
         try:
             yield
         except (*NETWORK_TROUBLE, httpx.InvalidURL, PyreqwestError) as error:
@@ -236,29 +239,29 @@ class Storage:
 
 @contextmanager
 def _answered(exchange: AbstractContextManager[httpx.Response]) -> Iterator[httpx.Response]:
-    """An answer, its body not yet read."""
+    """Wait for an answer; its body is not yet read."""
     with ExitStack() as stack:
         try:
             response = stack.enter_context(exchange)
-        except ValueError:  # so says the Rust transport
+        except ValueError:  # raised by the Rust transport
             raise Transient("the answer of storage is not HTTP") from None
         yield response
 
 
 def _chunks(response: httpx.Response) -> Iterator[memoryview]:
-    """The body as the transport has it. Its httpx layer would copy each byte twice more, a tenth of all that CPU."""
+    """The body as the transport holds it. Its httpx layer would copy each byte twice more, 10 % of the CPU time."""
     reader = response.extensions["pyreqwest_response"].body_reader
     while (chunk := reader.read_chunk()) is not None:
         yield memoryview(chunk)
 
 
 def _exactly(chunks: Iterator[memoryview], length: int) -> Iterator[memoryview]:
-    """`length` bytes. What follows them, or is missing, makes the answer another than it said it was."""
+    """Yield exactly `length` bytes. Raises `SourceChanged` for more, `Transient` for fewer."""
     left = length
     for chunk in chunks:
         left -= len(chunk)
-        if left < 0 or (left == 0 and any(map(len, chunks))):  # the last piece is not handed out before the end was seen
-            raise SourceChanged(f"storage sends more than the {length} bytes that it should have")
+        if left < 0 or (left == 0 and any(map(len, chunks))):  # hold the last piece until the end is seen
+            raise SourceChanged(f"storage sends more than the expected {length} bytes")
         if len(chunk):
             yield chunk
     if left:
@@ -266,7 +269,7 @@ def _exactly(chunks: Iterator[memoryview], length: int) -> Iterator[memoryview]:
 
 
 class _JudgedNetwork(httpcore.NetworkBackend):
-    """httpcore's own network, with names resolved here and their addresses judged."""
+    """httpcore's own network, but names are resolved and their addresses checked here."""
 
     def __init__(self, *, loopback: bool) -> None:
         self._inner, self._loopback = httpcore.SyncBackend(), loopback
@@ -294,16 +297,16 @@ class _JudgedNetwork(httpcore.NetworkBackend):
     def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
     ) -> httpcore.NetworkStream:
-        """Never: signed URLs lead to hosts."""
-        raise httpcore.ConnectError("signed URLs lead to no sockets")
+        """Refuse: signed URLs lead to hosts."""
+        raise httpcore.ConnectError("signed URLs never lead to Unix sockets")
 
 
 class _Uploads(httpx.BaseTransport):
-    """httpx's own transport, one for each proxy, and one for what goes straight."""
+    """httpx's own transport: one for direct connections and one for each proxy."""
 
     def __init__(self, context: ssl.SSLContext, proxies: Proxies, *, loopback: bool) -> None:
         self._context, self._proxies = context, proxies
-        # httpx hands no network backend on. Those of proxies stay as they are: a proxy resolves names by itself.
+        # httpx passes no network backend on. Proxies keep theirs: a proxy resolves names by itself.
         straight = self._build(None)
         straight._pool._network_backend = _JudgedNetwork(loopback=loopback)
         self._transports: dict[Proxy | None, httpx.HTTPTransport] = {None: straight}
@@ -328,7 +331,7 @@ class _Uploads(httpx.BaseTransport):
 
 
 class _Bulk(httpx.BaseTransport):
-    """Rust transports, one for each address of a name, so that what was judged is what is connected to; and one a proxy."""
+    """Rust transports: one for each address of a name, so the checked address is the one used; and one for each proxy."""
 
     def __init__(self, roots: bytes | None, stall: float, proxies: Proxies, *, loopback: bool) -> None:
         self._roots, self._stall, self._proxies, self._loopback = roots, stall, proxies, loopback
@@ -340,7 +343,7 @@ class _Bulk(httpx.BaseTransport):
         self._lock = threading.Lock()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request to the next address of its host."""
+        """Send the request to the next address of its host, or through its proxy."""
         url = request.url
         host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
         if (proxy := self._proxies.leading_to(str(url))) is not None:
@@ -373,7 +376,7 @@ class _Bulk(httpx.BaseTransport):
             address = known[1][self._turn % len(known[1])]
             key = (host, address, port)
             if key not in self._pinned:
-                if len(self._pinned) >= PINNED_MOST:  # dropped and not closed: lanes may be reading from it
+                if len(self._pinned) >= PINNED_MOST:  # not closed: lanes may still read from it
                     del self._pinned[next(iter(self._pinned))]
                 self._pinned[key] = SyncHttpxTransport(self._build(key))
             return self._pinned[key]
@@ -384,7 +387,7 @@ class _Bulk(httpx.BaseTransport):
             .runtime_multithreaded(True)  # one thread can decrypt about 10 Gbit/s
             .http1_only()
             .follow_redirects(False)
-            .no_proxy()  # that it would read from the environment in its own way
+            .no_proxy()  # it would read the environment in its own way
             .referer(False)
             .gzip(False).brotli(False).zstd(False).deflate(False)
             .connect_timeout(timedelta(seconds=CONNECT_SECONDS))

@@ -1,16 +1,15 @@
-"""What S3 and its like say, and what it means: signed URLs, answers to a PUT and to a ranged GET, ETags. Pure.
+"""S3 and its relatives: signed URLs, answers to a PUT and to a ranged GET, ETags. Pure.
 
-The one judge of storage's answers. A PUT succeeded when the answer is one that only a PUT gets: 200, 201 or 204 with an
-ETag, after all bytes were handed over, without an error or a page in its body. A GET succeeded when the answer is exactly
-the part that was asked for, or the whole object. Everything else is one of: try again (`Transient`), ask for a fresh URL
-(`UrlExpired`), the object is another one (`SourceChanged`), a final no (`Refused`, which on a URL that was used before is
-worth one fresh URL).
+Only this module judges storage's answers. A PUT succeeded when the answer is 200, 201 or 204 with an ETag, after all bytes
+were sent, without an error or a page in its body. A GET succeeded when the answer is exactly the requested part, or the
+whole object. Everything else is one of: try again (`Transient`), ask for a fresh URL (`UrlExpired`), the object is another
+one (`SourceChanged`), a final no (`Refused`; on a URL that was used before, one fresh URL is worth a try).
 
-Failures handled: headers of any form (those that can't be read count as absent, or make the answer `Transient`), error
-documents with any status, pages of proxies, codings that nobody asked for, words that repeat what is secret.
+Failures handled: headers of any form (an unreadable one counts as absent or makes the answer `Transient`), error documents
+with any status, pages of proxies, unrequested content codings, messages that repeat a secret.
 
 Sources: S3 API reference, "Error responses", "Object", "PutObject" and "Authenticating requests: using query parameters";
-`docs/storage.md` has them store by store.
+`docs/storage.md` lists them for each store.
 """
 
 import re
@@ -23,13 +22,13 @@ from axomsync.core.errors import AxomsyncError, Refused, Rejected, SourceChanged
 from axomsync.core.text import printable
 
 MEBIBYTE = 1024 * 1024
-DOCUMENT_LIMIT = 8192  # bytes that are read of a body that is no object
+DOCUMENT_LIMIT = 8192  # bytes read of a body that is not an object
 
 # Signed URLs
 
 
 def url_lifetime(url: str, now: float) -> float | None:
-    """Seconds that a signed URL still lives at `now` (the signer's clock), None when it does not say.
+    """Seconds that a signed URL still lives at `now` (the signer's clock); None when it does not say.
 
     Forms: `X-Amz-Date` and `-Expires` of Signature Version 4, the same of Google (`X-Goog-`) and Alibaba (`x-oss-`);
     `Expires`, seconds since the epoch, of Signature Version 2 and of CloudFront; `se`, a date, of Azure's SAS.
@@ -51,9 +50,9 @@ def url_lifetime(url: str, now: float) -> float | None:
 
 
 def signed_headers(url: str, content_type: str) -> dict[str, str]:
-    """The headers that the signature of `url` covers, which must be sent, and with nothing else added.
+    """Headers covered by the signature of `url`: these must be sent, and no others.
 
-    Raises `Rejected` when a header is signed whose value nobody told us.
+    Raises `Rejected` when the signature covers a header whose value is unknown.
     """
     query = _query(url)
     forms = ("x-amz-signedheaders", "x-goog-signedheaders", "x-oss-additional-headers")
@@ -61,7 +60,7 @@ def signed_headers(url: str, content_type: str) -> dict[str, str]:
     signed = set(named.lower().split(";")) - {"host", "content-length"}
     if unknown := signed - {"content-type"}:
         names = printable(", ".join(sorted(unknown)))[:200]
-        raise Rejected(f"the upload URL wants headers that the console does not tell: {names}; is this the newest axomsync?")
+        raise Rejected(f"the upload URL needs headers with unknown values: {names}; is this the newest axomsync?")
     return {"Content-Type": content_type} if signed else {}
 
 
@@ -90,26 +89,26 @@ MOST_UNUSUAL_PART_SIZES = 16
 
 
 def plain_md5(etag: str | None) -> str | None:
-    """The MD5 that the ETag of an object from a single PUT is, None for any other ETag."""
+    """The MD5 in the ETag of an object from a single PUT; None for any other ETag."""
     text = _opaque(etag)
     return text if re.fullmatch(r"[0-9a-f]{32}", text) else None
 
 
 def composite_md5(etag: str | None) -> tuple[str, int] | None:
-    """The ETag of a multipart object and its number of parts, None for any other ETag."""
+    """The ETag of a multipart object and its number of parts; None for any other ETag."""
     text = _opaque(etag)
     match = re.fullmatch(r"[0-9a-f]{32}-(\d{1,5})", text, re.ASCII)
     return (text, int(match[1])) if match else None
 
 
 def _opaque(etag: str | None) -> str:
-    return (etag or "").removeprefix("W/").strip('"').lower()  # proxies that compress make ETags weak, and change no digit
+    return (etag or "").removeprefix("W/").strip('"').lower()  # compressing proxies make ETags weak and keep the digits
 
 
 def likely_part_sizes(size: int, parts: int) -> list[int]:
-    """The part sizes with which an object of `size` bytes has `parts` parts: the usual ones first, then whole MiB.
+    """Part sizes that divide an object of `size` bytes into `parts` parts: the usual ones first, then whole MiB.
 
-    Each that is tried costs a reading of the whole object, so there are not many of the others.
+    Each try reads the whole object, so only a few unusual sizes are listed.
     """
     if not parts:
         return []
@@ -121,7 +120,7 @@ def likely_part_sizes(size: int, parts: int) -> list[int]:
 
 
 def has_parts(size: int, part: int, parts: int) -> bool:
-    """Whether an object of `size` bytes in parts of `part` bytes has so many of them."""
+    """Check that an object of `size` bytes has `parts` parts of `part` bytes."""
     return -(-size // part) == parts
 
 
@@ -130,29 +129,29 @@ def has_parts(size: int, part: int, parts: int) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What storage answered. Header names are in lower case; `body` is read only where it is no object, up to a limit."""
+    """Storage's answer. Header names are in lower case; `body` is read, up to a limit, only when it is no object."""
 
     url: str
     host: str
     status: int
     headers: Mapping[str, str]
     body: bytes = b""
-    request: str = ""  # what storage calls it, for its support: "; request …" or nothing
+    request: str = ""  # storage's name of the request, for its support: "; request …" or ""
     retry_after: float | None = None
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A PUT that storage confirmed. `etag_is_md5` is False where storage says that its ETags are none."""
+    """A PUT that storage confirmed. `etag_is_md5` is False when storage says that its ETags are no MD5s."""
 
     etag: str
     etag_is_md5: bool
-    has_body: bool = False  # a PUT's answer has none: where nothing else proves it, somebody else may have answered
+    has_body: bool = False  # unusual for a PUT: without other proof, a proxy may have answered
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Which bytes an answer brings, `end` being exclusive, and whether that is the object whole."""
+    """Bytes in an answer, `end` exclusive; `whole`: they are the whole object."""
 
     start: int
     end: int
@@ -160,13 +159,13 @@ class Extent:
 
 
 def judge_put(answer: Answer, *, all_sent: bool) -> Confirmation:
-    """What a PUT came to. Raises unless it is confirmed that storage has all its bytes."""
+    """Judge the answer to a PUT. Raises unless it confirms that storage has all bytes."""
     if answer.status not in (200, 201, 204):
         raise _no(answer, "PUT")
     code, words = _words(answer)
     what = f"storage {answer.host} answered {answer.status}"
     if code or _is_page(answer):
-        # A proxy, a sign-in page, or a store that noticed its trouble after the status had gone out.
+        # A proxy, a sign-in page, or a store that met an error after it had sent the status.
         raise Transient(
             f"{what} with {f'an error in its body ({words})' if code else 'a page'}: the upload is not confirmed"
         )
@@ -180,13 +179,13 @@ def judge_put(answer: Answer, *, all_sent: bool) -> Confirmation:
 
 
 def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
-    """What the answer to a GET of bytes `start` to `end` of an object of `total` bytes brings. Raises unless that fits.
+    """Judge the answer to a GET of bytes `start` to `end` of an object of `total` bytes. Raises unless it fits.
 
-    Of an empty object the first byte is asked for: that it is not to be had is the proof that it is empty.
+    For an empty object the first byte is requested; a 416 then proves that it is empty.
     """
     size = number(answer.headers.get("content-range", "").rpartition("/")[2])
     if total == 0 and ((answer.status == 416 and size in (None, 0)) or (answer.status == 206 and size == 0)):
-        return Extent(0, 0, whole=True)  # the latter is how Azure and MinIO say it: bytes 0--1/0
+        return Extent(0, 0, whole=True)  # Azure and MinIO answer 206 with bytes 0--1/0
     if answer.status == 416 and size not in (None, total):
         raise SourceChanged(f"storage has {size} bytes where the manifest says {total}")
     if answer.status not in (200, 206):
@@ -211,9 +210,9 @@ def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
 
 
 def _strange_codings(answer: Answer) -> set[str]:
-    """Codings of the body in which the object's bytes would not be themselves."""
+    """Content codings that change the object's bytes."""
     named = f"{answer.headers.get('content-encoding', '')},{answer.headers.get('transfer-encoding', '')}"
-    # SDKs leave aws-chunked in an object's metadata: no byte differs. The other is taken off by the transport.
+    # SDKs leave aws-chunked in an object's metadata: the bytes are unchanged. The transport removes chunked.
     return {each.strip() for each in named.lower().split(",")} - {"", "identity", "aws-chunked", "chunked"}
 
 
@@ -231,20 +230,20 @@ def _part(answer: Answer, start: int, end: int, total: int) -> Extent:
 
 
 def encrypted(headers: Mapping[str, str]) -> bool:
-    """Whether ETags are no MD5s because the object is under SSE-KMS or SSE-C (S3 API reference, "Object")."""
+    """Recognise SSE-KMS and SSE-C, under which ETags are no MD5s (S3 API reference, "Object")."""
     kms = headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
     return kms or any(name.startswith("x-amz-server-side-encryption-customer-") for name in headers)
 
 
 def etag_of(headers: Mapping[str, str]) -> str | None:
-    """The ETag, None when there is none that could be sent back in a header and kept."""
+    """The ETag; None when it is missing or can't be sent back in a header."""
     text = headers.get("etag", "").strip()
     fits = re.fullmatch(r'(W/)?"[\x21\x23-\x7e]{1,200}"|[\x21\x23-\x7e]{1,200}', text)
     return text if fits and _opaque(text) else None
 
 
 def length_of(answer: Answer) -> int | None:
-    """Content-Length; None when the answer does not say. Several that agree are one (RFC 9112, 6.3)."""
+    """Content-Length; None when absent. Several equal ones count as one (RFC 9112, 6.3)."""
     text = answer.headers.get("content-length")
     if text is None:
         return None
@@ -255,13 +254,13 @@ def length_of(answer: Answer) -> int | None:
 
 
 def number(text: str | None) -> int | None:
-    """A number that a header or a URL may hold; None for what is none, or larger than any such number."""
+    """Parse a number of a header or URL; None when it is none or has more than 18 digits."""
     return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text, re.ASCII) else None
 
 
 # Refusals
 
-# By the code of the error document; what is in none of these is judged by its status.
+# By the code in the error document; codes in none of these sets are judged by the status.
 _ASK_FOR_ANOTHER_URL = frozenset({
     "AccessDenied", "ExpiredToken", "ExpiredTokenException", "ExpiredRequest", "RequestExpired", "TokenRefreshRequired",
     "InvalidToken", "InvalidTokenId", "AuthenticationFailed", "SignatureDoesNotMatch", "AuthorizationQueryParametersError",
@@ -290,24 +289,24 @@ _ADVICE = {
     "EntityTooLarge": _SHARD,
     "InvalidObjectState": ": the object is archived; have it restored",
     "NoSuchKey": ": the object is not there; publish the model again in the console",
-    "NoSuchBucket": ": tell whoever runs the console",
-    "QuotaExceeded": ": the bucket is full; tell whoever runs the console",
+    "NoSuchBucket": ": tell the operator of the console",
+    "QuotaExceeded": ": the bucket is full; tell the operator of the console",
 }
 _ADVICE_BY_STATUS = {
-    407: "; the proxy wants a user and a password: put them into $HTTPS_PROXY",
-    411: "; a proxy in between takes the length off uploads: have it leave them alone",
+    407: "; the proxy needs a user and a password: put them into $HTTPS_PROXY",
+    411: "; a proxy in between removes Content-Length from uploads: configure it to keep it",
     413: _SHARD,
 }
 
 
 def _no(answer: Answer, method: str) -> AxomsyncError:
-    """What an answer that is no success asks for."""
+    """The error for an answer without success."""
     status = answer.status
     code, words = _words(answer)
     message = f"storage {answer.host} answered {status} ({words}{answer.request})"
     message += _ADVICE.get(code) or _ADVICE_BY_STATUS.get(status, "")
     if code == "RequestTimeTooSkewed":
-        return Transient(f"{message}; this machine's clock is off, set up time synchronisation")
+        return Transient(f"{message}; this machine's clock is wrong; set up time synchronisation")
     if method == "GET" and status == 412:
         return SourceChanged(f"the object changed while it was fetched: {message}")
     if method == "GET" and status == 416:
@@ -326,30 +325,30 @@ def _no(answer: Answer, method: str) -> AxomsyncError:
     if status in (401, 403) or code in _ASK_FOR_ANOTHER_URL:
         return UrlExpired(message)
     if status == 304:
-        return Transient(f"{message}: nobody asked whether it changed; does a cache stand in between?")
+        return Transient(f"{message}: the request was not conditional; does a cache stand in between?")
     if 300 <= status < 400:
-        return Refused(f"{message}: it redirects elsewhere, which no signature covers; tell whoever runs the console")
+        return Refused(f"{message}: it redirects, which the signature does not cover; tell the operator of the console")
     if 400 <= status < 500 or status in (501, 505):
         return Refused(message)
-    return Transient(f"{message}, which is no answer to a {method}")
+    return Transient(f"{message}, which is not an answer to a {method}")
 
 
 def still_refused(refusal: AxomsyncError) -> UrlExpired:
-    """As `refusal`, when it was met with one fresh URL after the other: their age is not the reason."""
+    """Turn a refusal of several fresh URLs in a row into `UrlExpired`: their age is not the reason."""
     return UrlExpired(f"{refusal}, with new URLs too; run `axomsync doctor`: it checks the clock and what storage accepts")
 
 
 def _is_page(answer: Answer) -> bool:
-    """Whether the body is for people. The answer to a PUT has none; some stores say so with the type of a page."""
+    """Recognise a page for people. Some stores send an empty body with the type of a page, which is not one."""
     return bool(re.match(rb"\s*<(!doctype|html|head|body)\b", answer.body, re.IGNORECASE)) or (
         answer.headers.get("content-type", "").lower().startswith("text/html") and bool(answer.body.strip())
     )
 
 
 def _words(answer: Answer) -> tuple[str, str]:
-    """The code of an error document, "" when it is none, and a line that holds it with its message."""
+    """The code of an error document ("" when there is none), and one line with code and message."""
     code, message = (_element(answer, name) for name in (b"Code", b"Message"))
-    code = code or printable(answer.headers.get("x-ms-error-code", ""))[:100]  # Azure's, also without a body
+    code = code or printable(answer.headers.get("x-ms-error-code", ""))[:100]  # Azure sends it also without a body
     if not code and re.search(rb"<Error[\s/>]", answer.body):
         code = "Error"
     return code, ": ".join(part for part in (code, message) if part) or "no reason given"
@@ -361,6 +360,6 @@ def _element(answer: Answer, name: bytes) -> str:
         return ""
     text = match[1].decode("utf-8", "replace")
     for _, secret in parse_qsl(urlsplit(answer.url).query):
-        if len(secret) > 15:  # signatures and tokens, which some stores repeat
+        if len(secret) > 15:  # some stores repeat signatures and tokens
             text = text.replace(secret, "…")
     return printable(text)[:200]

@@ -1,1 +1,1 @@
-"""What both far sides share: HTTP facts, proxies, certificate authorities, addresses that may be asked."""
+"""Shared by console and storage: HTTP facts, proxies, certificate authorities, allowed addresses."""

@@ -1,8 +1,8 @@
-"""Whom to trust over TLS: the system's certificate authorities, those that the environment names, and one of your own.
+"""Trusted certificate authorities for TLS: the system's, those named by the environment, and `[console] ca_file`.
 
-Failures handled: a `[console] ca_file` that is missing, unreadable or no certificate (`BadConfig`, with what it is), a
-machine without any authority, as slim images are (it still talks plain http to itself; what needs TLS says what to install),
-`SSL_CERT_FILE` and `SSL_CERT_DIR` that lead to none (told, see `complaints`).
+Failures handled: a `[console] ca_file` that is missing, unreadable or no certificate (`BadConfig` with the reason), a
+machine without any authority, such as a slim image (plain http to loopback still works; TLS errors name the package to
+install), `SSL_CERT_FILE` and `SSL_CERT_DIR` that lead to no certificate (see `complaints`).
 """
 
 import errno
@@ -17,8 +17,8 @@ from axomsync.core.named_files import read_named
 FIX = "install ca-certificates, or name [console] ca_file, and start again"
 
 _CERTIFICATE = b"-----BEGIN CERTIFICATE-----"
-# The Rust transport can't be made without any authority. This one has expired, may vouch for the names below "invalid" and
-# nothing else, and its private key was never kept.
+# The Rust transport needs at least one authority. This one has expired, may only vouch for names below "invalid", and its
+# private key was never kept.
 NOBODY = b"""-----BEGIN CERTIFICATE-----
 MIIByDCCAW6gAwIBAgIUT94Cl80JoBxI2Kic3kRrO7Zhom8wCgYIKoZIzj0EAwIw
 ITEfMB0GA1UEAwwWYXhvbXN5bmMgdHJ1c3RzIG5vYm9keTAeFw0yMDAxMDEwMDAw
@@ -35,14 +35,14 @@ ORqf6xeEAcbpNpH6ZGl+47SEQ0rOCr51vHU91Q==
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """The system's certificate authorities (or `SSL_CERT_FILE`), and those of `ca_file`. Raises `BadConfig`."""
+    """Trust the system's certificate authorities (or `SSL_CERT_FILE`) and those of `ca_file`. Raises `BadConfig`."""
     _leave_out_what_is_no_file()
     context = ssl.create_default_context()
-    # Since Python 3.13 authorities must also have fields that older ones of companies lack; no other client asks for them.
+    # Since Python 3.13 authorities must have fields that older company authorities lack; no other client asks for them.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if ca_file is not None:
         try:
-            read_named(ca_file)  # which refuses what OpenSSL would read without an end
+            read_named(ca_file)  # refuses a device, which OpenSSL would read for ever
             context.load_verify_locations(cafile=ca_file)
         except OSError as error:
             reason = _what_it_is(ca_file) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
@@ -52,14 +52,14 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
 
 
 def roots(ca_file: str | None, context: ssl.SSLContext) -> bytes | None:
-    """What the Rust transport needs besides the system's authorities, as PEM. `context` is that of the same `ca_file`."""
+    """PEM for the Rust transport, beyond the system's authorities. `context` belongs to the same `ca_file`."""
     if ca_file is not None:
         return read_named(ca_file)
     return None if any_known(context) else NOBODY
 
 
 def any_known(context: ssl.SSLContext) -> bool:
-    """Whether anybody's certificate could be trusted. Those in a folder are not loaded before they are needed."""
+    """Check for any known authority. Those in a folder are loaded only when needed, so the folder is listed."""
     if context.cert_store_stats()["x509"]:
         return True
     paths = ssl.get_default_verify_paths()
@@ -68,7 +68,7 @@ def any_known(context: ssl.SSLContext) -> bool:
 
 
 def complaints(environ: Mapping[str, str]) -> list[str]:
-    """What the environment says about certificates and leads to none."""
+    """Warnings about `SSL_CERT_FILE` and `SSL_CERT_DIR` that lead to no certificate."""
     found = []
     if file := environ.get("SSL_CERT_FILE"):
         try:
@@ -83,7 +83,7 @@ def complaints(environ: Mapping[str, str]) -> list[str]:
 
 
 def _leave_out_what_is_no_file() -> None:
-    """The libraries read what `SSL_CERT_FILE` names to its end, and a device has none."""
+    """Drop an `SSL_CERT_FILE` that is no regular file: libraries read it to its end, and a device has none."""
     if file := os.environ.get("SSL_CERT_FILE"):
         try:
             read_named(file)
@@ -103,13 +103,13 @@ def _has_authorities(folders: str) -> bool:
 
 
 def _what_it_is(file: str) -> str:
-    """Why OpenSSL finds no certificate in a file that can be read."""
+    """The reason why OpenSSL finds no certificate in a readable file."""
     try:
         start = read_named(file)
     except OSError as error:
         return error.strerror or str(error)
     if _CERTIFICATE in start:
-        return "it holds no PEM certificate that is whole"
+        return "it holds no complete PEM certificate"
     if b"PRIVATE KEY-----" in start:
         return "it holds no PEM certificate, but a private key"
     return "it holds no PEM certificate"

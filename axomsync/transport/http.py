@@ -1,6 +1,6 @@
-"""What the console and storage have in common as HTTP servers: why there is no answer, what headers say.
+"""HTTP facts that console and storage share: the reasons for a missing answer, and headers.
 
-Keeps nothing. Header values come from the far side: one that does not parse counts as one that is not there.
+It keeps no state. Headers come from the far side: one that does not parse counts as absent.
 """
 
 import email.utils
@@ -15,16 +15,16 @@ from axomsync.core.text import printable
 from axomsync.transport import authorities
 from axomsync.transport.proxies import Proxy
 
-NETWORK_TROUBLE = (httpx.HTTPError, SOCKSError)  # httpx maps all that its connections raise, but not what SOCKS does
+NETWORK_TROUBLE = (httpx.HTTPError, SOCKSError)  # httpx maps its connections' errors, but not SOCKS errors
 
 
 def with_context(proxy: Proxy, context: ssl.SSLContext) -> httpx.Proxy:
-    """A proxy as httpx takes it; one that is talked to over TLS is trusted as the far side is."""
+    """Convert a proxy for httpx; a proxy over TLS is verified with the same `context` as the far side."""
     return httpx.Proxy(proxy.url, ssl_context=context if proxy.url.startswith("https:") else None)
 
 
 def host_of(url: str) -> str:
-    """The host of a URL with its port, for messages: never what else a signed URL holds."""
+    """Host and port of a URL, for messages: never another part of a signed URL."""
     try:
         return printable(urlsplit(url).netloc.rpartition("@")[2])
     except ValueError:
@@ -32,7 +32,7 @@ def host_of(url: str) -> str:
 
 
 def network_reason(error: Exception, proxy: Proxy | None, silent: str) -> str:
-    """Why there is no answer: the innermost cause in words, and what helps. `silent` says that nothing came for too long."""
+    """The reason for a missing answer, from the innermost cause, with the remedy; `silent`: the text for a timeout."""
     causes = _causes(error)
     told = " | ".join(causes).lower()
     if proxy is not None:
@@ -41,7 +41,7 @@ def network_reason(error: Exception, proxy: Proxy | None, silent: str) -> str:
 
 
 def _refusal_of_proxy(told: str, proxy: Proxy) -> str | None:
-    """What a proxy answered in the place of a connection, None when it was something else that failed."""
+    """The proxy's own refusal; None when something else failed."""
     status = re.search(r"proxyerror: (\d{3})\b", told)
     if "proxy authorization" in told or (status and status[1] == "407"):
         return proxy_answered(407, proxy)
@@ -50,14 +50,14 @@ def _refusal_of_proxy(told: str, proxy: Proxy) -> str | None:
     if any(sign in told for signs, _ in _REASONS for sign in signs):
         return None
     if "underlying connection" in told:
-        return "it can't be connected to; is it there?"
+        return "can't connect to it; is it running?"
     if any(sign in told for sign in ("tunnel error", "proxyerror", "socks")):
-        return f"it does not let it through; is it of the kind that ${proxy.variable} says, and the host allowed there?"
+        return f"it refuses the connection; is its type the one in ${proxy.variable}, and the host allowed there?"
     return None
 
 
 def proxy_answered(status: int, proxy: Proxy) -> str:
-    """What to do about an answer of the proxy's own."""
+    """The remedy for an answer that the proxy itself gave."""
     if status == 407:
         return f"it answered 407; put a user and a password into ${proxy.variable}, as in http://user:password@{proxy.place}"
     return f"it answered {status}; is the host allowed there, and reachable from it?"
@@ -66,14 +66,14 @@ def proxy_answered(status: int, proxy: Proxy) -> str:
 def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
     if trust := next((printable(cause)[:200] for cause in causes if "certificate" in cause.lower()), None):
         if not authorities.any_known(ssl.create_default_context()):
-            return f"no certificate authority is known on this machine, so nobody is trusted; {authorities.FIX}"
+            return f"no certificate authority is known on this machine, so no server is trusted; {authorities.FIX}"
         return f"its certificate is not trusted ({trust}); [console] ca_file or SSL_CERT_FILE names an authority of your own"
     kind = type(error).__name__
     for signs, reason in _REASONS:
         if any(sign in told for sign in signs):
             return f"can't connect: {reason}" if kind == "ConnectError" else reason
     if (kind == "ConnectTimeout" and "operation timed out" not in told) or ("(connect)" in told and "timed out" in told):
-        return "no connection in time"
+        return "no connection within the time limit"
     if "Timeout" in kind:
         return silent
     if kind == "ConnectError":
@@ -83,12 +83,12 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
     return f"the connection broke ({kind})"
 
 
-# What the C library, OpenSSL, httpcore and the Rust transport say of causes; the first that fits counts.
+# Causes as the C library, OpenSSL, httpcore and the Rust transport name them; the first match counts.
 _REASONS = (
     (("dns error", "name or service not known", "name resolution", "no address associated", "nodename nor servname"),
      "its name can't be resolved; is DNS set up, and the name right?"),
-    (("connection refused",), "nobody listens there (connection refused)"),
-    (("network is unreachable", "no route to host"), "there is no way to it (no route)"),
+    (("connection refused",), "no service listens there (connection refused)"),
+    (("network is unreachable", "no route to host"), "the network has no route to it"),
     (("wrong_version_number", "invalidcontenttype", "wrong version number"), "it does not speak TLS on that port"),
 )  # fmt: skip
 
@@ -97,11 +97,11 @@ _BROKEN_OFF = ("disconnect", "closed", "incomplete", "unexpected eof", "end of f
 
 
 def _causes(error: BaseException) -> list[str]:
-    """What each error in the chain says, outermost first."""
+    """Messages of all errors in the chain, outermost first."""
     told: list[str] = []
     current: BaseException | None = error
     while current is not None:
-        details = getattr(current, "details", None) or {}  # so the Rust transport tells what httpx was not told
+        details = getattr(current, "details", None) or {}  # causes from the Rust transport, which httpx does not show
         inner = [str(cause["message"]) for cause in details.get("causes") or () if "for url" not in str(cause["message"])]
         told += inner or [f"{type(current).__name__}: {current}"]
         current = current.__cause__ or current.__context__
@@ -109,19 +109,19 @@ def _causes(error: BaseException) -> list[str]:
 
 
 def retry_after(response: httpx.Response, now: float) -> float | None:
-    """The Retry-After header in seconds, from either of its forms (RFC 9110, 10.2.3)."""
+    """Retry-After in seconds, from either of its forms (RFC 9110, 10.2.3); None when absent or unreadable."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
     date = http_date(value)
-    sent = http_date(response.headers.get("Date", ""))  # by the same clock, which may not be ours
+    sent = http_date(response.headers.get("Date", ""))  # by the same clock, which may differ from ours
     return None if date is None else max(0.0, date - (now if sent is None else sent))
 
 
 def request_id(response: httpx.Response, name: str, key: str | None = None) -> str:
-    """What the far side calls this request, for its support: `; request …` to end a message with, or nothing.
+    """The far side's name for this request, for its support: `; request …` to append to a message, or "".
 
-    `name` is the header that has it. One that is no plain word, or that repeats what is secret (the URL, the `key`), counts
+    `name` is its header. A value that is no plain word, or that repeats a secret (the URL, the `key`), counts
     as none.
     """
     value = response.headers.get(name, "")
@@ -130,7 +130,7 @@ def request_id(response: httpx.Response, name: str, key: str | None = None) -> s
 
 
 def http_date(value: str) -> float | None:
-    """A date of HTTP (RFC 9110, 5.6.7) as seconds since the epoch, None when it is none."""
+    """Parse an HTTP date (RFC 9110, 5.6.7) to seconds since the epoch; None when it is none."""
     try:
         return email.utils.parsedate_to_datetime(value).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError):

@@ -1,13 +1,13 @@
-"""Which proxy a request goes through: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, as curl takes them.
+"""The proxy for each request, from `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, as curl reads them.
 
-Each library reads these variables in its own way, and some refuse to start at what others write into them; so none is left
-to read them. Lower case counts before upper case. An exception in `no_proxy` is a name (with all names below it, whether or
-not it begins with a dot), an address, a network such as `10.0.0.0/8` or `fd00::/8`, any of them with a port, or `*`; commas
-or blanks part them. Loopback is an exception always: to a proxy it would be another machine. SOCKS is version 5,
-and its proxies resolve names, whether that was written `socks5h` or `socks5`.
+Every library reads these variables differently, and some refuse to start at values that others accept; so no library reads
+them here. Lower case wins over upper case. An exception in `no_proxy` is a name (with all names below it, with or without
+a leading dot), an address, a network such as `10.0.0.0/8` or `fd00::/8`, any of them with a port, or `*`; commas or blanks
+separate them. Loopback is always an exception: for a proxy it would be another machine. SOCKS is version 5, and its proxies
+resolve names, for `socks5h` and `socks5` alike.
 
-Failures handled: values that name no proxy and exceptions that name nothing (left out, see `warnings`). Passwords are never
-told.
+Failures handled: values that name no proxy and exceptions that name nothing (ignored, see `warnings`). Passwords are never
+shown.
 """
 
 import ipaddress
@@ -38,7 +38,7 @@ class Proxy:
 
 @dataclass(frozen=True)
 class _Exception:
-    """`name` with all names below it, or the addresses of `network`; on `port`, if there is one. Neither is everything."""
+    """`name` with all names below it, or the addresses of `network`; on `port`, if set. Without both, everything."""
 
     name: str | None = None
     network: _Network | None = None
@@ -55,7 +55,7 @@ class _Exception:
 
 @dataclass(frozen=True)
 class Proxies:
-    """What an environment says. `named` is by scheme of the request, "all" being for any."""
+    """Proxies by scheme of the request ("all" for any scheme), exceptions and warnings of one environment."""
 
     named: Mapping[str, Proxy]
     exceptions: tuple[_Exception, ...]
@@ -63,7 +63,7 @@ class Proxies:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> "Proxies":
-        """Read an environment. What can't be understood there is left out, with a warning."""
+        """Read an environment. Unreadable values are ignored, with a warning."""
         named: dict[str, Proxy] = {}
         warnings: list[str] = []
         for scheme in ("http", "https", "all"):
@@ -89,7 +89,7 @@ class Proxies:
         return cls(named, tuple(exceptions), tuple(warnings))
 
     def leading_to(self, url: str) -> Proxy | None:
-        """The proxy that a request to `url` goes through, None when it goes straight."""
+        """The proxy for a request to `url`; None for a direct connection."""
         try:
             parts = urlsplit(url)
             host = (parts.hostname or "").removesuffix(".")
@@ -103,15 +103,15 @@ class Proxies:
 
 
 def with_loopback_excepted(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment for other programs: to them, too, this machine is no matter for a proxy. Both spellings get what either
-    held, as some read the one first and some the other."""
+    """An environment for child programs that excepts loopback from proxies. Both spellings get the exceptions of both, since
+    programs disagree on which one counts."""
     named = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in environ.get(name, "").split(",")]
     hosts = ",".join(dict.fromkeys(host for host in (*named, "localhost", "127.0.0.1", "::1") if host))
     return {**environ, "no_proxy": hosts, "NO_PROXY": hosts}
 
 
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The spelling that counts, and what it holds."""
+    """The spelling of a variable that counts, and its value."""
     for variable in (name, name.upper()):
         if variable in environ:
             return variable, environ[variable].strip()
@@ -119,7 +119,7 @@ def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 
 
 def _proxy(value: str, variable: str) -> Proxy:
-    """Raises `ValueError` with what to write instead; never repeats the value, which may hold a password."""
+    """Parse a proxy. Raises `ValueError` with the right form; never repeats the value, which may hold a password."""
     url = value if "://" in value else f"http://{value}"
     example = "write it like http://proxy.example:3128"
     try:
@@ -132,12 +132,12 @@ def _proxy(value: str, variable: str) -> Proxy:
     if scheme not in SCHEMES:
         raise ValueError(f"{printable(scheme)[:20]} proxies are not understood; name one of {', '.join(SCHEMES)}")
     shown = f"[{host}]" if ":" in host else host
-    url = url.replace("socks5:", "socks5h:", 1)  # the libraries disagree on who resolves names otherwise
+    url = url.replace("socks5:", "socks5h:", 1)  # with socks5 the libraries disagree on who resolves names
     return Proxy(url, f"{printable(shown)}:{port or _DEFAULT_PORTS[scheme]}", variable)
 
 
 def _exception(item: str) -> _Exception:
-    """Raises `ValueError`."""
+    """Parse one exception. Raises `ValueError`."""
     text = item.partition("://")[2] or item
     if text == "*":
         return _Exception()

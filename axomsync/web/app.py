@@ -1,4 +1,4 @@
-"""The routes of the status page. Read-only; what may come through to them is decided in `guard`.
+"""Routes of the status page, all read-only. `guard` decides which requests reach them.
 
 Failures handled: a ledger that can't be read (503 with the reason).
 """
@@ -32,7 +32,7 @@ FILES = {
 def application(
     facts: Facts, stream: Stream, metrics: CollectorRegistry, names: Collection[str], token: str | None
 ) -> ASGIApp:
-    """Everything that is served, behind the guard."""
+    """Build the ASGI application: all routes, behind the guard."""
 
     def status(_: Request) -> Response:
         return Response(as_json(facts.whole()), media_type="application/json")

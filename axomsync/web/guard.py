@@ -1,9 +1,9 @@
-"""Who may ask, and what: stands before every route of the status page.
+"""Access control before every route of the status page.
 
-Refuses other methods than GET and HEAD (405), addresses that are longer than any of ours (414), a Host that a page of
-somebody else may have had resolved to this machine (421, DNS rebinding: the names of one's own are in `_is_ours`), and
-whoever lacks the token, where there is one (401). A request that has the token is nobody else's page. `/healthz` and
-`/readyz` need no token, and answer to any name: probes have none and use many, and learn nothing but words for problems.
+It refuses methods other than GET and HEAD (405), URLs longer than any route (414), foreign Host names (421: DNS rebinding
+lets a page of another site reach this machine under its own name; see `_is_ours`), and requests without the token, if one
+is set (401). A request with the token can't come from a foreign page. `/healthz` and `/readyz` need no token and accept any
+name: probes have no token and use many names, and learn only the words of problems.
 """
 
 import base64
@@ -34,7 +34,7 @@ SECURITY_HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another. `names` are those of this machine; `token` is a secret, None asks for none."""
+    """An ASGI application around another. `names`: host names of this machine; `token`: a secret, None needs none."""
 
     def __init__(self, app: ASGIApp, names: Collection[str], token: str | None) -> None:
         self._app, self._names, self._token = app, names, token
@@ -53,18 +53,18 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
         if scope["method"] not in ("GET", "HEAD"):
-            return _refuse(405, "this page only tells, it changes nothing", {"Allow": "GET, HEAD"})
+            return _refuse(405, "this page is read-only", {"Allow": "GET, HEAD"})
         if len(scope["raw_path"]) + len(scope["query_string"]) > LONGEST_TARGET:
-            return _refuse(414, "no address here is that long")
+            return _refuse(414, "the URL is longer than any URL of this page")
         if self._token is not None and _shows(headers.get("authorization", ""), self._token):
             return None
         if scope["path"] in OPEN_PATHS:
             return None
         if not _is_ours(headers.get("host", ""), self._names):
-            return _refuse(421, "this name is not one of this machine's; use its address, or add the name to [web] names")
+            return _refuse(421, "the name is not in [web] names; use the machine's address, or add the name there")
         if self._token is not None:
             return _refuse(
-                401, "the token is needed, as the password of any user", {"WWW-Authenticate": "Basic realm=axomsync"}
+                401, "send the token as the password, with any user name", {"WWW-Authenticate": "Basic realm=axomsync"}
             )
         return None
 
@@ -74,7 +74,7 @@ def _refuse(status: int, reason: str, headers: Mapping[str, str] | None = None) 
 
 
 def _is_ours(named: str, names: Collection[str]) -> bool:
-    """Whether a Host header holds an address (nobody can have that resolved otherwise), `localhost`, or one of `names`."""
+    """Check that a Host header holds an IP address (which no DNS can redirect), `localhost`, or one of `names`."""
     host = named.partition("]")[0].removeprefix("[") if named.startswith("[") else named.rpartition(":")[0] or named
     host = host.lower().removesuffix(".")
     try:
@@ -85,7 +85,7 @@ def _is_ours(named: str, names: Collection[str]) -> bool:
 
 
 def _shows(authorization: str, token: str) -> bool:
-    """`Bearer token`, or `Basic` with the token as the password: that is what browsers can ask for."""
+    """Check for `Bearer token`, or `Basic` with the token as password, the form that browsers can ask for."""
     scheme, _, credentials = authorization.partition(" ")
     shown = credentials.strip().encode()
     if scheme.lower() == "basic":

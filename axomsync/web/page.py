@@ -1,7 +1,7 @@
-"""The status page as a part of the agent: a thread that listens, serves, and tries again.
+"""The status page in the agent: a thread that listens, serves, and tries again.
 
-Failures handled: an address that is taken or not this machine's, a token file that can't be read or holds no secret, a
-server that fails. Each is a problem that is shown, and tried again every ten seconds; none of them stops a transfer.
+Failures handled: an address that is taken or not this machine's, a token file that can't be read or holds no token, a
+server that fails. Each is shown as a problem and tried again every ten seconds; none stops a transfer.
 """
 
 import errno
@@ -31,7 +31,7 @@ BACKLOG = 64
 _NO_IPV6 = "this machine has no IPv6; name an address such as 127.0.0.1 or 0.0.0.0 in [web] listen"
 _ADVICE = {
     errno.EAFNOSUPPORT: _NO_IPV6,
-    errno.EADDRINUSE: "another program has this address; end that, or name another in [web] listen",
+    errno.EADDRINUSE: "another program uses this address; stop it, or name another address in [web] listen",
     errno.EADDRNOTAVAIL: "this machine has no such address; name one of its own in [web] listen",
     errno.EACCES: "only root may listen there; name a port above 1023 in [web] listen",
 }
@@ -40,7 +40,7 @@ _ADVICE = {
 class Page:
     """Serves from `start` to `stop`, with one configuration.
 
-    `build` makes the server for a token (None: everybody may look); `announce` is told the page's address, or None.
+    `build` makes the server for a token (None: no token is needed); `announce` gets the page's address, or None.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Page:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let go of the address and of whoever watches."""
+        """Close the listening socket and all connections."""
         with self._lock:
             self._stop.set()
             if self._server is not None:
@@ -100,7 +100,7 @@ class Page:
 
 
 def _listener(listen: str) -> socket.socket:
-    """A listening socket, or `LocalFault`."""
+    """Open a listening socket. Raises `LocalFault`."""
     host, port = listen_address(listen)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if host == "::" and not socket.has_dualstack_ipv6():
@@ -108,10 +108,10 @@ def _listener(listen: str) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::")
     except socket.gaierror:
-        raise LocalFault(f"{listen}: nobody knows that host; name an address of this machine in [web] listen") from None
+        raise LocalFault(f"{listen}: the host is unknown; name an address of this machine in [web] listen") from None
     except OSError as error:
         raise LocalFault(f"{listen}: {_ADVICE.get(error.errno or 0, error.strerror)}") from None
-    # Handed on to the connections; asyncio sets it on sockets that name their protocol only. Without it answers wait 40 ms.
+    # Connections inherit it; asyncio sets it only on sockets that name their protocol. Without it answers wait 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

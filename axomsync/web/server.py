@@ -1,10 +1,9 @@
-"""uvicorn with the limits that a page for a few people needs, and without its ten turns a second.
+"""uvicorn with limits for a page with few readers, and without its ten wake-ups a second.
 
-Failures handled: more connections than `CONNECTIONS_MOST` (whoever has asked for nothing for longest makes room, so that a
-probe is answered whatever others hold open; only when all are being answered the newest is closed), a client that connects
-and asks for nothing, or never ends its request (closed after `IDLE_SECONDS`), headers beyond `HEADERS_MOST` (400), a client
-that comes while the server ends (closed, so that it waits for nothing). A client that does not read is sent no more than
-the socket holds.
+Failures handled: more connections than `CONNECTIONS_MOST` (the one that is idle longest is closed, so that probes get an
+answer; when all are being answered, the newest is closed), a client that connects and sends no request, or never ends it
+(closed after `IDLE_SECONDS`), headers beyond `HEADERS_MOST` (400), a client that connects while the server ends (closed, so
+that it does not wait). For a client that does not read, no more is buffered than the socket holds.
 """
 
 import asyncio
@@ -25,39 +24,39 @@ CONNECTIONS_MOST = 64
 HEADERS_MOST = 16 * 1024  # bytes, the request line included
 IDLE_SECONDS = 20.0
 STOP_SECONDS = 2
-ACCEPT_TURNS = 3  # of the loop, that a connection takes until it is made, and one more
+ACCEPT_TURNS = 3  # turns of the loop until a connection is set up, and one more
 
 
 class Connection(H11Protocol):
-    """One connection, which has to be asking for something or ends."""
+    """One connection; it is closed when it sends no request for `IDLE_SECONDS`."""
 
     idle_since = 0.0  # by the loop's clock
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """One of too many, it takes the place of the one that has been idle for longest."""
+        """Set up; with too many connections, close the one that is idle longest."""
         super().connection_made(transport)
         self._expect_request()
-        # One that is aborted stays among the connections until the loop's next turn.
+        # An aborted connection stays in the list until the loop's next turn.
         living = [c for c in self.connections if isinstance(c, Connection) and not c.transport.is_closing()]
         if len(living) > CONNECTIONS_MOST:
             idle = (connection for connection in living if connection.is_idle)
             min(idle, key=lambda connection: connection.idle_since, default=self).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the patience, too."""
+        """Also cancel the timer."""
         super().connection_lost(exc)
         if self._patience is not None:
             self._patience.cancel()
 
     def on_response_complete(self) -> None:
-        """Another request may follow."""
+        """Wait for the next request."""
         super().on_response_complete()
         self._expect_request()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is being answered."""
+        """True while no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _expect_request(self) -> None:
@@ -72,7 +71,7 @@ class Connection(H11Protocol):
 
 
 class Server(Uvicorn):
-    """Any thread may `end` it."""
+    """The server; any thread may `end` it."""
 
     def __init__(self, facts: Facts, metrics: CollectorRegistry, token: str | None) -> None:
         self._facts, self._stream = facts, Stream(facts)
@@ -89,14 +88,14 @@ class Server(Uvicorn):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                date_header=False,  # uvicorn's is renewed by its turns; the guard adds one
+                date_header=False,  # uvicorn's needs its wake-ups; the guard adds one
                 proxy_headers=False,
                 h11_max_incomplete_event_size=HEADERS_MOST,
                 timeout_keep_alive=int(IDLE_SECONDS),
                 timeout_graceful_shutdown=STOP_SECONDS,
             )
         )
-        # What a client sends wrong is its own business, and must not fill the log.
+        # A client's errors are its own; they must not fill the log.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._end = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,16 +108,16 @@ class Server(Uvicorn):
             self._facts.ledger.close()
 
     async def main_loop(self) -> None:
-        """Wait, where uvicorn looks around ten times a second."""
+        """Wait for `end`; uvicorn's own loop wakes up ten times a second."""
         self._loop = asyncio.get_running_loop()
         await self.on_tick(0)
         if not self.should_exit:
             await self._end.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Streams would not end by themselves."""
+        """End the streams too, which would not end by themselves."""
         self._stream.end()
-        # asyncio forgets, and leaves open, a connection that it has not finished accepting when its server closes.
+        # asyncio leaves a connection open that it has not finished accepting when its server closes.
         for listener in (listener for server in self.servers for listener in server.sockets):
             asyncio.get_running_loop().remove_reader(listener)
         for _ in range(ACCEPT_TURNS):
@@ -126,7 +125,7 @@ class Server(Uvicorn):
         await super().shutdown(sockets)
 
     def end(self) -> None:
-        """Come to an end soon."""
+        """End soon."""
         self.should_exit = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._end.set)

@@ -1,8 +1,8 @@
-"""Server-sent events: whoever watches gets each part of the page when it changes, once a second at most.
+"""Server-sent events: a client gets each part of the page when it changes, at most once a second.
 
-While nobody watches, nothing is read. All watchers share one reading, and a slow one gets the newest when it is ready for
-it: nothing is queued. Failures handled: too many watchers (503), one that has gone or no longer reads (let go), a ledger
-that can't be read (told, and tried again).
+Without clients nothing is read. All clients share one reading; a slow client gets the newest state when it is ready: nothing
+is queued. Failures handled: too many clients (503), a client that has gone or no longer reads (dropped), a ledger that
+can't be read (reported, and tried again).
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from axomsync.web.facts import Facts, as_json
 
 WATCHERS_MOST = 16
 TURN_SECONDS = 1.0
-REFRESH_SECONDS = 10.0  # free space and the chart change without a word in the ledger
-PING_SECONDS = 15.0  # keeps proxies from closing what is silent
+REFRESH_SECONDS = 10.0  # free space and the chart change without a change of the ledger
+PING_SECONDS = 15.0  # keeps proxies from closing a silent connection
 SEND_PATIENCE_SECONDS = 30.0
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"x-accel-buffering", b"no"),  # so that nginx hands each event on at once
+    (b"x-accel-buffering", b"no"),  # so that nginx passes each event on at once
 ]
 
 
@@ -35,19 +35,19 @@ class Stream:
         self._facts = facts
         self._watchers = 0
         self._reading: asyncio.Task[None] | None = None
-        self._parts: dict[str, tuple[int, bytes]] = {}  # with the turn in which each changed last
+        self._parts: dict[str, tuple[int, bytes]] = {}  # with the turn of its last change
         self._turn = 0
-        self._news = asyncio.Event()  # another one each turn
+        self._news = asyncio.Event()  # a new one each turn
         self._ended = False
 
     def end(self) -> None:
-        """Let all watchers go, since the server stops."""
+        """Disconnect all clients, since the server stops."""
         self._ended = True
         self._news.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._watchers >= WATCHERS_MOST or self._ended:
-            busy = PlainTextResponse("too many watch already\n", 503, {"Retry-After": "30"})
+            busy = PlainTextResponse("too many clients\n", 503, {"Retry-After": "30"})
             await busy(scope, receive, send)
             return
         self._watchers += 1
@@ -60,7 +60,7 @@ class Stream:
                 async for piece in self._pieces(gone):
                     await _send(send, {"type": "http.response.body", "body": piece, "more_body": True})
             await _send(send, {"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:  # it no longer reads; the connection is closed when nothing ends the answer properly
+        except TimeoutError:  # it no longer reads; an unfinished answer makes uvicorn close the connection
             pass
         finally:
             gone.cancel()

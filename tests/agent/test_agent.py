@@ -22,7 +22,7 @@ ONE_LINE = b'{"text": "one"}\n'
 
 
 def transfers(agent: AgentProcess) -> dict[str, tuple[int, int]]:
-    """Direction → bytes received and durable, as the ledger tells any SQLite tool; quicker than a process a look."""
+    """Received and durable bytes by direction, read from the ledger by SQLite; faster than a process for each look."""
     ledger = sqlite3.connect(f"file:{agent.state}/state.db?mode=ro", uri=True)
     try:
         rows = ledger.execute("SELECT direction, bytes_received, bytes_done FROM transfers").fetchall()
@@ -40,7 +40,7 @@ def lines_with(agent: AgentProcess, *words: str) -> list[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("verb", ["run", "sync"])
-def test_a_signal_stops_cleanly_wherever_it_finds_the_agent(
+def test_signal_stops_the_agent_cleanly_at_any_moment(
     verb: str, number: signal.Signals, agent: AgentProcess, server: FaultyServer
 ) -> None:
     server.rate = 100_000
@@ -58,7 +58,7 @@ def test_a_signal_stops_cleanly_wherever_it_finds_the_agent(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("verb", [("push", "a.jsonl"), ("pull", "big")])
-def test_a_signal_that_ends_what_was_asked_for_tells_by_the_exit_code(
+def test_signal_that_ends_a_command_sets_the_exit_code(
     verb: tuple[str, str], number: signal.Signals, agent: AgentProcess, server: FaultyServer
 ) -> None:
     server.rate = 100_000
@@ -71,11 +71,11 @@ def test_a_signal_that_ends_what_was_asked_for_tells_by_the_exit_code(
     agent.process.send_signal(number)
     assert agent.wait(10) == 128 + number
     assert "Traceback" not in agent.log()
-    assert "interrupted; asked again, it goes on from there" in agent.log()
+    assert "interrupted; run it again to resume" in agent.log()
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.6])
-def test_a_signal_while_starting_is_a_clean_stop_too(moment: float, agent: AgentProcess) -> None:
+def test_signal_during_the_start_stops_cleanly(moment: float, agent: AgentProcess) -> None:
     agent.launch("run")
     assert agent.process is not None
     maps = Path(f"/proc/{agent.process.pid}/maps")
@@ -94,7 +94,7 @@ def test_a_signal_while_starting_is_a_clean_stop_too(moment: float, agent: Agent
     assert "Traceback" not in agent.log()
 
 
-def test_a_storage_that_hangs_does_not_keep_the_agent_from_stopping(sandbox_factory: SandboxFactory, tmp_path: Path) -> None:
+def test_stop_ends_in_time_while_storage_hangs(sandbox_factory: SandboxFactory, tmp_path: Path) -> None:
     sandbox = sandbox_factory(rate=100_000)
     model = tmp_path / "model"
     model.mkdir()
@@ -116,7 +116,7 @@ def test_a_storage_that_hangs_does_not_keep_the_agent_from_stopping(sandbox_fact
 
 
 def test_signals_without_number_end_in_one_clean_stop(agent: AgentProcess) -> None:
-    """A handler that takes a lock can meet it taken by the very thread that it interrupts."""
+    """A signal handler that takes a lock could meet it held by the thread that it interrupts."""
     agent.start()
     assert agent.process is not None
     for _ in range(3000):
@@ -125,10 +125,10 @@ def test_signals_without_number_end_in_one_clean_stop(agent: AgentProcess) -> No
     assert agent.terminate() == 0
 
 
-# The console in trouble
+# Console trouble
 
 
-def test_a_console_that_is_down_is_told_once_and_waited_for(server: FaultyServer, agent: AgentProcess) -> None:
+def test_console_that_is_down_is_reported_once_and_tried_again(server: FaultyServer, agent: AgentProcess) -> None:
     server.inject(Fault(status=502, body=b"<html>Bad Gateway</html>"), "/api/", times=4)
     agent.start()
     eventually("several polls", lambda: len(server.console_requests("/models")) >= 5)
@@ -144,7 +144,7 @@ def test_a_console_that_is_down_is_told_once_and_waited_for(server: FaultyServer
     eventually("the model", (agent.mirror / "late" / "v1" / "w").exists)
 
 
-def test_status_tells_what_is_wrong_with_the_console_while_it_is(server: FaultyServer, agent: AgentProcess) -> None:
+def test_status_shows_the_consoles_problem_while_it_lasts(server: FaultyServer, agent: AgentProcess) -> None:
     server.inject(Fault(status=503, headers={"Retry-After": "60"}), "/api/", times=100)
     agent.start()
     eventually("the trouble", lambda: "answered 503" in agent.log())
@@ -156,9 +156,7 @@ def test_status_tells_what_is_wrong_with_the_console_while_it_is(server: FaultyS
     assert len(server.console_requests("/models")) == 1, "it asked again before the minute was over"
 
 
-def test_a_console_that_takes_calls_and_never_answers_is_told_long_before_they_give_up(
-    server: FaultyServer, agent: AgentProcess
-) -> None:
+def test_console_that_never_answers_is_reported_before_its_calls_time_out(server: FaultyServer, agent: AgentProcess) -> None:
     answers = threading.Event()
     server.inject(Fault(first=answers.wait), "/api/models", times=100)
     agent.start()
@@ -174,7 +172,7 @@ def test_a_console_that_takes_calls_and_never_answers_is_told_long_before_they_g
     assert agent.log().count(SILENT) == 1
 
 
-def test_a_pass_tells_status_what_it_failed_on(server: FaultyServer, agent: AgentProcess) -> None:
+def test_sync_leaves_its_failures_for_status(server: FaultyServer, agent: AgentProcess) -> None:
     server.inject(Fault(status=503, headers={"Retry-After": "60"}), "/api/", times=1)
     agent.sync(expect=75)
     assert agent.status()["console"]["ok"] is False
@@ -186,7 +184,7 @@ def test_a_pass_tells_status_what_it_failed_on(server: FaultyServer, agent: Agen
 # Reloading
 
 
-def test_a_good_configuration_replaces_the_old_one_under_way(server: FaultyServer, agent: AgentProcess) -> None:
+def test_reload_replaces_the_configuration_of_a_running_agent(server: FaultyServer, agent: AgentProcess) -> None:
     server.add_model("wanted", "v1", {"w": Content(100)})
     agent.configure({"mirror": {"include": ["nothing"]}})
     agent.start()
@@ -208,7 +206,7 @@ def test_a_good_configuration_replaces_the_old_one_under_way(server: FaultyServe
         ("console", {"ca_file": "/nowhere/ca.pem"}, "[console] ca_file /nowhere/ca.pem: can't be used: No such file"),
     ],
 )
-def test_a_bad_configuration_leaves_the_old_one_working_and_is_told(
+def test_reload_with_a_bad_configuration_keeps_the_old_one_and_reports_it(
     section: str, values: dict[str, object], told: str, server: FaultyServer, agent: AgentProcess
 ) -> None:
     agent.start()
@@ -224,11 +222,11 @@ def test_a_bad_configuration_leaves_the_old_one_working_and_is_told(
     eventually("work by the old configuration", (agent.mirror / "after" / "v1" / "w").exists)
     agent.hangup()
     eventually("the problem to be over", lambda: "configuration: works again" in agent.log())
-    eventually("status to say so", lambda: agent.status()["problems"] == [])  # the ledger hears of it after the log
+    eventually("status to say so", lambda: agent.status()["problems"] == [])  # the ledger is written after the log
     assert agent.terminate() == 0
 
 
-def test_a_key_is_rotated_by_a_reload_without_interrupting_what_is_under_way(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_reload_rotates_the_key_without_interrupting_transfers(sandbox: Sandbox, tmp_path: Path) -> None:
     key_file, model = tmp_path / "key", tmp_path / "model"
     model.mkdir()
     (model / "w.bin").write_bytes(os.urandom(2_000_000))
@@ -255,9 +253,7 @@ def test_a_key_is_rotated_by_a_reload_without_interrupting_what_is_under_way(san
         assert agent.terminate() == 0
 
 
-def test_transfers_give_way_to_a_configuration_that_changes_them_and_lose_nothing(
-    server: FaultyServer, agent: AgentProcess
-) -> None:
+def test_reload_that_changes_transfers_restarts_them_without_loss(server: FaultyServer, agent: AgentProcess) -> None:
     server.rate = 300_000  # for each of the first four lanes
     content = Content(20_000_000, seed=3)
     server.add_model("big", "v1", {"w": content})
@@ -277,7 +273,7 @@ def test_transfers_give_way_to_a_configuration_that_changes_them_and_lose_nothin
 # The service manager
 
 
-def test_the_service_manager_hears_ready_reloading_status_and_stopping(server: FaultyServer, tmp_path: Path) -> None:
+def test_systemd_gets_ready_reloading_status_and_stopping(server: FaultyServer, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
@@ -336,7 +332,7 @@ def from_within(program: str, agent: AgentProcess) -> list[str]:
     return [sys.executable, "-c", FROM_WITHIN + program, str(agent.config_file)]
 
 
-def test_a_worker_that_trips_a_bug_is_told_once_and_begun_again(agent: AgentProcess) -> None:
+def test_worker_with_a_bug_is_reported_once_and_restarted(agent: AgentProcess) -> None:
     done = subprocess.run(
         from_within(TRIPS, agent), env=agent.environ, capture_output=True, text=True, timeout=60, check=False
     )
@@ -347,7 +343,7 @@ def test_a_worker_that_trips_a_bug_is_told_once_and_begun_again(agent: AgentProc
     assert "1234" not in done.stderr
 
 
-def test_a_worker_that_hangs_is_told_and_the_watchdog_no_longer_fed(agent: AgentProcess, tmp_path: Path) -> None:
+def test_worker_that_hangs_is_reported_and_the_watchdog_not_fed(agent: AgentProcess, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         environ = agent.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
@@ -356,7 +352,7 @@ def test_a_worker_that_hangs_is_told_and_the_watchdog_no_longer_fed(agent: Agent
             said = next(line for line in process.stderr if "no progress" in line)
             assert said.rstrip().endswith("agent: no progress of: lane; waiting for the watchdog to restart it")
             manager.setblocking(False)
-            while True:  # what was fed before
+            while True:  # earlier feeds
                 try:
                     manager.recv(4096)
                 except BlockingIOError:

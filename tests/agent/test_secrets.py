@@ -1,4 +1,4 @@
-"""A whole session with everything that goes wrong, and then a search for the key and for signatures in all that it left."""
+"""A whole session with every kind of failure, then a search for the key and for signatures in all its remains."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def signatures(relay: RecordingRelay) -> set[str]:
 
 
 def log_as(agent: AgentProcess, form: str) -> None:
-    """From now on the running agent writes its log in another format, and all of it."""
+    """Make the running agent log everything, in another format."""
     before = agent.log().count("reloaded")
     agent.configure({"log": {"format": form, "level": "debug"}})
     agent.hangup()
@@ -63,7 +63,7 @@ def session(sandbox: Sandbox, agent: AgentProcess, files: Path) -> bytes:
 
 
 def left_by(agent: AgentProcess) -> dict[str, bytes]:
-    """Everything that an agent has written and a person may copy: files, and the ledger's tables but the one for secrets."""
+    """Everything that an agent has written and a person may copy: files, and the ledger's tables except the secret one."""
     texts = {str(path): path.read_bytes() for path in agent.home.rglob("*") if path.is_file() and path.parent != agent.state}
     ledger = sqlite3.connect(agent.state / "state.db")
     for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -73,7 +73,7 @@ def left_by(agent: AgentProcess) -> dict[str, bytes]:
     return texts
 
 
-def test_neither_key_nor_signature_is_left_anywhere(sandbox_factory: SandboxFactory, tmp_path: Path) -> None:
+def test_key_and_signatures_are_left_nowhere(sandbox_factory: SandboxFactory, tmp_path: Path) -> None:
     sandbox = sandbox_factory(url_lifetime=timedelta(seconds=2))
     key = sandbox.create_key(["read", "models", "datasets"])
     config = {"log": {"format": "console", "level": "debug"}}

@@ -1,4 +1,4 @@
-"""Steering a running agent from another process: each verb, what is asked while no agent runs, and what goes wrong."""
+"""Requests from another process to a running agent: each verb, requests without an agent, and failures."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger
 
-SOON = 10.0  # seconds for an answer, of which an agent needs half a one
+SOON = 10.0  # seconds for an answer; an agent needs 0.5 s
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def echo(request: Request, beat: Beat) -> object:
     return [request.argument, dict(request.parameters)]
 
 
-def test_an_answer_comes_back_in_the_order_of_asking(ledger: Ledger) -> None:
+def test_requests_are_answered_in_order(ledger: Ledger) -> None:
     first = ask(ledger.path, "echo", "a", {"n": 1})
     second = ask(ledger.path, "echo")
     steering(ledger, echo=Verb(echo)).look()
@@ -41,11 +41,11 @@ def test_an_answer_comes_back_in_the_order_of_asking(ledger: Ledger) -> None:
     assert wait_for(ledger.read, second, SOON) == Outcome([None, {}])
 
 
-def test_nobody_waits_for_ever(ledger: Ledger) -> None:
+def test_wait_for_gives_up_in_time(ledger: Ledger) -> None:
     assert wait_for(ledger.read, ask(ledger.path, "echo"), 0.0) is None
 
 
-def test_what_fails_says_so_and_the_next_goes_on(ledger: Ledger) -> None:
+def test_failed_request_reports_its_error_and_the_next_one_works(ledger: Ledger) -> None:
     def refuse(request: Request, beat: Beat) -> None:
         raise Rejected("no such thing")
 
@@ -63,7 +63,7 @@ def test_what_fails_says_so_and_the_next_goes_on(ledger: Ledger) -> None:
     ]
 
 
-def test_a_long_request_does_not_keep_others_waiting(ledger: Ledger) -> None:
+def test_long_request_does_not_delay_others(ledger: Ledger) -> None:
     released: list[bool] = []
 
     def long(request: Request, beat: Beat) -> str:
@@ -77,7 +77,7 @@ def test_a_long_request_does_not_keep_others_waiting(ledger: Ledger) -> None:
     assert wait_for(ledger.read, first, SOON) == Outcome("long")
 
 
-def test_a_stop_has_it_done_by_the_next_agent_and_a_crash_has_not(ledger: Ledger) -> None:
+def test_long_request_is_repeated_after_a_stop_and_fails_after_a_crash(ledger: Ledger) -> None:
     def stop(request: Request, beat: Beat) -> None:
         raise Stopping("the agent is stopping")
 
@@ -89,10 +89,10 @@ def test_a_stop_has_it_done_by_the_next_agent_and_a_crash_has_not(ledger: Ledger
     assert wait_for(ledger.read, stopped, SOON) == Outcome([None, {}])
     outcome = wait_for(ledger.read, crashed, SOON)
     assert outcome is not None
-    assert outcome.error == "the agent ended in the midst of it; ask again"
+    assert outcome.error == "the agent ended in the middle of it; ask again"
 
 
-def test_old_answers_are_forgotten(tmp_path: Path) -> None:
+def test_answers_are_forgotten_after_a_day(tmp_path: Path) -> None:
     clock = [time.time()]
     with Ledger(tmp_path / "state", lambda: clock[0]) as ledger:
         asked = ask(ledger.path, "echo")
@@ -102,7 +102,7 @@ def test_old_answers_are_forgotten(tmp_path: Path) -> None:
         assert ledger.read.request(asked) is None
 
 
-def test_one_needs_a_ledger(tmp_path: Path) -> None:
+def test_ask_needs_a_ledger(tmp_path: Path) -> None:
     with pytest.raises(LocalFault, match="there is no ledger yet"):
         ask(tmp_path / "state.db", "pause")
 
@@ -129,7 +129,7 @@ def test_pause_ends_transfers_keeping_their_bytes_and_resume_goes_on(agent: Agen
     eventually("a download", lambda: server.sent() > 4_000_000)
     began = time.monotonic()
     assert "paused until `axomsync resume`" in say(agent, "pause")
-    assert time.monotonic() - began < 3  # of which a second is the agent's, the rest starting a process
+    assert time.monotonic() - began < 3  # one second for the agent, the rest for starting a process
     eventually("no transfer", lambda: not agent.status()["transfers"])
     status = agent.status()
     assert status["agent"]["paused"]
@@ -143,11 +143,11 @@ def test_pause_ends_transfers_keeping_their_bytes_and_resume_goes_on(agent: Agen
     assert server.sent() == sent
     assert "goes on" in say(agent, "resume")
     eventually("the model", lambda: (agent.mirror / "big/current").exists())
-    assert server.sent() - sent < 40_000_000  # the rest of it only
+    assert server.sent() - sent < 40_000_000  # only the rest
     assert not agent.status()["agent"]["paused"]
 
 
-def test_a_pause_for_a_while_ends_by_itself(agent: AgentProcess) -> None:
+def test_pause_with_a_length_ends_by_itself(agent: AgentProcess) -> None:
     agent.start()
     assert json.loads(say(agent, "pause", "--for", "2s", "--json"))["paused_until"] is not None
     (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
@@ -155,7 +155,7 @@ def test_a_pause_for_a_while_ends_by_itself(agent: AgentProcess) -> None:
     assert "--for tomorrow" in say(agent, "pause", "--for", "tomorrow", expect=2)
 
 
-def test_what_is_said_while_no_agent_runs_takes_effect_at_its_start(agent: AgentProcess, server: FaultyServer) -> None:
+def test_requests_without_an_agent_take_effect_at_its_start(agent: AgentProcess, server: FaultyServer) -> None:
     agent.sync()
     server.add_model("m", "v1", {"w": Content(1000)})
     assert "takes effect when one starts" in say(agent, "pause")
@@ -169,7 +169,7 @@ def test_what_is_said_while_no_agent_runs_takes_effect_at_its_start(agent: Agent
 
 
 @pytest.mark.parametrize("upgraded", [False, True])
-def test_what_is_said_before_the_first_start_takes_effect_at_it(upgraded: bool, agent: AgentProcess) -> None:
+def test_requests_before_the_first_start_take_effect_at_it(upgraded: bool, agent: AgentProcess) -> None:
     if upgraded:
         old_ledger(agent.state)
     for words in (("poll",), ("retry",), ("pause", "--for", "1h")):
@@ -180,12 +180,12 @@ def test_what_is_said_before_the_first_start_takes_effect_at_it(upgraded: bool, 
     assert (status["paused"], status["asked"]) == (True, [])
 
 
-def test_who_can_not_leave_word_for_the_first_agent_is_told_so(agent: AgentProcess) -> None:
+def test_request_before_the_first_start_that_can_not_be_stored_is_refused(agent: AgentProcess) -> None:
     agent.environ["AXOMSYNC_STATE__FOLDER"] = "/proc/axomsync"
-    assert "no word can be left for it: /proc/axomsync: " in say(agent, "pause", expect=1)
+    assert "the request can't be queued, as no agent has run here yet: /proc/axomsync: " in say(agent, "pause", expect=1)
 
 
-def test_retry_tries_now_and_says_what_can_not_be(agent: AgentProcess, server: FaultyServer) -> None:
+def test_retry_tries_now_and_names_rows_that_can_not_be_retried(agent: AgentProcess, server: FaultyServer) -> None:
     server.add_model("m", "v1", {"../w": Content(1000)})
     agent.start()
     eventually("a blocked model", lambda: agent.models()[0]["state"] == "blocked")
@@ -206,7 +206,7 @@ def test_forget_makes_a_file_new_again(agent: AgentProcess) -> None:
     eventually("the upload anew", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
 
 
-def test_it_listens_while_a_reload_waits_for_a_console_that_hangs(agent: AgentProcess, server: FaultyServer) -> None:
+def test_requests_are_answered_while_a_reload_waits_for_a_hanging_console(agent: AgentProcess, server: FaultyServer) -> None:
     server.inject(Fault(cut=1, ending="stall"), "/models", times=99)
     agent.start()
     eventually("a request that hangs", lambda: server.console_requests("/models"))
@@ -217,7 +217,7 @@ def test_it_listens_while_a_reload_waits_for_a_console_that_hangs(agent: AgentPr
 
 
 @pytest.mark.parametrize("barred", ["state", "state/state.db"])
-def test_who_may_not_steer_is_told_what_to_do(agent: AgentProcess, barred: str) -> None:
+def test_steering_without_the_right_names_the_remedy(agent: AgentProcess, barred: str) -> None:
     agent.sync()
     (agent.home / barred).chmod(0o444)
     done = subprocess.run(

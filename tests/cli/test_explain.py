@@ -1,8 +1,6 @@
-"""`explain` and `status --watch`: one command that says why."""
+"""`explain`: one command that says why."""
 
 import json
-import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,13 +66,3 @@ def test_what_is_not_known_is_told(agent: AgentProcess) -> None:
     done = agent.call("explain", "nonsense")
     assert done.returncode == 1
     assert "neither a file of the drop folder nor a model" in done.stderr
-
-
-def test_watching_ends_with_ctrl_c(agent: AgentProcess) -> None:
-    watch = subprocess.Popen(agent.command("status", "--watch", "--json"), env=agent.environ, stdout=subprocess.PIPE)
-    assert watch.stdout is not None
-    documents = [json.loads(watch.stdout.readline()) for _ in range(2)]
-    watch.send_signal(signal.SIGINT)
-    assert watch.wait(10) == 0
-    assert all(not document["agent"]["running"] for document in documents)
-    watch.stdout.close()

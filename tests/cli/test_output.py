@@ -41,6 +41,7 @@ STATUS = {
         "last_success": (str, None),
         "free_bytes": (int, None),
         "left_alone": list,
+        "put_away": dict,
     },
     "mirror": {"folder": str, "counts": dict, "last_success": (str, None), "free_bytes": (int, None)},
     "transfers": list,
@@ -123,7 +124,7 @@ def test_without_an_agent_status_looks_at_the_folders_itself(server: FaultyServe
     told = {problem["subject"]: problem["reason"] for problem in agent.status()["problems"]}
     assert told == {
         "drop folder": f"{agent.drop}: it is not there; create it, or correct [drop] folder",
-        "mirror folder": f"{agent.mirror}: it is no folder; move it away, or correct [mirror] folder",
+        "mirror folder": f"{agent.mirror}: it is not a folder; move it away, or correct [mirror] folder",
     }
     assert f"{agent.drop}  nothing yet  (missing)" in agent.call("status").stdout
 
@@ -149,7 +150,7 @@ def test_what_the_ledger_knows_is_listed_even_when_the_console_does_not_answer(
     assert (refused.returncode, down.returncode) == (4, 75)
     for done in (refused, down):
         assert [row["state"] for row in json.loads(done.stdout)] == ["published"]
-        assert "what is listed is what the ledger knows" in done.stderr
+        assert "this list is what the ledger knows" in done.stderr
 
 
 # Pipes

@@ -32,7 +32,7 @@ EXPECTED = {
     "a port that is none": (UNREACHED, f"\\$HTTPS_{LEFT_OUT}"),
     "a proxy that is not there": (
         UNREACHED,
-        rf"{THROUGH}can't connect: nobody listens there",
+        rf"{THROUGH}can't connect: no service listens there",
     ),
     "a proxy that wants a password": (
         UNREACHED,
@@ -69,7 +69,7 @@ EXPECTED = {
         r"status page: \[::1\]:9464: this machine has no such address",
     ),
     "a kernel without IPv6": (WORKS, r"status page: \[::\]:9464: this machine has no IPv6; name an address such as"),
-    "a port that is taken": (WORKS, r"status page: .*: another program has this address"),
+    "a port that is taken": (WORKS, r"status page: .*: another program uses this address"),
     "closed descriptors": (WORKS, None),
     "an output that is full": (FULL, None),
     "no terminal, language or zone": (WORKS, None),

@@ -1,4 +1,4 @@
-"""Configuration: what is read, what is refused, and where each error is said to be."""
+"""Configuration: accepted and refused values, and the place named in each error."""
 
 import json
 import os
@@ -95,13 +95,13 @@ def test_the_example_is_what_the_program_writes_and_holds_every_key_with_its_def
         ("[hooks]\nfailed = 'mail'", ["[hooks] failed: ", "is not a list of texts"]),
     ],
 )
-def test_an_error_says_where_it_is_and_how_to_write_it_right(text: str, errors: list[str]) -> None:
+def test_errors_name_the_place_and_the_correct_form(text: str, errors: list[str]) -> None:
     (told,) = errors_of(text)
     for error in errors:
         assert error in told
 
 
-def test_every_error_is_told_at_once_in_the_order_of_the_file() -> None:
+def test_errors_are_all_reported_at_once_in_the_order_of_the_file() -> None:
     text = """\
 [console]
 url = "http://console.example/api"
@@ -136,7 +136,7 @@ pol = "1m"
         ("[drop]\nshard = '0B'", "line 2: [drop] shard: must be more than 0"),
     ],
 )
-def test_what_contradicts_is_refused(text: str, error: str) -> None:
+def test_contradictions_are_refused(text: str, error: str) -> None:
     (told,) = errors_of(text)
     assert error in told
 
@@ -151,7 +151,7 @@ def test_folders_that_meet_through_a_symlink_contradict(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "[drop]\nenabled = false\nfolder = '/srv/axom/models'",  # a folder that is not used is in nobody's way
+        "[drop]\nenabled = false\nfolder = '/srv/axom/models'",  # an unused folder can't collide
         "[console]\nurl = 'http://127.0.0.2:80/api'",
         "[console]\nurl = 'http://[::1]:8000/api'",
         "[console]\nurl = 'http://localhost/api'",
@@ -159,7 +159,7 @@ def test_folders_that_meet_through_a_symlink_contradict(tmp_path: Path) -> None:
         "\ufeff[drop]\nsettle = '5s'"[1:],
     ],
 )
-def test_what_is_unusual_but_right_is_taken(text: str) -> None:
+def test_unusual_but_correct_values_are_accepted(text: str) -> None:
     parse(text)
 
 
@@ -185,7 +185,7 @@ def test_what_is_unusual_but_right_is_taken(text: str) -> None:
         ("TRANSFER__BANDWIDTH", '["20:00 off"]', "transfer.bandwidth", (BandwidthRule(frozenset(range(7)), 1200, None),)),
     ],
 )
-def test_the_environment_overrides_each_kind_of_key(name: str, value: str, key: str, meant: object) -> None:
+def test_environment_overrides_each_kind_of_key(name: str, value: str, key: str, meant: object) -> None:
     loaded = parse("[drop]\nsettle = '1s'", **{f"AXOMSYNC_{name}": value})
     section, attribute = key.split(".")
     assert getattr(getattr(loaded.settings, section), attribute) == meant
@@ -203,12 +203,12 @@ def test_the_environment_overrides_each_kind_of_key(name: str, value: str, key: 
         ("AXOMSYNC_DROP__FOLDER", "drop", "is a relative path"),
     ],
 )
-def test_errors_in_the_environment_name_the_variable(name: str, value: str, error: str) -> None:
+def test_environment_errors_name_the_variable(name: str, value: str, error: str) -> None:
     (told,) = errors_of("", **{name: value})
     assert error in told
 
 
-def test_other_variables_of_that_prefix_are_not_ours() -> None:
+def test_environment_ignores_other_variables_with_its_prefix() -> None:
     parse("", AXOMSYNC_CONFIG="/x", AXOMSYNC_HOME="/y")
 
 
@@ -219,14 +219,14 @@ UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @given(st.integers(0, 366), st.sampled_from(sorted(UNITS)))
-def test_durations_go_there_and_back(count: int, unit: str) -> None:
+def test_durations_are_read_as_written(count: int, unit: str) -> None:
     seconds = units.parse_duration(f"{count}{unit}")
     assert seconds == pytest.approx(count * UNITS[unit])
     assert units.parse_duration(units.show_duration(seconds)) == seconds
 
 
 @given(st.integers(0, 1 << 62))
-def test_sizes_go_there_and_back_to_the_byte(count: int) -> None:
+def test_sizes_are_read_as_written_to_the_byte(count: int) -> None:
     shown = units.show_size(count)
     assert units.parse_size(shown) == count
     assert len(shown) <= len(f"{count}B")
@@ -249,21 +249,21 @@ _LINES = st.builds(
 
 
 @given(st.lists(_LINES, max_size=5))
-def test_timetables_go_there_and_back(lines: list[str]) -> None:
+def test_timetables_are_read_as_written(lines: list[str]) -> None:
     rules = units.parse_bandwidth(lines)
     assert len(rules) == len(lines)
     assert units.parse_bandwidth(units.show_bandwidth(rules)) == rules
 
 
-def test_days_of_a_timetable_may_go_over_the_weekend() -> None:
+def test_timetable_days_may_go_over_the_weekend() -> None:
     (rule,) = units.parse_bandwidth(["Sat-Mon 23:59 1MB/s"])
     assert rule == BandwidthRule(frozenset({5, 6, 0}), 23 * 60 + 59, 1e6)
 
 
-# What is shown
+# config show
 
 
-def test_what_is_shown_can_be_written_into_a_file_again() -> None:
+def test_config_show_can_be_written_into_a_file_again() -> None:
     given_text = """
 [drop]
 settle = "1500ms"
@@ -283,7 +283,7 @@ bandwidth = ["Mon-Fri 08:00 50MB/s", "20:00 off"]
     assert parse(again).settings == loaded.settings
 
 
-def test_what_is_shown_says_where_it_came_from() -> None:
+def test_config_show_names_the_origin_of_each_value() -> None:
     rows = {row["key"]: row for row in config.effective(parse("[drop]\n\nsettle = '90s'", AXOMSYNC_MIRROR__KEEP="2"))}
     assert rows["drop.settle"] == {"key": "drop.settle", "value": "90s", "from": f"{FILE}:3"}
     assert rows["mirror.keep"] == {"key": "mirror.keep", "value": 2, "from": "$AXOMSYNC_MIRROR__KEEP"}
@@ -293,7 +293,7 @@ def test_what_is_shown_says_where_it_came_from() -> None:
 # Files
 
 
-def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"there is no such file; `axomsync init --config .*none\.toml` writes one"):
         config.load(tmp_path / "none.toml", {})
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
@@ -309,13 +309,13 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
             key_of({}, endless)
 
 
-def test_a_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
+def test_byte_order_mark_does_no_harm(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[drop]\nsettle = '9s'\n", encoding="utf-8-sig")
     assert config.load(file, {}).settings.drop.settle == 9.0
 
 
-def test_which_file_is_used(tmp_path: Path) -> None:
+def test_find_chooses_the_first_existing_file(tmp_path: Path) -> None:
     named, user = tmp_path / "named.toml", tmp_path / "home" / ".config" / "axomsync" / "config.toml"
     user.parent.mkdir(parents=True)
     user.touch()
@@ -325,11 +325,11 @@ def test_which_file_is_used(tmp_path: Path) -> None:
     del environ["AXOMSYNC_CONFIG"]
     assert config.find(None, environ) == user
     user.unlink()
-    with pytest.raises(BadConfig, match="`axomsync init` writes one"):
+    with pytest.raises(BadConfig, match="run `axomsync init`, or set"):
         config.find(None, environ)
 
 
-def test_init_writes_where_its_user_may() -> None:
+def test_init_writes_into_folders_of_its_user() -> None:
     path, values = config.defaults_for_user(None, {"HOME": "/home/elsewhere"}, root=True)
     assert (path, values) == (Path("/etc/axomsync/config.toml"), {})
     path, values = config.defaults_for_user(None, {"HOME": "/home/elsewhere"}, root=False)
@@ -352,7 +352,7 @@ def key_of(environ: dict[str, str], key_file: Path | None = None) -> str:
     return config.load_key(parse(f"[console]\nkey_file = '{key_file or ''}'").settings, environ)
 
 
-def test_the_key_comes_from_the_first_source_that_is_there(tmp_path: Path) -> None:
+def test_load_key_uses_the_first_existing_source(tmp_path: Path) -> None:
     file, credentials = tmp_path / "key", tmp_path / "credentials"
     credentials.mkdir()
     file.write_text("axom_live_file\n")
@@ -380,7 +380,7 @@ def test_the_key_comes_from_the_first_source_that_is_there(tmp_path: Path) -> No
         (b"a\x00b", "this is not an API key"),
     ],
 )
-def test_a_key_that_is_none_is_refused_by_its_source(content: bytes | None, error: str, tmp_path: Path) -> None:
+def test_load_key_names_the_source_of_a_malformed_key(content: bytes | None, error: str, tmp_path: Path) -> None:
     file = tmp_path / "key"
     if content is not None:
         file.write_bytes(content)
@@ -390,12 +390,12 @@ def test_a_key_that_is_none_is_refused_by_its_source(content: bytes | None, erro
     assert refusal.value.exit_code == 4
 
 
-def test_without_any_source_the_user_is_told_all_three() -> None:
+def test_load_key_without_a_source_names_all_three() -> None:
     with pytest.raises(KeyRefused, match=r"\$AXOM_KEY.*key_file.*LoadCredential"):
         key_of({})
 
 
-def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "SYSTEM_CONFIG", str(tmp_path / "etc"))
     environ = {"HOME": str(tmp_path), "AXOMSYNC_CONSOLE__URL": "https://console.test/api", "AXOMSYNC_MIRROR__POLL": "5m"}
     path = config.find(None, environ)
@@ -406,9 +406,7 @@ def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: py
         config.load(path, {**environ, "AXOMSYNC_MIRROR__POL": "5m"})
     with pytest.raises(BadConfig, match=r"^\$AXOMSYNC_MIROR__POLL: \[miror\]: unknown section; did you mean mirror\?$"):
         config.load(path, {**environ, "AXOMSYNC_MIROR__POLL": "5m"})
-    with pytest.raises(
-        BadConfig, match=r"no configuration at .*; `axomsync init` writes one, and variables such as AXOMSYNC_"
-    ):
+    with pytest.raises(BadConfig, match=r"no configuration at .*; run `axomsync init`, or set variables such as AXOMSYNC_"):
         config.find(None, {"HOME": str(tmp_path), "AXOMSYNC_MIRROR_POL": "5m"})
     file = tmp_path / ".config" / "axomsync" / "config.toml"
     file.parent.mkdir(parents=True)
@@ -421,7 +419,7 @@ def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: py
     [
         ({"AXOMSYNC_MIRROR_POL": "5m"}, "did you mean AXOMSYNC_MIRROR__POLL?"),
         ({"AXOMSYNC_CONSOLE_URLS": "x"}, "did you mean AXOMSYNC_CONSOLE__URL?"),
-        ({"axomsync_mirror__poll": "1s"}, "it means nothing in small letters; did you mean AXOMSYNC_MIRROR__POLL?"),
+        ({"axomsync_mirror__poll": "1s"}, "lower case is ignored; did you mean AXOMSYNC_MIRROR__POLL?"),
         ({"Axomsync_Config": "x"}, "did you mean AXOMSYNC_CONFIG?"),
         ({"axom_key": "x"}, "did you mean AXOM_KEY?"),
         ({"mirror__poll": "1s", "axomsync": "x", "axomsync_x__y": "1"}, None),
@@ -431,20 +429,20 @@ def test_the_environment_suffices_without_a_file(tmp_path: Path, monkeypatch: py
         ({"AXOMSYNC_EVENT": "upload_done", "AXOMSYNC_FILENAME": "x"}, None),
     ],
 )
-def test_a_variable_that_means_nothing_is_told(environ: dict[str, str], words: str | None) -> None:
+def test_misspelt_variables_are_reported(environ: dict[str, str], words: str | None) -> None:
     told = config.misspelt(environ)
     assert len(told) == (words is not None)
     assert words is None or told[0].endswith(words)
 
 
 @pytest.mark.parametrize("name", ["http://axom.example", "axom.example:9464", "axom.example/x", "", "a b", "*"])
-def test_a_name_of_the_page_is_a_host_name(name: str) -> None:
+def test_web_names_are_host_names(name: str) -> None:
     with pytest.raises(BadConfig, match=r"\[web\] names: .* is not a host name; write it without scheme, port and path"):
         config.parse(f'[web]\nnames = ["{name}"]', Path("c.toml"), {})
 
 
 @pytest.mark.parametrize("line", ["key_file", "ca_file", "url"])
-def test_a_key_in_the_wrong_place_is_not_repeated(line: str) -> None:
+def test_api_key_in_the_wrong_place_is_not_repeated(line: str) -> None:
     (told,) = errors_of(f"[console]\n{line} = 'axom_live_0123456789abcdef'")
     assert "0123456789abcdef" not in told
     (told,) = errors_of("", AXOMSYNC_CONSOLE__KEY="axom_live_0123456789abcdef")
@@ -452,7 +450,7 @@ def test_a_key_in_the_wrong_place_is_not_repeated(line: str) -> None:
     assert "0123456789abcdef" not in told
 
 
-def test_a_key_file_that_everybody_can_read_is_told(tmp_path: Path) -> None:
+def test_key_file_that_everybody_can_read_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("axom_live_x")
     settings: Any = parse(f"[console]\nkey_file = '{file}'").settings
@@ -464,7 +462,7 @@ def test_a_key_file_that_everybody_can_read_is_told(tmp_path: Path) -> None:
     assert config.key_file_warning(settings) is None
 
 
-# Whatever a configuration says
+# Any content of a configuration
 
 FULL: dict[str, Any] = {
     "console": {"url": "https://console.example/api", "key_file": "/k", "ca_file": ""},
@@ -479,7 +477,7 @@ FULL: dict[str, Any] = {
 
 
 def as_toml(value: object) -> str:
-    """One value as TOML writes it, tables in one line; what TOML has no word for is an empty text."""
+    """Write a value as TOML, tables in one line; a value that TOML can't express becomes an empty text."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -492,7 +490,7 @@ def as_toml(value: object) -> str:
 
 
 @how_many()
-def test_any_document_is_a_configuration_or_refused_in_words(examples: int) -> None:
+def test_parse_accepts_or_explains_any_document(examples: int) -> None:
     def holds(document: object) -> None:
         parts = document.items() if isinstance(document, dict) else [("console", document)]
         text = "\n".join(f"{json.dumps(name)} = {as_toml(value)}" for name, value in parts)
@@ -508,7 +506,7 @@ def test_any_document_is_a_configuration_or_refused_in_words(examples: int) -> N
 
 
 @how_many()
-def test_any_text_is_a_configuration_or_refused_in_words(examples: int) -> None:
+def test_parse_accepts_or_explains_any_text(examples: int) -> None:
     def holds(text: str) -> None:
         with suppress(BadConfig):
             parse(text)

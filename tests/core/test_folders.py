@@ -1,4 +1,4 @@
-"""Folders by descriptor: no link is followed, nothing is written into, what is made is whole and synced."""
+"""Folders by descriptor: no link is followed, no file is written into, new files are whole and synced."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ PLANTS: dict[str, Plant] = {
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Iterator[Path]:
-    """A file that nothing in the folder may change."""
+    """A file outside that nothing in the folder may change."""
     file = tmp_path / "outside" / "file"
     file.parent.mkdir()
     file.write_text("mine")
@@ -49,7 +49,7 @@ def here(folder: Folder) -> Path:
     return Path(os.fsdecode(folder.path))
 
 
-def test_what_is_made_has_its_mode_and_leaves_nothing_beside_it(folder: Folder) -> None:
+def test_write_new_sets_the_mode_and_leaves_no_other_file(folder: Folder) -> None:
     folder.write_new(b"a", b"text", 0o640)
     assert here(folder).joinpath("a").read_bytes() == b"text"
     assert stat.S_IMODE(here(folder).joinpath("a").stat().st_mode) == 0o640
@@ -59,7 +59,7 @@ def test_what_is_made_has_its_mode_and_leaves_nothing_beside_it(folder: Folder) 
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
-def test_a_name_that_is_taken_is_not_written_into_whatever_has_it(folder: Folder, outside: Path, plant: Plant) -> None:
+def test_write_new_refuses_a_taken_name_of_any_kind(folder: Folder, outside: Path, plant: Plant) -> None:
     plant(here(folder) / "a", outside)
     with pytest.raises(FileExistsError):
         folder.write_new(b"a", b"text")
@@ -67,7 +67,7 @@ def test_a_name_that_is_taken_is_not_written_into_whatever_has_it(folder: Folder
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PLANTS if kind != "folder"])
-def test_replacing_puts_a_file_in_the_place_of_whatever_was_there(folder: Folder, outside: Path, kind: str) -> None:
+def test_replace_replaces_a_name_of_any_kind(folder: Folder, outside: Path, kind: str) -> None:
     PLANTS[kind](here(folder) / "a", outside)
     folder.replace(b"a", b"text")
     status = folder.status(b"a")
@@ -76,7 +76,7 @@ def test_replacing_puts_a_file_in_the_place_of_whatever_was_there(folder: Folder
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
-def test_nothing_but_a_regular_file_is_opened_or_waited_for(folder: Folder, outside: Path, plant: Plant) -> None:
+def test_open_file_refuses_all_but_regular_files_without_waiting(folder: Folder, outside: Path, plant: Plant) -> None:
     plant(here(folder) / "a", outside)
     with pytest.raises(OSError, match="inside/a"):
         folder.open_file(b"a")
@@ -85,7 +85,7 @@ def test_nothing_but_a_regular_file_is_opened_or_waited_for(folder: Folder, outs
 
 
 @pytest.mark.parametrize("kind", [kind for kind in PLANTS if kind != "folder"])
-def test_no_way_leads_through_what_is_no_folder(folder: Folder, outside: Path, kind: str) -> None:
+def test_descend_refuses_links_and_files_on_the_way(folder: Folder, outside: Path, kind: str) -> None:
     PLANTS[kind](here(folder) / "a", outside.parent)
     for make in (None, 0o755):
         with pytest.raises(OSError, match="inside/a") as caught:
@@ -93,7 +93,7 @@ def test_no_way_leads_through_what_is_no_folder(folder: Folder, outside: Path, k
         assert caught.value.errno == (errno.ELOOP if "link" in kind else errno.ENOTDIR)
 
 
-def test_a_way_is_made_part_by_part_and_never_leads_up(folder: Folder) -> None:
+def test_descend_makes_missing_folders_and_never_leads_up(folder: Folder) -> None:
     with folder.descend(b"a/b", make=0o755) as inner:
         inner.write_new(b"c", b"")
     assert here(folder).joinpath("a/b/c").is_file()
@@ -103,7 +103,7 @@ def test_a_way_is_made_part_by_part_and_never_leads_up(folder: Folder) -> None:
         folder.descend(b"a/../..")
 
 
-def test_a_move_never_overwrites(folder: Folder) -> None:
+def test_move_never_overwrites(folder: Folder) -> None:
     folder.write_new(b"a", b"a")
     with folder.descend(b"b", make=0o755) as target:
         target.write_new(b"a", b"b")
@@ -114,7 +114,7 @@ def test_a_move_never_overwrites(folder: Folder) -> None:
         assert sorted(target.names()) == [b"a", b"c"]
 
 
-def test_what_is_not_finished_has_a_name_that_nobody_could_guess(folder: Folder) -> None:
+def test_unfinished_files_have_unguessable_names(folder: Folder) -> None:
     folder.write_new(b"a", b"text")
     file, names = folder.open_file(b"a"), set()
     for _ in range(3):
@@ -124,14 +124,14 @@ def test_what_is_not_finished_has_a_name_that_nobody_could_guess(folder: Folder)
     assert [len(name) >= 32 for name in names] == [True] * 3
 
 
-def test_a_write_that_fails_leaves_nothing(folder: Folder) -> None:
+def test_failed_writes_leave_nothing(folder: Folder) -> None:
     with pytest.raises(OSError, match="too long"):
         folder.write_new(b"n" * 300, b"text")
     assert folder.names() == []
 
 
 class Shape(BaseModel):
-    """As strict as the real ones."""
+    """A strict shape, like the real ones."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
     number: int
@@ -157,14 +157,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_a_document_of_another_form_is_none(folder: Folder, text: bytes) -> None:
+def test_read_document_refuses_another_form(folder: Folder, text: bytes) -> None:
     folder.write_new(b"a", text)
     with pytest.raises(NotADocument) as caught:
         read_document(folder, b"a", SHAPE)
     assert "\n" not in str(caught.value)
 
 
-def test_a_document_is_read_and_an_absent_one_is_nothing(folder: Folder) -> None:
+def test_read_document_returns_none_only_for_an_absent_file(folder: Folder) -> None:
     assert read_document(folder, b"a", SHAPE) is None
     folder.write_new(b"a", b'{"number": 1, "parts": [{"a": "b"}], "more": 2}')
     assert read_document(folder, b"a", SHAPE) == Shape(number=1, parts=[{"a": "b"}])
@@ -173,12 +173,12 @@ def test_a_document_is_read_and_an_absent_one_is_nothing(folder: Folder) -> None
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_document_or_none(text: bytes) -> None:
+def test_read_document_parses_or_refuses_any_bytes(text: bytes) -> None:
     with suppress(NotADocument):
         assert isinstance(parse_document(text, SHAPE), Shape)
 
 
-def test_a_document_of_another_user_or_that_others_may_write_to_is_not_ours(folder: Folder) -> None:
+def test_read_document_ours_refuses_files_of_other_users_and_files_that_others_may_write(folder: Folder) -> None:
     place = here(folder) / "a"
     shape = TypeAdapter(dict[str, int])
     for mode, owner, ours in ((0o644, 0, True), (0o664, 0, False), (0o646, 0, False), (0o644, 65534, False)):

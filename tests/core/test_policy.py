@@ -1,4 +1,4 @@
-"""Decisions about time and lanes, with the clock in the test's hand."""
+"""Decisions about time and lanes, with a clock set by the test."""
 
 import math
 import random
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from axomsync.config.units import parse_bandwidth
 from axomsync.core.policy import BACKOFF_CAP, BandwidthRule, LaneCount, backoff, bandwidth_at, worth_starting
 
-MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # the hour on the wall is what a timetable is about
+MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # a timetable is about local time
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, allow_infinity=True))
-def test_a_back_off_is_within_its_bounds(attempt: int, chance: float, asked: float | None) -> None:
+def test_backoff_stays_within_its_bounds(attempt: int, chance: float, asked: float | None) -> None:
     wait = backoff(attempt, lambda: chance, asked)
     assert 0 <= wait <= max(BACKOFF_CAP, min(asked or 0, 3600))
     assert wait <= max(2.0**attempt if attempt < 20 else math.inf, min(asked or 0, 3600))
@@ -23,7 +23,7 @@ def test_a_back_off_is_within_its_bounds(attempt: int, chance: float, asked: flo
         assert wait >= min(asked, 3600), "the far side is asked sooner than it wants"
 
 
-def test_back_offs_spread_over_the_whole_window_and_the_window_grows() -> None:
+def test_backoff_spreads_over_a_growing_window() -> None:
     chance = random.Random(7).random
     for attempt, window in ((1, 2), (3, 8), (20, 300)):
         waits = [backoff(attempt, chance) for _ in range(500)]
@@ -32,7 +32,7 @@ def test_back_offs_spread_over_the_whole_window_and_the_window_grows() -> None:
 
 
 @given(st.floats(0, 1e9), st.floats(0, 1e9), st.booleans())
-def test_a_url_is_started_on_only_while_it_lives(age: float, expires_in: float, used: bool) -> None:
+def test_worth_starting_needs_a_live_url(age: float, expires_in: float, used: bool) -> None:
     assert worth_starting(age, None, used)
     assert worth_starting(age, expires_in, used=False), "a URL that nobody tried is worth a try whatever the clocks say"
     if worth_starting(age, expires_in, used=True):
@@ -45,7 +45,7 @@ def minute_by_minute(rules: tuple[BandwidthRule, ...], begin: datetime, minutes:
     return [bandwidth_at(rules, begin + timedelta(minutes=minute)) for minute in range(minutes)]
 
 
-def test_a_timetable_holds_over_weeks() -> None:
+def test_bandwidth_timetable_holds_over_weeks() -> None:
     rules = parse_bandwidth(["Mon-Fri 08:00 50MB/s", "Mon-Fri 20:00 off", "Sun 12:30 1MB/s"])
     week = minute_by_minute(rules, MONDAY, 7 * 24 * 60)
     assert minute_by_minute(rules, MONDAY + timedelta(weeks=3), 7 * 24 * 60) == week
@@ -74,7 +74,7 @@ _RULES = st.lists(
 
 
 @given(_RULES, st.integers(0, 7 * 1440 - 1))
-def test_the_rule_that_began_last_holds(rules: list[BandwidthRule], at: int) -> None:
+def test_bandwidth_at_follows_the_rule_that_began_last(rules: list[BandwidthRule], at: int) -> None:
     def minutes_since(rule: BandwidthRule) -> int:
         return min((at - (day * 1440 + rule.minute)) % (7 * 1440) for day in rule.days)
 
@@ -83,7 +83,7 @@ def test_the_rule_that_began_last_holds(rules: list[BandwidthRule], at: int) -> 
     assert bandwidth_at(tuple(rules), MONDAY + timedelta(minutes=at)) in possible
 
 
-def test_without_rules_there_is_no_limit() -> None:
+def test_bandwidth_without_rules_has_no_limit() -> None:
     assert bandwidth_at((), MONDAY) is None
 
 
@@ -92,7 +92,7 @@ def test_without_rules_there_is_no_limit() -> None:
     st.integers(1, 64),
     st.lists(st.tuples(st.floats(0, 1e9), st.floats(0.5, 100), st.booleans()), max_size=60),
 )
-def test_the_number_of_lanes_stays_within_its_bounds(most: int, first: int, story: list[tuple[float, float, bool]]) -> None:
+def test_lane_count_stays_within_its_bounds(most: int, first: int, story: list[tuple[float, float, bool]]) -> None:
     lanes, now = LaneCount(most, first), 0.0
     for rate, seconds, overrun in story:
         now += seconds
@@ -112,29 +112,29 @@ def settled(lanes: LaneCount, throughput: dict[int, float], seconds: float = 40.
     return lanes.count
 
 
-def test_lanes_grow_while_that_brings_something_and_stop_when_it_does_not() -> None:
+def test_lane_count_grows_while_the_rate_grows() -> None:
     assert settled(LaneCount(64), {1: 25, 2: 50, 4: 100, 8: 200, 16: 380, 32: 370, 64: 360}) == 16
     assert settled(LaneCount(64), {1: 100, 2: 200, 4: 300, 8: 20}) == 4, "more lanes were slower"
     assert settled(LaneCount(3), {1: 1, 2: 2, 3: 3}) == 3
 
 
-def test_where_each_connection_is_capped_all_lanes_run_after_two_seconds() -> None:
+def test_lane_count_reaches_all_lanes_in_two_seconds_when_connections_are_capped() -> None:
     assert settled(LaneCount(16), {lanes: 20 * lanes for lanes in range(1, 17)}, seconds=2) == 16
 
 
-def test_connections_that_need_a_second_to_find_their_speed_are_waited_for() -> None:
+def test_lane_count_waits_for_connections_that_start_slowly() -> None:
     lanes, changed, count = LaneCount(16), 0.0, 4
     for step in range(80):
         now = step / 4
         if lanes.count != count:
             changed, count = now, lanes.count
-        fresh = count / 2 if changed else 0  # half of the lanes are new
+        fresh = count / 2 if changed else 0  # half of the lanes have just started
         lanes.observe(20 * (count - fresh) + 20 * fresh * min(1.0, (now - changed) / 1.5), now)
     assert lanes.count == 16
 
 
-def test_requests_that_begin_with_bytes_for_free_do_not_hold_the_lanes_down() -> None:
-    """As nginx's limit_rate does: a second's worth at once, then nothing for that second, and so with each new request."""
+def test_lane_count_grows_though_requests_begin_with_a_burst() -> None:
+    """Bytes like nginx's limit_rate gives: one second's worth at once, then none for that second, for each new request."""
     for first in (1, 2, 4, 8):
         lanes, begun = LaneCount(16, first), [0.0] * first
         for step in range(40):
@@ -145,7 +145,7 @@ def test_requests_that_begin_with_bytes_for_free_do_not_hold_the_lanes_down() ->
         assert lanes.count == 16
 
 
-def test_where_more_lanes_are_slower_that_is_tried_less_and_less_often() -> None:
+def test_lane_count_probes_less_often_when_more_lanes_are_slower() -> None:
     lanes, tries = LaneCount(64, 4), []
     for step in range(600 * 4):
         before = lanes.count

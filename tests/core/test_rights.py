@@ -1,4 +1,4 @@
-"""What is denied to whom, and the command that gives the right: asked of the kernel by processes of other users."""
+"""Missing rights and the command that grants them, tested with the kernel by processes of other users."""
 
 import errno
 import grp
@@ -23,7 +23,7 @@ PERSON, SERVICE, STAFF = 54321, 654, grp.getgrnam("staff")
 
 
 def told_to(uid: int, work: Callable[[], Any], groups: tuple[int, ...] = ()) -> Any:
-    """What `work` returns, or the failure that it raises, in a process of another user."""
+    """Run `work` in a process of another user; returns its result or the failure that it raises."""
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         try:
@@ -61,7 +61,7 @@ def test_a_user_without_a_name_on_a_volume_of_roots_has_no_sudo(place: Path) -> 
     )
 
 
-def test_a_person_learns_which_group_to_join(place: Path) -> None:
+def test_denial_names_the_group_to_join(place: Path) -> None:
     state = place / "state"
     state.mkdir()
     os.chown(state, 0, STAFF.gr_gid)
@@ -73,7 +73,7 @@ def test_a_person_learns_which_group_to_join(place: Path) -> None:
     )
 
 
-def test_a_file_that_a_group_may_read_and_one_that_is_roots_alone(place: Path) -> None:
+def test_denial_names_the_group_or_sudo_for_an_unreadable_file(place: Path) -> None:
     ledger, key = place / "state.db", place / "key"
     for file, mode in ((ledger, 0o640), (key, 0o600)):
         file.touch()
@@ -83,7 +83,7 @@ def test_a_file_that_a_group_may_read_and_one_that_is_roots_alone(place: Path) -
     assert denied(key, PERSON).endswith("may not read it; use sudo")
 
 
-def test_what_root_has_put_into_a_folder_of_theirs_is_handed_over(place: Path) -> None:
+def test_denial_names_chown_for_roots_file_in_the_users_folder(place: Path) -> None:
     mine = place / "mine"
     (mine / "sub").mkdir(parents=True)
     (mine / "a.jsonl").touch(mode=0o600)
@@ -93,7 +93,7 @@ def test_what_root_has_put_into_a_folder_of_theirs_is_handed_over(place: Path) -
     assert denied(mine / "sub" / "b.jsonl", PERSON).endswith(f"; run: sudo chown -R {PERSON} {mine}/sub")
 
 
-def test_the_service_learns_the_command_for_the_owner(place: Path) -> None:
+def test_denial_names_the_owners_command_for_the_service(place: Path) -> None:
     sub, file = place / "sub", place / "secret.jsonl"
     sub.mkdir(mode=0o755)
     (sub / "a.jsonl").touch()
@@ -112,8 +112,8 @@ def test_the_service_learns_the_command_for_the_owner(place: Path) -> None:
             assert told_to(SERVICE, partial(os.access, kind, how))
 
 
-def test_nothing_below_a_folder_of_roots_is_opened(place: Path) -> None:
-    """It may be the system's own."""
+def test_grant_on_a_folder_of_root_covers_the_folder_alone(place: Path) -> None:
+    """The folder may be the system's own."""
     place.chmod(0o755)
     (place / "b").mkdir()
     said = denied(place / "b" / "c", SERVICE)
@@ -123,7 +123,7 @@ def test_nothing_below_a_folder_of_roots_is_opened(place: Path) -> None:
     assert "-R" not in said
 
 
-def test_what_is_ones_own_takes_nobody_else(place: Path) -> None:
+def test_denial_of_an_own_file_needs_no_other_user(place: Path) -> None:
     file = place / "mine"
     file.touch()
     os.chown(file, PERSON, PERSON)
@@ -131,12 +131,12 @@ def test_what_is_ones_own_takes_nobody_else(place: Path) -> None:
     assert denied(file, PERSON).endswith(f"run: chmod u+rwX {file}")
 
 
-def test_a_denial_that_rights_do_not_explain_is_told_as_before(place: Path) -> None:
+def test_local_fault_without_a_denial_keeps_its_general_advice(place: Path) -> None:
     assert rights.denial_of(str(place)) is None
     assert "permission denied" in str(local_fault(PermissionError(errno.EACCES, ""), str(place)))
 
 
-def test_a_key_that_may_not_be_read(place: Path) -> None:
+def test_key_file_that_may_not_be_read_names_the_remedy(place: Path) -> None:
     key = place / "key"
     key.write_text("axom_live_x")
     key.chmod(0o600)
@@ -145,7 +145,7 @@ def test_a_key_that_may_not_be_read(place: Path) -> None:
     assert said == f"the API key can't be read: {key}: the user {PERSON} may not read it; use sudo"
 
 
-# What the unit's sandbox hides
+# The unit's sandbox
 
 
 TABLE = """\
@@ -170,11 +170,11 @@ EDIT = "run: systemctl edit axomsync, add below [Service]: "
         ("/data/drop", False, None),
     ],
 )
-def test_what_a_unit_hides_is_told_from_what_is_broken(folder: str, written: bool, change: str | None) -> None:
+def test_sandbox_of_the_unit_is_told_from_other_faults(folder: str, written: bool, change: str | None) -> None:
     assert way_in(folder, "axomsync.service", TABLE, written=written) == change
 
 
-def test_the_unit_is_the_innermost_service() -> None:
+def test_unit_of_returns_the_innermost_service() -> None:
     assert unit_of("0::/system.slice/axomsync.service\n") == "axomsync.service"
     assert unit_of("0::/user.slice/user@1000.service/app.slice/mine.service\n") == "mine.service"
     assert unit_of("0::/user.slice/session-3.scope\n") is None

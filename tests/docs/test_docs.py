@@ -1,7 +1,7 @@
-"""The documents keep up with the program: what it has and they don't tell fails here, and so does an example that fails.
+"""The documents match the program: a missing description fails here, and so does an example that fails.
 
-Metrics are compared with the reference in `tests/web/test_metrics.py`, where they are scraped; examples for root are run in
-`tests/systemd/test_night_shift.py`, on a machine.
+`tests/web/test_metrics.py` compares the metrics of a real scrape with the reference;
+`tests/systemd/test_night_shift.py` runs the examples for root on a machine.
 """
 
 import os
@@ -28,7 +28,7 @@ def exit_codes(kind: type[errors.AxomsyncError] = errors.AxomsyncError) -> set[i
     return {kind.exit_code}.union(*map(exit_codes, kind.__subclasses__()))
 
 
-def test_reference_is_what_the_program_says_of_itself() -> None:
+def test_reference_equals_the_generated_pages() -> None:
     written = {page.name: page.read_text(encoding="utf-8") for page in FOLDER.iterdir()}
     assert written == pages(), "run: make docs"
 
@@ -47,14 +47,14 @@ def test_changelog_has_the_version_dated() -> None:
     assert released[0] == axomsync.__version__
 
 
-def test_every_example_says_what_it_is() -> None:
+def test_examples_name_their_language() -> None:
     unknown = [
         f"{e.place}: {e.language!r}" for document in DOCUMENTS for e in examples(document) if e.language not in LANGUAGES
     ]
     assert unknown == []
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_links_lead_to_existing_targets() -> None:
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
@@ -66,7 +66,7 @@ def test_every_link_leads_somewhere() -> None:
                 assert anchor in anchors, f"{document.name}: {target}#{anchor}"
 
 
-def test_every_module_that_is_named_is_there() -> None:
+def test_named_modules_exist() -> None:
     for document in DOCUMENTS:
         for name in re.findall(r"`([a-z][\w/]*/\w+\.(?:py|sh|md|toml))`", document.read_text(encoding="utf-8")):
             assert any((folder / name).exists() for folder in (CHECKOUT, CHECKOUT / "axomsync")), f"{document.name}: {name}"
@@ -78,8 +78,8 @@ def test_configurations_are_accepted(example: Example) -> None:
 
 
 @pytest.mark.parametrize("example", [e for d in DOCUMENTS for e in examples(d, "sh")], ids=lambda e: e.place)
-def test_commands_do_what_they_say(example: Example, sandbox: Sandbox, tmp_path: Path) -> None:
-    """As a user types them, one after the other. What installs and what takes minutes is only asked whether it exists."""
+def test_commands_of_the_examples_work(example: Example, sandbox: Sandbox, tmp_path: Path) -> None:
+    """Run the examples in order, like a user. Installations and commands of minutes are only checked for existence."""
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "make").write_text(f'#!/bin/sh\nexec /usr/bin/make -n -C {CHECKOUT} "$@"\n')
@@ -92,7 +92,7 @@ def test_commands_do_what_they_say(example: Example, sandbox: Sandbox, tmp_path:
         "PATH": f"{programs}:{os.environ['PATH']}",
         "AXOMSYNC_CONFIG": str(tmp_path / "config.toml"),
         "AXOMSYNC_CONSOLE__URL": sandbox.url,
-        # Root's are not below its home.
+        # Root's folders are not below its home.
         **{f"AXOMSYNC_{section}__FOLDER": str(tmp_path / section) for section in ("STATE", "DROP", "MIRROR")},
     }
     script = example.text.replace("axom_live_…", sandbox.key)

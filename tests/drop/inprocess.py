@@ -65,6 +65,7 @@ class FarSide:
         self.objects: dict[str, bytes] = {}  # by key
         self.faults: deque[str] = deque()
         self.puts = 0
+        self.clock_ahead: float | None = 0.0
 
     def presign(self, filename: str, content_type: str) -> Presigned:
         with self._lock:

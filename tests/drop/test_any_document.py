@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from axomsync.drop.claims import Claims
 from axomsync.drop.receipts import survey
 from axomsync.ledger import Ledger
-from axomsync.status.report import upload_document
+from axomsync.status.documents import upload_document
 from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 
 CONTENT = f"{'a' * 64}/a.jsonl"

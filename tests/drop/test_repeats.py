@@ -9,7 +9,7 @@ import pytest
 from axomsync.cli import tables
 from axomsync.core.records import UploadState
 from axomsync.drop.repeats import repeated_words
-from axomsync.status.report import upload_document
+from axomsync.status.documents import upload_document
 from tests.drop.conftest import dataset, receipt
 from tests.drop.inprocess import DropHere, ledger_template
 

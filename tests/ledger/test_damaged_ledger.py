@@ -16,8 +16,9 @@ from axomsync.core.records import Checked, DurableSegment, ModelState, Presigned
 from axomsync.core.states import IllegalTransition
 from axomsync.ledger import Ledger, Reader
 from axomsync.runtime.heartbeat import Liveness
+from axomsync.status.documents import event_document, model_document, upload_document
 from axomsync.status.explain import explain
-from axomsync.status.report import event_document, model_document, status_document, upload_document
+from axomsync.status.report import status_document
 from axomsync.status.targets import Targets
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.anything import some

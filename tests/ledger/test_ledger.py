@@ -586,7 +586,7 @@ def test_a_state_folder_that_can_not_be_made_is_named_with_what_is_in_its_way(tm
 
 
 def test_a_lock_by_another_program_is_told(folder: Path) -> None:
-    with Ledger(folder, lambda: NOW) as ledger:
+    with Ledger(folder, lambda: NOW, patience=0.2) as ledger:
         other = sqlite3.connect(folder / "state.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         try:

@@ -1,4 +1,4 @@
-"""What the mirror's tests share: a server that can misbehave, and those who mirror from it, as a process or in this one."""
+"""Shared by the mirror's tests: a server that can misbehave, and agents that mirror from it, as a process or in this one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.rig.faults import KEY, FaultyServer
 
 @pytest.fixture
 def server() -> Iterator[FaultyServer]:
-    """Whatever a test does, storage sees neither the key nor a cookie."""
+    """In every test storage sees neither the key nor a cookie."""
     with FaultyServer() as server:
         yield server
         for request in server.storage_requests():

@@ -1,4 +1,4 @@
-"""The mirror's own parts put together as the agent does it, but in this process, and with back-offs that take no time."""
+"""The mirror's own parts, put together like in the agent, but in this process, and with back-offs that take no time."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ from tests.rig.faults import KEY, FaultyServer
 
 
 class MirrorHere:
-    """One installation below `home`. Each `sync()` is a life of its own: nothing but what is on disk survives it."""
+    """One installation below `home`. Each `sync()` is a new process in effect: only the disk survives it."""
 
     def __init__(self, home: Path, server: FaultyServer) -> None:
         self.folder, self.state = home / "models", home / "state"
@@ -33,8 +33,8 @@ class MirrorHere:
         self.stall = 5.0
         self.lanes = 4
         self.patience = 10.0
-        self.jitter = 0.0  # the least that full jitter gives: no pause but those that the far side asks for
-        self.later = 0.0  # seconds that the wall clock is ahead
+        self.jitter = 0.0  # the least of full jitter: only pauses that the far side asks for
+        self.later = 0.0  # seconds by which the wall clock is ahead
         self._server = server
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class MirrorHere:
             print(f"--- requests\n{chr(10).join(map(str, self._server.requests[-60:]))}")
 
     def sync(self) -> None:
-        """One pass. Raises what the console refuses."""
+        """Run one pass. Raises the console's refusals."""
         with self._context() as context:
             Mirror(context).run_once()
 
@@ -64,7 +64,7 @@ class MirrorHere:
                 loop.join()
 
     def scrub(self) -> None:
-        """One round of the upkeep: what is due is read, and mended."""
+        """Run one round of the upkeep: read due models and repair them."""
         with self._context() as context:
             Upkeep(context).scrub(lambda: None)
 
@@ -88,7 +88,7 @@ class MirrorHere:
                 storage.close()
 
     def model(self, model_id: str) -> Model:
-        """What the ledger says of a model."""
+        """The ledger's row of a model."""
         return next(model for model in self._ledger().models() if model.id == model_id)
 
     def models(self) -> list[Model]:
@@ -96,7 +96,7 @@ class MirrorHere:
         return models
 
     def proofs(self, model_id: str) -> dict[str, str]:
-        """What the record says could be shown of each file's bytes."""
+        """The proofs of a model's files in its record."""
         record = read_record(Path(self.model(model_id).path or ""))
         assert record is not None
         return {rel: str(proof) for rel, proof in record.proofs.items()}
@@ -105,7 +105,7 @@ class MirrorHere:
         return self._ledger().files(model_id)
 
     def reader(self) -> Any:
-        """The ledger as other processes read it."""
+        """A reader of the ledger, as other processes have it."""
         return self._ledger()
 
     def _random(self) -> float:

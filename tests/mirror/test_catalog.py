@@ -1,4 +1,4 @@
-"""Reconciling with the console's list: settles at once, and takes nothing away that was published."""
+"""Agreement with the console's list: reached at once, and published models stay."""
 
 import dataclasses
 
@@ -73,7 +73,7 @@ def apply(known: list[Model], changes: list[Change]) -> list[Model]:
 
 
 @given(st.lists(remotes), rows, selections, st.sets(ids), st.sets(ids))
-def test_a_second_time_changes_nothing(
+def test_reconcile_twice_changes_nothing(
     listed: list[RemoteModel], known: list[Model], selection: Selection, on_disk: set[str], busy: set[str]
 ) -> None:
     first = reconcile(listed, known, selection, lambda model: model.id in on_disk, busy)
@@ -82,7 +82,7 @@ def test_a_second_time_changes_nothing(
 
 
 @given(st.lists(remotes), rows, selections, st.sets(ids), st.sets(ids))
-def test_every_change_is_legal_and_of_a_model_of_its_own(
+def test_reconcile_makes_one_legal_change_a_model(
     listed: list[RemoteModel], known: list[Model], selection: Selection, on_disk: set[str], busy: set[str]
 ) -> None:
     before = {model.id: model.state for model in known}
@@ -97,7 +97,7 @@ def test_every_change_is_legal_and_of_a_model_of_its_own(
 
 
 @given(st.lists(remotes), rows, selections)
-def test_what_is_published_stays_whatever_the_list_says(
+def test_published_models_stay_whatever_the_list_says(
     listed: list[RemoteModel], known: list[Model], selection: Selection
 ) -> None:
     for change in reconcile(listed, known, selection, lambda model: True):
@@ -107,7 +107,7 @@ def test_what_is_published_stays_whatever_the_list_says(
 
 
 @given(st.lists(remotes, unique_by=lambda r: r.id), rows, selections, st.randoms(use_true_random=False))
-def test_order_and_repetition_mean_nothing(
+def test_reconcile_ignores_order_and_repetition(
     listed: list[RemoteModel], known: list[Model], selection: Selection, dice: object
 ) -> None:
     shuffled = [*listed, *listed]
@@ -118,7 +118,7 @@ def test_order_and_repetition_mean_nothing(
 
 
 @given(st.lists(remotes, unique_by=lambda r: r.id), selections)
-def test_an_empty_list_is_forgotten_as_soon_as_the_models_are_back(listed: list[RemoteModel], selection: Selection) -> None:
+def test_empty_list_leaves_no_trace_once_the_models_are_back(listed: list[RemoteModel], selection: Selection) -> None:
     known = apply([], reconcile(listed, [], selection, lambda model: True))
     during = apply(known, reconcile([], known, selection, lambda model: True))
     assert {model.state for model in during} <= {S.GONE}
@@ -127,14 +127,14 @@ def test_an_empty_list_is_forgotten_as_soon_as_the_models_are_back(listed: list[
 
 
 @given(st.lists(remotes, unique_by=lambda r: r.id), selections)
-def test_only_ready_and_selected_models_are_queued(listed: list[RemoteModel], selection: Selection) -> None:
+def test_reconcile_queues_only_ready_and_selected_models(listed: list[RemoteModel], selection: Selection) -> None:
     changes = reconcile(listed, [], selection, lambda model: False)
     queued = {change.model.id for change in changes if change.state is S.QUEUED}
     assert queued <= {model.id for model in listed if model.status == READY}
     assert all(change.reason for change in changes if change.state is not S.QUEUED)
 
 
-def test_a_status_that_changes_changes_the_reason() -> None:
+def test_changed_status_changes_the_reason() -> None:
     remote = RemoteModel("a", "n", "1", None, None, "training", None)
     (first,) = reconcile([remote], [], Selection(("*",), ()), lambda model: False)
     known = row(remote, first.state, first.reason)
@@ -144,7 +144,7 @@ def test_a_status_that_changes_changes_the_reason() -> None:
     assert second.reason == "the console says 'on hold'"
 
 
-def test_only_the_newest_of_a_name_are_fetched_and_what_was_pulled() -> None:
+def test_keep_fetches_the_newest_and_pulled_models() -> None:
     listed = [RemoteModel(i, "n", i, None, None, READY, f"2026-01-0{i}T00:00:00Z") for i in "123"]
     pulled = row(listed[0], S.QUEUED, pulled=True)
     changes = {c.model.id: c for c in reconcile(listed, [pulled], Selection(("*",), (), keep=1), lambda model: True)}
@@ -153,7 +153,7 @@ def test_only_the_newest_of_a_name_are_fetched_and_what_was_pulled() -> None:
     assert "1" not in changes, "it is asked for by name, and stays queued"
 
 
-def test_what_retention_removed_comes_back_only_when_it_would_stay() -> None:
+def test_pruned_models_return_only_if_they_would_stay() -> None:
     listed = [RemoteModel(i, "n", i, None, None, READY, f"2026-01-0{i}T00:00:00Z") for i in "12"]
     known = [row(listed[0], S.PRUNED, "why", 70), row(listed[1], S.PUBLISHED, None, 70)]
     assert reconcile(listed, known, Selection(("*",), (), keep=1), lambda model: True) == []
@@ -162,7 +162,7 @@ def test_what_retention_removed_comes_back_only_when_it_would_stay() -> None:
     assert (change.model.id, change.state) == ("1", S.QUEUED)
 
 
-def test_what_is_published_says_what_the_console_and_the_configuration_say_of_it_now() -> None:
+def test_published_models_show_remarks_of_console_and_configuration() -> None:
     remote = RemoteModel("a", "n", "1", None, None, READY, None)
     known = [row(remote, S.PUBLISHED)]
     said = {}
@@ -180,7 +180,7 @@ def test_what_is_published_says_what_the_console_and_the_configuration_say_of_it
     assert (gone.state, gone.reason) == (S.PUBLISHED, "the console no longer lists it; its copy stays")
 
 
-def test_what_is_published_is_queued_for_the_files_that_are_selected_now_and_then_left_alone() -> None:
+def test_published_models_are_queued_once_for_newly_selected_files() -> None:
     remote = RemoteModel("a", "n", "1", None, None, READY, None)
     known = row(remote, S.PUBLISHED, left_out=("c.txt",))
     assert reconcile([remote], [known], Selection(("*",), (), files=("*.bin",)), lambda model: True) == []

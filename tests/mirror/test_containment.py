@@ -1,4 +1,4 @@
-"""A model that trips a bug is that model's problem: it is told, waits, and the others go on."""
+"""A bug that one model meets is that model's problem: it is reported, the model waits, and the others go on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ FILES = {"a.bin": Content(5000, 1)}
 
 
 class Broken(MirrorHere):
-    """One that trips a bug when it has to choose for the first time how long to wait."""
+    """A random source with a bug at the first call for a back-off."""
 
     trips = True
 
@@ -32,7 +32,7 @@ def broken(tmp_path: Path, server: FaultyServer) -> Iterator[Broken]:
 
 @pytest.mark.timeout(60)  # for one that is waited for without an end
 @pytest.mark.parametrize("where", ["manifest", "storage"])
-def test_a_model_that_trips_a_bug_waits_and_the_others_go_on(
+def test_model_that_meets_a_bug_waits_and_the_others_go_on(
     server: FaultyServer, broken: Broken, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
     poisoned, *others = (server.add_model(name, "v1", FILES) for name in ("a", "b", "c"))

@@ -1,4 +1,4 @@
-"""The mirror folder in trouble: missing, read-only, full, not mounted, or with something else in the way."""
+"""Faults of the mirror folder: missing, read-only, full, not mounted, or occupied by another thing."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ FILES = {"a.bin": Content(6 * MIB, 1), "b/c.bin": Content(1000, 2)}
 
 @pytest.fixture
 def mount() -> Iterator[Mount]:
-    """Mounts a tmpfs with these options on a folder, until the test ends."""
+    """Mount a tmpfs with these options on a folder, until the test ends."""
     with ExitStack() as mounted:
 
         def make(folder: Path, options: str) -> None:
@@ -64,7 +64,7 @@ def test_a_full_disk_blocks_until_there_is_room(agent: AgentProcess, server: Fau
     assert agent.log().count("more bytes must be free") <= 1
 
 
-def test_a_disk_that_fills_up_on_the_way(agent: AgentProcess, server: FaultyServer, mount: Mount) -> None:
+def test_disk_that_fills_up_during_a_download(agent: AgentProcess, server: FaultyServer, mount: Mount) -> None:
     mount(agent.mirror, "size=8m")
     agent.configure({"drop": {"enabled": False}, "mirror": {"reserve": "0B"}, "transfer": {"connections": 2}})
     server.add_model("chassis", "v1", FILES)
@@ -86,9 +86,7 @@ def test_a_disk_that_fills_up_on_the_way(agent: AgentProcess, server: FaultyServ
     assert faults_in(agent.mirror / "chassis" / "v1", FILES) == []
 
 
-def test_models_under_way_do_not_promise_the_same_room_twice(
-    agent: AgentProcess, server: FaultyServer, mount: Mount
-) -> None:
+def test_space_is_not_reserved_twice(agent: AgentProcess, server: FaultyServer, mount: Mount) -> None:
     mount(agent.mirror, "size=8m")
     agent.configure({"drop": {"enabled": False}, "mirror": {"reserve": "0B"}})
     server.rate = 4 * MIB
@@ -110,7 +108,7 @@ def test_the_reserve_stays_free(agent: AgentProcess, server: FaultyServer, mount
     assert server.storage_requests() == []
 
 
-def test_a_missing_folder(agent: AgentProcess, server: FaultyServer) -> None:
+def test_mirror_folder_that_is_missing(agent: AgentProcess, server: FaultyServer) -> None:
     server.add_model("chassis", "v1", FILES)
     agent.mirror.rmdir()
     done = agent.sync(expect=1)
@@ -124,7 +122,7 @@ def test_a_missing_folder(agent: AgentProcess, server: FaultyServer) -> None:
     assert agent.terminate() == 0
 
 
-def test_a_read_only_folder(agent: AgentProcess, server: FaultyServer, mount: Mount) -> None:
+def test_mirror_folder_that_is_read_only(agent: AgentProcess, server: FaultyServer, mount: Mount) -> None:
     mount(agent.mirror, "size=8m")
     run("mount", "-o", "remount,ro", str(agent.mirror))
     agent.configure({"drop": {"enabled": False}, "mirror": {"reserve": "0B"}})
@@ -137,7 +135,7 @@ def test_a_read_only_folder(agent: AgentProcess, server: FaultyServer, mount: Mo
     assert faults_in(agent.mirror / "chassis" / "v1", FILES) == []
 
 
-def test_a_folder_whose_filesystem_is_not_mounted(agent: AgentProcess, server: FaultyServer, mount: Mount) -> None:
+def test_mirror_folder_whose_filesystem_is_not_mounted(agent: AgentProcess, server: FaultyServer, mount: Mount) -> None:
     """An empty mount point must not make the agent fetch everything onto the disk below."""
     mount(agent.mirror, "size=16m")
     server.add_model("chassis", "v1", FILES)
@@ -154,7 +152,7 @@ def test_a_folder_whose_filesystem_is_not_mounted(agent: AgentProcess, server: F
 
 
 def test_staging_that_was_deleted(agent: AgentProcess, server: FaultyServer) -> None:
-    """It is safe to delete while the agent is stopped."""
+    """Staging may be deleted while the agent is stopped."""
     server.add_model("chassis", "v1", FILES)
     server.rate = 2 * MIB
     agent.start()

@@ -1,4 +1,4 @@
-"""Every way in which console and storage are known to misbehave, one at a time, on the wire."""
+"""Every known fault of console and storage, one at a time, on the wire."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ PART = 2 * MIB  # the longest answer
 BIG = Content(5 * PART - 12_345, seed=1)
 SMALL = Content(1234, seed=2)
 FILES = {"weights/big.bin": BIG, "config.json": SMALL, "empty": Content(0)}
-REQUESTS = 6  # that FILES take at least
+REQUESTS = 6  # least time for FILES
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def model_id(server: FaultyServer) -> str:
 
 
 def published(mirror: MirrorHere, model_id: str, files: dict[str, Content] = FILES) -> Path:
-    """The folder of a model that must be there, whole, with nothing but its files, and the ledger must know it."""
+    """Check that a model is published: whole, only its files, and known to the ledger."""
     model = mirror.model(model_id)
     assert (model.state, model.reason) == (ModelState.PUBLISHED, None)
     assert model.path is not None
@@ -46,7 +46,7 @@ def proofs(folder: Path) -> dict[str, str]:
 
 
 def set_back(mirror: MirrorHere, model_id: str, state: ModelState, reason: str) -> None:
-    """A model that must not be there, with the reason that a person needs."""
+    """Check that a model is not published, with the reason for a person."""
     model = mirror.model(model_id)
     assert model.state == state
     assert reason in (model.reason or "")
@@ -90,7 +90,7 @@ PASSING = {
 
 @pytest.mark.parametrize("when", [0, 3], ids=["first", "fourth"])
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING.keys())
-def test_a_fault_that_passes_costs_no_more_than_what_it_spoilt(
+def test_passing_fault_costs_only_its_own_bytes(
     server: FaultyServer, mirror: MirrorHere, model_id: str, fault: Fault, when: int
 ) -> None:
     if fault.ending == "stall":  # with all others a busy machine's pause is none of theirs
@@ -114,7 +114,7 @@ def test_revoked_urls_are_renewed_by_one_lane_for_all(server: FaultyServer, mirr
     assert server.sent() == BIG.size + SMALL.size
 
 
-def test_a_store_that_always_answers_with_everything(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
+def test_store_that_always_sends_the_whole_object(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     server.inject(Fault(ignores_range=True), times=FOREVER)
     mirror.sync()
     published(mirror, model_id)
@@ -146,8 +146,8 @@ def test_a_store_with_weak_etags(server: FaultyServer, mirror: MirrorHere, model
     assert len(server.storage_requests()) < 2 * REQUESTS
 
 
-def test_swapped_shards_of_equal_size_are_told(server: FaultyServer, mirror: MirrorHere) -> None:
-    """Each object is what storage says it is; only the names are wrong."""
+def test_swapped_shards_of_equal_size_are_reported(server: FaultyServer, mirror: MirrorHere) -> None:
+    """Each object matches storage's checksum; only the names are swapped."""
 
     def shard(tensor: str) -> Content:
         header = json.dumps({tensor: {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}}).encode()
@@ -164,13 +164,13 @@ def test_swapped_shards_of_equal_size_are_told(server: FaultyServer, mirror: Mir
     mirror.sync()
     model = mirror.model(model_id)
     assert model.state == ModelState.PUBLISHED
-    assert any("looks for 'x' in '1.safetensors', which does not have it" in remark for remark in model.remarks)
+    assert any("expects 'x' in '1.safetensors', which does not hold it" in remark for remark in model.remarks)
 
 
 def test_a_complete_partial_is_compared_with_storage_after_a_restart(
     server: FaultyServer, mirror: MirrorHere, model_id: str
 ) -> None:
-    """All bytes were durable when the power went; one of them is not what it was when it comes back."""
+    """All bytes were durable at the power loss; one of them has changed after it."""
     server.inject(Fault(status=500), server.key_of(model_id, "config.json"), times=FOREVER)
     mirror.patience = 0.5
     mirror.sync()
@@ -209,9 +209,7 @@ def test_an_etag_that_is_no_checksum_is_not_taken_for_one(server: FaultyServer, 
 
 
 @pytest.mark.parametrize("tells", [True, False], ids=["412", "ignores If-Match"])
-def test_only_the_file_that_changed_starts_over(
-    server: FaultyServer, mirror: MirrorHere, model_id: str, tells: bool
-) -> None:
+def test_changed_file_alone_starts_over(server: FaultyServer, mirror: MirrorHere, model_id: str, tells: bool) -> None:
     fresh, key = Content(BIG.size, seed=99), server.key_of(model_id, "weights/big.bin")
     server.inject(Fault(first=lambda: server.replace(key, fresh)), key, skip=3)
     server.inject(Fault(ignores_if_match=not tells), times=FOREVER)
@@ -222,7 +220,7 @@ def test_only_the_file_that_changed_starts_over(
     assert len(server.storage_requests(key)) <= 2 * REQUESTS + mirror.lanes
 
 
-def test_an_object_that_always_changes_is_left_for_later(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
+def test_object_that_always_changes_is_tried_later(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     key, seeds = server.key_of(model_id, "weights/big.bin"), iter(range(10_000))
     server.inject(Fault(first=lambda: server.replace(key, Content(BIG.size, next(seeds)))), key, times=FOREVER)
     mirror.sync()
@@ -237,7 +235,7 @@ def test_an_object_of_another_size_than_the_manifest_says(server: FaultyServer, 
     assert len(server.storage_requests()) < 50
 
 
-def test_a_manifest_that_changes_half_way(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
+def test_manifest_that_changes_during_the_download(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     fresh, key = Content(BIG.size + 5, seed=7), server.key_of(model_id, "weights/big.bin")
 
     def change() -> None:
@@ -253,7 +251,7 @@ def test_a_manifest_that_changes_half_way(server: FaultyServer, mirror: MirrorHe
     assert (fetched.sent, asked.sent) == (SMALL.size, 1)
 
 
-# Other bytes than those that storage vouches for
+# Bytes that storage's checksum disproves
 
 
 def test_bytes_that_do_not_match_their_md5_are_fetched_again(
@@ -276,7 +274,7 @@ def test_an_etag_of_one_part_disproves_the_bytes_as_an_md5_does(server: FaultySe
 
 
 def test_bytes_that_never_match_block_the_model(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
-    """Each time other bytes come, so the ETag may well be right."""
+    """Each time other bytes arrive, so the ETag may be right."""
     key = server.key_of(model_id, "config.json")
     for seed in range(3):
         server.inject(Fault(body=Content(SMALL.size, seed=70 + seed)), key)
@@ -334,7 +332,7 @@ def test_checksums_can_be_switched_off(server: FaultyServer, mirror: MirrorHere,
 
 
 REFUSALS = {
-    "redirect": (Fault(307, {"Location": "http://127.0.0.1:1/elsewhere"}, b""), "redirects elsewhere"),
+    "redirect": (Fault(307, {"Location": "http://127.0.0.1:1/elsewhere"}, b""), "it redirects"),
     "no such key": (s3_error(404, "NoSuchKey", "The specified key does not exist."), "NoSuchKey"),
     "not implemented": (s3_error(400, "InvalidArgument", "Unsupported"), "answered 400 (InvalidArgument: Unsupported)"),
 }
@@ -364,13 +362,11 @@ BAD_URLS = {
 
 
 @pytest.mark.parametrize("url", BAD_URLS.values(), ids=BAD_URLS.keys())
-def test_a_url_that_is_no_signed_url_blocks_the_model(
-    server: FaultyServer, mirror: MirrorHere, model_id: str, url: str
-) -> None:
+def test_url_that_is_not_signed_blocks_the_model(server: FaultyServer, mirror: MirrorHere, model_id: str, url: str) -> None:
     entry = {"rel": "a", "size": 5, "url": url}
     server.inject(json_answer({"model_id": model_id, "files": [entry]}), "/download", times=FOREVER)
     mirror.sync()
-    set_back(mirror, model_id, ModelState.BLOCKED, "plain http" if "example" in url else "no signed URL of a storage")
+    set_back(mirror, model_id, ModelState.BLOCKED, "plain http" if "example" in url else "not a signed URL of storage")
     assert "secret" not in str(mirror.model(model_id).reason)
 
 
@@ -538,7 +534,7 @@ def test_a_model_that_vanishes_half_way_leaves_what_it_brought(
     server.requests.clear()
     mirror.sync()
     published(mirror, model_id)
-    complete = [request for request in server.storage_requests() if request.sent == 1]  # asked for again, by one byte
+    complete = [request for request in server.storage_requests() if request.sent == 1]  # requested again, by one byte
     assert server.asked() == BIG.size + SMALL.size - kept + len(complete)
 
 
@@ -549,7 +545,7 @@ def test_a_manifest_of_another_model_is_not_used(server: FaultyServer, mirror: M
     assert server.storage_requests() == []
 
 
-def test_the_key_is_refused_in_the_middle(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
+def test_key_refused_during_the_download(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     from axomsync.core.errors import KeyRefused
 
     server.inject(Fault(401, body=b'{"detail": "revoked"}'), "/download", times=FOREVER)
@@ -558,7 +554,7 @@ def test_the_key_is_refused_in_the_middle(server: FaultyServer, mirror: MirrorHe
     set_back(mirror, model_id, ModelState.QUEUED, "the console refuses the API key (revoked)")
 
 
-def test_a_key_without_the_scope_names_it(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
+def test_key_without_the_scope_names_the_scope(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     server.inject(Fault(403, body=b'{"detail": "the key lacks it"}'), "/download", times=FOREVER)
     mirror.sync()
     set_back(mirror, model_id, ModelState.BLOCKED, "the API key lacks the scope 'models'")
@@ -568,9 +564,9 @@ def test_a_key_without_the_scope_names_it(server: FaultyServer, mirror: MirrorHe
 def test_bytes_of_an_object_that_changed_are_never_recorded_for_the_new_one(
     server: FaultyServer, mirror: MirrorHere, model_id: str
 ) -> None:
-    """A lane that is in the middle of the old object when another lane learns of the new one brings nothing any more.
+    """A lane in the middle of the old object brings no more bytes after another lane has met the new object.
 
-    Without a checksum nothing but the ledger tells what is there, so it must not be wrong.
+    Without a checksum only the ledger tells which bytes are there, so it must be right.
     """
     key, fresh = server.key_of(model_id, "weights/big.bin"), Content(BIG.size, seed=99)
     mirror.settings["verify"] = "size"

@@ -1,4 +1,4 @@
-"""Labels that move: the folder of a model is called as the console calls it now, as soon as nobody reads it."""
+"""Labels that move: a model's folder follows its labels in the console, once no process reads it."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_a_label_that_moves_to_another_model(server: FaultyServer, mirror: Mirro
     assert problems(mirror) == {}
 
 
-def test_a_folder_that_is_read_keeps_its_name_and_that_is_told(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_folder_in_use_keeps_its_name_and_is_reported(server: FaultyServer, mirror: MirrorHere) -> None:
     first = server.add_model("chassis", "latest", OLD)
     mirror.sync()
     parent = mirror.folder / "chassis"
@@ -75,7 +75,7 @@ def test_a_folder_that_is_read_keeps_its_name_and_that_is_told(server: FaultySer
         assert mirror.model(first).path == str(parent / "latest")
         assert f"its folder is still {parent / 'latest'}: it is renamed" in (mirror.model(first).reason or "")
         told = problems(mirror)["chassis/latest"]
-        assert "holds chassis/v1; it is renamed as soon as nobody reads it: python" in told
+        assert "holds chassis/v1; it is renamed once no process reads it: python" in told
         assert f"(pid {pid}) has it open" in told
         assert mirror.model(second).path == str(parent / "latest--the-seco")
     mirror.sync()  # the one makes room
@@ -125,7 +125,7 @@ def test_two_models_that_swap_their_labels(server: FaultyServer, mirror: MirrorH
 
 @pytest.mark.parametrize("ledger", ["kept", "lost"])
 def test_a_crash_after_the_rename_costs_nothing(server: FaultyServer, mirror: MirrorHere, ledger: str) -> None:
-    """The folder has its new name, its record and the ledger still say the old one."""
+    """The folder has its new name, record and ledger still the old one."""
     first = server.add_model("chassis", "v1", OLD)
     mirror.sync()
     parent = mirror.folder / "chassis"
@@ -151,7 +151,7 @@ def test_a_move_that_is_taken_back_leaves_the_pin_as_it_was(server: FaultyServer
     assert current.pinned(parent) == "v1"
 
 
-def test_wait_prints_no_path_that_will_be_another_models(agent: AgentProcess, server: FaultyServer) -> None:
+def test_wait_never_prints_a_path_that_will_be_another_models(agent: AgentProcess, server: FaultyServer) -> None:
     first = server.add_model("chassis", "latest", OLD)
     agent.sync()
     parent = agent.mirror / "chassis"
@@ -171,14 +171,17 @@ def test_wait_prints_no_path_that_will_be_another_models(agent: AgentProcess, se
 STRANGERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder": (lambda link: link.mkdir(), "it is no symlink"),
     "a file": (lambda link: link.write_text("mine"), "it is no symlink"),
-    "a link that leads outside": (lambda link: link.symlink_to("/usr"), "it is a symlink to /usr, which somebody else made"),
+    "a link that leads outside": (
+        lambda link: link.symlink_to("/usr"),
+        "it is a symlink to /usr, which the agent did not make",
+    ),
     "a link to the folder above": (lambda link: link.symlink_to(".."), "it is a symlink to .."),
-    "a link to a folder of their own": (lambda link: link.symlink_to("mine"), "it leads to mine, which is no version"),
+    "a link to a folder of their own": (lambda link: link.symlink_to("mine"), "it leads to mine, which is not a version"),
 }
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-def test_a_current_of_somebody_else_is_told_and_left_alone(server: FaultyServer, mirror: MirrorHere, kind: str) -> None:
+def test_current_that_is_foreign_is_reported_and_left_alone(server: FaultyServer, mirror: MirrorHere, kind: str) -> None:
     make, told = STRANGERS[kind]
     server.add_model("chassis", "v1", OLD)
     mirror.sync()
@@ -200,7 +203,7 @@ def test_a_current_of_somebody_else_is_told_and_left_alone(server: FaultyServer,
     assert problems(mirror) == {}
 
 
-def test_what_a_model_lacks_in_the_list_is_a_problem_until_it_is_there(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_list_entry_without_its_fields_is_a_problem_until_corrected(server: FaultyServer, mirror: MirrorHere) -> None:
     server.add_model("chassis", "v1", OLD)
     del server.models[0]["version"]
     mirror.sync()

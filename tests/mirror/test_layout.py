@@ -1,4 +1,4 @@
-"""Names that come from elsewhere: reversible as folders, refused as paths when they could do harm."""
+"""Names from the console: reversible as folders, refused as paths when they could do harm."""
 
 import pytest
 from hypothesis import example, given
@@ -20,7 +20,7 @@ labels = st.text(min_size=1, max_size=40) | st.sampled_from(
 @example("current")
 @example("%2E")
 @example("‮gpj.exe")
-def test_a_label_becomes_one_harmless_component_and_comes_back(label: str) -> None:
+def test_escape_makes_one_safe_component_and_is_reversible(label: str) -> None:
     component = escape(label)
     assert unescape(component) == label
     assert component not in ("", ".", "..", "current")
@@ -65,11 +65,11 @@ HOSTILE = {
     "file as a folder": (["a", "a/b"], "'a/b' lies under the path of the file 'a'"),
     "folder as a file": (["a/b/c", "a"], "lies under the path of the file 'a'"),
     "case of a folder": (["A/b", "a"], "lies under the path of the file 'a'"),
-    "our record": ([".axomsync.json"], "has a name that axomsync keeps for itself"),
-    "our record in capitals": ([".AXOMSYNC.json"], "has a name that axomsync keeps for itself"),
-    "our record as a folder": ([".axomsync.json/a"], "has a name that axomsync keeps for itself"),
-    "our record while it is replaced": ([".axomsync.json.new"], "has a name that axomsync keeps for itself"),
-    "a name that we may give a file": ([".AXOMsync-unfinished-0"], "has a name that axomsync keeps for itself"),
+    "our record": ([".axomsync.json"], "has a name that is reserved for axomsync"),
+    "our record in capitals": ([".AXOMSYNC.json"], "has a name that is reserved for axomsync"),
+    "our record as a folder": ([".axomsync.json/a"], "has a name that is reserved for axomsync"),
+    "our record while it is replaced": ([".axomsync.json.new"], "has a name that is reserved for axomsync"),
+    "a name that we may give a file": ([".AXOMsync-unfinished-0"], "has a name that is reserved for axomsync"),
     "a line break": (["a\nb"], "holds a control character"),
     "an escape": (["a/\x1b[2J"], "holds a control character"),
     "a file as a folder, among others": (
@@ -92,19 +92,19 @@ def test_a_hostile_manifest_is_refused_with_its_fault(rels: list[str], reason: s
     assert str(refusal.value).isprintable()
 
 
-def test_more_bytes_than_there_are() -> None:
+def test_manifest_with_more_bytes_than_any_disk_is_refused() -> None:
     with pytest.raises(Rejected, match="more bytes than any disk holds"):
         check_manifest(manifest("a", "b", size=1 << 62))
 
 
-def test_what_only_looks_odd_is_allowed() -> None:
+def test_odd_but_safe_paths_are_allowed() -> None:
     check_manifest(
         manifest("a b/ü.bin", "..hidden", ".gitattributes", "a\\b", "x...", "sub/.axomsync.json", "con", "-rf", "*")
     )
 
 
 @pytest.mark.parametrize("rels", [rels for rels, _ in HOSTILE.values()], ids=HOSTILE.keys())
-def test_nothing_is_written_for_a_hostile_manifest(server: FaultyServer, mirror: MirrorHere, rels: list[str]) -> None:
+def test_hostile_manifest_writes_nothing(server: FaultyServer, mirror: MirrorHere, rels: list[str]) -> None:
     good = server.add_model("chassis", "v1", {"a": Content(5)})
     model_id = server.add_model("evil", "v1", {"a": Content(5)})
     server.manifests[model_id] = [{**server.manifests[model_id][0], "rel": rel} for rel in rels]

@@ -1,4 +1,4 @@
-"""The agent as a process: what it does once, does again, and does after it was stopped or killed at a bad moment."""
+"""The agent as a process: one pass, repeated passes, and passes after a stop or a kill at a bad moment."""
 
 import hashlib
 import json
@@ -40,13 +40,13 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file below, but not of our own record."""
+    """The SHA-256 of every file below, except our own record."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".axomsync.json"]
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, ...]]:
-    """All that a write anywhere below would change."""
+    """Everything below that a write would change."""
     found: dict[str, tuple[int, ...]] = {}
     for path in [folder, *folder.rglob("*")]:
         s = path.lstat()
@@ -55,7 +55,7 @@ def stamps(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def durable(agent: AgentProcess) -> Ranges:
-    """What the ledger says is on disk for good, by path inside the model."""
+    """Durable bytes in the ledger, by path inside the model."""
     found: Ranges = {}
     with closing(sqlite3.connect(f"file:{agent.state}/state.db?mode=ro", uri=True)) as db:
         for rel, start, end in db.execute('SELECT rel, start, "end" FROM files f JOIN segments s ON s.file = f.id'):
@@ -64,8 +64,8 @@ def durable(agent: AgentProcess) -> Ranges:
 
 
 def fetched_again(server: FaultyServer, model_id: str, kept: Ranges, since: int) -> list[str]:
-    """Requests from number `since` on, for bytes that were durable before. The first one alone only asks whether the object
-    is still the same."""
+    """Requests from number `since` on for bytes that were durable before. The first request only checks that the object is
+    unchanged."""
     rels = {entry["key"]: entry["rel"] for entry in server.manifests[model_id]}
     return [
         f"{rels[r.key]} {r.start}-{r.end} though {start}-{end} was there"
@@ -82,7 +82,7 @@ def size_of(ranges: Ranges) -> int:
 
 @contextmanager
 def never_incomplete(final: Path, files: dict[str, Content]) -> Iterator[list[str]]:
-    """Watches the final path all the while; yields what it ever saw of an incomplete model there."""
+    """Watch the final path all the time; yields every incomplete model ever seen there."""
     seen: list[str] = []
     over = threading.Event()
 
@@ -116,10 +116,10 @@ def faults_in(folder: Path, files: dict[str, Content]) -> list[str]:
     return [fault for rel, content in files.items() if (fault := content.fault_in(folder / rel))]
 
 
-# Once, and again
+# One pass, and repeated passes
 
 
-def test_three_ready_models_and_one_that_is_not(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_sync_mirrors_three_ready_models_and_leaves_one_that_waits(sandbox: Sandbox, tmp_path: Path) -> None:
     originals = {
         "v1": write(tmp_path / "1", {"model.safetensors": safetensors(300_000, 1), "config.json": b'{"a": 1}'}),
         "v2": write(tmp_path / "2", {"big.bin": Content(12 * MIB + 7, 2).read(), "deep/er/one.txt": b"one", "empty": b""}),
@@ -161,7 +161,7 @@ def test_three_ready_models_and_one_that_is_not(sandbox: Sandbox, tmp_path: Path
         assert stamps(agent.mirror) == before
 
 
-def test_a_model_that_turns_ready_is_picked_up_by_a_running_agent(agent: AgentProcess, server: FaultyServer) -> None:
+def test_running_agent_mirrors_a_model_that_becomes_ready(agent: AgentProcess, server: FaultyServer) -> None:
     model_id = server.add_model("chassis", "v1", {"a.bin": Content(100_000, 1)}, status="training")
     agent.start()
     eventually("the model to wait", lambda: [m["state"] for m in agent.models()] == ["waiting"])
@@ -175,8 +175,8 @@ def test_a_model_that_turns_ready_is_picked_up_by_a_running_agent(agent: AgentPr
 # Killed
 
 
-def test_killed_twenty_times_at_random_moments(agent: AgentProcess, server: FaultyServer) -> None:
-    """Short answers make many segments, and 256 of those are a reason to commit: so a short life leaves something too."""
+def test_kill_at_twenty_random_moments(agent: AgentProcess, server: FaultyServer) -> None:
+    """Short answers make many segments, and 256 of those cause a commit: so even a short life has durable bytes."""
     files = {"weights/a.bin": Content(70 * MIB, 1), "weights/b.bin": Content(30 * MIB + 1, 2), "c.json": Content(999, 3)}
     model_id = server.add_model("chassis", "v1", files)
     total, dice = sum(content.size for content in files.values()), random.Random(20)
@@ -202,7 +202,7 @@ def test_killed_twenty_times_at_random_moments(agent: AgentProcess, server: Faul
     assert faults_in(agent.mirror / "chassis" / "v1", files) == []
 
 
-def test_stopped_in_the_middle_it_goes_on_from_there(agent: AgentProcess, server: FaultyServer) -> None:
+def test_stop_during_a_download_is_resumed(agent: AgentProcess, server: FaultyServer) -> None:
     files = {"a.bin": Content(40 * MIB, 1)}
     model_id = server.add_model("chassis", "v1", files)
     server.rate = 2 * MIB
@@ -220,7 +220,7 @@ def test_stopped_in_the_middle_it_goes_on_from_there(agent: AgentProcess, server
     assert faults_in(agent.mirror / "chassis" / "v1", files) == []
 
 
-def test_stopped_while_storage_hangs_it_ends_in_time(agent: AgentProcess, server: FaultyServer) -> None:
+def test_stop_while_storage_hangs_ends_in_time(agent: AgentProcess, server: FaultyServer) -> None:
     agent.configure({"drop": {"enabled": False}, "transfer": {"stall": "1m"}})
     server.add_model("chassis", "v1", {"a.bin": Content(40 * MIB, 1)})
     server.inject(Fault(cut=MIB, ending="stall"), times=FOREVER)
@@ -231,8 +231,8 @@ def test_stopped_while_storage_hangs_it_ends_in_time(agent: AgentProcess, server
     assert time.monotonic() - began < 10
 
 
-def test_killed_between_the_rename_and_the_ledger(agent: AgentProcess, server: FaultyServer) -> None:
-    """The first thing that opens the name's folder is the fsync after the rename: there the process is killed."""
+def test_kill_between_the_rename_and_the_ledger(agent: AgentProcess, server: FaultyServer) -> None:
+    """The fsync after the rename is the first to open the name's folder: the process is killed there."""
     files = {"a.bin": Content(100_000, 1)}
     server.add_model("chassis", "v1", files)
     folder = agent.mirror / "chassis"
@@ -249,7 +249,7 @@ def test_killed_between_the_rename_and_the_ledger(agent: AgentProcess, server: F
     assert faults_in(folder / "v1", files) == []
 
 
-def test_a_lost_ledger_is_rebuilt_without_fetching_a_byte(agent: AgentProcess, server: FaultyServer) -> None:
+def test_lost_ledger_is_rebuilt_without_fetching_a_byte(agent: AgentProcess, server: FaultyServer) -> None:
     for number in range(3):
         server.add_model("chassis", f"v{number}", {"a.bin": Content(50_000, number), "b/c.bin": Content(10, number)})
     agent.sync()
@@ -263,7 +263,7 @@ def test_a_lost_ledger_is_rebuilt_without_fetching_a_byte(agent: AgentProcess, s
     assert stamps(agent.mirror) == before
 
 
-def test_a_folder_that_somebody_removed_is_fetched_again(agent: AgentProcess, server: FaultyServer) -> None:
+def test_removed_folder_is_fetched_again(agent: AgentProcess, server: FaultyServer) -> None:
     files = {"a.bin": Content(50_000, 1)}
     server.add_model("chassis", "v1", files)
     server.add_model("other", "v1", {"a.bin": Content(50_000, 2)})
@@ -283,7 +283,7 @@ def test_a_folder_that_somebody_removed_is_fetched_again(agent: AgentProcess, se
 
 
 def expiring(agent: AgentProcess, server: FaultyServer, seconds: int) -> None:
-    """A transfer of about so many seconds, with URLs that live for two."""
+    """A transfer of about `seconds`, with URLs that live for two."""
     rate, lanes = MIB, 4
     files = {"a.bin": Content(rate * lanes * seconds * 2 // 3, 1), "b.bin": Content(rate * lanes * seconds // 3, 2)}
     server.add_model("chassis", "v1", files)
@@ -315,7 +315,7 @@ def test_urls_that_live_two_seconds_in_a_transfer_of_thirty(agent: AgentProcess,
 # Slowness
 
 
-def test_one_connection_that_crawls_does_not_hold_up_the_rest(agent: AgentProcess, server: FaultyServer) -> None:
+def test_slow_connection_does_not_delay_the_rest(agent: AgentProcess, server: FaultyServer) -> None:
     files = {"a.bin": Content(32 * MIB, 1), "b.bin": Content(32 * MIB, 2)}
     server.add_model("chassis", "v1", files)
     server.rate = 8 * MIB
@@ -357,7 +357,7 @@ def test_a_broken_storage_is_not_hammered(agent: AgentProcess, server: FaultySer
 # The key and signatures
 
 
-def test_nothing_secret_is_told(agent: AgentProcess, server: FaultyServer) -> None:
+def test_secrets_are_never_shown(agent: AgentProcess, server: FaultyServer) -> None:
     agent.configure({"drop": {"enabled": False}, "log": {"level": "debug"}})
     model_id = server.add_model("chassis", "v1", {"a.bin": Content(1000, 1)})
     server.inject(EXPIRED, f"/bucket/{model_id}", times=FOREVER)
@@ -372,10 +372,8 @@ def test_nothing_secret_is_told(agent: AgentProcess, server: FaultyServer) -> No
 
 
 @pytest.mark.parametrize("size", [40 * MIB, pytest.param(200_000_000, marks=pytest.mark.stress)])
-def test_an_agent_that_lives_for_two_seconds_comes_further_each_time(
-    agent: AgentProcess, server: FaultyServer, size: int
-) -> None:
-    """As in a crash loop, or under the OOM killer."""
+def test_agent_that_lives_two_seconds_makes_progress_each_time(agent: AgentProcess, server: FaultyServer, size: int) -> None:
+    """A crash loop, or the OOM killer."""
     content = Content(size, 1)
     server.add_model("chassis", "v1", {"a.bin": content})
     server.rate = 20_000_000.0

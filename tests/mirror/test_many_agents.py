@@ -1,4 +1,4 @@
-"""Four agents with ledgers of their own on one mirror folder, killed and started at random: they can't hurt each other."""
+"""Four agents with their own ledgers on one mirror folder, killed and started at random: they can't harm each other."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Models that storage gives nothing of do not keep the others from being mirrored."""
+"""Models without progress do not keep the others from being mirrored."""
 
 from axomsync.core.records import ModelState
 from axomsync.mirror.loop import MODELS_AT_ONCE
@@ -9,8 +9,8 @@ SMALL = Content(1234, seed=2)
 BUSY = s3_error(503, "SlowDown", "Please reduce your request rate.")
 
 
-def test_models_that_bring_nothing_leave_their_places_to_those_that_wait(server: FaultyServer, mirror: MirrorHere) -> None:
-    """Storage gives of those that are first only when it was asked for the last."""
+def test_models_without_progress_leave_their_places_to_waiting_ones(server: FaultyServer, mirror: MirrorHere) -> None:
+    """Storage serves the first models only after a request for the last one."""
     for number in range(2 * MODELS_AT_ONCE):
         model_id = server.add_model(f"bad{number}", "v1", {f"{file}.bin": SMALL for file in range(3)})
         server.inject(BUSY, f"/bucket/{model_id}/", times=FOREVER)

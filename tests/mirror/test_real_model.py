@@ -1,4 +1,4 @@
-"""A real model, from a sandbox on a real S3 server to the mirror: it answers from there as it does from the original."""
+"""A real model, from a sandbox on a real S3 server to the mirror: it answers from there like from the original."""
 
 import array
 import math
@@ -7,14 +7,14 @@ from pathlib import Path
 from safetensors import deserialize
 
 from axomsync.sandbox.console import Sandbox
-from axomsync.sandbox.sample import find_model
+from axomsync.sandbox.demo.sample import find_model
 from tests.rig.agent import AgentProcess
 
 PAIRS = (("a cat sleeps", "a kitten sleeps"), ("a cat sleeps", "parliament voted yesterday"))
 
 
 def answers(folder: Path) -> list[float]:
-    """How alike the model finds each pair: the cosine of the mean of its words' embeddings. Plain Python."""
+    """Similarity of each pair: the cosine of the mean of its words' embeddings. Plain Python."""
     words = {word: n for n, word in enumerate((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())}
     tensors = dict(deserialize((folder / "model.safetensors").read_bytes()))
     table = tensors["embeddings.word_embeddings.weight"]
@@ -30,7 +30,7 @@ def answers(folder: Path) -> list[float]:
     return [cosine(mean(a), mean(b)) for a, b in PAIRS]
 
 
-def test_it_answers_from_the_mirror_as_from_the_original(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_mirrored_model_answers_like_the_original(sandbox: Sandbox, tmp_path: Path) -> None:
     original = find_model(tmp_path / "spare").folder
     sandbox.publish_model("minilm", "v1", original)
     with AgentProcess(tmp_path / "box", sandbox.url, sandbox.key, {"drop": {"enabled": False}}) as agent:

@@ -1,4 +1,4 @@
-"""Retention never takes what somebody needs, whatever the console says, and what it takes is then enough."""
+"""Retention never removes a version in use, whatever the console says, and its removals then suffice."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def removed(versions: list[Version], policy: Policy, coming: Version | None = No
     return [r.version.id for r in plan(versions, policy, NOW, lambda v: v.id in opened, coming).removals]
 
 
-def test_the_newest_stay() -> None:
+def test_keep_keeps_the_newest() -> None:
     versions = [version(n) for n in (3, 1, 4, 2)]
     assert removed(versions, Policy()) == []
     assert removed(versions, Policy(keep=2)) == ["1", "2"]
@@ -40,7 +40,7 @@ def test_the_newest_stay() -> None:
     assert removed([version(1, pulled=True), version(2)], Policy(keep=1)) == []
 
 
-def test_the_oldest_make_room() -> None:
+def test_max_size_removes_the_oldest() -> None:
     versions = [version(n) for n in (1, 2, 3)]
     assert removed(versions, Policy(max_size=300)) == []
     assert removed(versions, Policy(max_size=250)) == ["1"]
@@ -50,14 +50,14 @@ def test_the_oldest_make_room() -> None:
     assert removed(versions, Policy(keep=3), version(4)) == ["1"], "what is coming counts"
 
 
-def test_what_is_open_is_spared_and_told() -> None:
+def test_open_versions_are_spared_and_listed() -> None:
     planned = plan([version(1), version(2), version(3)], Policy(keep=1), NOW, lambda v: v.id == "1")
     assert [r.version.id for r in planned.removals] == ["2"]
     assert [r.version.id for r in planned.spared] == ["1"]
     assert removed([version(1), version(2), version(3)], Policy(max_size=250), None, "1") == ["2"]
 
 
-def test_what_is_missing_from_the_list_for_long_may_go() -> None:
+def test_keep_gone_false_removes_versions_missing_for_long() -> None:
     long = {"absent_polls": GONE_POLLS, "absent_since": NOW - GONE_SECONDS}
     gone = Policy(keep_gone=False)
     assert removed([version(1, **long)], gone) == ["1"]
@@ -66,12 +66,12 @@ def test_what_is_missing_from_the_list_for_long_may_go() -> None:
         assert removed([version(1, **{**long, **almost})], gone) == []
 
 
-# What the console may list: anything, in any order, with repetitions. Bytes are drawn much faster than structures.
+# Any list of the console, in any order, with repetitions. Bytes are drawn much faster than structures.
 worlds = st.binary(min_size=4, max_size=36)
 
 
 def lists_in(world: bytes) -> list[list[tuple[int, str, int]]]:
-    """One byte an entry (number, status, day); 255 begins another list."""
+    """One byte for each entry (number, status, day); 255 starts another list."""
     entries = [(byte & 7, "training" if byte & 0x18 == 0x18 else READY, byte >> 5 & 3) for byte in world]
     cuts = [i for i, byte in enumerate(world) if byte == 255]
     return [entries[i:j] for i, j in zip([0, *cuts], [*cuts, len(world)], strict=True)]
@@ -83,8 +83,8 @@ def remote(number: int, status: str, day: int) -> RemoteModel:
 
 @settings(max_examples=some(10_000), deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds)
-def test_ten_thousand_random_catalogs(world: bytes) -> None:
-    """A mirror of eight versions lives through lists of any kind."""
+def test_retention_over_ten_thousand_random_catalogs(world: bytes) -> None:
+    """A mirror of eight versions processes lists of any kind."""
     pinned, current, opened = (frozenset(n for n in range(8) if byte >> n & 1) for byte in world[:3])
     policy, poll = POLICIES[world[3] % len(POLICIES)], (60.0, DAY / 4, DAY)[world[3] % 3]
     lists = lists_in(world[4:])

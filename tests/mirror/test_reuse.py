@@ -1,4 +1,4 @@
-"""What has not changed since another version is linked, not fetched; and never shared by mistake."""
+"""Files unchanged since another version are linked, not fetched; and never shared by mistake."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PARTS = 8 * MIB
 def publish(
     server: FaultyServer, mirror: MirrorHere, version: str, same: Content = SAME, **options: object
 ) -> tuple[Path, int]:
-    """A new version whose large file is `same`; returns its folder, and how many bytes of storage it took."""
+    """A new version whose large file is `same`; returns its folder, and the bytes fetched for it."""
     before = server.sent()
     files = {"a.bin": same, "b.bin": Content(2 * MIB, len(server.models)), "c.json": Content(100, len(server.models))}
     model_id = server.add_model("chassis", version, files, **options)  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ def publish(
 
 
 @pytest.mark.parametrize("part_size", [None, PARTS])
-def test_an_unchanged_file_is_linked(server: FaultyServer, mirror: MirrorHere, part_size: int | None) -> None:
+def test_unchanged_file_is_linked(server: FaultyServer, mirror: MirrorHere, part_size: int | None) -> None:
     first, _ = publish(server, mirror, "v1", part_size=part_size)
     second, sent = publish(server, mirror, "v2", part_size=part_size)
     assert sent < 6 * MIB
@@ -48,10 +48,8 @@ def test_an_unchanged_file_is_linked(server: FaultyServer, mirror: MirrorHere, p
 
 
 @pytest.mark.stress
-def test_what_is_written_into_one_version_does_not_change_the_other(
-    server: FaultyServer, mirror: MirrorHere, tmp_path: Path
-) -> None:
-    """Where the filesystem can share blocks, versions share no more than those."""
+def test_write_into_one_version_does_not_change_the_other(server: FaultyServer, mirror: MirrorHere, tmp_path: Path) -> None:
+    """On a filesystem with shared blocks, versions share only blocks."""
     mirror.folder = tmp_path / "disk"
     with loop_disk(mirror.folder, tmp_path / "image", 400 * MIB, "mkfs.xfs"):
         first, _ = publish(server, mirror, "v1")
@@ -64,8 +62,8 @@ def test_what_is_written_into_one_version_does_not_change_the_other(
 
 
 @pytest.mark.stress
-def test_an_unchanged_file_of_another_user_shares_its_blocks(server: FaultyServer, tmp_path: Path) -> None:
-    """protected_hardlinks(7) lets nobody link files that are not his and that he can't write; XFS has reflinks then."""
+def test_unchanged_file_of_another_user_shares_its_blocks(server: FaultyServer, tmp_path: Path) -> None:
+    """protected_hardlinks(7) forbids links to files of other users that are not writable; XFS then uses reflinks."""
     mirror = tmp_path / "models"
     with loop_disk(mirror, tmp_path / "disk", 400 * MIB, "mkfs.xfs"):
         config = {"drop": {"enabled": False}, "mirror": {"folder": str(mirror)}}
@@ -90,7 +88,7 @@ def free(folder: Path) -> int:
     return status.f_bfree * status.f_frsize
 
 
-def test_what_can_not_be_shown_to_be_the_same_is_fetched(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_file_without_proof_is_fetched(server: FaultyServer, mirror: MirrorHere) -> None:
     first, _ = publish(server, mirror, "v1")
     second, sent = publish(server, mirror, "v2", Content(SAME.size, 2))
     assert sent > SAME.size, "another content of the same size"
@@ -109,7 +107,7 @@ def test_what_can_not_be_shown_to_be_the_same_is_fetched(server: FaultyServer, m
     assert SAME.fault_in(second / "a.bin") is not None
 
 
-def test_what_a_crash_left_linked_is_never_written_into(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_linked_file_left_by_a_crash_is_never_written_into(server: FaultyServer, mirror: MirrorHere) -> None:
     first, _ = publish(server, mirror, "v1")
     identity = server.add_model("chassis", "v2", {"a.bin": Content(SAME.size, 2)})
     staging = mirror.folder / ".axomsync" / "here" / identity
@@ -122,7 +120,7 @@ def test_what_a_crash_left_linked_is_never_written_into(server: FaultyServer, mi
     assert Content(SAME.size, 2).fault_in(mirror.folder / "chassis" / "v2" / "a.bin") is None
 
 
-def test_a_version_that_shares_files_is_mended_without_touching_the_other(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_repair_of_a_version_does_not_touch_shared_files_of_the_other(server: FaultyServer, mirror: MirrorHere) -> None:
     first, _ = publish(server, mirror, "v1")
     second, _ = publish(server, mirror, "v2")
     with (first / "a.bin").open("r+b") as file:

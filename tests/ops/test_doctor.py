@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.ops import doctor
-from axomsync.ops.doctor import Finding, Verdict
+from axomsync.ops.doctor import environment, far_side, folders, watching
+from axomsync.ops.doctor.findings import Finding, Verdict
 from axomsync.transport.proxies import Proxies
 from tests.rig.agent import AgentProcess
 from tests.rig.disks import fill, remount, small_disk
@@ -154,23 +154,26 @@ def test_where_files_are_put_away_is_tried_too(agent: AgentProcess) -> None:
 
 
 def proxy(environ: dict[str, str]) -> Finding:
-    return next(doctor.proxies(Proxies.of(environ)))
+    return next(environment.proxies(Proxies.of(environ)))
 
 
 @pytest.mark.parametrize(
     ("finding", "verdict", "words"),
     [
-        (doctor.skew(2.0), Verdict.OK, "agrees"),
-        (doctor.skew(-45.0), Verdict.WARN, "45 s ahead of the console's"),
-        (doctor.clock(synchronised=False), Verdict.WARN, "nothing synchronises"),
-        (doctor.filesystem("state", HERE, "nfs4"), Verdict.FAIL, "is on nfs4"),
-        (doctor.filesystem("drop", HERE, "nfs4"), Verdict.WARN, "polling"),
-        (doctor.filesystem("mirror", HERE, "xfs"), Verdict.OK, "xfs"),
-        (doctor.space("mirror", HERE, 10**9, 2 * 10**9), Verdict.FAIL, "2.0 GB must be"),
-        (doctor.space("mirror", HERE, 3 * 10**9, 2 * 10**9), Verdict.OK, "3.0 GB free"),
-        (doctor.inodes("drop", HERE, 12), Verdict.WARN, "12 left"),
-        (doctor.watches(900, 1000), Verdict.WARN, "900 folders"),
-        (doctor.watches(10, 1000), Verdict.OK, "10 folders"),
+        (far_side.skew(2.0), Verdict.OK, "agrees"),
+        (far_side.skew(-45.0), Verdict.WARN, "45 s ahead of the console's"),
+        (environment.clock(synchronised=False), Verdict.WARN, "nothing synchronises"),
+        (folders.filesystem("state", HERE, "nfs4"), Verdict.FAIL, "is on nfs4"),
+        (folders.filesystem("drop", HERE, "nfs4"), Verdict.WARN, "polling"),
+        (folders.filesystem("mirror", HERE, "xfs"), Verdict.OK, "xfs"),
+        (folders.space("mirror", HERE, 10**9, 2 * 10**9), Verdict.FAIL, "2.0 GB must be"),
+        (folders.space("mirror", HERE, 3 * 10**9, 2 * 10**9), Verdict.OK, "3.0 GB free"),
+        (folders.inodes("drop", HERE, 12), Verdict.WARN, "12 left"),
+        (folders.archive(300 * 10**9, 5 * 10**9, 10**9), Verdict.WARN, "hold 300.0 GB, and 5.0 GB are free"),
+        (folders.archive(300 * 10**9, 50 * 10**9, 10**9), Verdict.OK, "50.0 GB are free"),
+        (folders.archive(10**9, 2 * 10**9, 10**9), Verdict.OK, "2.0 GB are free"),
+        (watching.watches(900, 1000), Verdict.WARN, "900 folders"),
+        (watching.watches(10, 1000), Verdict.OK, "10 folders"),
         (
             proxy({"HTTPS_PROXY": "http://me:secret@proxy.example:3128"}),
             Verdict.OK,
@@ -187,5 +190,5 @@ def test_verdicts(finding: Finding, verdict: Verdict, words: str) -> None:
 
 
 def test_root_is_told_that_the_service_is_somebody_else() -> None:
-    assert [finding.verdict for finding in doctor.user(0, "axomsync")] == [Verdict.WARN]
-    assert list(doctor.user(1000, "axomsync")) == []
+    assert [finding.verdict for finding in environment.user(0, "axomsync")] == [Verdict.WARN]
+    assert list(environment.user(1000, "axomsync")) == []

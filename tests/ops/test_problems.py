@@ -105,7 +105,7 @@ ITEMS = {
         ("127.0.0.1", "400", "EntityTooLarge", "[drop] shard"), provoke=put(s3_error(400, "EntityTooLarge", "Too large"))
     ),
     "moved.jsonl": Item(
-        ("301", "redirects elsewhere", "tell whoever"), provoke=put(Fault(301, {"Location": "http://127.0.0.1:1/"}))
+        ("301", "it redirects", "tell the operator"), provoke=put(Fault(301, {"Location": "http://127.0.0.1:1/"}))
     ),
     # Models whose manifest or whose bytes can't be had
     "climbs": Item(("../w", "publish the model again"), files={"../w": Content(1000)}),
@@ -128,7 +128,7 @@ ITEMS = {
     ),
     "expired": Item(("127.0.0.1", "403", "new URLs too", "axomsync doctor"), files=W, provoke=get(EXPIRED), again=True),
     "elsewhere": Item(
-        ("301", "redirects elsewhere", "tell whoever"), files=W, provoke=get(Fault(301, {"Location": "http://127.0.0.1:1/"}))
+        ("301", "it redirects", "tell the operator"), files=W, provoke=get(Fault(301, {"Location": "http://127.0.0.1:1/"}))
     ),
     "short": Item(
         ("10 bytes", "manifest says 1000", "publish the model again"),
@@ -152,7 +152,7 @@ ITEMS = {
     # What is tried for longest before it is told
     "busy.jsonl": Item(("127.0.0.1", "503", "SlowDown", "request R"), provoke=busy, again=True),
     "slow": Item(
-        ("127.0.0.1", "500", "no byte comes", "tried again and again"),
+        ("127.0.0.1", "500", "no bytes arrive", "still trying"),
         files=W,
         provoke=get(s3_error(500, "InternalError", "Oh")),
     ),

@@ -1,4 +1,4 @@
-"""A wall clock that is set, by hours and by years, and a machine that sleeps: what waits goes on all the same."""
+"""A wall clock that is set, by hours and by years, and a machine that sleeps: waits keep their length."""
 
 import signal
 import time
@@ -27,7 +27,7 @@ from tests.rig.faults import KEY, Content, FaultyServer, s3_error
 
 HOURS, YEAR = 3600.0, 400 * 86400.0
 JUMPS = [-YEAR, -4 * HOURS, -0.5 * HOURS, 0.0, 0.5 * HOURS, 4 * HOURS, YEAR]
-ASKED = 11  # seconds; shorter ones are waited for on the spot
+ASKED = 11  # seconds; shorter waits don't leave the call
 
 
 class Clocks:
@@ -44,12 +44,12 @@ class Clocks:
 
 @pytest.mark.parametrize("jump", JUMPS)
 @pytest.mark.parametrize("begun_here", [True, False])
-def test_a_wait_is_as_long_as_it_was_planned_however_the_clock_is_set(jump: float, begun_here: bool) -> None:
+def test_wait_keeps_its_length_when_the_clock_is_set(jump: float, begun_here: bool) -> None:
     clocks = Clocks()
     waits = clocks.waits()
     if begun_here:
         due = waits.begin("a", 60)
-    else:  # stored by an earlier life
+    else:  # stored by an earlier process
         due = clocks.wall + 60
         assert waits.left("a", due) == 60
     clocks.wall += jump
@@ -63,7 +63,7 @@ def test_a_wait_is_as_long_as_it_was_planned_however_the_clock_is_set(jump: floa
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-def test_a_stored_time_is_waited_for_only_as_far_as_it_can_be_ahead(jump: float) -> None:
+def test_stored_time_beyond_the_longest_wait_is_due(jump: float) -> None:
     clocks = Clocks()
     due = clocks.waits().begin("a", LONGEST_WAIT_SECONDS)
     clocks.wall += jump
@@ -71,7 +71,7 @@ def test_a_stored_time_is_waited_for_only_as_far_as_it_can_be_ahead(jump: float)
     assert left == (0 if jump < 0 or jump >= LONGEST_WAIT_SECONDS else LONGEST_WAIT_SECONDS - jump)
 
 
-def test_a_failed_upload_waits_though_the_clock_is_set_before_anybody_looks(tmp_path: Path) -> None:
+def test_failed_upload_waits_though_the_clock_is_set_before_anybody_looks(tmp_path: Path) -> None:
     clocks = Clocks()
     with closing(Ledger(tmp_path / "state", lambda: clocks.wall)) as ledger:
         row = ledger.read.upload(ledger.push_upload(b"a.jsonl", "a.jsonl", Stamp(1, 2, 3, 4, 5)))
@@ -81,7 +81,7 @@ def test_a_failed_upload_waits_though_the_clock_is_set_before_anybody_looks(tmp_
         assert setbacks.waits.left(row.id, ledger.read.upload(row.id).next_attempt) == 11.0
 
 
-def test_what_waits_no_more_is_forgotten() -> None:
+def test_waits_are_forgotten_when_over() -> None:
     clocks = Clocks()
     waits = clocks.waits()
     due = waits.begin("a", 60)
@@ -91,7 +91,7 @@ def test_what_waits_no_more_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-def test_a_pause_of_an_earlier_life_is_no_longer_than_it_was_asked_for(jump: float) -> None:
+def test_pause_of_an_earlier_process_keeps_its_length(jump: float) -> None:
     facts = {PAUSE_ENDS: str(1e9 + 2 * HOURS), PAUSE_SECONDS: str(2 * HOURS)}
     expected = 0 if jump < 0 or jump >= 2 * HOURS else 2 * HOURS - jump
     assert pause_left(facts, 1e9 + jump) == expected
@@ -100,26 +100,26 @@ def test_a_pause_of_an_earlier_life_is_no_longer_than_it_was_asked_for(jump: flo
 @pytest.mark.parametrize(
     ("local", "rate"),
     [
-        ("2027-03-28T01:59:59+01:00", 1e6),  # in Berlin the hour after that is left out
+        ("2027-03-28T01:59:59+01:00", 1e6),  # in Berlin the next hour is skipped
         ("2027-03-28T03:00:00+02:00", 2e6),  # so 02:30 is over at once
         ("2027-03-28T03:15:00+02:00", 2e6),
-        ("2027-10-31T02:29:00+02:00", 1e6),  # this one comes twice
+        ("2027-10-31T02:29:00+02:00", 1e6),  # this hour comes twice
         ("2027-10-31T02:31:00+02:00", 2e6),
-        ("2027-10-31T02:10:00+01:00", 1e6),  # and is what it is called, both times
+        ("2027-10-31T02:10:00+01:00", 1e6),  # and counts by its name, both times
         ("2027-10-31T02:31:00+01:00", 2e6),
         ("2027-10-31T12:00:00+01:00", None),
         ("2027-11-01T00:30:00+01:00", None),  # the rule that began last, a day of 25 hours ago
         ("2027-11-01T01:00:00+01:00", 1e6),
     ],
 )
-def test_the_timetable_follows_the_clock_on_the_wall_through_summer_time(local: str, rate: float | None) -> None:
+def test_bandwidth_timetable_follows_the_wall_clock_through_summer_time(local: str, rate: float | None) -> None:
     rules = parse_bandwidth(["01:00 1MB/s", "02:30 2MB/s", "09:00 off"])
     now = datetime.fromisoformat(local)
     assert bandwidth_at(rules, now.astimezone(ZoneInfo("Europe/Berlin"))) == rate
     assert bandwidth_at(rules, now) == rate, "with the offset alone, as the system tells it"
 
 
-def test_retry_after_as_a_date_is_read_by_the_clock_that_wrote_it() -> None:
+def test_retry_after_date_is_read_by_the_servers_clock() -> None:
     answer = httpx.Response(
         503, headers={"Date": "Tue, 05 Jan 2027 08:00:00 GMT", "Retry-After": "Tue, 05 Jan 2027 08:00:20 GMT"}
     )
@@ -135,7 +135,7 @@ def is_published(agent: AgentProcess, name: str) -> bool:
     return (agent.mirror / name / "v1" / "model.bin").exists()
 
 
-def test_the_clock_is_set_under_a_running_agent(tmp_path: Path, server: FaultyServer) -> None:
+def test_running_agent_survives_a_clock_that_is_set(tmp_path: Path, server: FaultyServer) -> None:
     clock = WallClock(tmp_path)
     coming = server.add_model("coming", "v1", {"model.bin": Content(1000, 1)}, status="training")
     config = {"web": {"listen": "127.0.0.1:0"}, "drop": {"settle": "100ms", "rescan": "500ms"}, "mirror": {"poll": "1s"}}
@@ -171,7 +171,7 @@ def test_the_clock_is_set_under_a_running_agent(tmp_path: Path, server: FaultySe
         assert "trouble" not in agent.log()
 
 
-def test_a_pause_and_a_suspended_process(tmp_path: Path, server: FaultyServer) -> None:
+def test_pause_survives_a_suspended_process(tmp_path: Path, server: FaultyServer) -> None:
     clock = WallClock(tmp_path)
     with AgentProcess(tmp_path, server.url, KEY) as agent:
         agent.start(*clock.prefix)

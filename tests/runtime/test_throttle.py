@@ -1,4 +1,4 @@
-"""The limit on bandwidth, the meter and the beats of workers, with every clock in the test's hand."""
+"""The bandwidth limit, the meter and the heartbeats of workers, with clocks set by the test."""
 
 import heapq
 from datetime import datetime, timedelta
@@ -13,12 +13,12 @@ from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.throttle import Throttle
 
-MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # the hour on the wall is what a timetable is about
+MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # a timetable is about local time
 MEBIBYTE = 1 << 20
 
 
 class World:
-    """A clock that stands still until somebody sleeps, and lanes that take turns on it."""
+    """A clock that only moves when somebody sleeps, and lanes that take turns on it."""
 
     def __init__(self, begin: datetime = MONDAY) -> None:
         self.now = 1000.0
@@ -39,7 +39,7 @@ class World:
         return Throttle(parse_bandwidth(bandwidth), self.clock, self.sleep, self.local_time)
 
     def run(self, throttle: Throttle, lanes: int, seconds: float, chunk: int | None = None) -> float:
-        """Bytes a second that so many lanes move, each a piece at a time as uploads do, or what storage hands over."""
+        """Bytes per second of several lanes: each moves a piece at a time as uploads do, or what storage sends at once."""
         end, moved = self.now + seconds, 0
         turns = [(self.now, lane) for lane in range(lanes)]
         while turns[0][0] < end:
@@ -56,28 +56,28 @@ class World:
 
 @pytest.mark.parametrize("rate", [1_000_000, 10_000_000, 200_000_000])
 @pytest.mark.parametrize("lanes", [1, 4, 16, 256])
-def test_the_rate_is_kept_however_many_share_it(rate: int, lanes: int) -> None:
+def test_throttle_keeps_the_rate_for_any_number_of_lanes(rate: int, lanes: int) -> None:
     world = World()
     assert world.run(world.throttle(f"{rate}B/s"), lanes, 60) == pytest.approx(rate, rel=0.1)
 
 
 @pytest.mark.parametrize("rate", [100_000, 300_000, 1_000_000, 5_000_000, 100_000_000])
-def test_downloads_keep_the_rate_with_fewer_lanes_where_it_is_low(rate: int) -> None:
+def test_throttle_uses_fewer_lanes_at_a_low_rate(rate: int) -> None:
     world = World()
     throttle = world.throttle(f"{rate}B/s")
     assert world.run(throttle, throttle.lanes(16), 60, chunk=400 * 1024) == pytest.approx(rate, rel=0.1)
 
 
-def test_without_a_limit_all_lanes_may_run() -> None:
+def test_throttle_without_a_limit_allows_all_lanes() -> None:
     assert World().throttle(["00:00 off"]).lanes(16) == 16
 
 
-def test_a_tiny_rate_still_moves_something_now_and_then() -> None:
+def test_throttle_at_a_tiny_rate_still_moves_bytes() -> None:
     world = World()
     assert 1_000 <= world.run(world.throttle("1kB/s"), 4, 60) <= 4 * 4096
 
 
-def test_a_timetable_changes_the_rate_under_way() -> None:
+def test_throttle_follows_the_timetable_while_lanes_run() -> None:
     world = World()
     throttle = world.throttle(["00:00 1MB/s", "00:01 20MB/s", "00:02 off"])
     assert world.run(throttle, 8, 60) == pytest.approx(1e6, rel=0.1)
@@ -85,7 +85,7 @@ def test_a_timetable_changes_the_rate_under_way() -> None:
     assert world.run(throttle, 1, 1) > 1e9
 
 
-def test_what_was_owed_at_a_low_rate_does_not_slow_a_higher_one() -> None:
+def test_throttle_cancels_debt_when_the_rate_changes() -> None:
     world = World()
     throttle = world.throttle("1kB/s")
     world.run(throttle, 16, 600)
@@ -115,7 +115,7 @@ class Clock:
         max_size=40,
     )
 )
-def test_what_is_shown_as_done_never_goes_backwards(story: list[tuple[str, int, float]]) -> None:
+def test_meter_progress_never_goes_backwards(story: list[tuple[str, int, float]]) -> None:
     clock = Clock()
     meter = Meter(clock)
     with meter.transfer("down", "llama/v1", 10_000, done=300) as gauge:
@@ -132,7 +132,7 @@ def test_what_is_shown_as_done_never_goes_backwards(story: list[tuple[str, int, 
     assert meter.read() == []
 
 
-def test_rate_and_time_left_are_those_of_the_last_ten_seconds() -> None:
+def test_meter_rate_and_time_left_cover_the_last_ten_seconds() -> None:
     clock = Clock()
     meter = Meter(clock)
     with meter.transfer("up", "a.jsonl", 100_000) as gauge:
@@ -149,7 +149,7 @@ def test_rate_and_time_left_are_those_of_the_last_ten_seconds() -> None:
         assert meter.read()[0].eta is None
 
 
-def test_of_two_transfers_by_one_name_the_one_that_goes_on_is_shown() -> None:
+def test_meter_shows_the_live_one_of_two_transfers_with_one_name() -> None:
     meter = Meter(Clock())
     with meter.transfer("down", "llama/v1", 10) as _:
         with meter.transfer("down", "llama/v1", 20):
@@ -164,7 +164,7 @@ def test_of_two_transfers_by_one_name_the_one_that_goes_on_is_shown() -> None:
 # Beats
 
 
-def test_a_worker_hangs_when_it_is_silent_for_longer_than_the_limit() -> None:
+def test_liveness_reports_a_worker_that_is_silent_beyond_the_limit() -> None:
     clock = Clock()
     liveness = Liveness(10.0, clock)
     assert liveness.hanging() == []
@@ -183,7 +183,7 @@ def test_a_worker_hangs_when_it_is_silent_for_longer_than_the_limit() -> None:
     assert liveness.hanging() == []
 
 
-def test_a_worker_that_ended_by_an_error_does_not_hang() -> None:
+def test_liveness_forgets_a_worker_that_failed() -> None:
     clock = Clock()
     liveness = Liveness(10.0, clock)
     with pytest.raises(ValueError, match="dead"), liveness.worker("lane"):

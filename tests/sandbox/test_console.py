@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from axomsync.sandbox.catalog import Conflict
 from axomsync.sandbox.console import Sandbox, serve
+from axomsync.sandbox.errors import Conflict
 from axomsync.sandbox.objectstore import ObjectStore
 from tests.sandbox.test_objectstore import until
 

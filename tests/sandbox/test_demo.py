@@ -16,8 +16,8 @@ import pytest
 import safetensors
 
 from axomsync.sandbox.console import Sandbox
-from axomsync.sandbox.recording_relay import Witness, distinct_bytes, sent_bytes
-from axomsync.sandbox.sample import write_broken_dataset, write_dataset, write_model
+from axomsync.sandbox.demo.recording_relay import RecordingRelay, distinct_bytes, sent_bytes
+from axomsync.sandbox.demo.sample import write_broken_dataset, write_dataset, write_model
 from tests.rig.agent import eventually
 
 DEMO = [sys.executable, "-m", "axomsync", "demo"]
@@ -102,7 +102,7 @@ def test_the_tour_ends_well_and_leaves_nothing(tmp_path: Path) -> None:
     assert "403 Request has expired" in said
     kept = re.search(r"its ledger has ([0-9,]+) durable bytes", said)
     assert kept is not None
-    assert f"goes on after {kept[1].replace(',', '')} of" in said
+    assert f"resuming at {kept[1].replace(',', '')} of" in said
     assert "opened with safetensors: 104 tensors" in said
     assert "failed" not in said.lower()
     assert "all 14 checks hold" in said
@@ -164,16 +164,16 @@ def test_the_sample_is_what_it_says(tmp_path: Path) -> None:
     assert model["encoder.layer.0.intermediate.dense.weight"]["shape"] == [1536, 384]
 
 
-def test_the_witness_counts_every_byte(sandbox_factory: Callable[..., Sandbox]) -> None:
-    sandbox = sandbox_factory(relay_class=Witness)
-    witness = sandbox.relay
-    assert isinstance(witness, Witness)
-    put, get = (sandbox.presign(method, "tmp/witness/a") for method in ("PUT", "GET"))
+def test_recording_relay_counts_every_byte(sandbox_factory: Callable[..., Sandbox]) -> None:
+    sandbox = sandbox_factory(relay_class=RecordingRelay)
+    relay = sandbox.relay
+    assert isinstance(relay, RecordingRelay)
+    put, get = (sandbox.presign(method, "tmp/recorded/a") for method in ("PUT", "GET"))
     with httpx.Client() as client:  # all on one connection
         client.put(put, content=b"GET / HTTP/1.1\r\n\r\n" * 50_000).raise_for_status()
         for wanted in ("bytes=0-99999", "bytes=50000-149999", "bytes=800000-"):
             client.get(get, headers={"Range": wanted}).raise_for_status()
         assert client.get(put).status_code == 403
-    assert [request.method for request in witness.requests] == ["PUT", "GET", "GET", "GET", "GET"]
-    assert [request.sent for request in witness.requests[1:4]] == [100_000, 100_000, 100_000]
-    assert (sent_bytes(witness.requests), distinct_bytes(witness.requests)) == (300_000, 250_000)
+    assert [request.method for request in relay.requests] == ["PUT", "GET", "GET", "GET", "GET"]
+    assert [request.sent for request in relay.requests[1:4]] == [100_000, 100_000, 100_000]
+    assert (sent_bytes(relay.requests), distinct_bytes(relay.requests)) == (300_000, 250_000)

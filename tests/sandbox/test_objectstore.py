@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from axomsync.sandbox.objectstore import ObjectStore, ObjectStoreError, StoredObject
+from axomsync.sandbox.errors import ObjectStoreError
+from axomsync.sandbox.objectstore import ObjectStore, StoredObject
 
 MINUTE = timedelta(minutes=1)
 

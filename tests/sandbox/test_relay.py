@@ -117,7 +117,7 @@ def test_a_cut_reaches_a_connection_that_nobody_reads(relay: Relay) -> None:
         until(lambda: relay.open_connections == 0)
 
 
-def test_the_door_shuts_and_opens_at_the_same_address(relay: Relay) -> None:
+def test_the_port_shuts_and_opens_at_the_same_address(relay: Relay) -> None:
     with connect(relay) as open_before:
         open_before.sendall(b"x")
         assert open_before.recv(1) == b"x"

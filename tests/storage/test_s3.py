@@ -1,4 +1,4 @@
-"""The judge of storage's answers, as tables: what each PUT and each GET came to, and what URLs and ETags say."""
+"""Judgement of storage's answers, as tables: the result of each PUT and GET, and the meaning of URLs and ETags."""
 
 import pytest
 from hypothesis import given
@@ -37,7 +37,7 @@ PAGE = b"<!DOCTYPE html><html><body>Please sign in</body></html>"
 YES = Confirmation(f'"{MD5}"', etag_is_md5=True)
 NO_MD5 = Confirmation(f'"{MD5}"', etag_is_md5=False)
 
-# (status, headers, body, verdict); a verdict is what is confirmed, or (what is raised, what its message holds)
+# (status, headers, body, verdict); a verdict is a confirmation, or (exception, part of its message)
 PUTS: list[tuple[int, Headers, bytes, Confirmation | tuple[type[AxomsyncError], str]]] = [
     (200, TAG, b"", YES),
     (201, TAG, b"", YES),
@@ -69,19 +69,19 @@ PUTS: list[tuple[int, Headers, bytes, Confirmation | tuple[type[AxomsyncError], 
     (200, TAG, b"  <html>", (Transient, "a page")),
     (200, {**TAG, "content-type": "text/html"}, b"ok", (Transient, "a page")),
     (200, {"x-ms-error-code": "ServerBusy", **TAG}, b"", (Transient, "ServerBusy")),
-    (202, TAG, b"", (Transient, "no answer to a PUT")),
-    (203, TAG, b"", (Transient, "no answer to a PUT")),
+    (202, TAG, b"", (Transient, "not an answer to a PUT")),
+    (203, TAG, b"", (Transient, "not an answer to a PUT")),
     (203, TAG, error("CallbackFailed"), (Transient, "CallbackFailed")),
-    (205, TAG, b"", (Transient, "no answer to a PUT")),
-    (206, TAG, b"", (Transient, "no answer to a PUT")),
-    (207, TAG, b"", (Transient, "no answer to a PUT")),
-    (100, TAG, b"", (Transient, "no answer to a PUT")),
-    (301, {}, error("PermanentRedirect"), (Refused, "redirects elsewhere")),
-    (302, {"location": "https://sign-in.test"}, b"", (Refused, "redirects elsewhere")),
+    (205, TAG, b"", (Transient, "not an answer to a PUT")),
+    (206, TAG, b"", (Transient, "not an answer to a PUT")),
+    (207, TAG, b"", (Transient, "not an answer to a PUT")),
+    (100, TAG, b"", (Transient, "not an answer to a PUT")),
+    (301, {}, error("PermanentRedirect"), (Refused, "it redirects, which")),
+    (302, {"location": "https://sign-in.test"}, b"", (Refused, "it redirects, which")),
     (304, TAG, b"", (Transient, "does a cache stand in between")),
     (307, {}, error("TemporaryRedirect"), (Transient, "TemporaryRedirect")),
-    (307, {}, b"", (Refused, "redirects elsewhere")),
-    (308, {}, b"", (Refused, "redirects elsewhere")),
+    (307, {}, b"", (Refused, "it redirects, which")),
+    (308, {}, b"", (Refused, "it redirects, which")),
     (400, {}, error("IncompleteBody"), (Transient, "IncompleteBody")),
     (400, {}, error("RequestTimeout"), (Transient, "RequestTimeout")),
     (400, {}, error("BadDigest"), (Transient, "BadDigest")),
@@ -95,11 +95,11 @@ PUTS: list[tuple[int, Headers, bytes, Confirmation | tuple[type[AxomsyncError], 
     (402, {}, b"", (Refused, "402")),
     (403, {}, error("AccessDenied", "Request has expired"), (UrlExpired, "Request has expired")),
     (403, {}, error("SignatureDoesNotMatch"), (UrlExpired, "SignatureDoesNotMatch")),
-    (403, {}, error("RequestTimeTooSkewed"), (Transient, "clock is off")),
+    (403, {}, error("RequestTimeTooSkewed"), (Transient, "clock is wrong")),
     (403, {}, error("QuotaExceeded"), (Transient, "the bucket is full")),
     (403, {}, error("KMS.DisabledException"), (Refused, "KMS.DisabledException")),
     (403, {}, PAGE, (UrlExpired, "403")),
-    (404, {}, error("NoSuchBucket"), (Refused, "whoever runs the console")),
+    (404, {}, error("NoSuchBucket"), (Refused, "operator of the console")),
     (405, {}, error("MethodNotAllowed"), (Refused, "405")),
     (407, {}, b"", (Transient, "$HTTPS_PROXY")),
     (408, {}, b"", (Transient, "408")),
@@ -109,7 +109,7 @@ PUTS: list[tuple[int, Headers, bytes, Confirmation | tuple[type[AxomsyncError], 
     (409, {}, b"", (Transient, "409")),
     (409, {}, error("BucketNotEmpty"), (Refused, "BucketNotEmpty")),
     (410, {}, b"", (Refused, "410")),
-    (411, {}, error("MissingContentLength"), (Refused, "takes the length off uploads")),
+    (411, {}, error("MissingContentLength"), (Refused, "removes Content-Length from uploads")),
     (412, {}, error("PreconditionFailed"), (Refused, "PreconditionFailed")),
     (413, {}, b"<html><title>413 Request Entity Too Large</title></html>", (Refused, "[drop] shard")),
     (416, {}, error("InvalidRange"), (Refused, "InvalidRange")),
@@ -150,7 +150,7 @@ def test_put_whose_answer_comes_before_its_end_is_not_confirmed() -> None:
     st.dictionaries(st.sampled_from(["etag", "content-type", "x-ms-error-code"]), st.text()),
     st.binary(),
 )
-def test_put_is_confirmed_by_nothing_but_its_own_success(status: int, headers: Headers, body: bytes) -> None:
+def test_put_is_confirmed_only_by_its_own_success(status: int, headers: Headers, body: bytes) -> None:
     try:
         judge_put(answer(status, headers, body), all_sent=True)
     except AxomsyncError:
@@ -161,7 +161,7 @@ def test_put_is_confirmed_by_nothing_but_its_own_success(status: int, headers: H
 
 
 @pytest.mark.parametrize("before", range(0, 210, 7))
-def test_what_is_secret_is_not_repeated_wherever_the_words_are_cut(before: int) -> None:
+def test_error_words_never_repeat_a_secret(before: int) -> None:
     with pytest.raises(UrlExpired) as failure:
         judge_put(answer(403, {}, error("AccessDenied", "x" * before + SECRET)), all_sent=True)
     assert SECRET[:8] not in str(failure.value)
@@ -174,7 +174,7 @@ def part(**changed: str) -> Headers:
     return {**PART, **{name.replace("_", "-"): value for name, value in changed.items()}}
 
 
-# Of bytes 10 to 20 of an object of 100.
+# Request: bytes 10 to 20 of an object of 100.
 GETS: list[tuple[int, Headers, bytes, tuple[int, int, bool] | tuple[type[AxomsyncError], str]]] = [
     (206, PART, b"", (10, 20, False)),
     (206, part(content_range="bytes 10-14/100", content_length="5"), b"", (10, 15, False)),
@@ -221,21 +221,21 @@ GETS: list[tuple[int, Headers, bytes, tuple[int, int, bool] | tuple[type[Axomsyn
     (206, {"content-range": "bytes 10-9/100"}, b"", (Transient, "bytes 10-9")),
     (206, {"content-range": "bytes 0-99/100"}, b"", (Transient, "bytes 0-99")),
     (200, {"content-range": "bytes 0-9/100"}, b"", (Transient, "bytes 0-9")),
-    (201, {}, b"", (Transient, "no answer to a GET")),
-    (202, {}, b"", (Transient, "no answer to a GET")),
-    (203, {"content-length": "100"}, b"", (Transient, "no answer to a GET")),
-    (204, {}, b"", (Transient, "no answer to a GET")),
-    (205, {}, b"", (Transient, "no answer to a GET")),
-    (207, {}, b"", (Transient, "no answer to a GET")),
-    (226, {}, b"", (Transient, "no answer to a GET")),
-    (300, {}, b"", (Refused, "redirects elsewhere")),
-    (301, {}, error("PermanentRedirect"), (Refused, "redirects elsewhere")),
-    (302, {}, PAGE, (Refused, "redirects elsewhere")),
-    (303, {}, b"", (Refused, "redirects elsewhere")),
+    (201, {}, b"", (Transient, "not an answer to a GET")),
+    (202, {}, b"", (Transient, "not an answer to a GET")),
+    (203, {"content-length": "100"}, b"", (Transient, "not an answer to a GET")),
+    (204, {}, b"", (Transient, "not an answer to a GET")),
+    (205, {}, b"", (Transient, "not an answer to a GET")),
+    (207, {}, b"", (Transient, "not an answer to a GET")),
+    (226, {}, b"", (Transient, "not an answer to a GET")),
+    (300, {}, b"", (Refused, "it redirects, which")),
+    (301, {}, error("PermanentRedirect"), (Refused, "it redirects, which")),
+    (302, {}, PAGE, (Refused, "it redirects, which")),
+    (303, {}, b"", (Refused, "it redirects, which")),
     (304, {}, b"", (Transient, "does a cache stand in between")),
-    (307, {}, b"", (Refused, "redirects elsewhere")),
+    (307, {}, b"", (Refused, "it redirects, which")),
     (307, {}, error("TemporaryRedirect"), (Transient, "TemporaryRedirect")),
-    (308, {}, b"", (Refused, "redirects elsewhere")),
+    (308, {}, b"", (Refused, "it redirects, which")),
     (400, {}, error("ExpiredRequest"), (UrlExpired, "ExpiredRequest")),
     (400, {}, error("ExpiredToken"), (UrlExpired, "ExpiredToken")),
     (400, {}, error("AuthorizationQueryParametersError"), (UrlExpired, "AuthorizationQueryParametersError")),
@@ -246,7 +246,7 @@ GETS: list[tuple[int, Headers, bytes, tuple[int, int, bool] | tuple[type[Axomsyn
     (403, {}, error("AccessDenied"), (UrlExpired, "AccessDenied")),
     (403, {}, error("InvalidObjectState"), (Refused, "archived")),
     (403, {}, error("AllAccessDisabled"), (Refused, "AllAccessDisabled")),
-    (403, {}, error("RequestTimeTooSkewed"), (Transient, "clock is off")),
+    (403, {}, error("RequestTimeTooSkewed"), (Transient, "clock is wrong")),
     (403, {}, b"", (UrlExpired, "403")),
     (404, {}, error("NoSuchKey"), (Refused, "publish the model again")),
     (404, {}, PAGE, (Refused, "404")),
@@ -319,7 +319,7 @@ def test_get_of_a_page_that_is_the_object() -> None:
     st.integers(100, 599),
     st.dictionaries(st.sampled_from(["content-range", "content-length", "content-encoding"]), st.text()),
 )
-def test_get_never_takes_other_bytes_than_were_asked(status: int, headers: Headers) -> None:
+def test_get_never_takes_bytes_that_were_not_requested(status: int, headers: Headers) -> None:
     try:
         extent = judge_get(answer(status, headers), 10, 20, 100)
     except AxomsyncError:
@@ -357,7 +357,7 @@ def test_url_lifetime(query: str, lifetime: float | None) -> None:
 
 
 @given(st.text())
-def test_any_url_has_a_lifetime_or_none(text: str) -> None:
+def test_url_lifetime_accepts_any_url(text: str) -> None:
     for url in (
         text,
         f"https://store.test/a?{text}",
@@ -382,7 +382,7 @@ def test_signed_headers(query: str, headers: Headers) -> None:
     assert signed_headers(f"https://store.test/a?{query}", "text/plain") == headers
 
 
-def test_signed_headers_whose_value_nobody_told() -> None:
+def test_signed_headers_with_unknown_values_are_refused() -> None:
     with pytest.raises(Rejected, match="x-amz-meta-owner"):
         signed_headers("https://store.test/a?X-Amz-SignedHeaders=host;x-amz-meta-owner", "text/plain")
 
@@ -405,7 +405,7 @@ def test_etag(etag: str | None, plain: str | None, composite: tuple[str, int] | 
 
 
 @given(st.text())
-def test_an_etag_that_is_kept_can_be_sent_back(text: str) -> None:
+def test_etag_can_be_sent_back_in_a_header(text: str) -> None:
     kept = etag_of({"etag": text})
     assert kept is None or (kept.isascii() and kept.isprintable() and len(kept) < 210)
 

@@ -1,4 +1,4 @@
-"""One contract for storage, held by the real S3 server and by the one that misbehaves; then what only the latter does."""
+"""One contract for storage, kept by the real S3 server and the misbehaving one; then faults of the latter alone."""
 
 import time
 import uuid
@@ -34,7 +34,7 @@ def server() -> Iterator[FaultyServer]:
 
 @pytest.fixture(params=["real", "faulty"])
 def presign(request: pytest.FixtureRequest) -> Presign:
-    """Signs URLs of a store that holds `CONTENT` under `object`."""
+    """Signs URLs for a store that holds `CONTENT` under `object`."""
     if request.param == "faulty":
         server: FaultyServer = request.getfixturevalue("server")
         return server.presign
@@ -55,50 +55,50 @@ def get(storage: Storage, url: str, start: int, end: int, *, total: int = SIZE, 
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, SIZE), (0, 1), (SIZE - 1, SIZE), (1_000_000, 2_500_000)])
-def test_any_part_of_an_object(storage: Storage, presign: Presign, start: int, end: int) -> None:
+def test_get_brings_any_part_of_an_object(storage: Storage, presign: Presign, start: int, end: int) -> None:
     assert get(storage, presign("GET", "object"), start, end, etag=CONTENT.etag()) == CONTENT.read(start, end)
 
 
-def test_an_object_that_is_another_by_now(storage: Storage, presign: Presign) -> None:
+def test_get_refuses_a_changed_object(storage: Storage, presign: Presign) -> None:
     with pytest.raises(SourceChanged, match="the object changed"):
         get(storage, presign("GET", "object"), 0, 10, etag='"0123456789abcdef0123456789abcdef"')
 
 
-def test_an_object_that_is_shorter(storage: Storage, presign: Presign) -> None:
+def test_get_refuses_a_shorter_object(storage: Storage, presign: Presign) -> None:
     with pytest.raises(SourceChanged, match=f"shorter than the manifest says|storage has {SIZE} bytes"):
         get(storage, presign("GET", "object"), SIZE, SIZE + 5, total=SIZE + 5)
 
 
-def test_an_object_that_is_longer(storage: Storage, presign: Presign) -> None:
+def test_get_refuses_a_longer_object(storage: Storage, presign: Presign) -> None:
     with pytest.raises(SourceChanged, match=f"storage has {SIZE} bytes where the manifest says {SIZE - 5}"):
         get(storage, presign("GET", "object"), 0, 10, total=SIZE - 5)
 
 
-def test_an_object_that_is_not_there(storage: Storage, presign: Presign) -> None:
+def test_get_of_a_missing_object(storage: Storage, presign: Presign) -> None:
     with pytest.raises(Rejected, match="404"):
         get(storage, presign("GET", "nothing"), 0, 10)
 
 
-def test_a_url_of_another_method(storage: Storage, presign: Presign) -> None:
+def test_get_with_the_url_of_another_method(storage: Storage, presign: Presign) -> None:
     with pytest.raises(UrlExpired, match="403"):
         get(storage, presign("PUT", "object"), 0, 10)
 
 
-def test_a_forged_url(storage: Storage, presign: Presign) -> None:
+def test_get_with_a_forged_url(storage: Storage, presign: Presign) -> None:
     with pytest.raises(UrlExpired, match="SignatureDoesNotMatch"):
         get(storage, presign("GET", "object").replace("Signature=", "Signature=0"), 0, 10)
 
 
-def test_what_is_put_can_be_got(storage: Storage, presign: Presign) -> None:
+def test_put_object_can_be_fetched(storage: Storage, presign: Presign) -> None:
     stored = storage.put(presign("PUT", "new"), CONTENT.pieces(), SIZE, "application/jsonl")  # type: ignore[arg-type]
     assert stored == Confirmation(CONTENT.etag(), etag_is_md5=True)
     assert get(storage, presign("GET", "new"), 0, SIZE, etag=stored.etag) == CONTENT.read()
 
 
-# What only happens on bad days
+# Faults
 
 
-def test_an_expired_url(storage: Storage, server: FaultyServer) -> None:
+def test_get_with_an_expired_url(storage: Storage, server: FaultyServer) -> None:
     server.inject(EXPIRED)
     with pytest.raises(UrlExpired, match=r"answered 403 \(AccessDenied: Request has expired\)"):
         get(storage, server.presign("GET", "object"), 0, 10)
@@ -116,7 +116,7 @@ def test_an_expired_url(storage: Storage, server: FaultyServer) -> None:
         (s3_error(400, "RequestTimeout", "Your socket connection was not read from."), None, False),
     ],
 )
-def test_what_may_succeed_later(
+def test_transient_answers(
     storage: Storage, server: FaultyServer, fault: Fault, retry_after: float | None, congestion: bool
 ) -> None:
     server.inject(fault)
@@ -135,7 +135,7 @@ def test_what_may_succeed_later(
         ("SIGNATURE", "SlowDown: Reduce your request rate)"),
     ],
 )
-def test_a_request_has_a_name_for_the_support(value: str, told: str, storage: Storage, server: FaultyServer) -> None:
+def test_request_id_is_shown_for_the_support(value: str, told: str, storage: Storage, server: FaultyServer) -> None:
     url = server.presign("GET", "object")
     value = value.replace("SIGNATURE", dict(parse_qsl(urlsplit(url).query))["X-Amz-Signature"])
     server.inject(s3_error(503, "SlowDown", "Reduce your request rate", x_amz_request_id=value))
@@ -144,7 +144,7 @@ def test_a_request_has_a_name_for_the_support(value: str, told: str, storage: St
     assert str(failure.value).endswith(told)
 
 
-def test_a_date_to_wait_for(storage: Storage, server: FaultyServer) -> None:
+def test_retry_after_as_a_date(storage: Storage, server: FaultyServer) -> None:
     server.inject(s3_error(503, "SlowDown", "Reduce your rate.", Retry_After=http_date(600)))
     with pytest.raises(Transient) as failure:
         get(storage, server.presign("GET", "object"), 0, 10)
@@ -165,7 +165,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("fault", "reason"), BROKEN.values(), ids=BROKEN.keys())
-def test_an_exchange_that_breaks(storage: Storage, server: FaultyServer, fault: Fault, reason: str) -> None:
+def test_broken_exchange_is_transient(storage: Storage, server: FaultyServer, fault: Fault, reason: str) -> None:
     server.inject(fault)
     url = server.presign("GET", "object")
     with pytest.raises(Transient, match=reason) as failure:
@@ -174,7 +174,7 @@ def test_an_exchange_that_breaks(storage: Storage, server: FaultyServer, fault: 
     assert get(storage, url, 0, 1_000_000) == CONTENT.read(0, 1_000_000)
 
 
-def test_an_answer_to_a_put_whose_words_never_come_is_given_up(server: FaultyServer) -> None:
+def test_put_gives_up_an_answer_whose_body_never_comes(server: FaultyServer) -> None:
     server.inject(Fault(200, {"Content-Length": "10"}, b"0123456789", cut=3, ending="stall"), "/bucket", method="PUT")
     storage = Storage(loopback=True, stall=60.0, document_seconds=0.2)
     began = time.monotonic()
@@ -184,7 +184,7 @@ def test_an_answer_to_a_put_whose_words_never_come_is_given_up(server: FaultySer
     storage.close()
 
 
-def test_a_refusal_of_a_put_that_trickles_is_not_read_to_its_end(server: FaultyServer) -> None:
+def test_put_does_not_read_a_slow_refusal_to_its_end(server: FaultyServer) -> None:
     server.inject(Fault(503, {}, b"<Error>" + b" " * 8000, rate=500), "/bucket", method="PUT")
     storage = Storage(loopback=True, stall=60.0, document_seconds=0.2)
     began = time.monotonic()
@@ -194,14 +194,14 @@ def test_a_refusal_of_a_put_that_trickles_is_not_read_to_its_end(server: FaultyS
     storage.close()
 
 
-def test_less_than_was_asked_is_taken_as_far_as_it_goes(storage: Storage, server: FaultyServer) -> None:
+def test_get_accepts_a_shorter_range(storage: Storage, server: FaultyServer) -> None:
     server.longest_answer = 1000
     with storage.get(server.presign("GET", "object"), 500, SIZE, SIZE, None) as reply:
         assert (reply.start, reply.end) == (500, 1500)
         assert b"".join(reply.chunks) == CONTENT.read(500, 1500)
 
 
-def test_a_store_that_ignores_ranges(storage: Storage, server: FaultyServer) -> None:
+def test_get_from_a_store_that_ignores_ranges(storage: Storage, server: FaultyServer) -> None:
     server.inject(Fault(ignores_range=True), times=2)
     with storage.get(server.presign("GET", "object"), 0, 1000, SIZE, None) as reply:
         assert (reply.start, reply.end, reply.whole) == (0, SIZE, True)
@@ -210,7 +210,7 @@ def test_a_store_that_ignores_ranges(storage: Storage, server: FaultyServer) -> 
         get(storage, server.presign("GET", "object"), 1000, 2000)
 
 
-def test_nothing_is_sent_but_what_was_signed(storage: Storage, server: FaultyServer) -> None:
+def test_requests_carry_only_needed_headers(storage: Storage, server: FaultyServer) -> None:
     server.inject(Fault(headers={"Set-Cookie": "AWSALB=abc; Path=/"}))
     url = server.presign("GET", "object")
     for _ in range(2):
@@ -223,13 +223,13 @@ def test_nothing_is_sent_but_what_was_signed(storage: Storage, server: FaultySer
     assert set(put.headers) - {"connection", "accept"} == {"host", "user-agent", "accept-encoding", "content-length"}
 
 
-def test_a_weak_etag_is_no_condition(storage: Storage, server: FaultyServer) -> None:
+def test_weak_etag_is_not_sent_as_a_condition(storage: Storage, server: FaultyServer) -> None:
     server.objects["object"].etag = weak = 'W/"1"'
     assert get(storage, server.presign("GET", "object"), 0, 10, etag=weak) == CONTENT.read(0, 10)
     assert "if-match" not in server.requests[0].headers
 
 
-def test_connections_are_used_again(storage: Storage, server: FaultyServer) -> None:
+def test_connections_are_reused(storage: Storage, server: FaultyServer) -> None:
     for start in range(20):
         get(storage, server.presign("GET", "object"), start, start + 10)
         storage.put(server.presign("PUT", "new"), iter([b"bytes"]), 5, "application/jsonl")
@@ -237,11 +237,11 @@ def test_connections_are_used_again(storage: Storage, server: FaultyServer) -> N
         assert len({request.port for request in server.requests if request.method == method}) == 1
 
 
-def test_a_store_that_is_not_there(storage: Storage) -> None:
+def test_unreachable_store_is_transient(storage: Storage) -> None:
     server = FaultyServer()
     url = server.presign("GET", "object")
     server.stop()
     began = time.monotonic()
-    with pytest.raises(Transient, match="can't connect: nobody listens there"):
+    with pytest.raises(Transient, match="can't connect: no service listens there"):
         get(storage, url, 0, 10)
     assert time.monotonic() - began < 5

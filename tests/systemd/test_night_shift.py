@@ -209,7 +209,7 @@ def kill_9_costs_nothing(night: Night) -> None:
     night.storage_rate(None)
     status = night.told_all_is_through()
     assert status["agent"]["pid"] == night.pid != killed
-    assert f"goes on after {durable} of {24 * MB + 2} bytes" in night.log()
+    assert f"resuming at {durable} of {24 * MB + 2} bytes" in night.log()
 
 
 def without_a_network_it_says_so_and_waits(night: Night) -> None:

@@ -1,4 +1,4 @@
-"""Where signed URLs may lead: the rule as a table, and on the wire in a network of its own that leads nowhere."""
+"""Allowed addresses of signed URLs: the rule as a table, and on the wire in a network namespace without a way out."""
 
 import json
 import subprocess
@@ -33,37 +33,37 @@ LOOPBACK = ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"]
 
 
 @pytest.mark.parametrize("address", ALLOWED)
-def test_addresses_where_storage_may_be(address: str) -> None:
+def test_allowed_addresses(address: str) -> None:
     assert why_not(address, loopback=False) is None
 
 
 @pytest.mark.parametrize("address", REFUSED)
-def test_addresses_that_are_never_asked(address: str) -> None:
+def test_forbidden_addresses(address: str) -> None:
     assert why_not(address, loopback=True) is not None
-    with pytest.raises(Refused, match="nothing is asked there"):
+    with pytest.raises(Refused, match="it is not fetched"):
         judge_literal(address, loopback=True)
 
 
 @pytest.mark.parametrize("address", LOOPBACK)
-def test_loopback_is_for_consoles_on_loopback(address: str) -> None:
+def test_loopback_is_allowed_only_to_a_console_on_loopback(address: str) -> None:
     assert why_not(address, loopback=True) is None
     assert why_not(address, loopback=False) == "this machine itself"
 
 
 @pytest.mark.parametrize("address", ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "127.1", "0"])
-def test_an_address_in_another_form_is_one(address: str) -> None:
-    """A proxy would be asked for it as it stands, and know what it means."""
-    with pytest.raises(Refused, match="nothing is asked there"):
+def test_judge_literal_knows_other_forms_of_an_address(address: str) -> None:
+    """A proxy would get the address as written, and understand it."""
+    with pytest.raises(Refused, match="it is not fetched"):
         judge_literal(address, loopback=False)
 
 
 @pytest.mark.parametrize("host", ["store.test", "10.store.test", "x1", "b\u00fccher.test", ""])
-def test_a_name_is_no_address(host: str) -> None:
+def test_judge_literal_leaves_names_to_resolve(host: str) -> None:
     assert not judge_literal(host, loopback=False)
 
 
 @pytest.mark.parametrize(("console", "refused"), [("https://console.example/api", True), ("http://127.0.0.1:9/api", False)])
-def test_storage_on_this_machine_is_that_of_a_console_on_this_machine(console: str, refused: bool) -> None:
+def test_storage_on_this_machine_needs_a_console_on_this_machine(console: str, refused: bool) -> None:
     storage = Storage.of(Settings.model_validate({"console": {"url": console}}))
     with pytest.raises(Refused if refused else Transient):
         storage.put("http://127.0.0.1:9/a?X-Amz-Signature=1", iter([b"x"]), 1, "text/plain")
@@ -121,8 +121,8 @@ _HOSTS = """\
 """
 
 
-def test_no_name_leads_to_where_machines_keep_credentials(tmp_path: Path) -> None:
-    """By root in a namespace that has loopback and nothing else, with names of its own."""
+def test_names_of_forbidden_addresses_are_refused_on_the_wire(tmp_path: Path) -> None:
+    """Run by root in a namespace with loopback only and its own names."""
     hosts = tmp_path / "hosts"
     hosts.write_text(_HOSTS)
     setup = (

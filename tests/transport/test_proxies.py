@@ -1,4 +1,4 @@
-"""Which proxy a request goes through: the variables as curl takes them, and what is made of those that mean nothing."""
+"""The proxy for each request: variables as in curl, and unreadable values."""
 
 import pytest
 
@@ -29,7 +29,7 @@ URL = "https://console.example:8443/api"
         ({"https_proxy": "p"}, "https://[::1]:9/", None, None),
     ],
 )
-def test_the_proxy_that_counts(environ: dict[str, str], url: str, place: str | None, variable: str | None) -> None:
+def test_proxies_by_scheme_and_spelling(environ: dict[str, str], url: str, place: str | None, variable: str | None) -> None:
     found = Proxies.of(environ)
     proxy = found.leading_to(url)
     assert (proxy and proxy.place, proxy and proxy.variable) == (place, variable)
@@ -63,7 +63,7 @@ def test_the_proxy_that_counts(environ: dict[str, str], url: str, place: str | N
     ],
 )
 @pytest.mark.parametrize("name", ["no_proxy", "NO_PROXY"])
-def test_what_goes_round_it(name: str, exceptions: str, goes_round: list[str], goes_through: list[str]) -> None:
+def test_no_proxy_exceptions(name: str, exceptions: str, goes_round: list[str], goes_through: list[str]) -> None:
     found = Proxies.of({"ALL_PROXY": "http://p:3128", name: exceptions})
     assert [url for url in goes_round if found.leading_to(url)] == []
     assert [url for url in goes_through if not found.leading_to(url)] == []
@@ -89,7 +89,7 @@ def test_what_goes_round_it(name: str, exceptions: str, goes_round: list[str], g
         ({"no_proxy": "a:b"}, "$no_proxy: a:b is left out"),
     ],
 )
-def test_what_means_nothing_is_left_out_with_one_warning(environ: dict[str, str], words: str) -> None:
+def test_unreadable_variables_are_left_out_with_one_warning(environ: dict[str, str], words: str) -> None:
     found = Proxies.of(environ)
     (warning,) = found.warnings
     assert warning.startswith(words)
@@ -104,6 +104,6 @@ def test_what_means_nothing_is_left_out_with_one_warning(environ: dict[str, str]
         ({"no_proxy": ".local, ::1", "NO_PROXY": "10.0.0.0/8"}, ".local,::1,10.0.0.0/8,localhost,127.0.0.1"),
     ],
 )
-def test_hooks_reach_this_machine_without_a_proxy(environ: dict[str, str], expected: str) -> None:
+def test_environment_for_hooks_excepts_loopback(environ: dict[str, str], expected: str) -> None:
     found = with_loopback_excepted({**environ, "http_proxy": "http://p:3128"})
     assert (found["no_proxy"], found["NO_PROXY"], found["http_proxy"]) == (expected, expected, "http://p:3128")

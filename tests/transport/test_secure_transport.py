@@ -1,4 +1,4 @@
-"""Storage over TLS with an authority of one's own, and through a proxy: both directions, each by its own transport."""
+"""Storage over TLS with a private authority, and through a proxy: both directions, each with its own transport."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from axomsync.storage.client import Storage
 from tests.rig.faults import Content, FaultyServer
 from tests.rig.tls import Authority, ConnectProxy, SocksProxy, TlsFront
 
-NAME = "storage.test"  # resolves nowhere: only a proxy leads there
+NAME = "storage.test"  # resolves nowhere: only the proxy knows it
 CONTENT = Content(300_000, seed=3)
 
 
@@ -63,12 +63,12 @@ def both_ways(storage: Storage, server: FaultyServer, place: str) -> None:
     assert server.storage_requests("sent")[-1].body == b"line\n"
 
 
-def test_an_authority_of_ones_own(server: FaultyServer, front: TlsFront, authority: Authority) -> None:
+def test_ca_file_is_trusted(server: FaultyServer, front: TlsFront, authority: Authority) -> None:
     with storage_for(authority.file) as storage:
         both_ways(storage, server, f"127.0.0.1:{front.address[1]}")
 
 
-def test_the_authority_that_the_environment_names(
+def test_ssl_cert_file_is_trusted(
     server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
@@ -76,7 +76,7 @@ def test_the_authority_that_the_environment_names(
         both_ways(storage, server, f"127.0.0.1:{front.address[1]}")
 
 
-def test_a_certificate_that_nobody_vouches_for_is_told_with_the_fix(server: FaultyServer, front: TlsFront) -> None:
+def test_untrusted_certificate_is_reported_with_the_fix(server: FaultyServer, front: TlsFront) -> None:
     place = f"127.0.0.1:{front.address[1]}"
     fix = r"its certificate is not trusted .*; \[console\] ca_file or SSL_CERT_FILE names an authority of your own"
     with storage_for() as storage:
@@ -90,7 +90,7 @@ def test_a_certificate_that_nobody_vouches_for_is_told_with_the_fix(server: Faul
     assert server.storage_requests() == []
 
 
-def test_a_proxy_is_a_tunnel_that_sees_no_url(
+def test_https_proxy_sees_no_url(
     server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectProxy(front.address) as proxy:
@@ -102,7 +102,7 @@ def test_a_proxy_is_a_tunnel_that_sees_no_url(
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
-def test_a_socks_proxy_resolves_names(
+def test_socks_proxy_resolves_names(
     server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     with SocksProxy(front.address) as proxy:
@@ -113,7 +113,7 @@ def test_a_socks_proxy_resolves_names(
         assert proxy.asked == [NAME.encode()] * 2
 
 
-def test_what_needs_no_proxy_goes_round_it(
+def test_no_proxy_is_followed(
     server: FaultyServer, front: TlsFront, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ConnectProxy(front.address) as proxy:

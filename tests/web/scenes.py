@@ -1,4 +1,4 @@
-"""Three states in which people meet the status page, told to a real ledger and shown by the real server."""
+"""Three states of the status page, written to a real ledger and shown by the real server."""
 
 import math
 import os
@@ -37,7 +37,7 @@ MINUTE, HOUR = 60.0, 3600.0
 
 @dataclass
 class Stage:
-    """What an agent has, without its workers; `ago` sets the time at which the ledger takes things down."""
+    """The shared objects of an agent, without workers; `ago` shifts the ledger's time into the past."""
 
     home: Path
     web: WebSettings = field(default_factory=lambda: WebSettings(listen="127.0.0.1:0"))
@@ -63,7 +63,7 @@ class Stage:
 
     @contextmanager
     def page(self, patience: float = 30.0) -> Iterator[str]:
-        """The address of the page, while it is served."""
+        """Serve the page; yields its address."""
         told: list[str | None] = []
         page = self.made(told)
         page.start()
@@ -73,7 +73,7 @@ class Stage:
             page.stop()
 
     def made(self, told: list[str | None]) -> Page:
-        """A page that is not started yet; `told` is where its address will be put."""
+        """A page that is not started yet; its address goes into `told`."""
         return Page(self.settings.web, self._server, self.problems, told.append)
 
     def _server(self, token: str | None) -> Server:
@@ -128,7 +128,7 @@ class Stage:
             self.ledger.record_moved_away(number).result()
 
     def hour(self, shape: Callable[[float], tuple[float, float]]) -> None:
-        """An hour of throughput: `shape` maps a time from 0 to 1 to bytes a second down and up."""
+        """One hour of throughput: `shape` maps a time from 0 to 1 to bytes per second down and up."""
         now, down, up = time.monotonic(), 0, 0
         for piece in range(PIECES, 0, -1):
             rates = shape(1 - piece / PIECES)
@@ -137,7 +137,7 @@ class Stage:
 
 
 def empty(stage: Stage) -> None:
-    """An agent that has just been installed."""
+    """A newly installed agent."""
     stage.ago(4 * MINUTE)
     stage.ledger.set_facts(started_at=iso(time.time() - 4 * MINUTE))
     stage.polled()
@@ -165,7 +165,7 @@ def _noise(low: float, high: float) -> float:
 
 
 def busy(stage: Stage) -> None:
-    """A new model comes down while datasets go up."""
+    """A new model is being downloaded while datasets are uploaded."""
     random.seed(4)
     _past(stage)
     stage.ago(3 * MINUTE)
@@ -229,7 +229,7 @@ SCENES: dict[str, Callable[[Stage], None]] = {"empty": empty, "busy": busy, "pro
 
 @contextmanager
 def staged(home: Path, scene: str, web: WebSettings | None = None) -> Iterator[Stage]:
-    """A stage that is set for a scene."""
+    """The parts that a scene fills."""
     stage = Stage(home, web or WebSettings(listen="127.0.0.1:0"))
     try:
         SCENES[scene](stage)
@@ -241,6 +241,6 @@ def staged(home: Path, scene: str, web: WebSettings | None = None) -> Iterator[S
 
 @contextmanager
 def shown(home: Path, scene: str) -> Iterator[str]:
-    """The address of a page that shows a scene."""
+    """Show a scene; yields the page's address."""
     with staged(home, scene) as stage, stage.page() as url:
         yield url

@@ -1,4 +1,4 @@
-"""The status page behind nginx, below a path, by the words of the documents; probes by whatever name they use."""
+"""The status page behind nginx, below a path, set up by the documents; probes with any host name."""
 
 import re
 import socket
@@ -31,7 +31,7 @@ http {{
 
 @contextmanager
 def nginx(home: Path, page: str) -> Iterator[str]:
-    """The address that it serves the page at."""
+    """The page's address behind nginx."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (example,) = examples(CHECKOUT / "docs/operating.md", "nginx")
@@ -52,7 +52,7 @@ def _listens(port: int) -> bool:
 
 
 @pytest.mark.parametrize(("names", "status"), [([NAME], 200), ([], 421)])
-def test_below_a_path_of_nginx(tmp_path: Path, names: list[str], status: int) -> None:
+def test_page_works_below_a_path_of_nginx(tmp_path: Path, names: list[str], status: int) -> None:
     web = WebSettings.model_validate({"listen": "127.0.0.1:0", "names": names})
     with staged(tmp_path / "box", "busy", web) as stage, stage.page() as page, nginx(tmp_path, page) as url:
         asked = {"Host": NAME}

@@ -1,4 +1,4 @@
-"""What the page's routes tell: the status document, events, health, throughput."""
+"""Answers of the page's routes: status document, events, health, throughput."""
 
 import json
 import time
@@ -33,7 +33,7 @@ def events(answer: httpx.Response) -> Iterator[tuple[str, Any]]:
             yield name, json.loads(line.removeprefix("data: "))
 
 
-def test_the_status_is_that_of_the_command_line_and_more(stage: Stage) -> None:
+def test_api_status_equals_the_command_lines_and_has_more(stage: Stage) -> None:
     expected = json.loads(json.dumps(status_document(stage.settings, stage.ledger.read)))
     with stage.page() as url:
         told = httpx.get(url + "api/status").json()
@@ -46,7 +46,7 @@ def test_the_status_is_that_of_the_command_line_and_more(stage: Stage) -> None:
     assert told["events"][0]["subject"] == "console"
 
 
-def test_the_history_tells_each_transition_once(stage: Stage) -> None:
+def test_history_has_each_transition_once(stage: Stage) -> None:
     ledger = stage.ledger
     model = next(row for row in ledger.read.models() if row.name == "support-qa-70b")
     before = len(ledger.read.history(500))
@@ -61,7 +61,7 @@ def test_the_history_tells_each_transition_once(stage: Stage) -> None:
     assert len(ledger.read.history(1000)) == 500
 
 
-def test_watchers_get_what_changes_and_only_that(stage: Stage) -> None:
+def test_events_carry_only_changed_parts(stage: Stage) -> None:
     with stage.page() as url, httpx.stream("GET", url + "api/events", timeout=20) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         told = events(answer)
@@ -76,7 +76,7 @@ def test_watchers_get_what_changes_and_only_that(stage: Stage) -> None:
         assert (name, uploads[0]["path"], uploads[0]["state"]) == ("uploads", "new.jsonl", "settling")
 
 
-def test_streams_end_when_the_page_stops(stage: Stage) -> None:
+def test_events_end_when_the_page_stops(stage: Stage) -> None:
     told: list[str | None] = []
     page = stage.made(told)
     page.start()
@@ -87,7 +87,7 @@ def test_streams_end_when_the_page_stops(stage: Stage) -> None:
         began = time.monotonic()
         page.stop()
         assert time.monotonic() - began < 3
-        list(lines)  # comes to its end, and to a proper one
+        list(lines)  # ends, and properly
 
 
 def test_health_and_readiness(stage: Stage) -> None:
@@ -105,14 +105,14 @@ def test_health_and_readiness(stage: Stage) -> None:
         assert (hanging.status_code, hanging.text) == (503, "no progress of: lane\n")
 
 
-def test_a_file_that_is_known_is_not_sent_again(stage: Stage) -> None:
+def test_static_files_are_not_sent_again_when_known(stage: Stage) -> None:
     with stage.page() as url:
         first = httpx.get(url + "page.js")
         again = httpx.get(url + "page.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_throughput_is_an_hour_in_pieces_and_no_more() -> None:
+def test_throughput_covers_one_hour_at_most() -> None:
     throughput = Throughput(0.0)
     assert throughput.rates(0.0) == {"up": [], "down": []}
     throughput.observe({"up": 0, "down": 50}, 3.0)
@@ -136,7 +136,7 @@ def test_totals_never_go_backwards_though_names_repeat() -> None:
     assert meter.totals() == {"up": 0, "down": 35}
 
 
-def test_the_agent_serves_its_page_and_a_reload_moves_it(tmp_path: Path) -> None:
+def test_agent_serves_its_page_and_a_reload_moves_it(tmp_path: Path) -> None:
     with FaultyServer() as server, AgentProcess(tmp_path, server.url, KEY, {"web": {"listen": "127.0.0.1:0"}}) as agent:
         agent.start()
         page = str(eventually("a page", lambda: agent.status()["agent"]["page"]))

@@ -1,4 +1,4 @@
-"""Who may look at the status page: methods, Host, token, limits; each on the wire."""
+"""Access to the status page: methods, Host, token, limits; each on the wire."""
 
 import base64
 import socket
@@ -42,7 +42,7 @@ def connect(url: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_answer_is_locked_down(page: str, path: str) -> None:
+def test_answers_have_security_headers(page: str, path: str) -> None:
     answer = httpx.get(page + path.lstrip("/"))
     assert answer.status_code == 200
     policy = answer.headers["content-security-policy"]
@@ -56,7 +56,7 @@ def test_every_answer_is_locked_down(page: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_nothing_can_be_changed(page: str, method: str) -> None:
+def test_methods_that_change_are_refused(page: str, method: str) -> None:
     answer = httpx.request(method, page + "api/status")
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET, HEAD"
@@ -69,11 +69,11 @@ def test_nothing_can_be_changed(page: str, method: str) -> None:
         ("evil.example", 421), ("localhost.evil.example", 421), ("127.0.0.1.evil.example:9464", 421), ("", 421),
     ],
 )  # fmt: skip
-def test_a_name_of_somebody_else_is_refused(page: str, host: str, status: int) -> None:
+def test_foreign_host_names_are_refused(page: str, host: str, status: int) -> None:
     assert httpx.get(page + "api/status", headers={"Host": host}).status_code == status
 
 
-def test_the_token_opens_as_bearer_and_as_password(locked: str) -> None:
+def test_token_works_as_bearer_and_as_password(locked: str) -> None:
     def status(authorization: str | None, path: str = "api/status", host: str = "127.0.0.1") -> int:
         headers = {"Host": host} | ({} if authorization is None else {"Authorization": authorization})
         return httpx.get(locked + path, headers=headers).status_code
@@ -93,17 +93,17 @@ def test_the_token_opens_as_bearer_and_as_password(locked: str) -> None:
     assert httpx.get(locked).headers["www-authenticate"].startswith("Basic ")
 
 
-def test_no_request_can_grow_memory(page: str) -> None:
+def test_requests_are_bounded(page: str) -> None:
     assert httpx.get(page + "x" * 2000).status_code == 414
     with connect(page) as flood:  # headers without an end
         flood.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 2 * server.HEADERS_MOST)
         assert b" 400 " in flood.recv(4096)
-    with connect(page) as flood:  # a body that nobody asked for
+    with connect(page) as flood:  # an unrequested body
         flood.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999999999\r\n\r\n")
         assert b"405" in flood.recv(4096)
 
 
-def test_connections_are_few_and_a_probe_is_answered_whatever_others_hold_open(page: str) -> None:
+def test_connections_are_limited_and_a_probe_is_always_answered(page: str) -> None:
     with ExitStack() as hostile:
         for number in range(200):
             held = hostile.enter_context(connect(page))
@@ -116,7 +116,7 @@ def test_connections_are_few_and_a_probe_is_answered_whatever_others_hold_open(p
 
 
 def _established(url: str) -> list[str]:
-    """Lines of the kernel's table for connections that the page has."""
+    """Lines of the kernel's table for the page's connections."""
     port = f":{urlsplit(url).port:04X}"
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [line[1] for line in lines if line[1].endswith(port) and line[3] == "01"]
@@ -129,7 +129,7 @@ def _answers(page: str) -> bool:
         return False
 
 
-def test_a_client_that_asks_for_nothing_is_let_go(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_client_is_disconnected(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "IDLE_SECONDS", 0.2)
     for opening in (b"", b"GET / HTTP/1.1\r\nHost: loc", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /"):
         with connect(page) as slow:
@@ -138,7 +138,7 @@ def test_a_client_that_asks_for_nothing_is_let_go(page: str, monkeypatch: pytest
                 pass
 
 
-def test_watchers_are_few(page: str) -> None:
+def test_event_streams_are_limited(page: str) -> None:
     with httpx.Client() as client, ExitStack() as watching:
         for _ in range(WATCHERS_MOST):
             assert watching.enter_context(client.stream("GET", page + "api/events")).status_code == 200
@@ -153,7 +153,7 @@ def _stream_status(page: str) -> int:
         return answer.status_code
 
 
-def test_a_token_file_that_holds_no_secret_is_a_problem_and_nothing_is_served(tmp_path: Path) -> None:
+def test_token_file_without_a_token_is_a_problem_and_nothing_is_served(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("short", encoding="utf-8")
     web = WebSettings.model_validate({"listen": "127.0.0.1:0", "token_file": str(tmp_path / "token")})
     with staged(tmp_path, "empty", web) as stage, pytest.raises(AssertionError), stage.page(patience=0.3):
@@ -163,7 +163,7 @@ def test_a_token_file_that_holds_no_secret_is_a_problem_and_nothing_is_served(tm
     assert "16 characters or more" in problems["status page"]
 
 
-def test_a_port_that_is_taken_is_a_problem_that_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listen_on_a_taken_port_is_a_problem_that_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("axomsync.web.page.AGAIN_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         listen = f"127.0.0.1:{squatter.getsockname()[1]}"
@@ -177,7 +177,7 @@ def test_a_port_that_is_taken_is_a_problem_that_ends_by_itself(tmp_path: Path, m
             page.stop()
 
 
-def test_who_comes_while_the_page_is_closed_does_not_wait_for_ever(tmp_path: Path) -> None:
+def test_client_that_connects_during_the_stop_is_disconnected(tmp_path: Path) -> None:
     told: list[str | None] = []
     with staged(tmp_path, "empty") as stage:
         page = stage.made(told)
@@ -186,7 +186,7 @@ def test_who_comes_while_the_page_is_closed_does_not_wait_for_ever(tmp_path: Pat
         eventually("its loop", lambda: page._server is not None and page._server._loop is not None)
         assert page._server is not None
         assert page._server._loop is not None
-        page._server._loop.call_soon_threadsafe(time.sleep, 0.3)  # so that connection and end are met in one turn of it
+        page._server._loop.call_soon_threadsafe(time.sleep, 0.3)  # so that one turn of the loop meets connection and end
         with connect(url) as late:
             page.stop()
             with suppress(ConnectionResetError):

@@ -1,4 +1,4 @@
-"""Metrics and alert rules: names and labels, zeros from the start, and what promtool says of them."""
+"""Metrics and alert rules: names and labels, zeros from the start, and promtool's checks."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_promtool_finds_nothing_in_a_real_scrape(scrape: str) -> None:
     promtool("check", "metrics", told=scrape)
 
 
-def test_every_series_is_there_at_zero(scrape: str) -> None:
+def test_metrics_have_every_series_at_zero(scrape: str) -> None:
     expected = [f'axomsync_uploads{{state="{state}"}} 0.0' for state in UploadState]
     expected += [f'axomsync_models{{state="{state}"}} 0.0' for state in ModelState]
     expected += [f'axomsync_upload_transitions_total{{state="{state}"}} 0.0' for state in UploadState]
@@ -53,12 +53,12 @@ def test_every_series_is_there_at_zero(scrape: str) -> None:
     assert [line for line in expected if line not in scrape.splitlines()] == []
 
 
-def test_the_subjects_of_problems_are_those_that_the_label_can_take() -> None:
+def test_metrics_label_has_all_subjects_of_problems() -> None:
     source = "".join(file.read_text(encoding="utf-8") for file in (CHECKOUT / "axomsync").rglob("*.py"))
     assert set(re.findall(r'problems\.report\(\s*"([^"]+)"', source)) <= set(SUBJECTS)
 
 
-def test_the_reference_has_the_metrics_of_a_real_scrape(scrape: str) -> None:
+def test_reference_has_the_metrics_of_a_real_scrape(scrape: str) -> None:
     told = (CHECKOUT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(axomsync_\w+)`", told, re.MULTILINE)) == families(scrape)
 
@@ -69,7 +69,7 @@ def test_alert_rules_are_sound_and_fire_when_they_should() -> None:
 
 
 @pytest.mark.parametrize("file", ["alerts.yml", "grafana-dashboard.json"])
-def test_rules_and_dashboard_ask_for_metrics_that_there_are(file: str, scrape: str) -> None:
+def test_rules_and_dashboard_use_existing_metrics(file: str, scrape: str) -> None:
     text = (CHECKOUT / "docs" / file).read_text(encoding="utf-8")
     if file.endswith("json"):
         assert json.loads(text)["title"] == "axomsync"

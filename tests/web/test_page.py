@@ -1,4 +1,4 @@
-"""The status page in a real browser: live, through a restart, with the keyboard, on a phone, and what axe-core says."""
+"""The status page in a real browser: live, through a restart, with the keyboard, on a phone, and axe-core's checks."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page on which nothing may be complained of: a broken policy or script would be told on the console."""
+    """A page without complaints: a broken policy or script would show on the browser's console."""
     complaints: list[str] = []
 
     def hear(message: ConsoleMessage) -> None:
@@ -61,7 +61,7 @@ def test_axe_core_has_no_finding_in_light_and_dark_at_any_width(page: Page, scen
             assert overflow <= 0, "it scrolls sideways"
 
 
-def test_the_page_follows_what_happens(page: Page, tmp_path: Path) -> None:
+def test_page_follows_changes(page: Page, tmp_path: Path) -> None:
     with staged(tmp_path, "empty") as stage, stage.page() as url:
         open_page(page, url)
         expect(page.locator("#headline")).to_have_text("All is well")
@@ -83,7 +83,7 @@ def test_the_page_follows_what_happens(page: Page, tmp_path: Path) -> None:
         assert page.locator("#models img").count() == 0
 
 
-def test_the_page_survives_a_restart_of_the_agent(page: Page, tmp_path: Path) -> None:
+def test_page_survives_a_restart_of_the_agent(page: Page, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     config = {"web": {"listen": f"127.0.0.1:{port}"}}
@@ -106,7 +106,7 @@ def test_the_page_survives_a_restart_of_the_agent(page: Page, tmp_path: Path) ->
         agent.kill()
 
 
-def test_the_keyboard_is_enough(page: Page, tmp_path: Path) -> None:
+def test_page_works_with_the_keyboard_alone(page: Page, tmp_path: Path) -> None:
     with shown(tmp_path, "busy") as url:
         open_page(page, url)
         page.keyboard.press("Tab")

@@ -1,1 +1,1 @@
-"""Are the bytes what storage has, and do they make sense? Before they are published, and later."""
+"""Checks of bytes: equal to storage's, and valid in their format; before publication and later."""

@@ -1,9 +1,9 @@
-"""Are the bytes on disk the ones that storage has?
+"""Comparison of the bytes on disk with storage's checksum.
 
-A manifest has no checksums as a rule, so evidence is what storage itself says: an ETag that is the MD5 of the bytes, or the
-MD5 of the parts' MD5s with a part size that nobody tells. What follows from a comparison is decided in `proving`.
+A manifest usually has no checksums, so the evidence is storage's own: an ETag that is the MD5 of the bytes, or the MD5 of
+the parts' MD5s with an unknown part size. `proving` decides what follows from a comparison.
 
-Failures handled: other bytes than storage has (`Corrupt`, they are fetched anew), a disk that does not give them
+Failures handled: bytes that differ from storage's (`Corrupt`, they are fetched again), a disk that can't be read
 (`LocalFault`).
 """
 
@@ -22,19 +22,19 @@ from axomsync.storage.s3 import composite_md5, has_parts, likely_part_sizes, pla
 
 
 class Corrupt(AxomsyncError):
-    """The bytes on disk are not those that storage has."""
+    """The bytes on disk differ from storage's."""
 
     exit_code = 75
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of comparing a file with an ETag."""
+    """Result of comparing a file with an ETag."""
 
     proven: bool
-    part_size: int | None = None  # with which a composite ETag was made
-    md5: str | None = None  # of the file, where the ETag looks like an MD5 and is another
-    # What it would be by those of `part_sizes` that fit, and where there is but one way, in which none was right.
+    part_size: int | None = None  # part size that explains a composite ETag
+    md5: str | None = None  # MD5 of the file, if the ETag looks like an MD5 and differs
+    # If no part size is right: the composite ETag for each fitting one of `part_sizes`, or for the only possible one.
     composites: tuple[tuple[int, str], ...] = ()
 
 
@@ -43,7 +43,7 @@ def compare(
 ) -> Comparison:
     """Compare a file with its ETag. `part_sizes` are tried first. Raises `LocalFault`.
 
-    `seen` is what was hashed while the bytes arrived; only the rest is read from disk.
+    `seen` holds the checksums taken on arrival; only the rest is read from disk.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -53,7 +53,7 @@ def compare(
             if composite := composite_md5(etag):
                 size = os.fstat(file.fileno()).st_size
                 told = [part for part in part_sizes if has_parts(size, part, composite[1])]
-                if composite[1] == 1:  # whatever their size would be, there is one
+                if composite[1] == 1:  # one part: its size is the file's size
                     told = [size]
                 found: dict[int, str] = {}
                 for part in dict.fromkeys((*told, *likely_part_sizes(size, composite[1]))):
@@ -67,7 +67,7 @@ def compare(
 
 
 def digests(path: Path, algorithms: Iterable[str], beat: Callable[[], None]) -> dict[str, str]:
-    """Digests of a file, as hex, by algorithm: "md5", "sha256", "blake3". One reading. Raises `LocalFault`."""
+    """Digests of a file in hex, by algorithm: "md5", "sha256", "blake3". Reads once. Raises `LocalFault`."""
     made = {name: blake3() if name == "blake3" else hashlib.new(name, usedforsecurity=False) for name in algorithms}
     try:
         with path.open("rb", buffering=0) as file:

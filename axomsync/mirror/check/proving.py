@@ -1,13 +1,14 @@
-"""What is known of a model's bytes at the moment that counts: before they are published.
+"""Proof of a model's bytes immediately before their publication.
 
-A published byte was proven by a checksum, or received in this life, or compared with the BLAKE3 that was recorded when an
-earlier life received it. And all files are of the same moment: what an earlier life completed is asked for again, by one
-byte; so is what was complete before another one was first met, unless storage's dates say that none was stored meanwhile.
+Every published byte was proven by a checksum, or received by this process, or compared with the BLAKE3 that was recorded
+when an earlier process received it. And all files are of one moment: files completed by an earlier process are requested
+again, by one byte; so are files completed before another file was first met, unless storage's dates show that no object was
+stored meanwhile.
 
-Failures handled: a file that damage, a snapshot or an older ledger has changed on disk (its damaged segments are fetched
-again), bytes that storage's or the manifest's checksum disproves (`Corrupt`), an ETag that looks like an MD5 and is none
-(the same wrong digest twice, or what its host did before), a file that the manifest calls empty and that is not, an object
-that was replaced since it was fetched (`SourceChanged`; the other files are asked for again, and it is fetched anew).
+Failures handled: a file changed on disk by damage, a snapshot or an older ledger (its damaged segments are fetched again),
+bytes that storage's or the manifest's checksum disproves (`Corrupt`), an ETag that looks like an MD5 and is none (the same
+wrong digest twice, or known of its host), a file that is empty in the manifest and not in storage, an object that was
+replaced after its download (`SourceChanged`; the other files are requested again, and it is fetched again).
 """
 
 import logging
@@ -38,20 +39,20 @@ Step = Callable[[], None]
 
 
 class Proving:
-    """The judge of one model's files, over all tries to fetch them. `uses_etags` is `[mirror] verify = "etag"`."""
+    """Judges one model's files, over all tries to fetch them. `uses_etags`: `[mirror] verify = "etag"`."""
 
     def __init__(self, ledger: Ledger, storage: Storage, habits: Habits, *, uses_etags: bool) -> None:
         self._ledger, self._storage, self._habits, self._uses_etags = ledger, storage, habits, uses_etags
-        self._wrong: dict[str, str] = {}  # digests of files, by path, that were not what the ETag seemed to say
-        self._siblings_parts: set[int] = set()  # part sizes that files of this model were proven with
-        self.remarks: list[str] = []  # what is odd about the checksums, and no reason not to publish
+        self._wrong: dict[str, str] = {}  # digests of files, by path, that contradicted the ETag
+        self._siblings_parts: set[int] = set()  # part sizes that proved files of this model
+        self.remarks: list[str] = []  # oddities of checksums that do not block the model
 
-    # Are all files of the same moment?
+    # All files of one moment
 
     def ask_again(
         self, job: Job, linked: Container[str], stop: threading.Event, random: Callable[[], float], step: Step
     ) -> dict[str, SourceChanged]:
-        """Ask for files that may be others by now. Those that are were forgotten. Raises what asking raises."""
+        """Request files that may have changed; changed ones are discarded and returned. Raises the failures of requests."""
         doubtful = [file for file in job.files if file.rel not in linked and self._may_be_another(job, file)]
         changed: dict[str, SourceChanged] = {}
         with ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="ask") as pool:
@@ -76,7 +77,7 @@ class Proving:
         if not file.size:
             return file.last_answer is None
         if not self._uses_etags or file.etag is None or file.ignores_etags:
-            return False  # nothing would tell
+            return False  # a change could not be seen
         return file.last_answer is None or (job.is_disturbed and file.last_answer < job.last_meeting)
 
     def _ask(self, job: Job, file: PartialFile) -> None:
@@ -94,7 +95,7 @@ class Proving:
                     raise
                 job.urls.refused(generation)
 
-    # Are they what storage has?
+    # The same bytes as storage
 
     def prove(
         self,
@@ -104,7 +105,7 @@ class Proving:
         linked: Container[str],
         step: Step,
     ) -> tuple[dict[str, Proof], dict[str, Corrupt]]:
-        """What is shown of each file, and what is wrong with others: that was forgotten and must be fetched again."""
+        """Prove all files. Returns the proofs, and the faults of wrong files, which are discarded to be fetched again."""
         proofs: dict[str, Proof] = {}
         corrupt: dict[str, Corrupt] = {}
         compared: dict[str, Comparison] = {}
@@ -119,7 +120,7 @@ class Proving:
                 compared[file.rel] = self._compared(file, files[file.rel], step)
                 if compared[file.rel].proven:
                     proofs[file.rel] = Proof.PROVEN
-        for file in job.files:  # when all that proves something has taught what it could
+        for file in job.files:  # last, when all proofs have taught the host's habits
             if proofs[file.rel] is Proof.SIZE and file.rel not in corrupt:
                 disproof = self._disproved(file, files[file.rel], compared.get(file.rel), step)
                 if wrong := disproof or self._changed_on_disk(file, files[file.rel], step):
@@ -134,7 +135,7 @@ class Proving:
         return self._uses_etags and file.etag_is_md5 and not file.ignores_etags and file.size > 0
 
     def _held_to_manifest(self, file: PartialFile, listed: Mapping[str, ManifestFile], step: Step) -> Proof:
-        """What the manifest's own checksums show. Raises `Corrupt`."""
+        """Compare with the manifest's own checksums. Raises `Corrupt`."""
         told = listed[file.rel].checksums if file.rel in listed else ()
         if not told:
             return Proof.SIZE
@@ -145,7 +146,7 @@ class Proving:
         return Proof.MANIFEST
 
     def _compared(self, file: PartialFile, recorded: ModelFile, step: Step) -> Comparison:
-        """Compare with the ETag; what that proves is learned of the host."""
+        """Compare with the ETag; a proof is added to the host's habits."""
         sizes = (*sorted(self._siblings_parts), *self._habits.of(file.host).part_sizes)
         found = compare(file.path, recorded.etag, file.evidence, step, sizes)
         if found.proven and found.part_size is None:
@@ -158,18 +159,18 @@ class Proving:
     def _disproved(
         self, file: PartialFile, recorded: ModelFile, comparison: Comparison | None, step: Step
     ) -> Corrupt | None:
-        """What an ETag that fits nothing means, in the light of what its host's ETags were before."""
+        """Judge an ETag that fits nothing, knowing the host's earlier ETags."""
         if comparison is None:
             return None
         if comparison.md5 is not None:
             return self._disproved_by_md5(file, recorded, comparison.md5)
         if composite_md5(recorded.etag) and self._siblings_parts and not comparison.composites:
-            comparison = self._compared(file, recorded, step)  # they may have been proven after this one was compared
+            comparison = self._compared(file, recorded, step)  # siblings may have been proven after this comparison
         if not comparison.composites:
             return None
         part, found = comparison.composites[0]
         if part not in self._siblings_parts and self._wrong.get(file.rel) == found:
-            return None  # others of the host came in such parts, and this one hardly did: it came twice alike
+            return None  # the same bytes came twice: this object was made with other parts
         self._wrong[file.rel] = found
         how = "in one part" if part == recorded.size else f"in parts of {part} bytes, as others came to storage,"
         return Corrupt(f"{how} its ETag would be {found}, not {recorded.etag}")
@@ -185,14 +186,14 @@ class Proving:
         return None if known is False else Corrupt(told)
 
     def _changed_on_disk(self, file: PartialFile, recorded: ModelFile, step: Step) -> Corrupt | None:
-        """Whether what an earlier life received is still what it received."""
+        """Check the bytes that an earlier process received."""
         if not file.believed:
             return None
         damage = examine_file(file.path, replace(recorded, segments=file.believed), step)
         return None if damage is None else Corrupt(f"it changed on disk since it was received: {damage.reason}")
 
     def _forget_what_is_wrong(self, job: Job, file: PartialFile, recorded: ModelFile, step: Step) -> None:
-        """The segments that are no longer what they were; all of the file where none of them is, or none is known of."""
+        """Discard the damaged segments, or the whole file when all are damaged or none is known."""
         damage = examine_file(file.path, recorded, step)
         damaged = damage.segments if damage is not None else ()
         if damaged and len(damaged) < len(recorded.segments):

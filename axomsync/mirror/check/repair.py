@@ -1,8 +1,8 @@
-"""Damaged files of a published model made whole: what is good is copied, the damaged segments alone are fetched.
+"""Repair of damaged files of a published model: good segments are copied, only damaged ones are fetched.
 
-The new copy is compared with the recorded digests before it takes the place of the damaged file, by one rename: a reader
-finds the one or the other. Failures handled: an object that is another one by now (`Rejected`, nothing is replaced), a
-record that is damaged itself (storage's checksum decides), a disk without room (`LocalFault`), a crash (done again).
+The new copy is compared with the recorded digests before it replaces the damaged file by one rename: a reader sees the old
+or the new file. Failures handled: an object that has changed (`Rejected`, nothing is replaced), a damaged record (storage's
+checksum decides), a disk without room (`LocalFault`), a crash (the repair starts again).
 """
 
 import os
@@ -37,9 +37,9 @@ def repair(
     ledger: Ledger,
     step: Step,
 ) -> None:
-    """Replace the damaged files of the model that `record` is of. `workshop` is an empty folder on the same filesystem.
+    """Replace the damaged files of the model of `record`. `workshop` is an empty folder on the same filesystem.
 
-    Raises what fetching raises, and `Rejected`, `LocalFault`.
+    Raises failures of the download, `Rejected` and `LocalFault`.
     """
     good = {damage.file.rel: _good_part(damage) for damage in damages}
     ledger.replace_files(record.model.id, [good.get(file.rel, file) for file in record.files])
@@ -48,7 +48,7 @@ def repair(
             copy = workshop / str(number)
             _copy(folder / damage.file.rel, copy, good[damage.file.rel])
             partial = PartialFile(job, good[damage.file.rel], copy)
-            partial.changes = CHANGES_OF_A_FILE  # of another object nothing is of use
+            partial.changes = CHANGES_OF_A_FILE  # a changed object must fail the job at once
             job.files.append(partial)
         lanes.fetch(job, step)
         fetched = {file.rel: file for file in ledger.read.files(record.model.id)}
@@ -61,14 +61,14 @@ def repair(
     except OSError as error:
         raise local_fault(error) from None
     finally:
-        for partial in job.files:  # a lane that was asked for a URL may be about to make its file anew
+        for partial in job.files:  # a lane that waits for a URL may be about to make its file again
             partial.give_up()
         shutil.rmtree(workshop, ignore_errors=True)
     ledger.replace_files(record.model.id, files)
 
 
 def check_manifest(manifest: Manifest, damages: Sequence[Damage]) -> None:
-    """Raise `Rejected` unless the console still has the damaged files, with their sizes."""
+    """Check that the console still lists the damaged files with their sizes. Raises `Rejected`."""
     sizes = {file.rel: file.size for file in manifest.files}
     for damage in damages:
         if sizes.get(damage.file.rel) != damage.file.size:
@@ -76,10 +76,10 @@ def check_manifest(manifest: Manifest, damages: Sequence[Damage]) -> None:
 
 
 def check_room(room: int, damages: Sequence[Damage]) -> None:
-    """Raise `LocalFault` when the new copies do not fit into `room` bytes."""
+    """Check that the new copies fit into `room` bytes. Raises `LocalFault`."""
     lacking = sum(damage.file.size for damage in damages) - room
     if lacking > 0:
-        raise LocalFault(f"{lacking} more bytes must be free to repair it beside what is damaged")
+        raise LocalFault(f"{lacking} more bytes must be free to make a repaired copy")
 
 
 def _good_part(damage: Damage) -> ModelFile:
@@ -87,7 +87,7 @@ def _good_part(damage: Damage) -> ModelFile:
 
 
 def _copy(source: Path, target: Path, good: ModelFile) -> None:
-    """The good segments of a file, in a new one of its full size."""
+    """Copy the good segments of a file into a new one of its full size."""
     with target.open("xb") as file:
         os.truncate(file.fileno(), good.size)
         for part in good.segments:
@@ -96,15 +96,15 @@ def _copy(source: Path, target: Path, good: ModelFile) -> None:
                 while position < part.end:
                     piece = os.pread(original.fileno(), min(COPY_SIZE, part.end - position), position)
                     if not piece:
-                        break  # it is shrinking; the comparison will tell
+                        break  # the file shrinks; the comparison finds it
                     position += os.pwrite(file.fileno(), piece, position)
 
 
 def _judged(partial: PartialFile, recorded: ModelFile, fetched: ModelFile, step: Step) -> ModelFile:
-    """What is to be recorded of a file that was made whole. Raises `Rejected` unless it is what was published."""
+    """Return the ledger data of a repaired file. Raises `Rejected` unless it equals the published one."""
     if examine_file(partial.path, recorded, step) is None:
         return recorded
-    # Then the record may be what was damaged.
+    # Otherwise the record itself may be damaged.
     if fetched.etag == recorded.etag and compare(partial.path, fetched.etag, partial.evidence, step).proven:
         return fetched
     raise _another(partial.rel)
@@ -121,6 +121,6 @@ def _replace(fresh: Path, target: Path) -> None:
 
 def _another(rel: str) -> Rejected:
     return Rejected(
-        f"{printable(rel)} can't be repaired: the console has other bytes for it by now; remove the model's folder to have "
-        "it fetched anew"
+        f"{printable(rel)} can't be repaired: the console has other bytes for it now; remove the model's folder to "
+        "fetch it again"
     )

@@ -1,8 +1,8 @@
-"""Published models looked after: read again on schedule or on request, and mended when their bytes have changed.
+"""Upkeep of published models: read again on schedule or on request, and repaired when bytes have changed.
 
-Failures handled: damage (told in `status`, noted, mended from storage), a model that can't be read or mended now, or that
-trips a bug (told, tried again within the hour; the others go on), a record that can't be read (the ledger's takes its
-place), a model that is removed meanwhile.
+Failures handled: damage (shown in `status`, recorded, repaired from storage), a model that can't be read or repaired now or
+that meets a bug (reported, tried again after an hour; the others go on), an unreadable record (written again from the
+ledger), a model that is removed meanwhile.
 """
 
 import logging
@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0
 LONGEST_NAP_SECONDS = 5.0
-AGAIN_SECONDS = 3600.0  # between two tries to mend a model
+AGAIN_SECONDS = 3600.0  # between two tries to repair a model
 
 
 class Upkeep:
-    """Looks after one mirror folder. `run` is its thread."""
+    """Upkeep of one mirror folder. `run` is its thread."""
 
     name = subject = "upkeep"
 
     def __init__(self, context: MirrorContext) -> None:
         self._context = context
         self._waits = Waits(context.now, context.clock)
-        self._put_off: dict[str, float] = {}  # by the clock, until when a model that could not be read is left alone
+        self._put_off: dict[str, float] = {}  # by model: no try before this monotonic time
 
     def run(self) -> None:
         """Work until the agent stops."""
@@ -51,19 +51,19 @@ class Upkeep:
                     return
                 except AxomsyncError as failure:
                     self._context.problems.report(self.subject, str(failure))
-                except Exception as bug:  # noqa: BLE001  # told, and the loop goes on
+                except Exception as bug:  # noqa: BLE001  # reported, and the loop goes on
                     self._context.problems.report_bug(self.subject, bug)
                 else:
                     self._context.problems.clear(self.subject)
 
     def scrub(self, beat: Beat) -> None:
-        """Read what is due, slowly, and mend what is damaged. Raises `Stopping`, `LocalFault`."""
+        """Read all due models slowly, and repair damage. Raises `Stopping`, `LocalFault`."""
         for model in self._context.ledger.read.models(ModelState.PUBLISHED):
             if self._is_due(model) and self._context.clock() >= self._put_off.get(model.id, -math.inf):
                 self._look_after_alone(model, beat)
 
     def _look_after_alone(self, model: Model, beat: Beat) -> None:
-        """Look after one model; what goes wrong with it must not keep the others waiting."""
+        """Check one model; its failures must not delay the others."""
         again = self._context.now() + AGAIN_SECONDS
         self._put_off[model.id] = self._context.clock() + AGAIN_SECONDS
         try:
@@ -72,20 +72,20 @@ class Upkeep:
             raise
         except AxomsyncError as failure:
             self._context.problems.report(shown(model), f"can't be read again now: {failure}", again)
-        except Exception as bug:  # noqa: BLE001  # told, and the others go on
+        except Exception as bug:  # noqa: BLE001  # reported, and the others go on
             self._context.problems.report_bug(shown(model), bug, again)
         else:
             del self._put_off[model.id]
 
     def repair(self, model_id: str, beat: Beat) -> None:
-        """Read one model now, and mend it. Raises what keeps it from being mended."""
+        """Read one model now and repair it. Raises the failure of the repair."""
         model = self._context.ledger.read.model(model_id)
         record, damages = self.verify(model, self._step(beat))
         if damages:
             self.mend(model, record, damages, beat)
 
     def look_after(self, model: Model, step: Step, beat: Beat) -> list[Damage]:
-        """Read one model, and mend it if need be; returns what was damaged. What keeps it from being mended is told."""
+        """Read one model and repair it if needed; returns the damage. Failures become problems."""
         damages: list[Damage] = []
         try:
             record, damages = self.verify(model, step)
@@ -95,12 +95,12 @@ class Upkeep:
         except (Stopping, LedgerFault):
             raise
         except AxomsyncError as failure:
-            what = "damaged, and not to be mended now" if damages else "it can't be read again now"
+            what = "damaged, and can't be repaired now" if damages else "it can't be read again now"
             self._context.problems.report(shown(model), f"{what}: {failure}", self._context.now() + AGAIN_SECONDS)
         return damages
 
     def verify(self, model: Model, step: Step) -> tuple[Record, list[Damage]]:
-        """Read one model, and note what was found."""
+        """Read one model and record the result."""
         self._context.mirror_folder.restore_record(model, self._context.ledger.read.files(model.id))
         record = record_for(model)
         damages = examine(Path(model.path or ""), record.files, step)
@@ -110,7 +110,7 @@ class Upkeep:
         return record, damages
 
     def mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
-        """Fetch the damaged segments, and put whole files in the place of those that are not."""
+        """Fetch the damaged segments and replace the damaged files."""
         with self._context.mirror_folder.alone(self._step(beat)):
             if read_record(Path(model.path or "")) != record:
                 raise SourceChanged("its files have changed since they were read")
@@ -137,7 +137,7 @@ class Upkeep:
             )
         self._context.ledger.note_verified(model.id, None, record.proofs.values())
         self._context.problems.clear(shown(model))
-        log.info("%s: mended: %d bytes in %d files were fetched again", shown(model), bad, len(damages))
+        log.info("%s: repaired: fetched %d bytes in %d files again", shown(model), bad, len(damages))
 
     def _is_due(self, model: Model) -> bool:
         if self._context.settings.scrub is None or not is_folder(model.path):
@@ -148,7 +148,7 @@ class Upkeep:
         return self._waits.left(model.id, model.verified_at + pause, pause) == 0
 
     def _sleep(self, seconds: float, beat: Beat) -> bool:
-        """True when the agent stops."""
+        """Sleep; True when the agent stops."""
         deadline = self._context.clock() + seconds
         while (left := deadline - self._context.clock()) > 0:
             beat()
@@ -166,11 +166,11 @@ class Upkeep:
 
 
 def record_for(model: Model) -> Record:
-    """The record of a published model. Raises `LocalFault`, `Rejected`."""
+    """Read the record of a published model. Raises `LocalFault`, `Rejected`."""
     folder = Path(model.path or "")
     if not is_folder(folder):
         raise LocalFault(f"{folder}: the folder of {shown(model)} is gone; the agent fetches it again")
     record = read_record(folder)
     if record is None:
-        raise Rejected(f"{folder}: its record can't be read; start the agent, which writes it anew from its ledger")
+        raise Rejected(f"{folder}: its record can't be read; start the agent, which writes it again from its ledger")
     return record

@@ -1,8 +1,8 @@
-"""Do the bytes of a model make sense? A safetensors header must describe exactly the file, an index must name files that are
-there, a GGUF file must begin like one, and no file may be what Git LFS left in its place.
+"""Structure of model files: a safetensors header must describe exactly its file, an index must name existing files, a GGUF
+file must begin with its magic bytes, and no file may be a Git LFS pointer.
 
-Failures handled: a file whose structure is broken (`Broken`: fetching it again would bring the same bytes), an index that
-does not fit the files and keeps no server from loading them (a remark). `[mirror] verify = "size"` overrules all of it.
+Failures handled: a file with a broken structure (`Broken`: a second download would bring the same bytes), an index that does
+not fit the files but keeps no server from loading them (a remark). `[mirror] verify = "size"` skips all of it.
 """
 
 import math
@@ -48,15 +48,15 @@ class Findings:
 
 
 def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[], None]) -> Findings:
-    """Check the formats that are known. Raises `Broken`, `LocalFault`.
+    """Check the known formats. Raises `Broken`, `LocalFault`.
 
-    `rels` are the files that were fetched, `listed` all that the model has. Dotfiles are left to those who made them.
+    `rels` are the fetched files, `listed` all files of the model. Dotfiles are not checked beyond Git LFS pointers.
     """
     whole, remarks, fetched = set(), list[str](), set(rels)
     for rel in sorted(fetched):
         beat()
         if "\\" in rel:
-            remarks.append(f"{printable(rel)} has a backslash in its name, which makes no folder here")
+            remarks.append(f"{printable(rel)} has a backslash in its name, which does not separate folders here")
         try:
             if _check_file(folder / rel, rel, listed, fetched, remarks):
                 whole.add(rel)
@@ -67,11 +67,11 @@ def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[]
 
 
 def _check_file(path: Path, rel: str, listed: set[str], fetched: set[str], remarks: list[str]) -> bool:
-    """Whether the file has a format that is known; raises `Broken`."""
+    """Check one file; False for an unknown format. Raises `Broken`."""
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            remedy = "run `git lfs pull` where the model comes from, and publish it again in the console"
-            raise Broken(rel, "it is a Git LFS pointer and not the file itself", remedy)
+            remedy = "run `git lfs pull` at the model's source, and publish it again in the console"
+            raise Broken(rel, "it is a Git LFS pointer, not the file itself", remedy)
     if os.path.basename(rel).startswith("."):
         return False
     if rel.endswith(".safetensors"):
@@ -108,7 +108,7 @@ def _check_safetensors(path: Path, rel: str) -> None:
 
 def _fits_its_extent(entry: dict[str, Any]) -> bool:
     begin, end = entry["data_offsets"]
-    element = ELEMENT_BYTES.get(entry["dtype"])  # of a type that is newer than this table nothing is asked
+    element = ELEMENT_BYTES.get(entry["dtype"])  # unknown (newer) types are not checked
     shape = entry["shape"]
     return element is None or (len(shape) <= MOST_DIMENSIONS and end - begin == element * math.prod(shape))
 
@@ -124,7 +124,7 @@ def _header_text(path: Path, rel: str) -> tuple[int, bytes]:
 
 
 def _check_index(path: Path, rel: str, listed: set[str], fetched: set[str], remarks: list[str]) -> bool:
-    """Whether it is as it should be. Every shard must be there; servers load a whole file beside the index instead."""
+    """Check an index; False after a remark. Every shard must exist, unless a file with the whole model lies beside it."""
     try:
         tensors = _tensors_by_shard(path, rel)
         if missing := sorted(tensors.keys() - listed):
@@ -133,13 +133,13 @@ def _check_index(path: Path, rel: str, listed: set[str], fetched: set[str], rema
     except Broken as fault:
         if rel.removesuffix(".index.json") not in listed:
             raise
-        remarks.append(f"{fault}; it is left aside, for the whole model lies beside it")
+        remarks.append(f"{fault}; it is ignored, since the whole model lies beside it")
         return False
     root = path.parents[rel.count("/")]
     for shard in sorted(tensors.keys() & fetched):
         if shard.endswith(".safetensors") and (lacking := sorted(tensors[shard] - _tensors_in(root / shard, shard))):
             remarks.append(
-                f"{printable(rel)} looks for {printable(lacking[0])!r} in {printable(shard)!r}, which does not have it"
+                f"{printable(rel)} expects {printable(lacking[0])!r} in {printable(shard)!r}, which does not hold it"
             )
             return False
     return True

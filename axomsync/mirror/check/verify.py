@@ -1,7 +1,7 @@
-"""Published bytes, read again and compared with the digests that were recorded when they came.
+"""Verification: published bytes are read again and compared with their recorded digests.
 
-Failures handled: bytes that differ, are missing or too many (a `Damage`, by file and segment), a file that can't be read
-because the disk says so (a `Damage` too), a folder that is removed meanwhile (`LocalFault`).
+Failures handled: bytes that differ, are missing or too many (a `Damage`, by file and segment), a file that the disk can't
+read (also a `Damage`), a folder that is removed meanwhile (`LocalFault`).
 """
 
 import errno
@@ -27,7 +27,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Damage:
-    """What is wrong with one file: the segments that must be fetched again, and why."""
+    """Damage of one file: the reason, and the segments that must be fetched again."""
 
     file: ModelFile
     reason: str
@@ -44,11 +44,11 @@ class Damage:
 
 
 def full_speed() -> None:
-    """The step of one who need not care for others."""
+    """A step without a pause, for full speed."""
 
 
 class HalfSpeed:
-    """A step that rests for as long as the work since the last one took, and ends when `is_over` raises."""
+    """A step that rests as long as the work since the last one took; `is_over` may raise to end it."""
 
     def __init__(self, is_over: Step, sleep: Callable[[float], object] = time.sleep) -> None:
         self._is_over, self._sleep = is_over, sleep
@@ -61,13 +61,13 @@ class HalfSpeed:
 
 
 def examine(folder: Path, files: Iterable[ModelFile], step: Step) -> list[Damage]:
-    """Compare what lies in `folder` with what was recorded of `files`; `step` is called every few megabytes."""
+    """Compare the files in `folder` with their recorded digests; `step` is called every few megabytes."""
     found = (examine_file(folder / file.rel, file, step) for file in files)
     return [damage for damage in found if damage is not None]
 
 
 def examine_file(path: Path, file: ModelFile, step: Step) -> Damage | None:
-    """As `examine`, for one file. Raises `LocalFault`."""
+    """Compare one file. Raises `LocalFault`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -79,22 +79,22 @@ def examine_file(path: Path, file: ModelFile, step: Step) -> Damage | None:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            return Damage(file, "is no file any more", file.segments)
+            return Damage(file, "is no longer a file", file.segments)
         bad = tuple(part for part in file.segments if _digest(descriptor, part, step) != part.blake3)
     finally:
         os.close(descriptor)
     if status.st_size != file.size:
         return Damage(file, f"has {status.st_size} bytes instead of {file.size}", bad)
     if bad:
-        return Damage(file, f"{len(bad)} of {len(file.segments)} segments are not what was published", bad)
+        return Damage(file, f"{len(bad)} of {len(file.segments)} segments differ from the published ones", bad)
     return None
 
 
 def _digest(descriptor: int, part: DurableSegment, step: Step) -> str | None:
-    """None where the disk does not give the bytes."""
+    """Digest of one segment; None when the disk can't read it."""
     digest, position = blake3(), part.start
     with suppress(OSError):
-        # What the page cache still has says nothing of the disk; and others need the cache more than this does.
+        # The page cache says nothing about the disk, and other programs need it more.
         os.posix_fadvise(descriptor, part.start, part.end - part.start, os.POSIX_FADV_DONTNEED)
         while position < part.end and (piece := os.pread(descriptor, min(READ_SIZE, part.end - position), position)):
             digest.update(piece)

@@ -1,1 +1,1 @@
-"""Bytes of files from signed URLs to the disk; knows files and URLs, not models."""
+"""Transfer of bytes from signed URLs to the disk. It knows files and URLs, not models."""

@@ -1,8 +1,8 @@
-"""Which lane works on which bytes. All that lanes share is changed here, under one lock.
+"""Distribution of bytes to lanes. All state that lanes share changes here, under one lock.
 
 Failures handled: a store that ignores Range (one stream for the whole file), an object that changes (only that file starts
-over; after a few times its job fails, or ETags are ignored), a partial file that vanished or was truncated (it is fetched
-anew), leases that are given up half-way, stragglers (fetched twice at the end), a storage that is busy (fewer lanes).
+over; after a few times its job fails, or ETags are ignored), a partial file that vanished or was truncated (fetched again),
+leases that are given up unfinished, stragglers (fetched twice at the end), busy storage (fewer lanes).
 """
 
 import logging
@@ -24,23 +24,23 @@ from axomsync.storage.client import RangeReply
 log = logging.getLogger(__name__)
 
 CHANGES_OF_A_FILE = 3
-LONGEST_BACKOFF = 5  # failures in a row after which pauses grow no longer
+LONGEST_BACKOFF = 5  # after so many failures in a row pauses stop growing
 
 
 class Dispatcher:
-    """Gives lanes their leases. `hashes`: see `Tools`."""
+    """Gives leases to lanes. `hashes`: see `Tools`."""
 
     def __init__(self, connections: int, context: WorkerContext, journal: Journal, habits: Habits, *, hashes: bool) -> None:
         self._connections, self._journal, self._habits, self._hashes = connections, journal, habits, hashes
         self._ledger, self._throttle = context.ledger, context.throttle
         self._random, self._clock = context.random, context.awake
-        self._changed = threading.Condition()  # guards what follows, and the leases, files and jobs in it
+        self._changed = threading.Condition()  # guards `_hosts`, and the leases, files and jobs in it
         self._hosts: dict[str, Host[PartialFile]] = {}
 
     # Jobs
 
     def begin(self, job: Job) -> None:
-        """Have all that the job lacks fetched. Raises `LocalFault`."""
+        """Queue all missing bytes of the job. Raises `LocalFault`."""
         with self._changed:
             job.last_progress = self._clock()
             job.missing = sum(file.size - file.received.covered for file in job.files)
@@ -51,13 +51,13 @@ class Dispatcher:
             self._changed.notify_all()
 
     def end(self, job: Job) -> None:
-        """Have nothing more of the job fetched."""
+        """Drop the job's waiting segments and leases."""
         with self._changed:
             for host in self._hosts.values():
                 host.board.drop(set(job.files))
 
     def noted(self, job: Job, count: int) -> None:
-        """The journal knows `count` more bytes; the job is over when it knows all."""
+        """Count bytes that the journal has noted; the job is over when all are noted."""
         with self._changed:
             job.unnoted -= count
             if job.complete:
@@ -66,7 +66,7 @@ class Dispatcher:
     # Leases
 
     def take(self) -> Lease[PartialFile] | None:
-        """The lease on what is to be fetched next; None after a while in which there was nothing."""
+        """Lease the next bytes to fetch; None when there were none for a while."""
         with self._changed:
             patience, now = 1.0, self._clock()
             for host in sorted(self._hosts.values(), key=lambda host: len(host.board.leases)):
@@ -82,9 +82,9 @@ class Dispatcher:
             return None
 
     def accept(self, lease: Lease[PartialFile], reply: RangeReply, asked: int, began: float) -> None:
-        """Take in what an answer says. The first one for a file fixes its ETag; who sends more than was asked sends all.
+        """Process an answer's headers: the first answer for a file fixes its ETag; one beyond `asked` is the whole file.
 
-        `asked` is the end of the bytes that were asked for, `began` when, by the clock. Raises `SourceChanged`.
+        `asked` is the end of the requested range, `began` the time of the request by the clock. Raises `SourceChanged`.
         """
         file = lease.file
         file.job.urls.worked(file.rel)
@@ -107,7 +107,7 @@ class Dispatcher:
                 self._host(file).board.widen(lease, reply.end)
 
     def advance(self, lease: Lease[PartialFile], written: int) -> int:
-        """Note that `written` bytes more lie on disk; returns how many of them this lease still had to bring."""
+        """Count `written` more bytes on disk; returns how many of them this lease still had to bring."""
         file, job = lease.file, lease.file.job
         with self._changed:
             count = 0 if lease.lost else max(0, min(written, lease.end - lease.position))
@@ -127,11 +127,11 @@ class Dispatcher:
         return count
 
     def finish(self, lease: Lease[PartialFile], began: float) -> None:
-        """The answer has ended. Nobody is woken for what is left: the lane that calls takes what is next itself."""
+        """End the lease after the answer. No lane is woken for the rest: the calling lane takes the next lease itself."""
         file = lease.file
         with self._changed:
             host = self._host(file)
-            if lease.left:  # storage may answer with less than was asked
+            if lease.left:  # storage may send less than requested
                 host.board.give_back(lease, file.received.gaps(lease.position, lease.end))
             else:
                 host.board.finish(lease)
@@ -139,7 +139,7 @@ class Dispatcher:
             self._leave_nothing_out(file)
 
     def give_up(self, lease: Lease[PartialFile]) -> None:
-        """The lane leaves its lease unfinished: others take up what is left."""
+        """Give back an unfinished lease: other lanes take the rest."""
         file = lease.file
         with self._changed:
             board = self._host(file).board
@@ -156,7 +156,7 @@ class Dispatcher:
     # Setbacks
 
     def pause(self, job: Job, failure: AxomsyncError) -> float:
-        """Have no lane take up this job for a while; returns how many seconds. Lanes work for others meanwhile."""
+        """Pause a job for all lanes; returns the seconds. Lanes work for other jobs meanwhile."""
         if not isinstance(failure, Transient) and not (isinstance(failure, UrlExpired) and len(job.refused) > 1):
             return 0.0
         asked = getattr(failure, "retry_after", None)
@@ -168,17 +168,17 @@ class Dispatcher:
             )
 
     def is_congested(self, file: PartialFile) -> None:
-        """Storage asked for fewer requests."""
+        """Reduce the lanes: storage asked for fewer requests."""
         with self._changed:
             self._host(file).lanes.congested(self._clock())
 
     def falls_into_trouble(self, job: Job) -> bool:
-        """As the job's own, under the lock."""
+        """Call the job's own method under the lock."""
         with self._changed:
             return job.falls_into_trouble(self._clock())
 
     def start_over(self, file: PartialFile, failure: SourceChanged, generation: int) -> None:
-        """Fetch a file anew whose object has changed since that `generation` of it was begun."""
+        """Fetch a file again whose object changed since `generation` of the file began."""
         with self._changed:
             if file.generation != generation:
                 return  # another lane met the same change before
@@ -201,7 +201,7 @@ class Dispatcher:
     # How many lanes
 
     def observe(self, seconds: float, now: float) -> None:
-        """Look at what came in the last `seconds`: more lanes may bring more, and one may be far behind the others."""
+        """Adjust the number of lanes after the last `seconds`, and mark lanes that are far behind the others."""
         for name, host in list(self._hosts.items()):
             with self._changed:
                 before, host.moved, rate = host.lanes.count, 0, host.moved / seconds
@@ -213,7 +213,7 @@ class Dispatcher:
                     lease.slow = True
                 host.board.shrink(self._throttle.lanes(host.lanes.count))
             if host.lanes.count != before:
-                with suppress(LocalFault):  # only a better beginning for the next start, which begins there
+                with suppress(LocalFault):  # only the next start's first value depends on it
                     self._ledger.set_facts(**{_fact_of(name): str(host.lanes.count)})
 
     # Under the lock
@@ -243,7 +243,7 @@ class Dispatcher:
             self._host(file).board.recut(file, segment_size(file.size, self._connections, align), align)
 
     def _forget(self, file: PartialFile) -> None:
-        """Discard what was received of one file, here and in the ledger."""
+        """Discard the received bytes of one file, here and in the ledger."""
         self._host(file).board.drop({file})
         file.job.missing += file.received.covered
         file.job.gauge.receive(-file.received.covered)
@@ -252,7 +252,7 @@ class Dispatcher:
         file.start_over()
 
     def _begin_again_without_ranges(self, lease: Lease[PartialFile], file: PartialFile) -> None:
-        """There is no going on in the middle. A lane that asked for the beginning is about to get all."""
+        """Fetch the whole file again in one stream, unless another lane requested it from its beginning."""
         board = self._host(file).board
         others = (other for other in board.leases if other.file is file and other is not lease)
         if first := next((other for other in others if other.start == 0), None):
@@ -262,7 +262,7 @@ class Dispatcher:
             board.add(file, [Segment(0, file.size)])
 
     def _leave_nothing_out(self, file: PartialFile) -> None:
-        """What was received is the truth: gaps that nobody works on and that do not wait are fetched, however they arose."""
+        """Queue gaps that no lane works on: the received bytes decide what is missing, however a gap arose."""
         if not (file.received.complete or file.job.over.is_set() or self._host(file).board.knows(file)):
             self._plan(file)
             self._changed.notify_all()
@@ -278,15 +278,15 @@ def _partial_is_there(file: PartialFile) -> bool:
 
 
 def _changes_too_often(file: PartialFile, failure: SourceChanged) -> AxomsyncError:
-    """What to say of an object that changed again and again, or that only seems to."""
+    """The failure for an object that changed, or seems to change, again and again."""
     without = '[mirror] verify = "size" does without them'
     if len(set(file.left)) < len(file.left):  # it changed back
         return Rejected(f"{failure}; its storage gives different ETags for one object in turn: {without}")
-    advice = "if that lasts, publish the model again in the console"
+    advice = "if this persists, publish the model again in the console"
     doubt = f", unless its storage's servers disagree on ETags: {without}" if len(file.left) > 1 else ""
     return SourceChanged(f"{failure}; {advice}{doubt}")
 
 
 def _fact_of(host: str) -> str:
-    """The name under which the ledger keeps how many lanes served a host best."""
+    """The ledger's key for a host's best number of lanes."""
     return f"lanes {host}"

@@ -1,8 +1,8 @@
-"""Checksums taken while the bytes arrive, so that verifying a model costs no second reading.
+"""Checksums taken while the bytes arrive, so that verification needs no second reading.
 
-Storage's ETag is the MD5 of the whole object, or the MD5 of its parts' MD5s with a part size that nobody tells. Parts are
-hashed by the lane that brings them whole. The whole of a large object can only be hashed in order: a follower does that
-behind the lanes, out of the page cache. What neither has seen, after a restart for instance, is read from disk at the end.
+Storage's ETag is the MD5 of the whole object, or the MD5 of its parts' MD5s with an unknown part size. A lane hashes each
+part that it receives completely. The whole of a large object can only be hashed in order: a follower does that behind the
+lanes, from the page cache. Bytes that neither has seen, such as those before a restart, are read from disk at the end.
 """
 
 import hashlib
@@ -12,31 +12,31 @@ from collections.abc import Callable, Sequence
 from axomsync.storage.s3 import MEBIBYTE, composite_md5, has_parts, likely_part_sizes, plain_md5
 
 READ_SIZE = 1024 * 1024
-HASHED_BY_ONE_LANE = 16 * MEBIBYTE  # an object up to this size arrives in one run, and is its own only part
+HASHED_BY_ONE_LANE = 16 * MEBIBYTE  # an object up to this size arrives in one run and counts as one part
 
 
 class PartDigests:
-    """MD5s of the parts of one object, as far as they were seen whole."""
+    """MD5s of the parts of one object that arrived completely in one run."""
 
     def __init__(self, size: int, part_size: int) -> None:
         self.size, self.part_size = size, part_size
         self.digests: dict[int, bytes] = {}
 
     def run(self, position: int) -> "PartRun":
-        """An observer for bytes that arrive from `position` on."""
+        """Start a run of bytes at `position`."""
         return PartRun(self, position)
 
 
 class PartRun:
-    """Hashes the parts that one run brings from their beginning to their end."""
+    """Hashes the parts that arrive completely within one run."""
 
     def __init__(self, parts: PartDigests, position: int) -> None:
         self._parts, self._position = parts, position
-        # A run that begins inside a part can't hash that one, only those after it.
+        # A run that begins inside a part can only hash the parts after it.
         self._md5 = None if position % parts.part_size else hashlib.md5(usedforsecurity=False)
 
     def update(self, piece: bytes | memoryview) -> None:
-        """The next bytes of the run."""
+        """Hash the next bytes of the run."""
         parts, view = self._parts, memoryview(piece)
         while view:
             end = min(parts.size, (self._position // parts.part_size + 1) * parts.part_size)
@@ -51,7 +51,7 @@ class PartRun:
 
 
 class Follower:
-    """The MD5 of a file from its beginning up to `position`."""
+    """MD5 of a file from its beginning to `position`."""
 
     def __init__(self) -> None:
         self._md5 = hashlib.md5(usedforsecurity=False)
@@ -69,15 +69,15 @@ class Follower:
             beat()
 
     def hexdigest(self) -> str:
-        """The MD5 so far."""
+        """The MD5 of the bytes up to `position`."""
         return self._md5.hexdigest()
 
 
 class Evidence:
-    """What is known of one object's checksum while it arrives; chosen by the form of its ETag."""
+    """Checksum data of one object while it arrives; the form of its ETag decides which."""
 
     def __init__(self, etag: str | None, size: int, part_sizes: Sequence[int] = ()) -> None:
-        """`part_sizes` are those that the host's composite ETags were made with before."""
+        """`part_sizes`: sizes seen in the host's earlier composite ETags."""
         self.parts: PartDigests | None = None
         self.follower: Follower | None = None
         composite = composite_md5(etag)

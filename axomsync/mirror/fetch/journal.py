@@ -1,4 +1,4 @@
-"""Makes received bytes durable: what the ledger calls received was synced before.
+"""Makes received bytes durable: they are synced before the ledger records them.
 
 Failures handled: a file that can't be synced, a ledger that can't be written (the jobs of those files end, the others go
 on), a file that starts over while its bytes are noted.
@@ -17,8 +17,8 @@ from axomsync.mirror.fetch.partial import Handle, PartialFile
 
 COMMIT_BYTES = 256 * 1024 * 1024
 COMMIT_SECONDS = 5.0
-FIRST_COMMIT_SECONDS = 0.25  # what lives for seconds only, in a crash loop, is to come further each time
-SHARE_OF_LIFE = 4  # of the time since the first byte, a quarter at most is not durable yet
+FIRST_COMMIT_SECONDS = 0.25  # even in a crash loop each short life makes progress
+SHARE_OF_LIFE = 4  # at most a quarter of the time since the first byte is not durable
 COMMIT_FILES = 256
 
 
@@ -32,7 +32,7 @@ class _Note:
 
 
 class Journal:
-    """Makes received bytes durable in groups: fdatasync the files, then one ledger transaction, then tell the gauges."""
+    """Commits received bytes in groups: fdatasync the files, then one ledger transaction, then update the gauges."""
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._ledger, self._clock = ledger, clock
@@ -45,7 +45,7 @@ class Journal:
         self.due = threading.Event()
 
     def note(self, file: PartialFile, generation: int, start: int, end: int, digest: str) -> None:
-        """Bytes `start` to `end` of `file` are written and have this digest; an earlier note from `start` is replaced."""
+        """Note written bytes `start` to `end` of `file` with their digest; replaces an earlier note from `start`."""
         with self._lock:
             if generation != file.generation:
                 return
@@ -59,7 +59,7 @@ class Journal:
                 self.due.set()
 
     def seconds_left(self) -> float | None:
-        """Until the oldest note must be committed, None when there is none."""
+        """Seconds until the oldest note must be committed; None without notes."""
         with self._lock:
             if self._since is None or self._began is None:
                 return None
@@ -67,7 +67,7 @@ class Journal:
             return max(0.0, self._since + pause - self._clock())
 
     def commit(self) -> None:
-        """Sync and record all that is noted. A file that can't be synced fails its job, the others go on."""
+        """Sync and record all notes. A file that can't be synced fails its job; the others go on."""
         with self._commit_lock:
             with self._lock:
                 notes, self._pending, self._bytes, self._since = list(self._pending.values()), {}, 0, None
@@ -84,7 +84,7 @@ class Journal:
                     note.file.release(note.handle)
 
     def forget(self, file: PartialFile) -> None:
-        """The file starts over: nothing of it is recorded any more."""
+        """Drop all notes and records of a file that starts over."""
         with self._commit_lock:
             with self._lock:
                 file.generation += 1
@@ -94,13 +94,13 @@ class Journal:
             self._ledger.discard_file(file.job.model_id, file.rel)
 
     def _sync(self, file: PartialFile, mine: list[_Note]) -> bool:
-        """Whether the noted bytes of one file are on disk now; if not, its job has failed."""
+        """Sync the noted bytes of one file; on failure its job fails and the result is False."""
         try:
             descriptor = mine[0].handle.descriptor
             os.fdatasync(descriptor)
             follower = file.evidence.follower
             for note in mine:
-                # Mirroring must not push a training job's data out of the page cache; but what is still to be hashed stays.
+                # Mirroring must not push a training job's data out of the page cache; but bytes not yet hashed stay.
                 if follower is None or note.end <= follower.position:
                     os.posix_fadvise(descriptor, note.start, note.end - note.start, os.POSIX_FADV_DONTNEED)
         except OSError as error:

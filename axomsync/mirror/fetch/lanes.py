@@ -1,11 +1,11 @@
-"""Lanes: threads that fetch segments of many files at once and put them on disk for good.
+"""Lanes: threads that fetch segments of many files at once and make them durable.
 
-The order of things is what makes a crash harmless: bytes are written, then synced, then recorded in the ledger. After a
-restart only what the ledger says counts. A segment is recorded with the BLAKE3 of its bytes.
+The order makes a crash harmless: bytes are written, then synced, then recorded in the ledger. After a restart only the
+ledger counts. A segment is recorded with the BLAKE3 of its bytes.
 
 Failures handled: expired URLs (one lane asks for new ones, all go on), busy or broken storage (a pause, in which the lanes
-work for other jobs; the received bytes stay; a job that brings nothing leaves its place to others that wait), a full or
-failing disk (the job ends, what is durable stays), a bug (the job ends, the lane goes on); the others, see `dispatch`.
+work for other jobs; received bytes stay; a job without progress leaves its place to waiting ones), a full or failing disk
+(the job ends, durable bytes stay), a bug (the job ends, the lane goes on); for more, see `dispatch`.
 """
 
 import logging
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 OBSERVE_SECONDS = 0.25
 FOLLOW_BYTES = 64 * 1024 * 1024
-REFUSED_URLS_IN_A_ROW = 3  # of which the second is asked for at once, the others after a pause
+REFUSED_URLS_IN_A_ROW = 3  # the second is requested at once, the others after a pause
 
 
 class Lanes:
-    """The threads that fetch, shared by all models. `fetch` hands them a job and waits for it."""
+    """The download threads, shared by all models. `fetch` queues a job and waits for its end."""
 
     def __init__(self, connections: int, context: WorkerContext, *, hashes: bool) -> None:
         self._connections, self._hashes = connections, hashes
@@ -43,13 +43,13 @@ class Lanes:
         self._journal = Journal(context.ledger, context.clock)
         self._dispatcher = Dispatcher(connections, context, self._journal, self.habits, hashes=hashes)
         self._tools = Tools(self._dispatcher, self._journal, context.throttle, context.stop, hashes)
-        self._start_lock = threading.Lock()  # guards the next
+        self._start_lock = threading.Lock()  # guards `_threads`
         self._threads: list[threading.Thread] = []
 
     def fetch(self, job: Job, step: Callable[[], None]) -> None:
-        """Fetch all that `job` lacks; on return every byte is durable. Raises the error that ended it.
+        """Fetch all missing bytes of `job`; on return every byte is durable. Raises the error that ended it.
 
-        `step` is called all the while; what it raises ends the job too.
+        `step` is called repeatedly; an exception from it ends the job too.
         """
         self._start_threads()
         self._dispatcher.begin(job)
@@ -64,7 +64,7 @@ class Lanes:
             raise job.failure
 
     def _follow(self, job: Job) -> bool:
-        """While this thread waits, it hashes what can only be hashed in order. True when there was something to hash."""
+        """Hash files that need it in order, in this otherwise waiting thread. True when there was something to hash."""
         if not self._hashes:
             return False
         for file in job.files:
@@ -111,7 +111,7 @@ class Lanes:
             file = lease.file
             try:
                 self._carry(lease, file)
-            except Exception as bug:  # it must end the job, and neither hang it nor end the lane
+            except Exception as bug:  # it must end the job, not hang it or end the lane
                 log.exception("%s: unexpected failure", printable(file.rel))
                 file.job.fail(Transient(f"{printable(file.rel)}: unexpected {type(bug).__name__}: {bug}; please report it"))
                 self._dispatcher.give_up(lease)
@@ -121,7 +121,7 @@ class Lanes:
         try:
             self._request(lease, file)
         except AxomsyncError as failure:
-            pause = self._dispatcher.pause(file.job, failure)  # before others can take the lease up
+            pause = self._dispatcher.pause(file.job, failure)  # before other lanes can take the lease
             self._dispatcher.give_up(lease)
             self._react(file, failure, generation, pause)
 
@@ -132,7 +132,7 @@ class Lanes:
             url, generation, fresh = file.job.urls.url(file.rel)
             etag = None if file.ignores_etags else file.etag
             handle = file.acquire()
-            asked, began = lease.end, self._clock()  # a thief may move it closer while the answer is on its way
+            asked, began = lease.end, self._clock()  # a thief may shorten the lease before the answer comes
             try:
                 with self.storage.get(url, lease.position, asked, file.size, etag) as reply:
                     self._dispatcher.accept(lease, reply, asked, began)
@@ -151,7 +151,7 @@ class Lanes:
         self._dispatcher.finish(lease, began)
 
     def _react(self, file: PartialFile, failure: AxomsyncError, generation: int, pause: float) -> None:
-        """Decide what a failure means for the job; `pause` is how long no lane takes it up."""
+        """React to a failure of the job; during `pause` seconds no lane takes it."""
         job = file.job
         if job.over.is_set() or isinstance(failure, Stopping):
             return
@@ -178,5 +178,5 @@ class Lanes:
         elif job.gives_way(now, pause):
             job.gave_way = True
             job.fail(failure)
-        elif self._dispatcher.falls_into_trouble(job):  # what lasts must not look like a download that is merely slow
+        elif self._dispatcher.falls_into_trouble(job):  # lasting trouble must not look like a slow download
             job.tell(failure)

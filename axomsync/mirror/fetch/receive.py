@@ -1,8 +1,8 @@
 """One answer of storage, from the connection to the disk.
 
-Bytes are written as they come, hashed, and noted in the journal at once. Failures handled: a disk that is full or can't be
-written (`LocalFault`), a connection that is far slower than its siblings (`Transient`), a lease that others have finished or
-taken over (what comes now is left), an agent that stops.
+Bytes are written and hashed as they come, and noted in the journal at once. Failures handled: a disk that is full or can't
+be written (`LocalFault`), a connection that is far slower than its siblings (`Transient`), a lease that other lanes have
+finished or taken over (further bytes are dropped), a stop of the agent.
 """
 
 import os
@@ -22,14 +22,14 @@ from axomsync.mirror.fetch.segments import Lease
 from axomsync.runtime.throttle import Throttle
 from axomsync.storage.client import RangeReply
 
-WRITE_SIZE = 128 * 1024  # what is written and hashed while it is still in the CPU's cache costs a fifth less
+WRITE_SIZE = 128 * 1024  # writing and hashing from the CPU's cache costs a fifth less
 PIECES_A_WRITE = 1000  # the kernel takes 1024
-WRITE_SECONDS = 1.0  # bytes that trickle in are written this often
+WRITE_SECONDS = 1.0  # slow bytes are written at least this often
 
 
 @dataclass(frozen=True)
 class Tools:
-    """What every reception uses. `hashes`: digests for the comparison with ETags are made on the way."""
+    """Objects that every reception uses. `hashes`: hash the bytes on arrival, for the comparison with ETags."""
 
     dispatcher: Dispatcher
     journal: Journal
@@ -39,7 +39,7 @@ class Tools:
 
 
 class Reception:
-    """One answer of storage on its way to disk: a contiguous run of bytes with its digest."""
+    """One answer on its way to the disk: a contiguous run of bytes with its digest."""
 
     def __init__(self, tools: Tools, lease: Lease[PartialFile], descriptor: int, beat: Callable[[], None]) -> None:
         file = lease.file
@@ -54,7 +54,7 @@ class Reception:
         self._buffered = 0
 
     def receive(self, reply: RangeReply) -> None:
-        """Write the body until the lease is done; what arrived is noted whatever ends it."""
+        """Write the body until the lease is done; received bytes are noted even after a failure."""
         try:
             for chunk in reply.chunks:
                 self._tools.throttle.take(len(chunk))
@@ -68,7 +68,7 @@ class Reception:
                 if self._tools.stop.is_set() or self._file.job.over.is_set():
                     raise Stopping("the agent is stopping")
                 if self._lease.slow:
-                    raise Transient("the connection runs under a tenth of the speed of its siblings")
+                    raise Transient("the connection has less than a tenth of the speed of its siblings")
         finally:
             self._write()
 
@@ -100,7 +100,7 @@ class Reception:
         self._note()
 
     def _note(self) -> None:
-        """At once, since a lane that hangs afterwards could not."""
+        """Note the written bytes at once: a lane that hangs later could not."""
         position, count = self._lease.position, self._lease.position - self._noted
         if count:
             self._tools.journal.note(self._file, self._generation, self._start, position, self._digest.hexdigest())

@@ -1,8 +1,8 @@
-"""Which bytes are fetched next. Pure: plans, leases and thefts over all files of all models; no I/O, no clock, no locks.
+"""The choice of the next bytes to fetch. Pure: plans, leases, thefts over all files of all models; no I/O, clock or locks.
 
-A file's missing bytes are cut into segments that wait in one queue. A lane leases one, works through it, and either
-finishes it or gives the rest back. A lane that finds nothing waiting takes half of the largest remainder of another, and
-when what is left is too small to share, it may fetch a straggler's rest a second time; the first to finish wins.
+A file's missing bytes are cut into segments that wait in one queue. A lane leases one, works through it, and finishes it or
+gives the rest back. A lane that finds no waiting segment takes half of the largest remainder of another lane. When the
+remainder is too small to share, it may fetch a straggler's rest a second time; the first to finish wins.
 """
 
 import bisect
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from axomsync.core.policy import LaneCount
 from axomsync.core.records import Segment
 
-F = TypeVar("F", bound=Hashable)  # what a file is to whoever asks
+F = TypeVar("F", bound=Hashable)  # the caller's type for a file
 
 MEBIBYTE = 1024 * 1024
 SMALLEST_SEGMENT = 16 * MEBIBYTE
@@ -27,7 +27,7 @@ FINISHED_REMEMBERED = 8
 
 
 def segment_size(size: int, lanes: int, align: int = 1) -> int:
-    """Bytes a segment for a file of `size` bytes: several a lane, so that lanes end together, but none too small.
+    """Bytes per segment for a file of `size` bytes: several per lane, so that lanes end together, but none too small.
 
     A multiple of `align`, so that the parts of a multipart object arrive whole.
     """
@@ -36,7 +36,7 @@ def segment_size(size: int, lanes: int, align: int = 1) -> int:
 
 
 def cut(gaps: Iterable[Segment], length: int, align: int = 1) -> list[Segment]:
-    """The gaps in pieces of about `length` bytes that end at multiples of `align`; a short last piece is not cut off."""
+    """Cut gaps into pieces of about `length` bytes that end at multiples of `align`; a short last piece is not cut off."""
     pieces = []
     for gap in gaps:
         start = gap.start
@@ -49,17 +49,17 @@ def cut(gaps: Iterable[Segment], length: int, align: int = 1) -> list[Segment]:
 
 
 class Coverage:
-    """Which bytes of a file are there: segments are added in any order, overlapping or not."""
+    """The bytes of a file that are there: segments are added in any order, overlapping or not."""
 
     def __init__(self, size: int, segments: Iterable[Segment] = ()) -> None:
         self.size = size
         self.covered = 0
-        self._ranges: list[tuple[int, int]] = []  # sorted, apart from one another
+        self._ranges: list[tuple[int, int]] = []  # sorted and disjoint
         for segment in segments:
             self.add(segment.start, segment.end)
 
     def add(self, start: int, end: int) -> int:
-        """Note bytes `start` to `end` (exclusive) and return how many of them are new."""
+        """Add bytes `start` to `end` (exclusive); returns how many of them are new."""
         if start >= end:
             return 0
         before = self.covered
@@ -72,7 +72,7 @@ class Coverage:
         return self.covered - before
 
     def gaps(self, start: int = 0, end: int | None = None) -> list[Segment]:
-        """What is missing between `start` and `end` (exclusive; the file's size by default)."""
+        """Missing segments between `start` and `end` (exclusive; by default the file's size)."""
         end, position, gaps = self.size if end is None else end, start, []
         for begin, stop in self._ranges:
             if begin > position and position < end:
@@ -84,51 +84,51 @@ class Coverage:
 
     @property
     def prefix(self) -> int:
-        """How many bytes are there from the beginning on without a gap."""
+        """Number of bytes from the beginning without a gap."""
         return self._ranges[0][1] if self._ranges and self._ranges[0][0] == 0 else 0
 
     @property
     def complete(self) -> bool:
-        """Nothing is missing."""
+        """True when nothing is missing."""
         return self.covered == self.size
 
 
 @dataclass(eq=False, slots=True)
 class Lease(Generic[F]):
-    """A segment that a lane works on: bytes up to `position` are received, `end` moves closer when a thief takes some."""
+    """A segment in the hands of a lane: bytes up to `position` are received; a thief moves `end` closer."""
 
     file: F
     start: int
     position: int
     end: int
     twin: "Lease[F] | None" = None  # the lease that fetches the same rest, if any
-    whole: bool = False  # the store sends all in one stream: nothing of it can be taken over
-    slow: bool = False  # far behind its siblings: its connection is to be given up
-    surplus: bool = False  # fewer lanes are to be used from now on
-    lost: bool = False  # the twin was faster, or the file is fetched anew: what comes now is worth nothing
+    whole: bool = False  # the store sends all in one stream, which can't be shared
+    slow: bool = False  # far behind its siblings: its connection must end
+    surplus: bool = False  # the number of lanes has shrunk: this one must stop
+    lost: bool = False  # the twin was faster, or the file starts over: further bytes are dropped
 
     @property
     def left(self) -> int:
-        """Bytes still to come."""
+        """Bytes still to receive."""
         return 0 if self.lost else max(0, self.end - self.position)
 
 
 @dataclass(slots=True)
 class Board(Generic[F]):
-    """All segments that wait and all leases that run. The caller holds a lock around each call."""
+    """All waiting segments and running leases. The caller holds a lock around each call."""
 
     waiting: deque[tuple[F, Segment]] = field(default_factory=deque)
-    leases: dict[Lease[F], None] = field(default_factory=dict)  # a set that keeps its order: chance decides nothing
+    leases: dict[Lease[F], None] = field(default_factory=dict)  # an ordered set, so that results don't depend on chance
 
     def add(self, file: F, segments: Iterable[Segment]) -> None:
-        """Have these segments fetched, after all that wait already."""
+        """Append these segments to the queue."""
         self.waiting.extend((file, segment) for segment in segments)
 
     def take(
         self, smallest_theft: int = LARGEST_MINIMUM_THEFT, ready: Callable[[F], bool] = lambda file: True
     ) -> Lease[F] | None:
-        """A lease on the next segment of a file that is `ready`, or on half of the largest remainder (at least
-        `smallest_theft` bytes), or None.
+        """Lease the next segment of a file that is `ready`, else half of the largest remainder (at least `smallest_theft`
+        bytes), else None.
         """
         for place, (file, segment) in enumerate(self.waiting):
             if ready(file):
@@ -137,7 +137,7 @@ class Board(Generic[F]):
         return self._steal(smallest_theft)
 
     def duplicate(self, slow: Iterable[Lease[F]]) -> Lease[F] | None:
-        """A second lease on the rest of the straggler with the most left, for the end of the game."""
+        """Lease the rest of the straggler with the most left a second time, at the end of a download."""
         candidates = [lease for lease in slow if lease in self.leases and _can_share(lease)]
         if self.waiting or not candidates:
             return None
@@ -147,14 +147,14 @@ class Board(Generic[F]):
         return twin
 
     def finish(self, lease: Lease[F]) -> None:
-        """All bytes of the lease are received. A twin that still works on them has lost."""
+        """End a lease whose bytes are all received. A twin that still works on them has lost."""
         self.leases.pop(lease, None)
         if lease.twin is not None:
             lease.twin.lost = True
             lease.twin.twin = None
 
     def give_back(self, lease: Lease[F], rest: Iterable[Segment]) -> None:
-        """The lane can't go on: the `rest` is fetched next, by whoever comes, unless a twin is at it."""
+        """End an unfinished lease: its `rest` goes to the front of the queue, unless a twin works on it."""
         self.leases.pop(lease, None)
         if lease.twin is not None:
             lease.twin.twin = None
@@ -162,7 +162,7 @@ class Board(Generic[F]):
             self.waiting.extendleft((lease.file, segment) for segment in rest)
 
     def recut(self, file: F, length: int, align: int) -> None:
-        """Cut what waits of this file anew, in its place in the queue."""
+        """Cut the waiting segments of this file again, at their place in the queue."""
         mine = sorted((segment for owner, segment in self.waiting if owner == file), key=lambda segment: segment.start)
         if not mine:
             return
@@ -178,23 +178,23 @@ class Board(Generic[F]):
         self.waiting = deque([*others[:first], *fresh, *others[first:]])
 
     def knows(self, file: F) -> bool:
-        """Whether any of this file waits or is being fetched."""
+        """Check whether any part of this file waits or is leased."""
         return any(lease.file == file for lease in self.leases) or any(owner == file for owner, _ in self.waiting)
 
     def shrink(self, count: int) -> None:
-        """No more than so many leases are to go on: what those that began last still have to bring is left to others."""
+        """Mark all leases beyond the first `count` as surplus, so that their lanes stop and give the rest back."""
         for lease in list(self.leases)[count:]:
-            lease.surplus = not lease.whole  # of one stream for all there is no going on elsewhere
+            lease.surplus = not lease.whole  # a single stream can't be continued by another lane
 
     def drop(self, files: Container[F]) -> None:
-        """Nothing more of these files is wanted."""
+        """Remove all segments and leases of these files."""
         self.waiting = deque(item for item in self.waiting if item[0] not in files)
         for lease in [lease for lease in self.leases if lease.file in files]:
             lease.lost = True
             self.leases.pop(lease, None)
 
     def widen(self, lease: Lease[F], size: int) -> None:
-        """The store sends the whole file to this lease: no other needs to fetch any of it."""
+        """Give this lease the whole file, since the store sends all of it; other leases on it are lost."""
         self.waiting = deque(item for item in self.waiting if item[0] != lease.file)
         for other in [other for other in self.leases if other.file == lease.file and other is not lease]:
             other.lost = True
@@ -224,32 +224,32 @@ def _can_share(lease: Lease[F]) -> bool:
 class _Track:
     at: float
     position: int
-    rate: float | None = None  # bytes a second over the last interval
+    rate: float | None = None  # bytes per second over the last interval
     lagging_since: float | None = None
 
 
 class Pace(Generic[F]):
-    """How fast each lease runs, and who is far behind the others. Observed about once a second; times are monotonic."""
+    """Speed of each lease, to find those far behind. Observed about once a second; times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._tracks: dict[Lease[F], _Track] = {}
         self._finished: deque[float] = deque(maxlen=FINISHED_REMEMBERED)
-        self.typical = 0.0  # bytes a second: the median of the leases that move and of those that ended last
+        self.typical = 0.0  # bytes per second: median of the moving leases and the last finished ones
 
     def finish(self, count: int, seconds: float) -> None:
-        """A lease brought `count` bytes in that time. Many are too short to be observed while they run."""
-        if seconds > 0 and count >= SMALLEST_MINIMUM_THEFT:  # of small ones the time to begin is all one sees
+        """Record a finished lease of `count` bytes. Many leases are too short to be observed while they run."""
+        if seconds > 0 and count >= SMALLEST_MINIMUM_THEFT:  # for small ones the start-up time dominates
             self._finished.append(count / seconds)
 
     def observe(self, leases: Iterable[Lease[F]], now: float) -> None:
-        """Take in where the leases stand."""
+        """Record the positions of the leases."""
         self._tracks = {lease: self._tracks.get(lease) or _Track(now, lease.position) for lease in leases}
         for lease, track in self._tracks.items():
             if now - track.at >= INTERVAL_SECONDS:
                 track.rate = (lease.position - track.position) / (now - track.at)
                 track.at, track.position = now, lease.position
         rates = sorted([*self._finished, *(track.rate for track in self._tracks.values() if track.rate)])
-        if len(rates) > 1:  # one that is left alone shows nothing of what is typical
+        if len(rates) > 1:  # a single rate says nothing about the typical one
             self.typical = rates[len(rates) // 2]
         for track in self._tracks.values():
             lags = track.rate is not None and track.rate < self.typical / 10
@@ -257,15 +257,15 @@ class Pace(Generic[F]):
 
     @property
     def smallest_theft(self) -> int:
-        """Less than about a second's work is not worth a request of its own."""
+        """Bytes of the smallest theft: less than about one second's work is not worth a request."""
         return int(max(SMALLEST_MINIMUM_THEFT, min(LARGEST_MINIMUM_THEFT, self.typical)))
 
     def stragglers(self) -> list[Lease[F]]:
-        """Leases so slow that another lane, which starts where they are, would overtake them."""
+        """Leases so slow that another lane, starting at their position, would overtake them."""
         return [lease for lease, t in self._tracks.items() if t.rate is not None and t.rate < self.typical / 3]
 
     def lagging(self, now: float) -> list[Lease[F]]:
-        """Leases that have run under a tenth of the typical rate for so long that their connection must be broken."""
+        """Leases under a tenth of the typical rate for so long that their connection counts as broken."""
         return [
             lease
             for lease, track in self._tracks.items()
@@ -275,9 +275,9 @@ class Pace(Generic[F]):
 
 @dataclass(slots=True)
 class Host(Generic[F]):
-    """One storage host: what is fetched from it, by how many lanes, and how fast those run."""
+    """One storage host: its segments, its number of lanes, and their speed."""
 
     lanes: LaneCount
     board: Board[F] = field(default_factory=Board)
     pace: Pace[F] = field(default_factory=Pace)
-    moved: int = 0  # bytes that came since it was last observed
+    moved: int = 0  # bytes received since the last observation

@@ -1,7 +1,7 @@
-"""The signed URLs of one model while it is fetched.
+"""The signed URLs of one model during its download.
 
-Failures handled: URLs that expire or are refused (one lane asks for new ones, the others wait for them), a manifest that
-lists other files the second time (`ManifestChanged`).
+Failures handled: URLs that expire or are refused (one lane asks for new ones, the others wait), a second manifest with
+other files (`ManifestChanged`).
 """
 
 import threading
@@ -16,11 +16,11 @@ FRESH_SECONDS = 60.0
 
 
 class ManifestChanged(SourceChanged):
-    """The console lists other files, or other sizes, than when the model was begun."""
+    """The console lists other files, or other sizes, than at the start of the download."""
 
 
 class SignedUrls:
-    """The signed URLs of one model, asked for again when they expire; by one lane, while the others wait."""
+    """The signed URLs of one model. When they expire, one lane asks for new ones while the others wait."""
 
     def __init__(self, manifest: Manifest, ask: Callable[[], Manifest], clock: Callable[[], float]) -> None:
         self._ask, self._clock = ask, clock
@@ -31,7 +31,7 @@ class SignedUrls:
         self._take_in(manifest)
 
     def url(self, rel: str) -> tuple[str, int, bool]:
-        """A URL for `rel` that is worth starting on, its generation, and whether it is fresh: just given and unused."""
+        """A usable URL for `rel`, its generation, and whether it is fresh: new and not yet used."""
         with self._lock:
             file = self._files[rel]
             if self._stale or not worth_starting(self._clock() - self._arrived, file.expires_in, rel in self._used):
@@ -45,16 +45,16 @@ class SignedUrls:
             return self._files[rel].url, self._generation, fresh
 
     def worked(self, rel: str) -> None:
-        """Storage answered a request with the URL of `rel`."""
+        """Note that storage answered a request with the URL of `rel`."""
         with self._lock:
             self._worked.add(rel)
 
     def host(self, rel: str) -> str:
-        """The storage host that has `rel`."""
+        """The storage host of `rel`."""
         return host_of(self._files[rel].url)
 
     def refused(self, generation: int) -> None:
-        """Storage refused a URL of that generation."""
+        """Note that storage refused a URL of that generation."""
         with self._lock:
             self._stale = self._stale or generation == self._generation
 

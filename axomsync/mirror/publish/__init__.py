@@ -1,1 +1,1 @@
-"""The mirror folder: where a whole model appears, what `current` leads to, who reads what."""
+"""The mirror folder: publication of complete models, `current`, readers, records and space."""

@@ -1,8 +1,8 @@
-"""Staging that nobody will finish: of agents whose name was lost with their ledger, before it was kept beside it.
+"""Abandoned staging: of agents that lost their name together with their ledger.
 
-Agents may share a mirror, so what is another's is told from what is abandoned by its age alone.
+Agents may share a mirror, so only age distinguishes abandoned staging from that of another agent.
 
-Failures handled: a folder that can't be looked at (it stays), links (not followed).
+Failures handled: a folder that can't be read (it stays), links (not followed).
 """
 
 import logging
@@ -15,16 +15,16 @@ from axomsync.core.text import printable
 
 log = logging.getLogger(__name__)
 
-ABANDONED_SECONDS = 30 * 86400.0  # without any change in it
+ABANDONED_SECONDS = 30 * 86400.0  # without any change
 _IDENTITY = re.compile(r"[0-9a-f]{12}")
 
 
 def remove_abandoned(own: Path, now: float) -> None:
-    """Remove what lies beside `own`, the staging of this agent, under another agent's name, and was not touched for long."""
+    """Remove old staging of other agents beside `own`, the staging of this agent."""
     try:
         names = os.listdir(own.parent)
     except OSError:
-        return  # none, or whoever makes the agent's own tells why not
+        return  # none yet; a fault is met when the agent's own is made
     for name in names:
         folder = own.parent / name
         if name != own.name and _IDENTITY.fullmatch(name) and not _changed_since(folder, now - ABANDONED_SECONDS):
@@ -38,7 +38,7 @@ def _changed_since(folder: Path, begin: float) -> bool:
             if any(os.lstat(os.path.join(place, name)).st_ctime >= begin for name in (".", *folders, *files)):
                 return True
     except OSError:
-        return True  # perhaps
+        return True  # unknown counts as changed
     return False
 
 

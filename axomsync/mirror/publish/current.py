@@ -1,9 +1,10 @@
-"""`current` and `.pinned`: which version of a name servers see.
+"""`current` and `.pinned`: the version of a name that servers see.
 
-`current` leads to the version that was created last, or to the pinned one, and moves by one rename. A pin is a symlink
-beside it: it lies on disk, so it outlives the ledger and holds for all agents. Failures handled: a `current` that somebody
-else made (left alone, and why is for the caller to tell), a pin that is set or taken away at the same moment (looked at
-again), a pinned version that is not there (the newest counts), a record or a link that can't be read now (`LocalFault`,
+`current` leads to the newest version or to the pinned one, and moves by one rename. A pin is a symlink beside it: being on
+disk, it outlives the ledger and holds for all agents.
+
+Failures handled: a foreign `current` (left alone; the caller reports it), a pin that is set or removed at the same moment
+(checked again), a pinned version that is missing (the newest counts), a record or link that can't be read now (`LocalFault`,
 nothing is moved).
 """
 
@@ -26,9 +27,9 @@ PIN = ".pinned"
 
 
 def records(parent: Path) -> dict[str, Record | LocalFault]:
-    """What is published below the folder of a name, by folder, or why that can't be known now. Raises `LocalFault`.
+    """Published versions below the folder of a name, by folder, or the fault that hides one. Raises `LocalFault`.
 
-    What is on disk counts, not a ledger: that one may be new, or that of another agent.
+    The disk counts, not the ledger, which may be new or another agent's.
     """
     try:
         names = [entry.name for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False)]
@@ -49,7 +50,7 @@ def records(parent: Path) -> dict[str, Record | LocalFault]:
 
 
 def versions(parent: Path) -> dict[str, RemoteModel]:
-    """What is published below the folder of a name, by folder, newest first. Raises `LocalFault`."""
+    """Published versions below the folder of a name, by folder, newest first. Raises `LocalFault`."""
     ours = {}
     for name, record in records(parent).items():
         if isinstance(record, LocalFault):
@@ -60,17 +61,17 @@ def versions(parent: Path) -> dict[str, RemoteModel]:
 
 
 def leads_to(parent: Path) -> str | None:
-    """The folder that `current` leads to."""
+    """Folder that `current` leads to."""
     return _target(parent / CURRENT)
 
 
 def pinned(parent: Path) -> str | None:
-    """The folder that is pinned."""
+    """Folder that is pinned."""
     return _target(parent / PIN)
 
 
 def point(parent: Path, scratch: Path) -> None:
-    """Make `current` lead where it should, unless it is somebody else's. Raises `LocalFault`.
+    """Make `current` lead to the right version, unless it is foreign. Raises `LocalFault`.
 
     `scratch` is a folder on the same filesystem.
     """
@@ -81,33 +82,33 @@ def point(parent: Path, scratch: Path) -> None:
         wanted = pin if pin in there else next(iter(there), None)
         if wanted is None or leads_to(parent) == wanted or foreign(parent) is not None:
             return
-        _place_link(link, wanted, scratch)  # and once more: it may have been pinned elsewhere meanwhile
+        _place_link(link, wanted, scratch)  # then check again: the pin may have moved meanwhile
 
 
 def foreign(parent: Path) -> str | None:
-    """What `current` is instead of a link of ours, and what to do about it; None when it is ours or not there.
+    """Describe a foreign `current` and the remedy; None when it is the agent's or missing.
 
-    Ours leads to a version, or to what was one before it was removed. Raises `LocalFault`.
+    The agent's link leads to a version, or to the place of a removed one. Raises `LocalFault`.
     """
     link, target = parent / CURRENT, leads_to(parent)
     remedy = "move it away, and the agent makes its own"
     if target is None:
         return f"it is no symlink, so it does not lead to the newest version; {remedy}" if _exists(link) else None
     if "/" in target or target in (".", ".."):
-        return f"it is a symlink to {printable(target)}, which somebody else made; {remedy}"
+        return f"it is a symlink to {printable(target)}, which the agent did not make; {remedy}"
     if _exists(parent / target) and not _exists(parent / target / RECORD):
-        return f"it leads to {printable(target)}, which is no version of a model; {remedy}"
+        return f"it leads to {printable(target)}, which is not a version of a model; {remedy}"
     return None
 
 
 def pin(parent: Path, version: str, scratch: Path) -> None:
-    """Hold `current` at `version`, which retention leaves alone from now on. Raises `LocalFault`."""
+    """Hold `current` at `version`, which retention then keeps. Raises `LocalFault`."""
     _place_link(parent / PIN, version, scratch)
     point(parent, scratch)
 
 
 def unpin(parent: Path, scratch: Path) -> bool:
-    """Let `current` follow the newest version again; whether there was a pin. Raises `LocalFault`."""
+    """Let `current` follow the newest version again; returns whether there was a pin. Raises `LocalFault`."""
     had = pinned(parent) is not None
     _remove(parent / PIN)
     point(parent, scratch)
@@ -115,14 +116,14 @@ def unpin(parent: Path, scratch: Path) -> bool:
 
 
 def prepare_move(old: Path, new: Path, scratch: Path) -> None:
-    """Have the pin follow, before the version at `old` moves to `new`. Raises `LocalFault`."""
+    """Move the pin first, before the version at `old` moves to `new`. Raises `LocalFault`."""
     follows = new.parent == old.parent or pinned(new.parent) is None
     if pinned(old.parent) == old.name and follows:
         _place_link(new.parent / PIN, new.name, scratch)
 
 
 def take_back_move(old: Path, new: Path, scratch: Path) -> None:
-    """The version stays at `old`, and so does the pin. Raises `LocalFault`."""
+    """Move the pin back, since the version stays at `old`. Raises `LocalFault`."""
     if pinned(new.parent) != new.name:
         return
     if new.parent == old.parent:
@@ -132,7 +133,7 @@ def take_back_move(old: Path, new: Path, scratch: Path) -> None:
 
 
 def finish_move(old: Path, new: Path, scratch: Path) -> None:
-    """Lead `current` of both names where it should now. Raises `LocalFault`."""
+    """Correct `current` of both names after the move. Raises `LocalFault`."""
     if new.parent == old.parent and leads_to(old.parent) == old.name:
         _place_link(new.parent / CURRENT, new.name, scratch)  # at once: it leads nowhere until then
     point(new.parent, scratch)
@@ -144,7 +145,7 @@ def finish_move(old: Path, new: Path, scratch: Path) -> None:
         point(old.parent, scratch)
     elif leads_to(old.parent) == old.name:
         _remove(old.parent / CURRENT)
-        with suppress(OSError):  # somebody else may have put something there
+        with suppress(OSError):  # it may hold foreign files
             old.parent.rmdir()
 
 
@@ -171,7 +172,7 @@ def _remove(link: Path) -> None:
 
 
 def _target(link: Path) -> str | None:
-    """Where a link leads; None when it is none or not there. Raises `LocalFault`."""
+    """Target of a link; None when it is none or missing. Raises `LocalFault`."""
     try:
         return os.readlink(link)
     except OSError as error:
@@ -191,7 +192,7 @@ def _exists(path: Path) -> bool:
 
 
 def _belongs(model: RemoteModel, parent: Path, name: str) -> bool:
-    """Whether that is where this model is published; a copy that somebody made of the folder is not."""
+    """Check that this is the model's own place, not a copy of the folder."""
     with suppress(Rejected):
         return (parent.name, name) in (folder_names(model, clash=False), folder_names(model, clash=True))
     return False

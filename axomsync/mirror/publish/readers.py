@@ -1,9 +1,9 @@
-"""Who has files below a folder open: what is being read is not to be removed.
+"""Processes that have files below a folder open: an open model must not be removed.
 
-/proc names the processes, but shows a service user only its own. So each file is asked too: the kernel grants a write lease
-on a file that nobody else has open or mapped, whoever that would be, in whatever container. A file that versions share by a
-hard link counts for the one by whose path it was opened, which only /proc tells. Failures handled: a process that ends or
-is not ours to look into (left out), a filesystem that knows no leases (only /proc is left).
+/proc names the processes, but shows a service user only its own. So each file is tested too: the kernel grants a write
+lease only on a file that no other process has open or mapped, of any user and in any container. A file shared by hard links
+counts for the version by whose path it was opened, which only /proc shows. Failures handled: a process that ends or can't
+be inspected (skipped), a filesystem without leases (only /proc is used).
 """
 
 import errno
@@ -21,7 +21,7 @@ PROC = Path("/proc")
 
 
 def reader_of(folder: Path) -> str | None:
-    """A process that has something below `folder` open, as `vllm (pid 17)`; None when there is none. Raises `LocalFault`."""
+    """A process with an open file below `folder`, as `vllm (pid 17)`; None when there is none. Raises `LocalFault`."""
     try:
         return _reader_of(folder)
     except FileNotFoundError:
@@ -49,12 +49,12 @@ def _reader_of(folder: Path) -> str | None:
 
 
 def _is_shared(status: os.stat_result) -> bool:
-    """Whether it is a file that another version has too: who reads it may read that one."""
+    """Check for a file that another version shares: its reader may read that one."""
     return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
 
 
 def _leads_below(link: Path, folder: str) -> bool:
-    """Whether a file was opened by a path below `folder`."""
+    """Check that a file was opened by a path below `folder`."""
     with suppress(OSError):
         return os.readlink(link).startswith(folder)
     return False
@@ -71,7 +71,7 @@ def _raise(error: OSError) -> None:
 
 
 def _links(process: Path) -> Generator[Path]:
-    """What leads to the open and mapped files of a process, and to where it stands."""
+    """Links to the open and mapped files of a process, its working folder and its root."""
     yield from (process / "cwd", process / "root")
     for kind in ("fd", "map_files"):
         with suppress(OSError), os.scandir(process / kind) as entries:
@@ -92,13 +92,13 @@ def _name(process: Path) -> str:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether the kernel refuses a write lease because somebody has the file open. Source: fcntl(2), F_SETLEASE."""
+    """Check whether the kernel refuses a write lease because a process has the file open. Source: fcntl(2), F_SETLEASE."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        # Whoever opens it in this instant breaks the lease, and the kernel tells us by a signal: one that is ignored.
+        # A process that opens it at this instant breaks the lease, and the kernel signals us: with a signal that is ignored.
         fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)

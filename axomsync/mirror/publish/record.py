@@ -1,9 +1,9 @@
-"""`.axomsync.json`, the record in each published folder: what it is, and what its bytes are.
+"""`.axomsync.json`, the record in each published folder: the model, its files and their digests.
 
-Failures handled: a record that is missing (None), damaged or of somebody else, or no file at all (None, and told once),
-paths in it that lead elsewhere (likewise), a proof that only a newer version knows (the weakest counts), a link or a FIFO
-where the record or its successor should be (never followed, never waited for), a crash while one is replaced (the old one
-stays), a disk that does not give it now (`LocalFault`: that says nothing of whether it is there).
+Failures handled: a record that is missing (None), damaged, foreign or no file (None, logged once), paths in it that lead
+elsewhere (likewise), a proof that only a newer version knows (the weakest counts), a link or FIFO in the place of the record
+or its successor (never followed, never waited for), a crash during a replacement (the old one stays), a disk that can't be
+read now (`LocalFault`: it says nothing about the record).
 """
 
 import errno
@@ -31,19 +31,19 @@ from axomsync.mirror.layout import LARGEST_MODEL, check_paths
 log = logging.getLogger(__name__)
 
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-LARGEST_NUMBER = (1 << 63) - 1  # that the ledger can hold
+LARGEST_NUMBER = (1 << 63) - 1  # the ledger's limit
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the record says: enough to rebuild the ledger without fetching a byte."""
+    """Content of a record: enough to rebuild the ledger without fetching a byte."""
 
     model: RemoteModel
     files: tuple[ModelFile, ...]
     proofs: Mapping[str, Proof]
     published_at: str
-    left_out: tuple[str, ...] = ()  # files that the model has too, and that `[mirror] files` did not select
-    remarks: tuple[str, ...] = ()  # what is odd about its files, and no reason not to publish them
+    left_out: tuple[str, ...] = ()  # files of the model that `[mirror] files` did not select
+    remarks: tuple[str, ...] = ()  # oddities of its files that do not block it
 
 
 class _Strict(Shape):
@@ -82,9 +82,9 @@ _SHAPE = TypeAdapter(_RecordShape)
 
 
 def read_record(folder: Path) -> Record | None:
-    """The record of a published folder, None when there is none or what has its name is not one of ours (told once).
+    """Read the record of a published folder; None when there is none, or a foreign one (logged once).
 
-    Raises `LocalFault` when that can't be known now.
+    Raises `LocalFault` when it can't be read now.
     """
     try:
         with _opened(folder) as opened:
@@ -100,31 +100,31 @@ def read_record(folder: Path) -> Record | None:
 
 
 def file_documents(record: Record) -> list[dict[str, Any]]:
-    """Each file with what could be shown of its bytes, as `verify --json` and `explain --json` have it."""
+    """Each file with the proof of its bytes, as in `verify --json` and `explain --json`."""
     return [{"rel": f.rel, "bytes": f.size, "etag": f.etag, "proof": str(record.proofs[f.rel])} for f in record.files]
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write or replace the record of a folder: whole or not at all, and synced. Raises `OSError`."""
+    """Write or replace the record of a folder atomically, and sync it. Raises `OSError`."""
     text = json.dumps(_document(record), indent=1) + "\n"
     with _opened(folder) as opened:
         opened.replace(RECORD.encode(), text.encode())
 
 
 def _opened(folder: Path) -> Folder:
-    """A folder of the mirror; neither it nor the one above it may be a link."""
+    """Open a folder of the mirror; neither it nor its parent may be a link."""
     with Folder.open(folder.parent.parent) as above:
         return above.descend(os.fsencode(folder.relative_to(folder.parent.parent)))
 
 
 @lru_cache(maxsize=1000)
 def _tell(path: Path, fault: str) -> None:
-    """Once in the life of a process."""
-    log.warning("%s: this is no record of a model: %s; it is left out", printable(str(path)), fault)
+    """Log a fault once in the life of a process."""
+    log.warning("%s: this is not a record of a model: %s; it is ignored", printable(str(path)), fault)
 
 
 def _record(shape: _RecordShape) -> Record:
-    """Raises `ValueError` for what has the right form and can't be true."""
+    """Convert a parsed record. Raises `ValueError` for values that can't be true."""
     check_paths([*(file.rel for file in shape.files), *shape.left_out])
     if sum(file.size for file in shape.files) > LARGEST_MODEL:
         raise ValueError("its files have more bytes than any disk holds")
@@ -136,14 +136,14 @@ def _record(shape: _RecordShape) -> Record:
     )
     files = tuple(
         ModelFile(file.rel, file.size, file.etag, tuple(DurableSegment(*segment) for segment in file.blake3))
-        for file in sorted(shape.files, key=lambda file: file.rel)  # as they are written
+        for file in sorted(shape.files, key=lambda file: file.rel)  # in the order of writing
     )
     proofs = {file.rel: _proof(file.proof) for file in shape.files}
     return Record(model, files, proofs, shape.published_at, tuple(shape.left_out), tuple(shape.remarks))
 
 
 def _proof(word: str) -> Proof:
-    """Of a word that a newer version wrote, only the least is known."""
+    """Parse a proof; an unknown word of a newer version counts as the weakest."""
     return Proof(word) if word in Proof.__members__.values() else Proof.SIZE
 
 

@@ -1,8 +1,8 @@
-"""Room in the mirror: promised to models before their first byte, and made by retention.
+"""Space in the mirror: reserved for models before their first byte, and made by retention.
 
-All of a model must fit, beside the rest of those under way. Failures handled: a disk or `max_size` without room (what
-retention may remove goes; else `LocalFault` with how much is missing), a version that somebody reads (spared, told once),
-a crash between the removal and its note (the next list finds the folder gone).
+The whole model must fit, beside the rest of all models in work. Failures handled: a disk or `max_size` without room
+(retention removes versions if it may; else `LocalFault` with the missing bytes), a version that a process reads (spared,
+logged once), a crash between a removal and its record (the next list finds the folder gone).
 """
 
 import logging
@@ -39,7 +39,7 @@ class Booking:
         return sum(file.size for file in self.files)
 
     def unallocated(self) -> int:
-        """Bytes that are still to be taken from the disk; blocks that are allocated already count as taken."""
+        """Bytes still to allocate on the disk; blocks that are already allocated count as taken."""
         missing = 0
         for file in self.files:
             try:
@@ -50,19 +50,19 @@ class Booking:
 
 
 class Space:
-    """The room that one mirror folder has. Used by all threads that carry models."""
+    """Space of one mirror folder. Used by all threads that carry models."""
 
     def __init__(
         self, settings: MirrorSettings, mirror_folder: MirrorFolder, ledger: Ledger, now: Callable[[], float]
     ) -> None:
         self._settings, self._mirror_folder, self._ledger, self._now = settings, mirror_folder, ledger, now
         self._lock = threading.RLock()
-        self._booked: dict[str, Booking] = {}  # models under way
-        self._lacking: dict[str, Booking] = {}  # models that did not fit when they were last tried
+        self._booked: dict[str, Booking] = {}  # models in work
+        self._lacking: dict[str, Booking] = {}  # models that did not fit at their last try
         self._spared: set[str] = set()
 
     def book(self, booking: Booking) -> None:
-        """Promise a model its room, and make it if need be and allowed. Raises `LocalFault`."""
+        """Reserve room for a model, and make it if needed and allowed. Raises `LocalFault`."""
         with self._lock:
             reason = self._why_not(booking)
             if reason is not None and self.retain(_coming(booking)):
@@ -75,17 +75,17 @@ class Space:
         raise LocalFault(f"{self._mirror_folder.root}: {reason}; the agent goes on by itself when there is room")
 
     def book_again(self, model_id: str) -> None:
-        """As `book`, for a model that did not fit; for one that was not refused yet there is nothing to do."""
+        """Reserve again for a model that did not fit before; nothing to do for others. Raises `LocalFault`."""
         if booking := self._lacking.get(model_id):
             self.book(booking)
 
     def release(self, model_id: str) -> None:
-        """The model is published, or set back."""
+        """Release the reservation: the model is published or set back."""
         with self._lock:
             self._booked.pop(model_id, None)
 
     def plan(self, coming: Version | None = None) -> Plan:
-        """What retention would do now."""
+        """Plan of retention for now."""
         settings = self._settings
         policy = Policy(settings.keep, settings.max_size, settings.keep_gone)
         published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED) if _is_there(row)}
@@ -93,7 +93,7 @@ class Space:
         return plan(versions, policy, self._now(), lambda v: _reader(published[v.id]) is not None, coming)
 
     def retain(self, coming: Version | None = None) -> list[str]:
-        """Remove what may go; returns a line for each. Raises `LocalFault`."""
+        """Remove versions by the rules of retention; returns a line for each. Raises `LocalFault`."""
         removed = []
         with self._lock:
             planned = self.plan(coming)

@@ -1,4 +1,4 @@
-// The status page: listens to api/events and shows what it says. Builds elements only, never HTML from text.
+// The status page: shows the parts that api/events sends. Builds elements only, never HTML from text.
 "use strict";
 
 const FEW = 8;
@@ -67,7 +67,7 @@ function tick(node) {
     : ago(node.dateTime);
 }
 
-// What stands on top
+// The verdict on top
 
 function verdict() {
   const s = seen.status;
@@ -80,10 +80,10 @@ function verdict() {
   const moving = s.transfers.reduce((sum, t) => sum + t.rate, 0);
   const working = s.transfers.length ? `${many(s.transfers.length, "transfer")}, ${rate(moving)}` : "";
   if (s.problems.length) {
-    return ["bad", many(s.problems.length, "problem"), working ? `The rest goes on: ${working}` : "Nothing else is on its way"];
+    return ["bad", many(s.problems.length, "problem"), working ? `The rest goes on: ${working}` : "No other transfers"];
   }
-  if (s.agent.paused) return ["warn", "Paused", "axomsync resume goes on"];
-  if (s.console.ok === null) return ["waiting", "Starting", "The console has not been asked yet"];
+  if (s.agent.paused) return ["warn", "Paused", "run axomsync resume to continue"];
+  if (s.console.ok === null) return ["waiting", "Starting", "The console has not answered yet"];
   if (working) {
     const left = Math.max(...s.transfers.map((t) => (t.eta === null ? 0 : t.eta)));
     return ["busy", "Working", left ? `${working}, about ${span(left)} left` : working];
@@ -115,7 +115,7 @@ function showTiles() {
   text("version", s.version);
   text("agent-value", s.agent.paused ? "Paused" : "Running");
   text("agent-note", s.agent.since ? `for ${span(since(s.agent.since))}, pid ${s.agent.pid}` : "");
-  text("console-value", { true: "Answers", false: "In trouble", null: "Not asked yet" }[s.console.ok]);
+  text("console-value", { true: "Answers", false: "Failing", null: "No answer yet" }[s.console.ok]);
   text("console-note", s.console.last_poll ? `${s.console.ok === false ? "answered" : "asked"} ${ago(s.console.last_poll)}` : new URL(s.console.url).host);
   $("console-value").parentNode.classList.toggle("bad", s.console.ok === false);
   for (const [part, id, word] of [[s.drop, "drop", "upload"], [s.mirror, "mirror", "model"]]) {
@@ -214,7 +214,7 @@ function showChart() {
   $("still").hidden = most > 0;
   text("chart-words", most
     ? `Now ${rate(down.at(-1) || 0)} down and ${rate(up.at(-1) || 0)} up. Peak ${rate(Math.max(...down, 0))} down and ${rate(Math.max(...up, 0))} up. Arrow keys read single moments.`
-    : "Nothing moved.");
+    : "No transfers.");
   showCursor();
 }
 function niceAbove(value) {
@@ -246,7 +246,7 @@ function listenToChart() {
   });
 }
 
-// All of it
+// Everything
 
 const SHOW = {
   status() {
@@ -278,7 +278,7 @@ function listen() {
   source.onerror = () => {
     lost = true;
     showVerdict();
-    if (source.readyState === EventSource.CLOSED) setTimeout(listen, RETRY_MS); // an answer that was no stream
+    if (source.readyState === EventSource.CLOSED) setTimeout(listen, RETRY_MS); // the answer was not a stream
   };
 }
 function heard() {

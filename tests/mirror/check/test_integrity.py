@@ -1,4 +1,4 @@
-"""Files that can't be what they claim to be: found, and named with what is wrong."""
+"""Invalid model files are found and named with their fault."""
 
 import hashlib
 import json
@@ -83,12 +83,12 @@ def put(folder: Path, rel: str, data: bytes) -> set[str]:
 
 
 @pytest.mark.parametrize(("rel", "data"), WHOLE.values(), ids=WHOLE.keys())
-def test_what_is_whole(tmp_path: Path, rel: str, data: bytes) -> None:
+def test_structure_accepts_whole_files(tmp_path: Path, rel: str, data: bytes) -> None:
     assert structure.check(tmp_path, [rel], put(tmp_path, rel, data), nothing) == structure.Findings(frozenset({rel}), ())
 
 
 @pytest.mark.parametrize(("rel", "data", "fault"), BROKEN.values(), ids=BROKEN.keys())
-def test_what_is_broken(tmp_path: Path, rel: str, data: bytes, fault: str) -> None:
+def test_structure_refuses_broken_files(tmp_path: Path, rel: str, data: bytes, fault: str) -> None:
     listed = put(tmp_path, rel, data)
     with pytest.raises(Rejected) as refusal:
         structure.check(tmp_path, [rel], listed, nothing)
@@ -103,48 +103,48 @@ def shards(folder: Path, **tensors: str) -> set[str]:
     return {"m.safetensors.index.json", *(f"{shard}.safetensors" for shard in tensors)}
 
 
-def test_an_index_whose_shards_hold_what_it_looks_for(tmp_path: Path) -> None:
+def test_index_that_fits_its_shards(tmp_path: Path) -> None:
     rels = shards(tmp_path, one="x", two="y")
     assert structure.check(tmp_path, rels, rels, nothing) == structure.Findings(frozenset(rels), ())
 
 
 @pytest.mark.parametrize("held", [{"one": "y", "two": "x"}, {"one": "x", "two": "of the next version"}])
-def test_shards_that_were_swapped_and_an_index_that_is_stale(tmp_path: Path, held: dict[str, str]) -> None:
+def test_index_that_does_not_fit_its_shards_is_a_remark(tmp_path: Path, held: dict[str, str]) -> None:
     rels = shards(tmp_path, **held)
     found = structure.check(tmp_path, rels, rels, nothing)
     assert found.whole == rels - {"m.safetensors.index.json"}
     (remark,) = found.remarks
-    assert remark.startswith("m.safetensors.index.json looks for ")
-    assert "which does not have it" in remark
+    assert remark.startswith("m.safetensors.index.json expects ")
+    assert "which does not hold it" in remark
 
 
 @pytest.mark.parametrize("data", [index(a="gone.safetensors"), b"{}"])
-def test_an_index_beside_the_whole_model_is_left_aside(tmp_path: Path, data: bytes) -> None:
+def test_index_beside_the_whole_model_is_ignored(tmp_path: Path, data: bytes) -> None:
     listed = put(tmp_path, "model.safetensors.index.json", data) | {"model.safetensors"}
     found = structure.check(tmp_path, ["model.safetensors.index.json"], listed, nothing)
     assert found.whole == frozenset()
-    assert found.remarks[0].endswith("it is left aside, for the whole model lies beside it")
+    assert found.remarks[0].endswith("it is ignored, since the whole model lies beside it")
 
 
 @pytest.mark.parametrize("rel", ["._model.safetensors", "a/.x.gguf", ".model.safetensors.index.json"])
-def test_dotfiles_are_not_judged(tmp_path: Path, rel: str) -> None:
+def test_dotfiles_are_not_checked(tmp_path: Path, rel: str) -> None:
     found = structure.check(tmp_path, [rel], put(tmp_path, rel, b"\0\5\x16\7"), nothing)
     assert found == structure.Findings(frozenset(), ())
 
 
 @pytest.mark.parametrize("rel", ["a.safetensors", "a.bin", "config.json", "x/tokenizer.model", ".hidden"])
-def test_a_git_lfs_pointer_is_called_so_whatever_its_name(tmp_path: Path, rel: str) -> None:
+def test_git_lfs_pointer_is_named_whatever_the_file_name(tmp_path: Path, rel: str) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-    with pytest.raises(Rejected, match=r"it is a Git LFS pointer and not the file .* run `git lfs pull`"):
+    with pytest.raises(Rejected, match=r"it is a Git LFS pointer, not the file .* run `git lfs pull`"):
         structure.check(tmp_path, [rel], put(tmp_path, rel, pointer), nothing)
 
 
-def test_a_backslash_in_a_name_is_remarked(tmp_path: Path) -> None:
+def test_backslash_in_a_name_is_a_remark(tmp_path: Path) -> None:
     found = structure.check(tmp_path, ["a\\b.bin"], put(tmp_path, "a\\b.bin", b""), nothing)
-    assert found.remarks == ("a\\b.bin has a backslash in its name, which makes no folder here",)
+    assert found.remarks == ("a\\b.bin has a backslash in its name, which does not separate folders here",)
 
 
-def test_remarks_have_an_end(tmp_path: Path) -> None:
+def test_remarks_are_limited(tmp_path: Path) -> None:
     for number in range(12):
         put(tmp_path, f"{number}\\{'x' * 200}.bin", b"")
     rels = [path.name for path in tmp_path.iterdir()]
@@ -152,7 +152,7 @@ def test_remarks_have_an_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part_size", [7 * MIB, 9 * MIB, 11 * MIB, 13 * MIB])
-def test_a_part_size_that_nobody_uses_is_found_all_the_same(tmp_path: Path, part_size: int) -> None:
+def test_unusual_part_size_is_found(tmp_path: Path, part_size: int) -> None:
     content = Content(30 * MIB + 5, 3)
     (tmp_path / "a.bin").write_bytes(content.read())
     etag = content.etag(part_size)
@@ -160,11 +160,11 @@ def test_a_part_size_that_nobody_uses_is_found_all_the_same(tmp_path: Path, part
     assert (found.proven, found.part_size) == (True, part_size)
 
 
-def test_formats_that_nobody_knows_prove_nothing(tmp_path: Path) -> None:
+def test_unknown_formats_prove_nothing(tmp_path: Path) -> None:
     assert structure.check(tmp_path, ["a.bin"], put(tmp_path, "a.bin", b"\0"), nothing).whole == set()
 
 
-def test_a_file_that_vanished_is_a_fault_of_this_machine(tmp_path: Path) -> None:
+def test_vanished_file_is_a_local_fault(tmp_path: Path) -> None:
     with pytest.raises(LocalFault, match=r"a\.gguf: it does not exist"):
         structure.check(tmp_path, ["a.gguf"], {"a.gguf"}, nothing)
 
@@ -176,10 +176,10 @@ def test_a_file_that_vanished_is_a_fault_of_this_machine(tmp_path: Path) -> None
     runs=st.lists(st.tuples(st.integers(0, 12 * MIB), st.integers(1, 6 * MIB)), max_size=4),
     damage=st.booleans(),
 )
-def test_an_etag_proves_the_bytes_however_they_arrived(
+def test_etag_proves_the_bytes_in_any_order_of_arrival(
     tmp_path_factory: pytest.TempPathFactory, size: int, part: int | None, runs: list[tuple[int, int]], damage: bool
 ) -> None:
-    """`runs` are what lanes hashed while bytes arrived; the rest is read from disk."""
+    """`runs` were hashed by lanes on arrival; the rest is read from disk."""
     content, path = Content(size, 5), tmp_path_factory.mktemp("file") / "a.bin"
     etag = content.etag(part)
     seen = Evidence(etag, size)

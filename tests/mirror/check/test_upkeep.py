@@ -1,4 +1,4 @@
-"""Damage at rest: found by reading, named by file and segment, and mended by fetching no more than the damaged segments."""
+"""Damage at rest: found by reading, named by file and segment, and repaired by fetching only the damaged segments."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def swap(folder: Path) -> None:
 
 @pytest.fixture
 def folder(server: FaultyServer, mirror: MirrorHere) -> Path:
-    """A published model, a month later."""
+    """A published model, one month later."""
     server.add_model("chassis", "v1", FILES)
     mirror.sync()
     mirror.later = 31 * DAY
@@ -56,7 +56,7 @@ def is_whole(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(("verify", "word"), [("etag", "proven"), ("size", "size only")])
-def test_the_ledger_knows_what_proves_the_files(server: FaultyServer, mirror: MirrorHere, verify: str, word: str) -> None:
+def test_ledger_has_the_proofs_of_files(server: FaultyServer, mirror: MirrorHere, verify: str, word: str) -> None:
     mirror.settings["verify"] = verify
     server.add_model("chassis", "v1", {"a.bin": Content(9, 1), "b.bin": Content(9, 2)})
     mirror.sync()
@@ -71,7 +71,7 @@ def test_the_ledger_knows_what_proves_the_files(server: FaultyServer, mirror: Mi
     assert mirror.models()[0].proofs == ((word, 2),), "as after an upgrade"
 
 
-def test_what_is_not_damaged_is_only_read(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+def test_undamaged_model_is_only_read(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     before = {path: path.stat().st_ino for path in folder.rglob("*")}
     mirror.scrub()
     assert server.requests == []
@@ -79,7 +79,7 @@ def test_what_is_not_damaged_is_only_read(server: FaultyServer, mirror: MirrorHe
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
-    "one bit": (lambda f: flip(f / "a.bin", 5 * MIB), 1, "segments are not what was published (bytes "),
+    "one bit": (lambda f: flip(f / "a.bin", 5 * MIB), 1, "segments differ from the published ones (bytes "),
     "two far apart": (lambda f: flip(f / "a.bin", 0, 80 * MIB), 2, "a.bin: 2 of "),
     "truncation": (
         lambda f: os.truncate(f / "a.bin", 80 * MIB),
@@ -101,15 +101,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "a FIFO": (
         lambda f: ((f / "sub/b.bin").unlink(), os.mkfifo(f / "sub/b.bin")),
         1,
-        "sub/b.bin: is no file any more",
+        "sub/b.bin: is no longer a file",
     ),
-    "swapped files": (swap, 2, "sub/b.bin: 1 of 1 segments are not"),
+    "swapped files": (swap, 2, "sub/b.bin: 1 of 1 segments differ"),
     "zeros": (lambda f: (f / "sub/c.bin").write_bytes(bytes(300_000)), 1, "sub/c.bin: 1 of 1 segments"),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_damage_is_named_and_mended_from_no_more_than_its_segments(
+def test_damage_is_named_and_repaired_by_fetching_its_segments_alone(
     server: FaultyServer, mirror: MirrorHere, folder: Path, kind: str
 ) -> None:
     damage, segments, told = DAMAGES[kind]
@@ -137,9 +137,7 @@ def test_damage_is_named_and_mended_from_no_more_than_its_segments(
     assert server.requests == []
 
 
-def test_an_object_that_is_another_one_by_now_is_not_mixed_in(
-    server: FaultyServer, mirror: MirrorHere, folder: Path
-) -> None:
+def test_changed_object_is_not_mixed_in(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     flip(folder / "a.bin", 5 * MIB)
     damaged = (folder / "a.bin").stat().st_ino
     server.replace(next(key for key, o in server.objects.items() if o.content == LARGE), Content(LARGE.size, 99))
@@ -149,8 +147,8 @@ def test_an_object_that_is_another_one_by_now_is_not_mixed_in(
     assert list((mirror.folder / ".axomsync" / "here").iterdir()) == []
 
 
-def test_a_lane_that_comes_late_makes_no_file_in_a_folder_that_is_removed(tmp_path: Path) -> None:
-    """It may have waited for a new URL while the job ended."""
+def test_late_lane_makes_no_file_in_a_removed_folder(tmp_path: Path) -> None:
+    """The lane may have waited for a new URL while the job ended."""
     manifest = Manifest("m", (ManifestFile("a.bin", 5, "http://127.0.0.1/a", None),))
     links = SignedUrls(manifest, lambda: manifest, time.monotonic)
     with Meter(time.monotonic).transfer("down", "m", 5, 0) as gauge:
@@ -159,13 +157,13 @@ def test_a_lane_that_comes_late_makes_no_file_in_a_folder_that_is_removed(tmp_pa
         partial.release(partial.acquire())
         (tmp_path / "a.bin").unlink()
         partial.give_up()
-        with pytest.raises(LocalFault, match="nobody waits for it any more"):
+        with pytest.raises(LocalFault, match="no job waits for it any more"):
             partial.acquire()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["digest", "garbage", "missing"])
-def test_a_record_that_is_damaged_itself(server: FaultyServer, mirror: MirrorHere, folder: Path, kind: str) -> None:
+def test_damaged_record_is_written_again(server: FaultyServer, mirror: MirrorHere, folder: Path, kind: str) -> None:
     path = folder / ".axomsync.json"
     document = json.loads(path.read_bytes())
     if kind == "digest":
@@ -183,7 +181,7 @@ def test_a_record_that_is_damaged_itself(server: FaultyServer, mirror: MirrorHer
     assert server.sent() <= 300_000
 
 
-def test_what_was_found_in_the_folder_is_read_soon(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+def test_adopted_model_is_read_soon(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     flip(folder / "sub/b.bin", 7)
     shutil.rmtree(mirror.state)
     mirror.sync()
@@ -193,10 +191,10 @@ def test_what_was_found_in_the_folder_is_read_soon(server: FaultyServer, mirror:
 
 
 @pytest.mark.parametrize(("days", "is_due"), [(0.0, False), (29.0, False), (31.0, True), (-1.0, True), (-400.0, True)])
-def test_it_is_read_again_in_time_however_the_clock_was_set(
+def test_scrub_reads_in_time_though_the_clock_was_set(
     server: FaultyServer, mirror: MirrorHere, days: float, is_due: bool
 ) -> None:
-    """A time that is further ahead than it can be was noted by a clock that was wrong."""
+    """A time further ahead than possible came from a wrong clock."""
     files = {"a.bin": Content(9, 1)}
     server.add_model("chassis", "v1", files)
     mirror.sync()

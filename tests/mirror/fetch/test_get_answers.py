@@ -1,4 +1,4 @@
-"""Storage answers GETs in every wrong way: what is published are the object's bytes, or nothing is."""
+"""Storage answers GETs in every wrong way: only the object's bytes are ever published."""
 
 import gzip
 from collections.abc import Callable
@@ -73,11 +73,11 @@ ANSWERS: dict[str, Fault] = {
 }  # fmt: skip
 
 
-def test_there_are_enough_of_them() -> None:
+def test_answers_are_enough() -> None:
     assert len(ANSWERS) >= 80
 
 
-def test_no_answer_but_the_object_is_published(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_answers_that_are_not_the_object_are_never_published(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.stall, mirror.patience, mirror.jitter = 1.0, 0.3, 0.05
     models = {name: server.add_model(f"m{number}", "v1", {"a.bin": FILE}) for number, name in enumerate(ANSWERS)}
     for name, fault in ANSWERS.items():
@@ -120,7 +120,7 @@ def fault_of(mirror: MirrorHere, model_id: str, files: dict[str, Content]) -> li
 
 
 def half_mirrored(server: FaultyServer, mirror: MirrorHere) -> str:
-    """A model of which one life has fetched the small files, and a part of the large one; a later one is to go on."""
+    """A model of which one process has fetched the small files and a part of the large one; a later process resumes."""
     model_id = server.add_model("m", "v1", OLD)
     server.longest_answer = MIB
     mirror.patience = 0.2
@@ -131,7 +131,7 @@ def half_mirrored(server: FaultyServer, mirror: MirrorHere) -> str:
     return model_id
 
 
-def test_objects_that_are_replaced_between_two_lives_are_not_mixed(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_objects_replaced_between_two_processes_are_not_mixed(server: FaultyServer, mirror: MirrorHere) -> None:
     model_id = half_mirrored(server, mirror)
     replace_all(server, model_id)
     mirror.later = 600.0
@@ -139,7 +139,7 @@ def test_objects_that_are_replaced_between_two_lives_are_not_mixed(server: Fault
     assert fault_of(mirror, model_id, NEW) == []
 
 
-def test_what_is_in_the_way_of_asking_again_names_the_file(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_failure_of_a_repeated_request_names_the_file(server: FaultyServer, mirror: MirrorHere) -> None:
     model_id = half_mirrored(server, mirror)
     server.inject(s3_error(404, "NoSuchKey", "no"), server.key_of(model_id, "a.json"), times=FOREVER)
     mirror.later = 600.0
@@ -149,7 +149,7 @@ def test_what_is_in_the_way_of_asking_again_names_the_file(server: FaultyServer,
 
 @pytest.mark.parametrize("at", ["big.bin", "b.json"])
 @pytest.mark.parametrize("dates", [True, False])
-def test_objects_that_are_replaced_while_they_are_fetched_are_not_mixed(
+def test_objects_replaced_during_the_download_are_not_mixed(
     server: FaultyServer, mirror: MirrorHere, at: str, dates: bool
 ) -> None:
     model_id = server.add_model("m", "v1", OLD)
@@ -167,7 +167,7 @@ def test_objects_that_are_replaced_while_they_are_fetched_are_not_mixed(
 
 
 @pytest.mark.parametrize("answer", [Fault(), Fault(416, {"Content-Range": "bytes */7"}, b"")])
-def test_a_file_that_the_manifest_calls_empty_is_asked_for(server: FaultyServer, mirror: MirrorHere, answer: Fault) -> None:
+def test_empty_file_of_the_manifest_is_requested(server: FaultyServer, mirror: MirrorHere, answer: Fault) -> None:
     model_id = server.add_model("m", "v1", {"a.bin": FILE, "config.json": Content(0)})
     server.replace(server.key_of(model_id, "config.json"), Content(7, 1))
     server.inject(answer, server.key_of(model_id, "config.json"), times=FOREVER)
@@ -178,9 +178,7 @@ def test_a_file_that_the_manifest_calls_empty_is_asked_for(server: FaultyServer,
     assert len(server.storage_requests(server.key_of(model_id, "config.json"))) <= 4
 
 
-def test_what_is_tried_again_and_again_is_told_once(
-    server: FaultyServer, mirror: MirrorHere, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_repeated_tries_are_logged_once(server: FaultyServer, mirror: MirrorHere, caplog: pytest.LogCaptureFixture) -> None:
     model_id = server.add_model("m", "v1", {"a.bin": FILE, "config.json": Content(0)})
     server.replace(server.key_of(model_id, "config.json"), Content(7, 1))
     with mirror.running() as loop:
@@ -195,7 +193,7 @@ def test_what_is_tried_again_and_again_is_told_once(
 
 
 @pytest.mark.parametrize("etag", [True, False])
-def test_what_changed_on_disk_between_two_lives_is_fetched_again(
+def test_bytes_changed_on_disk_between_two_processes_are_fetched_again(
     server: FaultyServer, mirror: MirrorHere, etag: bool
 ) -> None:
     files = {"big.bin": Content(6 * MIB, 11), "a.json": Content(900, 12)}
@@ -218,14 +216,12 @@ def test_what_changed_on_disk_between_two_lives_is_fetched_again(
 
 
 @pytest.mark.parametrize("times", [1, FOREVER])
-def test_a_file_that_came_damaged_is_found_by_the_part_size_of_its_sibling(
-    server: FaultyServer, mirror: MirrorHere, times: int
-) -> None:
+def test_part_size_of_a_sibling_finds_a_damaged_file(server: FaultyServer, mirror: MirrorHere, times: int) -> None:
     files = {"a.bin": Content(9 * MIB, 1), "b.bin": Content(9 * MIB, 2)}
     model_id = server.add_model("m", "v1", files, part_size=5 * MIB)
     key = server.key_of(model_id, "b.bin")
     server.inject(Fault(body=Content(9 * MIB, 3)), key, times=times)
-    mirror.lanes = 1  # no part of it is asked for: the answer is the whole of something else
+    mirror.lanes = 1  # no range is requested: the answer is the whole of another object
     mirror.sync()
     if times == 1:
         assert fault_of(mirror, model_id, files) == []
@@ -237,8 +233,8 @@ def test_a_file_that_came_damaged_is_found_by_the_part_size_of_its_sibling(
 
 
 @pytest.mark.parametrize("servers", [2, 3, 5])
-def test_servers_that_give_different_etags_for_one_object(server: FaultyServer, mirror: MirrorHere, servers: int) -> None:
-    """Each with an ETag of its own, in turn."""
+def test_etags_that_differ_by_server_are_reported(server: FaultyServer, mirror: MirrorHere, servers: int) -> None:
+    """The servers answer in turn, each with its own ETag."""
     model_id = server.add_model("m", "v1", {"a.bin": Content(6 * MIB, 1)})
     server.longest_answer = MIB // 2
     key = server.key_of(model_id, "a.bin")
@@ -260,7 +256,7 @@ def test_servers_that_give_different_etags_for_one_object(server: FaultyServer, 
 
 
 @pytest.mark.parametrize("verify", ["etag", "size"])
-def test_another_size_than_the_manifest_says_has_an_end(server: FaultyServer, mirror: MirrorHere, verify: str) -> None:
+def test_size_that_contradicts_the_manifest_ends_the_tries(server: FaultyServer, mirror: MirrorHere, verify: str) -> None:
     model_id = server.add_model("m", "v1", {"a.bin": Content(1000, 1)})
     server.replace(server.key_of(model_id, "a.bin"), Content(10, 1))
     mirror.settings["verify"] = verify
@@ -272,10 +268,8 @@ def test_another_size_than_the_manifest_says_has_an_end(server: FaultyServer, mi
 
 
 @pytest.mark.parametrize("etag", [True, False])
-def test_a_model_that_was_broken_at_its_source_is_asked_for_at_each_try(
-    server: FaultyServer, mirror: MirrorHere, etag: bool
-) -> None:
-    """Also where storage gives nothing by which a replaced object could be told."""
+def test_broken_model_is_requested_at_each_try(server: FaultyServer, mirror: MirrorHere, etag: bool) -> None:
+    """It also works when storage gives nothing that shows a replaced object."""
     broken, mended = Content(400, head=b"GGML" + bytes(396)), Content(400, head=b"GGUF" + bytes(396))
     model_id = server.add_model("m", "v1", {"a.gguf": broken}, etag=etag)
     mirror.sync()
@@ -312,7 +306,7 @@ def test_a_refusal_of_a_used_url_is_worth_a_fresh_one(server: FaultyServer, mirr
         (lambda c: {"sha256": None, "checksum": {"sha256": "a"}}, "size only"),
     ],
 )
-def test_checksums_of_a_manifest_are_held_to_and_called_so(
+def test_manifest_checksums_are_checked_and_named(
     server: FaultyServer, mirror: MirrorHere, told: Callable[[Content], dict[str, object]], proof: str
 ) -> None:
     model_id = server.add_model("m", "v1", {"a.bin": FILE}, etag=False)
@@ -322,7 +316,7 @@ def test_checksums_of_a_manifest_are_held_to_and_called_so(
     assert mirror.proofs(model_id) == {"a.bin": proof}
 
 
-def test_a_checksum_of_a_manifest_that_does_not_fit_blocks(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_manifest_checksum_that_differs_blocks_the_model(server: FaultyServer, mirror: MirrorHere) -> None:
     model_id = server.add_model("m", "v1", {"a.bin": FILE})
     server.manifests[model_id][0]["sha256"] = OTHER.digest("sha256").hex()
     mirror.sync()

@@ -55,7 +55,7 @@ def test_segments_have_a_sensible_size(size: int, lanes: int, align: int) -> Non
     assert 16 * MIB <= length < 256 * MIB + align
 
 
-def test_what_is_not_ready_keeps_its_place_and_lets_others_pass() -> None:
+def test_take_skips_files_that_are_not_ready() -> None:
     board: Board[str] = Board()
     for file in ("pauses", "good"):
         board.add(file, [Segment(0, 10), Segment(10, 20)])
@@ -67,7 +67,7 @@ def test_what_is_not_ready_keeps_its_place_and_lets_others_pass() -> None:
 
 
 class Game(RuleBasedStateMachine):
-    """Plays what lanes do to a board. `received` is what is on disk; it alone is the truth."""
+    """Plays the lanes of a board. `received` is on disk, and only it counts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Game(RuleBasedStateMachine):
             assert all(a[1] <= b[0] for a, b in pairwise(waiting))
 
     def teardown(self) -> None:
-        """From any position, one lane that works on ends the game."""
+        """From any position, one working lane finishes the game."""
         for lease in self.running:
             self.board.give_back(lease, self.received[str(lease.file)].gaps(lease.position, lease.end) if lease.left else [])
         for _ in range(10_000):
@@ -169,7 +169,7 @@ TestGame = Game.TestCase
 TestGame.settings = settings(max_examples=some(150), stateful_step_count=40, deadline=None)
 
 
-def test_fewer_lanes_leave_those_that_began_first_and_streams_that_bring_all() -> None:
+def test_shrink_keeps_the_oldest_leases_and_whole_streams() -> None:
     board: Board[str] = Board()
     board.add("file", cut([Segment(0, 80 * MIB)], 16 * MIB))
     first, second, third, fourth = (board.take() for _ in range(4))
@@ -183,7 +183,7 @@ def leases(*positions: int) -> list[Lease[str]]:
     return [Lease("file", 0, position, 1 << 40) for position in positions]
 
 
-def test_the_one_that_is_left_alone_at_the_end_is_still_a_straggler() -> None:
+def test_straggler_that_is_alone_at_the_end_is_still_one() -> None:
     pace: Pace[str] = Pace()
     fast, slow = leases(0, 0)
     for second in range(3):
@@ -196,8 +196,8 @@ def test_the_one_that_is_left_alone_at_the_end_is_still_a_straggler() -> None:
         assert pace.stragglers() == [slow]
 
 
-def test_the_last_of_a_short_transfer_is_a_straggler_too() -> None:
-    """The others had ended before they could be observed twice."""
+def test_straggler_at_the_end_of_a_short_transfer() -> None:
+    """The other leases ended before they could be observed twice."""
     pace: Pace[str] = Pace()
     (slow,) = leases(0)
     for _ in range(3):
@@ -208,7 +208,7 @@ def test_the_last_of_a_short_transfer_is_a_straggler_too() -> None:
     assert pace.stragglers() == [slow]
 
 
-def test_a_lane_that_is_alone_from_the_beginning_is_no_straggler() -> None:
+def test_lane_that_is_alone_from_the_beginning_is_no_straggler() -> None:
     pace: Pace[str] = Pace()
     (only,) = leases(0)
     for second in range(10):
@@ -217,7 +217,7 @@ def test_a_lane_that_is_alone_from_the_beginning_is_no_straggler() -> None:
         assert pace.stragglers() == pace.lagging(float(second)) == []
 
 
-def test_when_all_are_slow_nobody_lags() -> None:
+def test_lagging_is_empty_when_all_are_slow() -> None:
     pace: Pace[str] = Pace()
     all_of_them = leases(0, 0, 0)
     for second in range(60):

@@ -1,4 +1,4 @@
-"""Staging of agents that are gone, beside that of agents that share the mirror."""
+"""Staging of dead agents, beside that of agents that share the mirror."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from axomsync.mirror.publish.abandoned import ABANDONED_SECONDS, remove_abandone
 OWN, OTHER = "0123456789ab", "ba9876543210"
 
 
-def test_only_staging_that_was_not_touched_for_long_is_removed(tmp_path: Path) -> None:
+def test_remove_abandoned_removes_only_old_staging(tmp_path: Path) -> None:
     for name in (OWN, OTHER, "notes", "link-target"):
         (tmp_path / name / "model").mkdir(parents=True)
         (tmp_path / name / "model" / "weights").write_bytes(b"half")

@@ -1,4 +1,4 @@
-"""`[mirror] files` changes: a published model gets the files that it lacks, and loses none."""
+"""`[mirror] files` changes: a published model gets its missing files, and loses none."""
 
 import os
 import threading
@@ -17,7 +17,7 @@ FILES = {"a.bin": Content(20 * MIB, 1), "sub/b.bin": Content(3 * MIB, 2), "c.txt
 
 @pytest.fixture
 def folder(server: FaultyServer, mirror: MirrorHere) -> Path:
-    """A model whose large file alone was selected."""
+    """A model with only its large file selected."""
     server.add_model("chassis", "v1", FILES)
     mirror.settings["files"] = ["a.*"]
     mirror.sync()
@@ -26,7 +26,7 @@ def folder(server: FaultyServer, mirror: MirrorHere) -> Path:
 
 
 def rels(folder: Path) -> set[str]:
-    """The files that are there, which are those of the record, and have the right bytes."""
+    """Check that the files on disk are those of the record, and have the right bytes."""
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {".axomsync.json"}
     record = read_record(folder)
     assert record is not None
@@ -36,14 +36,14 @@ def rels(folder: Path) -> set[str]:
     return there
 
 
-def test_a_selection_that_takes_no_more_asks_for_nothing(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+def test_files_selection_without_more_files_requests_nothing(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     for files in ["a.*"], ["a.bin", "*.gguf"]:
         mirror.settings["files"] = files
         mirror.sync()
     assert server.console_requests("/download") == server.storage_requests() == []
 
 
-def test_what_is_selected_now_joins_what_is_there(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+def test_files_selected_later_join_the_published_ones(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     inode, over = (folder / "a.bin").stat().st_ino, threading.Event()
     seen: set[tuple[str, ...]] = set()
 
@@ -77,7 +77,7 @@ def test_what_is_selected_now_joins_what_is_there(server: FaultyServer, mirror: 
     assert mirror.models()[0].damage is None
 
 
-def test_what_is_selected_no_longer_stays(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+def test_files_no_longer_selected_stay(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     mirror.settings["files"] = ["c.txt"]
     mirror.sync()
     assert rels(folder) == {"a.bin", "c.txt"}
@@ -87,7 +87,7 @@ def test_what_is_selected_no_longer_stays(server: FaultyServer, mirror: MirrorHe
 
 
 @pytest.mark.parametrize("lost", ["nothing", "the ledger"])
-def test_what_can_not_be_fetched_leaves_what_is_there(
+def test_files_that_can_not_be_fetched_leave_the_published_ones(
     server: FaultyServer, mirror: MirrorHere, folder: Path, lost: str
 ) -> None:
     mirror.settings["files"] = ["*"]
@@ -105,8 +105,8 @@ def test_what_can_not_be_fetched_leaves_what_is_there(
     assert [(model.state, model.reason) for model in mirror.models()] == [(ModelState.PUBLISHED, None)]
 
 
-def test_after_a_crash_between_two_renames_the_rest_follows(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
-    """What has been moved and is in no record yet is fetched again, and takes the place of itself."""
+def test_crash_between_two_renames_is_finished_later(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    """A file that was moved and is in no record yet is fetched again and replaces itself."""
     mirror.settings["files"] = ["*"]
     (folder / "sub").mkdir()
     (folder / "sub" / "b.bin").write_bytes(b"as a crash has left it")
@@ -114,7 +114,7 @@ def test_after_a_crash_between_two_renames_the_rest_follows(server: FaultyServer
     assert rels(folder) == set(FILES)
 
 
-def test_other_bytes_do_not_join(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+def test_files_with_other_bytes_do_not_join(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     server.models.clear()
     server.add_model("chassis", "v1", {**FILES, "a.bin": Content(19 * MIB, 9)})
     mirror.settings["files"] = ["*"]
@@ -122,14 +122,14 @@ def test_other_bytes_do_not_join(server: FaultyServer, mirror: MirrorHere, folde
     assert rels(folder) == {"a.bin"}
     (model,) = mirror.models()
     assert model.state == ModelState.BLOCKED
-    assert "a.bin has another size in the console than what is published" in str(model.reason)
+    assert "a.bin has another size in the console than the published one" in str(model.reason)
 
 
 @pytest.mark.parametrize("change", ["excluded", "gone", "vanished", "not ready"])
-def test_a_model_that_is_wanted_no_more_stays_as_it_is(
+def test_model_that_is_no_longer_wanted_stays_unchanged(
     server: FaultyServer, mirror: MirrorHere, folder: Path, change: str
 ) -> None:
-    """Though more of it was begun: its copy is never taken for one that is not there."""
+    """More files were already started: the published copy still counts as there."""
     (model,) = mirror.models()
     server.inject(Fault(status=500), f"/{model.id}/", times=1000)
     mirror.settings["files"], mirror.patience = ["*"], 0.5
@@ -153,7 +153,7 @@ def test_a_model_that_is_wanted_no_more_stays_as_it_is(
     assert mirror.model(model.id).state == ModelState.PUBLISHED
 
 
-def test_what_is_planted_in_staging_is_neither_followed_nor_waited_for(
+def test_staging_with_planted_links_and_pipes_is_safe(
     server: FaultyServer, mirror: MirrorHere, folder: Path, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"

@@ -1,4 +1,4 @@
-"""A real, small filesystem that runs full at any moment, and has room again later: nobody need do anything else."""
+"""A real, small filesystem that becomes full at any moment, and has space again later: nothing else is needed."""
 
 import json
 import random
@@ -33,8 +33,8 @@ def disk(mirror: MirrorHere, tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
-def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
-    """In the mirror, in the ledger, and wherever else the system says that there is no space."""
+def test_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
+    """In the mirror, in the ledger, and at all other places where the system reports a full disk."""
     with small_disk(tmp_path / "disk", "size=8m,nr_inodes=20") as disk:
         place = MirrorFolder(disk, "here")
         deep = {f"{number}/c.bin": 1 for number in range(20)}
@@ -46,7 +46,7 @@ def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
         assert "no inodes are left on the disk" in str(sqlite_fault(error.value, disk / "state.db"))
 
 
-def test_ten_moments_at_which_the_disk_is_full(server: FaultyServer, mirror: MirrorHere, disk: Path) -> None:
+def test_full_disk_at_ten_moments(server: FaultyServer, mirror: MirrorHere, disk: Path) -> None:
     server.longest_answer = PIECE
     outcomes = []
     for number in range(10):
@@ -72,8 +72,8 @@ def test_ten_moments_at_which_the_disk_is_full(server: FaultyServer, mirror: Mir
 
 @pytest.mark.stress
 @pytest.mark.parametrize("ledger", ["elsewhere", "on the same disk"])
-def test_an_agent_whose_disk_is_full_at_random_moments(tmp_path: Path, server: FaultyServer, ledger: str) -> None:
-    """Nobody does anything but make room again."""
+def test_full_disk_at_random_moments(tmp_path: Path, server: FaultyServer, ledger: str) -> None:
+    """The only help is more space."""
     dice, box = random.Random(ledger), tmp_path / "box"
     box.mkdir()
     server.rate, server.longest_answer = 4_000_000, PIECE
@@ -109,14 +109,14 @@ def test_an_agent_whose_disk_is_full_at_random_moments(tmp_path: Path, server: F
 
 
 def ended(agent: AgentProcess, model_id: str, folder: Path, told: int) -> str | None:
-    """How it ended for now. Without room for the ledger the log alone can say it."""
+    """The preliminary result. Without space for the ledger only the log can tell it."""
     if folder.exists():
         return "published"
     return "blocked" if "free" in agent.log()[told:] or seen(agent, model_id) == "blocked" else None
 
 
 def seen(agent: AgentProcess, model_id: str) -> str | None:
-    """What the agent says of a model that it has done with for now."""
+    """The log lines about a model that the agent has given up for now."""
     done = agent.call("models", "--json")
     rows = json.loads(done.stdout) if done.stdout else []
     states = [row["state"] for row in rows if row["id"] == model_id]

@@ -1,4 +1,4 @@
-"""The mirror folder: what is in the way is never followed or overwritten, and `current` leads to the newest."""
+"""The mirror folder: obstacles are never followed or overwritten, and `current` leads to the newest."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def blocked(mirror: MirrorHere, model_id: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["sub", "sub/deep"])
-def test_a_symlink_on_the_way_is_not_followed(server: FaultyServer, mirror: MirrorHere, tmp_path: Path, where: str) -> None:
+def test_symlink_on_the_way_is_not_followed(server: FaultyServer, mirror: MirrorHere, tmp_path: Path, where: str) -> None:
     model_id, outside = server.add_model("chassis", "v1", FILES), tmp_path / "outside"
     outside.mkdir()
     link = staging(mirror, model_id) / where
@@ -50,7 +50,7 @@ def test_a_symlink_instead_of_a_file_is_not_followed(server: FaultyServer, mirro
     assert outside.read_text() == "mine"
 
 
-def test_strangers_in_staging_are_not_published(server: FaultyServer, mirror: MirrorHere, tmp_path: Path) -> None:
+def test_foreign_files_in_staging_are_not_published(server: FaultyServer, mirror: MirrorHere, tmp_path: Path) -> None:
     model_id, outside = server.add_model("chassis", "v1", FILES), tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("mine")
@@ -70,9 +70,7 @@ def test_strangers_in_staging_are_not_published(server: FaultyServer, mirror: Mi
 
 
 @pytest.mark.parametrize("kind", ["symlink", "file"])
-def test_something_else_where_the_name_should_be(
-    server: FaultyServer, mirror: MirrorHere, tmp_path: Path, kind: str
-) -> None:
+def test_foreign_file_in_the_place_of_the_name(server: FaultyServer, mirror: MirrorHere, tmp_path: Path, kind: str) -> None:
     model_id, outside = server.add_model("chassis", "v1", FILES), tmp_path / "outside"
     outside.mkdir()
     if kind == "symlink":
@@ -106,7 +104,7 @@ def test_two_ids_that_claim_one_name(server: FaultyServer, mirror: MirrorHere) -
     assert sorted(os.listdir(mirror.folder / "chassis")) == before
 
 
-def test_a_folder_of_somebody_else_is_left_alone(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_foreign_folder_is_left_alone(server: FaultyServer, mirror: MirrorHere) -> None:
     model_id = server.add_model("chassis", "v1", FILES)
     (mirror.folder / "chassis" / "v1").mkdir(parents=True)
     (mirror.folder / "chassis" / "v1" / "mine").write_text("mine")
@@ -143,7 +141,7 @@ def test_current_leads_to_the_version_that_was_created_last(server: FaultyServer
     assert link.readlink() == Path("v2")
 
 
-def test_a_current_of_somebody_else_is_left_alone(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_current_that_is_foreign_is_left_alone(server: FaultyServer, mirror: MirrorHere) -> None:
     (mirror.folder / "chassis" / "current").mkdir(parents=True)
     model_id = server.add_model("chassis", "v1", FILES)
     mirror.sync()
@@ -151,7 +149,7 @@ def test_a_current_of_somebody_else_is_left_alone(server: FaultyServer, mirror: 
     assert not (mirror.folder / "chassis" / "current").is_symlink()
 
 
-def test_a_copy_of_a_version_is_not_taken_for_the_version(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_copy_of_a_version_is_not_taken_for_the_version(server: FaultyServer, mirror: MirrorHere) -> None:
     server.add_model("chassis", "v1", FILES)
     mirror.sync()
     shutil.copytree(mirror.folder / "chassis" / "v1", mirror.folder / "chassis" / "v1.backup")
@@ -169,7 +167,7 @@ def test_a_published_folder_that_is_not_whole_is_not_adopted(server: FaultyServe
     blocked(mirror, model_id, f"{mirror.folder / 'chassis' / 'v1'} is not whole, a.bin was changed or removed")
 
 
-def test_only_the_files_that_are_wanted(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_files_selects_the_wanted_files(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.settings["files"] = ["*.bin"]
     model_id = server.add_model("chassis", "v1", {**FILES, "README.md": Content(9, 9)})
     mirror.sync()
@@ -179,7 +177,7 @@ def test_only_the_files_that_are_wanted(server: FaultyServer, mirror: MirrorHere
 
 
 def test_two_agents_on_one_folder(server: FaultyServer, mirror: MirrorHere) -> None:
-    """The second finds what the first has published, though its ledger knows nothing of it."""
+    """The second agent finds the models of the first, though its ledger does not know them."""
     model_id = server.add_model("chassis", "v1", FILES)
     mirror.sync()
     mirror.state = mirror.state.parent / "another"

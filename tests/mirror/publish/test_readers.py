@@ -1,7 +1,7 @@
-"""Whoever opens a published path finds a whole model, whatever happens to the mirror meanwhile.
+"""A reader of a published path always finds a whole model, whatever happens to the mirror meanwhile.
 
 Readers open every published path with `safetensors`, again and again, while versions are published, rolled back and pruned,
-and the agent is killed. A digest in the metadata of each file says what its tensor must be.
+and the agent is killed. A digest in the metadata of each file tells its right content.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def weights(seed: int) -> Content:
 
 
 def look(path: Path) -> str:
-    """`whole`, or what is wrong with a file that was opened."""
+    """`whole`, or the fault of an opened file."""
     data = path.read_bytes()
     digest = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])["__metadata__"]["digest"]
     ((_, tensor),) = deserialize(data)
@@ -50,7 +50,7 @@ def look(path: Path) -> str:
 
 @contextmanager
 def readers(mirror: Path) -> Iterator[Counter[str]]:
-    """Threads that open whatever is published; on the way out nothing but whole files was seen."""
+    """Threads that open all published files; at the end they must have seen only whole files."""
     seen: Counter[str] = Counter()
     over = threading.Event()
 
@@ -59,7 +59,7 @@ def readers(mirror: Path) -> Iterator[Counter[str]]:
             names = [name for name in os.listdir(mirror) if not name.startswith(".")]
             for name in names:
                 for version in ("current", *(v for v in os.listdir(mirror / name) if v.startswith("v"))):
-                    # What the path leads to when it is opened is opened whole: first the folder, then what is in it.
+                    # An opened path must be complete: first the folder, then its files.
                     try:
                         folder = os.open(mirror / name / version, os.O_RDONLY | os.O_DIRECTORY)
                     except FileNotFoundError:

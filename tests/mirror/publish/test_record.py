@@ -46,7 +46,7 @@ def put(folder: Path, document: object) -> None:
     (folder / ".axomsync.json").write_bytes(data)
 
 
-def test_a_record_comes_back_as_it_was_written(folder: Path) -> None:
+def test_record_is_read_as_written(folder: Path) -> None:
     model = RemoteModel("m", "chassis", "v1", None, "base", "ready", "2027")
     file = ModelFile("a/x", 9, None, (DurableSegment(0, 9, DIGEST),))
     record = Record(model, (file,), {"a/x": Proof.STRUCTURE}, "2027-01-01", ("b",), ("odd",))
@@ -57,7 +57,7 @@ def test_a_record_comes_back_as_it_was_written(folder: Path) -> None:
     assert (folder / ".axomsync.json").stat().st_mode & 0o777 == 0o644
 
 
-def test_what_older_and_newer_versions_write_is_read(folder: Path) -> None:
+def test_record_of_older_and_newer_versions_is_read(folder: Path) -> None:
     older = {name: value for name, value in GOOD.items() if name not in ("left_out", "remarks")}
     put(folder, older)
     record = read_record(folder)
@@ -118,12 +118,12 @@ BAD: dict[str, object] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_no_record_is_none_and_told_once(folder: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+def test_record_that_is_invalid_is_none_and_logged_once(folder: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     put(folder, BAD[kind])
     for _ in range(3):
         assert read_record(folder) is None
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith(f"{folder / '.axomsync.json'}: this is no record of a model: ")
+    assert told.startswith(f"{folder / '.axomsync.json'}: this is not a record of a model: ")
     assert told.isprintable()
     assert len(told) < 800
 
@@ -151,7 +151,7 @@ KINDS = ("folder", "FIFO", "link", "dangling link", "link to itself", "device", 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_file_is_no_record(folder: Path, tmp_path: Path, kind: str) -> None:
+def test_record_that_is_no_file_is_none(folder: Path, tmp_path: Path, kind: str) -> None:
     os.chdir(folder)  # a socket's path may be short alone
     plant(Path(".axomsync.json"), kind, tmp_path / "outside")
     assert read_record(folder) is None
@@ -159,9 +159,7 @@ def test_what_is_no_file_is_no_record(folder: Path, tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", [".axomsync.json.new", ".axomsync.json"])
-def test_what_is_planted_where_the_record_is_made_is_not_written_into(
-    folder: Path, tmp_path: Path, kind: str, where: str
-) -> None:
+def test_record_is_never_written_into_planted_files(folder: Path, tmp_path: Path, kind: str, where: str) -> None:
     os.chdir(folder)
     plant(Path(where), kind, tmp_path / "outside")
     record = Record(
@@ -179,7 +177,7 @@ def test_what_is_planted_where_the_record_is_made_is_not_written_into(
 
 
 @pytest.mark.parametrize("where", ["version", "name"])
-def test_a_folder_that_is_a_link_has_no_record(folder: Path, tmp_path: Path, where: str) -> None:
+def test_record_in_a_linked_folder_is_none(folder: Path, tmp_path: Path, where: str) -> None:
     put(folder, GOOD)
     link = tmp_path / "other" / "v1" if where == "version" else tmp_path / "other"
     link.parent.mkdir(exist_ok=True)
@@ -187,7 +185,7 @@ def test_a_folder_that_is_a_link_has_no_record(folder: Path, tmp_path: Path, whe
     assert read_record(tmp_path / "other" / "v1") is None
 
 
-def test_files_of_a_record_have_one_order(folder: Path) -> None:
+def test_record_files_have_one_order(folder: Path) -> None:
     other = {**GOOD["files"][0], "rel": "\N{NO-BREAK SPACE}"}
     put(folder, {**GOOD, "files": [other, *GOOD["files"]]})
     record = read_record(folder)
@@ -196,7 +194,7 @@ def test_files_of_a_record_have_one_order(folder: Path) -> None:
 
 
 @how_many()
-def test_any_document_is_a_record_or_none(folder: Path, examples: int) -> None:
+def test_record_parses_or_refuses_any_document(folder: Path, examples: int) -> None:
     def holds(document: object) -> None:
         put(folder, document)
         record = read_record(folder)
@@ -213,7 +211,7 @@ def test_any_document_is_a_record_or_none(folder: Path, examples: int) -> None:
 
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """Every open(2) of this process fails with EMFILE."""
+    """Make every open(2) of this process fail with EMFILE."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -232,7 +230,7 @@ READERS: dict[str, Callable[[Path, MirrorFolder], object]] = {
 
 
 @pytest.mark.parametrize("ask", READERS)
-def test_who_has_no_descriptor_left_does_not_take_a_record_for_absent(folder: Path, ask: str) -> None:
+def test_record_is_not_absent_without_a_free_descriptor(folder: Path, ask: str) -> None:
     put(folder, GOOD)
     (folder.parent / "current").symlink_to("v0")
     place = MirrorFolder(folder.parent.parent, "here")
@@ -241,8 +239,8 @@ def test_who_has_no_descriptor_left_does_not_take_a_record_for_absent(folder: Pa
     assert os.readlink(folder.parent / "current") == "v0"
 
 
-def test_a_path_that_can_not_be_looked_at_is_not_absent(tmp_path: Path) -> None:
-    """Of a name that is too long the system does not even say that it is not there."""
+def test_record_at_an_unreadable_path_is_not_absent(tmp_path: Path) -> None:
+    """For a name that is too long the system does not even report its absence."""
     assert is_folder(tmp_path)
     assert not is_folder(tmp_path / "nothing")
     assert not is_folder(None)
@@ -258,8 +256,8 @@ def test_a_path_that_can_not_be_looked_at_is_not_absent(tmp_path: Path) -> None:
         MirrorFolder.lacks(tmp_path, Record(model, (ModelFile("x" * 300, 1, None, ()),), {}, ""))
 
 
-def test_one_record_that_can_not_be_read_now_changes_nothing(agent: AgentProcess, server: FaultyServer) -> None:
-    """EIO from the disk, for one version's record: nothing is fetched, `current` stays, the other version is known."""
+def test_record_that_can_not_be_read_now_changes_nothing(agent: AgentProcess, server: FaultyServer) -> None:
+    """The disk gives EIO for one version's record: nothing is fetched, `current` stays, the other version is known."""
     for version in ("v1", "v2"):
         server.add_model("chassis", version, {"a.bin": Content(3000, len(version))})
     agent.sync()
@@ -280,7 +278,7 @@ def test_one_record_that_can_not_be_read_now_changes_nothing(agent: AgentProcess
     assert {model["state"] for model in agent.models()} == {"published"}
 
 
-def test_a_record_of_somebody_else_does_not_end_the_agent(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_record_that_is_foreign_does_not_end_the_agent(server: FaultyServer, mirror: MirrorHere) -> None:
     first = server.add_model("chassis", "v1", {"a.bin": Content(3000, 1)})
     mirror.sync()
     path = mirror.folder / "chassis" / "v1" / ".axomsync.json"

@@ -1,4 +1,4 @@
-"""Room in the mirror: what retention removes from a real folder, what it leaves, and what comes back."""
+"""Space in the mirror: versions that retention removes from a real folder, spares, or brings back."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def there(mirror: MirrorHere, name: str = "chassis") -> list[str]:
     return sorted(entry for entry in os.listdir(mirror.folder / name) if not entry.startswith("."))
 
 
-def test_older_versions_go_when_newer_ones_have_come(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_keep_removes_older_versions_after_newer_ones_came(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.settings["keep"] = 2
     ids = add(server, 1, 2)
     mirror.sync()
@@ -52,7 +52,7 @@ def test_older_versions_go_when_newer_ones_have_come(server: FaultyServer, mirro
     assert there(mirror) == ["current", "v1", "v2", "v3"], "who wants more of them gets them back"
 
 
-def test_an_older_version_than_what_is_kept_is_not_even_fetched(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_keep_does_not_fetch_older_versions(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.settings["keep"] = 1
     ids = add(server, 1, 2)
     mirror.sync()
@@ -85,8 +85,8 @@ def test_a_version_that_is_open_stays_until_it_is_closed(server: FaultyServer, m
     assert there(mirror) == ["current", "v3"]
 
 
-def test_who_can_not_look_into_a_process_still_knows_that_a_file_is_open(tmp_path: Path) -> None:
-    """A service user sees only its own processes in /proc; the kernel still tells of a file that is open."""
+def test_open_file_of_another_users_process_is_noticed(tmp_path: Path) -> None:
+    """A service user sees only its own processes in /proc; the kernel still shows that a file is open."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "a.bin").write_bytes(b"x" * 100)
@@ -100,7 +100,7 @@ def test_who_can_not_look_into_a_process_still_knows_that_a_file_is_open(tmp_pat
     assert subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout == "None\n"
 
 
-def test_who_reads_a_version_keeps_no_other_that_shares_files_with_it(tmp_path: Path) -> None:
+def test_reader_of_a_version_does_not_keep_others_that_share_its_files(tmp_path: Path) -> None:
     old, new = tmp_path / "v1", tmp_path / "v2"
     for folder in (old, new):
         folder.mkdir()
@@ -136,7 +136,7 @@ def test_a_pinned_version_stays_and_current_stays_with_it(server: FaultyServer, 
     assert there(mirror) == ["current", "v3"]
 
 
-def test_what_the_console_lost_goes_after_a_day_of_polls_and_not_before(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_keep_gone_false_removes_gone_models_after_a_day_of_polls(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.settings["keep_gone"] = False
     ids = add(server, 1, 2)
     mirror.sync()
@@ -153,9 +153,7 @@ def test_what_the_console_lost_goes_after_a_day_of_polls_and_not_before(server: 
 
 
 @pytest.mark.parametrize("kind", ["empty", "malformed"])
-def test_a_list_that_shows_less_than_there_is_removes_nothing_however_long(
-    server: FaultyServer, mirror: MirrorHere, kind: str
-) -> None:
+def test_incomplete_lists_remove_nothing_however_long(server: FaultyServer, mirror: MirrorHere, kind: str) -> None:
     mirror.settings["keep_gone"] = False
     ids = add(server, 1, 2)
     mirror.sync()
@@ -170,7 +168,7 @@ def test_a_list_that_shows_less_than_there_is_removes_nothing_however_long(
     assert there(mirror) == ["current", "v1", "v2"]
 
 
-def test_no_more_bytes_than_max_size(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_max_size_limits_the_bytes(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.settings["max_size"] = "700kB"
     add(server, 1, 2)
     mirror.sync()
@@ -184,7 +182,7 @@ def test_no_more_bytes_than_max_size(server: FaultyServer, mirror: MirrorHere) -
     assert there(mirror) == ["current", "v3"], "what may go went; what servers see stays"
 
 
-def test_a_full_disk_is_freed_of_what_is_superfluous(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_full_disk_is_freed_by_retention(server: FaultyServer, mirror: MirrorHere) -> None:
     mirror.settings["keep"] = 2
     with small_disk(mirror.folder, "size=8m"):
         add(server, 1, 2, size=3 * MIB)
@@ -195,7 +193,7 @@ def test_a_full_disk_is_freed_of_what_is_superfluous(server: FaultyServer, mirro
         assert there(mirror) == ["current", "v2", "v3"]
 
 
-def test_what_lies_in_the_folder_is_known_again_though_nobody_lists_it(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_lost_ledger_knows_published_models_again_without_a_list(server: FaultyServer, mirror: MirrorHere) -> None:
     ids = add(server, 1, 2)
     mirror.sync()
     before = mirror.files(ids[0])
@@ -209,7 +207,7 @@ def test_what_lies_in_the_folder_is_known_again_though_nobody_lists_it(server: F
     assert len(server.storage_requests()) == asked
 
 
-def test_what_a_crash_left_of_a_removal_is_swept_away(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_leftovers_of_a_removal_are_removed_after_a_crash(server: FaultyServer, mirror: MirrorHere) -> None:
     add(server, 1)
     mirror.sync()
     grave = mirror.folder / ".axomsync" / "here" / ".removed-x"
@@ -218,10 +216,8 @@ def test_what_a_crash_left_of_a_removal_is_swept_away(server: FaultyServer, mirr
     assert not grave.exists()
 
 
-def test_what_a_kill_left_of_a_write_is_swept_away_when_nobody_can_be_at_it_any_more(
-    server: FaultyServer, mirror: MirrorHere
-) -> None:
-    """Also of a command that a kill ended, which had a name of its own."""
+def test_leftovers_of_a_write_are_removed_when_no_process_can_use_them(server: FaultyServer, mirror: MirrorHere) -> None:
+    """This includes a killed command, which had its own name."""
     add(server, 1)
     mirror.sync()
     internal, version = mirror.folder / ".axomsync", mirror.folder / "chassis" / "v1"
@@ -241,7 +237,7 @@ def test_what_a_kill_left_of_a_write_is_swept_away_when_nobody_can_be_at_it_any_
     assert all(os.path.lexists(path) for path in fresh), "somebody may be about to put it in its place"
 
 
-def test_what_an_agent_that_is_gone_has_received_is_let_go_after_a_month(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_staging_of_a_lost_agent_is_removed_after_a_month(server: FaultyServer, mirror: MirrorHere) -> None:
     add(server, 1)
     staging = mirror.folder / ".axomsync" / "abcdefabcdef" / "model"
     staging.mkdir(parents=True)
@@ -254,7 +250,7 @@ def test_what_an_agent_that_is_gone_has_received_is_let_go_after_a_month(server:
     assert not staging.parent.exists()
 
 
-def test_what_came_of_a_model_that_is_no_longer_wanted_is_let_go(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_staging_of_an_unwanted_model_is_removed(server: FaultyServer, mirror: MirrorHere) -> None:
     wanted = server.add_model("chassis", "v1", {**FILES, "weights.safetensors": Content(1000)})  # noise: it is blocked
     mirror.sync()
     assert (mirror.model(wanted).state, mirror.model(wanted).bytes_done) == (ModelState.BLOCKED, 306_000)
@@ -268,13 +264,13 @@ def test_what_came_of_a_model_that_is_no_longer_wanted_is_let_go(server: FaultyS
     assert (mirror.model(wanted).state, mirror.model(wanted).bytes_done) == (ModelState.BLOCKED, 306_000)
 
 
-def test_what_came_of_a_model_that_is_gone_for_a_day_is_let_go(server: FaultyServer, mirror: MirrorHere) -> None:
+def test_staging_of_a_model_gone_for_a_day_is_removed(server: FaultyServer, mirror: MirrorHere) -> None:
     gone = server.add_model("chassis", "v1", {**FILES, "weights.safetensors": Content(1000)})  # noise: it is blocked
     mirror.sync()
     (document,) = server.models
     server.models.clear()
     kept = (ModelState.GONE, 306_000)
-    for hours in (0, 23, 25):  # a list that is empty tells nothing
+    for hours in (0, 23, 25):  # an empty list proves nothing
         mirror.later = hours * 3600.0
         mirror.sync()
         assert (mirror.model(gone).state, mirror.model(gone).bytes_done) == kept

@@ -1,0 +1,143 @@
+"""Parts that verbs share: common options, the loaded configuration, the ledger for reading, the console.
+
+Failures handled: a ledger that is not there yet, or not of this version, a state folder that can't be read, one that belongs
+to another user while root calls.
+"""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from axomsync.core.oserrors import local_fault
+from axomsync.core.records import UploadState
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+    from axomsync.console.client import Console
+    from axomsync.ledger import Reader
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def config_option(function: F) -> F:
+    """Add `--config FILE`, which every verb takes."""
+    return click.option("--config", "config_file", metavar="FILE", help="Configuration file.")(function)
+
+
+def json_option(function: F) -> F:
+    """Add `--json`, for verbs that print facts."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+def load(config_file: str | None) -> "Loaded":
+    """Return the effective configuration. Raises `BadConfig`."""
+    from axomsync import config
+
+    return config.load(config.find(config_file, os.environ), os.environ)
+
+
+def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
+    """Load the configuration and set up its log from `level` on, for a verb that works for long. Raises `BadConfig`."""
+    from axomsync.ops import logs
+
+    loaded = load(config_file)
+    logs.set_up(loaded.settings.log.format, level or loaded.settings.log.level)
+    return loaded
+
+
+def as_owner(loaded: "Loaded") -> Mapping[str, str]:
+    """Become the owner of the state folder for good, if root calls. Returns the environment to work with.
+
+    A key that only root may read is read before that. Raises `LocalFault`.
+    """
+    from axomsync.config import load_key
+    from axomsync.core.errors import KeyRefused
+    from axomsync.ledger import act_as_owner
+
+    key: str | None = None
+    if os.geteuid() == 0:
+        with suppress(KeyRefused):
+            key = load_key(loaded.settings, os.environ)
+    if not act_as_owner(loaded.settings.state.folder) or key is None:
+        return os.environ
+    try:
+        load_key(loaded.settings, os.environ)
+    except KeyRefused:
+        return {**os.environ, "AXOM_KEY": key}
+    return os.environ
+
+
+@contextmanager
+def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
+    """Open the ledger for reading; yields None before the first start of an agent. Raises `LocalFault`."""
+    from axomsync.core.paths import LEDGER_FILE
+    from axomsync.ledger import Reader
+
+    path = loaded.settings.state.folder / LEDGER_FILE
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    reader = Reader(path)
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def status_of(loaded: "Loaded") -> dict[str, Any]:
+    """Return the document that `status --json` prints."""
+    from axomsync.ledger import UnreadyLedger
+    from axomsync.status.report import status_document
+
+    try:
+        with open_ledger(loaded) as ledger:
+            return status_document(loaded.settings, ledger)
+    except UnreadyLedger as outdated:
+        return status_document(loaded.settings, None, str(outdated))
+
+
+@dataclass(frozen=True)
+class Among:
+    """A choice of uploads: all, or those in one of `states`, changed `since`, the newest `limit`; or `ids` alone."""
+
+    states: frozenset[UploadState] = frozenset()
+    since: float | None = None
+    limit: int | None = None
+    ids: Collection[int] | None = None
+
+
+def uploads_of(loaded: "Loaded", among: Among = Among()) -> list[dict[str, Any]]:
+    """Return the rows that `uploads --json` prints, for this choice."""
+    from axomsync.status.documents import upload_document
+
+    with open_ledger(loaded) as ledger:
+        if ledger is None:
+            return []
+        shards, orphans = ledger.all_shards(), ledger.orphans()
+        if among.ids is None:
+            rows = ledger.uploads(among.states, among.since, among.limit)
+        else:
+            rows = ledger.uploads_among(among.ids)
+        return [upload_document(row, shards.get(row.id, ()), orphans.get(row.id, ())) for row in rows]
+
+
+def ca_file_of(loaded: "Loaded") -> str | None:
+    """Return the file of the private certificate authority, if one is configured."""
+    ca_file = loaded.settings.console.ca_file
+    return str(ca_file) if ca_file else None
+
+
+def console_of(loaded: "Loaded") -> "Console":
+    """Return a client of the console, with the configured key."""
+    from axomsync.config import load_key
+    from axomsync.console.client import Console
+
+    return Console(loaded.settings.console.url, lambda: load_key(loaded.settings, os.environ), ca_file=ca_file_of(loaded))

@@ -1,0 +1,102 @@
+"""Published models, as verbs name them: find them, wait for one, print one.
+
+Failures handled: a model that is unknown, one that is not published in time, a folder that can't be read now.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from axomsync.cli.common import open_ledger
+from axomsync.cli.output import print_json
+from axomsync.core.errors import LocalFault, Rejected, Transient
+from axomsync.core.text import printable
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+    from axomsync.core.records import Model
+    from axomsync.mirror.publish.folder import MirrorFolder
+    from axomsync.mirror.publish.record import Record
+
+LOOK_SECONDS = 0.2
+
+
+def wait_until_published(loaded: "Loaded", target: str, seconds: float | None) -> "Model":
+    """Return the newest published model that `target` names, once there is one. Raises `Transient` after `seconds`."""
+    from axomsync.core.records import ModelState
+    from axomsync.mirror.layout import is_called, is_named
+
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        with open_ledger(loaded) as ledger:
+            rows = [row for row in (ledger.models() if ledger else []) if is_named(row, target)]
+        for row in rows:
+            there = row.state is ModelState.PUBLISHED and os.path.isdir(row.path or "")
+            if there and (target == row.id or is_called(row.path or "", row)):  # not a name that will be another's
+                return row
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Transient(f"{printable(target)} is not published yet{_obstacle(rows)}")
+        time.sleep(LOOK_SECONDS)
+
+
+def _obstacle(rows: "list[Model]") -> str:
+    if not rows:
+        return ": the console does not list it"
+    return f", it is {rows[0].state}" + (f": {rows[0].reason}" if rows[0].reason else "")
+
+
+def print_published(model: "Model", as_json: bool) -> None:
+    """Print the path of a model, or its row of `models --json`."""
+    from axomsync.status.documents import model_document
+
+    if as_json:
+        print_json(model_document(model))
+    else:
+        click.echo(model.path)
+
+
+def mirror_folder(loaded: "Loaded") -> "MirrorFolder":
+    """Return the configured mirror folder."""
+    from axomsync.mirror.publish.folder import MirrorFolder
+
+    return MirrorFolder(loaded.settings.mirror.folder, "by-hand")
+
+
+def find_published(
+    loaded: "Loaded", target: str | None, unread: list[LocalFault] | None = None
+) -> "list[tuple[Path, Record]]":
+    """Return the published models that `target` names, or all without a target. Raises `Rejected` if it names none.
+
+    Faults of folders that can't be read now are added to `unread`.
+    """
+    from axomsync.mirror.layout import is_named
+
+    found, faults = [], []
+    for folder, record in mirror_folder(loaded).published():
+        if isinstance(record, LocalFault):
+            faults.append(record)
+        elif target is None or is_named(record.model, target):
+            found.append((folder, record))
+    if unread is not None:
+        unread += faults
+    if target is not None and not found:
+        if faults:
+            raise faults[0]
+        raise Rejected(f"{printable(target)}: no such model is published in {loaded.settings.mirror.folder}")
+    return found
+
+
+def print_current(parent: Path, as_json: bool, remark: str = "") -> None:
+    """Print the version that `current` below `parent` leads to, and `remark` for people."""
+    from axomsync.mirror.publish import current
+    from axomsync.status.documents import current_document
+
+    version, pinned = current.leads_to(parent), current.pinned(parent) is not None
+    if as_json:
+        print_json(current_document(parent, version, pinned=pinned))
+        return
+    text = f"{parent / 'current'} -> {version}" + (", pinned" if pinned else "")
+    click.echo(f"{text}; {remark}" if remark else text)

@@ -1,0 +1,62 @@
+"""The verbs: a module each, named by the verb, and their list.
+
+`base-models` is `base_models.py`; a word that Python reserves gets `_` at its end. The module defines a command of the same
+name. It is imported when its verb is asked for, so that no verb starts slower than its own imports.
+"""
+
+from collections import UserDict
+from collections.abc import Iterator
+from importlib import import_module
+
+import click
+
+MODULES = (  # in the order of `--help`
+    "push",
+    "run",
+    "sync",
+    "status",
+    "uploads",
+    "explain",
+    "models",
+    "datasets",
+    "base_models",
+    "retry",
+    "pause",
+    "resume",
+    "poll",
+    "forget",
+    "pull",
+    "wait",
+    "verify",
+    "pin",
+    "unpin",
+    "rollback",
+    "prune",
+    "config",
+    "init",
+    "doctor",
+    "service",
+    "demo",
+    "sandbox",
+    "version",
+)
+_MODULE_OF = {module.rstrip("_").replace("_", "-"): module for module in MODULES}
+
+
+class Verbs(UserDict[str, click.Command]):
+    """Commands by the name of their verb, each imported when it is first looked up."""
+
+    def __missing__(self, name: str) -> click.Command:
+        module = _MODULE_OF[name]
+        command: click.Command = getattr(import_module(f"{__name__}.{module}"), module)
+        self.data[name] = command
+        return command
+
+    def __contains__(self, name: object) -> bool:
+        return name in _MODULE_OF
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULE_OF)
+
+    def __len__(self) -> int:
+        return len(_MODULE_OF)

@@ -1,0 +1,60 @@
+"""`explain`: the state of one file or model, and the reason for it.
+
+Failures handled: a target that names nothing (`Rejected`), no ledger yet (a file is explained by the rules alone).
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from axomsync.cli.common import config_option, json_option, load, open_ledger, status_of
+from axomsync.cli.output import print_json
+from axomsync.core.errors import Rejected
+from axomsync.core.text import printable
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("target")
+def explain(config_file: str | None, as_json: bool, target: str) -> None:
+    """Explain the state of TARGET (a path, a model or an id): the reason for it, and the time of the next try."""
+    documents = _explained(load(config_file), target)
+    if as_json:
+        print_json(documents)
+        return
+    from axomsync.cli import tables
+
+    for document in documents:
+        for line in tables.explanation(document):
+            tables.screen().print(line)
+
+
+def _explained(loaded: "Loaded", target: str) -> list[dict[str, Any]]:
+    """Return a document for each row that `target` names, after that of the file at this path, if it adds something."""
+    from axomsync.drop.rules import Selection
+    from axomsync.status.explain import explain as explain_targets
+    from axomsync.status.explain import explain_file
+    from axomsync.status.targets import find
+
+    settings, agent = loaded.settings, status_of(loaded)["agent"]
+    drop = settings.drop
+    file = explain_file(drop.folder, target, Selection(drop.include, drop.exclude, os.fsencode(drop.done_marker)))
+    documents = []
+    with open_ledger(loaded) as ledger:
+        if ledger is not None:
+            try:
+                targets = find(ledger, target, drop.folder, settings.mirror.folder)
+                documents = explain_targets(ledger, targets, running=agent["running"], paused=agent["paused"])
+            except Rejected:
+                if file is None:
+                    raise
+        elif file is None:
+            raise Rejected(f"{printable(target)}: nothing is known yet, since no agent has run; `axomsync run` begins")
+    if file is not None and (file["facts"]["rule"] is not None or not documents):
+        documents.insert(0, file)
+    return documents

@@ -1,0 +1,22 @@
+"""`pin`: hold `current` at one version."""
+
+import click
+
+from axomsync.cli.common import config_option, json_option, load
+from axomsync.cli.published import find_published, mirror_folder, print_current
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("model")
+def pin(config_file: str | None, as_json: bool, model: str) -> None:
+    """Hold `current` of a name at MODEL: name/version or id, or the name alone for the version that it leads to now."""
+    from axomsync.mirror.publish import current
+
+    loaded = load(config_file)
+    found = find_published(loaded, model)
+    parent = found[0][0].parent
+    held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
+    current.pin(parent, held.name, mirror_folder(loaded).staging.scratch())
+    print_current(parent, as_json)

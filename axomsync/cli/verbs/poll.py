@@ -1,0 +1,14 @@
+"""`poll`: ask the console now."""
+
+import click
+
+from axomsync.cli.common import config_option, json_option, load
+from axomsync.cli.control import print_answer, steer
+
+
+@click.command()
+@config_option
+@json_option
+def poll(config_file: str | None, as_json: bool) -> None:
+    """Ask the console and scan the drop folder now."""
+    print_answer(steer(load(config_file), "poll"), as_json, lambda _: "the agent looks now")

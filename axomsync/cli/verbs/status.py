@@ -1,0 +1,79 @@
+"""`status`: one screen, or a live one."""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from axomsync.cli.common import config_option, json_option, load, status_of
+from axomsync.cli.output import print_json, print_json_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from axomsync.config import Loaded
+
+WATCH_SECONDS = 1.0
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C; with --json print a line each time.")
+def status(config_file: str | None, as_json: bool, watch: bool) -> None:
+    """Show one screen: agent, console, drop folder, mirror, transfers, problems."""
+    loaded = load(config_file)
+    if watch:
+        _watch(loaded, as_json)
+    elif as_json:
+        print_json(status_of(loaded))
+    else:
+        _show(loaded)
+
+
+def _show(loaded: "Loaded") -> None:
+    from axomsync.cli import tables
+
+    screen = tables.screen()
+    for part in _parts(loaded):
+        screen.print(part)
+
+
+def _parts(loaded: "Loaded") -> list[Any]:
+    """Return the parts of the screen: the state of everything, and the next steps."""
+    from axomsync.cli import advice, tables
+
+    document = status_of(loaded)
+    return [*tables.status(document), *tables.steps(advice.of_status(document))]
+
+
+def _watch(loaded: "Loaded", as_json: bool) -> None:
+    """Show it again and again until Ctrl-C, which is no failure."""
+    from axomsync.cli.tables import screen
+
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            _repeat(lambda: print_json_line(status_of(loaded)))
+        else:
+            _watch_on(screen(), loaded)
+
+
+def _watch_on(screen: "Console", loaded: "Loaded") -> None:
+    from rich.live import Live
+
+    from axomsync.cli import tables
+
+    if not screen.is_terminal or screen.is_dumb_terminal:  # printed lines can't be written over
+        _repeat(lambda: _show(loaded))
+    with Live(console=screen, screen=True, auto_refresh=False) as live:
+        _repeat(lambda: live.update(tables.fitting(_parts(loaded), screen), refresh=True))
+
+
+def _repeat(show: Callable[[], None]) -> NoReturn:
+    while True:
+        show()
+        sys.stdout.flush()
+        time.sleep(WATCH_SECONDS)

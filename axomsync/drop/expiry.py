@@ -1,0 +1,150 @@
+"""Archived files that are old enough to go (`[drop] archive_for`), and how much `uploaded/` and `rejected/` hold.
+
+A file goes when its receipt is so old and names the very bytes: they are read once more for that. The receipt stays. Only
+receipts that this agent's user or root has made count. Files in `rejected/` are for people, and stay.
+
+Failures handled: files without a receipt or with other bytes than it names (left alone), links, pipes and folders (never
+followed, left alone), a clock that is ahead of the console's, or a console that has not told its time yet (nothing goes), a
+folder or file that can't be looked at or removed (told once in the log; the others go on), a ledger that can't be written
+(whoever watches it tells).
+"""
+
+import json
+import logging
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+
+from axomsync.config import DropSettings
+from axomsync.core.documents import NotADocument
+from axomsync.core.errors import LocalFault
+from axomsync.core.folders import Folder
+from axomsync.core.paths import ARCHIVE, REASON, RECEIPT, REJECTS, UNFINISHED
+from axomsync.core.records import Receipt
+from axomsync.core.text import printable
+from axomsync.drop.digests import digest_of
+from axomsync.drop.receipts import folders_below, read_receipt
+from axomsync.drop.watch import folder_fault, stamp_of
+from axomsync.ledger.facts import PUT_AWAY
+from axomsync.runtime.worker import WorkerContext
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 3600.0
+NOTES = (RECEIPT, REASON)  # suffixes of what the agent writes beside the files
+
+
+class Amount:
+    """A number of files, and of their bytes."""
+
+    def __init__(self) -> None:
+        self.files = self.bytes = 0
+
+    def add(self, size: int) -> None:
+        """Count one more file."""
+        self.files += 1
+        self.bytes += size
+
+    def document(self) -> dict[str, int]:
+        """As `status` shows it."""
+        return {"files": self.files, "bytes": self.bytes}
+
+
+class Expiry:
+    """Looks through both folders, at most once in `LOOK_SECONDS`."""
+
+    def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
+        self._root, self._keep = settings.folder, settings.archive_for
+        self._context = context
+        self._looked_at: float | None = None  # by the monotonic clock
+        self._told: set[str] = set()  # faults that are in the log
+
+    def look(self, step: Callable[[], None]) -> None:
+        """Remove what is old enough, and note what is left; `step` is called now and then. Raises `LocalFault`."""
+        clock = self._context.clock()
+        if self._looked_at is not None and clock - self._looked_at < LOOK_SECONDS:
+            return
+        oldest = self._oldest()
+        if self._keep is not None and oldest is None:
+            return  # until the console has told its time
+        self._looked_at = clock
+        faults: dict[bytes, LocalFault] = {}
+        removed, archived, rejected = Amount(), Amount(), Amount()
+        try:
+            with Folder.open(self._root) as top:
+                for area, held, before in ((ARCHIVE, archived, oldest), (REJECTS, rejected, None)):
+                    for rel, folder, names in folders_below(top, area, faults):
+                        step()
+                        for name in names:
+                            if not (name.endswith(NOTES) or name.startswith(UNFINISHED)):
+                                self._take(_Archived(folder, rel, name), before, held, removed, step)
+        except OSError as error:
+            raise folder_fault(error) from None
+        for fault in faults.values():
+            self._tell(fault)
+        if removed.files:
+            files = f"{removed.files} archived file{'s' * (removed.files > 1)} of {removed.bytes} bytes"
+            log.info("%s removed, as [drop] archive_for says; the receipts stay", files)
+        with suppress(LocalFault):
+            held_now = {os.fsdecode(ARCHIVE): archived.document(), os.fsdecode(REJECTS): rejected.document()}
+            self._context.ledger.set_facts(**{PUT_AWAY: json.dumps(held_now)})
+
+    def _oldest(self) -> float | None:
+        """The time before which a receipt is old enough; None while no file may go."""
+        ahead = self._context.console.clock_ahead
+        if self._keep is None or ahead is None:
+            return None
+        return self._context.now() + min(0.0, ahead) - self._keep
+
+    def _take(
+        self, file: "_Archived", oldest: float | None, held: Amount, removed: Amount, step: Callable[[], None]
+    ) -> None:
+        try:
+            status = file.folder.status(file.name)
+            if status is None or not stat.S_ISREG(status.st_mode):
+                return
+            if oldest is not None and file.is_proven(status.st_size, oldest, step):
+                file.folder.unlink(file.name)
+                removed.add(status.st_size)
+            else:
+                held.add(status.st_size)
+        except OSError as error:
+            self._tell(folder_fault(error))
+
+    def _tell(self, fault: LocalFault) -> None:
+        if str(fault) not in self._told:
+            self._told.add(str(fault))
+            log.warning("%s", fault)
+
+
+class _Archived:
+    """The file `name` in `folder`, which is open and lies at `rel` below the drop folder."""
+
+    def __init__(self, folder: Folder, rel: bytes, name: bytes) -> None:
+        self.folder, self._rel, self.name = folder, rel, name
+
+    def is_proven(self, size: int, oldest: float, step: Callable[[], None]) -> bool:
+        """Whether a receipt from before `oldest` names the very bytes of the file. Raises `OSError`."""
+        written = self.folder.status(self.name + RECEIPT)
+        if written is None or written.st_mtime >= oldest:  # a duplicate's receipt names the time of the first upload
+            return False
+        receipt = self._receipt()
+        if receipt is None or receipt.bytes != size or receipt.at >= oldest:
+            return False
+        file = self.folder.open_file(self.name)
+        try:
+            before = stamp_of(os.fstat(file))
+            same = digest_of(file, size, step) == receipt.sha256
+            there = self.folder.status(self.name)  # somebody may have written to it, or put another in its place
+            return same and there is not None and stamp_of(there) == before
+        finally:
+            os.close(file)
+
+    def _receipt(self) -> Receipt | None:
+        place = os.path.join(self._rel, self.name + RECEIPT)
+        try:
+            return read_receipt(self.folder, self.name + RECEIPT, place.removeprefix(ARCHIVE + b"/"))
+        except NotADocument as why:
+            log.debug("%s: no receipt: %s", printable(os.fsdecode(place)), why)
+            return None

@@ -1,0 +1,39 @@
+"""`axomsync doctor`: try the real thing. Each check reports the state of a part and, if it does not work, the remedy.
+
+A check is one function in the room of its part: it gets the installation and yields findings. `CHECKS` has all of
+them in the order of the report: a new one needs a line there, and nothing else.
+
+Every check stands alone: one that fails never keeps the others from being made. Failures handled: all that a part of
+axomsync itself can meet (told in its own words), files of the kernel that are not there (that check is left out).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from axomsync.config import Settings
+from axomsync.ops import access
+from axomsync.ops.doctor import environment, far_side, folders, ledger, service, watching
+from axomsync.ops.doctor.findings import Finding
+from axomsync.ops.doctor.installation import Installation
+
+CHECKS: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
+    environment.calling_user,
+    environment.misspelt_variables,
+    environment.proxies_in_use,
+    environment.known_authorities,
+    far_side.console_and_storage,
+    environment.time_synchronisation,
+    folders.folders_in_use,
+    folders.growing_archive,
+    service.rights,
+    service.sandbox_of_units,
+    watching.file_events,
+    ledger.sound_ledger,
+)
+
+
+def examine(settings: Settings, config: Path, environ: Mapping[str, str], *, write: bool) -> Iterator[Finding]:
+    """Make all checks as the user who calls; `config` is the path of the configuration."""
+    installation = Installation(settings, environ, access.units(config), write)
+    for check in CHECKS:
+        yield from check(installation)

@@ -1,0 +1,149 @@
+"""Checks of the folders: are they there and writable, on which filesystem, with how much room.
+
+Failures handled: a folder that is missing, is no folder, or can't be written (told with the kernel's reason).
+"""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from axomsync.core.errors import LocalFault
+from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import ARCHIVE, CLAIMS, LEDGER_FILE, REJECTS
+from axomsync.ledger import Reader
+from axomsync.ledger.facts import PUT_AWAY
+from axomsync.ops.doctor.findings import Finding, Verdict
+from axomsync.ops.doctor.installation import Installation
+from axomsync.status.report import free_bytes, put_away
+
+FEW_INODES = 10_000
+FEW_BYTES = 100_000_000
+PLENTY = 10  # times the reserve
+
+
+def folders_in_use(installation: Installation) -> Iterator[Finding]:
+    """Check the folders of state, drop and mirror."""
+    reserve = installation.settings.mirror.reserve
+    for name, folder in installation.folders.items():
+        yield from _folder(name, folder, reserve if name == "mirror" else FEW_BYTES, write=installation.write)
+
+
+def growing_archive(installation: Installation) -> Iterator[Finding]:
+    """Check how much the folders hold that the agent fills in the drop folder."""
+    drop, ledger = installation.settings.drop, installation.settings.state.folder / LEDGER_FILE
+    try:
+        with closing(Reader(ledger)) as reader:
+            held = put_away(reader.facts().get(PUT_AWAY))
+        free = free_bytes(str(drop.folder / os.fsdecode(ARCHIVE))) or free_bytes(str(drop.folder))
+    except LocalFault:
+        return  # other checks tell why
+    total = sum(amount["bytes"] for amount in held.values())
+    if drop.enabled and total and free is not None:
+        yield archive(total, free, installation.settings.mirror.reserve)
+
+
+def _can_be_made(folder: Path) -> bool:
+    """Whether this user may make a missing folder, and those on the way to it."""
+    there = next(above for above in folder.absolute().parents if os.path.lexists(above))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True)
+
+
+def _folder(name: str, folder: Path, least: int, *, write: bool) -> Iterator[Finding]:
+    subject = f"{name} folder"
+    if os.path.lexists(folder) and not folder.is_dir():
+        what = "a link that leads to no folder" if folder.is_symlink() else "no folder"
+        yield Finding(subject, Verdict.FAIL, f"{folder} is {what}", f"move it away, or correct [{name}] folder")
+    elif not folder.is_dir() and name == "state" and _can_be_made(folder):
+        yield Finding(subject, Verdict.OK, f"{folder} is made by the first start")
+    elif not folder.is_dir():
+        yield Finding(subject, Verdict.FAIL, f"{folder} is not there", f"create it, or correct [{name}] folder")
+    elif (obstacle := _not_writable(subject, folder, write=write)) is not None:
+        yield obstacle
+    else:
+        if name == "drop":
+            yield from _own_folders(folder)
+            yield from _put_away(folder, write=write)
+        yield from _disk(name, folder, least)
+
+
+def _own_folders(drop: Path) -> Iterator[Finding]:
+    """Check that the sub-folders that the agent fills are folders, or are not there yet."""
+    for place in (drop / os.fsdecode(name) for name in (ARCHIVE, REJECTS, CLAIMS)):
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            found = f"{place} is a symlink or a file, which the agent does not follow"
+            yield Finding("drop folder", Verdict.FAIL, found, "move it away; the agent makes a folder there")
+
+
+def _put_away(drop: Path, *, write: bool) -> Iterator[Finding]:
+    """Check `uploaded` and `rejected`, which may have filesystems and rights of their own."""
+    for place in (drop / os.fsdecode(name) for name in (ARCHIVE, REJECTS)):
+        if place.is_symlink() or not place.is_dir():
+            continue
+        if (obstacle := _not_writable(f"drop {place.name}/", place, write=write)) is not None:
+            yield obstacle
+        elif place.stat().st_dev != drop.stat().st_dev:
+            yield from _disk(f"drop {place.name}/", place, FEW_BYTES)
+
+
+def _not_writable(subject: str, folder: Path, *, write: bool) -> Finding | None:
+    try:
+        if write:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x")
+        elif os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, "")
+        elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "it may not be written")
+    except OSError as error:
+        found, _, fix = str(local_fault(error, str(folder))).partition("; ")
+        return Finding(subject, Verdict.FAIL, found, fix.removeprefix("run: "))
+    return None
+
+
+def _disk(name: str, folder: Path, least: int) -> Iterator[Finding]:
+    """Check the filesystem of a folder, where `least` bytes must be free."""
+    status = os.statvfs(folder)
+    yield filesystem(name, folder, filesystem_type(folder))
+    yield space(name, folder, status.f_bavail * status.f_frsize, least)
+    if status.f_files:
+        yield inodes(name, folder, status.f_favail)
+
+
+def filesystem(name: str, folder: Path, kind: str) -> Finding:
+    """Judge a filesystem: SQLite's locks and file events can't be trusted where several machines write."""
+    subject = f"{name} filesystem"
+    if kind not in REMOTE_FILESYSTEMS:
+        return Finding(subject, Verdict.OK, f"{kind or 'unknown'} at {folder}")
+    if name == "state":
+        return Finding(subject, Verdict.FAIL, f"{folder} is on {kind}", "name a folder on a local disk as [state] folder")
+    limit = "new files are found by polling" if name == "drop" else "fsync and renames are as good as its server makes them"
+    return Finding(subject, Verdict.WARN, f"{folder} is on {kind}: {limit}", "a local disk is better, where you have one")
+
+
+def space(name: str, folder: Path, free: int, least: int) -> Finding:
+    """Judge the bytes that can still be written."""
+    found = f"{free / 1e9:.1f} GB free in {folder}"
+    if free >= least:
+        return Finding(f"{name} space", Verdict.OK, found)
+    fix = "free some space; for models also [mirror] keep, max_size and reserve"
+    return Finding(f"{name} space", Verdict.FAIL, f"{found}, and {least / 1e9:.1f} GB must be", fix)
+
+
+def archive(held: int, free: int, reserve: int) -> Finding:
+    """Judge the bytes that `uploaded/` and `rejected/` hold: warn when they are more than is free, and little is free."""
+    found = f"uploaded/ and rejected/ hold {held / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free beside them"
+    if free > held or free > PLENTY * reserve:
+        return Finding("drop archive", Verdict.OK, found)
+    fix = 'set [drop] archive_for = "30d" to have archived files removed at that age, or move them elsewhere'
+    return Finding("drop archive", Verdict.WARN, found, fix)
+
+
+def inodes(name: str, folder: Path, free: int) -> Finding:
+    """Judge the free inodes: a disk may be full of small files."""
+    if free >= FEW_INODES:
+        return Finding(f"{name} inodes", Verdict.OK, f"{free:,} free")
+    return Finding(f"{name} inodes", Verdict.WARN, f"{free:,} left in {folder}", "remove small files, or use a larger disk")

@@ -1,0 +1,31 @@
+"""Checks of the service: the rights of its user, and the sandbox of its units. What they are made of is in `ops.access`."""
+
+import os
+from collections.abc import Iterator
+
+from axomsync.ops import access
+from axomsync.ops.doctor.findings import Finding, Verdict
+from axomsync.ops.doctor.installation import Installation
+
+
+def rights(installation: Installation) -> Iterator[Finding]:
+    """Check that the service's user, or the caller where there is no service, may use the folders."""
+    user = installation.service if installation.units else access.caller()
+    settings = installation.settings
+    drop = settings.drop.folder if settings.drop.enabled else None
+    obstacles = access.denied(installation.folders, drop, user)
+    yield from (Finding("rights", Verdict.FAIL, obstacle.found, obstacle.fix) for obstacle in obstacles)
+    if not obstacles:
+        name = user.pw_name if user else f"the user {os.geteuid()}"
+        yield Finding("rights", Verdict.OK, f"{name} may use the folders that people made in the drop folder")
+    if drop is not None and (trap := access.umask_trap(drop, user)) is not None:
+        yield Finding("rights", Verdict.WARN, trap.found, trap.fix)
+
+
+def sandbox_of_units(installation: Installation) -> Iterator[Finding]:
+    """Check that units let their service write to every folder."""
+    for unit in installation.units:
+        hidden = access.hidden_by(unit, installation.folders)
+        yield from (Finding("unit", Verdict.FAIL, obstacle.found, obstacle.fix) for obstacle in hidden)
+        if not hidden:
+            yield Finding("unit", Verdict.OK, f"{unit['Id']} lets its service write to every folder")

@@ -1,0 +1,186 @@
+"""The JSON documents that users rely on, from the records that they show: the fields of every `--json`, hook and page.
+
+The document of `status` is made in `report`, those of `explain` in `explain`. Pure.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from axomsync.core.paths import CURRENT
+from axomsync.core.records import BaseModel, Dataset, Event, Happening, Model, Shard, Transfer, Upload
+from axomsync.core.text import iso, printable
+from axomsync.drop.documents import repeated_document, shard_document
+from axomsync.drop.handover import Batch, appeared
+
+if TYPE_CHECKING:
+    from axomsync.mirror.catalog import Change
+    from axomsync.mirror.publish.record import Record
+
+Document = dict[str, Any]
+
+
+def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Iterable[str] = ()) -> Document:
+    """Return one row of `axomsync uploads --json`. `orphans` are keys that storage may have and that no user was given."""
+    return {
+        "path": printable(os.fsdecode(upload.path)),
+        "folder": printable(os.fsdecode(os.path.dirname(upload.path))),
+        "filename": upload.filename,
+        "bytes": upload.stamp.size,
+        "sha256": upload.sha256,
+        "lines": upload.lines,
+        "repeated_lines": repeated_document(upload.repeated),
+        "state": str(upload.state),
+        "reason": upload.reason,
+        "upload_id": upload.upload_id,
+        "key": upload.key,
+        "etag": upload.etag,
+        "shards": [shard_document(shard) for shard in shards],
+        "orphans": list(orphans),
+        "created_at": iso(upload.created_at),
+        "updated_at": iso(upload.updated_at),
+    }
+
+
+def model_document(model: Model) -> Document:
+    """Return one row of `axomsync models --json`."""
+    total = model.bytes_total
+    return {
+        "id": model.id,
+        "name": model.name,
+        "version": model.version,
+        "params": model.params,
+        "remote_status": model.remote_status,
+        "state": str(model.state),
+        "reason": model.reason,
+        "bytes_done": model.bytes_done if total is None else min(model.bytes_done, total),
+        "bytes_total": total,
+        "path": model.path,
+        "created_at": model.created_at,
+        "damage": model.damage,
+        "verified_at": iso(model.verified_at),
+        "pulled": model.pulled,
+        "proofs": dict(model.proofs),
+    }
+
+
+def model_documents(known: Iterable[Model], changes: "Iterable[Change]") -> list[Document]:
+    """Return the rows of `axomsync models --json`, newest first: `known` models as they are after these `changes`.
+
+    A model that only the changes name is one that no agent has seen yet.
+    """
+    pending = {change.model.id: change for change in changes}
+    rows = [_changed(row, pending.pop(row.id, None)) for row in known]
+    rows += map(_unseen, pending.values())
+    documents = map(model_document, rows)
+    return sorted(documents, key=lambda document: (document["created_at"] or "", document["id"]), reverse=True)
+
+
+def _changed(row: Model, change: "Change | None") -> Model:
+    if change is None:
+        return row
+    return replace(row, state=change.state, reason=change.reason, remote_status=change.model.status)
+
+
+def _unseen(change: "Change") -> Model:
+    model = change.model
+    return Model(
+        id=model.id,
+        name=model.name,
+        version=model.version,
+        params=model.params,
+        base_model_id=model.base_model_id,
+        remote_status=model.status,
+        created_at=model.created_at,
+        state=change.state,
+        reason=change.reason,
+        path=None,
+        bytes_done=0,
+        bytes_total=None,
+        attempts=0,
+        next_attempt=None,
+        updated_at=0.0,
+    )
+
+
+def verified_document(folder: Path, record: "Record", damages: Iterable[object], *, repaired: bool) -> Document:
+    """Return one row of `axomsync verify --json`; `damages` are those that the last reading found."""
+    from axomsync.mirror.publish.record import file_documents
+
+    return {
+        "id": record.model.id,
+        "name": record.model.name,
+        "version": record.model.version,
+        "path": str(folder),
+        "bytes": sum(file.size for file in record.files),
+        "files": file_documents(record),
+        "damage": list(map(str, damages)),
+        "repaired": repaired,
+    }
+
+
+def current_document(parent: Path, version: str | None, *, pinned: bool) -> Document:
+    """Return what `pin`, `unpin` and `rollback` print: the version that `current` below `parent` leads to."""
+    return {"path": str(parent / CURRENT), "version": version, "pinned": pinned}
+
+
+def base_model_document(model: BaseModel) -> Document:
+    """Return one row of `axomsync base-models --json`."""
+    return asdict(model)
+
+
+def dataset_documents(listed: Sequence[Dataset], batches: Sequence[Batch]) -> list[Document]:
+    """Return the rows of `axomsync datasets --json`: the console's datasets, then `batches` that none was made of."""
+    places = appeared(batches, listed)
+    documents = [{**asdict(dataset), "uploaded_from": places.get(dataset.id)} for dataset in listed]
+    unknown = dict.fromkeys([*(field.name for field in fields(Dataset)), "uploaded_from"])
+    documents += [
+        {**unknown, "status": "not registered", "uploaded_from": b.place, "shard_count": b.objects, "bytes": b.bytes}
+        for b in batches
+        if b.place not in places.values()
+    ]
+    return documents
+
+
+def transfer_document(transfer: Transfer) -> Document:
+    """Return one transfer in flight."""
+    return {
+        "direction": transfer.direction,
+        "name": transfer.name,
+        "bytes_done": transfer.bytes_done,
+        "bytes_received": transfer.bytes_received,
+        "bytes_total": transfer.bytes_total,
+        "rate": transfer.rate,
+        "eta": transfer.eta,
+    }
+
+
+def event_document(event: Happening) -> Document:
+    """Return one line of the history."""
+    return {
+        "at": iso(event.at),
+        "kind": event.kind,
+        "subject": event.subject,
+        "state": event.state,
+        "reason": event.reason,
+    }
+
+
+def hook_document(event: Event, row: Model | Upload, shards: Iterable[Shard] = ()) -> Document:
+    """Return what a hook gets on standard input: the event, and the row as `--json` shows it."""
+    head = {"event": event.kind, "at": iso(event.at)}
+    if isinstance(row, Model):
+        return {**head, "model": model_document(row)}
+    return {**head, "upload": upload_document(row, shards)}
+
+
+def answer_document(answer: Document | None) -> Document:
+    """Return what `pause`, `resume`, `poll`, `retry` and `forget` print; `answer` is None when no agent runs."""
+    return {"running": answer is not None, **(answer or {})}
+
+
+def configuration_document(path: Path, remarks: Sequence[str]) -> Document:
+    """Return what `axomsync config check --json` prints; `remarks` are about the environment."""
+    return {"path": str(path), "remarks": list(remarks)}

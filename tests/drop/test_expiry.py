@@ -1,0 +1,139 @@
+"""`[drop] archive_for`: which archived files go, which stay, and what `status` says of the rest."""
+
+import json
+import os
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from axomsync.ledger import Reader
+from axomsync.ledger.facts import PUT_AWAY
+from tests.drop.inprocess import DropHere, ledger_template
+
+DAY = 86400.0
+DATA = b'{"text": "one"}\n'
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ledger_template(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def drop(tmp_path: Path, template: Path) -> DropHere:
+    """One with an archived file, whose archive is kept for 30 days."""
+    here = DropHere(tmp_path, template, archive_for="30d")
+    (here.folder / "sub").mkdir()
+    (here.folder / "sub" / "a.jsonl").write_bytes(DATA)
+    os.utime(here.folder / "sub" / "a.jsonl", (here.clocks.wall - 1, here.clocks.wall - 1))
+    here.finish()
+    assert archived(here).read_bytes() == DATA
+    return here
+
+
+def archived(drop: DropHere) -> Path:
+    return drop.folder / "uploaded" / "sub" / "a.jsonl"
+
+
+def receipt(drop: DropHere) -> Path:
+    return drop.folder / "uploaded" / "sub" / "a.jsonl.receipt.json"
+
+
+def later(drop: DropHere, days: float) -> None:
+    """A life that many days later."""
+    drop.clocks.wall += days * DAY
+    drop.clocks.monotonic += days * DAY
+    drop.live()
+
+
+def held(drop: DropHere) -> object:
+    return json.loads(drop.read(Reader.facts)[PUT_AWAY] or "")
+
+
+def test_archive_for_removes_the_file_at_that_age_and_keeps_the_receipt(drop: DropHere) -> None:
+    later(drop, 29)
+    assert archived(drop).exists()
+    later(drop, 2)
+    assert not archived(drop).exists()
+    assert json.loads(receipt(drop).read_bytes())["bytes"] == len(DATA)
+    assert held(drop) == {"uploaded": {"files": 0, "bytes": 0}, "rejected": {"files": 0, "bytes": 0}}
+    puts = drop.far.puts
+    (drop.folder / "sub" / "a.jsonl").write_bytes(DATA)
+    drop.finish()
+    assert drop.far.puts == puts, "the content is known from the receipt"
+
+
+def test_archive_for_removes_nothing_when_it_is_not_set(tmp_path: Path, template: Path) -> None:
+    drop = DropHere(tmp_path, template)
+    (drop.folder / "a.jsonl").write_bytes(DATA)
+    (drop.folder / "b.jsonl").write_bytes(b"no dataset")
+    drop.finish()
+    later(drop, 4000)
+    assert (drop.folder / "uploaded" / "a.jsonl").exists()
+    counted = {"uploaded": {"files": 1, "bytes": len(DATA)}, "rejected": {"files": 1, "bytes": 10}}
+    assert held(drop) == counted, "receipts and reasons are not counted"
+
+
+def lose_receipt(drop: DropHere) -> None:
+    receipt(drop).unlink()
+
+
+def empty_receipt(drop: DropHere) -> None:
+    archived(drop).write_bytes(DATA + DATA)  # else the ledger would know the file, and write its receipt again
+    receipt(drop).write_bytes(b"")
+
+
+def forget_receipt(drop: DropHere) -> None:
+    told = json.loads(receipt(drop).read_bytes())
+    receipt(drop).write_text(json.dumps({**told, "forgotten": "2026-01-01T00:00:00+00:00"}))
+
+
+def write_more(drop: DropHere) -> None:
+    archived(drop).write_bytes(DATA + DATA)
+
+
+def write_the_same_size(drop: DropHere) -> None:
+    archived(drop).write_bytes(DATA.replace(b"one", b"two"))
+
+
+def forge_a_receipt(drop: DropHere) -> None:
+    """One that somebody of the group has made, for a file that nobody uploaded."""
+    (archived(drop).with_name("c.jsonl")).write_bytes(DATA + DATA)
+    told = {**json.loads(receipt(drop).read_bytes()), "bytes": 2 * len(DATA), "sha256": sha256(DATA + DATA).hexdigest()}
+    forged = archived(drop).with_name("c.jsonl.receipt.json")
+    forged.write_text(json.dumps(told))
+    forged.chmod(0o664)
+    archived(drop).unlink()
+
+
+def link_elsewhere(drop: DropHere) -> None:
+    (drop.outside / "precious.jsonl").write_bytes(DATA)
+    archived(drop).unlink()
+    archived(drop).symlink_to(drop.outside / "precious.jsonl")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lose_receipt, empty_receipt, forget_receipt, write_more, write_the_same_size, forge_a_receipt, link_elsewhere],
+)
+def test_archive_for_leaves_alone_what_no_receipt_proves(drop: DropHere, change: Callable[[DropHere], None]) -> None:
+    change(drop)
+    before = sorted(path.name for path in archived(drop).parent.iterdir() if not path.name.endswith(".receipt.json"))
+    later(drop, 31)
+    after = sorted(path.name for path in archived(drop).parent.iterdir() if not path.name.endswith(".receipt.json"))
+    assert after == before
+    assert all(path.read_bytes() == DATA for path in drop.outside.iterdir())
+
+
+def test_archive_for_trusts_no_clock_that_is_ahead_of_the_consoles(drop: DropHere) -> None:
+    drop.far.clock_ahead = -400 * DAY
+    later(drop, 400)
+    assert archived(drop).exists()
+    drop.far.clock_ahead = None
+    later(drop, 1)
+    assert archived(drop).exists(), "the console has not told its time"
+    drop.far.clock_ahead = 0.0
+    later(drop, 1)
+    assert not archived(drop).exists()
