@@ -31,6 +31,7 @@ _FORMS = (
     (config.OptionalDuration, 'duration, or ""'),
     (config.Size, "size"),
     (config.OptionalSize, 'size, or ""'),
+    (config.Connections, 'number from 1 to 256, or "auto"'),
     (config.Bandwidth, "rate, or list of times with a rate"),
     (config.Folder, "absolute path"),
     (config.OptionalFile, 'absolute path, or ""'),

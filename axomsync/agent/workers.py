@@ -31,6 +31,7 @@ from axomsync.runtime.problems import Problems
 from axomsync.runtime.throttle import Throttle
 from axomsync.runtime.worker import Worker, WorkerContext
 from axomsync.storage.client import Storage
+from axomsync.transport.links import connections_for_links
 
 if TYPE_CHECKING:
     from axomsync.runtime.schedule import Schedule
@@ -90,12 +91,12 @@ class Workers:
         )
 
     def _build_mirror(self, context: WorkerContext, patience: float) -> tuple[Mirror, Upkeep]:
-        settings = self.settings.mirror
+        settings, connections = self.settings.mirror, self.settings.transfer.connections or connections_for_links()
         mirror = MirrorContext(
             **vars(context),
             settings=settings,
             mirror_folder=MirrorFolder(settings.folder, context.identity),
-            lanes=Lanes(self.settings.transfer.connections, context, hashes=settings.verify == "etag"),
+            lanes=Lanes(connections, context, hashes=settings.verify == "etag"),
             patience=patience,
         )
         return Mirror(mirror), Upkeep(mirror)

@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 from axomsync.config.values import (
     Bandwidth,
     Command,
+    Connections,
     Duration,
     Folder,
     Globs,
@@ -117,7 +118,9 @@ class MirrorSettings(_Section):
 class TransferSettings(_Section):
     """`[transfer]`: connections, speed and patience of transfers."""
 
-    connections: Whole = _key(16, "most connections to storage at once", ge=1, le=256)
+    connections: Connections = _key(
+        "auto", "most connections to storage at once; auto is one for each 0.4 Gbit/s of the fastest link, 16 to 256"
+    )
     bandwidth: Bandwidth = _key(
         "", 'a rate like "100MB/s" or a timetable like ["Mon-Fri 08:00 50MB/s", "20:00 off"]', reload=Reload.AT_ONCE
     )

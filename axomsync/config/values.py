@@ -24,6 +24,8 @@ from axomsync.config.units import (
 )
 from axomsync.core.policy import BandwidthRule
 
+CONNECTIONS_MOST = 256
+
 
 def _absolute(value: Path) -> Path:
     if API_KEY.search(str(value)):
@@ -80,6 +82,17 @@ def text_list(value: object) -> object:
     return value
 
 
+def parse_connections(value: object) -> int | None:
+    """Check a number of connections; None stands for `"auto"`."""
+    if value == "auto":
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(CONNECTIONS_MOST)):
+        value = int(value)  # the environment has no numbers
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= CONNECTIONS_MOST:
+        return value
+    raise ValueError(f'{shown(value)} is not a number of connections; write "auto", or 1 to {CONNECTIONS_MOST}')
+
+
 def host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Check host names and write them in lower case."""
     for name in names:
@@ -113,6 +126,11 @@ OptionalDuration = Annotated[
     float | None,
     BeforeValidator(lambda value: None if value == "" else parse_duration(value)),
     PlainSerializer(lambda value: "" if value is None else show_duration(value)),
+]
+Connections = Annotated[
+    int | None,
+    BeforeValidator(parse_connections),
+    PlainSerializer(lambda value: "auto" if value is None else value),
 ]
 Bandwidth = Annotated[tuple[BandwidthRule, ...], BeforeValidator(parse_bandwidth), PlainSerializer(show_bandwidth)]
 Folder = Annotated[Path, AfterValidator(_absolute)]

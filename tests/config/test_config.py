@@ -77,8 +77,11 @@ def test_the_example_is_what_the_program_writes_and_holds_every_key_with_its_def
         ("[mirror]\nfolder = 5", ["[mirror] folder: 5: write a path"]),
         ('[mirror]\nfolder = "/a\\u0000b"', ["a path can't hold a NUL character"]),
         ("[mirror]\nfolder = '~nobody-has-this-name/x'", ["the user of this home folder does not exist"]),
-        ("[transfer]\nconnections = 0", ["[transfer] connections: "]),
-        ("[transfer]\nconnections = 1000", ["[transfer] connections: "]),
+        ("[transfer]\nconnections = 0", ['[transfer] connections: 0 is not a number of connections; write "auto"']),
+        ("[transfer]\nconnections = 1000", ['write "auto", or 1 to 256']),
+        ("[transfer]\nconnections = true", ["[transfer] connections: True is not a number"]),
+        ("[transfer]\nconnections = '1000'", ['"1000" is not a number of connections']),
+        ("[transfer]\nconnections = 'fast'", ['[transfer] connections: "fast" is not a number']),
         ("[transfer]\nbandwidth = '100'", ["'100' is not a rate; write it like \"100MB/s\""]),
         ("[transfer]\nbandwidth = '0MB/s'", ["'0MB/s' is not a rate"]),
         ("[transfer]\nbandwidth = ['Moo 08:00 1MB/s']", ["'Moo 08:00 1MB/s' names an unknown day"]),
@@ -285,6 +288,9 @@ bandwidth = ["Mon-Fri 08:00 50MB/s", "20:00 off"]
 
 def test_config_show_names_the_origin_of_each_value() -> None:
     rows = {row["key"]: row for row in config.effective(parse("[drop]\n\nsettle = '90s'", AXOMSYNC_MIRROR__KEEP="2"))}
+    connections = {"AXOMSYNC_TRANSFER__CONNECTIONS": "64"}
+    assert parse("", **connections).settings.transfer.connections == 64
+    assert parse("").settings.transfer.connections is None, "auto"
     assert rows["drop.settle"] == {"key": "drop.settle", "value": "90s", "from": f"{FILE}:3"}
     assert rows["mirror.keep"] == {"key": "mirror.keep", "value": 2, "from": "$AXOMSYNC_MIRROR__KEEP"}
     assert rows["drop.validate"] == {"key": "drop.validate", "value": "full", "from": "default"}
