@@ -65,7 +65,7 @@ NOT_STORED = [
 def test_file_is_removed_only_after_a_confirmation(
     tmp_path: Path, server: FaultyServer, after: str, shard: str, refused: str
 ) -> None:
-    """Of a file in shards, the second one is `refused`."""
+    """The second shard of a file is `refused`."""
     (tmp_path / "template").mkdir()
     with (
         closing(Storage(loopback=True, stall=2.0, answer_seconds=2.0)) as client,
