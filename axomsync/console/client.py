@@ -169,7 +169,7 @@ class Console:
                 raise Rejected(f"{absent}; is [console] url right?") from None
             left -= len(body)
             page = decoded(body, path)
-            del body  # before its successor: memory has room for one of the two
+            del body  # frees its memory while the page is in use
             yield page
             url = self._following(url, following) if following else None
 

@@ -41,7 +41,7 @@ DETAIL_SECONDS = 30.0  # for the body of an error; the rest is not waited for
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 _CODINGS = ("gzip", "x-gzip", "deflate")  # a proxy may apply these unasked
-_ZLIB_OR_GZIP = 47  # zlib's number for: either header
+_ZLIB_OR_GZIP = 47  # zlib's number for either header
 
 
 class NotThere(Rejected):

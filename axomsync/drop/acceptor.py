@@ -29,8 +29,7 @@ _TEXT = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|%b)' % _UNICODE
 _BLANK = rb"[ \t\r]*+"
 
 _blank = re.compile(_BLANK)
-# One call matches at most as many characters as need little memory. (No possessive groups: Python before 3.11.5 has a bug in
-# them.)
+# One call matches only as many characters as need little memory. (Not possessive: Python before 3.11.5 has a bug there.)
 _text = re.compile(_TEXT + rb"{0,1000}")
 _digits = re.compile(rb"[-+.0-9eE]*+")
 _number = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?")

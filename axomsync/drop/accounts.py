@@ -2,7 +2,7 @@
 
 The log names each rule once, and each file at level debug.
 
-Failures handled: a ledger that can't be written (its own worker reports it; the report is written once that is possible).
+Failures handled: a ledger that can't be written (the agent reports that; the report is written once it is possible).
 """
 
 import json
@@ -31,7 +31,7 @@ class Accounts:
         self._named: set[bytes] = set()
 
     def observe(self, left: LeftAlone) -> None:
-        """Report what one scan of the folder left alone."""
+        """Report the files that one scan of the folder left alone."""
         for rule, count in left.counts.items():
             if rule not in self._rules and rule is not Rule.UNREADABLE:  # unreadable ones are reported as a problem
                 folders = left.folders.get(rule, 0)

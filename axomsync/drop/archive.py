@@ -60,7 +60,7 @@ def archive(
 
 
 def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> str:
-    """Replace a receipt that has no content; returns its mark. Raises `LocalFault`."""
+    """Replace a receipt without usable content; returns its mark. Raises `LocalFault`."""
     try:
         with folder_of(root, path) as (folder, name):
             folder.replace(name, receipt_text(upload, confirmed, shards).encode("utf-8", "backslashreplace"))
@@ -70,7 +70,7 @@ def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Uplo
 
 
 def write_reason_again(root: Path, path: bytes, upload: Upload) -> None:
-    """Replace a reason that has no content by what the ledger knows. Raises `LocalFault`."""
+    """Replace a reason without usable content, from the ledger. Raises `LocalFault`."""
     name = printable(os.fsdecode(upload.path))
     lines = [f"{name} was not uploaded: {upload.reason}", "", _how_to_try_again(root, name), ""]
     try:
@@ -217,7 +217,7 @@ def _made(top: Folder, place: bytes) -> Iterator[Folder]:
 def _open_to_droppers(folder: Folder, pattern: os.stat_result) -> None:
     """Give a folder of ours the group and the rights of the drop folder, so that its users can take back rejected files.
 
-    The unit's sandbox forbids to set the set-gid bit; new folders inherit it. Best effort: a failure delays no file.
+    The unit's sandbox forbids setting the set-gid bit; new folders inherit it. Best effort: a failure delays no file.
     """
     found, descriptor = os.fstat(folder.descriptor), folder.descriptor
     if found.st_uid != os.geteuid():

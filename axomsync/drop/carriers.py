@@ -23,7 +23,7 @@ LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the a
 
 
 class Carriers:
-    """Carries files, from the first `begin` to `end`. `went_on` is called whenever a file made progress."""
+    """Carries files, from the first `begin` to `end`. `went_on` is called whenever something was done for a file."""
 
     def __init__(self, uploader: Uploader, context: WorkerContext, went_on: Callable[[], None]) -> None:
         self._uploader = uploader
@@ -97,10 +97,10 @@ class Carriers:
                 self._backlog.done(row)  # before the loop is woken, which must see it
                 if went_on:
                     self._went_on()
-        self._backlog.clear()  # else `wait_until_idle` would wait for uploads that nobody carries
+        self._backlog.clear()  # else `wait_until_idle` would wait for uploads without a carrier
 
     def _carry(self, row: int) -> bool:
-        """Carry one file. True if it made progress or was refused, so that the loop must look again."""
+        """Carry one file. True if its row changed or the key was refused: then the loop must look again."""
         if self._clock() < self._key_pause_ends:
             return False  # the key was refused while this file waited
         try:

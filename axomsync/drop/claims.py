@@ -2,7 +2,7 @@
 
     agents/<identity>      an agent that has worked here
     claims/<digest>        a symlink to the identity of the agent that carries this content now
-    claims/<digest>.json   what storage has of it, for other agents; also for later lives of an agent whose files stay
+    claims/<digest>.json   its ids in storage, for other agents; also for later lives of an agent whose files stay
 
 One atomic call makes a symlink with its target, on network filesystems too. An agent waits for the claim of any user. But it
 believes a record only if its own user or root has made it, no other user may write to it, and it names the content itself:
@@ -151,7 +151,7 @@ class Claims:
                 claims.unlink(_name(content))
 
     def forget(self, content: str) -> None:
-        """Delete claim and record: no agent is told any more that storage has the content. Raises `LocalFault`."""
+        """Delete claim and record, so that no agent counts the content as uploaded. Raises `LocalFault`."""
         self.release(content)
         try:
             with self._opened(b"claims") as claims:

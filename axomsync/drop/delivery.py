@@ -67,8 +67,7 @@ class Delivery:
 
     def _deliver(self, upload: Upload, beat: Beat) -> Upload:
         content = self.content(upload)
-        # A file may be deleted only if this agent itself sent it: for other files, only another agent says that storage has
-        # them.
+        # A file may be deleted only if this agent itself sent it: of others it only knows another agent's word.
         deletes = self._settings.after == "delete"
         name = upload.filename if self._named else None
         twin = self._ledger.read.same_content(upload.sha256 or "", name, sent=deletes)

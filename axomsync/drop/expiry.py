@@ -6,7 +6,7 @@ stays. Only receipts that this agent's user or root has made count. Files in `re
 Failures handled: files without a receipt or with other bytes than it names (left alone), links, pipes and folders (never
 followed, left alone), a clock ahead of the console's (the console's is used), a console that has not sent its time yet
 (nothing is removed), a folder or file that can't be read or removed (logged once; the others go on), a ledger that can't be
-written (its own worker reports it).
+written (the agent reports that).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The file name that the console is told for a dropped file. Pure."""
+"""The file name that the console receives for a dropped file. Pure."""
 
 import hashlib
 import posixpath

@@ -247,9 +247,9 @@ class ObjectPut:
     def _is_doubtful(self, host: str, confirmed: Confirmation, md5: str) -> bool:
         """Check for an ETag that looks like an MD5 but differs from the bytes' MD5, on a host whose ETags may not be MD5s.
 
-        Raises `Transient` if the ETag means that storage has other bytes or stores nothing: it is the MD5 of no bytes, this
-        host's ETags are known MD5s, other bytes got the same ETag, or it is the first such ETag for these bytes. The next
-        try decides: damage during the transfer hardly gives the same ETag twice.
+        Raises `Transient` if the ETag means that storage has other bytes or stores nothing: it is the MD5 of no bytes, the
+        host's ETags are known MD5s, other bytes got the same ETag, or the host is unknown and this is its first such ETag.
+        The next try decides then: damage during the transfer hardly gives the same ETag twice.
         """
         plain = plain_md5(confirmed.etag)
         if plain == md5:

@@ -70,7 +70,7 @@ class Setbacks:
             self._told[upload.id] = without_request(str(failure))
             log.warning("%s: %s; tried again later", shown(upload.path), failure)
         stamp = None
-        with suppress(LocalFault):  # a fault of this look is the recorded failure itself
+        with suppress(LocalFault):  # an unreadable file is already the recorded failure
             stamp = stamp_at(self._root, upload.path)
         if anew:
             state, stamp = UploadState.SETTLING, current.stamp

@@ -137,7 +137,7 @@ def hold(folder: Path) -> int:
 def open_or_make(path: Path) -> int:
     """Open a regular file in the state folder, or make it; returns a descriptor. Raises `OSError`, `LocalFault`.
 
-    A file that root makes is given to the folder's owner, as whom the agent runs.
+    A file that root makes is given to the folder's owner, who is the agent's user.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN, 0o640)

@@ -1,11 +1,13 @@
 """Publication: moves a model from staging to the place where servers read, all at once or not at all.
 
 A published folder appears by one rename, after every byte of it was synced, and disappears by one. Existing files are never
-written into; files that are selected later join it, each by a rename. Failures handled: a crash between any two steps (the
-next start finds the folder by its record and continues), a folder that belongs to another model or to none (the model gets
-another name), a symlink in the place of the model's folder (`Rejected`), a folder that a process opens while it is removed
-or renamed (put back), a link or a FIFO that another user put among the collected files (removed, never followed), a record
-that can't be read now (`LocalFault`: the folder counts as present), a full disk.
+written into; files that are selected later join it, each by a rename.
+
+Failures handled: a crash between any two steps (the next start finds the folder by its record and continues), a folder that
+belongs to another model or to none (the model gets another name, or `Rejected` if that is taken too), a symlink in the place
+of the model's folder (`Rejected`), a folder that a process opens while it is removed or renamed (put back), a link or a FIFO
+that another user put among the collected files (removed, never followed), a record that can't be read now (`LocalFault`: the
+folder counts as present), a full disk.
 """
 
 import os
