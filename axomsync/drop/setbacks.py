@@ -45,8 +45,7 @@ class Setbacks:
             return
         is_done = current.state in (UploadState.UPLOADED, UploadState.DUPLICATE)
         if stamp is not None and same_file(stamp, upload.stamp) and not is_done:
-            # The file reads differently each time though its stamp stays: that is no new file, and would go on for ever
-            # without a pause.
+            # The file reads differently each time though its stamp stays: no new file, and endless without a pause.
             self.wait(upload, Transient(f"{changed}, though its time stamps are the same"), anew=True)
             return
         log.info("%s: %s", shown(upload.path), changed)

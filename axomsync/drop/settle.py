@@ -70,7 +70,7 @@ def same_file(one: Stamp, other: Stamp) -> bool:
 
 
 def _looks_alike(one: Stamp, other: Stamp) -> bool:
-    """`same_file`, and also the same ctime: a waiting file may have waited for new rights."""
+    """`same_file` and the same ctime; another ctime may mean new rights, for which the file waited."""
     return same_file(one, other) and one.ctime_ns == other.ctime_ns
 
 

@@ -64,8 +64,7 @@ _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # the last two: t
 _libc = ctypes.CDLL(None, use_errno=True)
 _IN_CREATE = 0x100  # linux/inotify.h
 
-# mv and hard links raise only "created", temp-then-rename only "moved"; a tree that is moved in raises only its folder's
-# event.
+# mv and hard links raise only "created", temp-then-rename only "moved"; a moved tree only its folder's event.
 HINTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent]
 
 
@@ -294,8 +293,7 @@ class Watcher:
     def stop(self) -> None:
         """Stop watching."""
         if self._observer is not None:
-            # In another thread: if an observer's thread died, it may have left a lock behind, and this call would wait for
-            # ever.
+            # In another thread: if an observer's thread died, it may have left a lock behind, and this call would hang.
             end = threading.Thread(target=_end, args=(self._observer,), name="end of a watch", daemon=True)
             end.start()
             end.join(timeout=END_SECONDS)
@@ -315,8 +313,7 @@ class Watcher:
             self.fault = _LIMITS.get(error.errno or 0) or str(local_fault(error, str(target)))
             return
         self._observer, self.kind = observer, "polling" if polling else "inotify"
-        # Not only the observer and its emitters: another thread reads from inotify behind them, and no attribute leads to
-        # it.
+        # Not only the observer and its emitters: one more reads from inotify behind them, and no attribute leads to it.
         self._threads = [thread for thread in set(threading.enumerate()) - before if isinstance(thread, BaseThread)]
         self.fault = None if polling else _limit_on_watches(target)
 

@@ -31,7 +31,7 @@ GROUP_COMMIT_MOST = 256
 LOCKED_SECONDS = 3.0  # another program may hold the lock so long before it is reported; commands wait five seconds
 SLOW_SECONDS = 10.0  # a disk under load may be slow
 
-# SQLite's errors for a wrong statement or value; all others come from the disk.
+# SQLite's errors for a wrong statement or value, not for the disk.
 _BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 
 

@@ -64,7 +64,7 @@ class Ledger(UploadWrites, ModelWrites, AgentWrites):
 
     @property
     def read(self) -> Reader:
-        """The reads."""
+        """The reader of this ledger, in this process."""
         return self._read
 
     # Health of the ledger's file
