@@ -1,8 +1,8 @@
 """The five console calls: documented answers in, records out.
 
-Failures handled: entries that do not fit their form (left out and named, never a crash), a list that is paged by a Link
-header, wrapped in an object or endless, a list that goes on at another host (the key is not sent there), the manifest of
-another model. Those of one exchange are in `session`, those of the forms in `shapes`.
+Failures handled: entries that do not fit their form (left out and named, never a crash), a list in pages by a Link header,
+wrapped in an object, or endless, a list that continues on another host (the key is not sent there), the manifest of another
+model. `session` handles the failures of one exchange, `shapes` those of the forms.
 
 The source of facts is the vendor's page "Models & datasets".
 """
@@ -38,14 +38,14 @@ from axomsync.transport.proxies import Proxy
 
 log = logging.getLogger(__name__)
 
-MOST_ENTRIES = 200_000  # of a list
+MOST_ENTRIES = 200_000  # of one list
 PAGE_LIMIT = 1000
 
 R = TypeVar("R")
 
 
 class Console:
-    """A client for one console. `read_key` is asked for the API key at the start and again after a 401."""
+    """A client for one console. `read_key` is called for the API key at the start and again after a 401."""
 
     def __init__(
         self,
@@ -71,12 +71,12 @@ class Console:
 
     @property
     def proxy(self) -> Proxy | None:
-        """The proxy that leads to the console."""
+        """The proxy between the agent and the console; None without one."""
         return self._session.proxy
 
     @property
     def clock_ahead(self) -> float | None:
-        """Seconds that the console's clock was ahead of ours when it answered last."""
+        """Seconds by which the console's clock was ahead of ours at its last answer; None before the first."""
         return self._session.clock_ahead
 
     def close(self) -> None:
@@ -84,11 +84,11 @@ class Console:
         self._session.close()
 
     def silence(self) -> float:
-        """Seconds since the first call without an answer, if none was answered after it; else 0. From any thread."""
+        """Seconds since the first unanswered call; 0 if a later call was answered. From any thread."""
         return self._session.silence()
 
     def forget_key(self) -> None:
-        """Read the API key from its source before the next call."""
+        """Read the API key again from its source before the next call."""
         self._session.forget_key()
 
     def base_models(self) -> list[BaseModel]:
@@ -104,7 +104,7 @@ class Console:
 
     @property
     def models_left_out(self) -> str | None:
-        """Which entries of the last list of models lacked what is documented; then the list does not show all there are."""
+        """Unusable entries of the last list of models; with them, the list is incomplete. None if there were none."""
         return left_out_words(self._left_out.get("/models", []))
 
     def datasets(self) -> list[Dataset]:
@@ -112,7 +112,7 @@ class Console:
         return [Dataset(**shape.model_dump()) for shape in self._list("/datasets", DatasetShape)]
 
     def manifest(self, model_id: str) -> Manifest:
-        """`GET /models/{id}/download` (scope models). Raises `NotThere` when the model vanished."""
+        """`GET /models/{id}/download` (scope models). Raises `NotThere` if the model disappeared."""
         answer, date = self._session.call("GET", f"/models/{quote(model_id, safe='')}/download", scope="models")
         shape = fit(ManifestShape, answer, "the download manifest")
         if shape.model_id != model_id:
@@ -169,12 +169,12 @@ class Console:
                 raise Rejected(f"{absent}; is [console] url right?") from None
             left -= len(body)
             page = decoded(body, path)
-            del body  # what follows has room for one of the two
+            del body  # frees its memory while the page is in use
             yield page
             url = self._following(url, following) if following else None
 
     def _following(self, url: str, following: str) -> str:
-        """The next page's URL at our own origin: the key goes nowhere else, whatever host or scheme a proxy writes."""
+        """The next page's URL at our own origin: the key is sent nowhere else, whatever host or scheme a proxy writes."""
         own = urlsplit(self._session.url)
         try:
             parts = urlsplit(urljoin(url, following))

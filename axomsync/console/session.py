@@ -1,9 +1,8 @@
-"""One exchange with the console: a request with the key, a bounded answer, each refusal mapped to what to do next.
+"""One exchange with the console: a request with the key, a bounded answer, and a remedy for each refusal.
 
-Failures handled: 401 (the key source is read again once, then `KeyRefused`), 403 (`Rejected`, names the missing scope),
-404, 400/409/422 (`Rejected` with the server's `detail`), 429/5xx/connection failures (`Transient`, honouring Retry-After
-in both forms), answers that are HTML, empty, huge (as they are or once they are unpacked) or endless, a far side that
-repeats our key in what it says.
+Failures handled: 401 (the key source is read again once, then `KeyRefused`), 403 (`Rejected`, names the missing scope), 404,
+400/409/422 (`Rejected` with the server's `detail`), 429/5xx/connection failures (`Transient`, with Retry-After in both
+forms), answers that are HTML, empty, huge (as received or unpacked) or endless, a server that repeats our key in its answer.
 
 The sources of facts are the vendor's pages "Authentication" and "Errors & conventions".
 """
@@ -36,13 +35,13 @@ from axomsync.transport.proxies import Proxies
 
 ANSWER_LIMIT = 64 * 1024 * 1024  # bytes, unpacked, of all pages together; a catalog of 100,000 models is about 30 MB
 STEP = 256 * 1024  # bytes that are unpacked at once
-ANSWER_SECONDS = 300.0  # for one whole answer; a far side that trickles must not hold a worker for ever
+ANSWER_SECONDS = 300.0  # for one whole answer; a server that sends very slowly must not hold a worker for ever
 DETAIL_LIMIT = 16 * 1024
-DETAIL_SECONDS = 30.0  # what comes later of an error is not waited for
+DETAIL_SECONDS = 30.0  # for the body of an error; the rest is not waited for
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
-_CODINGS = ("gzip", "x-gzip", "deflate")  # that a proxy may apply unasked
-_ZLIB_OR_GZIP = 47  # zlib's own sign for: either header
+_CODINGS = ("gzip", "x-gzip", "deflate")  # a proxy may apply these unasked
+_ZLIB_OR_GZIP = 47  # zlib's number for either header
 
 
 class NotThere(Rejected):
@@ -50,7 +49,7 @@ class NotThere(Rejected):
 
 
 class Session:
-    """Requests to one console. `read_key` is asked for the API key at the start and again after a 401."""
+    """Requests to one console. `read_key` is called for the API key at the start and again after a 401."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class Session:
         self._now, self._clock = now, clock
         self._silent_since: float | None = None
         self._answer_seconds = answer_seconds
-        self.clock_ahead: float | None = None  # seconds that the console's clock was ahead of ours when it answered last
+        self.clock_ahead: float | None = None  # seconds by which the console's clock was ahead of ours at its last answer
         self.proxy = Proxies.of(os.environ).leading_to(self.url)
         context = tls_context(ca_file)
         self._client = httpx.Client(
@@ -86,22 +85,22 @@ class Session:
         self._client.close()
 
     def silence(self) -> float:
-        """Seconds since the first call without an answer, if none was answered after it; else 0. From any thread."""
+        """Seconds since the first unanswered call; 0 if a later call was answered. From any thread."""
         since = self._silent_since
         return 0.0 if since is None else self._clock() - since
 
     def forget_key(self) -> None:
-        """Read the API key from its source before the next call."""
+        """Read the API key again from its source before the next call."""
         self._key = None
 
     def call(self, method: str, path: str, *, scope: str, body: object = None) -> tuple[object, float | None]:
-        """The answer's JSON, and the console's clock if it tells (seconds since the epoch)."""
+        """Call the console; returns the answer's JSON, and the console's time if it sent one (seconds since the epoch)."""
         with self.request(method, self.url + path, scope, body) as response:
             return decoded(self.body(response), path), http_date(response.headers.get("Date", ""))
 
     @contextmanager
     def request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
-        """A successful response, its body not yet read. A refused key is read anew from its source once."""
+        """Yields a successful response before its body is read. After a 401, the key is read again from its source once."""
         key = self._key or self._read_key()
         if self._silent_since is None:
             self._silent_since = self._clock()
@@ -124,7 +123,7 @@ class Session:
                 raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
 
     def body(self, response: httpx.Response, most: int = ANSWER_LIMIT) -> bytearray:
-        """The whole body, unpacked. Raises `Transient` when it has more than `most` bytes."""
+        """Read the whole body, unpacked. Raises `Transient` if it has more than `most` bytes."""
         body = bytearray()
         for piece in self._pieces(response):
             body += piece
@@ -134,7 +133,7 @@ class Session:
         return body
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
-        """The body as it arrives, unpacked step by step: a kilobyte may be packed from a gigabyte."""
+        """Yields the body as it arrives, unpacked in small steps: a kilobyte can unpack to a gigabyte."""
         began, path = self._clock(), printable(response.request.url.path)
         coding = response.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", *_CODINGS):
@@ -184,9 +183,9 @@ class Session:
         raise Rejected(f"{call}: the console refuses it with {status}: {detail}")
 
     def _detail(self, response: httpx.Response) -> str:
-        """The server's own words, one short line; proxies answer with HTML, nothing at all, or a lot."""
+        """The server's reason on one short line; proxies answer with HTML, with nothing, or with long texts."""
         piece, ends = b"", time.monotonic() + DETAIL_SECONDS
-        with suppress(Transient):  # what it says of the refusal does not matter as much as the refusal
+        with suppress(Transient):  # the refusal matters more than its reason
             for more in self._pieces(response):
                 piece += more
                 if len(piece) >= DETAIL_LIMIT or time.monotonic() > ends:
@@ -195,12 +194,12 @@ class Session:
             text = _words(orjson.loads(piece[:DETAIL_LIMIT])["detail"])
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
             text = ""
-        # The key goes first: the cut might leave most of it.
+        # The key is removed before the cut, which might leave most of it.
         return printable(" ".join(text.replace(self._key or "\n", "…").split()))[:300] or "no detail given"
 
 
 def decoded(body: bytearray, path: str) -> object:
-    """The JSON of a body. Raises `Transient` when it is none: a proxy's page, perhaps."""
+    """Parse a body as JSON. Raises `Transient` if it is none, for example a proxy's page."""
     try:
         return decode(body)
     except NotADocument as fault:
@@ -216,7 +215,7 @@ def _bearer(key: str) -> dict[str, str]:
 
 
 def _words(detail: Any) -> str:
-    """`detail` as text; frameworks write a list of `{"loc": ["body", "filename"], "msg": "…"}` for what is invalid."""
+    """`detail` as text; frameworks send a list of `{"loc": ["body", "filename"], "msg": "…"}` for invalid input."""
     return ", ".join(map(_word, detail)) if isinstance(detail, list) else _word(detail)
 
 

@@ -1,9 +1,10 @@
-"""Is a very long line a JSON object? Read piece by piece, in memory that does not grow with the line. Pure.
+"""Check of a very long line: is it a JSON object? Reads in pieces, in memory that does not grow with the line. Pure.
 
-The library that parses the other lines builds the whole value, which takes up to thirty times the line. This says of every
-line what that says (a test compares them), and makes nothing of it: only what is open is remembered, a byte a level.
+The JSON library parses all other lines; it builds the whole value, which takes up to thirty times the size of the line. This
+module gives the same answer as the library (a test compares them) and builds no value: it remembers only the open brackets,
+one byte for each level.
 
-Failures handled: everything that makes a line no JSON, wherever it lies between two pieces; broken UTF-8 likewise.
+Failures handled: every fault that makes a line no JSON object, also one that lies across two pieces; invalid UTF-8 likewise.
 """
 
 import codecs
@@ -16,19 +17,19 @@ from blake3 import blake3
 
 from axomsync.drop.diagnosis import AROUND, Break, Want
 
-DEEPEST = 1024  # levels that the other lines may have
+DEEPEST = 1024  # levels; the library has the same limit
 WORTH_A_LEAP = 2048  # bytes
 KEPT_BYTES = 4 * AROUND  # around the place of an error
 
 _HEX = rb"[0-9a-fA-F]"
 _UNICODE = rb"\\u(?:[0-9a-cA-CefEF]%b{3}|[dD][0-7]%b{2}|[dD][89abAB]%b{2}\\u[dD][c-fC-F]%b{2})" % (
     (_HEX,) * 4
-)  # no half of a pair alone
+)  # no lone half of a surrogate pair
 _TEXT = rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|%b)' % _UNICODE
 _BLANK = rb"[ \t\r]*+"
 
 _blank = re.compile(_BLANK)
-# As many in one call as cost little memory. (No possessive groups: they are broken before Python 3.11.5.)
+# One call matches only as many characters as need little memory. (Not possessive: Python before 3.11.5 has a bug there.)
 _text = re.compile(_TEXT + rb"{0,1000}")
 _digits = re.compile(rb"[-+.0-9eE]*+")
 _number = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?")
@@ -60,12 +61,12 @@ _WANTS = {
 
 
 def mark_of(line: bytes) -> int:
-    """A number that lines with other bytes do not have."""
+    """Hash of a line; different lines have different hashes."""
     return hash(blake3(line).digest())
 
 
 class NotJson(Exception):
-    """`column` counts characters from 1."""
+    """The line is not JSON. `column` counts characters from 1."""
 
     def __init__(self, at: Break, column: int) -> None:
         super().__init__(at)
@@ -73,9 +74,9 @@ class NotJson(Exception):
 
 
 class NotUtf8(Exception):
-    """`position` counts bytes and `column` characters, from 1; `found` begins with the byte that is none.
+    """The line is not UTF-8. `position` counts bytes and `column` characters, from 1; `found` begins with the invalid byte.
 
-    `at_the_end` says that a character has begun there, and the line ended within it.
+    `at_the_end` is true if the line ended within a character.
     """
 
     def __init__(self, position: int, column: int, found: bytes, *, at_the_end: bool) -> None:
@@ -84,39 +85,39 @@ class NotUtf8(Exception):
 
 
 class Acceptor:
-    """Takes one line in. Both methods raise `NotJson` and `NotUtf8`, after which it is of no more use."""
+    """Parser of one line. `feed` and `finish` raise `NotJson` and `NotUtf8`; the object is of no use after that."""
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._digest = blake3()
-        self._stack = bytearray()  # what is open, outermost first
+        self._stack = bytearray()  # open brackets, outermost first
         self._state = _At.VALUE
-        self._is_key = False  # the string that is open
-        self._number = bytearray()  # of which only the beginning has come
-        self._rest = b""  # not yet understood
-        self._no_leap_before, self._no_leap_from = 0, 0  # bytes of the line, and levels
-        self._passed = self._passed_characters = 0  # bytes and characters before it
+        self._is_key = False  # True while the open string is a key
+        self._number = bytearray()  # the number, as far as it was received
+        self._rest = b""  # not parsed yet
+        self._no_leap_before, self._no_leap_from = 0, 0  # position in the line (bytes), and depth
+        self._passed = self._passed_characters = 0  # bytes and characters parsed before it
         self._start = self._before = b""
         self._first = b""
 
     @property
     def is_blank(self) -> bool:
-        """Nothing but blanks has come."""
+        """True while only blanks were received."""
         return not self._first
 
     @property
     def mark(self) -> int:
-        """As `mark_of` the whole line."""
+        """`mark_of` the whole line."""
         return hash(self._digest.digest())
 
     @property
     def value_like(self) -> object:
-        """Of the kind that the line's value is of."""
+        """A value of the same type as the line's value."""
         likes: dict[bytes, object] = {b"{": {}, b"[": [], b'"': "", b"t": True, b"f": False, b"n": None}
         return likes.get(self._first, 0)
 
     def feed(self, piece: bytes) -> None:
-        """The next bytes of the line."""
+        """Parse the next bytes of the line."""
         self._decode(piece)
         self._digest.update(piece)
         if len(self._start) < KEPT_BYTES:
@@ -127,7 +128,7 @@ class Acceptor:
         self._rest = text[done:]
 
     def finish(self, *, ended: bool) -> None:
-        """The line is over; `ended` says that a line end follows."""
+        """End the line; `ended` is true if a line end follows."""
         self._decode(b"", final=True)
         done = self._go(self._rest, final=True)
         if self._state is _At.END or self.is_blank:
@@ -151,7 +152,7 @@ class Acceptor:
         self._before = (self._before + text[-KEPT_BYTES:])[-KEPT_BYTES:]
 
     def _go(self, text: bytes, *, final: bool) -> int:
-        """Understand as much as can be understood; returns how much that is."""
+        """Parse as much of `text` as possible; returns the number of bytes."""
         place = 0
         while True:
             if self._state is _At.STRING:
@@ -169,9 +170,9 @@ class Acceptor:
             place = after
 
     def _leap(self, text: bytes, place: int) -> int:
-        """Past as many elements or members as the library parses at once; returns `place` when that is not worth it.
+        """Skip the elements or members that the library can parse at once; returns `place` if that is not worth it.
 
-        What is open is put around them, so that what it says of them is what it would say of them in their line.
+        The open brackets are put around them, so that the library checks them as it would in their line.
         """
         tried = self._passed + place < self._no_leap_before and len(self._stack) >= self._no_leap_from
         if len(text) - place < WORTH_A_LEAP or tried:
@@ -194,7 +195,7 @@ class Acceptor:
         return place
 
     def _step(self, text: bytes, place: int, *, final: bool) -> int | None:
-        """Past one sign; None when more of the line is needed to know it."""
+        """Parse one token; returns its end, or None if more of the line is needed."""
         sign = text[place : place + 1]
         state = self._state
         self._first = self._first or sign
@@ -297,12 +298,12 @@ class Acceptor:
 
 def _end(pattern: re.Pattern[bytes], text: bytes, place: int) -> int:
     found = pattern.match(text, place)
-    assert found is not None  # noqa: S101  # all of them match nothing, too
+    assert found is not None  # noqa: S101  # each of these expressions also matches nothing
     return found.end()
 
 
 def _characters(text: bytes) -> int:
-    """How many characters begin in it."""
+    """Count the characters that begin in these bytes."""
     return len(text.translate(None, _CONTINUATIONS))
 
 

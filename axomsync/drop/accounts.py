@@ -1,7 +1,8 @@
-"""Telling of the files that are left alone: in the ledger for `status`, and in the log, each rule once, and each file at
-level debug.
+"""Report of the files that are left alone: in the ledger for `status`, and in the log.
 
-Failures handled: a ledger that can't be written (told by whoever watches it; written when it can be).
+The log names each rule once, and each file at level debug.
+
+Failures handled: a ledger that can't be written (the agent reports that; the report is written once it is possible).
 """
 
 import json
@@ -21,7 +22,7 @@ REMEMBERED = 10_000  # paths that were named in the log
 
 
 class Accounts:
-    """What was told so far."""
+    """Rules and paths that were reported already."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -30,9 +31,9 @@ class Accounts:
         self._named: set[bytes] = set()
 
     def observe(self, left: LeftAlone) -> None:
-        """Take in what one look at the folder has found."""
+        """Report the files that one scan of the folder left alone."""
         for rule, count in left.counts.items():
-            if rule not in self._rules and rule is not Rule.UNREADABLE:  # which is told as a problem
+            if rule not in self._rules and rule is not Rule.UNREADABLE:  # unreadable ones are reported as a problem
                 folders = left.folders.get(rule, 0)
                 files = amount(count - folders, folders) + (" is" if count == 1 else " are")
                 first, meaning = printable(os.fsdecode(left.examples[rule][0])), MEANINGS[rule]

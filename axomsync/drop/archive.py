@@ -1,15 +1,14 @@
-"""Where a file goes when its way is over: into `uploaded/` with its receipt, into `rejected/` with the reason, or nowhere.
+"""Last step of a file: move it into `uploaded/` with its receipt or into `rejected/` with the reason, or delete it.
 
-A name that is taken is never overwritten, and a file that is not the one that was read is never moved for good nor
-deleted: files are moved first, by one atomic call, and looked at afterwards. To another filesystem they are copied,
-compared, and then removed in the same way. Everything goes from the descriptor of one folder to that of another, and is on
-disk when a call returns.
+An existing name is never overwritten. A file that differs from the one that was read is never deleted and never stays moved:
+a file is moved first, by one atomic call, and compared afterwards. On another filesystem it is copied, compared, and then
+removed in the same way. Every call uses the descriptors of the two folders, and its result is on disk when it returns.
 
 Failures handled: folders that can't be made or written, full disks, links and files in the place of our folders
-(`LocalFault`, nothing is followed), names that leave no room for `.receipt.json`, a file that changed, vanished or was
-replaced at the last moment (`SourceChanged`, it is left where it is), one that a program is still writing to (`Transient`,
-likewise), another agent that puts the same file away, a crash or a power loss between any two steps (the same call again,
-or `finish_deletions`, finishes it).
+(`LocalFault`, nothing is followed), names that leave no room for `.receipt.json` (shortened), a file that changed, vanished
+or was replaced at the last moment (`SourceChanged`, it stays where it is), a file that a program still writes to
+(`Transient`, it stays too), another agent that moves the same file, a crash or a power loss between any two steps (the same
+call again, or `finish_deletions`, finishes it).
 """
 
 import errno
@@ -40,9 +39,9 @@ Step = Callable[[], None]
 
 NAMES_TO_TRY = 10_000
 USUAL_LONGEST_NAME = 255
-LONGEST_EXTENSION = 32  # what is longer is no extension but a name with a dot in it
+LONGEST_EXTENSION = 32  # a longer one is no extension, but a name with a dot in it
 
-RIGHTS = 0o777  # of a folder that is made, before its umask or default ACL; `_open_to_droppers` makes good for the former
+RIGHTS = 0o777  # of a new folder, before umask or default ACL; `_open_to_droppers` corrects the umask
 _DOOMED = re.compile(rb"\.axomsync-deleting-([0-9]+)(-[0-9a-f]{32})?")
 
 
@@ -55,13 +54,13 @@ def archive(
 ) -> tuple[bytes, str]:
     """Move an uploaded file to the archive and write its receipt; `confirmed` is the upload that storage has.
 
-    `step` is called now and then while bytes are read. Returns the receipt's path below the drop folder, and its mark.
+    `step` is called repeatedly while bytes are read. Returns the receipt's path below the drop folder, and its mark.
     """
     return _move_away(root, upload, ARCHIVE, RECEIPT, receipt_text(upload, confirmed, shards), step)
 
 
 def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> str:
-    """In the place of one that is there but says nothing; returns its mark. Raises `LocalFault`."""
+    """Replace a receipt without usable content; returns its mark. Raises `LocalFault`."""
     try:
         with folder_of(root, path) as (folder, name):
             folder.replace(name, receipt_text(upload, confirmed, shards).encode("utf-8", "backslashreplace"))
@@ -71,7 +70,7 @@ def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Uplo
 
 
 def write_reason_again(root: Path, path: bytes, upload: Upload) -> None:
-    """In the place of one that is there but says nothing: what the ledger knows. Raises `LocalFault`."""
+    """Replace a reason without usable content, from the ledger. Raises `LocalFault`."""
     name = printable(os.fsdecode(upload.path))
     lines = [f"{name} was not uploaded: {upload.reason}", "", _how_to_try_again(root, name), ""]
     try:
@@ -86,7 +85,7 @@ def _how_to_try_again(root: Path, name: str) -> str:
 
 
 def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, step: Step = _no_step) -> None:
-    """Move a file that is no dataset to the rejects and write down what is wrong with it and what to do."""
+    """Move an invalid file to `rejected/` and write a file with the faults and their fixes."""
     name = printable(os.fsdecode(upload.path))
     lines = [f"{name} was not uploaded: {invalid.total} problem{'s' if invalid.total > 1 else ''} found.", ""]
     lines += [f"- {fault}" for fault in invalid.faults]
@@ -99,20 +98,20 @@ def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, step: Step = 
 
 
 def remove_marker(root: Path, upload: Upload, suffix: str) -> None:
-    """Take away what said that the file is done, which is put away by now; the next file of that name has its own."""
+    """Remove the marker of a file that was put away; the next file of that name has its own marker."""
     if suffix:
         with suppress(OSError), folder_of(root, upload.path + os.fsencode(suffix)) as (folder, name):
             folder.unlink(name)
 
 
 def delete(root: Path, upload: Upload, step: Step = _no_step) -> None:
-    """Remove a file whose content storage has confirmed, unless it has changed since."""
+    """Delete a file whose content storage has confirmed, unless it has changed since."""
     with _source(root, upload) as (folder, name):
         _remove(upload, folder, name, step)
 
 
 def _remove(upload: Upload, folder: Folder, name: bytes, step: Step) -> None:
-    """Under a name that says what it is meant for first, so that a crash leaves a file that is put back or removed."""
+    """Rename the file to a name that marks it for deletion, then delete it: after a crash it is put back or deleted."""
     doomed = b".axomsync-deleting-%d-%s" % (upload.id, secrets.token_hex(16).encode())
     _move(upload, folder, name, folder, doomed, step)
     folder.unlink(doomed)
@@ -120,10 +119,10 @@ def _remove(upload: Upload, folder: Folder, name: bytes, step: Step) -> None:
 
 
 def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) -> None:
-    """Of these uploads, which lay in the drop folder: remove what a crash left of their deletion.
+    """Finish deletions that a crash interrupted, for these uploads from the drop folder.
 
-    What is not the file that was meant goes back to where it lay, and so does every file unless the agent still `deletes`.
-    Raises `LocalFault`.
+    A file that is not the expected one goes back to its place; so does every file if the agent no longer `deletes`. Raises
+    `LocalFault`.
     """
     by_folder: dict[bytes, dict[int, Upload]] = {b"": {}}
     for upload in uploads:
@@ -144,7 +143,7 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) ->
 
 def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, deletes: bool) -> None:
     status = folder.status(name)
-    # A rejected one may be on its way to another filesystem, and storage has nothing of it.
+    # A rejected file may be on its way to another filesystem, and storage does not have it.
     deletes = deletes and upload.state is not UploadState.REJECTED
     if deletes and status is not None and _is_the_same(folder, name, status, upload, _no_step):
         folder.unlink(name)
@@ -170,7 +169,7 @@ def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str
                 else:
                     _move(upload, source, name, target, as_name, step)
             except BaseException as error:
-                if written and target.status(as_name) is None:  # else it is the note of another agent, that was faster
+                if written and target.status(as_name) is None:  # else it is the note of another agent, which was faster
                     target.unlink(as_name + suffix)
                 if isinstance(error, FileExistsError):
                     continue
@@ -184,7 +183,7 @@ def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str
 
 @contextmanager
 def _source(root: Path, upload: Upload) -> Iterator[tuple[Folder, bytes]]:
-    """The folder and the name of a file that is still the one that was read. Makes errors of the system `LocalFault`."""
+    """Yields folder and name of a file that still equals the one that was read. Turns `OSError` into `LocalFault`."""
     stamp = stamp_at(root, upload.path)
     if stamp is None or not same_file(stamp, upload.stamp):
         raise SourceChanged("the file changed after it was read; its new content is taken as a new file")
@@ -197,7 +196,7 @@ def _source(root: Path, upload: Upload) -> Iterator[tuple[Folder, bytes]]:
 
 @contextmanager
 def _made(top: Folder, place: bytes) -> Iterator[Folder]:
-    """The folder at `place`; each part of the way that is missing is made, and on disk before the next."""
+    """Yields the folder at `place`. Missing folders on the way are made; each is on disk before the next is made."""
     current, pattern = top.descend(b""), os.fstat(top.descriptor)
     try:
         for part in place.rstrip(b"/").split(b"/"):
@@ -216,9 +215,9 @@ def _made(top: Folder, place: bytes) -> Iterator[Folder]:
 
 
 def _open_to_droppers(folder: Folder, pattern: os.stat_result) -> None:
-    """Give a folder of ours the group and the rights of the drop folder: who may drop may take back what was rejected.
+    """Give a folder of ours the group and the rights of the drop folder, so that its users can take back rejected files.
 
-    The unit's sandbox lets nobody set the set-gid bit, which new folders inherit. Best effort: no file waits for it.
+    The unit's sandbox forbids setting the set-gid bit; new folders inherit it. Best effort: a failure delays no file.
     """
     found, descriptor = os.fstat(folder.descriptor), folder.descriptor
     if found.st_uid != os.geteuid():
@@ -236,9 +235,9 @@ def _open_to_droppers(folder: Folder, pattern: os.stat_result) -> None:
 
 
 def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes, step: Step) -> None:
-    """Rename, then see whether the file that was moved is the one that was meant; another one is put back.
+    """Rename the file, then check that it is the expected one; another file is put back.
 
-    To another filesystem it is copied instead, compared, and then removed.
+    Onto another filesystem, the file is copied, compared, and then removed.
     """
     writing = Transient("a program still has it open for writing; it stays until that has ended")
     if being_written(name, folder=source.descriptor):
@@ -247,7 +246,7 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
         source.move(name, target, as_name)
     except FileNotFoundError:
         if source.status(name) is not None:
-            raise  # it is the target that went away
+            raise  # the target disappeared, not the source
         raise SourceChanged("the file went away while it was put away") from None
     except OSError as error:
         if error.errno != errno.EXDEV:
@@ -261,13 +260,16 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
         if being_written(as_name, folder=target.descriptor):
             raise writing
     except (AxomsyncError, OSError):
-        with suppress(FileExistsError, FileNotFoundError):  # something lies there again: both are kept
+        with suppress(FileExistsError, FileNotFoundError):  # a new file has that name: both are kept
             target.move(as_name, source, name)
         raise
 
 
 def _carry_over(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes, step: Step) -> None:
-    """As `_move`, between two filesystems. A crash leaves the file where it lay, and perhaps a copy that is known again."""
+    """`_move` between two filesystems.
+
+    After a crash the file is still in its place, perhaps with a complete copy that `_is_copied` finds.
+    """
     changed = SourceChanged("the file changed while it was put away; its new content is taken as a new file")
     file = source.open_file(name)
     try:
@@ -285,7 +287,7 @@ def _carry_over(upload: Upload, source: Folder, name: bytes, target: Folder, as_
     try:
         _remove(upload, source, name, step)
     except (SourceChanged, Transient, OSError):
-        if source.status(name) is not None:  # else the copy is all there is
+        if source.status(name) is not None:  # else the copy is the only one left
             target.unlink(as_name)
         raise
 
@@ -293,7 +295,7 @@ def _carry_over(upload: Upload, source: Folder, name: bytes, target: Folder, as_
 def _is_copied(
     upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes, note: bytes, text: bytes, step: Step
 ) -> bool:
-    """Whether an earlier life was stopped after it had copied the file to this other filesystem."""
+    """Check whether an earlier life copied the file to this other filesystem and was then stopped."""
     if source.mount == target.mount:
         return False
     status = target.status(as_name)
@@ -311,7 +313,7 @@ def _says(folder: Folder, name: bytes, text: bytes) -> bool:
 
 
 def _says_alike(folder: Folder, name: bytes, text: bytes) -> bool:
-    """As `_says`, of a receipt whatever time it gives: that of the ledger moves on with each try."""
+    """`_says` for a receipt, without comparing its time: the ledger's time changes with each try."""
     if _says(folder, name, text):
         return True
     try:
@@ -330,9 +332,10 @@ def _digest(folder: Folder, name: bytes, step: Step) -> str:
 
 
 def _is_the_same(folder: Folder, name: bytes, status: os.stat_result, upload: Upload, step: Step) -> bool:
-    """Whether a file that was renamed, which sets its ctime, is the one that was read.
+    """Check that a renamed file, which has a new ctime, is the one that was read.
 
-    Where inode numbers are others at each look, its bytes have to tell; of a rejected file nothing but its looks are known.
+    If inode numbers change at each look, the bytes are compared; a rejected file has no digest, so only its stamp is
+    compared.
     """
     found, read = stamp_of(status), upload.stamp
     if not stat.S_ISREG(status.st_mode) or (found.size, found.mtime_ns) != (read.size, read.mtime_ns):
@@ -341,7 +344,7 @@ def _is_the_same(folder: Folder, name: bytes, status: os.stat_result, upload: Up
 
 
 def _write_note(folder: Folder, name: bytes, text: bytes) -> bool | None:
-    """Write a file that was not there. False when it is there with the same text, None when something else is."""
+    """Write a new file. False if it exists with the same text, None if another file has its name."""
     try:
         folder.write_new(name, text)
     except FileExistsError:
@@ -355,12 +358,12 @@ def _mark(folder: Folder, name: bytes) -> str:
 
 
 def _names(folder: Folder, name: bytes, upload: Upload, suffix: int) -> Iterator[bytes]:
-    """`name`, then others that say which content they stand for; all leave room for a `suffix`."""
+    """`name`, then names that add the content's digest and a number; all leave room for a `suffix`."""
     stem, extension = os.path.splitext(name)
     if len(extension) > LONGEST_EXTENSION:
         stem, extension = name, b""
     longest = os.pathconf(folder.descriptor, "PC_NAME_MAX")
-    room = (longest if longest > 0 else USUAL_LONGEST_NAME) - suffix  # some filesystems do not say
+    room = (longest if longest > 0 else USUAL_LONGEST_NAME) - suffix  # some filesystems do not tell
     if len(name) <= room:
         yield name
     digest = (upload.sha256 or "").encode()[:8]
@@ -371,7 +374,7 @@ def _names(folder: Folder, name: bytes, upload: Upload, suffix: int) -> Iterator
 
 
 def _cut(text: bytes, length: int) -> bytes:
-    """The first `length` bytes, or up to three fewer so that no UTF-8 character is cut in two."""
+    """Cut to at most `length` bytes; up to three fewer, so that no UTF-8 character is cut in two."""
     end = min(length, len(text))
     while end < len(text) and end > length - 4 and text[end] & 0xC0 == 0x80:
         end -= 1

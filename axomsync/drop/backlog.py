@@ -1,9 +1,9 @@
-"""Files that wait to be carried to storage: the oldest first, and never all carriers busy with large ones.
+"""Finished files that wait for a carrier: oldest first; large files never keep all carriers busy.
 
-Who has failed goes behind who has failed less often: files that can't go up would keep all carriers otherwise, since they
-are tried again and again and are the oldest.
+Files with more failed tries go behind files with fewer. Otherwise files that can't be uploaded would keep all carriers busy,
+since they are tried again and again and are the oldest.
 
-A waiting file costs a few numbers, so fifty thousand that are dropped at once need no memory worth mentioning.
+A waiting file costs a few numbers, so fifty thousand files dropped at once need little memory.
 """
 
 import heapq
@@ -15,7 +15,7 @@ KEPT_FOR_SMALL = 2  # carriers that take no large file, so that small ones need 
 
 
 class _Place(NamedTuple):
-    """Of two, the smaller is the next."""
+    """Sort key of a waiting upload; the smallest is the next."""
 
     attempts: int
     mtime_ns: int
@@ -33,7 +33,7 @@ class Backlog:
         self._changed = threading.Condition()
 
     def members(self) -> frozenset[int]:
-        """All that wait or are carried now."""
+        """All uploads that wait or are carried now."""
         with self._changed:
             return frozenset(self._members)
 
@@ -41,7 +41,7 @@ class Backlog:
         return len(self._members)
 
     def add(self, upload: int, size: int, mtime_ns: int, attempts: int) -> None:
-        """Another one waits, unless it does so already or is being carried; `attempts` is how many failed in a row."""
+        """Add an upload, unless it already waits or is carried; `attempts` counts its failures in a row."""
         with self._changed:
             if upload not in self._members:
                 self._members.add(upload)
@@ -49,7 +49,7 @@ class Backlog:
                 self._changed.notify()
 
     def take(self, patience: float) -> int | None:
-        """The one to be carried next; None when there was none for `patience` seconds. `done` ends its being carried."""
+        """Take the next upload, until `done` is called for it; None if there was none for `patience` seconds."""
         with self._changed:
             if not self._next():
                 self._changed.wait(patience)
@@ -61,26 +61,26 @@ class Backlog:
             return upload
 
     def _next(self) -> list[_Place]:
-        """The queue whose first is the next, an empty one when there is none."""
+        """The queue with the next upload; empty if none may be taken."""
         small, large = self._waiting[False], self._waiting[True]
         if not large or len(self._large) >= self._most_large:
             return small
         return min(small, large) if small else large
 
     def done(self, upload: int) -> None:
-        """It is no longer carried, however that ended."""
+        """Mark an upload as no longer carried, after success or failure."""
         with self._changed:
             self._members.discard(upload)
             self._large.discard(upload)
             self._changed.notify_all()
 
     def wait_until_empty(self, patience: float) -> bool:
-        """Whether nothing waits and nothing is carried, after at most `patience` seconds."""
+        """Wait at most `patience` seconds; True if nothing waits and nothing is carried then."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._members, patience)
 
     def clear(self) -> None:
-        """Forget those that wait."""
+        """Remove all waiting uploads."""
         with self._changed:
             for queue in self._waiting.values():
                 self._members.difference_update(place.upload for place in queue)

@@ -1,7 +1,7 @@
-"""The threads that carry files to storage, in the order of the `backlog`, and what stops them all.
+"""The threads that carry files to storage, in the order of the `backlog`, and the failures that stop all of them.
 
-Failures handled: a key that the console refuses (no file is begun until a pause is over or somebody asks), a ledger that
-can't be written for a while, a bug that one file trips (the thread goes on with the next one).
+Failures handled: a key that the console refuses (no file is begun until a pause ends or a person asks), a ledger that can't
+be written for a while, a bug that one file meets (the thread goes on with the next one).
 """
 
 import logging
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 UPLOADS_AT_ONCE = 8
 KEY_PAUSE_SECONDS = 30.0
-LONGEST_WAIT_SECONDS = 5.0  # a carrier looks at least so often whether the agent stops
+LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the agent stops
 
 
 class Carriers:
-    """Carries files, from the first `begin` to `end`. `went_on` is called whenever something came of a file."""
+    """Carries files, from the first `begin` to `end`. `went_on` is called whenever something was done for a file."""
 
     def __init__(self, uploader: Uploader, context: WorkerContext, went_on: Callable[[], None]) -> None:
         self._uploader = uploader
@@ -44,12 +44,12 @@ class Carriers:
         return self._backlog.members()
 
     def stopped_by(self) -> KeyRefused | LocalFault | None:
-        """What keeps all files, if something does."""
+        """The failure that stops all files; None if there is none."""
         return self._key_refused or self._ledger_fault
 
     @property
     def pause_ends(self) -> float:
-        """Monotonic seconds; until then a refused key keeps files from being begun. In the past when none does."""
+        """Monotonic time; a refused key keeps files from being begun until then. In the past if there is no pause."""
         return self._key_pause_ends
 
     def end_pause(self) -> None:
@@ -57,11 +57,11 @@ class Carriers:
         self._key_pause_ends = -math.inf
 
     def wait_until_idle(self, patience: float) -> bool:
-        """Whether nothing waits and nothing is carried, after at most `patience` seconds."""
+        """Wait at most `patience` seconds; True if nothing waits and nothing is carried then."""
         return self._backlog.wait_until_empty(patience)
 
     def begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> bool:
-        """Have these carried to storage, unless they are not in `only`; returns whether there was one."""
+        """Queue these rows for the carriers, limited to the paths in `only`; True if there was one."""
         if self._context.paused() or self._clock() < self._key_pause_ends or self._context.stop.is_set():
             return False
         begun = False
@@ -76,14 +76,14 @@ class Carriers:
         return begun
 
     def end(self) -> None:
-        """Let what is carried now go on to its end, and begin nothing more."""
+        """Finish the files that are carried now, and begin no others."""
         self._ended.set()
         self._backlog.clear()
         for thread in self._threads:
             thread.join()
 
     def _carry_all(self) -> None:
-        """One carrier, until the agent stops or the pass is over."""
+        """Run one carrier until the agent stops or the pass is over."""
         while not (self._context.stop.is_set() or self._ended.is_set()):
             row = self._backlog.take(LONGEST_WAIT_SECONDS)
             if row is None:
@@ -91,18 +91,18 @@ class Carriers:
             went_on = False
             try:
                 went_on = self._carry(row)
-            except Exception:  # such as a row that another process removed; whatever it is must not end the carrier
+            except Exception:  # such as a row that another process removed; no failure may end the carrier
                 log.exception("an upload failed in a way that was not foreseen")
             finally:
-                self._backlog.done(row)  # before the loop is woken, which must find it so
+                self._backlog.done(row)  # before the loop is woken, which must see it
                 if went_on:
                     self._went_on()
-        self._backlog.clear()  # so that nobody waits for what is no longer carried
+        self._backlog.clear()  # else `wait_until_idle` would wait for uploads without a carrier
 
     def _carry(self, row: int) -> bool:
-        """One file. Returns whether something came of it, however it ended."""
+        """Carry one file. True if its row changed or the key was refused: then the loop must look again."""
         if self._clock() < self._key_pause_ends:
-            return False  # refused while this one stood in the queue
+            return False  # the key was refused while this file waited
         try:
             with self._context.liveness.worker("upload") as beat:
                 went_on = self._uploader.carry(row, beat)
@@ -120,7 +120,7 @@ class Carriers:
             self._key_pause_ends = self._clock() + KEY_PAUSE_SECONDS
             self._problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
             return True
-        except LocalFault as fault:  # the ledger's; those of the file itself are in its row
+        except LocalFault as fault:  # of the ledger; a fault of the file is in its row
             self._ledger_fault = fault
             self._problems.report("ledger", str(fault))
             return False

@@ -1,7 +1,7 @@
-"""The check of one file: whether it is a dataset, its shards, what repeats in it. The answer is in the ledger afterwards.
+"""Check of one file: is it a dataset, which shards it has, and which lines repeat. The result is in the ledger afterwards.
 
-Failures handled: a line that is no dataset's (the row says which, and why), a file that changes while it is read
-(`SourceChanged`), one that can't be read (`LocalFault`).
+Failures handled: a line that is not valid in a dataset (the row says which, and why), a file that changes while it is read
+(`SourceChanged`), a file that can't be read (`LocalFault`).
 """
 
 import logging
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Checker:
-    """Checks files; one call a file, from any thread."""
+    """Checks files, one for each call, from any thread."""
 
     def __init__(self, settings: DropSettings, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
 
     def check(self, upload: Upload, step: Callable[[], None]) -> tuple[Upload, jsonl.InvalidDataset | None]:
-        """Read the file once; returns its row, and what is wrong with it if something is. `step` is called as it is read."""
+        """Read the file once; returns its row, and the fault if it is invalid. `step` is called during the reading."""
         root = self._settings.folder
         with source.opened(root, upload.path) as (file, stamp):
             if stamp != upload.stamp:
@@ -47,7 +47,7 @@ class Checker:
         return upload, None
 
     def _ranges(self, file: int, size: int) -> list[Segment]:
-        """The ranges that a file goes up in; none when it goes up whole."""
+        """Ranges of the file's shards; none if it is uploaded whole."""
         shard = self._settings.shard
         return [] if shard is None or size <= shard else shards.plan(file, size, shard)
 

@@ -1,17 +1,17 @@
-"""Which agent carries a content when several share one drop folder: claims in `<drop>/.axomsync`.
+"""Claims in `<drop>/.axomsync`: they decide which of several agents on one drop folder carries a content.
 
     agents/<identity>      an agent that has worked here
     claims/<digest>        a symlink to the identity of the agent that carries this content now
-    claims/<digest>.json   what storage has of it, for the other agents; also for later lives of an agent whose files stay
+    claims/<digest>.json   its ids in storage, for other agents; also for later lives of an agent whose files stay
 
-A symlink is made in one atomic call together with what it says, on network filesystems too. Anybody's claim is waited for,
-but a record is believed only when this agent's user or root has made it, nobody else may write to it, and it names the
-content itself: agents that share a folder run as the same user. Under `after = "delete"` none is proof, see `put_away`.
+One atomic call makes a symlink with its target, on network filesystems too. An agent waits for the claim of any user. But it
+believes a record only if its own user or root has made it, no other user may write to it, and it names the content itself:
+agents that share a folder run as the same user. With `after = "delete"` no record is proof, see `put_away`.
 
 Failures handled: an agent that died (its claim is not touched for `STALE_SECONDS` and may be taken over), one that comes
-back (the claim is still its own), what a kill left (swept at the next start), a folder that can't be written to (nobody can
-claim there, each agent works for itself), links and files in the place of our folders or claims (`LocalFault`, nothing is
-followed), records with any content (told; the content is uploaded), a disk that does not give one (`LocalFault`).
+back (the claim is still its own), leftovers of a kill (swept at the next start), a folder that can't be written to (nobody
+can claim there, each agent works for itself), links and files in the place of our folders or claims (`LocalFault`, nothing
+is followed), records with invalid content (logged; the content is uploaded), a disk that can't be read (`LocalFault`).
 """
 
 import errno
@@ -47,27 +47,27 @@ _RECORD = b".json"
 _JUDGED = b".judged"
 _MODE = 0o755
 _NAME = re.compile(rb"[0-9a-f]{64}")
-# Who meets these can't claim here, and nobody else can.
+# With these errors this agent can't claim here, and no other agent can either.
 _BARRED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 
 
 class _RecordShape(StoredShape):
-    content: Text  # that storage has
+    content: Text  # content that storage has
 
 
 _SHAPE: TypeAdapter[_RecordShape] = TypeAdapter(_RecordShape)
 
 
 class Claims:
-    """The claims of one agent. `keeps` says that files stay after their upload: then records are for later lives, too."""
+    """Claims of one agent. `keeps`: files stay after their upload, so records are also for its later lives."""
 
     def __init__(self, root: Path, identity: str, *, keeps: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._root, self._identity, self._keeps, self._clock = root, identity.encode(), keeps, clock
-        self._from_future: dict[bytes, tuple[float, float]] = {}  # their times, and since when they are known: monotonic
+        self._from_future: dict[bytes, tuple[float, float]] = {}  # their times, and the monotonic time when first seen
 
     @property
     def alone(self) -> bool:
-        """Whether no other agent has worked here, as far as that can be told."""
+        """True if no other agent has worked here; False if that can't be read."""
         try:
             with self._opened(b"agents") as agents:
                 return not any(name != self._identity and not name.startswith(UNFINISHED) for name in agents.names())
@@ -77,9 +77,11 @@ class Claims:
             return False
 
     def register(self, carried: Iterable[str] = ()) -> None:
-        """Be known to the other agents from now on, at a start: of claims of an earlier life, those of `carried` contents
-        are still its own. Raises `LocalFault` for what somebody has to move away, and `FileNotFoundError` when folders go
-        away meanwhile."""
+        """Make this agent known to the others; called once at its start.
+
+        Of its earlier claims, those on `carried` contents stay. Raises `LocalFault` for entries that a person must move
+        away, and `FileNotFoundError` if folders disappear meanwhile.
+        """
         try:
             self._mark()
             with self._opened(b"claims", make=True) as claims:
@@ -91,9 +93,9 @@ class Claims:
                 raise folder_fault(error) from None
 
     def take(self, content: str) -> str | None:
-        """Claim a content; returns None when this agent may carry it, else the identity of the agent that does.
+        """Claim a content; returns None if this agent may carry it, else the identity of the agent that does.
 
-        Raises `LocalFault` when that can't be told now.
+        Raises `LocalFault` if the claims can't be read now.
         """
         try:
             with self._opened(b"claims", make=True) as claims:
@@ -104,13 +106,13 @@ class Claims:
             raise folder_fault(error) from None
 
     def touch(self, content: str) -> None:
-        """This agent still carries it."""
+        """Renew the claim: this agent still carries the content."""
         with suppress(OSError), self._opened(b"claims") as claims:
             if self._holder(claims, _name(content)) == self._identity:
                 self._renew(claims, _name(content))
 
     def record(self, content: str) -> Stored | None:
-        """What storage has of this content, when an agent here has uploaded it. Raises `LocalFault`."""
+        """Read the record of a content that an agent here has uploaded; None without one. Raises `LocalFault`."""
         name = _name(content) + _RECORD
         try:
             with self._opened(b"claims") as claims:
@@ -124,12 +126,12 @@ class Claims:
             return None
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
-                return None  # of another user, then
+                return None  # it belongs to another user
             raise folder_fault(error) from None
         return None if document is None else document.stored()
 
     def settle(self, content: str, stored: Stored) -> None:
-        """Storage has it: tell the others, if there are any or will be."""
+        """Write a record that storage has the content, if other agents or later lives need it."""
         if not self._keeps and self.alone:
             return
         shards = [shard_document(shard) for shard in stored.shards]
@@ -143,13 +145,13 @@ class Claims:
                 log.warning("%s (other agents here are not told of an upload)", local_fault(error))
 
     def release(self, content: str) -> None:
-        """This agent no longer carries it."""
+        """Release the claim: this agent no longer carries the content."""
         with suppress(OSError), self._opened(b"claims") as claims:
             if self._holder(claims, _name(content)) == self._identity:
                 claims.unlink(_name(content))
 
     def forget(self, content: str) -> None:
-        """Nobody is told any more that storage has it. Raises `LocalFault`."""
+        """Delete claim and record, so that no agent counts the content as uploaded. Raises `LocalFault`."""
         self.release(content)
         try:
             with self._opened(b"claims") as claims:
@@ -190,7 +192,7 @@ class Claims:
             raise
 
     def _renew(self, claims: Folder, name: bytes) -> None:
-        """Make the claim anew, instead of changing the times of what may be something else by now."""
+        """Make the claim again; changing its times could touch another file that has taken its name."""
         fresh = UNFINISHED + secrets.token_hex(16).encode()
         self._link(claims, fresh)
         try:
@@ -200,13 +202,16 @@ class Claims:
             raise
 
     def _take_over(self, claims: Folder, name: bytes) -> bool:
-        """Remove the claim of an agent that died. One at a time judges, lest a fresh claim be taken for the old."""
+        """Remove the claim of an agent that died.
+
+        Only one agent judges at a time, so that no fresh claim is taken for the old one.
+        """
         judge = name + _JUDGED
         try:
             try:
                 self._link(claims, judge)
             except FileExistsError:
-                if self._is_stale(claims, judge):  # died just here
+                if self._is_stale(claims, judge):  # that agent died during its judgement
                     claims.unlink(judge)
                 return False
             try:
@@ -231,7 +236,7 @@ class Claims:
         if age >= -STALE_SECONDS:
             self._from_future.pop(name, None)
             return age > STALE_SECONDS
-        # The clock was set back since it was made or touched. Whoever lives touches it again.
+        # The clock was set back after the claim was made or touched. A living agent touches its claim again.
         made, known_since = self._from_future.get(name, (None, 0.0))
         if made != status.st_mtime:
             known_since = self._clock()
@@ -239,7 +244,7 @@ class Claims:
         return self._clock() - known_since > STALE_SECONDS
 
     def _mark(self) -> float:
-        """The time now by the clock of the filesystem, which all agents share."""
+        """Write this agent's file; returns its time by the filesystem's clock, which all agents share."""
         with self._opened(b"agents", make=True) as agents:
             agents.replace(self._identity, b"")
             status = agents.status(self._identity)
@@ -248,7 +253,7 @@ class Claims:
             return status.st_mtime
 
     def _sweep(self, claims: Folder, carried: set[bytes]) -> None:
-        """What an earlier life of this agent has left."""
+        """Remove leftovers of earlier lives of this agent."""
         for name in claims.names():
             digest, suffix = name[:64], name[64:]
             if not _NAME.fullmatch(digest) or (suffix in (b"", _JUDGED) and self._holder(claims, name) != self._identity):
@@ -259,7 +264,7 @@ class Claims:
 
     @staticmethod
     def _holder(claims: Folder, name: bytes) -> bytes | None:
-        """Identity of the agent whose claim this is; None when it is gone."""
+        """Identity of the agent that has this claim; None if the claim is gone."""
         try:
             return os.readlink(name, dir_fd=claims.descriptor)
         except FileNotFoundError:
@@ -267,7 +272,7 @@ class Claims:
         except OSError as error:
             error.filename = os.path.join(claims.path, name)
             if error.errno == errno.EINVAL:
-                error.errno = errno.EEXIST  # no link: something of somebody else
+                error.errno = errno.EEXIST  # no symlink: another program's file
             raise
 
 

@@ -1,9 +1,9 @@
-"""The delivery of one checked file: PUT and confirmed, unless the same content was uploaded before.
+"""Delivery of one checked file: PUT and confirmation, unless the same content was uploaded before.
 
-Failures handled: another file or another agent on the same folder that carries the same content now (this one waits), or
-did so before (a duplicate); a twin that an earlier life began (it goes first: storage may have it under its key); a file
-that changed since its check; a shard that fails (what the others confirmed is not sent again). Those of one PUT are in
-`put`.
+Failures handled: another file, or another agent on the same folder, that carries the same content now (this file waits) or
+did so before (this file is a duplicate); a twin that an earlier life began (the twin goes first: storage may have it under
+its key); a file that changed since its check; a shard that fails (confirmed shards are not sent again). `put` handles the
+failures of one PUT.
 """
 
 import logging
@@ -35,7 +35,7 @@ SHARDS_AT_ONCE = 8
 
 
 class Delivery:
-    """Delivers files; one call a file, from any thread."""
+    """Delivers files, one for each call, from any thread."""
 
     def __init__(self, settings: DropSettings, context: WorkerContext, claims: Claims) -> None:
         self._settings = settings
@@ -47,9 +47,12 @@ class Delivery:
         self._busy: set[str] = set()  # contents that this process carries
 
     def deliver(self, upload: Upload, beat: Beat) -> Upload | None:
-        """Have storage confirm the content; returns the row that says so. None: this process carries the same content
-        under another row now, or an earlier life began with that one; look again when it is done."""
-        if self._yields(upload):  # before it holds the content: the other one would find it busy
+        """Deliver the content; returns the row once storage has confirmed it.
+
+        Returns None if this process carries the same content under another row now, or if an earlier life began with that
+        row; look again when that row is done.
+        """
+        if self._yields(upload):  # before the content is held: the other row would find it busy
             return None
         with self._alone(upload) as mine:
             return self._deliver(upload, beat) if mine else None
@@ -59,12 +62,12 @@ class Delivery:
         self._claims.release(self.content(upload))
 
     def content(self, upload: Upload) -> str:
-        """What decides whether two files are one upload."""
+        """Identity of the content: two files with the same identity are one upload."""
         return content_of(upload.sha256, upload.filename, named=self._named)
 
     def _deliver(self, upload: Upload, beat: Beat) -> Upload:
         content = self.content(upload)
-        # What is deleted must have been sent by this agent itself: others say of the rest that it was uploaded.
+        # A file may be deleted only if this agent itself sent it: of others it only knows another agent's word.
         deletes = self._settings.after == "delete"
         name = upload.filename if self._named else None
         twin = self._ledger.read.same_content(upload.sha256 or "", name, sent=deletes)
@@ -111,7 +114,7 @@ class Delivery:
         return upload
 
     def _put_shards(self, upload: Upload, planned: list[Shard], file: int, gauge: Gauge, beat: Beat) -> None:
-        """Several at once; each is tried by itself, and what is confirmed is not sent again."""
+        """Send several shards at once; each is tried by itself, and confirmed ones are not sent again."""
         if upload.state is not UploadState.UPLOADING:
             self._ledger.move_upload(upload.id, UploadState.UPLOADING, reason=None, next_attempt=None).result()
         with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
@@ -122,7 +125,7 @@ class Delivery:
             ]
             failures = [failure for put in puts if (failure := put.exception()) is not None]
         if failures:
-            raise min(failures, key=lambda failure: isinstance(failure, Transient))  # what a person must see comes first
+            raise min(failures, key=lambda failure: isinstance(failure, Transient))  # failures for a person come first
 
     def _put(self, body: Body, file: int, gauge: Gauge, beat: Beat) -> None:
         upload = body.upload
@@ -130,7 +133,7 @@ class Delivery:
         ObjectPut(self._context, self._habits, self._settings.content_type, body, file, gauge, beat, still).run()
 
     def _touching(self, content: str, beat: Beat) -> Beat:
-        """A `beat` that also shows the other agents now and then that this one is at work."""
+        """Extend `beat`: it also renews the claim from time to time."""
         touched = time.monotonic()
 
         def beat_and_touch() -> None:
@@ -142,11 +145,11 @@ class Delivery:
 
         return beat_and_touch
 
-    # Who else has the same content
+    # Other files with the same content
 
     @property
     def _named(self) -> bool:
-        """Whether the same content under another name is another upload."""
+        """True if the same content under another name is another upload (`dedupe`)."""
         return self._settings.dedupe == "name"
 
     @contextmanager
@@ -163,9 +166,9 @@ class Delivery:
                 self._busy.discard(content)
 
     def _yields(self, upload: Upload) -> bool:
-        """Whether another row of the same content was begun in an earlier life: storage may have it under its key already.
+        """Check for another row of the same content that an earlier life began: storage may have it under its key already.
 
-        Until that one is done, or has failed; one that is out of reach now is not waited for.
+        That row goes first, until it is done or has failed; a row whose file is out of reach now is not waited for.
         """
         if source.is_pushed(upload.path):
             return False
@@ -175,7 +178,7 @@ class Delivery:
 
 
 def same_as(upload_id: str | None, upload: Upload) -> str:
-    """Why a duplicate is not sent, and how to have it sent all the same."""
+    """Reason why a duplicate is not sent, with the way to send it anyway."""
     known = f"the same content was uploaded before ({f'upload {upload_id}' if upload_id else 'in shards'})"
     again = "push it again" if source.is_pushed(upload.path) else "drop it again"
     return f"{known}; to have it sent anew: `axomsync forget {shlex.quote(source.shown(upload.path))}`, then {again}"

@@ -1,9 +1,9 @@
-"""Words for a line that is no JSON object: what is wrong with it, and how to mend it. Pure.
+"""Words for a line that is no JSON object: the fault, and the fix. Pure.
 
-A parser says where it stopped and what it wanted there; people want to know what they have done. So the text around that
-place is looked at: most of what breaks JSONL comes from a few dozen habits of other languages, tools and copies.
+A parser gives the place where it stopped and the sign that it expected; people want to know their mistake. So the text
+around that place is examined: most broken JSONL comes from a few dozen habits of other languages, tools and copies.
 
-Failures handled: a parser whose words are not known here (they are given as they are).
+Failures handled: an unknown message of the parser (it is shown as it is).
 """
 
 import re
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 AROUND = 80  # characters before and after the place that are looked at
-HOLE = 4  # NUL characters in a row that are no slip of a program
+HOLE = 4  # this many NUL characters in a row are a hole in the file
 
 
 class Want(Enum):
-    """What a parser wanted where it stopped."""
+    """The sign that a parser expected where it stopped."""
 
     VALUE = auto()
     KEY = auto()
@@ -37,20 +37,20 @@ class Want(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Where a line stops being JSON: the characters at its beginning, before and from that place on."""
+    """The place where a line stops being JSON, with the line's first characters and those before and after the place."""
 
     want: Want
     start: str
     before: str
     after: str
-    in_string: bool = False  # a string was begun and not closed
+    in_string: bool = False  # a string is open
     ended: bool = True  # a line end follows
-    said: str = ""  # by the parser
+    said: str = ""  # message of the parser
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`kind` is what it has in common with others of its sort; empty where that is `what`."""
+    """A fault in words, and its fix. `kind` is the group of similar faults; empty if `what` is the group."""
 
     what: str
     fix: str
@@ -64,7 +64,7 @@ _ONE_A_LINE = "write each object on one line (jq -c .)"
 _PYTHON = "write the file with a JSON library (json.dumps in Python)"
 _SAVE_UTF8 = "save it as UTF-8"
 
-# orjson's words, by their beginnings.
+# Messages of orjson, by their beginnings.
 _WANTED = (
     ("unexpected character, expected a JSON value", Want.VALUE),
     ("invalid literal", Want.VALUE),
@@ -83,18 +83,18 @@ _WANTED = (
     ("number is infinity", Want.FINITE),
     ("depth limit", Want.LESS_DEPTH),
     ("unexpected end of data", Want.REST),
-    ("failed to allocate memory", Want.REST),  # it is said of hundreds of brackets that are not closed
+    ("failed to allocate memory", Want.REST),  # orjson's message for hundreds of open brackets
     ("UTF-8 byte order mark", Want.VALUE),
 )
 
 
 def wanted(message: str) -> Want:
-    """What orjson wanted, by its message."""
+    """Map orjson's message to the sign that it expected."""
     return next((want for words, want in _WANTED if message.startswith(words)), Want.UNKNOWN)
 
 
 def words_for(at: Break) -> Words:
-    """What is wrong with a line, and the fix."""
+    """Describe the fault of a line, and the fix."""
     if at.want is Want.REST:
         return _ends_early(at)
     looks = (_foreign_character, _in_text, _at_the_beginning, _second_value, _word)
@@ -127,7 +127,7 @@ EMPTY = Words("the file is empty", "write it again, or remove it")
 
 
 def too_long(limit: int, start: bytes) -> Words:
-    """A line of more than `limit` bytes, which begins with `start`."""
+    """Describe a line of more than `limit` bytes that begins with `start`."""
     what = f"the line is longer than {limit // 1_000_000} MB"
     if re.search(rb"\}[ \t]*\r(?!\n)", start):
         return Words(what, _CR.fix + ": lines seem to end in CR alone")
@@ -135,7 +135,7 @@ def too_long(limit: int, start: bytes) -> Words:
 
 
 def not_an_object(value: object, start: str) -> Words:
-    """A line that is JSON, but no object, and begins with `start`."""
+    """Describe a line that is JSON but no object, and that begins with `start`."""
     if re.match(r'\s*"\s*\{\s*(\\"|\})', start):
         return Words("the object was encoded twice: it is a string", "decode it once (jq -c fromjson)")
     names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
@@ -148,7 +148,7 @@ _OPEN = "a string is not closed on its line"
 _ARRAY_GOES_ON = "an array goes on in the next line"
 _GOES_ON = "the object goes on in the next line"
 _EARLY = "the line ends before the object does"
-# What is said of a line of these kinds that turns out to be the file's last.
+# Faults of these kinds get other words (`LAST_ENDS_EARLY`) if the line is the last of the file.
 ENDS_EARLY = frozenset({_OPEN, _ARRAY_GOES_ON, _GOES_ON, _EARLY})
 LAST_ENDS_EARLY = Words(
     "the last line ends before its object does",
@@ -169,7 +169,7 @@ def _ends_early(at: Break) -> Words:
     return Words(_EARLY, "write the } or ] that is missing, or each object on one line (jq -c .) if it goes on in the next")
 
 
-# Characters that are wrong wherever they stand
+# Characters that are wrong everywhere
 
 _CURLY = "“”„‟«»‘’‚‛"  # noqa: RUF001  # quotation marks of typography
 
@@ -205,7 +205,7 @@ def _foreign_character(at: Break) -> Words | None:
 
 
 def _is_wide(at: Break) -> bool:
-    """Whether the line has NUL for every second character, as UTF-16 has."""
+    """Check for UTF-16: every second character of the line is NUL."""
     return bool(re.match(r"(?:[\t\r -~]?\0[\t\r -~]?)+$", at.start[:16])) and bool(at.start[:16].strip("\0"))
 
 
@@ -234,7 +234,7 @@ def _in_text(at: Break) -> Words | None:
 _CONFLICT = re.compile(r"<{7}|={7}$|={7}\s|>{7}|\|{7}")
 _SSE = re.compile(r"(data|event|id|retry):( |$|\{|\[)")
 _YAML = re.compile(r"---\s*$|- |[\w-]+:( |$)")
-# What programs say, in a file that takes in their standard error too: no data that any tool would convert.
+# Messages of programs, in a file that also received their standard error: no data that a tool could convert.
 _PROGRAM = re.compile(
     r"(?!.*\{)(?:(?:debug|info|notice|warn|warning|error|fatal|critical):"
     r"|[\w./-]+:(?: line \d+:)? .+: (?:command )?not found"

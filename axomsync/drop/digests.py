@@ -1,4 +1,4 @@
-"""Digests of bytes that pass by, in one go with the work on them."""
+"""Digests of bytes, computed while the bytes are read or sent."""
 
 import hashlib
 import os
@@ -12,15 +12,15 @@ from blake3 import blake3
 
 from axomsync.core.records import Segment
 
-HASHED_IN_BACKGROUND = 8 * 1024 * 1024  # less is not worth a thread
+HASHED_IN_BACKGROUND = 8 * 1024 * 1024  # for fewer bytes, a thread costs more than it saves
 DIGEST_PIECE = 1024 * 1024
-PIECES_BEHIND = 4  # that hashing may lag behind, which bounds the memory
+PIECES_BEHIND = 4  # pieces that hashing may be late by; limits the memory
 
 
 class BackgroundHasher:
-    """Hashes pieces while their owner works on them or sends them: hashing lets go of the GIL; a context manager.
+    """Hashes pieces while their owner works on them or sends them (hashing releases the GIL). A context manager.
 
-    Each of `updates` is called with each piece in a thread of its own, or at once when `size` bytes in all are too few.
+    Each of `updates` is called with each piece in its own thread, or at once if `size`, the sum of all bytes, is small.
     """
 
     def __init__(self, size: int, *updates: Callable[[bytes], object]) -> None:
@@ -57,7 +57,7 @@ class BackgroundHasher:
 
 
 def digest_of(file: int, size: int, step: Callable[[], None] = lambda: None) -> str:
-    """The SHA-256 of the first `size` bytes of an open file; `step` is called after each piece."""
+    """SHA-256 of the first `size` bytes of an open file; `step` is called after each piece."""
     sha256, offset = hashlib.sha256(), 0
     while offset < size and (piece := os.pread(file, min(DIGEST_PIECE, size - offset), offset)):
         sha256.update(piece)
@@ -67,7 +67,7 @@ def digest_of(file: int, size: int, step: Callable[[], None] = lambda: None) -> 
 
 
 class RangeDigests:
-    """A BLAKE3 for each of `ranges`, which follow one another from byte 0 on."""
+    """BLAKE3 of each of `ranges`, which follow each other from byte 0 on."""
 
     def __init__(self, ranges: Sequence[Segment]) -> None:
         self._ends = [each.end for each in ranges]
@@ -87,5 +87,5 @@ class RangeDigests:
                 self._current = blake3()
 
     def hexdigests(self) -> tuple[str, ...]:
-        """Of all ranges that have passed, in order."""
+        """Digests of the ranges that are complete, in order."""
         return tuple(self._done)

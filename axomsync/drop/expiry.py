@@ -1,12 +1,12 @@
-"""Archived files that are old enough to go (`[drop] archive_for`), and how much `uploaded/` and `rejected/` hold.
+"""Removal of old archived files (`[drop] archive_for`), and the amount that `uploaded/` and `rejected/` hold.
 
-A file goes when its receipt is so old and names the very bytes: they are read once more for that. The receipt stays. Only
-receipts that this agent's user or root has made count. Files in `rejected/` are for people, and stay.
+A file is removed when its receipt is old enough and names the file's bytes: they are read again to check that. The receipt
+stays. Only receipts that this agent's user or root has made count. Files in `rejected/` are for people, and stay.
 
 Failures handled: files without a receipt or with other bytes than it names (left alone), links, pipes and folders (never
-followed, left alone), a clock that is ahead of the console's, or a console that has not told its time yet (nothing goes), a
-folder or file that can't be looked at or removed (told once in the log; the others go on), a ledger that can't be written
-(whoever watches it tells).
+followed, left alone), a clock ahead of the console's (the console's is used), a console that has not sent its time yet
+(nothing is removed), a folder or file that can't be read or removed (logged once; the others go on), a ledger that can't be
+written (the agent reports that).
 """
 
 import json
@@ -32,11 +32,11 @@ from axomsync.runtime.worker import WorkerContext
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 3600.0
-NOTES = (RECEIPT, REASON)  # suffixes of what the agent writes beside the files
+NOTES = (RECEIPT, REASON)  # suffixes of the agent's files beside the dropped ones
 
 
 class Amount:
-    """A number of files, and of their bytes."""
+    """A number of files, and the sum of their bytes."""
 
     def __init__(self) -> None:
         self.files = self.bytes = 0
@@ -47,27 +47,27 @@ class Amount:
         self.bytes += size
 
     def document(self) -> dict[str, int]:
-        """As `status` shows it."""
+        """The JSON for `status`."""
         return {"files": self.files, "bytes": self.bytes}
 
 
 class Expiry:
-    """Looks through both folders, at most once in `LOOK_SECONDS`."""
+    """Scans both folders, at most once in `LOOK_SECONDS`."""
 
     def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
         self._root, self._keep = settings.folder, settings.archive_for
         self._context = context
-        self._looked_at: float | None = None  # by the monotonic clock
-        self._told: set[str] = set()  # faults that are in the log
+        self._looked_at: float | None = None  # monotonic time
+        self._told: set[str] = set()  # faults that were logged
 
     def look(self, step: Callable[[], None]) -> None:
-        """Remove what is old enough, and note what is left; `step` is called now and then. Raises `LocalFault`."""
+        """Remove old files and record the amount that is left; `step` is called repeatedly. Raises `LocalFault`."""
         clock = self._context.clock()
         if self._looked_at is not None and clock - self._looked_at < LOOK_SECONDS:
             return
         oldest = self._oldest()
         if self._keep is not None and oldest is None:
-            return  # until the console has told its time
+            return  # until the console has sent its time
         self._looked_at = clock
         faults: dict[bytes, LocalFault] = {}
         removed, archived, rejected = Amount(), Amount(), Amount()
@@ -91,7 +91,7 @@ class Expiry:
             self._context.ledger.set_facts(**{PUT_AWAY: json.dumps(held_now)})
 
     def _oldest(self) -> float | None:
-        """The time before which a receipt is old enough; None while no file may go."""
+        """The time before which a receipt is old enough; None while no file may be removed."""
         ahead = self._context.console.clock_ahead
         if self._keep is None or ahead is None:
             return None
@@ -119,13 +119,13 @@ class Expiry:
 
 
 class _Archived:
-    """The file `name` in `folder`, which is open and lies at `rel` below the drop folder."""
+    """The file `name` in the open `folder`, which lies at `rel` below the drop folder."""
 
     def __init__(self, folder: Folder, rel: bytes, name: bytes) -> None:
         self.folder, self._rel, self.name = folder, rel, name
 
     def is_proven(self, size: int, oldest: float, step: Callable[[], None]) -> bool:
-        """Whether a receipt from before `oldest` names the very bytes of the file. Raises `OSError`."""
+        """Check that a receipt from before `oldest` names exactly the file's bytes. Raises `OSError`."""
         written = self.folder.status(self.name + RECEIPT)
         if written is None or written.st_mtime >= oldest:  # a duplicate's receipt names the time of the first upload
             return False
@@ -136,7 +136,7 @@ class _Archived:
         try:
             before = stamp_of(os.fstat(file))
             same = digest_of(file, size, step) == receipt.sha256
-            there = self.folder.status(self.name)  # somebody may have written to it, or put another in its place
+            there = self.folder.status(self.name)  # the file may have been changed or replaced
             return same and there is not None and stamp_of(there) == before
         finally:
             os.close(file)

@@ -1,4 +1,4 @@
-"""Files that are no JSONL, known by their first bytes: what they are, and how to make JSONL of them. Pure."""
+"""Files that are no JSONL, recognised by their first bytes: their format, and the way to make JSONL of them. Pure."""
 
 import re
 
@@ -40,11 +40,11 @@ _BINARY_SHARE = 0.1
 
 
 def foreign_content(head: bytes) -> str | None:
-    """Name what a file with these first bytes is instead of JSONL; None when its lines are to be looked at.
+    """Name the format of a file with these first bytes; None if its lines must be checked.
 
-    Nothing of this is said of bytes that could begin a JSONL file.
+    A file that could begin as JSONL always gets None.
     """
-    text = head.removeprefix(_MARK)  # a table from a spreadsheet has one too, and saving it without helps nobody
+    text = head.removeprefix(_MARK)  # a spreadsheet's table may have a byte-order mark too; saving without it does not help
     reason = _foreign_bytes(text) or _foreign_text(text)
     if reason is None and head.startswith(_MARK):
         reason = "text with a byte-order mark; save it as UTF-8 without BOM (sed -i '1s/^\\xef\\xbb\\xbf//')"

@@ -1,10 +1,10 @@
-"""Forgetting that a content was uploaded, wherever that is known: so that dropping it again uploads it again.
+"""Removal of all knowledge that a content was uploaded, so that dropping it again uploads it again.
 
-What decides whether a file goes up is its content. So all rows of that content go, under whatever path it was dropped, and
-with them the record that tells other agents; its receipts stay for people, and say that they no longer count.
+The content decides whether a file is uploaded. So all rows of that content are deleted, under every path, and with them the
+record for other agents. The receipts stay for people, but are marked as no longer valid.
 
-Failures handled: a receipt or record that can't be changed (`LocalFault`, and no row is deleted), what only has a receipt's
-name or is somebody else's (left alone), a crash in the middle (the same call again finishes it).
+Failures handled: a receipt or record that can't be changed (`LocalFault`, and no row is deleted), a file that only has a
+receipt's name or belongs to another user (left alone), a crash in the middle (the same call again finishes it).
 """
 
 import json
@@ -27,7 +27,7 @@ from axomsync.ledger import Reader
 
 
 def all_of(uploads: Iterable[Upload], ledger: Reader, settings: DropSettings) -> list[Upload]:
-    """These uploads, and all others of their contents."""
+    """List these uploads and all others of the same contents."""
     found: dict[int, Upload] = {}
     for upload in uploads:
         found[upload.id] = upload
@@ -40,7 +40,10 @@ def all_of(uploads: Iterable[Upload], ledger: Reader, settings: DropSettings) ->
 def forget_on_disk(
     uploads: Iterable[Upload], settings: DropSettings, identity: str, now: float, step: Callable[[], None]
 ) -> None:
-    """Take back what the drop folder says of these; `step` is called for each folder. Raises `LocalFault`."""
+    """Remove the records of these uploads and invalidate their receipts; `step` is called for each folder.
+
+    Raises `LocalFault`.
+    """
     contents = {(upload.sha256, upload.filename if settings.dedupe == "name" else "") for upload in uploads if upload.sha256}
     if not contents:
         return
@@ -51,7 +54,7 @@ def forget_on_disk(
 
 
 def content_of(sha256: str | None, filename: str, *, named: bool) -> str:
-    """What decides whether two files are one upload; `named` says that their names do, too."""
+    """Identity of a content; `named` makes the file name a part of it."""
     return f"{sha256}/{filename}" if named else f"{sha256}"
 
 

@@ -1,7 +1,7 @@
-"""What the person needs who registers uploads as datasets: objects by folder, and which of them have become datasets. Pure.
+"""Lists for the person who registers uploads as datasets: objects by folder, and batches that became datasets. Pure.
 
-One sub-folder of the drop folder is one dataset to be, and so is a file that lies in none. The console does not say which
-uploads a dataset was made of; that is told from the number of its shards, their bytes and when it was created.
+One sub-folder of the drop folder will be one dataset; so will a file in no sub-folder. The console does not tell the uploads
+of a dataset; they are found by the number of its shards, their bytes and its creation time.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,14 +22,14 @@ COLUMNS = (
 class Batch:
     """Uploads that will be one dataset. `since`: when the first of them was dropped (ISO-8601 UTC)."""
 
-    place: str  # sub-folder, or path of the file that lies in none
+    place: str  # sub-folder, or path of a file in no sub-folder
     objects: int
     bytes: int
     since: str
 
 
 def objects(uploads: Iterable[Document]) -> list[dict[str, Any]]:
-    """A row of `COLUMNS` for each object: of a file that went up in shards, one a shard. By folder."""
+    """Make a row of `COLUMNS` for each object, by folder; a file in shards has one row for each shard."""
     rows = []
     for upload in sorted(uploads, key=lambda upload: (upload["folder"], upload["path"])):
         of_file = {name: upload.get(name) for name in COLUMNS}
@@ -40,7 +40,7 @@ def objects(uploads: Iterable[Document]) -> list[dict[str, Any]]:
 
 
 def batches(uploads: Iterable[Document]) -> list[Batch]:
-    """What lies in storage, by what is to be one dataset; the same content twice in a folder counts once."""
+    """Group the stored objects by their future dataset; the same content twice in a folder counts once."""
     found: dict[str, dict[str, Document]] = {}
     for upload in uploads:
         if upload["state"] in ("uploaded", "duplicate"):
@@ -57,7 +57,7 @@ def batches(uploads: Iterable[Document]) -> list[Batch]:
 
 
 def appeared(found: Iterable[Batch], datasets: Iterable[Dataset]) -> dict[str, str]:
-    """Places by the id of the dataset that was made of them; each dataset and each batch once, the oldest first."""
+    """Match batches with datasets; returns the place by dataset id. Each matches once, the oldest first."""
     left = sorted(found, key=lambda batch: batch.since)
     places = {}
     for dataset in sorted(datasets, key=lambda dataset: dataset.created_at or ""):
@@ -70,7 +70,7 @@ def appeared(found: Iterable[Batch], datasets: Iterable[Dataset]) -> dict[str, s
 
 
 def _fits(batch: Batch, dataset: Dataset) -> bool:
-    # Both times are ISO-8601 in UTC, which sorts as text up to the second.
+    # Both times are ISO-8601 in UTC, and sort as text up to the second.
     since = (dataset.created_at or "9999")[:19] >= batch.since[:19]
     return since and (dataset.shard_count, dataset.bytes) == (batch.objects, batch.bytes)
 

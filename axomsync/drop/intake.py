@@ -1,11 +1,11 @@
 """The drop folder's loop: scan, let files settle, hand the finished ones to the `carriers`.
 
-Files that `push` was given have rows with an absolute path; they lie elsewhere and need not settle.
+Files of `push` have rows with an absolute path; they lie elsewhere and need not settle.
 
-Failures handled: a folder that is missing or unreadable (a problem that is shown, tried again), sub-folders likewise (the
-others go on), files that vanish or change between scans, a ledger that can't be written for a while, a key that the
-console refuses (no file is begun until it is accepted again), a watcher that died, a mount point whose filesystem is not
-mounted (nothing is forgotten because of it), a program that pauses while it writes, a ledger that was lost.
+Failures handled: a folder that is missing or unreadable (reported as a problem, tried again), sub-folders likewise (the
+others go on), files that vanish or change between scans, a ledger that can't be written for a while, a key that the console
+refuses (no file is begun until it is accepted again), a watcher that died, a mount point whose filesystem is not mounted (no
+row is forgotten because of it), a program that pauses while it writes, a ledger that was lost.
 """
 
 import logging
@@ -35,23 +35,23 @@ from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
 
-LONGEST_NAP_SECONDS = 5.0  # the loop turns over at least so often, to show that it lives
-SCAN_SHARE = 10  # a scan that takes a second is not followed by another for ten
+LONGEST_NAP_SECONDS = 5.0  # the loop runs at least this often, to show that it is alive
+SCAN_SHARE = 10  # a scan that took one second is followed by a pause of ten
 LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
 READ_AGAIN_SECONDS = 3600.0
-HEAL_SECONDS = 60.0  # after a look, the next one comes early when the watch has died: not at once, as it may die at once
+HEAL_SECONDS = 60.0  # shortest pause before an early scan after the watch died; it may die again at once
 STILL_WRITTEN = "a program still has it open for writing"
 
 
 class _Turn(NamedTuple):
-    """What one look at the drop folder came to."""
+    """Result of one scan of the drop folder."""
 
     found: Container[bytes]
-    is_last: bool  # nobody was at work before it, and it gave nobody work
+    is_last: bool  # no carrier was busy before it, and it began no file
 
 
 class Intake:
-    """Takes files from the drop folder. `wake` makes it look at once; `run` is its thread, `run_once` one pass."""
+    """Takes files from the drop folder. `wake` makes it scan at once; `run` is its thread, `run_once` one pass."""
 
     name = "drop"
     subject = "drop folder"
@@ -66,25 +66,25 @@ class Intake:
         self._settler = Settler(settings.settle)
         self._left = Accounts(context.ledger)
         self._expiry = Expiry(settings, context)
-        self._read_again: dict[int, float] = {}  # when files were compared with their digests, by row
+        self._read_again: dict[int, float] = {}  # time when files were compared with their digests, by row
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
         self._carriers = Carriers(self._uploader, context, self._wake.set)
         self._ready = False
-        self._scan_seconds = 0.0  # that the last scan took, and nothing else: the ledger may be locked for as long
-        self._retry_at = math.inf  # by the monotonic clock
+        self._scan_seconds = 0.0  # duration of the last scan alone, without waits for a locked ledger
+        self._retry_at = math.inf  # monotonic time
 
     @property
     def observer(self) -> str:
-        """How the folder is watched, for `status`."""
+        """The kind of watch on the folder, for `status`."""
         return self._watcher.kind
 
     def wake(self) -> None:
-        """Look at the folder now."""
+        """Scan the folder now."""
         self._wake.set()
 
     def hurry(self) -> None:
-        """As `wake`, and without the pause that a refused key asks for."""
+        """Scan the folder now, and end the pause after a refused key."""
         self._carriers.end_pause()
         self._wake.set()
 
@@ -106,15 +106,17 @@ class Intake:
         self._carriers.end()
 
     def run_once(self) -> None:
-        """One pass, for `sync`: every file that stands still for `settle` goes as far as it can. Raises `KeyRefused`,
-        and `LocalFault` when the folder can't be read or the ledger not be written."""
+        """Run one pass, for `sync`: every file that is unchanged for `settle` goes as far as it can.
+
+        Raises `KeyRefused`, and `LocalFault` if the folder can't be read or the ledger can't be written.
+        """
         try:
             self._ledger.make_uploads_due()
             first = self._turn(once=True).found
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._context.stop.is_set():
                 self._context.stop.wait(left)
-            # Until a look finds nothing more to do. What fails in this pass is tried again in the next one.
+            # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass.
             while not self._turn(only=first, once=True).is_last and self._goes_on():
                 while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
@@ -125,7 +127,7 @@ class Intake:
             raise failure
 
     def push(self, paths: Iterable[Path]) -> list[int]:
-        """Take given files, wherever they lie, and look at them at once; returns their rows. Raises `LocalFault`."""
+        """Take the given files, wherever they lie, and start on them at once; returns their rows. Raises `LocalFault`."""
         rows = []
         for path in paths:
             whole = os.path.realpath(os.fsencode(path))
@@ -140,7 +142,7 @@ class Intake:
         return rows
 
     def run_pushed(self, rows: Sequence[int]) -> None:
-        """For `push` without an agent: these rows go as far as they can. Raises `KeyRefused` and `LocalFault`."""
+        """Carry these rows as far as possible, for `push` without an agent. Raises `KeyRefused` and `LocalFault`."""
         try:
             self._get_ready()
             while self._carriers.stopped_by() is None and not self._context.stop.is_set():
@@ -160,8 +162,10 @@ class Intake:
         return self._carriers.stopped_by() is None and not self._context.stop.is_set()
 
     def _nap(self, began: float, beat: Beat) -> None:
-        """Until the next scan: when one is due, a file may have settled, a try is due, or something happened; but not at
-        once again."""
+        """Sleep until the next scan: when one is due, when a file may have settled or a try is due, or on an event.
+
+        Scans never follow each other at once.
+        """
         now = self._clock()
         earliest = now + min(self._scan_seconds * SCAN_SHARE, LONGEST_PAUSE_SECONDS)
         latest = began + self._settings.rescan
@@ -188,13 +192,13 @@ class Intake:
             self._problems.clear("watching the drop folder")
 
     def _turn(self, only: Container[bytes] | None = None, *, once: bool = False) -> "_Turn":
-        """One scan and what follows from it. Raises `LocalFault`.
+        """Scan once and act on the result. Raises `LocalFault`.
 
-        What is due is begun, if it is in `only`; what failed is not due again when everything is tried `once`.
+        Due rows are begun, limited to `only`; with `once`, failed rows do not become due again.
         """
-        busy = self._carriers.busy()  # before the scan: a file that is archived after it must not be taken for a new one
+        busy = self._carriers.busy()  # before the scan: a file that is archived after it must not look like a new one
         settings = self._settings
-        hidden = self._get_ready()  # which may put back what a crash left under another name
+        hidden = self._get_ready()  # this may give files back the name that a crash changed
         began = self._clock()
         seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
         self._scan_seconds = self._clock() - began
@@ -236,14 +240,14 @@ class Intake:
         return math.inf if once and row.next_attempt is not None else self._uploader.waits.left(row.id, row.next_attempt)
 
     def _worth_reading_again(self, rows: Iterable[Upload]) -> list[Upload]:
-        """Those that were not read in the last hour: whoever changes the rights of a folder does so again and again."""
+        """Leave out rows that were read in the last hour: people often change a folder's rights repeatedly."""
         now = self._clock()
         due = [row for row in rows if now - self._read_again.get(row.id, -math.inf) >= READ_AGAIN_SECONDS]
         self._read_again.update((row.id, now) for row in due)
         return due
 
     def _get_ready(self) -> Mapping[bytes, LocalFault]:
-        """Before the first file is taken: know what was uploaded from the folder; returns what can't be looked at."""
+        """Finish recovery before the first file is taken; returns the paths that can't be read."""
         if self._ready:
             return {}
         faults = self._uploader.recover()
@@ -251,13 +255,13 @@ class Intake:
         return faults
 
     def _still_written(self, row: Upload) -> bool:
-        """Whether a program may go on writing to a file that stands still; says so once in its row."""
+        """Check whether a program may still write to a settled file; records that once in its row."""
         try:
             with folder_of(self._settings.folder, row.path) as (folder, name):
                 if not being_written(name, folder=folder.descriptor):
                     return False
         except OSError:
-            return False  # whoever opens it next tells why that is not possible
+            return False  # the carrier that opens it next reports the reason
         if row.reason != STILL_WRITTEN:
             self._ledger.move_upload(row.id, row.state, reason=STILL_WRITTEN)
         return True
@@ -288,7 +292,7 @@ class Intake:
             self._ledger.forget_uploads(gone)
 
     def _meet(self, meaning: Meaning, found: Mapping[bytes, Stamp]) -> dict[bytes, Stamp]:
-        """Rows for what is new, and a new beginning for what has changed; returns what is to settle because of it."""
+        """Make rows for new files and reset those of changed files; returns the files that must settle because of it."""
         for row in meaning.replaced:
             self._ledger.record_moved_away(row.id).result()
         if meaning.touched:

@@ -1,4 +1,4 @@
-"""The name that the console is told for a dropped file. Pure."""
+"""The file name that the console receives for a dropped file. Pure."""
 
 import hashlib
 import posixpath
@@ -8,10 +8,10 @@ NAME_LIMIT = 255
 
 
 def console_name(path: bytes) -> str:
-    """The file name that the console is told: the last component, with what is not printable UTF-8 percent-encoded.
+    """Make the console's file name: the last component of the path; bytes that are not printable UTF-8 are percent-encoded.
 
-    So are backslashes, which some stores take for slashes. The name has at most 255 bytes, as the name of a file has; a
-    longer one ends in a mark that keeps it apart from its like.
+    Backslashes are encoded too, since some stores treat them as slashes. The name has at most 255 bytes, as on disk; a
+    longer one is cut and ends with a mark that distinguishes it from similar names.
     """
     name = posixpath.basename(path)
     try:

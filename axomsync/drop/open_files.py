@@ -1,9 +1,9 @@
-"""Is a program still writing to this file? A writer that pauses for minutes looks finished, and goes on after the upload.
+"""Check whether a program still writes to a file. A writer that pauses for minutes looks finished and goes on later.
 
-The kernel knows: it grants a read lease only on a file that nobody has open or mapped for writing (fcntl(2), "Leases").
+The kernel knows: it grants a read lease only on a file that no process has open or mapped for writing (fcntl(2), "Leases").
 
-Failures handled: what is no regular file (never waited for), filesystems without leases, and files of other users where
-the agent lacks CAP_LEASE: there it can't be told, and standing still for `settle` has to do.
+Failures handled: paths that are no regular file (never waited for), filesystems without leases, and files of other users if
+the agent lacks CAP_LEASE: there the answer is unknown, and an unchanged stamp for `settle` must be enough.
 """
 
 import errno
@@ -14,13 +14,13 @@ import stat
 from contextlib import suppress
 
 _F_SETSIG = 10  # linux/fcntl.h
-_UNTOLD = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})  # the machine, and not the file, is in the way
+_UNTOLD = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})  # faults of the machine, not of the file
 
 
 def being_written(path: bytes, *, folder: int | None = None) -> bool:
-    """Whether a process has the file open or mapped for writing; False where that can't be told.
+    """Check whether a process has the file open or mapped for writing; False where that is unknown.
 
-    `path` is below the folder with the descriptor `folder`, if there is one. Raises `OSError` when it can't be told now.
+    `path` is below the folder with the descriptor `folder`, if given. Raises `OSError` if the check is not possible now.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
@@ -31,8 +31,8 @@ def being_written(path: bytes, *, folder: int | None = None) -> bool:
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return False
-        # Whoever opens the file while the lease is held has the kernel send its holder a signal, whose default would
-        # end this process; this one is ignored.
+        # If a process opens the file while the lease is held, the kernel sends a signal. Its default action would end this
+        # process; SIGURG is ignored by default.
         fcntl.fcntl(file, _F_SETSIG, signal.SIGURG)
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as refusal:

@@ -1,9 +1,9 @@
-"""The way of one file: check, deliver, put away. Every step is in the ledger before the next begins.
+"""The steps of one file: check, deliver, put away. Each step is in the ledger before the next one begins.
 
-Each step is a module: `checking`, `delivery` (with `put` for one object), `put_away`; what keeps a file is in `setbacks`.
+Each step is a module: `checking`, `delivery` (with `put` for one object), `put_away`; `setbacks` records failures.
 
 Failures handled: files too large for one PUT (`held`), a file whose content changed though its size and time did not, a bug
-that one file trips (the others go on), a crash between any two steps (the next life goes on from the ledger's row).
+that one file meets (the others go on), a crash between any two steps (the next life continues from the ledger's row).
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Uploader:
-    """Carries files to storage; one call a file, from as many threads as one likes."""
+    """Carries files to storage, one for each call, from any number of threads."""
 
     def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
         self._settings = settings
@@ -45,20 +45,19 @@ class Uploader:
         self._recovery = Recovery(settings, context.ledger, claims, self._delivery.content, context.now)
 
     def recover(self) -> Mapping[bytes, LocalFault]:
-        """Take up what earlier lives left in the drop folder; returns what is in the way, to be called again then."""
+        """Recover earlier lives' work in the drop folder; returns the obstacles, which need another call."""
         return self._recovery.go_on()
 
     @property
     def is_recovered(self) -> bool:
-        """Whether nothing of earlier lives is left to take up."""
+        """True if no work of earlier lives is left to recover."""
         return self._recovery.is_done
 
     def carry(self, upload_row: int, beat: Beat) -> bool:
-        """Take one file as far as it can go now. What keeps it is in the ledger afterwards.
+        """Carry one file as far as possible now. The ledger has the obstacle afterwards, if there is one.
 
-        Returns False when nothing was done because the same content is on its way: look at this one again after that.
-        Raises `KeyRefused` and `Stopping`, and `LocalFault` when the ledger can't be written; everything else is the
-        file's own affair.
+        Returns False if nothing was done because the same content is on its way: try this row again after that. Raises
+        `KeyRefused`, `Stopping`, and `LocalFault` if the ledger can't be written; all other failures concern only this file.
         """
         upload = self._ledger.read.upload(upload_row)
         try:
@@ -68,14 +67,14 @@ class Uploader:
         except SourceChanged as changed:
             self._setbacks.start_over(upload, changed)
         except LedgerFault:
-            raise  # no affair of the file's
+            raise  # these concern all files
         except (Transient, UrlExpired, LocalFault) as failure:
             self._setbacks.wait(upload, failure)
         except Rejected as refusal:
             self._setbacks.park(upload, UploadState.FAILED, f"{refusal}; when that is mended: `axomsync retry`")
         except (Stopping, Fatal):
             raise
-        except Exception as bug:  # one file that trips a bug must not stop the others
+        except Exception as bug:  # a bug that one file meets must not stop the others
             unexpected = Transient(f"unexpected {type(bug).__name__}: {bug}; please report it")
             if self._setbacks.is_news(upload, unexpected):
                 log.exception("%s: unexpected failure", source.shown(upload.path))
@@ -111,7 +110,7 @@ class Uploader:
         self._setbacks.park(upload, UploadState.HELD, reason)
 
     def _demand_same_bytes(self, upload: Upload, beat: Beat) -> Upload:
-        """Of an uploaded file whose ctime alone is another now: read it again, note its stamp. Raises `SourceChanged`."""
+        """Read an uploaded file again after a change of its ctime alone, and record its stamp. Raises `SourceChanged`."""
         root, path = self._settings.folder, upload.path
         stamp = None if source.is_pushed(path) else stamp_at(root, path)
         if stamp is None or stamp.ctime_ns == upload.stamp.ctime_ns or not same_file(stamp, upload.stamp):
@@ -123,7 +122,7 @@ class Uploader:
         return upload
 
     def _step(self, beat: Beat) -> Callable[[], None]:
-        """What long readings call again and again: it beats, and raises `Stopping` when the agent stops."""
+        """Return the callback for long readings: it beats, and raises `Stopping` when the agent stops."""
 
         def step() -> None:
             beat()

@@ -1,13 +1,13 @@
-"""One object on its way to storage: presign, PUT, confirm; tried a few times at once, then left for later.
+"""Upload of one object: presign, PUT, confirm; a few quick tries, then the file waits for a later one.
 
-The last bytes of a PUT are sent only when all of them are known to be those that were checked, so storage never has an
-object with anything else. A signed URL is in the ledger before its PUT begins: after an ambiguous loss the same URL is PUT
-again while it lives, so that the object has the same key.
+The last bytes of a PUT are sent only when all bytes are known to be the checked ones, so storage never has an object with
+other content. A signed URL is in the ledger before its PUT begins: if an answer is lost, the PUT is repeated with the same
+URL while it is valid, so that the object keeps its key.
 
-Failures handled: an answer that is lost after storage took the bytes, URLs that expire, are refused or lead nowhere (a fresh
-one is asked for; what storage may have under the old key is counted as an orphan), a URL that ends while the body is sent,
-storage that is busy or resets, an ETag that is no MD5 (shown by the same one twice, or by what its host did before), a
-content that changes on the way without a sign of it.
+Failures handled: an answer that is lost after storage took the bytes, URLs that expire, are refused or lead nowhere (a new
+one is requested; a possible object under the old key is recorded as an orphan), a URL that ends while the body is sent,
+storage that is busy or resets, an ETag that is no MD5 (shown by the same ETag twice, or by the host's history), content that
+changes during the upload without a sign of it.
 """
 
 import hashlib
@@ -34,23 +34,23 @@ from axomsync.storage.s3 import Confirmation, plain_md5, still_refused
 from axomsync.transport.http import host_of
 
 PUT_PIECE = 1024 * 1024
-QUICK_TRIES = 4  # at once, with short pauses; after that the file waits its turn again
+QUICK_TRIES = 4  # at once, with short pauses; then the file waits for its next try
 LONGEST_QUICK_PAUSE_SECONDS = 10.0
 REFUSED_URLS_IN_A_ROW = 3
 NOTHING_AT_ALL = hashlib.md5(b"", usedforsecurity=False).hexdigest()
-LONG_PUT_SECONDS = 30.0  # twice refused after so long, a URL that says no end has one all the same
+LONG_PUT_SECONDS = 30.0  # a URL without an expiry time that is refused twice after so long does expire
 
 
 class Body(Protocol):
-    """What goes up as one object: a range of a file, and where its signed URL is kept until storage confirms."""
+    """Content of one object: a range of a file, with the place of its signed URL until storage confirms."""
 
-    upload: Upload  # its row; once a whole file is confirmed, the row that says so
+    upload: Upload  # its row; after the confirmation of a whole file, the row with the confirmation
     filename: str
     start: int
     end: int
-    proof: str | None  # the digest of what was checked, of the kind that `kind_of_proof` says
+    proof: str | None  # the digest of the checked bytes; `kind_of_proof` names its kind
     kind_of_proof: str
-    complete: bool  # whether its last byte was handed over in the last try: storage may have all of it
+    complete: bool  # True if the last try handed over the last byte: storage may have all of it
 
     def kept(self) -> Presigned | None: ...
     def keep(self, presigned: Presigned) -> None: ...
@@ -59,7 +59,7 @@ class Body(Protocol):
 
 
 class Whole:
-    """A file that goes up whole."""
+    """A file that is uploaded whole."""
 
     def __init__(self, ledger: Ledger, upload: Upload) -> None:
         self._ledger, self.upload, self.filename = ledger, upload, upload.filename
@@ -101,9 +101,9 @@ class Part:
 
 
 class ObjectPut:
-    """The PUT of one body, tried until storage confirms it or has been asked often enough for now.
+    """PUT of one body, tried until storage confirms it or the quick tries are used up.
 
-    `file` is the open file that the body is a range of; `still` raises `SourceChanged` when it is no longer what was read.
+    `file` is the open file with the body; `still` raises `SourceChanged` if the file has changed since it was read.
     """
 
     def __init__(
@@ -121,15 +121,15 @@ class ObjectPut:
         self._body, self._file, self._gauge, self._beat, self._still = body, file, gauge, beat, still
         self._presigned = body.kept()
         self._seen = body.upload.stamp
-        self._fresh = False  # the URL was given for this try
+        self._fresh = False  # the URL was requested for this try
         self._perhaps_stored = self._presigned is not None  # by an earlier life of the agent
         self._was_complete = False  # in any of these tries
-        self._doubtful_etag: str | None = None  # looked like an MD5 and was not that of the bytes
+        self._doubtful_etag: str | None = None  # it looked like an MD5 and differed from the bytes'
         self._refusals = 0
         self._began = 0.0
 
     def run(self) -> None:
-        """Try at once a few times: most failures of storage are over in a second. Raises what the last try met."""
+        """Try a few times at once: most failures of storage end within a second. Raises the failure of the last try."""
         for attempt in itertools.count(1):  # each way out raises or is confirmed
             try:
                 self._try()
@@ -147,7 +147,7 @@ class ObjectPut:
                     raise
                 pause = backoff(attempt, self._context.random, failure.retry_after)
                 if pause > LONGEST_QUICK_PAUSE_SECONDS:
-                    raise  # the file waits in its row, where everybody sees why
+                    raise  # the file waits; its row shows the reason
                 self._pause(pause)
 
     def _try(self) -> None:
@@ -164,7 +164,7 @@ class ObjectPut:
         self._put(presigned)
 
     def _take_another_url(self, refusal: AxomsyncError) -> None:
-        """Storage refused the URL: the next try asks for another, unless that can't help."""
+        """Handle a refused URL: the next try requests another one, unless that can't help."""
         began, sent_all = self._began, self._body.complete
         presigned, fresh = self._presigned, self._fresh
         self._refusals += 1
@@ -188,12 +188,12 @@ class ObjectPut:
             self._pause(backoff(self._refusals, self._context.random))
 
     def _give_up_url_that_leads_nowhere(self) -> None:
-        """One that says no end, and with which no body came to its end in all these tries, would be tried for ever."""
+        """Forget a URL without an expiry time if no body was sent whole with it in all tries; it would be tried for ever."""
         if self._presigned is not None and self._presigned.expires_at is None and not self._was_complete:
             self._let_go(perhaps=self._perhaps_stored)
 
     def _let_go(self, *, perhaps: bool) -> None:
-        """Forget the URL. What storage may have under its key is nobody's."""
+        """Forget the URL. If storage may have an object under its key, the object is recorded as an orphan."""
         if self._presigned is not None and perhaps:
             self._context.ledger.record_orphan(self._body.upload.id, self._presigned)
         self._body.forget()
@@ -224,7 +224,7 @@ class ObjectPut:
                 self._step()
 
         try:
-            with BackgroundHasher(self._length, md5.update) as digests:  # which costs as much as all the rest
+            with BackgroundHasher(self._length, md5.update) as digests:  # MD5 costs as much as all other work together
                 confirmed = self._context.storage.put(presigned.url, pieces(digests), self._length, self._content_type)
             self._still()
             doubtful = self._is_doubtful(host_of(presigned.url), confirmed, md5.hexdigest())
@@ -235,7 +235,7 @@ class ObjectPut:
         gauge.secure(self._length)
 
     def _is_unchanged(self) -> bool:
-        """Raises `SourceChanged` when another file has its name now."""
+        """Check that the open file is unchanged. Raises `SourceChanged` if another file has its name now."""
         found, read = stamp_of(os.fstat(self._file)), self._body.upload.stamp
         if found != self._seen:
             if self._body.proof is None or not same_file(found, read):
@@ -245,10 +245,11 @@ class ObjectPut:
         return True
 
     def _is_doubtful(self, host: str, confirmed: Confirmation, md5: str) -> bool:
-        """Whether the ETag looks like an MD5 and is not that of the bytes, on a host whose ETags may be no MD5s.
+        """Check for an ETag that looks like an MD5 but differs from the bytes' MD5, on a host whose ETags may not be MD5s.
 
-        Raises `Transient` where that means other bytes, or nobody who stores anything: on a host whose ETags were MD5s, at
-        the first time (damage on the way would hardly come twice alike), and where other bytes got the same ETag.
+        Raises `Transient` if the ETag means that storage has other bytes or stores nothing: it is the MD5 of no bytes, the
+        host's ETags are known MD5s, other bytes got the same ETag, or the host is unknown and this is its first such ETag.
+        The next try decides then: damage during the transfer hardly gives the same ETag twice.
         """
         plain = plain_md5(confirmed.etag)
         if plain == md5:

@@ -1,9 +1,9 @@
-"""The end of a file's way: archived with a receipt, deleted or left (`[drop] after`), or set aside with the reason.
+"""Last step of a file: archived with a receipt, deleted or left (`[drop] after`), or moved to `rejected/` with the reason.
 
-A file is deleted only when this agent itself saw storage confirm it; without that proof it is archived.
+A file is deleted only if this agent itself saw storage confirm it; without that proof it is archived.
 
-Failures handled: a folder or disk that can't take the file (`LocalFault`, with what is known of the upload in front), a file
-that a program is still writing to (`Transient`, likewise), a file that changed at the last moment (`SourceChanged`).
+Failures handled: a folder or disk that can't take the file (`LocalFault`, which also tells that the file was uploaded), a
+file that a program still writes to (`Transient`, likewise), a file that changed at the last moment (`SourceChanged`).
 """
 
 import logging
@@ -24,24 +24,24 @@ NOT_DELETED = (
 
 
 class PutAway:
-    """Puts files away; one call a file, from any thread."""
+    """Puts files away, one for each call, from any thread."""
 
     def __init__(self, settings: DropSettings, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
 
     def uploaded(self, upload: Upload, step: Callable[[], None]) -> None:
-        """The end of a file that storage has."""
+        """Put away a file that storage has."""
         root, after = self._settings.folder, self._settings.after
         if source.is_pushed(upload.path):
-            self._ledger.record_moved_away(upload.id)  # `push` was given it, and it stays where it is
+            self._ledger.record_moved_away(upload.id)  # it is a file of `push`, and stays in its place
             return
         if after == "keep":
             return
         confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
         receipt = None
         try:
-            # Without proof from this agent itself a file is not deleted, as when `after` was another one until now.
+            # A file without proof from this agent itself is not deleted, for example if `after` had another value before.
             seen = after == "delete" and confirmed.state is UploadState.UPLOADED and confirmed.was_seen
             if seen and confirmed.doubtful:
                 log.warning("%s: %s", source.shown(upload.path), NOT_DELETED)
@@ -58,7 +58,7 @@ class PutAway:
         self._ledger.record_moved_away(upload.id, receipt)
 
     def rejected(self, upload: Upload, invalid: jsonl.InvalidDataset, step: Callable[[], None]) -> None:
-        """The end of a file that is no dataset."""
+        """Put away a file that is no dataset."""
         root = self._settings.folder
         if source.is_pushed(upload.path):
             self._ledger.record_moved_away(upload.id)

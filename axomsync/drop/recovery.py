@@ -1,12 +1,10 @@
-"""What an agent takes up in the drop folder when it starts: the work of earlier lives, and of ledgers that were put back.
+"""Recovery of the drop folder when an agent starts: the work of earlier lives, and of ledgers that were restored.
 
-Receipts are compared with those that the ledger remembers, at every start: a ledger that was put back remembers fewer, and
-takes in what it lacks. Temporary files count as left by a crash at once when no other agent has worked here, else after
-`STALE_SECONDS`.
+At every start, the receipts are compared with those in the ledger: a restored ledger has fewer, and the missing ones are
+added. If no other agent has worked here, temporary files count as leftovers of a crash at once, else after `STALE_SECONDS`.
 
-Failures handled: a ledger that was lost or put back, a crash or a power loss in the middle of putting away, receipts and
-reasons that are empty or none, a part of the folder that can't be looked at now (told; the rest goes on, and it is tried
-again).
+Failures handled: a ledger that was lost or restored, a crash or a power loss while a file was put away, receipts and reasons
+that are empty or invalid, a part of the folder that can't be read now (reported; the rest goes on, and it is tried again).
 """
 
 import logging
@@ -30,8 +28,8 @@ from axomsync.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
-LARGEST_REASON = 65536  # bytes of one that may say nothing
-NAMED = 10  # files in the log that are no receipts
+LARGEST_REASON = 65536  # bytes; a larger one is not checked for missing content
+NAMED = 10  # invalid receipts that the log names
 
 Faults = dict[bytes, LocalFault]  # by path below the drop folder
 
@@ -40,7 +38,7 @@ _CLAIMED = frozenset({UploadState.QUEUED, UploadState.UPLOADING}) | _DONE
 
 
 class Recovery:
-    """Each of its steps is done once; `go_on` is called again for those that were not possible."""
+    """Recovery in steps, each done once; `go_on` is called again for the steps that failed."""
 
     def __init__(
         self,
@@ -60,7 +58,7 @@ class Recovery:
         }
 
     def go_on(self) -> Mapping[bytes, LocalFault]:
-        """Do what is not done yet; returns what is in the way."""
+        """Do the remaining steps; returns the obstacles."""
         faults: Faults = {}
         for place, step in list(self._steps.items()):
             try:
@@ -68,7 +66,7 @@ class Recovery:
             except LocalFault as fault:
                 found = {place: fault}
             except FileNotFoundError:
-                continue  # folders are being removed at this moment; the next look does it again, or tells of them
+                continue  # folders are being removed now; the next call tries again, or reports them
             except OSError as error:
                 found = {place: folder_fault(error)}
             if found:
@@ -79,7 +77,7 @@ class Recovery:
 
     @property
     def is_done(self) -> bool:
-        """Nothing is left to do."""
+        """True if no step is left."""
         return not self._steps
 
     def _register(self) -> Faults:
@@ -100,7 +98,7 @@ class Recovery:
         return faults
 
     def _write_reason_again(self, folder: Folder, rel: bytes, name: bytes) -> None:
-        """The reason for a file that lies beside it, where it is of this user and says nothing: a power loss leaves that."""
+        """Write a reason again if it belongs to this user and has no content: a power loss leaves such files."""
         status, file = folder.status(name), folder.status(name.removesuffix(REASON))
         if status is None or not stat.S_ISREG(status.st_mode) or not is_ours(status) or file is None:
             return
@@ -112,7 +110,7 @@ class Recovery:
             log.info("%s: it said nothing, and was written again", printable(os.fsdecode(os.path.join(rel, name))))
 
     def _remove_leftover(self, path: bytes) -> None:
-        """A temporary file that an agent of this user has begun, or a link to its name."""
+        """Remove a temporary file that an agent of this user began, or a link with its name."""
         with folder_of(self._root, path) as (folder, name):
             status = folder.status(name)
             if status is None or status.st_uid != os.geteuid() or stat.S_ISDIR(status.st_mode):
@@ -138,7 +136,7 @@ class Recovery:
         return found.faults
 
     def _write_again(self, path: bytes, found: Survey) -> bool:
-        """Whether the ledger knows what a file of a receipt's name must say, and it says that now."""
+        """Write a receipt again from the ledger; False if the ledger does not know its upload."""
         try:
             stamp = stamp_at(self._root, path.removesuffix(RECEIPT))
             upload = None if stamp is None else self._ledger.read.put_away_as(stamp, _DONE)

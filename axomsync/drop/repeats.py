@@ -1,8 +1,8 @@
-"""Lines that say, byte for byte, what an earlier line of the file said: an export that ran twice, a chunk written again.
+"""Lines that are equal, byte for byte, to an earlier line of the file: an export that ran twice, a chunk written again.
 
-That is legal data, and so only told. Memory is constant: the first `REMEMBERED` lines are kept, as hashes of 8 bytes, and
-all compared. Of the lines after them every `EVERY`th window is, with those and within itself: enough to notice a file that
-was appended to itself (with lines of 21 bytes or more), at a price that checking a large file does not feel.
+Such lines are valid data, so they are only reported. Memory is constant: the first `REMEMBERED` lines are kept as hashes of
+8 bytes, and all are compared. After them, every `EVERY`th window is compared with them and within itself. That is enough to
+notice a file that was appended to itself (with lines of 21 bytes or more), and hardly slows the check of a large file.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ NAMED = 20
 
 
 class Repeats:
-    """Takes lines in, in their order."""
+    """Counter of repeated lines; takes the lines in their order."""
 
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self._remembered = remembered
@@ -25,7 +25,7 @@ class Repeats:
         self._first: list[int] = []
 
     def take_window(self, window: bytes, number: int) -> None:
-        """Whole lines that follow one another; `number` is that of the first."""
+        """Take whole lines that follow each other; `number` is that of the first."""
         if self._compared >= self._remembered:
             self._windows += 1
             if self._windows % EVERY:
@@ -33,12 +33,12 @@ class Repeats:
         self.take(window[:-1].split(b"\n"), number)
 
     def take(self, lines: Iterable[bytes], number: int) -> None:
-        """As `take_window`, but all of these are compared."""
-        # Python's hash of bytes is SipHash with a secret of the process, so nobody can make lines collide.
+        """Take lines as `take_window` does, but compare all of them."""
+        # Python's hash of bytes is SipHash with a secret of the process, so no file can be made with lines that collide.
         self.take_hashes(list(map(hash, lines)), number)
 
     def take_hashes(self, hashes: list[int], number: int) -> None:
-        """As `take`, of lines that are not held; equal lines have equal hashes."""
+        """Take lines by their hashes; equal lines have equal hashes."""
         distinct = set(hashes)
         if len(distinct) < len(hashes) or not distinct.isdisjoint(self._seen):
             self._note(hashes, number)
@@ -56,12 +56,12 @@ class Repeats:
             here.add(each)
 
     def found(self) -> RepeatedLines | None:
-        """What was found; None when no line repeats another."""
+        """The repeated lines; None if no line repeats another."""
         return RepeatedLines(self._count, self._compared, tuple(self._first)) if self._count else None
 
 
 def repeated_words(document: Mapping[str, Any] | None, lines: int | None) -> str | None:
-    """The warning for people about a `repeated_document` of a file with so many lines; None when no line repeats."""
+    """Warning for people about a `repeated_document` of a file with that many lines; None if no line repeats."""
     if document is None:
         return None
     count, compared = document["count"], document["compared"]

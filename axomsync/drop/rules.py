@@ -1,9 +1,9 @@
-"""Which files of the drop folder are to be uploaded, and by which rule the others are left alone.
+"""Rules that select the files of the drop folder for upload, and that name the reason for leaving others alone.
 
-Every file below the folder is either taken or accounted for: the scan counts by these rules, and `explain` names the one
-that holds for a path, and what to do about it.
+Every file below the folder is either taken or counted: the scan counts by these rules, and `explain` names the rule for a
+path, and the fix.
 
-Failures handled: a path that can't be looked at (told as a rule of its own), one that is not there (`None`).
+Failures handled: a path that can't be read (it has its own rule), a path that does not exist (`None`).
 """
 
 import errno
@@ -29,7 +29,7 @@ _GONE = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class Rule(StrEnum):
-    """Why a file is left alone. The words are a contract: they appear in JSON."""
+    """Reasons for leaving a file alone. The words are a contract: they appear in JSON."""
 
     NOT_INCLUDED = "not included"
     EXCLUDED = "excluded"
@@ -47,7 +47,7 @@ class Rule(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """A rule in words: `what` it is that holds, and `fix`, what to do to have the file uploaded."""
+    """A rule in words: `what` applies, and `fix`, the way to have the file uploaded."""
 
     what: str
     fix: str
@@ -71,9 +71,9 @@ MEANINGS: Mapping[Rule, Meaning] = {
 
 @dataclass(slots=True)
 class LeftAlone:
-    """How many entries each rule holds for, and a few of them by name; all of them in `every`, if that is a list.
+    """Number of entries for each rule, with a few names; `every` lists all of them, if it is a list.
 
-    A folder that is left alone is not looked into: it is one entry, whatever it holds, and counted in `folders` too.
+    A folder that is left alone is not read: it counts as one entry, whatever it holds, and also in `folders`.
     """
 
     every: list[tuple[Rule, bytes]] | None = None
@@ -82,7 +82,7 @@ class LeftAlone:
     examples: dict[Rule, list[bytes]] = field(default_factory=dict)
 
     def add(self, rule: Rule, path: bytes, *, is_folder: bool = False) -> None:
-        """One more; the first names in order are kept, whatever the order of a folder's listing."""
+        """Count one more; the first names in sorted order are kept, whatever the order of a folder's listing."""
         self.counts[rule] = self.counts.get(rule, 0) + 1
         if is_folder:
             self.folders[rule] = self.folders.get(rule, 0) + 1
@@ -98,14 +98,14 @@ class LeftAlone:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the configuration takes: globs over the file name and the path below the folder, in upper or lower case."""
+    """Selection by the configuration: globs for the file name and the path below the folder; case is ignored."""
 
     include: Sequence[str]
     exclude: Sequence[str]
-    marker: bytes = b""  # ending of the files that say that another one is whole
+    marker: bytes = b""  # suffix of the files that mark another one as complete
 
     def rule_for_name(self, path: bytes) -> Rule | None:
-        """The rule by which a regular file of this path is left alone, as far as names go."""
+        """Find the rule that leaves a regular file with this path alone, judging by names only."""
         whole = os.fsdecode(path).lower()
         names = (whole, os.path.basename(whole))
         if not _matches(names, self.include):
@@ -113,7 +113,7 @@ class Selection:
         return Rule.EXCLUDED if _matches(names, self.exclude) else None
 
     def hint(self, path: bytes) -> str | None:
-        """What is likely meant by a name that is not included."""
+        """Guess the intended name of a file that is not included."""
         name = os.path.basename(os.fsdecode(path))
         stem, ending = os.path.splitext(name)
         ending = ending.lower()
@@ -131,10 +131,10 @@ class Selection:
 
 
 def _without_additions(name: str) -> str:
-    """A name without what downloads, copies and other systems have put behind its ending."""
+    """Remove the parts that downloads, copies and other systems add after a name's ending."""
     name = name.strip()
     if (copied := re.fullmatch(r"(.+)(\.\w+)( ?\(\d+\)| - copy)", name, re.IGNORECASE)) is not None:
-        return f"{copied[1]}{copied[3]}{copied[2]}"  # the number stays: the name without it is another file's
+        return f"{copied[1]}{copied[3]}{copied[2]}"  # the number stays: the name without it belongs to another file
     stem, ending = os.path.splitext(name)
     return stem if ending.lower() == ".txt" and "." in stem else name
 
@@ -149,7 +149,7 @@ def _matches(names: Sequence[str], globs: Sequence[str]) -> bool:
 
 
 def rule_for_any(name: bytes) -> Rule | None:
-    """The rule by which whatever has this name is left alone, be it a file or a folder."""
+    """Find the rule that leaves every entry with this name alone, file or folder."""
     if name.startswith(LOCK_PREFIXES):
         return Rule.LOCK
     if name.startswith(b"."):
@@ -158,13 +158,13 @@ def rule_for_any(name: bytes) -> Rule | None:
 
 
 def is_ours(name: bytes) -> bool:
-    """Whether the agent itself makes what has this name, to tell other agents or to be renamed at once."""
+    """Check for a name that the agent itself uses, to inform other agents or for a file that it renames soon."""
     return name == CLAIMS or name.startswith((UNFINISHED, b".axomsync-deleting-"))
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What holds for one path. `rule` is None when no rule leaves it alone; `what` and `fix` are words, as in `Meaning`."""
+    """Result for one path. `rule` is None if no rule leaves it alone; `what` and `fix` are words, as in `Meaning`."""
 
     path: bytes  # below the drop folder
     rule: Rule | None
@@ -173,7 +173,7 @@ class Account:
 
 
 def account_for(root: Path, path: bytes, selection: Selection) -> Account | None:
-    """Why a path below the drop folder is left alone; None when nothing is there. Looks at the disk, follows no link."""
+    """Find the rule for a path below the drop folder; None if it does not exist. Reads the disk, follows no link."""
     top, parts = os.fsencode(root), path.split(b"/")
     for number in range(1, len(parts) + 1):
         way, is_last = b"/".join(parts[:number]), number == len(parts)
@@ -231,10 +231,10 @@ def _rule_for_marker(marker: bytes, mtime_ns: int) -> Rule | None:
 
 
 def rule_for_marked(marker: os.stat_result | None, mtime_ns: int) -> Rule | None:
-    """The rule for a file that was last written at `mtime_ns`, by its marker: an older one was meant for another file,
-    which had the name before.
+    """Rule for a file that was last written at `mtime_ns`, by its marker.
 
-    Of a file that comes from the future, by a clock that was wrong, that can't be told: its marker is believed.
+    A marker that is older than its file was meant for an earlier file of that name. If the file's time is in the future,
+    because of a wrong clock, the two can't be compared, and the marker is accepted.
     """
     if marker is None:
         return Rule.NO_MARKER
@@ -242,13 +242,13 @@ def rule_for_marked(marker: os.stat_result | None, mtime_ns: int) -> Rule | None
 
 
 def amount(files: int, folders: int) -> str:
-    """Such as `2 files and 1 folder`."""
+    """Number of entries in words, such as `2 files and 1 folder`."""
     counted = ((files, "file"), (folders, "folder"))
     return " and ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counted if count) or "nothing"
 
 
 def document(left: LeftAlone) -> list[dict[str, object]]:
-    """As `status --json` shows it, the most frequent rule first."""
+    """The JSON for `status --json`, the most frequent rule first."""
     return [
         {
             "rule": str(rule),

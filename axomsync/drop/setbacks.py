@@ -1,8 +1,8 @@
-"""What keeps a file: written into its row, logged once, and when it is tried again.
+"""Record of failures: each is written into the file's row and logged once, with the time of the next try.
 
-Failures handled: a file that changes on the way (it starts over; what storage may have under its old key is not handed out),
-one that reads differently each time though its stamps stay (a try that failed), any failure of a try (the row backs off),
-one that only a person can mend (the row is parked).
+Failures handled: a file that changes during its upload (it starts over; the key of a possible old object is not handed out),
+a file that reads differently each time though its stamp stays (a failed try), any failure of a try (the row backs off), a
+failure that only a person can fix (the row is parked).
 """
 
 import logging
@@ -22,21 +22,21 @@ log = logging.getLogger(__name__)
 
 
 class Setbacks:
-    """Records what keeps files; from any thread. `root` is the drop folder."""
+    """Records failures of files; from any thread. `root` is the drop folder."""
 
     def __init__(self, root: Path, context: WorkerContext) -> None:
         self._root = root
         self._context = context
         self._ledger = context.ledger
         self.waits = Waits(context.now, context.clock)
-        self._told: dict[int, str] = {}  # what was last logged about a file, so that no repeat is
+        self._told: dict[int, str] = {}  # last logged line of each file, so that it is not logged again
 
     def end(self, upload: Upload) -> None:
-        """The file went on: what comes next is logged again."""
+        """Forget the last logged failure: the file made progress."""
         self._told.pop(upload.id, None)
 
     def start_over(self, upload: Upload, changed: SourceChanged) -> None:
-        """Have a file that is another one now settle and be checked again; drop its row if it went away."""
+        """Let a changed file settle and be checked again; delete its row if the file is gone."""
         current = self._ledger.read.upload(upload.id)
         try:
             stamp = stamp_at(self._root, upload.path)
@@ -45,19 +45,19 @@ class Setbacks:
             return
         is_done = current.state in (UploadState.UPLOADED, UploadState.DUPLICATE)
         if stamp is not None and same_file(stamp, upload.stamp) and not is_done:
-            # It reads differently each time: that is no new file, and would go on for ever without a pause.
+            # The file reads differently each time though its stamp stays: no new file, and endless without a pause.
             self.wait(upload, Transient(f"{changed}, though its time stamps are the same"), anew=True)
             return
         log.info("%s: %s", shown(upload.path), changed)
         if stamp is None:
             self._ledger.forget_uploads([upload.path])
         elif is_done:
-            self._ledger.record_moved_away(upload.id).result()  # what lies there now is another file
+            self._ledger.record_moved_away(upload.id).result()  # the file with that name now is another one
         else:
             self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, str(changed)).result()
 
     def wait(self, upload: Upload, failure: AxomsyncError, *, anew: bool = False) -> None:
-        """Back off. `anew` has the next try check the file again."""
+        """Back off. With `anew`, the next try checks the file again."""
         current = self._ledger.read.upload(upload.id)
         attempts = current.attempts + 1
         retry_after = failure.retry_after if isinstance(failure, Transient) else None
@@ -69,16 +69,16 @@ class Setbacks:
             self._told[upload.id] = without_request(str(failure))
             log.warning("%s: %s; tried again later", shown(upload.path), failure)
         stamp = None
-        with suppress(LocalFault):  # that it can't be told is told as what keeps it
+        with suppress(LocalFault):  # an unreadable file is already the recorded failure
             stamp = stamp_at(self._root, upload.path)
         if anew:
             state, stamp = UploadState.SETTLING, current.stamp
         if stamp is not None and state is UploadState.SETTLING and (anew or stamp != current.stamp):
-            self._ledger.restamp(upload.id, stamp, state)  # so that another change ends the waiting
+            self._ledger.restamp(upload.id, stamp, state)  # so that another change ends the pause
         self._ledger.move_upload(upload.id, state, attempts=attempts, next_attempt=due, reason=str(failure)).result()
 
     def is_news(self, upload: Upload, failure: AxomsyncError) -> bool:
-        """Whether `wait` would log this failure: it was not the last thing logged about the file."""
+        """True if `wait` would log this failure: it differs from the last one logged for the file."""
         return self._told.get(upload.id) != without_request(str(failure))
 
     def park(self, upload: Upload, state: UploadState, reason: str) -> None:

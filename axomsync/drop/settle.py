@@ -1,4 +1,4 @@
-"""What a scan of the drop folder means, and whether a file has stopped changing. Pure: no I/O, time is an argument."""
+"""Meaning of a scan of the drop folder, and detection of files that no longer change. Pure: no I/O, time is an argument."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,17 +10,17 @@ FINISHED = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE, UploadState.R
 
 @dataclass(slots=True)
 class Meaning:
-    """What follows from one scan. Paths are relative to the drop folder."""
+    """Consequences of one scan. Paths are relative to the drop folder."""
 
     new: list[bytes] = field(default_factory=list)  # no row yet
-    replaced: list[Upload] = field(default_factory=list)  # another file lies where a finished one lay
-    changed: list[Upload] = field(default_factory=list)  # what was known of the content no longer holds
-    settling: dict[bytes, Stamp] = field(default_factory=dict)  # to be watched until they stand still
-    unfinished: list[Upload] = field(default_factory=list)  # checked or even uploaded, and still lying there
-    touched: list[Upload] = field(default_factory=list)  # only the ctime is another: rights or owner, not the bytes
-    doubtful: list[Upload] = field(default_factory=list)  # the same of files that stay when they are uploaded
+    replaced: list[Upload] = field(default_factory=list)  # another file has the name of a finished one
+    changed: list[Upload] = field(default_factory=list)  # the recorded content is no longer valid
+    settling: dict[bytes, Stamp] = field(default_factory=dict)  # to be watched until they no longer change
+    unfinished: list[Upload] = field(default_factory=list)  # checked or even uploaded, and still in the folder
+    touched: list[Upload] = field(default_factory=list)  # only the ctime differs: rights or owner, not the bytes
+    doubtful: list[Upload] = field(default_factory=list)  # the same for uploaded files that stay in the folder
     vanished: list[Upload] = field(default_factory=list)  # row, but no file
-    next_in: float | None = None  # seconds until the first of those comes that wait for a time
+    next_in: float | None = None  # seconds until the first waiting row is due
 
 
 def interpret(
@@ -32,10 +32,9 @@ def interpret(
     keeps: bool,
     max_put: float,
 ) -> Meaning:
-    """Compare a scan with the ledger's rows. `busy` uploads are left alone, those that still wait for `left` seconds
-    too.
+    """Compare a scan with the ledger's rows. Rows in `busy`, and rows that still wait for `left` seconds, are left alone.
 
-    `keeps` says that finished files stay where they are. Held files that `max_put` (bytes) allows are taken up again.
+    `keeps`: finished files stay in their place. Held files that `max_put` (bytes) allows are taken again.
     """
     meaning = Meaning()
     unknown = dict(found)
@@ -60,10 +59,10 @@ def interpret(
 
 
 def same_file(one: Stamp, other: Stamp) -> bool:
-    """Whether two looks saw the same bytes, as far as stamps can tell: what was read is proven by its digest.
+    """Check that two stamps show the same bytes, as far as stamps can; the digest proves the bytes that were read.
 
-    A change of rights, owner or links sets the ctime alone, and needs no new start. Some filesystems (FUSE, mergerfs) give
-    another inode number at each look; a file that took the place of another would have another ctime as well.
+    A change of rights, owner or links sets only the ctime, and needs no new start. Some filesystems (FUSE, mergerfs) give
+    another inode number at each look; a file that replaced another would also have another ctime.
     """
     if (one.dev, one.size, one.mtime_ns) != (other.dev, other.size, other.mtime_ns):
         return False
@@ -71,7 +70,7 @@ def same_file(one: Stamp, other: Stamp) -> bool:
 
 
 def _looks_alike(one: Stamp, other: Stamp) -> bool:
-    """As `same_file`, and nobody touched it: new rights may be what it waited for."""
+    """`same_file` and the same ctime; another ctime may mean new rights, for which the file waited."""
     return same_file(one, other) and one.ctime_ns == other.ctime_ns
 
 
@@ -92,23 +91,23 @@ def _starts_over(row: Upload, stamp: Stamp, max_put: float) -> bool:
 
 
 def _goes_on(row: Upload, keeps: bool) -> bool:
-    # Uploading although nobody is busy with it: the ledger could not be written when its carrier gave up.
+    # A row can be uploading without a carrier: the ledger could not be written when its carrier gave up.
     to_deliver = row.state in (UploadState.QUEUED, UploadState.UPLOADING)
     to_put_away = row.state in (UploadState.UPLOADED, UploadState.DUPLICATE) and not keeps
     return to_deliver or to_put_away or row.state is UploadState.REJECTED
 
 
 class Settler:
-    """Remembers since when each path has carried its stamp. `settle` and all times are monotonic seconds."""
+    """Remembers for each path the time since when its stamp is unchanged. `settle` and all times are monotonic seconds."""
 
     def __init__(self, settle: float) -> None:
         self._settle = settle
         self._since: dict[bytes, tuple[Stamp, float]] = {}
 
     def observe(self, found: Mapping[bytes, Stamp], now: float) -> list[bytes]:
-        """Take in one scan and return the paths that have stood still for `settle`, oldest modification first.
+        """Take one scan; returns the paths that were unchanged for `settle`, oldest modification first.
 
-        Paths that are no longer found are forgotten; a path whose stamp differs starts anew.
+        Missing paths are forgotten; a path with another stamp starts again.
         """
         self._since = {
             path: (stamp, known[1] if (known := self._since.get(path)) and same_file(known[0], stamp) else now)
@@ -118,6 +117,6 @@ class Settler:
         return sorted(still, key=lambda path: (found[path].mtime_ns, path))
 
     def due_in(self, now: float) -> float | None:
-        """Seconds until the next path can have settled, None when no more can."""
+        """Seconds until the next path can be settled; None if no path waits."""
         ends = [end for _, since in self._since.values() if (end := since + self._settle) > now]
         return min(ends) - now if ends else None

@@ -1,6 +1,6 @@
-"""Where a large file is cut: at line ends, into ranges of itself. No copies are made, and joined they are the original.
+"""Division of a large file into ranges that end at line ends. No copies are made; joined, the ranges are the original.
 
-Failures handled: lines longer than a shard (that shard grows to the line's end), a file that ends early (`SourceChanged`).
+Failures handled: lines longer than a shard (that shard extends to the line's end), a file that ends early (`SourceChanged`).
 """
 
 import os
@@ -8,11 +8,11 @@ import os
 from axomsync.core.errors import SourceChanged
 from axomsync.core.records import Segment
 
-LOOK_BACK = 1024 * 1024  # bytes read at a time in search of a line end
+LOOK_BACK = 1024 * 1024  # bytes read at a time to find a line end
 
 
 def plan(file: int, size: int, shard: int) -> list[Segment]:
-    """Ranges of at most `shard` bytes that each end behind a line's end; longer only where a single line is."""
+    """Ranges of at most `shard` bytes, each ending after a line end; only a single longer line makes a longer range."""
     shards, start = [], 0
     while size - start > shard:
         end = _last_line_end(file, start, start + shard) or _next_line_end(file, start + shard, size)
@@ -24,7 +24,7 @@ def plan(file: int, size: int, shard: int) -> list[Segment]:
 
 
 def shard_name(filename: str, number: int, count: int) -> str:
-    """`train.jsonl` → `train-00002-of-00008.jsonl`, the form that dataset tools know. Numbers count from 1."""
+    """Name of one shard: `train.jsonl` → `train-00002-of-00008.jsonl`, the form of dataset tools. Numbers count from 1."""
     stem, extension = os.path.splitext(filename)
     return f"{stem}-{number:05}-of-{count:05}{extension}"
 

@@ -1,6 +1,6 @@
-"""A file of the drop folder, or one that `push` was given, while it is read: opened, and compared with its stamp.
+"""Access to a file of the drop folder or of `push` while it is read: opened, and compared with its stamp.
 
-Failures handled: a file that went away, changed or was replaced while it was read (`SourceChanged`), one that can't be
+Failures handled: a file that disappeared, changed or was replaced while it was read (`SourceChanged`), a file that can't be
 opened or read, links and files in the place of its folders (`LocalFault`, nothing is followed).
 """
 
@@ -18,18 +18,18 @@ from axomsync.drop.watch import folder_of, stamp_at, stamp_of
 
 
 def shown(path: bytes) -> str:
-    """A path as people read it."""
+    """A path in printable form, for people."""
     return printable(os.fsdecode(path))
 
 
 def is_pushed(path: bytes) -> bool:
-    """Whether `push` was given this file: it lies outside the drop folder, and stays there."""
+    """True for a file of `push`: it lies outside the drop folder, and stays there."""
     return path.startswith(b"/")
 
 
 @contextmanager
 def opened(root: Path, path: bytes) -> Iterator[tuple[int, Stamp]]:
-    """The open file and its stamp. Raises `SourceChanged` and `LocalFault`, also for what is read in the block."""
+    """Open the file; yields descriptor and stamp. Raises `SourceChanged` and `LocalFault`, also for errors in the block."""
     whole = os.path.join(os.fsencode(root), path)
     try:
         with folder_of(root, path) as (folder, name):
@@ -47,14 +47,14 @@ def opened(root: Path, path: bytes) -> Iterator[tuple[int, Stamp]]:
 
 
 def demand_unchanged(root: Path, path: bytes, file: int, stamp: Stamp) -> None:
-    """Raise `SourceChanged` unless the open file and the one at its path are both what `stamp` says."""
+    """Raise `SourceChanged` unless both the open file and the file at its path have this `stamp`."""
     now_there = stamp_at(root, path)
     if now_there is None or not (same_file(now_there, stamp) and same_file(stamp_of(os.fstat(file)), stamp)):
         raise SourceChanged("the file changed while it was read")
 
 
 def is_in_reach(root: Path, path: bytes) -> bool:
-    """Whether the next look at the drop folder will find this file."""
+    """Check that the next scan of the drop folder will find this file."""
     if is_pushed(path):
         return False
     try:

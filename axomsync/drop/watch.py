@@ -1,13 +1,13 @@
-"""What lies in the drop folder: scans that tell the truth, and watchdog hints that tell when to scan.
+"""Scans of the drop folder, and watchdog hints that start them.
 
-Events are only hints: a queue that overflows, a root that is a symlink, a filesystem that raises none and a root that was
-deleted under the observer all lose them silently. A scan finds everything whatever was missed.
+Events are only hints: they are lost silently if the queue overflows, the root is a symlink, the filesystem raises no events,
+or the root was deleted during the watch. A scan finds everything, whatever events were lost.
 
-Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and looking,
-folders that become links (not followed), files that can't be looked at now (`LocalFault`: that does not make them gone),
-sub-folders without permission (named in the scan; what they hold is not taken for gone), a filesystem that is not
-mounted, an observer that can't start or can't watch every folder (inotify limits): told, and restarted by `heal`; one of
-its threads that dies (noticed by `works`, told by `ops/logs`).
+Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and stat, folders
+that become links (not followed), files that can't be read now (`LocalFault`: they do not count as gone), sub-folders without
+permission (named in the scan; their files do not count as gone), a filesystem that is not mounted, an observer that can't
+start or can't watch every folder (inotify limits): reported, and restarted by `heal`; a thread of the observer that dies
+(noticed by `works`, logged by `ops/logs`).
 """
 
 import ctypes
@@ -56,28 +56,28 @@ _LIMITS = {
     errno.ENOSPC: "too many folders are watched; raise fs.inotify.max_user_watches",
     errno.EMFILE: "too many inotify instances; raise fs.inotify.max_user_instances",
 }
-# It tells of its own races, such as a folder that is made while it looks for folders to watch. The scan misses nothing.
+# watchdog warns about its own races, such as a folder made while it looks for folders to watch. The scan misses nothing.
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\.")
 
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # the last two: something else is on the way to it now
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # the last two: the path leads to something else now
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _IN_CREATE = 0x100  # linux/inotify.h
 
-# mv and hard links raise only "created", temp-then-rename only "moved"; a tree that is moved in only its folder's event.
+# mv and hard links raise only "created", temp-then-rename only "moved"; a moved tree only its folder's event.
 HINTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent]
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """The stamp in what `stat` answered, as it can be kept: some filesystems have times that no ledger holds."""
+    """Make a stamp from the answer of `stat`, with times in the ledger's range: some filesystems have others."""
     return stored(Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 @dataclass(slots=True)
 class Scan:
-    """What one look at the drop folder found: paths below the root with their stamps.
+    """Result of one scan of the drop folder: paths below the root with their stamps.
 
-    What is in or below an `unreadable` path is not known to be gone.
+    Files at or below an `unreadable` path do not count as gone.
     """
 
     found: dict[bytes, Stamp] = field(default_factory=dict)
@@ -86,14 +86,14 @@ class Scan:
     device: int = 0  # of the root
 
     def hides(self, path: bytes) -> bool:
-        """Whether `path` may exist without having been found."""
+        """True if `path` may exist although it was not found."""
         return any(path == folder or path.startswith(folder + b"/") for folder in self.unreadable)
 
 
 def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker: str = "") -> Scan:
-    """Every regular file below `root` that is to be uploaded, and how many are left alone by which rule (see `rules`).
+    """Scan for regular files below `root` to upload, and count the files that each rule leaves alone (see `rules`).
 
-    Raises `LocalFault` when the root can't be read.
+    Raises `LocalFault` if the root can't be read.
     """
     selection = Selection(include, exclude, os.fsencode(done_marker))
     try:
@@ -109,7 +109,7 @@ def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker
 
 
 def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selection) -> None:
-    """The last of the `pending` folders; those in it are pending then."""
+    """Scan the last of the `pending` folders; its sub-folders become pending."""
     rel = pending.pop()
     try:
         folder = top.descend(rel)
@@ -133,7 +133,7 @@ def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selec
             try:
                 rule = _rule_for(path, name, entry, entries, pending, result, selection)
             except OSError as error:
-                error.filename = os.path.join(folder.path, name)  # of the descriptor the system knows none
+                error.filename = os.path.join(folder.path, name)  # a descriptor's error has no path
                 _note(result, path, error)
             else:
                 if rule is not None:
@@ -149,7 +149,7 @@ def _rule_for(
     result: Scan,
     selection: Selection,
 ) -> Rule | None:
-    """The rule by which one entry of a folder is left alone; else it is noted, as what it is."""
+    """Find the rule that leaves one entry of a folder alone; without one, the entry is added to the result."""
     if (rule := rule_for_any(name)) is not None:
         return None if is_ours(name) else rule
     marker = selection.marker
@@ -174,14 +174,16 @@ def _rule_for(
 
 
 def _note(result: Scan, path: bytes, error: OSError, *, is_folder: bool = False) -> None:
-    if error.errno not in _GONE:  # else it went away since it was listed
+    if error.errno not in _GONE:  # else it disappeared after the listing
         result.unreadable[path] = local_fault(error)
         result.left.add(Rule.UNREADABLE, path, is_folder=is_folder)
 
 
 def unmounted(root: Path, path: bytes, device: int) -> bool:
-    """Whether `path`, which lay on the filesystem `device` and is not there, looks like one whose filesystem is not mounted:
-    the folder that would hold it, or what is left of the way to it, is empty and lies on another filesystem."""
+    """Check for a missing mount: `path` was on the filesystem `device` and is gone now.
+
+    It counts as not mounted if its folder, or the nearest existing one above it, is empty and on another filesystem.
+    """
     top = os.fsencode(root)
     folder = os.path.dirname(os.path.join(top, path))
     try:
@@ -203,9 +205,9 @@ def _is_folder(path: bytes) -> bool:
 
 @contextmanager
 def folder_of(root: Path, path: bytes) -> Iterator[tuple[Folder, bytes]]:
-    """The folder that a file lies in, and its name there. Raises `OSError`.
+    """Yields the folder of a file, open, and the file's name there. Raises `OSError`.
 
-    No link below `root` is followed; the absolute path of a file that `push` was given is what the user said.
+    No link below `root` is followed; the absolute path of a file of `push` is used as the user gave it.
     """
     head, name = os.path.split(path)
     if os.path.isabs(path):
@@ -217,9 +219,9 @@ def folder_of(root: Path, path: bytes) -> Iterator[tuple[Folder, bytes]]:
 
 
 def stamp_at(root: Path, path: bytes) -> Stamp | None:
-    """The stamp of one file now, None when it is gone or is no regular file any more.
+    """The file's stamp now; None if it is gone or no longer a regular file.
 
-    Raises `LocalFault` when that can't be told, as with too many open files.
+    Raises `LocalFault` if that can't be read, for example because of too many open files.
     """
     try:
         with folder_of(root, path) as (folder, name):
@@ -232,28 +234,28 @@ def stamp_at(root: Path, path: bytes) -> Stamp | None:
 
 
 def folder_fault(error: OSError) -> LocalFault:
-    """As `local_fault`, of a folder that the agent itself fills."""
+    """`local_fault` for a folder that the agent itself fills."""
     if error.errno == errno.ENOTDIR and error.filename is not None:
         return LocalFault(f"{printable(os.fsdecode(error.filename))}: a file has the name of this folder; move it away")
     return local_fault(error)
 
 
 class _Hint(FileSystemEventHandler):
-    """Wakes for whatever happens outside of the folders that axomsync itself fills."""
+    """Calls `wake` for every event outside of the folders that axomsync itself fills."""
 
     def __init__(self, wake: Callable[[], None], target: Path) -> None:
         self._wake = wake
         self._own = tuple(os.path.join(target, os.fsdecode(name), "") for name in (ARCHIVE, REJECTS, CLAIMS))
 
     def dispatch(self, event: FileSystemEvent) -> None:
-        # No more than this: an exception here would kill the observer's thread.
+        # Nothing else is done here: an exception would end the observer's thread.
         place = event.dest_path or event.src_path
         if not os.fsdecode(place).startswith(self._own):
             self._wake()
 
 
 class Watcher:
-    """Calls `wake` when something may have appeared below `root`. `kind` says how it watches, or why it can't."""
+    """Calls `wake` when new files may exist below `root`. `kind` is the kind of watch, `fault` the reason if it fails."""
 
     def __init__(self, root: Path, mode: Literal["auto", "inotify", "polling"], wake: Callable[[], None]) -> None:
         self._root, self._mode, self._wake = root, mode, wake
@@ -264,7 +266,7 @@ class Watcher:
         self.fault: str | None = None
 
     def heal(self) -> None:
-        """Start watching, or start anew when the observer died or the folder was replaced under it."""
+        """Start watching; start again if the observer died or the folder was replaced."""
         target = Path(os.path.realpath(self._root))  # a watch on a symlink raises no event
         try:
             status = os.stat(target)
@@ -285,13 +287,13 @@ class Watcher:
         self._watched = identity
 
     def works(self) -> bool:
-        """Whether no thread of the observer has died since it was started; true of none."""
+        """True if no thread of the observer has died since its start; also true without an observer."""
         return all(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
         """Stop watching."""
         if self._observer is not None:
-            # Beside this thread: one of its threads that died may have left a lock behind, for which it waits for ever.
+            # In another thread: if an observer's thread died, it may have left a lock behind, and this call would hang.
             end = threading.Thread(target=_end, args=(self._observer,), name="end of a watch", daemon=True)
             end.start()
             end.join(timeout=END_SECONDS)
@@ -311,7 +313,7 @@ class Watcher:
             self.fault = _LIMITS.get(error.errno or 0) or str(local_fault(error, str(target)))
             return
         self._observer, self.kind = observer, "polling" if polling else "inotify"
-        # Not only the observer and its emitters: one that reads from inotify is behind them, and known to nobody.
+        # Not only the observer and its emitters: one more reads from inotify behind them, and no attribute leads to it.
         self._threads = [thread for thread in set(threading.enumerate()) - before if isinstance(thread, BaseThread)]
         self.fault = None if polling else _limit_on_watches(target)
 
@@ -320,18 +322,18 @@ def _end(observer: BaseObserver) -> None:
     try:
         observer.stop()
         observer.join()
-    except Exception as error:  # noqa: BLE001  # what a thread that died left half done is of no use to anybody
+    except Exception as error:  # noqa: BLE001  # failures of a half-dead observer need no action
         log.debug("the end of a watch: %s", error)
 
 
 def _limit_on_watches(folder: Path) -> str | None:
-    """What to do about it when the kernel lets this user watch no further folder; None while it does.
+    """Remedy if the kernel lets this user watch no further folder; None if it does.
 
-    An observer passes silently over a sub-folder that it could not watch, so it has to be tried.
+    An observer silently skips a sub-folder that it can't watch, so this function tries a watch itself.
     """
     instance = _libc.inotify_init()
     if instance < 0:
-        return None  # of those, the observer has the one that it needs
+        return None  # the observer already has the one instance that it needs
     try:
         refused = _libc.inotify_add_watch(instance, os.fsencode(folder), _IN_CREATE) < 0
         return _LIMITS.get(ctypes.get_errno()) if refused else None

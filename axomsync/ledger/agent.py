@@ -10,17 +10,17 @@ from axomsync.ledger.states import Moves
 
 
 class AgentWrites(Moves):
-    """The writing side of everything but uploads and models."""
+    """Writes of everything but uploads and models."""
 
     # Events for hooks
 
     def record_hook(self, event: int, output: str, next_attempt: float | None) -> None:
-        """Note that a hook was run for an event and printed `output`; the event is done unless there is a `next_attempt`."""
+        """Record that a hook ran for an event, with its `output`; the event is done unless there is a `next_attempt`."""
         sql = "UPDATE events SET attempts = attempts + 1, output = ?, next_attempt = ?, done = ? WHERE id = ?"
         self.execute(sql, output, next_attempt, int(next_attempt is None), event).result()
 
     def drop_events(self, kinds: Iterable[str], done_before: float) -> None:
-        """Mark events of these kinds as done; delete those done before that time, but for failures that last."""
+        """Mark events of these kinds as done; delete those done before that time, except lasting failures."""
         unwanted = list(kinds)
 
         def work(db: Database) -> None:
@@ -32,14 +32,14 @@ class AgentWrites(Moves):
 
         self.write(work)
 
-    # What others ask for
+    # Requests of other processes
 
     def begin_request(self, request: int) -> None:
         """Mark the request as started."""
         self.execute("UPDATE requests SET begun_at = ? WHERE id = ?", self._now(), request).result()
 
     def end_request(self, request: int, outcome: str) -> None:
-        """Mark the request as ended; whoever waits reads the outcome."""
+        """Mark the request as ended; the waiting command reads the outcome."""
         sql = "UPDATE requests SET outcome = ?, ended_at = ? WHERE id = ?"
         self.execute(sql, outcome, self._now(), request).result()
 
@@ -48,7 +48,7 @@ class AgentWrites(Moves):
         self.execute("UPDATE requests SET begun_at = NULL WHERE id = ?", request).result()
 
     def recover_requests(self, outcome: str, kept: float) -> None:
-        """Give `outcome` to requests that a crash cut off; delete those that ended `kept` seconds ago."""
+        """Give `outcome` to requests that a crash interrupted; delete those that ended more than `kept` seconds ago."""
 
         def work(db: Database) -> None:
             now = self._now()
@@ -61,7 +61,7 @@ class AgentWrites(Moves):
     # The agent about itself
 
     def show_transfers(self, transfers: Iterable[Transfer]) -> None:
-        """Replace what other processes see of the transfers in flight."""
+        """Replace the transfers that other processes see."""
         rows = list(transfers)
 
         def work(db: Database) -> None:
@@ -75,7 +75,7 @@ class AgentWrites(Moves):
         self.write(work)
 
     def set_facts(self, **facts: str | None) -> None:
-        """Set small facts about the agent that `status` shows, such as the time of the last poll."""
+        """Set named values of the agent that `status` shows, such as the time of the last poll."""
 
         def work(db: Database) -> None:
             for name, value in facts.items():
@@ -84,7 +84,7 @@ class AgentWrites(Moves):
         self.write(work)
 
     def show_problems(self, problems: Iterable[Problem], over: Problem) -> Write[None]:
-        """Replace what other processes see of the problems; the one that is `over` goes into the history."""
+        """Replace the problems that other processes see; the problem that is `over` is added to the history."""
         rows = list(problems)
 
         def work(db: Database) -> None:
@@ -97,7 +97,7 @@ class AgentWrites(Moves):
         return self.submit(work)
 
     def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> None:
-        """Add a problem or change its reason; it keeps the time when it began."""
+        """Add a problem or change its reason; it keeps its start time."""
 
         def work(db: Database) -> None:
             known = db.conn.execute("SELECT 1 FROM problems WHERE subject = ?", (subject,)).fetchone()

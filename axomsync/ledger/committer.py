@@ -1,12 +1,12 @@
-"""One thread that owns the writing connection; others hand it closures and wait.
+"""One thread that owns the writing connection; other threads submit functions and wait.
 
-Closures that queue up while a commit is being synced share the next one, so a thousand small files cost far fewer than a
+Functions that arrive while a commit is being synced share the next commit, so a thousand small files need far fewer than a
 thousand fsyncs.
 
-Failures handled: a crash at any point and a closure that fails (each is whole or absent), a disk that fails (all who wait
-are told), a write that failed and that nobody waited for (the next one of the same row fails alike, so that no row goes on
-from a step that it never made), a lock or a disk that holds up a write (`trouble` says so meanwhile), whatever else goes
-wrong (nobody waits for ever).
+Failures handled: a crash at any point and a function that fails (each is whole or absent), a disk that fails (all waiting
+threads get the error), a failed write that no thread waited for (the next write of the same row fails too, so that no row
+continues from a step that was not recorded), a lock or a disk that delays a write (`trouble` reports it meanwhile), any
+other failure (no thread waits for ever).
 """
 
 import queue
@@ -28,10 +28,10 @@ from axomsync.ledger.database import DAMAGE, LedgerFault, Trouble, ledger_fault,
 T = TypeVar("T")
 
 GROUP_COMMIT_MOST = 256
-LOCKED_SECONDS = 3.0  # that somebody else may hold the lock before it is told; people wait five for the news
-SLOW_SECONDS = 10.0  # a disk under load may take a while
+LOCKED_SECONDS = 3.0  # another program may hold the lock so long before it is reported; commands wait five seconds
+SLOW_SECONDS = 10.0  # a disk under load may be slow
 
-# What SQLite says of a wrong statement or value, rather than of the disk.
+# SQLite's errors for a wrong statement or value, not for the disk.
 _BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 
 
@@ -41,12 +41,12 @@ class _Failed:
 
 
 class Write(Future[T]):
-    """A write that was handed in. `heard` says that somebody waits for its outcome."""
+    """A submitted write. `heard` is true once a thread waits for its outcome."""
 
     heard = False
 
     def result(self, timeout: float | None = None) -> T:
-        """What the work returned; raises what it raised, or why it is not on disk."""
+        """Wait for the outcome: the return value of the work; raises its exception, or the reason why it is not on disk."""
         self.heard = True
         return super().result(timeout)
 
@@ -65,32 +65,32 @@ class Committer:
         self.path = path
         self._writer = open_for_writing(path, patience)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._unheard: dict[Hashable, Write[Any]] = {}  # the last failed write of a row; of the committing thread
+        self._unheard: dict[Hashable, Write[Any]] = {}  # last failed write of a row; for the committing thread only
         self._fault: LedgerFault | None = None  # why the last commit failed
         self._changes = 0
-        self.written_at = time.monotonic()  # when something was last brought to the disk
-        self._waits_since: tuple[float, Trouble] | None = None  # monotonic, and for what the commit under way waits
+        self.written_at = time.monotonic()  # monotonic time of the last write to disk
+        self._waits_since: tuple[float, Trouble] | None = None  # monotonic time, and the obstacle of the current commit
         self._thread = threading.Thread(target=self._write_loop, name="ledger", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Finish the writes that were handed in, then close the connection."""
+        """Finish the submitted writes, then close the connection."""
         self._jobs.put(None)
         self._thread.join()
         self._writer.close()
 
     def submit(self, work: Callable[[Database], T], row: Hashable | None = None) -> Write[T]:
-        """Have `work` done in a transaction; the write is done once it is synced to disk. `row` is what it is about."""
+        """Submit `work` for a transaction; the write is done once it is synced to disk. `row` is the row it concerns."""
         write: Write[T] = Write()
         self._jobs.put(_Job(work, write, row))
         return write
 
     def write(self, work: Callable[[Database], T], row: Hashable | None = None) -> T:
-        """As `submit`, and wait for it."""
+        """Submit `work` and wait for it."""
         return self.submit(work, row).result()
 
     def execute(self, sql: str, *parameters: object, row: Hashable | None = None) -> Write[None]:
-        """As `submit`, for a single statement."""
+        """Submit a single statement."""
 
         def work(db: Database) -> None:
             db.conn.execute(sql, parameters)
@@ -98,7 +98,7 @@ class Committer:
         return self.submit(work, row)
 
     def trouble(self) -> Trouble | None:
-        """What keeps writes from the disk at this moment, as far as they show it. Never waits."""
+        """The obstacle that delays writes now or failed the last one, if it is the disk's or a lock's. Never waits."""
         if (waits := self._waits_since) is not None:
             since, for_what = waits
             patience = LOCKED_SECONDS if for_what is Trouble.LOCKED else SLOW_SECONDS
@@ -122,7 +122,7 @@ class Committer:
         try:
             outcomes = self._commit(jobs)
             self._fault = None
-        except BaseException as failure:  # noqa: BLE001  # whatever it is: nobody must wait for ever
+        except BaseException as failure:  # noqa: BLE001  # any failure: no thread may wait for ever
             outcomes = [_Failed(failure)] * len(jobs)
             self._fault = failure if isinstance(failure, LedgerFault) else None
         finally:
@@ -136,7 +136,7 @@ class Committer:
                 job.write.set_result(outcome)
 
     def _commit(self, jobs: list[_Job]) -> list[Any]:
-        """All of `jobs` in one transaction: what each returned, or `_Failed`. Raises when none is on disk."""
+        """Run all `jobs` in one transaction; returns the result of each, or `_Failed`. Raises if none is on disk."""
         connection = self._writer.conn
         try:
             self._waits_since = (awake_seconds(), Trouble.LOCKED)
@@ -149,7 +149,7 @@ class Committer:
             if changes != self._changes:
                 self._changes, self.written_at = changes, time.monotonic()
         except BaseException as error:
-            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+            with suppress(sqlite3.Error):  # SQLite may already have rolled back
                 connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error | OSError):
                 raise sqlite_fault(error, self.path) from None
@@ -157,7 +157,7 @@ class Committer:
         return outcomes
 
     def _in_savepoint(self, job: _Job) -> Any:
-        """What its work returned, or why it failed; then it has changed nothing. Raises when the disk is to blame."""
+        """Run one job; returns its result, or `_Failed` if it changed nothing. Raises if the disk is at fault."""
         connection = self._writer.conn
         before = self._unheard.pop(job.row, None)
         if before is not None and not before.heard and (why := before.exception()) is not None:
@@ -167,13 +167,13 @@ class Committer:
             result = job.work(self._writer)
         except Exception as failure:
             if isinstance(failure, sqlite3.Error | OSError) and not isinstance(failure, _BUGS):
-                raise  # the whole group fails and is told why
+                raise  # the whole group fails and gets the reason
             connection.execute("ROLLBACK TO job")
             connection.execute("RELEASE job")
-            return _Failed(self._told(failure))  # it belongs to whoever handed the work in
+            return _Failed(self._told(failure))  # only this job fails
         connection.execute("RELEASE job")
         return result
 
     def _told(self, failure: Exception) -> Exception:
-        """A damaged row is no bug of the work that met it."""
+        """Replace errors of a damaged row by `LedgerFault`: they are no bug of the job that read it."""
         return ledger_fault(self.path, Trouble.DAMAGED) if isinstance(failure, DAMAGE) else failure

@@ -1,7 +1,7 @@
-"""Opening the SQLite file with the newest schema, and what SQLite's errors ask people to do.
+"""Opening of the SQLite file with the newest schema, and remedies for SQLite's errors.
 
-Failures handled: a full, failing or read-only disk, a limit on the size of files, a locked file, one that is damaged in
-whatever place, a link or pipe of its name (`LocalFault`), a newer schema (`NewerLedger`).
+Failures handled: a full, failing or read-only disk, a limit on file sizes, a locked file, a file that is damaged anywhere, a
+link or pipe in its place (`LocalFault`), a newer schema (`NewerLedger`).
 """
 
 import os
@@ -24,16 +24,16 @@ from axomsync.ledger.rows import Misfit
 from axomsync.ledger.schema import migrations, refuse_newer
 
 BUSY_TIMEOUT_SECONDS = 10.0
-LARGEST_WRITE_BYTES = 1024 * 1024  # about
-WAL_LIMIT_BYTES = 16 * 1024 * 1024  # that stay allocated when a burst of writes is over
+LARGEST_WRITE_BYTES = 1024 * 1024  # approximately
+WAL_LIMIT_BYTES = 16 * 1024 * 1024  # this much stays allocated after a burst of writes
 
 
 def open_for_writing(path: Path, patience: float) -> Database:
-    """The writing connection, with the newest schema. It waits `patience` seconds for another program's lock.
+    """Open the writing connection, with the newest schema. It waits `patience` seconds for another program's lock.
 
-    Raises `LocalFault`, or `NewerLedger` for a schema that is newer still.
+    Raises `LocalFault`, or `NewerLedger` for a schema that is newer than this program.
     """
-    mask = os.umask(0o027)  # what goes where is nobody else's business
+    mask = os.umask(0o027)  # transfers are private: other users get no access
     try:
         if not os.path.lexists(path):
             os.close(open_or_make(path))
@@ -60,7 +60,7 @@ def open_for_writing(path: Path, patience: float) -> Database:
 
 @contextmanager
 def closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
-    """Leave no connection open behind an exception."""
+    """Close the connection if the block raises."""
     try:
         yield
     except BaseException:
@@ -69,7 +69,7 @@ def closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 class Trouble(StrEnum):
-    """What keeps a ledger from being written or read, in the words that people are told. New ones go to the end."""
+    """Reasons why a ledger can't be written or read, in words for people. New ones are added at the end."""
 
     FULL = "the disk is full; free some space"
     FAILING = "the disk is full or failing; free some space, and look at the kernel log"
@@ -85,8 +85,8 @@ class Trouble(StrEnum):
     LIMITED = "this process may not write files that large; raise LimitFSIZE= of the unit (ulimit -f)"
 
 
-# What a damaged file ends in where SQLite sees nothing wrong with it: words and columns that are none of ours, and errors
-# that quote it (a schema, a row) in what is no UTF-8.
+# Errors from a damaged file in which SQLite finds no fault: states and columns unknown to this program, and messages that
+# quote the file (a schema, a row) in invalid UTF-8.
 DAMAGE = (Misfit, KeyError, UnicodeDecodeError)
 
 _BY_CODE = {
@@ -103,7 +103,7 @@ _BY_CODE = {
 
 
 class LedgerFault(LocalFault):
-    """The ledger can't be written or read now. `trouble` is None when that is not the file's fault."""
+    """The ledger can't be written or read now. `trouble` is None if its file is not the cause."""
 
     def __init__(self, message: str, trouble: Trouble | None) -> None:
         super().__init__(message)
@@ -111,26 +111,26 @@ class LedgerFault(LocalFault):
 
 
 def ledger_fault(path: Path, trouble: Trouble) -> LedgerFault:
-    """The one line for people."""
+    """Make the error with its one line for people."""
     return LedgerFault(f"{printable(str(path))}: {trouble}", trouble)
 
 
 def sqlite_fault(error: Exception, path: Path) -> LocalFault:
-    """An error of SQLite, or of the system below it, for people.
+    """Make a `LocalFault` from an error of SQLite, or of the system below it.
 
-    The statements are the program's own and are tested: one that SQLite finds fault with met a damaged file.
+    The program's statements are tested, so a statement that SQLite rejects means a damaged file.
     """
     if isinstance(error, sqlite3.ProgrammingError):
         return LedgerFault(f"{printable(str(path))}: {error}", None)  # the connection was closed meanwhile
     if isinstance(error, OSError):
         return local_fault(error, str(path))
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # none for text that is no UTF-8
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # absent for text in invalid UTF-8
     trouble = _BY_CODE.get(code & 0xFF, Trouble.DAMAGED)
     no_file_made = trouble in (
         Trouble.FULL,
         Trouble.FAILING,
         Trouble.UNOPENED,
-    )  # in SQLite's words for a disk without inodes
+    )  # SQLite's message on a disk without free inodes
     if no_file_made and full_disk(str(path)) == NO_INODES:
         trouble = Trouble.INODES
     elif trouble in (Trouble.FULL, Trouble.FAILING) and _is_limited(path):
@@ -139,7 +139,7 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
 
 
 def _denial(fault: LocalFault, path: Path) -> Denied | None:
-    """Where it is a matter of rights: whose, to which of the files or to their folder, and the command."""
+    """Find the file or folder whose rights are the cause; its error names the owner and the command that helps."""
     if getattr(fault, "trouble", None) in (Trouble.READ_ONLY, Trouble.UNOPENED):
         for file in _files(path):
             if (denial := denial_of(str(file))) is not None:
@@ -148,12 +148,12 @@ def _denial(fault: LocalFault, path: Path) -> Denied | None:
 
 
 def _files(path: Path) -> list[Path]:
-    """The ledger's own, and those that SQLite keeps beside it."""
+    """List the ledger's file and those that SQLite keeps beside it."""
     return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", "-journal")]
 
 
 def _is_limited(path: Path) -> bool:
-    """Whether the files of a ledger are about as large as a file of this process may be."""
+    """Check whether the ledger's files have reached this process's limit on file sizes (RLIMIT_FSIZE)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     files = (path, path.with_name(f"{path.name}-wal"))
     largest = max((file.stat().st_size for file in files if file.is_file()), default=0)
@@ -161,6 +161,6 @@ def _is_limited(path: Path) -> bool:
 
 
 def check_ledger(path: Path) -> None:
-    """Refuse links, pipes and the like under the names that this program and SQLite open. Raises `LocalFault`."""
+    """Refuse links, pipes and the like in the place of the ledger, SQLite's files and the lock. Raises `LocalFault`."""
     for file in (path.with_name(LOCK_FILE), *_files(path)):
         check_plain(file)

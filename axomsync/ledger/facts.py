@@ -1,13 +1,13 @@
-"""The names of what an agent notes in the ledger about itself, and other processes show."""
+"""Names of the facts that an agent records in the ledger about itself, for other processes."""
 
-PAUSE_ENDS = "pause_ends"  # until when it is paused: seconds since the epoch, or "inf"
-PAUSE_SECONDS = "pause_seconds"  # for how long that was asked
+PAUSE_ENDS = "pause_ends"  # end of the pause: seconds since the epoch, or "inf"
+PAUSE_SECONDS = "pause_seconds"  # requested length of the pause
 PUT_AWAY = "put_away"  # files and bytes in uploaded/ and in rejected/: JSON
-LEFT_ALONE = "left_alone"  # which files of the drop folder are not taken, by rule: JSON
+LEFT_ALONE = "left_alone"  # files of the drop folder that are not taken, by rule: JSON
 
 
 def number_in(fact: str | None) -> float | None:
-    """A fact of the ledger that is a number, None when it is none."""
+    """Convert a fact to a number; None if it is not a number."""
     try:
         return float(fact) if fact else None
     except ValueError:

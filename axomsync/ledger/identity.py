@@ -1,9 +1,9 @@
-"""Who this agent is among those that share its folders: a name that outlives the ledger, in a file beside it.
+"""The agent's name among the agents that share its folders; it is in a file beside the ledger, and outlives it.
 
-An agent whose ledger was lost or put back must know its own claims and staging by it.
+With it, an agent whose ledger was lost or restored recognises its own claims and staging.
 
-Failures handled: no such file yet (what the ledger says is written down, or a new name), a file with other content or a link
-in its place (replaced, never followed), a folder that can't be written now (the name is in the ledger, too).
+Failures handled: a missing file (the ledger's name is written to it, or a new name), a file with other content or a link in
+its place (replaced, never followed), a folder that can't be written now (the name is in the ledger, too).
 """
 
 import re
@@ -20,7 +20,7 @@ _FORM = re.compile(r"[0-9a-f]{12}")
 
 
 def identity_of(folder: Path, known: str | None) -> str:
-    """The identity of the agent that holds the state folder; `known` is what its ledger says. Raises `LocalFault`."""
+    """Read or make the identity of the agent that holds the state folder; `known` is its ledger's. Raises `LocalFault`."""
     try:
         with Folder.open(folder) as state:
             kept = _kept(state)

@@ -1,14 +1,14 @@
-"""Who holds the state folder: one agent at a time, by a lock that goes when its process goes.
+"""Lock of the state folder: one agent at a time; the lock ends with its process.
 
-The folder belongs to the user whom the service runs as, so nothing in it is trusted to be what its name says: a file is
-opened without following a link and without waiting for a pipe, must be a plain one with a single name, and is given to the
-folder's owner only when this process has just made it. Root does not work there at all: `act_as_owner` makes the process
-that owner before anything is opened. Checks alone would not do, since SQLite opens its files by path, and whoever owns the
-folder could plant a link between a check and that; what the owner can reach by a link, the owner can reach without one.
+The folder belongs to the service's user, so no name in it is trusted: a file is opened without following a link and without
+waiting for a pipe, must be a regular file with a single name, and is given to the folder's owner only if this process has
+just made it. Root never works there: `act_as_owner` changes the process to that owner before it opens anything. Checks alone
+are not enough, since SQLite opens its files by path: the folder's owner could plant a link between a check and the opening.
+As the owner, the process reaches by a link only files that the owner can reach without one.
 
-Failures handled: a second agent on the same folder (`AlreadyRunning`), a filesystem on which locks lie (`BadConfig`), a
-folder that can't be made or written, links, pipes and second names in the place of its files, a root that may not become
-the owner (`LocalFault`).
+Failures handled: a second agent on the same folder (`AlreadyRunning`), a filesystem with unreliable locks (`BadConfig`), a
+folder that can't be made or written, links, pipes and second names in the place of its files, a root process that can't
+become the owner (`LocalFault`).
 """
 
 import fcntl
@@ -27,21 +27,21 @@ from axomsync.core.paths import LOCK_FILE
 from axomsync.core.text import printable
 
 PID_WIDTH = 10
-LOCK_PATIENCE_SECONDS = 1.0  # `status` takes the lock for an instant too, to see whether somebody has it
-_FLAG_OFFSET, _FLAGS = 1 << 20, 64  # bytes of the lock file, beyond its end, that are flags
+LOCK_PATIENCE_SECONDS = 1.0  # `status` takes the lock for an instant too, to see whether it is free
+_FLAG_OFFSET, _FLAGS = 1 << 20, 64  # bytes of the lock file, beyond its end, that serve as flags
 _FLOCK = "hhqqi4x"  # struct flock of fcntl(2), on 64-bit Linux
 _PLAIN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def act_as_owner(folder: Path) -> bool:
-    """Have this process, if it is root's, go on as the owner of the state folder for good; returns whether it has changed.
+    """Change this process, if it is root's, to the owner of the state folder for good; True if it changed.
 
-    Call it before anything below the folder is opened, and after all that only root may read. Raises `LocalFault`.
+    Call it before anything below the folder is opened, and after all reading that needs root. Raises `LocalFault`.
     """
     try:
         owner = folder.stat()
     except OSError:
-        return False  # there is none yet: whoever makes it owns it
+        return False  # no folder yet: its maker will own it
     if os.geteuid() != 0 or owner.st_uid == 0:
         return False
     try:
@@ -67,7 +67,7 @@ def act_as_owner(folder: Path) -> bool:
 
 
 def holder(folder: Path) -> int | None:
-    """Pid of the agent that holds the state folder, None when nobody does. Raises `LocalFault`."""
+    """Pid of the agent that holds the state folder; None if no agent does. Raises `LocalFault`."""
     file = _open_lock(folder)
     if file is None:
         return None
@@ -81,7 +81,7 @@ def holder(folder: Path) -> int | None:
 
 
 def raised_flag(folder: Path) -> int | None:
-    """The flag that the agent which holds the folder has raised, None when it has none. Raises `LocalFault`."""
+    """The flag that the folder's agent has raised; None without one. Raises `LocalFault`."""
     file = _open_lock(folder)
     if file is None:
         return None
@@ -94,10 +94,10 @@ def raised_flag(folder: Path) -> int | None:
 
 
 def raise_flag(lock_file: int, flag: int | None) -> None:
-    """Show other processes a number below 64, or none any more.
+    """Show other processes a number below 64; None shows none.
 
-    It is a lock on one byte of the lock file: kept in the kernel's memory, so that a disk which is full or fails can't
-    swallow it, and gone when the process goes.
+    It is a lock on one byte of the lock file: it is kept in the kernel's memory, so a full or failing disk can't lose it,
+    and it ends with the process.
     """
     for kind, start, length in ((fcntl.F_UNLCK, 0, _FLAGS), (fcntl.F_WRLCK, flag, 1)):
         if start is not None:
@@ -106,7 +106,7 @@ def raise_flag(lock_file: int, flag: int | None) -> None:
 
 
 def hold(folder: Path) -> int:
-    """Take the state folder for this process; the lock goes when the process goes, however it ends."""
+    """Lock the state folder for this process; the lock ends with the process, in every case."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         kind = filesystem_type(folder)
@@ -127,7 +127,7 @@ def hold(folder: Path) -> int:
             )
         time.sleep(0.02)
     try:
-        os.pwrite(file, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)  # at once whole: others may be reading it
+        os.pwrite(file, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)  # in one write: another process may be reading it
     except OSError as error:
         os.close(file)
         raise local_fault(error, str(folder / LOCK_FILE)) from None
@@ -135,9 +135,9 @@ def hold(folder: Path) -> int:
 
 
 def open_or_make(path: Path) -> int:
-    """A descriptor of a plain file in the state folder. Raises `OSError`, and `LocalFault` for what is no plain file.
+    """Open a regular file in the state folder, or make it; returns a descriptor. Raises `OSError`, `LocalFault`.
 
-    What root makes belongs to the folder's owner, as whom the agent runs.
+    A file that root makes is given to the folder's owner, who is the agent's user.
     """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _PLAIN, 0o640)
@@ -145,13 +145,13 @@ def open_or_make(path: Path) -> int:
         return _open_plain(path, os.O_RDWR)
     if os.geteuid() == 0:
         home = path.parent.stat()
-        with suppress(PermissionError):  # a container may hold root to what it has
+        with suppress(PermissionError):  # root in a container may lack this right
             os.fchown(file, home.st_uid, home.st_gid)
     return file
 
 
 def check_plain(path: Path) -> None:
-    """Refuse a link, a pipe, a folder or a file with a second name. Raises `LocalFault`; what is not there is fine."""
+    """Refuse a link, a pipe, a folder or a file with a second name. Raises `LocalFault`; a missing file is accepted."""
     try:
         _refuse_other(path, path.lstat())
     except FileNotFoundError:
@@ -164,7 +164,7 @@ def _open_plain(path: Path, how: int) -> int:
     try:
         file = os.open(path, how | _PLAIN)
     except OSError:
-        check_plain(path)  # it says more than the error
+        check_plain(path)  # its reason is clearer than the error
         raise
     try:
         _refuse_other(path, os.fstat(file))
@@ -194,7 +194,7 @@ def _open_lock(folder: Path) -> int | None:
 
 
 def _pid_in(file: int) -> int:
-    """As its holder wrote it; 0 when something else was written there."""
+    """Read the pid in the lock file; 0 if the file holds no number."""
     text = os.pread(file, PID_WIDTH, 0).strip()
     return int(text) if text.isdigit() else 0
 

@@ -1,4 +1,4 @@
-"""Reads models, and their files with the segments that are durable."""
+"""Reads of models, and of their files with the durable segments."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ from axomsync.core.records import DurableSegment, Model, ModelFile, ModelState
 from axomsync.ledger.queries import Queries
 from axomsync.ledger.rows import Row, fitting, to_model
 
-# Segments may overlap, where a straggler's rest was fetched twice.
+# Segments may overlap, where the rest of a straggler was fetched twice.
 _MODELS = (
     "SELECT m.*, (SELECT coalesce(sum(min(f.size,"
     ' (SELECT coalesce(sum(s."end" - s.start), 0) FROM segments s WHERE s.file = f.id))), 0)'
@@ -15,7 +15,7 @@ _MODELS = (
 
 
 class ModelQueries(Queries):
-    """The reading side of models."""
+    """Reads of models."""
 
     def models(self, *states: ModelState) -> list[Model]:
         """Every model ever listed, or those in one of `states`; newest first."""
@@ -23,7 +23,7 @@ class ModelQueries(Queries):
         return self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id", make=to_model)
 
     def latest_models(self, most: int) -> list[Model]:
-        """At most so many of the newest, and so many that are not done with; newest first."""
+        """At most `most` of the newest models, and `most` of the unfinished ones; newest first."""
         states = "('queued', 'downloading', 'verifying', 'blocked', 'failed')"
         undone = f"SELECT id FROM models WHERE state IN {states} LIMIT ?"  # noqa: S608
         latest = "SELECT id FROM models ORDER BY created_at DESC, id LIMIT ?"
@@ -40,7 +40,7 @@ class ModelQueries(Queries):
         return self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,), make=to_model)[0]
 
     def model_counts(self) -> dict[str, int]:
-        """Models a state, zero included."""
+        """Number of models in each state, zero included."""
         return self._counts("models", ModelState)
 
     def files(self, model_id: str) -> list[ModelFile]:

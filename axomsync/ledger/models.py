@@ -11,10 +11,10 @@ from axomsync.ledger.states import Moves
 
 
 class ModelWrites(Moves):
-    """The writing side of models."""
+    """Writes of models."""
 
     def record_catalog(self, changes: Iterable[tuple[RemoteModel, ModelState, str | None]]) -> None:
-        """New labels and states of models, as reconciling with the console's list gave them."""
+        """Record new labels and states of models, the result of reconciling with the console's list."""
         changed = list(changes)
 
         def work(db: Database) -> None:
@@ -34,7 +34,7 @@ class ModelWrites(Moves):
         self.write(work)
 
     def note_presence(self, listed: Iterable[str]) -> None:
-        """One more list of the console: who is in it is there, of all others one more absence is counted."""
+        """Update absence counters from one listing: reset those listed, add one to all others."""
         there = list(listed)
 
         def work(db: Database) -> None:
@@ -62,7 +62,7 @@ class ModelWrites(Moves):
         remarks: Iterable[str],
         proofs: Iterable[str],
     ) -> None:
-        """A model that lies in the mirror folder, and that this ledger knows nothing of; `proofs` has a word a file."""
+        """Record a model that exists in the mirror folder but not in this ledger; `proofs` has one word for each file."""
         found, others, odd, shown = list(files), json_list(left_out), tuple(remarks), json_counts(proofs)
 
         def work(db: Database) -> None:
@@ -90,9 +90,9 @@ class ModelWrites(Moves):
         remarks: Iterable[str] = (),
         proofs: Iterable[str] = (),
     ) -> None:
-        """A model is whole at `path`. `verified_at` is None when nobody has read the bytes yet: they are due to be, then.
+        """Record that a model is complete at `path`. `verified_at` is None if its bytes were not read yet.
 
-        `proofs` has a word a file.
+        `proofs` has one word for each file.
         """
         there, others, odd, shown = list(files), json_list(left_out), tuple(remarks), json_counts(proofs)
 
@@ -107,7 +107,7 @@ class ModelWrites(Moves):
         self.write(work)
 
     def replace_files(self, model_id: str, files: Iterable[ModelFile]) -> None:
-        """What is published of a model now, in the place of what was."""
+        """Replace the recorded files of a published model."""
         fresh = list(files)
 
         def work(db: Database) -> None:
@@ -117,11 +117,11 @@ class ModelWrites(Moves):
         self.write(work)
 
     def record_moved(self, model_id: str, path: str) -> None:
-        """The folder of a published model has another name now: as the console calls the model."""
+        """Record the new name of a published model's folder, after the console renamed the model."""
         self.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", path, model_id).result()
 
     def record_pruned(self, model_id: str, reason: str) -> None:
-        """Retention has removed the folder of a model: nothing of it is on disk any more."""
+        """Record that retention has removed the folder of a model: none of its bytes are on disk any more."""
 
         def work(db: Database) -> None:
             changes = {"reason": reason, "path": None, "damage": None, "verified_at": None, "proofs": None}
@@ -131,9 +131,9 @@ class ModelWrites(Moves):
         self.write(work)
 
     def note_verified(self, model_id: str, damage: str | None, proofs: Iterable[str]) -> None:
-        """The bytes of a published model were read and compared just now; `damage` is what is wrong with them.
+        """Record that the bytes of a published model were compared now; `damage` describes differences.
 
-        `proofs` has a word a file, from the model's record: a ledger of an older version does not know them.
+        `proofs` has one word for each file, from the model's record: a ledger of an older version does not have them.
         """
         sql = "UPDATE models SET damage = ?, verified_at = ?, proofs = ? WHERE id = ?"
         self.execute(sql, damage, self._now(), json_counts(proofs), model_id).result()
@@ -143,12 +143,12 @@ class ModelWrites(Moves):
         self.write(lambda db: self._move(db, "models", model_id, state, changes))
 
     def record_wanted(self, model_id: str, *, pulled: bool) -> None:
-        """A model is to be fetched now; `pulled` has it stay although the selection would not take it."""
+        """Queue a model; `pulled` keeps it although the selection would leave it out."""
         changes: dict[str, Any] = {"attempts": 0, "next_attempt": None, "reason": None} | ({"pulled": 1} if pulled else {})
         self.move_model(model_id, ModelState.QUEUED, **changes)
 
     def plan_files(self, model_id: str, files: Iterable[tuple[str, int]]) -> None:
-        """The files of a model as its manifest has them; files that left the manifest or changed size are forgotten."""
+        """Record the files of a model's manifest; files that left the manifest or changed size are forgotten."""
         wanted = dict(files)
 
         def work(db: Database) -> None:
@@ -164,7 +164,7 @@ class ModelWrites(Moves):
         self.write(work)
 
     def record_durable(self, entries: Iterable[tuple[str, str, str | None, DurableSegment]]) -> None:
-        """Segments that have been synced: `(model id, rel, ETag, segment)`. One that grew replaces what it spans."""
+        """Record synced segments: `(model id, rel, ETag, segment)`. A segment that grew replaces those inside it."""
         grown = list(entries)
 
         def work(db: Database) -> None:
@@ -186,7 +186,7 @@ class ModelWrites(Moves):
         self.write(work)
 
     def discard_segments(self, model_id: str, rel: str, damaged: Iterable[DurableSegment]) -> None:
-        """These segments of a file are not on disk as they were received."""
+        """Delete these segments of a file: their bytes on disk differ from the received ones."""
         starts = [part.start for part in damaged]
 
         def work(db: Database) -> None:
@@ -198,7 +198,7 @@ class ModelWrites(Moves):
         self.write(work)
 
     def discard_file(self, model_id: str, rel: str) -> None:
-        """What was received of a file is no longer worth anything: its object changed, or its partial vanished."""
+        """Delete all segments of a file: its object changed, or its partial download disappeared."""
 
         def work(db: Database) -> None:
             db.conn.execute(

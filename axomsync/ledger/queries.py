@@ -1,6 +1,6 @@
-"""A read-only connection to the ledger: WAL lets it read while a write goes on, also in other processes.
+"""A read-only connection to the ledger; with WAL it reads while another process writes.
 
-Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a newer one (`NewerLedger`), a locked file, one
+Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a newer one (`NewerLedger`), a locked file, a file
 that is damaged anywhere: in its structure, in a state, in a name or a number (`LocalFault`).
 """
 
@@ -22,15 +22,15 @@ from axomsync.ledger.schema import migrations, refuse_newer
 
 T = TypeVar("T")
 
-ROOM_BYTES = 1_000_000  # that making a ledger takes, and more
+ROOM_BYTES = 1_000_000  # a new ledger needs about this much
 
 
 class UnreadyLedger(LocalFault):
-    """There is none, or one that no agent has brought up to date since the program was upgraded."""
+    """There is no ledger, or no agent has migrated it since the program was upgraded."""
 
 
 class Queries:
-    """Runs queries; usable from any thread, and while an agent in another process writes."""
+    """Runs queries, from any thread, and while an agent in another process writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -88,7 +88,7 @@ class Queries:
 
 
 def _why_pending(db: Database, path: Path) -> str:
-    """Whether an older version wrote it, or nobody yet: a start that failed half-way leaves a file without any fact."""
+    """Tell why the ledger is not ready: an older version wrote it, or a failed start left a file without any fact."""
     if "facts" in db.table_names() and db.execute("SELECT EXISTS (SELECT 1 FROM facts)").fetchone()[0]:
         return "of an older version; start the agent anew, which brings it up to date"
     disk = os.statvfs(path.parent)
@@ -98,8 +98,10 @@ def _why_pending(db: Database, path: Path) -> str:
 
 
 def _as_guest(path: Path) -> str:
-    """How SQLite is to read for somebody who may not make the files that it wants beside a ledger, where no agent has made
-    them: as a file that nobody writes to. Wrong only for what an agent writes that starts at that moment."""
+    """URI option for a user who may not make SQLite's files beside the ledger, while no agent has made them.
+
+    SQLite then reads the file as if it never changed. Only an agent that starts at that moment would make the result wrong.
+    """
     return "&immutable=1" if _is_guest(path) and not path.with_name(path.name + "-shm").exists() else ""
 
 

@@ -1,4 +1,4 @@
-"""The reading side of the ledger, in any process: uploads, models, and what the agent tells of itself."""
+"""Reads of the ledger, in any process: uploads, models, and the agent's records about itself."""
 
 from functools import partial
 from typing import TypeVar
@@ -12,42 +12,42 @@ T = TypeVar("T")
 
 
 class Reader(UploadQueries, ModelQueries):
-    """Reads everything in the ledger."""
+    """Reads of everything in the ledger."""
 
     def events_due(self, now: float) -> list[Event]:
-        """What hooks are to be run for, oldest first."""
+        """Events whose hooks are due, oldest first."""
         sql = 'SELECT id, kind, "table", subject, at, attempts, next_attempt FROM events'
         due = f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id"
         return self._rows(due, (now,), make=partial(_plain, Event))
 
     def transfers(self) -> list[Transfer]:
-        """Transfers in flight, as the agent last told."""
+        """Transfers in flight, as last reported by the agent."""
         return self._rows("SELECT * FROM transfers ORDER BY direction, name", make=partial(_plain, Transfer))
 
     def problems(self) -> list[Problem]:
-        """What keeps the agent from its work, oldest first."""
+        """Problems of the agent, oldest first."""
         return self._rows("SELECT * FROM problems ORDER BY since", make=partial(_plain, Problem))
 
     def new_requests(self) -> list[Row]:
-        """What was asked of the agent and not begun, oldest first."""
+        """Requests that the agent has not started, oldest first."""
         return self._rows("SELECT * FROM requests WHERE begun_at IS NULL ORDER BY id")
 
     def request(self, request: int) -> Row | None:
-        """One request; None when it is long over."""
+        """One request; None if it ended long ago."""
         return next(iter(self._rows("SELECT * FROM requests WHERE id = ?", (request,))), None)
 
     def history(self, most: int) -> list[Happening]:
-        """What happened last, newest first."""
+        """Latest lines of the history, newest first."""
         columns = "at, kind, subject, state, reason"
         sql = f"SELECT {columns} FROM history ORDER BY id DESC LIMIT ?"  # noqa: S608  # own names
         return self._rows(sql, (most,), make=partial(_plain, Happening))
 
     def version(self) -> int:
-        """A number that is another one once something has been written."""
+        """A number that changes with every write."""
         return int(self._rows("PRAGMA data_version")[0]["data_version"])
 
     def facts(self) -> dict[str, str | None]:
-        """What the agent last said of itself."""
+        """The agent's facts about itself, by name."""
         return dict(self._rows("SELECT * FROM facts", make=_fact))
 
 

@@ -1,7 +1,7 @@
-"""One transaction in the ledger from another process than the agent, with which people steer it.
+"""A transaction in the ledger by another process than the agent; commands steer the agent with it.
 
-Failures handled: a user who may not write (`LocalFault` that says who may), no ledger or one of an older version
-(`UnreadyLedger`), a disk or file that is in the way (`LocalFault`).
+Failures handled: a user without the right to write (`LocalFault` with the remedy), no ledger or one of an older version
+(`UnreadyLedger`), a disk or file that can't be used (`LocalFault`).
 """
 
 import os
@@ -17,10 +17,10 @@ from axomsync.ledger.reader import Reader
 
 @contextmanager
 def request_transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """One transaction from another process than the agent. Raises `LocalFault`."""
+    """Run one transaction from another process than the agent. Raises `LocalFault`."""
     if _is_barred(path):
         raise LocalFault(f"{path}: this user may not steer the agent; use sudo")
-    Reader(path).close()  # of this version, and there
+    Reader(path).close()  # checks that it exists and has this version
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_SECONDS)
         with closing(connection):
@@ -32,7 +32,7 @@ def request_transaction(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _is_barred(path: Path) -> bool:
-    """Whether there is, or may be, a file that this process may not write."""
+    """Check for a file that this process may not write, or that it can't see."""
     try:
         path.lstat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Rows of the ledger and the records that everyone speaks: one into the other. Pure."""
+"""Conversion between rows of the ledger and records. Pure."""
 
 import json
 from collections import Counter
@@ -12,16 +12,16 @@ from axomsync.core.records import Model, ModelState, RepeatedLines, Stamp, Uploa
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1  # that SQLite's integers hold
+_SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1  # range of SQLite's integers
 _STATES = {"uploads": UploadState, "models": ModelState}
 
 
 class Misfit(ValueError):
-    """What the ledger holds is nothing that a program of ours wrote: the file is damaged."""
+    """A value in the ledger that this program never writes: the file is damaged."""
 
 
 def fitting(kind: Callable[..., T], /, **values: Any) -> T:
-    """A record of plain columns, each of the type that the record wants. Raises `Misfit`."""
+    """Make a record of plain columns, each of the record's type. Raises `Misfit`."""
     types = tuple(map(type, values.values()))
     misfit = _misfit(kind, tuple(values), types)
     if misfit is not None:
@@ -29,15 +29,15 @@ def fitting(kind: Callable[..., T], /, **values: Any) -> T:
     return kind(**values)
 
 
-@lru_cache(maxsize=4096)  # rows are many, and of few forms
+@lru_cache(maxsize=4096)  # there are many rows, but few forms
 def _misfit(kind: Any, names: tuple[str, ...], types: tuple[type, ...]) -> str | None:
-    """The first column whose value has another type than the record wants."""
+    """Find the first column whose value has another type than the record's."""
     given = dict(zip(names, types, strict=True))
     return next((name for name, wanted in _column_types(kind) if given[name] not in wanted), None)
 
 
 def known_state(table: str, word: Any) -> str:
-    """A word that is a state of `uploads` or `models`. Raises `Misfit`."""
+    """Check that a word is a state of `uploads` or `models`; returns it. Raises `Misfit`."""
     try:
         return _STATES[table](word)
     except ValueError:
@@ -46,7 +46,7 @@ def known_state(table: str, word: Any) -> str:
 
 @cache
 def _column_types(kind: Any) -> list[tuple[str, tuple[type, ...]]]:
-    """The fields of a record that are plain columns, with the types of SQLite's values that they may have."""
+    """List the fields of a record that are plain columns, with the allowed types of SQLite's values."""
     columns = []
     for name, hint in get_type_hints(kind).items():
         types = get_args(hint) or (hint,)
@@ -56,7 +56,7 @@ def _column_types(kind: Any) -> list[tuple[str, tuple[type, ...]]]:
 
 
 def to_upload(row: Row) -> Upload:
-    """One row of `uploads`."""
+    """Make a record from one row of `uploads`."""
     return fitting(
         Upload,
         id=row["id"],
@@ -77,7 +77,7 @@ def to_upload(row: Row) -> Upload:
 
 
 def to_model(row: Row) -> Model:
-    """One row of `models` with the sum `bytes_done`."""
+    """Make a record from one row of `models` with the sum `bytes_done`."""
     return fitting(
         Model,
         state=ModelState(known_state("models", row["state"])),
@@ -103,17 +103,17 @@ def stamp_row(stamp: Stamp) -> tuple[int, int, int, int, int]:
 
 
 def folded(number: int) -> int:
-    """`number`, or what is nearest to it of those that a column holds: times go beyond the years 1677 and 2262."""
+    """Limit a number to the range of a column: times may lie outside of the years 1677 to 2262."""
     return min(max(number, _SMALLEST), _LARGEST)
 
 
 def stored(stamp: Stamp) -> Stamp:
-    """A stamp as the ledger gives it back."""
+    """A stamp as the ledger returns it."""
     return Stamp(stamp.dev, stamp.ino, folded(stamp.size), folded(stamp.mtime_ns), folded(stamp.ctime_ns))
 
 
 def json_list(names: Iterable[str]) -> str | None:
-    """A column that holds a list; NULL for none."""
+    """Encode a list for a column; NULL for an empty one."""
     return json.dumps(listed) if (listed := list(names)) else None
 
 
@@ -138,7 +138,7 @@ def _names(text: str) -> list[str]:
 
 
 def json_counts(words: Iterable[str]) -> str:
-    """A column that holds how often each word is there."""
+    """Encode the number of times each word occurs, for a column."""
     return json.dumps(Counter(sorted(words)))
 
 
@@ -160,7 +160,7 @@ def _stamp(row: Row) -> Stamp:
 
 
 def _signed(number: int) -> int:
-    """SQLite integers are signed: 64-bit inode numbers of some filesystems need folding."""
+    """Convert to a signed integer for SQLite: some filesystems have 64-bit inode numbers."""
     return number - (1 << 64) if 1 << 63 <= number < 1 << 64 else folded(number)
 
 

@@ -1,6 +1,6 @@
-"""The ledger's tables, as migrations: one function a change, applied in order, never edited once released.
+"""The ledger's tables, as migrations: one function for each change, applied in order, never edited after a release.
 
-Failures handled: a newer schema than this program knows (`NewerLedger`), names of migrations that nobody gave (`Misfit`).
+Failures handled: a schema that is newer than this program (`NewerLedger`), unknown names of migrations (`Misfit`).
 """
 
 import re
@@ -17,37 +17,37 @@ migrations = Migrations("axomsync")
 
 @migrations()
 def m001_first_schema(db: Database) -> None:
-    """Uploads, models, their files and segments, transfers in flight, and what the running agent says of itself."""
+    """Uploads, models, their files and segments, transfers in flight, and the facts of the running agent."""
     _execute_all(db, _FIRST_SCHEMA)
 
 
 @migrations()
 def m002_shards(db: Database) -> None:
-    """Large files that go up as several objects."""
+    """Shards: large files that are uploaded as several objects."""
     _execute_all(db, _SHARDS)
 
 
 @migrations()
 def m003_what_storage_may_keep(db: Database) -> None:
-    """A digest for each shard; objects that nobody was given."""
+    """A digest for each shard; orphans."""
     _execute_all(db, _ORPHANS)
 
 
 @migrations()
 def m004_retention_and_hooks(db: Database) -> None:
-    """What retention and verification know of models; what hooks are to be run for, noted with the transition itself."""
+    """Columns of models for retention and verification; events for hooks, recorded with the transition itself."""
     _execute_all(db, _RETENTION + _EVENTS)
 
 
 @migrations()
 def m005_requests(db: Database) -> None:
-    """What other processes ask of the agent."""
+    """Requests of other processes to the agent."""
     _execute_all(db, _REQUESTS)
 
 
 @migrations()
 def m006_history(db: Database) -> None:
-    """What happened last, for people."""
+    """History of the latest events, for people."""
     _execute_all(db, _HISTORY)
 
 
@@ -65,37 +65,37 @@ def m008_left_out(db: Database) -> None:
 
 @migrations()
 def m009_rejected(db: Database) -> None:
-    """A way to the files that were set aside."""
+    """Index of the files that were set aside."""
     _execute_all(db, _REJECTED)
 
 
 @migrations()
 def m011_receipts(db: Database) -> None:
-    """Which receipts in the archive are known: a ledger that was put back remembers fewer, and reads the others."""
+    """Known receipts of the archive: a restored ledger has fewer, and the others are read again."""
     _execute_all(db, _RECEIPTS)
 
 
 @migrations()
 def m013_remarks(db: Database) -> None:
-    """What is odd about the files of published models."""
+    """Remarks on the files of published models."""
     _execute_all(db, _REMARKS)
 
 
 @migrations()
 def m014_proofs(db: Database) -> None:
-    """How much was shown of the files of published models."""
+    """Proofs of the files of published models."""
     _execute_all(db, _PROOFS)
 
 
 @migrations()
 def m015_doubtful(db: Database) -> None:
-    """Uploads of which nothing but an answer's status says that storage has the bytes: the ETag speaks against it."""
+    """Doubtful uploads: only an answer's status says that storage has the bytes; the ETag speaks against it."""
     _execute_all(db, _DOUBTFUL)
 
 
 @migrations()
 def m016_blake3(db: Database) -> None:
-    """A second digest of files that go up whole: comparing the sent bytes with it costs a quarter of SHA-256."""
+    """A second digest for files that are uploaded whole: comparing the sent bytes with it costs a quarter of SHA-256."""
     _execute_all(db, "ALTER TABLE uploads ADD COLUMN blake3 TEXT")
 
 
@@ -190,7 +190,7 @@ ALTER TABLE models ADD COLUMN damage TEXT;
 ALTER TABLE models ADD COLUMN verified_at REAL;
 """
 
-# A model that is blocked again and again, by a full disk for instance, has failed once until it is published.
+# A model that is blocked repeatedly, for example by a full disk, has failed once until it is published.
 _EVENTS = """
 CREATE TABLE events (               -- what hooks are run for; kept a while with what the hook said
   id INTEGER PRIMARY KEY,

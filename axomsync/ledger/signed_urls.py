@@ -1,6 +1,6 @@
 """Writes of signed URLs for uploads and their shards, from presign to confirmation, and of orphans.
 
-A signed URL is a secret. It is kept while its PUT may have to be repeated, and no longer.
+A signed URL is a secret. It is kept only while its PUT may have to be repeated.
 """
 
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ from axomsync.ledger.states import Moves
 
 
 class SignedUrlWrites(Moves):
-    """The writing side of signed URLs, shards and orphans."""
+    """Writes of signed URLs, shards and orphans."""
 
     def record_presigned(self, upload: int, presigned: Presigned) -> None:
-        """Keep the signed URL before the PUT begins, so that an ambiguous loss can be repeated on the same key."""
+        """Record the signed URL before the PUT begins, so that a PUT with a lost answer can be repeated on the same key."""
 
         def work(db: Database) -> None:
             changes = {"upload_id": presigned.upload_id, "key": presigned.key, "reason": None, "next_attempt": None}
@@ -28,16 +28,16 @@ class SignedUrlWrites(Moves):
         self.write(work, upload)
 
     def forget_presigned(self, upload: int) -> None:
-        """Storage refused the URL: the next try asks for another."""
+        """Delete a URL that storage refused: the next try requests another."""
         self.execute("DELETE FROM signed_urls WHERE upload = ?", upload).result()
 
     def record_orphan(self, upload: int, presigned: Presigned) -> None:
-        """Storage has or may have an object whose key is not handed out."""
+        """Record an object that storage has or may have, and whose key is not handed out."""
         sql = "INSERT OR IGNORE INTO orphans VALUES (?,?,?,?)"
         self.execute(sql, upload, presigned.upload_id, presigned.key, self._now()).result()
 
     def record_shard_presigned(self, upload: int, number: int, presigned: Presigned) -> None:
-        """As `record_presigned`, for one shard."""
+        """`record_presigned` for one shard."""
 
         def work(db: Database) -> None:
             db.conn.execute(
@@ -52,12 +52,12 @@ class SignedUrlWrites(Moves):
         self.write(work)
 
     def forget_shard_presigned(self, upload: int, number: int) -> None:
-        """As `forget_presigned`, for one shard."""
+        """`forget_presigned` for one shard."""
         sql = "DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?"
         self.execute(sql, upload, number).result()
 
     def record_shard_uploaded(self, upload: int, number: int, etag: str | None, *, doubtful: bool = False) -> None:
-        """Storage confirmed one shard; if that is `doubtful`, so is the upload."""
+        """Record that storage confirmed one shard; a `doubtful` shard makes its upload doubtful."""
 
         def work(db: Database) -> None:
             db.conn.execute(
@@ -70,7 +70,7 @@ class SignedUrlWrites(Moves):
         self.write(work)
 
     def _leave_behind(self, db: Database, upload: int) -> None:
-        """Forget where an upload was going; what storage has or may have of it are orphans now."""
+        """Forget the target of an upload; objects that storage has or may have of it become orphans."""
         for begun in (
             "SELECT id, upload_id, key, ?2 FROM uploads JOIN signed_urls ON upload = id WHERE id = ?1",
             "SELECT upload, upload_id, key, ?2 FROM shards WHERE upload = ?1 AND (uploaded OR number IN"
@@ -82,7 +82,7 @@ class SignedUrlWrites(Moves):
 
 
 def insert_shards(db: Database, upload: int, shards: Iterable[Shard]) -> None:
-    """Shards that storage has, as a receipt or another agent tells of them."""
+    """Insert shards that storage has, according to a receipt or another agent."""
     db.conn.executemany(
         'INSERT INTO shards (upload, number, filename, start, "end", upload_id, key, etag, uploaded)'
         " VALUES (?,?,?,?,?,?,?,?,1)",

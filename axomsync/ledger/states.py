@@ -1,6 +1,6 @@
-"""Moving uploads and models from state to state, and telling of it in the history.
+"""Transitions of uploads and models between states, with their lines in the history.
 
-Failures handled: an illegal move (`IllegalTransition`, nothing is changed), the same setback again and again (told once).
+Failures handled: an illegal transition (`IllegalTransition`, nothing is changed), a repeated setback (recorded once).
 """
 
 import os
@@ -24,7 +24,7 @@ _LABELS = {"uploads": "path", "models": "name || '/' || version"}
 
 
 class Moves(Committer):
-    """The writing side as far as states go; `now` is the wall clock."""
+    """Writes of states; `now` is the wall clock."""
 
     def __init__(self, path: Path, now: Callable[[], float], patience: float) -> None:
         super().__init__(path, patience)
@@ -62,7 +62,7 @@ class Moves(Committer):
             self._add_history(db, table.removesuffix("s"), printable(os.fsdecode(label)), state, reason)
 
     def _add_history(self, db: Database, kind: str, subject: str, state: str, reason: str | None) -> None:
-        """Unless it is what was told of the same subject last: what is tried again and again is told once."""
+        """Add a line to the history, unless it repeats the last setback of the subject."""
         last = db.conn.execute(
             "SELECT state, reason FROM history WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1", (kind, subject)
         ).fetchone()

@@ -1,4 +1,4 @@
-"""Reads uploads, their shards and signed URLs, and the receipts that are known."""
+"""Reads of uploads, their shards and signed URLs, and of the known receipts."""
 
 import json
 import math
@@ -10,12 +10,12 @@ from axomsync.ledger.rows import Row, fitting, stamp_row, to_upload
 
 
 class UploadQueries(Queries):
-    """The reading side of uploads."""
+    """Reads of uploads."""
 
     def uploads(
         self, states: Collection[UploadState] = (), since: float | None = None, limit: int | None = None
     ) -> list[Upload]:
-        """Every file ever taken, oldest first; or those in one of `states`, that changed `since` a time, or the newest."""
+        """Every file ever taken, oldest first; limited to `states`, to changes `since` a time, or to the newest `limit`."""
         among = f"state IN ({', '.join('?' * len(states))})" if states else "true"
         sql = f"SELECT * FROM uploads WHERE {among} AND updated_at >= ? ORDER BY id DESC LIMIT ?"  # noqa: S608
         newest = self._rows(
@@ -24,21 +24,21 @@ class UploadQueries(Queries):
         return newest[::-1]
 
     def uploads_in_drop(self) -> list[Upload]:
-        """Files that lie in the drop folder as far as the ledger knows, and those that `push` was given."""
+        """Files that lie in the drop folder according to the ledger, and files of `push`."""
         return self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id", make=to_upload)
 
     def latest_rejected(self, most: int) -> list[Upload]:
-        """At most so many of the files that are no datasets and were set aside, latest first."""
+        """At most `most` of the rejected files that were set aside, latest first."""
         sql = "SELECT * FROM uploads WHERE state = 'rejected' AND NOT in_drop ORDER BY id DESC LIMIT ?"
         return self._rows(sql, (most,), make=to_upload)
 
     def rejections(self) -> set[tuple[int, float]]:
-        """Which files were ever rejected, and when."""
+        """Row id and time of each rejection."""
         rows = self._rows("SELECT id, updated_at FROM uploads WHERE state = 'rejected'")
         return {(row["id"], row["updated_at"]) for row in rows}
 
     def latest_uploads(self, most: int) -> list[Upload]:
-        """At most so many that came last, and so many that are not done with; what changed last comes first."""
+        """At most `most` of the latest uploads, and `most` of the unfinished ones; the latest change first."""
         undone = "SELECT id FROM uploads WHERE in_drop AND state NOT IN ('uploaded', 'duplicate') ORDER BY id DESC LIMIT ?"
         latest = "SELECT id FROM uploads ORDER BY id DESC LIMIT ?"
         sql = f"SELECT * FROM uploads WHERE id IN ({undone}) OR id IN ({latest}) ORDER BY updated_at DESC, id DESC"  # noqa: S608
@@ -49,14 +49,14 @@ class UploadQueries(Queries):
         return self._rows("SELECT * FROM uploads WHERE id = ?", (upload,), make=to_upload)[0]
 
     def uploads_among(self, ids: Iterable[int]) -> list[Upload]:
-        """Those of these uploads that the ledger has."""
+        """The uploads with these row ids, as far as the ledger has them."""
         among = ", ".join(str(int(each)) for each in ids)
         return self._rows(f"SELECT * FROM uploads WHERE id IN ({among}) ORDER BY id", make=to_upload)  # noqa: S608
 
     def same_content(self, sha256: str, filename: str | None, *, sent: bool = False) -> Upload | None:
-        """An upload that storage has confirmed with this content, under this name or under any.
+        """Find an upload with this content that storage has confirmed, under this name or under any.
 
-        `sent` leaves out what only a receipt tells: this ledger never saw the file itself.
+        `sent` leaves out uploads known only from a receipt: this ledger never saw their files.
         """
         seen = "AND (dev <> 0 OR ino <> 0)" if sent else ""
         rows = self._rows(
@@ -73,9 +73,9 @@ class UploadQueries(Queries):
         return self._rows(sql, (sha256, filename), make=to_upload)
 
     def begun_before(self, upload: Upload, filename: str | None) -> list[Upload]:
-        """Files of this content, under this name or under any, that have a signed URL and wait for nothing.
+        """Files with this content, under this name or under any, that have a signed URL and wait for nothing.
 
-        None where the upload itself is one of them.
+        Empty if the upload itself is one of them.
         """
         begun = "SELECT upload FROM signed_urls UNION SELECT upload FROM signed_shard_urls"
         rows = self._rows(
@@ -87,7 +87,7 @@ class UploadQueries(Queries):
         return [] if any(row.id == upload.id for row in rows) else rows
 
     def receipts(self) -> dict[bytes, str]:
-        """The receipts in the archive that are known: marks by path."""
+        """Known receipts of the archive: marks by path."""
         return {bytes(row["path"]): row["mark"] for row in self._rows("SELECT path, mark FROM receipts")}
 
     def put_away_as(self, stamp: Stamp, states: Iterable[UploadState]) -> Upload | None:
@@ -102,22 +102,22 @@ class UploadQueries(Queries):
         return rows[0] if rows else None
 
     def others_with_etag(self, etag: str, md5: str, blake3: str | None) -> bool:
-        """Whether storage gave this ETag to other bytes too: to a file of another MD5, or a shard of another BLAKE3."""
+        """Check whether storage gave this ETag to other bytes too: a file of another MD5, or a shard of another BLAKE3."""
         files = "SELECT 1 FROM uploads WHERE etag = ? AND state = 'uploaded' AND md5 IS NOT NULL AND md5 <> ?"
         shards = "SELECT 1 FROM shards WHERE etag = ? AND uploaded AND blake3 IS NOT NULL AND blake3 IS NOT ?"
         return bool(self._rows(f"{files} UNION ALL {shards} LIMIT 1", (etag, md5, etag, blake3)))  # both from above
 
     def presigned(self, upload: Upload) -> Presigned | None:
-        """The signed URL that was kept for an upload. A secret."""
+        """The recorded signed URL of an upload. A secret."""
         sql = "SELECT url, expires_at FROM signed_urls WHERE upload = ?"
         return self._presigned(sql, (upload.id,), upload.upload_id, upload.key)
 
     def shards(self, upload: int) -> list[Shard]:
-        """The shards of an upload in order, none when it goes up whole."""
+        """The shards of an upload in order; none if it is uploaded whole."""
         return self.all_shards("WHERE upload = ?", upload).get(upload, [])
 
     def all_shards(self, where: str = "", *parameters: object) -> dict[int, list[Shard]]:
-        """The shards of every upload that has some, by its row id."""
+        """The shards of every upload that has shards, by its row id."""
         columns = 'upload, number, filename, start, "end", upload_id, key, etag, blake3, uploaded'
         shards: dict[int, list[Shard]] = {}
         sql = f"SELECT {columns} FROM shards {where} ORDER BY upload, number"  # noqa: S608  # own names
@@ -126,7 +126,7 @@ class UploadQueries(Queries):
         return shards
 
     def shard_presigned(self, upload: int, shard: Shard) -> Presigned | None:
-        """The signed URL that was kept for a shard. A secret."""
+        """The recorded signed URL of a shard. A secret."""
         sql = "SELECT url, expires_at FROM signed_shard_urls WHERE upload = ? AND number = ?"
         return self._presigned(sql, (upload, shard.number), shard.upload_id, shard.key)
 
@@ -137,14 +137,14 @@ class UploadQueries(Queries):
         return rows[0] if rows else None
 
     def orphans(self) -> dict[int, list[str]]:
-        """Keys of objects that storage has or may have and nobody was given, by the row id of the upload."""
+        """Keys of objects that storage has or may have and that were not handed out, by row id of the upload."""
         keys: dict[int, list[str]] = {}
         for row in self._rows("SELECT upload, key FROM orphans ORDER BY created_at"):
             keys.setdefault(row["upload"], []).append(row["key"])
         return keys
 
     def upload_counts(self) -> dict[str, int]:
-        """Uploads a state, zero included."""
+        """Number of uploads in each state, zero included."""
         return self._counts("uploads", UploadState)
 
 

@@ -1,6 +1,7 @@
 """Writes of uploads: files that were found, checked, sent, confirmed and put away.
 
-Some of it need not be waited for; a write of an upload that follows one which failed unheard fails alike (see `Committer`).
+Some writes need no wait: if one fails before a thread waits for it, the next write of the same upload fails too (see
+`Committer`).
 """
 
 import json
@@ -19,10 +20,10 @@ WENT_AWAY = "the file went away before storage had confirmed it"
 
 
 class UploadWrites(SignedUrlWrites):
-    """The writing side of uploads."""
+    """Writes of uploads."""
 
     def see_uploads(self, found: Iterable[tuple[bytes, str, Stamp]]) -> None:
-        """Rows for files that were not known: `(path, filename, stamp)`, all in one transaction."""
+        """Add rows for new files: `(path, filename, stamp)`, all in one transaction."""
         now, rows = self._now(), list(found)
 
         def work(db: Database) -> None:
@@ -36,9 +37,9 @@ class UploadWrites(SignedUrlWrites):
         self.write(work)
 
     def push_upload(self, path: bytes, filename: str, stamp: Stamp) -> int:
-        """A row for a file that is to be uploaded now, and that its absolute path leads to; returns its id.
+        """Add or reset the row of a file that is to be uploaded now, by its absolute path; returns the row's id.
 
-        One that is under way goes on, one that was given up is begun anew.
+        An upload that is under way continues; one that was given up starts again.
         """
         now = self._now()
 
@@ -56,10 +57,10 @@ class UploadWrites(SignedUrlWrites):
         return self.write(work)
 
     def forget_uploads(self, paths: Iterable[bytes]) -> None:
-        """Drop the rows of files that went away before anything was done for them; others are kept as history.
+        """Delete the rows of files that disappeared before any work on them; other rows stay as history.
 
-        Storage may have the bytes of one whose PUT had begun: that is told, and its signed URL forgotten. Shards that it
-        has or may have are orphans.
+        If a PUT had begun, storage may have the bytes: the history says so, and the signed URL is deleted. Shards that it
+        has or may have become orphans.
         """
         gone = list(paths)
 
@@ -88,9 +89,9 @@ class UploadWrites(SignedUrlWrites):
     def adopt_uploads(
         self, receipts: Iterable[Receipt], marks: Mapping[bytes, str] | None = None, gone: Iterable[bytes] = ()
     ) -> None:
-        """Rows for files that were uploaded and that this ledger does not know; originals before duplicates.
+        """Add rows for uploaded files that this ledger does not know; originals before duplicates.
 
-        `marks` of receipts, by path, are remembered, and those of receipts that are `gone` forgotten.
+        `marks` of receipts, by path, are recorded; those of receipts that are `gone` are deleted.
         """
         remembered, forgotten = list((marks or {}).items()), [(path,) for path in gone]
 
@@ -111,7 +112,7 @@ class UploadWrites(SignedUrlWrites):
     def record_check(
         self, upload: int, stamp: Stamp, checked: Checked, shards: Iterable[tuple[str, Segment]] = ()
     ) -> Future[Upload]:
-        """Queue a file that is valid, to go up as these shards `(filename, range)` if there are any; gives the new row."""
+        """Queue a valid file, as these shards `(filename, range)` if there are any; the future has the new row."""
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
         changes = {**columns, "sha256": checked.sha256, "blake3": checked.blake3, "lines": checked.lines, "reason": None}
         changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
@@ -130,11 +131,11 @@ class UploadWrites(SignedUrlWrites):
         return self.submit(work, upload)
 
     def make_uploads_due(self) -> None:
-        """Whatever waits for its next try in the drop folder is to be tried now."""
+        """Make all uploads that wait in the drop folder due now."""
         self.execute("UPDATE uploads SET next_attempt = NULL WHERE in_drop").result()
 
     def retry(self, uploads: Iterable[int], models: Iterable[str]) -> None:
-        """Let these be tried now: their next attempt is due, and files that were parked are looked at anew."""
+        """Make these due now; parked files are also checked again."""
         rows, ids = list(uploads), list(models)
 
         def work(db: Database) -> None:
@@ -149,7 +150,7 @@ class UploadWrites(SignedUrlWrites):
         self.write(work)
 
     def strike(self, uploads: Iterable[int], models: Iterable[str]) -> None:
-        """Strike out what is known of these: whatever turns up again is new."""
+        """Delete these rows and their events: if the file or model appears again, it is new."""
         rows, ids = list(uploads), list(models)
 
         def work(db: Database) -> None:
@@ -163,7 +164,7 @@ class UploadWrites(SignedUrlWrites):
         self.write(work)
 
     def record_uploaded(self, upload: int, etag: str | None, md5: str | None, *, doubtful: bool = False) -> Upload:
-        """Note that storage confirmed the bytes, and forget the signed URL; returns the new row.
+        """Record that storage confirmed the bytes, and delete the signed URL; returns the new row.
 
         `doubtful` stays set once it is, see `Upload`.
         """
@@ -177,7 +178,7 @@ class UploadWrites(SignedUrlWrites):
         return self.write(work, upload)
 
     def record_duplicate(self, upload: int, stored: Stored, twin: int | None, reason: str) -> Upload:
-        """Note that storage has this content already: as the upload `twin`, or as another agent says. Returns the row."""
+        """Record that storage has this content already: as the upload `twin`, or by another agent. Returns the new row."""
         ids = {"upload_id": stored.upload_id, "key": stored.key, "etag": stored.etag}
 
         def work(db: Database) -> Upload:
@@ -190,9 +191,9 @@ class UploadWrites(SignedUrlWrites):
         return self.write(work, upload)
 
     def record_moved_away(self, upload: int, receipt: tuple[bytes, str] | None = None) -> Future[None]:
-        """The file no longer lies in the drop folder: archived, set aside or deleted, as configured.
+        """Record that the file is no longer in the drop folder: archived, set aside or deleted, as configured.
 
-        `receipt` is path and mark of the one that it has in the archive.
+        `receipt` is the path and mark of its receipt in the archive.
         """
 
         def work(db: Database) -> None:
@@ -203,7 +204,7 @@ class UploadWrites(SignedUrlWrites):
         return self.submit(work, upload)
 
     def restamp(self, upload: int, stamp: Stamp, state: UploadState, reason: str | None = None) -> Future[None]:
-        """The file changed: what was known of its content no longer holds."""
+        """Record a changed file: its new stamp; its old content is forgotten."""
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
 
         def work(db: Database) -> None:
@@ -222,7 +223,7 @@ class UploadWrites(SignedUrlWrites):
         return self.submit(work, upload)
 
     def touch_uploads(self, touched: Iterable[tuple[int, Stamp]]) -> list[Upload]:
-        """Note that rights, owner or links of these files changed, and their bytes did not; returns the new rows."""
+        """Record changes of rights, owner or links that left the bytes unchanged; returns the new rows."""
         rows = [(stamp_row(stamp)[-1], upload) for upload, stamp in touched]
 
         def work(db: Database) -> list[Upload]:

@@ -1,8 +1,8 @@
-"""The ledger as the agent that holds it writes it, and the health of its file.
+"""The ledger for the agent that holds it, and the health of its file.
 
-Failures handled: another agent on the same state folder (`AlreadyRunning`), an opening that fails half-way (what was opened
-is closed again), a crash of the last agent (`recover`), a ledger that can't be written (`trouble`, `probe`), a reader that
-never ends and so keeps the WAL growing (`held_by_reader`), a state folder that is taken away (`is_removed`).
+Failures handled: another agent on the same state folder (`AlreadyRunning`), an opening that fails half-way (the opened files
+are closed again), a crash of the last agent (`recover`), a ledger that can't be written (`trouble`, `probe`), a reader that
+never ends and so makes the WAL grow (`held_by_reader`), a state folder that is removed (`is_removed`).
 """
 
 import os
@@ -32,13 +32,13 @@ _TROUBLES = tuple(Trouble)
 
 
 def trouble_of(folder: Path) -> Trouble | None:
-    """What the agent that holds this state folder has with its ledger; the ledger need not be readable for that."""
+    """The trouble that the folder's agent has with its ledger; works even if the ledger can't be read."""
     flag = raised_flag(folder)
     return _TROUBLES[flag] if flag is not None and flag < len(_TROUBLES) else None
 
 
 class Ledger(UploadWrites, ModelWrites, AgentWrites):
-    """The writing side, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
+    """All writes, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
 
     def __init__(self, folder: Path, now: Callable[[], float], patience: float = BUSY_TIMEOUT_SECONDS) -> None:
         with ExitStack() as undo:
@@ -57,32 +57,32 @@ class Ledger(UploadWrites, ModelWrites, AgentWrites):
         self.close()
 
     def close(self) -> None:
-        """Finish the writes that were handed in, then let go of the state folder."""
-        self._read.close()  # the writing connection must be the last: only that one brings the WAL into the file
+        """Finish the submitted writes, then release the state folder."""
+        self._read.close()  # the writing connection must close last: only it moves the WAL into the file
         super().close()
         os.close(self._lock_file)
 
     @property
     def read(self) -> Reader:
-        """The reading side."""
+        """The reader of this ledger, in this process."""
         return self._read
 
-    # Its own health
+    # Health of the ledger's file
 
     def show_trouble(self, trouble: Trouble | None) -> None:
         """Write the trouble where other processes read it (`trouble_of`)."""
         raise_flag(self._lock_file, None if trouble is None else _TROUBLES.index(trouble))
 
     def probe(self) -> Write[None]:
-        """See whether a write would come through; nothing is written unless there is a reason for doubt.
+        """Test whether a write succeeds; nothing is written without a reason for doubt.
 
-        A disk that fails shows it at a write alone, so a long silence is one.
+        A failing disk shows only at a write, so a long time without writes is such a reason.
         """
         silent = time.monotonic() - self.written_at > SILENT_SECONDS
         doubtful = silent or self.trouble() is not None or _is_short_of_room(self.path)
 
         def work(db: Database) -> None:
-            if doubtful:  # as much as a step of real work writes
+            if doubtful:  # as many bytes as real work writes
                 db.conn.execute("INSERT OR REPLACE INTO facts VALUES ('probe', hex(zeroblob(8192)))")
 
         if not doubtful:
@@ -91,9 +91,9 @@ class Ledger(UploadWrites, ModelWrites, AgentWrites):
         return self.execute("DELETE FROM facts WHERE name = 'probe'")
 
     def is_removed(self) -> bool:
-        """Whether what others find under the ledger's name, or the lock's, is not what is written here.
+        """True if the path of the ledger or of its lock no longer leads to the open file.
 
-        SQLite goes on writing into a file that has no name any more. An error that is no absence says nothing.
+        SQLite goes on writing into a file without a name. Errors other than a missing file count as False.
         """
         try:
             return self._on_disk() != self._opened
@@ -107,7 +107,7 @@ class Ledger(UploadWrites, ModelWrites, AgentWrites):
         return tuple((status.st_dev, status.st_ino) for status in found)
 
     def held_by_reader(self) -> bool:
-        """Whether the WAL is large, and can't be brought into the file since somebody reads it without an end."""
+        """True if the WAL is large and can't be moved into the file, because a reader never ends. Raises `LocalFault`."""
         try:
             if os.stat(f"{self.path}-wal").st_size < LARGE_WAL_BYTES:
                 return False
@@ -120,7 +120,7 @@ class Ledger(UploadWrites, ModelWrites, AgentWrites):
         return bool(moved < frames)
 
     def recover(self) -> None:
-        """At the start of an agent: what was under way when the last one ended goes back to where it can be taken up."""
+        """Move the interrupted work of the last agent back to states from which it can continue; called at the start."""
 
         def work(db: Database) -> None:
             for upload_state, goes_back in UPLOAD_INTERRUPTED.items():

@@ -1,7 +1,7 @@
-"""One poll: the console's list of models, and what follows from it in the ledger and in the mirror folder.
+"""One poll: the console's list of models, and its consequences in the ledger and in the mirror folder.
 
-Failures handled: a list that is empty, or that shows less than there is (no model is taken for removed because of it), a
-mirror folder that can't be read now (`LocalFault`; what can't be seen counts as there), a ledger that was lost (`recovery`).
+Failures handled: a list that is empty or incomplete (no model counts as removed because of it), a mirror folder that can't
+be read now (`LocalFault`; unreadable folders count as present), a ledger that was lost (`recovery`).
 """
 
 from collections.abc import Callable
@@ -19,16 +19,16 @@ from axomsync.runtime.retry import persist
 
 
 class Poller:
-    """Brings the ledger in line with the console; one poll at a time."""
+    """Updates the ledger from the console's list; one poll at a time."""
 
     def __init__(self, context: MirrorContext, space: Space, labels: Labels) -> None:
         self._context = context
         self._space = space
         self._labels = labels
-        self._recovered = False  # what lies in the mirror folder is known
+        self._recovered = False  # True once the models in the mirror folder are known
 
     def poll(self, under_way: Callable[[], set[str]]) -> None:
-        """Ask for the list and act on it; models under way are left alone. Raises what console and mirror folder raise."""
+        """Fetch the list and act on it; models under way are left alone. Raises the errors of console and mirror folder."""
         listed = persist(self._context.console.models, self._context.stop, self._context.random)
         if left_out := self._context.console.models_left_out:
             self._context.problems.report("list of models", left_out)
@@ -36,7 +36,7 @@ class Poller:
             self._context.problems.clear("list of models")
         unread = [] if self._recovered else recover(self._context)
         self._recovered = not unread
-        busy = under_way()  # now: the console may have taken long
+        busy = under_way()  # only now: the console may have taken long
         known = self._context.ledger.read.models()
         self._context.mirror_folder.check([row for row in known if row.state is ModelState.PUBLISHED])
         settings = self._context.settings
@@ -60,13 +60,13 @@ class Poller:
             raise unread[0]
 
     def _let_go(self, model_id: str) -> None:
-        """Discard what was received of a model that is not wanted any more: it would only fill the disk."""
+        """Discard the received bytes of a model that is not wanted any more: they would only fill the disk."""
         if self._context.mirror_folder.staging.discard(model_id):
             for file in self._context.ledger.read.files(model_id):
                 self._context.ledger.discard_file(model_id, file.rel)
 
     def _note_presence(self, listed: set[str], known: list[Model]) -> None:
-        """Count absences; a list that is empty or incomplete does not show that somebody removed a model."""
+        """Count absences; an empty or incomplete list does not show that a model was removed."""
         if self._context.settings.keep_gone or not listed or self._context.console.models_left_out:
             return
         if any(row.absent_since is not None or row.id not in listed for row in known if row.state is ModelState.PUBLISHED):
@@ -74,8 +74,10 @@ class Poller:
 
 
 def is_there(row: Model, unread: list[LocalFault]) -> bool:
-    """Whether a model's folder is there. One that can't be seen now counts as there, else it would be fetched again; why is
-    added to `unread`."""
+    """Check that a model's folder exists. An unreadable one counts as present, else it would be fetched again.
+
+    The reason why it can't be read is added to `unread`.
+    """
     try:
         return is_folder(row.path)
     except LocalFault as fault:

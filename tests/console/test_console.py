@@ -1,4 +1,4 @@
-"""The console client before a server that misbehaves on the wire: what every answer is taken for."""
+"""The console client with a server that misbehaves on the wire: the result of each answer."""
 
 import gzip
 import json
@@ -66,7 +66,7 @@ def failure_of(console: Console, kind: type[AxomsyncError]) -> AxomsyncError:
 # The five calls
 
 
-def test_the_five_calls_say_what_is_documented(server: FaultyServer, connect: Connect) -> None:
+def test_five_calls_follow_the_documentation(server: FaultyServer, connect: Connect) -> None:
     model_id = server.add_model("llama", "v1", {"a/w.bin": Content(10)})
     base = {"id": "b", "family": "f", "name": "n", "version": "1", "params": 3, "precision": "bf16"}
     dataset = {"id": "d", "name": "n", "version": "1", "shard_count": 2, "bytes": 9, "status": "ready", "created_at": "2027"}
@@ -89,9 +89,7 @@ def test_the_five_calls_say_what_is_documented(server: FaultyServer, connect: Co
         assert request.headers["authorization"] == f"Bearer {KEY}"
 
 
-def test_unknown_fields_and_wrong_kinds_of_unimportant_ones_are_no_reason_to_miss_a_model(
-    server: FaultyServer, connect: Connect
-) -> None:
+def test_unknown_fields_and_invalid_optional_fields_keep_a_model_in_the_list(server: FaultyServer, connect: Connect) -> None:
     odd = MODEL | {"params": "7B", "base_model_id": ["x"], "created_at": None, "new": {"deep": 1}, "version": 2}
     huge = MODEL | {"id": 17, "params": 1 << 70, "name": "b"}
     server.inject(json_answer([odd, huge]), "/api/models")
@@ -100,7 +98,7 @@ def test_unknown_fields_and_wrong_kinds_of_unimportant_ones_are_no_reason_to_mis
     assert (second.id, second.params) == ("17", None)
 
 
-def test_malformed_entries_are_left_out_and_told_once(
+def test_malformed_entries_are_left_out_and_reported_once(
     server: FaultyServer, connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     entries: list[object] = [{}, None, 5, "x", [], MODEL | {"id": ""}, MODEL | {"name": None}, MODEL]
@@ -123,22 +121,22 @@ def test_malformed_entries_are_left_out_and_told_once(
         {"items": [MODEL], "extra": [1, 2]},
     ],
 )
-def test_a_wrapped_list_is_a_list(document: object, server: FaultyServer, connect: Connect) -> None:
+def test_wrapped_list_is_accepted(document: object, server: FaultyServer, connect: Connect) -> None:
     server.inject(json_answer(document), "/api/models")
     assert [model.id for model in connect().models()] == ["m-1"]
 
 
-def test_a_model_that_is_listed_twice_counts_once(server: FaultyServer, connect: Connect) -> None:
+def test_model_listed_twice_counts_once(server: FaultyServer, connect: Connect) -> None:
     server.inject(json_answer([MODEL | {"id": "m-2"}, MODEL | {"status": "new"}, MODEL]), "/api/models")
     assert [(model.id, model.status) for model in connect().models()] == [("m-2", "ready"), ("m-1", "new")]
 
 
-def test_any_success_will_do(server: FaultyServer, connect: Connect) -> None:
+def test_any_success_status_is_accepted(server: FaultyServer, connect: Connect) -> None:
     server.inject(Fault(201), "/presign", method="POST")
     assert connect().presign("a.jsonl", "application/jsonl").upload_id
 
 
-# Answers that are no answers
+# Unusable answers
 
 
 @pytest.mark.parametrize(
@@ -163,9 +161,7 @@ def test_any_success_will_do(server: FaultyServer, connect: Connect) -> None:
         ),
     ],
 )
-def test_an_answer_that_is_none_is_worth_another_try(
-    fault: Fault, told: str, server: FaultyServer, connect: Connect
-) -> None:
+def test_unusable_answer_is_tried_again(fault: Fault, told: str, server: FaultyServer, connect: Connect) -> None:
     server.models = [MODEL]
     server.inject(fault, "/api/models")
     console = connect(seconds=0.5)
@@ -173,19 +169,19 @@ def test_an_answer_that_is_none_is_worth_another_try(
     assert [model.id for model in console.models()] == ["m-1"]
 
 
-def test_an_answer_without_end_is_given_up_before_memory_is(server: FaultyServer, connect: Connect) -> None:
+def test_endless_answer_is_given_up_before_memory_runs_out(server: FaultyServer, connect: Connect) -> None:
     server.inject(Fault(200, body=b"[" + b'"x",' * (1 << 24) + b'"x"' + b"," * 100), "/api/models")
     assert "larger than 64 MiB" in str(failure_of(connect(), Transient))
 
 
-def test_an_answer_that_trickles_is_given_up(server: FaultyServer) -> None:
+def test_slow_answer_is_given_up(server: FaultyServer) -> None:
     server.inject(Fault(200, body=b"[" + b" " * 100_000, rate=2000), "/api/models")
     console = Console(server.url, lambda: KEY, answer_seconds=0.3)
     assert "the answer took more than 0.3 s" in str(failure_of(console, Transient))
     console.close()
 
 
-def test_a_console_that_is_not_there_is_worth_another_try(connect: Connect) -> None:
+def test_unreachable_console_is_tried_again(connect: Connect) -> None:
     with FaultyServer() as gone:
         url = gone.url
     assert f"{url}: can't connect" in str(failure_of(connect(url), Transient))
@@ -194,7 +190,7 @@ def test_a_console_that_is_not_there_is_worth_another_try(connect: Connect) -> N
 # Refusals
 
 
-def test_401_reads_the_key_again_once_and_goes_on_with_a_new_one(server: FaultyServer, connect: Connect) -> None:
+def test_401_reads_the_key_again_once_and_continues_with_a_new_one(server: FaultyServer, connect: Connect) -> None:
     keys = Keys("axom_live_old", KEY)
     console = connect(key=keys)
     assert console.models() == []
@@ -204,7 +200,7 @@ def test_401_reads_the_key_again_once_and_goes_on_with_a_new_one(server: FaultyS
     assert [request.status for request in server.requests] == [401, 200, 200]
 
 
-def test_401_with_the_same_key_says_what_to_do(server: FaultyServer, connect: Connect) -> None:
+def test_401_with_the_same_key_gives_the_remedy(server: FaultyServer, connect: Connect) -> None:
     keys = Keys("axom_live_revoked")
     told = failure_of(connect(key=keys), KeyRefused)
     assert told.exit_code == 4
@@ -214,12 +210,12 @@ def test_401_with_the_same_key_says_what_to_do(server: FaultyServer, connect: Co
     assert len(server.requests) == 1, "the same key was tried twice"
 
 
-def test_two_refused_keys_are_not_tried_for_ever(server: FaultyServer, connect: Connect) -> None:
+def test_401_for_two_keys_ends_the_call(server: FaultyServer, connect: Connect) -> None:
     failure_of(connect(key=Keys("axom_live_1", "axom_live_2", "axom_live_3")), KeyRefused)
     assert len(server.requests) == 2
 
 
-def test_a_refused_key_is_read_again_at_the_next_call(connect: Connect) -> None:
+def test_refused_key_is_read_again_at_the_next_call(connect: Connect) -> None:
     console = connect(key=Keys("axom_live_old", "axom_live_old", KEY))
     failure_of(console, KeyRefused)
     assert console.models() == []
@@ -240,7 +236,7 @@ def refusal(status: int, detail: object = None, **headers: str) -> Fault:
         (lambda console: console.presign("a.jsonl", "x"), "/presign", "datasets"),
     ],
 )
-def test_403_names_the_scope_that_is_missing(
+def test_403_names_the_missing_scope(
     call: Callable[[Console], object], path: str, scope: str, server: FaultyServer, connect: Connect
 ) -> None:
     for method in ("GET", "POST"):
@@ -249,7 +245,7 @@ def test_403_names_the_scope_that_is_missing(
         call(connect())
 
 
-def test_404_of_a_model_is_an_answer_and_404_of_a_list_a_wrong_url(server: FaultyServer, connect: Connect) -> None:
+def test_404_of_a_model_means_not_there_and_of_a_list_a_wrong_url(server: FaultyServer, connect: Connect) -> None:
     with pytest.raises(NotThere, match="the console does not know it"):
         connect().manifest("../../x?y#z")
     assert server.requests[-1].path == "/api/models/../../x?y#z/download"
@@ -270,7 +266,7 @@ def test_404_of_a_model_is_an_answer_and_404_of_a_list_a_wrong_url(server: Fault
         ("", "no detail given"),
     ],
 )
-def test_what_is_refused_for_good_is_told_in_the_server_s_words(
+def test_final_refusal_is_reported_in_the_servers_words(
     status: int, detail: object, told: str, server: FaultyServer, connect: Connect
 ) -> None:
     server.inject(refusal(status, detail), "/presign", method="POST")
@@ -280,12 +276,12 @@ def test_what_is_refused_for_good_is_told_in_the_server_s_words(
 
 
 @pytest.mark.parametrize("body", [b"<html>" + b"x" * 10_000_000, b"", b"[]", b'{"detail": "' + b"y" * 1_000_000 + b'"}'])
-def test_a_refusal_may_be_html_or_nothing_or_huge(body: bytes, server: FaultyServer, connect: Connect) -> None:
+def test_refusal_may_be_html_or_empty_or_huge(body: bytes, server: FaultyServer, connect: Connect) -> None:
     server.inject(Fault(400, body=body), "/api/models")
     assert str(failure_of(connect(), Rejected)).endswith("no detail given")
 
 
-def test_a_key_that_the_far_side_repeats_is_not_passed_on(server: FaultyServer, connect: Connect) -> None:
+def test_key_repeated_by_the_server_is_removed(server: FaultyServer, connect: Connect) -> None:
     server.inject(refusal(400, f"bad header Authorization: Bearer {KEY}!"), "/api/models")
     assert str(failure_of(connect(), Rejected)).endswith("bad header Authorization: Bearer …!")
 
@@ -299,13 +295,13 @@ def test_a_key_that_the_far_side_repeats_is_not_passed_on(server: FaultyServer, 
         (f"for-{KEY}", "(no detail given)"),
     ],
 )
-def test_a_request_has_a_name_for_the_support(value: str, told: str, server: FaultyServer, connect: Connect) -> None:
+def test_request_id_is_reported_for_the_support(value: str, told: str, server: FaultyServer, connect: Connect) -> None:
     server.inject(Fault(500, {"X-Request-Id": value}), "/models")
     assert told in str(failure_of(connect(), Transient))
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408, 425])
-def test_a_console_in_trouble_is_worth_another_try(status: int, server: FaultyServer, connect: Connect) -> None:
+def test_console_in_trouble_is_tried_again(status: int, server: FaultyServer, connect: Connect) -> None:
     server.inject(refusal(status, "later"), "/api/models")
     failure = failure_of(connect(), Transient)
     assert str(failure) == f"{server.url} answered {status} (later)"
@@ -367,19 +363,19 @@ def page(server: FaultyServer, number: int, following: str | None) -> None:
 def test_pages_are_followed_relative_or_not(server: FaultyServer, connect: Connect) -> None:
     page(server, 1, "?page=2")
     page(server, 2, f"{server.url}/models?page=3")
-    page(server, 3, f"https://127.0.0.1:{server.url.split(':')[2].split('/')[0]}/api/models?page=4")  # a proxy did TLS
+    page(server, 3, f"https://127.0.0.1:{server.url.split(':')[2].split('/')[0]}/api/models?page=4")  # a proxy ended TLS
     page(server, 4, None)
     assert [model.id for model in connect().models()] == ["m-1", "m-2", "m-3", "m-4"]
 
 
-def test_pages_that_go_in_a_circle_end(server: FaultyServer, connect: Connect) -> None:
+def test_pages_in_a_circle_end(server: FaultyServer, connect: Connect) -> None:
     page(server, 1, "/api/models?page=2")
     page(server, 2, "/api/models?page=1")
     assert [model.id for model in connect().models()] == ["m-1", "m-2"]
     assert len(server.requests) == 3
 
 
-def test_pages_without_end_are_no_list_rather_than_half_a_list(server: FaultyServer, connect: Connect) -> None:
+def test_endless_pages_fail_instead_of_giving_half_a_list(server: FaultyServer, connect: Connect) -> None:
     for number in range(1001):
         server.inject(json_answer([MODEL], Link=f"<?page={number}>; rel=next"), "/api/models")
     assert "more than 1000 pages" in str(failure_of(connect(), Transient))
@@ -389,7 +385,7 @@ def test_pages_without_end_are_no_list_rather_than_half_a_list(server: FaultySer
     "link",
     ["{elsewhere}/models", "//elsewhere.example/models", "https://127.0.0.1:1/x", "http://[::1", "file:///etc/passwd"],
 )
-def test_the_key_goes_to_no_other_host(link: str, server: FaultyServer, connect: Connect) -> None:
+def test_key_is_sent_to_no_other_host(link: str, server: FaultyServer, connect: Connect) -> None:
     with FaultyServer() as elsewhere:
         page(server, 1, link.format(elsewhere=elsewhere.url))
         assert "goes on at another host; the key is not sent there" in str(failure_of(connect(), Rejected))
@@ -409,20 +405,20 @@ def test_the_key_goes_to_no_other_host(link: str, server: FaultyServer, connect:
         ({"model_id": "m-1", "files": [{"rel": "a", "size": 1}]}, "files.0.url: Field required"),
     ],
 )
-def test_a_manifest_without_its_fields_is_refused(answer: object, told: str, server: FaultyServer, connect: Connect) -> None:
+def test_manifest_without_its_fields_is_refused(answer: object, told: str, server: FaultyServer, connect: Connect) -> None:
     server.inject(json_answer(answer), "/download")
     with pytest.raises(Rejected) as failure:
         connect().manifest("m-1")
     assert told in str(failure.value)
 
 
-def test_the_manifest_of_another_model_is_not_taken(server: FaultyServer, connect: Connect) -> None:
+def test_manifest_of_another_model_is_refused(server: FaultyServer, connect: Connect) -> None:
     server.inject(json_answer({"model_id": "m-2", "files": []}), "/download")
     with pytest.raises(Transient, match="the manifest of another model"):
         connect().manifest("m-1")
 
 
-def test_an_upload_by_another_method_is_refused(server: FaultyServer, connect: Connect) -> None:
+def test_presign_with_another_method_is_refused(server: FaultyServer, connect: Connect) -> None:
     answer = {"upload_id": "u", "key": "k", "url": "https://s/", "method": "POST"}
     server.inject(json_answer(answer), "/presign", method="POST")
     with pytest.raises(Rejected, match="the console wants POST for uploads, this version knows PUT"):
@@ -441,12 +437,12 @@ def test_an_upload_by_another_method_is_refused(server: FaultyServer, connect: C
         ("https://[s/b?X-Amz-Date=20270101T000000Z&X-Amz-Expires=9", None),
     ],
 )
-def test_how_long_a_url_lives_is_read_from_it(url: str, lifetime: float | None) -> None:
+def test_lifetime_of_a_url_is_read_from_it(url: str, lifetime: float | None) -> None:
     assert url_lifetime(url, 1_798_761_700.0) == lifetime
 
 
-def test_a_clock_that_is_off_does_not_shorten_the_life_of_urls(server: FaultyServer, connect: Connect) -> None:
-    """The signer's own clock is in the Date header: its URLs live as long whatever time it is here."""
+def test_lifetime_of_a_url_does_not_depend_on_the_local_clock(server: FaultyServer, connect: Connect) -> None:
+    """The signer's own time is in the Date header: the lifetime of its URLs does not depend on the time here."""
     model_id = server.add_model("llama", "v1", {"w": Content(1)})
     server.inject(Fault(headers={"Date": http_date(-86400)}), "/download")
     (file,) = connect().manifest(model_id).files
@@ -457,7 +453,7 @@ def test_a_clock_that_is_off_does_not_shorten_the_life_of_urls(server: FaultySer
 # Proxies and certificates
 
 
-def test_loopback_is_not_reached_through_a_proxy(
+def test_loopback_is_reached_without_a_proxy(
     server: FaultyServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FaultyServer() as proxy:
@@ -478,7 +474,7 @@ def test_other_hosts_are_reached_through_the_proxy(connect: Connect, monkeypatch
 
 
 @pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_a_certificate_file_that_is_none_is_named(content: str | None, tmp_path: Path) -> None:
+def test_invalid_certificate_file_is_named(content: str | None, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
@@ -487,7 +483,7 @@ def test_a_certificate_file_that_is_none_is_named(content: str | None, tmp_path:
     assert tls_context(None).verify_mode == ssl.CERT_REQUIRED
 
 
-# What an answer may cost
+# Cost of an answer
 
 M = 1 << 20
 _ASK = """
@@ -589,7 +585,7 @@ COSTLY: dict[str, tuple[str, Callable[[], bytes], str | None, str]] = {
 
 
 @pytest.mark.parametrize("kind", COSTLY)
-def test_no_answer_takes_more_memory_than_promised(server: FaultyServer, kind: str) -> None:
+def test_answer_needs_no_more_memory_than_promised(server: FaultyServer, kind: str) -> None:
     call, body, coding, told = COSTLY[kind]
     packed = {"Content-Encoding": coding} if coding else {}
     server.inject(Fault(200, packed, body()), "/api/models")
@@ -602,14 +598,14 @@ def test_no_answer_takes_more_memory_than_promised(server: FaultyServer, kind: s
     assert server.requests[0].headers["accept-encoding"] == "identity"
 
 
-def test_pages_together_have_the_limit_of_one(server: FaultyServer, connect: Connect) -> None:
+def test_pages_share_the_limit_of_one_answer(server: FaultyServer, connect: Connect) -> None:
     page = json.dumps([MODEL | {"description": "x" * (30 * M)}]).encode()
     for number in range(3):
         server.inject(Fault(200, {"Link": f'</api/models?page={number}>; rel="next"'}, page), "/api/models")
     assert "larger than 64 MiB" in str(failure_of(connect(), Transient))
 
 
-def test_a_refusal_that_trickles_is_given_up(server: FaultyServer) -> None:
+def test_slow_refusal_is_given_up(server: FaultyServer) -> None:
     server.inject(Fault(403, body=b'{"detail": "' + b" " * 10_000, rate=1000), "/api/models")
     console = Console(server.url, lambda: KEY, answer_seconds=0.3)
     began = time.monotonic()
@@ -619,7 +615,7 @@ def test_a_refusal_that_trickles_is_given_up(server: FaultyServer) -> None:
 
 
 @pytest.mark.parametrize("detail", [[[[]] * 3], [{"loc": [["deep"] * 9, "a", 1], "msg": "no"}], {"msg": 5}, None, 7])
-def test_a_detail_of_whatever_form_is_told(server: FaultyServer, connect: Connect, detail: object) -> None:
+def test_detail_of_any_form_is_reported(server: FaultyServer, connect: Connect, detail: object) -> None:
     server.inject(json_answer({"detail": detail}), "/api/models")
     server.inject(Fault(403, body=json.dumps({"detail": detail}).encode()), "/api/models")
     with suppress(AxomsyncError):
@@ -627,13 +623,13 @@ def test_a_detail_of_whatever_form_is_told(server: FaultyServer, connect: Connec
     failure_of(connect(), Rejected)
 
 
-def test_a_detail_that_repeats_the_key_at_the_cut_leaks_nothing_of_it(server: FaultyServer, connect: Connect) -> None:
+def test_detail_with_the_key_at_the_cut_leaks_no_part_of_it(server: FaultyServer, connect: Connect) -> None:
     for before in range(300 - len(KEY), 301):
         server.inject(Fault(400, body=json.dumps({"detail": "x" * before + KEY}).encode()), "/api/models")
         assert KEY[:6] not in str(failure_of(connect(), Rejected))
 
 
-def test_empty_objects_that_stand_for_folders_are_no_files(server: FaultyServer, connect: Connect) -> None:
+def test_empty_objects_for_folders_are_left_out(server: FaultyServer, connect: Connect) -> None:
     sizes = {"a/": 0, "/": 0, "a/b": 0, "c/": 1, "on": 0, "on/azure": 0, "on/azure/x": 1, "on.txt": 0, "e": 1, "e/f": 1}
     files = [{"rel": rel, "size": size, "url": "http://127.0.0.1/"} for rel, size in sizes.items()]
     server.inject(json_answer({"model_id": "m", "files": files}), "/download")
@@ -641,10 +637,10 @@ def test_empty_objects_that_stand_for_folders_are_no_files(server: FaultyServer,
     assert found == ["a/b", "c/", "on/azure/x", "on.txt", "e", "e/f"], "an object that has bytes stands for itself"
 
 
-# Texts that come in
+# Received texts
 
 
-def test_what_would_forge_a_line_is_an_escape_in_what_is_only_told(server: FaultyServer, connect: Connect) -> None:
+def test_control_characters_are_escaped_in_shown_texts(server: FaultyServer, connect: Connect) -> None:
     odd = MODEL | {"name": "a\nERROR b", "status": "on\r\nhold", "created_at": "\x00"}
     server.inject(json_answer([odd]), "/api/models")
     (model,) = connect().models()
@@ -653,9 +649,7 @@ def test_what_would_forge_a_line_is_an_escape_in_what_is_only_told(server: Fault
 
 
 @pytest.mark.parametrize("field", ["upload_id", "key", "url"])
-def test_an_upload_whose_names_hold_control_characters_is_refused(
-    server: FaultyServer, connect: Connect, field: str
-) -> None:
+def test_presign_with_control_characters_is_refused(server: FaultyServer, connect: Connect, field: str) -> None:
     answer = {"upload_id": "u", "key": "k", "url": "http://127.0.0.1/", "method": "PUT"}
     server.inject(json_answer(answer | {field: "http://a\nforged"}), "/presign", method="POST")
     with pytest.raises(Rejected, match=f"{field}: Value error, it holds a control character") as refusal:
@@ -672,9 +666,7 @@ def test_an_upload_whose_names_hold_control_characters_is_refused(
         (MODEL | {"name": "x" * 1001}, "(name: String should have at most 1000 characters)"),
     ],
 )
-def test_an_entry_that_can_not_be_used_is_named(
-    server: FaultyServer, connect: Connect, entry: dict[str, object], told: str
-) -> None:
+def test_unusable_entry_is_named(server: FaultyServer, connect: Connect, entry: dict[str, object], told: str) -> None:
     server.inject(json_answer([entry, MODEL | {"id": "m-2"}]), "/api/models")
     console = connect()
     assert [model.id for model in console.models()] == ["m-2"]
@@ -683,7 +675,7 @@ def test_an_entry_that_can_not_be_used_is_named(
     assert console.models_left_out is None
 
 
-# Whatever an answer says
+# Any answer
 
 SIGNED = "?X-Amz-Date=20260101T000000Z&X-Amz-Expires=600"
 
@@ -707,7 +699,7 @@ ANSWERS: dict[str, tuple[object, Callable[[Console], object]]] = {
 
 @how_many()
 @pytest.mark.parametrize("call", ANSWERS)
-def test_any_document_is_an_answer_or_a_failure_that_we_name(
+def test_any_document_gives_an_answer_or_a_named_failure(
     server: FaultyServer, connect: Connect, call: str, examples: int
 ) -> None:
     good, ask = ANSWERS[call]

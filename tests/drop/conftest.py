@@ -1,4 +1,4 @@
-"""An agent that only uploads, and what tests of the drop folder ask of storage and disk."""
+"""Fixtures and helpers for the drop folder: an agent that only uploads, and queries of storage and disk."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ AgentFactory = Callable[..., AgentProcess]
 
 
 def dataset(name: str, lines: int = 3) -> bytes:
-    """A valid dataset whose content tells what it is."""
+    """Make a valid dataset; each name gives other content."""
     return b"".join(json.dumps({"text": f"{name}, line {n}"}).encode() + b"\n" for n in range(1, lines + 1))
 
 
 def stored(sandbox: Sandbox) -> dict[str, list[bytes]]:
-    """What storage holds: the bytes of every object, by the file name that the console was told."""
+    """Bytes of every object in storage, by the file name that the console received."""
     objects: dict[str, list[bytes]] = {}
     for upload in sandbox.uploads():
         if upload.stored is not None:
@@ -42,7 +42,7 @@ def receipt(file: Path) -> dict[str, Any]:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`, by its path, but for what agents tell one another."""
+    """Every file below `folder`, by its path; without the files that agents write for each other."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and ".axomsync" not in path.parts)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

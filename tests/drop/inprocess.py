@@ -1,6 +1,6 @@
-"""The drop side put together as the agent does it, but in this process, with a far side in memory and time as an argument.
+"""The drop side assembled as in the agent, but in this process, with console and storage in memory and time as an argument.
 
-A life ends by a kill when the ledger has taken a given number of writes: from then on nothing reaches it, as after SIGKILL.
+A kill ends a life after a given number of writes to the ledger: no later write reaches it, as after SIGKILL.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ URL_SECONDS = 900.0
 
 
 class Clocks:
-    """Monotonic and wall time, which only move when they are told to."""
+    """Monotonic and wall time; only `advance` and waiting move them."""
 
     def __init__(self) -> None:
         self.monotonic, self.wall = 1000.0, 1_900_000_000.0
@@ -42,7 +42,7 @@ class Clocks:
 
 
 class Stop(threading.Event):
-    """Waiting for it takes no time, but moves the clocks."""
+    """An event; waiting for it takes no time, but moves the clocks."""
 
     def __init__(self, clocks: Clocks) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Stop(threading.Event):
 
 
 class FarSide:
-    """A console and a storage in memory. `faults` are taken one a PUT: before, amid, after or instead of storing."""
+    """A console and a storage in memory. Each PUT takes one of `faults`: before, during, after or instead of storing."""
 
     def __init__(self, clocks: Clocks) -> None:
         self._clocks = clocks
@@ -101,7 +101,7 @@ class FarSide:
 
 
 class MortalLedger(Ledger):
-    """One that takes `writes` more, and then nothing any more."""
+    """A ledger that accepts `writes` more writes, and none after that."""
 
     def __init__(self, folder: Path, now: Callable[[], float], stop: threading.Event, writes: int | None) -> None:
         self._left, self._stop, self._count = writes, stop, threading.Lock()
@@ -120,7 +120,7 @@ class MortalLedger(Ledger):
 class DropHere:
     """One installation below `home`; each `live` is one life of an agent, of one pass.
 
-    `console` and `storage` take the place of the far side in memory; then the wall clock starts at the time that it is.
+    `console` and `storage` replace those in memory; with them the wall clock starts at the real time.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class DropHere:
         self.identity = "here"
 
     def live(self, writes: int | None = None) -> None:
-        """One pass; killed after so many writes to the ledger if that is not None."""
+        """Run one pass; killed after so many `writes` to the ledger if given."""
         stop = Stop(self.clocks)
         with MortalLedger(self.state, lambda: self.clocks.wall, stop, None) as ledger:
             ledger.recover()
@@ -157,11 +157,11 @@ class DropHere:
                 ledger._left = None
 
     def ledger(self) -> Ledger:
-        """The ledger, while no life is lived."""
+        """Open the ledger between two lives."""
         return Ledger(self.state, lambda: self.clocks.wall)
 
     def finish(self) -> None:
-        """Passes until nothing is left to do."""
+        """Run passes until no work is left."""
         for _ in range(10):
             self.live()
             if not any(row.state in UNDER_WAY for row in self.read(Reader.uploads_in_drop)):
@@ -181,11 +181,11 @@ class DropHere:
         return [(row, shards.get(row.id, [])) for row in self.read(Reader.uploads)]
 
     def content(self, row: Upload, shards: list[Shard]) -> bytes:
-        """What storage has of an upload: by the keys that were handed out."""
+        """Bytes that storage has of an upload, by the keys that were handed out."""
         return b"".join(self.far.objects[key or ""] for key in ([s.key for s in shards] or [row.key]))
 
 
 def ledger_template(folder: Path) -> Path:
-    """An empty ledger with the newest schema, as making one takes longer than a life does."""
+    """Make an empty ledger with the newest schema: making one takes longer than a life."""
     Ledger(folder, lambda: 0.0).close()
     return folder / "state.db"

@@ -1,4 +1,4 @@
-"""Lines that are never held: they are accepted and refused as the library that parses the others would do it."""
+"""Check of very long lines in pieces: it accepts and refuses the same lines as the library for the others."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ patient = settings(deadline=None, max_examples=some(400), suppress_health_check=
 
 
 def accepts(line: bytes, sizes: list[int]) -> object:
-    """The kind of value that the line is, or None; the line comes in pieces of these sizes, over and over."""
+    """Type of the line's value, or None; the line comes in pieces of these sizes, repeated."""
     acceptor, place, turn = Acceptor(), 0, 0
     try:
         while place < len(line):
@@ -57,7 +57,7 @@ def nearly_json(draw: st.DrawFn) -> bytes:
 
 @patient
 @given(nearly_json() | st.binary(max_size=20), st.lists(st.integers(1, 40), min_size=1, max_size=4))
-def test_whatever_the_line_and_its_pieces_the_verdict_is_that_of_the_library(line: bytes, sizes: list[int]) -> None:
+def test_acceptor_agrees_with_the_library_for_any_line_in_any_pieces(line: bytes, sizes: list[int]) -> None:
     assert accepts(line, sizes) == parses(line)
 
 
@@ -71,7 +71,7 @@ LONG = (b'{"a": [1, {"b": "c"}], "d": "e, }, ]"}, ' * 200, b"[[], [{}], 1, true]
     st.sampled_from([b"0]}", b"0]]}}", b"]", b""]),
     st.integers(100, 9000),
 )
-def test_what_the_library_is_asked_of_many_elements_at_once_holds_for_the_whole_line(
+def test_acceptor_is_right_where_the_library_parses_many_elements_at_once(
     parts: list[bytes], begin: bytes, end: bytes, size: int
 ) -> None:
     line = begin + b"".join(parts) + end
@@ -79,7 +79,7 @@ def test_what_the_library_is_asked_of_many_elements_at_once_holds_for_the_whole_
 
 
 @pytest.mark.parametrize("depth", [DEEPEST - 1, DEEPEST])
-def test_the_same_depth_is_allowed(depth: int) -> None:
+def test_acceptor_allows_the_librarys_depth(depth: int) -> None:
     line = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
     assert (accepts(line, [7]) is dict) == (parses(line) is dict) == (depth < DEEPEST)
 
@@ -100,7 +100,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.parametrize("kind", ["text", "objects"])
-def test_a_large_line_takes_no_memory_of_its_size(kind: str) -> None:
+def test_acceptor_needs_little_memory_for_a_large_line(kind: str) -> None:
     size = 24_000_000
     done = subprocess.run(
         [sys.executable, "-c", LARGE, kind, str(size)], capture_output=True, text=True, check=True, env={**os.environ}

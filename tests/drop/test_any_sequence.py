@@ -1,6 +1,6 @@
-"""Any sequence of drops, pauses, kills, clock steps and failures of storage: in the end storage has what it must have.
+"""Any sequence of drops, pauses, kills, clock steps and failures of storage: at the end storage has every finished file.
 
-The drop folder is real, and so are the ways in which files appear in it; time does not pass by itself.
+The drop folder is real, and so are the ways in which files appear in it; time moves only when a test moves it.
 """
 
 import mmap
@@ -47,7 +47,7 @@ class AnySequence(RuleBasedStateMachine):
         self.home = Path(tempfile.mkdtemp(prefix="axomsync-any-", dir=memory if os.path.isdir(memory) else None))
         self.number = 0
         self.must: set[tuple[str, bytes]] = set()  # name and content
-        self.may: set[tuple[str, bytes]] = set()  # overwritten or taken away again, before the agent had it perhaps
+        self.may: set[tuple[str, bytes]] = set()  # overwritten or removed, perhaps before the agent took it
         self.broken: set[tuple[str, bytes]] = set()
         self.lying: dict[Path, tuple[str, bytes]] = {}
         self.writers: dict[Path, tuple[IO[bytes], mmap.mmap | None]] = {}
@@ -71,7 +71,7 @@ class AnySequence(RuleBasedStateMachine):
                 file.close()
             shutil.rmtree(self.home)
 
-    # What people and programs do
+    # Actions of people and programs
 
     @rule(way=st.sampled_from(WAYS), folder=FOLDERS, name=NAMES, lines=LINES, again=st.booleans())
     def drop(self, way: Callable[[Path, Path, str, bytes], str], folder: str, name: str, lines: int, again: bool) -> None:
@@ -79,7 +79,7 @@ class AnySequence(RuleBasedStateMachine):
         if place / name in self.writers:
             return
         place.mkdir(parents=True, exist_ok=True)
-        self.number += not again  # else perhaps the same content once more
+        self.number += not again  # else the same content again, perhaps
         data = dataset(str(self.number), lines)
         self.replace(place / name, data)
         (self.here.outside / name).unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(name=NAMES, mapped=st.booleans())
     def begin_to_write(self, name: str, mapped: bool) -> None:
-        """What is there so far would be a valid dataset, but it is not all."""
+        """Begin a file; its first part alone would be a valid dataset, but is not all."""
         path = self.here.folder / name
         if path in self.writers:
             return
@@ -153,7 +153,7 @@ class AnySequence(RuleBasedStateMachine):
             self.must.add((other, data))
 
     def replace(self, path: Path, data: bytes | None) -> None:
-        """What lies there now may have been taken already, or not."""
+        """Replace a file; the agent may have taken the old one already, or not."""
         if path.exists() and path in self.lying:
             gone = self.lying.pop(path)
             elsewhere = {entry for place, entry in self.lying.items() if place.exists()}
@@ -163,7 +163,7 @@ class AnySequence(RuleBasedStateMachine):
         if data is not None:
             self.lying[path] = (path.name, data)
 
-    # What becomes of it
+    # Actions of the agent
 
     @rule()
     def look(self) -> None:
@@ -185,7 +185,7 @@ class AnySequence(RuleBasedStateMachine):
     def the_clock_is_set(self, hours: int) -> None:
         self.here.clocks.wall += hours * 3600
 
-    # What must be so in the end
+    # Conditions at the end
 
     def settle_accounts(self) -> None:
         while self.writers:
@@ -217,7 +217,7 @@ class AnySequence(RuleBasedStateMachine):
 
 
 def run(sequences: int, home: Path) -> None:
-    global template  # a state machine is built by hypothesis, without arguments
+    global template  # hypothesis makes a state machine without arguments
     template = ledger_template(home)
     calm = settings(
         max_examples=sequences,
@@ -229,11 +229,11 @@ def run(sequences: int, home: Path) -> None:
     run_state_machine_as_test(AnySequence, settings=calm)
 
 
-def test_after_any_sequence_storage_has_what_it_must_have(tmp_path: Path) -> None:
+def test_storage_has_every_finished_file_after_any_sequence(tmp_path: Path) -> None:
     run(some(300), tmp_path)
 
 
 @pytest.mark.stress
 @pytest.mark.timeout(3600)
-def test_after_many_more_sequences_too(tmp_path: Path) -> None:
+def test_storage_has_every_finished_file_after_many_more_sequences(tmp_path: Path) -> None:
     run(5000, tmp_path)

@@ -1,6 +1,6 @@
-"""Every way in which a file can appear while the agent runs, below a root that is a symlink; and what is left alone.
+"""Every way in which a file can appear while the agent runs, below a root that is a symlink; and files left alone.
 
-Scans are an hour apart here, so only the watch can find what these tests drop.
+Scans are an hour apart here, so only the watch can find the dropped files.
 """
 
 import mmap
@@ -26,7 +26,7 @@ class Watched:
     outside: Path  # on the same filesystem as the drop folder
 
     def taken(self, path: str) -> dict[str, object]:
-        """The receipt of a file, once it has one."""
+        """Wait for the receipt of a file."""
         file = self.agent.drop / "uploaded" / path
         note = file.with_name(f"{file.name}.receipt.json")
         eventually(f"a receipt for {path}", note.exists)
@@ -39,7 +39,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """One running agent for all of this module's files, whose drop folder is named by a symlink."""
+    """One running agent for all files of this module; its drop folder is named by a symlink."""
     home = tmp_path_factory.mktemp("watched")
     real, outside = home / "real", home / "outside"
     real.mkdir()
@@ -135,7 +135,7 @@ def copy_a_tree(drop: Path, outside: Path, name: str, data: bytes) -> str:
         copy_a_tree,
     ],
 )
-def test_a_file_is_taken_however_it_appears(watched: Watched, appear: Callable[[Path, Path, str, bytes], str]) -> None:
+def test_file_is_taken_however_it_appears(watched: Watched, appear: Callable[[Path, Path, str, bytes], str]) -> None:
     name = f"{appear.__name__}.jsonl"
     data = dataset(name, 50)
     path = appear(watched.agent.drop, watched.outside, name, data)
@@ -145,7 +145,7 @@ def test_a_file_is_taken_however_it_appears(watched: Watched, appear: Callable[[
     assert not (watched.agent.drop / path).exists()
 
 
-def test_temporary_names_are_left_alone_until_they_get_their_own(watched: Watched) -> None:
+def test_temporary_names_are_left_alone_until_renamed(watched: Watched) -> None:
     folder = watched.agent.drop / "exports"
     folder.mkdir()
     temporary = ["x.jsonl.part", "x.jsonl.tmp", "x.jsonl~", ".x.jsonl", ".x.jsonl.Ab34Cd", "x.csv"]
@@ -164,7 +164,7 @@ def test_temporary_names_are_left_alone_until_they_get_their_own(watched: Watche
     assert watched.has("x.jsonl", dataset("temporary"))
 
 
-def test_a_file_that_appears_while_the_agent_is_down_is_taken_when_it_starts(watched: Watched) -> None:
+def test_file_dropped_while_the_agent_is_down_is_taken_at_its_start(watched: Watched) -> None:
     watched.agent.kill()
     data = dataset("meanwhile")
     (watched.agent.drop / "meanwhile.jsonl").write_bytes(data)
@@ -173,7 +173,7 @@ def test_a_file_that_appears_while_the_agent_is_down_is_taken_when_it_starts(wat
     assert watched.has("meanwhile.jsonl", data)
 
 
-def test_a_root_that_is_deleted_and_made_again_is_watched_again(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_root_that_is_deleted_and_made_again_is_watched_again(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, rescan="300ms")
     agent.start()
     shutil.rmtree(agent.drop)
@@ -183,7 +183,7 @@ def test_a_root_that_is_deleted_and_made_again_is_watched_again(sandbox: Sandbox
     (agent.drop / "a.jsonl").write_bytes(dataset("a"))
     eventually("its receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
     assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
-    # Of the folder, and of the watch on it if that was looked at meanwhile: once each, not every 0.3 s.
+    # One line for the folder, and one for its watch if that was checked meanwhile; not one every 0.3 s.
     told = [line for line in agent.log().splitlines() if "it does not exist" in line]
     assert len(told) in (1, 2), told
     assert agent.status()["problems"] == []

@@ -1,9 +1,9 @@
-"""Which of many files comes next, and what fifty thousand of them cost."""
+"""The order of many waiting files, and the cost of fifty thousand of them."""
 
 from axomsync.drop.backlog import KEPT_FOR_SMALL, LARGE_BYTES, Backlog
 
 
-def test_the_oldest_comes_first_and_each_once() -> None:
+def test_backlog_gives_the_oldest_first_and_each_once() -> None:
     backlog = Backlog(8)
     for upload, age in ((1, 30), (2, 10), (3, 20), (2, 10)):
         backlog.add(upload, 1, age, 0)
@@ -15,7 +15,7 @@ def test_the_oldest_comes_first_and_each_once() -> None:
     assert backlog.take(0) == 3
 
 
-def test_small_files_do_not_starve_behind_huge_ones() -> None:
+def test_backlog_does_not_block_small_files_behind_huge_ones() -> None:
     backlog = Backlog(8)
     for upload in range(20):
         backlog.add(upload, LARGE_BYTES, upload, 0)
@@ -27,14 +27,14 @@ def test_small_files_do_not_starve_behind_huge_ones() -> None:
     assert backlog.take(0) == 6, "the oldest of all again"
 
 
-def test_who_has_failed_goes_behind_who_was_never_tried() -> None:
+def test_backlog_puts_failed_files_behind_new_ones() -> None:
     backlog = Backlog(8)
     for upload, size, attempts in ((1, 1, 5), (2, LARGE_BYTES, 1), (3, 1, 1), (4, LARGE_BYTES, 0), (5, 1, 0)):
         backlog.add(upload, size, upload, attempts)
     assert [backlog.take(0) for _ in range(5)] == [4, 5, 2, 3, 1]
 
 
-def test_waiting_for_the_end() -> None:
+def test_backlog_waits_until_it_is_empty() -> None:
     backlog = Backlog(2)
     assert backlog.wait_until_empty(0)
     backlog.add(1, 1, 1, 0)

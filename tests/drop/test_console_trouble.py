@@ -1,4 +1,4 @@
-"""A console that refuses or is away: what is said, what is kept, and that it goes on."""
+"""A console that refuses or can't be reached: messages, kept files, and recovery."""
 
 from pathlib import Path
 from threading import Event
@@ -10,7 +10,7 @@ from tests.rig.fixtures import SandboxFactory
 from tests.rig.moody import MoodyStorage, refusal
 
 
-def test_a_refused_key_ends_a_pass_with_4_and_touches_nothing(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_refused_key_ends_a_pass_with_4_and_changes_nothing(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     files = {f"{n}.jsonl": dataset(str(n)) for n in range(20)}
     agent = make_agent(sandbox, key="axom_live_wrong")
     for name, data in files.items():
@@ -19,13 +19,13 @@ def test_a_refused_key_ends_a_pass_with_4_and_touches_nothing(sandbox: Sandbox, 
     assert "the console refuses the API key (missing, wrong or revoked key): create a new one" in done.stderr
     assert "axom_live_wrong" not in done.stderr
     assert tree(agent.drop) == files
-    assert len([request for request in sandbox.console_requests if request.status == 401]) <= 8  # it does not hammer
+    assert len([request for request in sandbox.console_requests if request.status == 401]) <= 8  # no quick repeats
     agent.environ["AXOM_KEY"] = sandbox.key
     agent.sync()
     assert stored(sandbox) == {name: [data] for name, data in files.items()}
 
 
-def test_a_key_without_the_scope_says_which_one(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_key_without_the_scope_is_reported_with_its_name(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, key=sandbox.create_key(["read", "models"]))
     (agent.drop / "a.jsonl").write_bytes(dataset("a"))
     done = agent.sync(expect=1)
@@ -33,9 +33,7 @@ def test_a_key_without_the_scope_says_which_one(sandbox: Sandbox, make_agent: Ag
     assert tree(agent.drop) == {"a.jsonl": dataset("a")}
 
 
-def test_a_console_that_is_away_ends_a_pass_with_75_and_is_waited_for_by_a_running_agent(
-    sandbox: Sandbox, agent: AgentProcess
-) -> None:
+def test_unreachable_console_ends_a_pass_with_75_and_a_running_agent_waits(sandbox: Sandbox, agent: AgentProcess) -> None:
     sandbox.stop_console()
     (agent.drop / "a.jsonl").write_bytes(dataset("a"))
     agent.start()
@@ -49,10 +47,10 @@ def test_a_console_that_is_away_ends_a_pass_with_75_and_is_waited_for_by_a_runni
     assert len(puts(sandbox)) == 1
 
 
-def test_a_key_that_is_refused_in_the_middle_of_an_upload_does_not_strand_it(
+def test_key_refused_during_an_upload_does_not_strand_it(
     sandbox_factory: SandboxFactory, make_agent: AgentFactory, tmp_path: Path
 ) -> None:
-    """The URL expires, a new one is asked for, and just then the key is revoked."""
+    """The URL expires, a new one is requested, and at that moment the key is revoked."""
     sandbox = sandbox_factory(relay_class=MoodyStorage)
     storage = sandbox.relay
     assert isinstance(storage, MoodyStorage)

@@ -1,4 +1,4 @@
-"""A file that trips a bug is that file's problem: it is told, waits, and the others go on."""
+"""A file that meets a bug affects no other file: it is reported and waits, and the others go on."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.drop.inprocess import DropHere, ledger_template
 
 
 @pytest.mark.parametrize("shard", ["", "60B"])
-def test_a_file_that_trips_a_bug_waits_and_the_others_go_on(
+def test_file_that_meets_a_bug_waits_and_the_others_go_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, shard: str
 ) -> None:
     here = DropHere(tmp_path / "here", ledger_template(tmp_path / "template"), shard=shard)

@@ -1,4 +1,4 @@
-"""One stored object per file with the right bytes and one row for it, whatever happens to the agent or to the wire."""
+"""One stored object per file with the right bytes and one row for it, through kills of the agent and faults on the wire."""
 
 import mmap
 import os
@@ -28,14 +28,17 @@ def big(megabytes: float) -> bytes:
 
 
 def requests(sandbox: Sandbox) -> list[StorageRequest]:
-    """The PUTs so far. Let some of the body arrive before a kill: SeaweedFS, unlike S3, stores an empty object when the
-    connection ends before the body's first byte."""
+    """The PUTs so far.
+
+    Let some of the body arrive before a kill: SeaweedFS, unlike S3, stores an empty object if the connection ends before the
+    body's first byte.
+    """
     assert isinstance(sandbox.relay, RecordingRelay)
     return [request for request in sandbox.relay.requests if request.method == "PUT"]
 
 
 def assert_taken_once(agent: AgentProcess, sandbox: Sandbox, name: str, data: bytes) -> dict[str, object]:
-    """Storage has these bytes once, under the key that ledger and receipt hand out; returns the row."""
+    """Check that storage has these bytes once, under the key in ledger and receipt; returns the row."""
     assert stored(sandbox)[name] == [data]
     rows = [row for row in agent.uploads() if row["filename"] == name]
     assert [(row["state"], row["sha256"], row["bytes"]) for row in rows] == [("uploaded", sha256(data), len(data))]
@@ -47,9 +50,7 @@ def assert_taken_once(agent: AgentProcess, sandbox: Sandbox, name: str, data: by
     return rows[0]
 
 
-def test_an_agent_that_is_killed_at_any_moment_of_its_upload_begins_again_on_the_same_key(
-    sandbox: Sandbox, agent: AgentProcess
-) -> None:
+def test_agent_killed_during_an_upload_starts_again_on_the_same_key(sandbox: Sandbox, agent: AgentProcess) -> None:
     data = big(12)
     (agent.drop / "a.jsonl").write_bytes(data)
     sandbox.rate = 12 * MB
@@ -70,7 +71,7 @@ def test_an_agent_that_is_killed_at_any_moment_of_its_upload_begins_again_on_the
     assert len(puts(sandbox)) == 3
 
 
-def test_an_agent_that_is_killed_at_random_loses_and_doubles_nothing(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_agent_killed_at_random_loses_and_duplicates_nothing(sandbox: Sandbox, agent: AgentProcess) -> None:
     files = {f"{n}.jsonl": dataset(str(n), 200) for n in range(60)}
     for name, data in files.items():
         (agent.drop / name).write_bytes(data)
@@ -89,9 +90,7 @@ def test_an_agent_that_is_killed_at_random_loses_and_doubles_nothing(sandbox: Sa
     assert archived == files
 
 
-def test_an_upload_that_outlives_its_url_needs_no_second_one(
-    sandbox_factory: SandboxFactory, make_agent: AgentFactory
-) -> None:
+def test_upload_that_outlives_its_url_needs_no_second_url(sandbox_factory: SandboxFactory, make_agent: AgentFactory) -> None:
     sandbox = sandbox_factory(url_lifetime=timedelta(seconds=2), rate=3.5 * MB)
     agent = make_agent(sandbox)
     data = big(9)
@@ -104,7 +103,7 @@ def test_an_upload_that_outlives_its_url_needs_no_second_one(
     assert puts(sandbox) == [row["key"]]
 
 
-def test_a_url_that_expired_while_the_agent_was_down_is_replaced(
+def test_url_that_expired_while_the_agent_was_down_is_replaced(
     sandbox_factory: SandboxFactory, make_agent: AgentFactory
 ) -> None:
     sandbox = sandbox_factory(url_lifetime=timedelta(seconds=1), rate=MB)
@@ -119,13 +118,13 @@ def test_a_url_that_expired_while_the_agent_was_down_is_replaced(
     eventually("expiry", lambda: time.monotonic() > expired)
     agent.sync()
     row = assert_taken_once(agent, sandbox, "a.jsonl", data)
-    *refused, last = puts(sandbox)  # the agent's idea of the expiry may be a second late: then storage tells it
+    *refused, last = puts(sandbox)  # the agent may see the expiry a second late: then storage refuses the URL
     assert last == row["key"]
     assert last not in refused
     assert len(sandbox.uploads()) == len({last, *refused})
 
 
-def test_a_connection_that_breaks_in_the_middle_is_made_again_at_once(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_broken_connection_is_made_again_at_once(sandbox: Sandbox, agent: AgentProcess) -> None:
     assert isinstance(sandbox.relay, RecordingRelay)
     data = big(3)
     (agent.drop / "a.jsonl").write_bytes(data)
@@ -136,7 +135,7 @@ def test_a_connection_that_breaks_in_the_middle_is_made_again_at_once(sandbox: S
     assert [request.was_cut for request in requests(sandbox)] == [True, False]
 
 
-def test_whatever_storage_answers_each_file_is_stored_once(
+def test_each_file_is_stored_once_for_any_answer_of_storage(
     sandbox_factory: SandboxFactory, make_agent: AgentFactory
 ) -> None:
     sandbox = sandbox_factory(relay_class=MoodyStorage)
@@ -174,7 +173,7 @@ def test_whatever_storage_answers_each_file_is_stored_once(
         assert keys[name][-1] == row["key"]
     once = {"faithful.jsonl", "odd etag.jsonl"}
     assert {name: len(tries) for name, tries in keys.items()} == {name: 1 if name in once else 2 for name in files}
-    # Only a URL that storage refused is replaced: anything else might leave a second object behind.
+    # Only a URL that storage refused is replaced: otherwise a second object might remain.
     assert {name for name, tries in keys.items() if len(set(tries)) > 1} == {"expired.jsonl"}
     first, second = storage.puts_of("busy.jsonl")
     assert second.at - first.at >= 1  # as Retry-After asked
@@ -184,7 +183,7 @@ def test_whatever_storage_answers_each_file_is_stored_once(
         assert "transfer-encoding" not in put.headers
 
 
-def test_a_refusal_for_good_is_told_in_storages_words_and_the_file_stays(
+def test_final_refusal_is_reported_in_storages_words_and_the_file_stays(
     sandbox_factory: SandboxFactory, make_agent: AgentFactory
 ) -> None:
     sandbox = sandbox_factory(relay_class=MoodyStorage)
@@ -199,13 +198,13 @@ def test_a_refusal_for_good_is_told_in_storages_words_and_the_file_stays(
     assert row["state"] == "failed"
     assert (agent.drop / "a.jsonl").read_bytes() == dataset("a")
     agent.sync(expect=1)
-    assert len(storage.puts) == 1  # it does not hammer
+    assert len(storage.puts) == 1  # it does not repeat requests quickly
     (agent.drop / "a.jsonl").write_bytes(dataset("smaller"))
     agent.sync()
     assert_taken_once(agent, sandbox, "a.jsonl", dataset("smaller"))
 
 
-def test_a_kill_between_storing_and_confirming_ends_in_one_object(
+def test_kill_between_storing_and_confirming_leaves_one_object(
     sandbox_factory: SandboxFactory, make_agent: AgentFactory
 ) -> None:
     sandbox = sandbox_factory(relay_class=MoodyStorage)
@@ -244,7 +243,7 @@ def shorten(path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [append, rewrite_in_place, replace, shorten])
-def test_a_file_that_changes_while_it_is_uploaded_is_handed_out_only_as_it_ended(
+def test_file_that_changes_during_its_upload_is_handed_out_only_in_its_last_form(
     sandbox: Sandbox, agent: AgentProcess, change: Callable[[Path], None]
 ) -> None:
     data = big(12)
@@ -260,12 +259,12 @@ def test_a_file_that_changes_while_it_is_uploaded_is_handed_out_only_as_it_ended
     eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
     assert agent.terminate() == 0
     row = assert_taken_once(agent, sandbox, "a.jsonl", final)
-    assert [request.status == 200 for request in requests(sandbox)] == [False, True]  # no object of what was there before
+    assert [request.status == 200 for request in requests(sandbox)] == [False, True]  # no object with the old content
     assert puts(sandbox)[1] == row["key"] != puts(sandbox)[0]
 
 
 @pytest.mark.parametrize("shard", ["", "2MB"])
-def test_a_change_through_a_mapping_that_leaves_the_stamp_alone_is_found(
+def test_change_through_a_mapping_with_an_unchanged_stamp_is_found(
     sandbox: Sandbox, make_agent: AgentFactory, shard: str
 ) -> None:
     agent = make_agent(sandbox, shard=shard, config={"transfer": {"bandwidth": "2MB/s"}})
@@ -273,10 +272,10 @@ def test_a_change_through_a_mapping_that_leaves_the_stamp_alone_is_found(
         data = b"".join(b'{"text": "%s"}\n' % (b"x" * 499_986) for _ in range(8))
         path = agent.drop / "a.jsonl"
         path.write_bytes(data)
-        os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't be told of whoever writes
-        place = len(data) // 2 - 4  # the end of the first shard, if there are any
+        os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't see writers
+        place = len(data) // 2 - 4  # the end of the first shard, if there are shards
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
-            mapping[place : place + 1] = b"y"  # tmpfs never notes such a write
+            mapping[place : place + 1] = b"y"  # tmpfs never records such a write
             agent.start("setpriv", "--bounding-set=-lease")
             eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
             before = path.stat()
@@ -291,14 +290,14 @@ def test_a_change_through_a_mapping_that_leaves_the_stamp_alone_is_found(
             (row,) = agent.uploads()
             parts = {upload.upload_id: sandbox.store.get_bytes(upload.key) for upload in sandbox.uploads() if upload.stored}
             assert b"".join(parts[part["upload_id"]] for part in row["shards"]) == final
-            # The shards that had been stored of what was there before are in nobody's hands.
+            # Shards of the old content that were stored are orphans.
             assert len(row["orphans"]) == len(parts) - len(row["shards"])
         else:
             assert_taken_once(agent, sandbox, "a.jsonl", final)
         assert "changed after it was checked" in agent.log()
 
 
-def test_the_same_content_again_is_a_duplicate_and_other_content_a_new_upload(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_same_content_is_a_duplicate_and_other_content_a_new_upload(sandbox: Sandbox, agent: AgentProcess) -> None:
     path = agent.drop / "a.jsonl"
     path.write_bytes(dataset("a"))
     agent.sync()
@@ -317,7 +316,7 @@ def test_the_same_content_again_is_a_duplicate_and_other_content_a_new_upload(sa
     ]
 
 
-def test_copies_that_arrive_while_the_first_is_on_its_way_wait_for_it(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_copies_wait_while_the_first_file_is_uploaded(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, rescan="1h")
     data = big(8)
     sandbox.rate = 8 * MB

@@ -1,4 +1,4 @@
-"""`[drop] archive_for`: which archived files go, which stay, and what `status` says of the rest."""
+"""`[drop] archive_for`: archived files that it removes, files that stay, and their amount in `status`."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drop(tmp_path: Path, template: Path) -> DropHere:
-    """One with an archived file, whose archive is kept for 30 days."""
+    """An installation with an archived file, whose archive is kept for 30 days."""
     here = DropHere(tmp_path, template, archive_for="30d")
     (here.folder / "sub").mkdir()
     (here.folder / "sub" / "a.jsonl").write_bytes(DATA)
@@ -42,7 +42,7 @@ def receipt(drop: DropHere) -> Path:
 
 
 def later(drop: DropHere, days: float) -> None:
-    """A life that many days later."""
+    """Run one pass so many `days` later."""
     drop.clocks.wall += days * DAY
     drop.clocks.monotonic += days * DAY
     drop.live()
@@ -65,7 +65,7 @@ def test_archive_for_removes_the_file_at_that_age_and_keeps_the_receipt(drop: Dr
     assert drop.far.puts == puts, "the content is known from the receipt"
 
 
-def test_archive_for_removes_nothing_when_it_is_not_set(tmp_path: Path, template: Path) -> None:
+def test_archive_for_unset_removes_nothing(tmp_path: Path, template: Path) -> None:
     drop = DropHere(tmp_path, template)
     (drop.folder / "a.jsonl").write_bytes(DATA)
     (drop.folder / "b.jsonl").write_bytes(b"no dataset")
@@ -99,7 +99,7 @@ def write_the_same_size(drop: DropHere) -> None:
 
 
 def forge_a_receipt(drop: DropHere) -> None:
-    """One that somebody of the group has made, for a file that nobody uploaded."""
+    """Write a receipt as another user of the group, for a file that was not uploaded."""
     (archived(drop).with_name("c.jsonl")).write_bytes(DATA + DATA)
     told = {**json.loads(receipt(drop).read_bytes()), "bytes": 2 * len(DATA), "sha256": sha256(DATA + DATA).hexdigest()}
     forged = archived(drop).with_name("c.jsonl.receipt.json")
@@ -118,7 +118,7 @@ def link_elsewhere(drop: DropHere) -> None:
     "change",
     [lose_receipt, empty_receipt, forget_receipt, write_more, write_the_same_size, forge_a_receipt, link_elsewhere],
 )
-def test_archive_for_leaves_alone_what_no_receipt_proves(drop: DropHere, change: Callable[[DropHere], None]) -> None:
+def test_archive_for_leaves_files_without_proof_alone(drop: DropHere, change: Callable[[DropHere], None]) -> None:
     change(drop)
     before = sorted(path.name for path in archived(drop).parent.iterdir() if not path.name.endswith(".receipt.json"))
     later(drop, 31)

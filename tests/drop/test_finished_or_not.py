@@ -1,4 +1,4 @@
-"""When a file counts as finished: no program writes to it any more, and its marker lies beside it where one is asked for."""
+"""Detection of finished files: no program writes to them any more, and the marker is present if `done_marker` is set."""
 
 import mmap
 import os
@@ -23,7 +23,7 @@ def make(tmp_path: Path) -> Make:
     return lambda **drop: DropHere(tmp_path / "home", ledger_template(tmp_path / "template"), **drop)
 
 
-def test_the_kernel_tells_of_writers_and_of_mappings_and_not_of_readers(tmp_path: Path) -> None:
+def test_being_written_is_true_for_writers_and_mappings_but_not_for_readers(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"x")
     whole = os.fsencode(path)
@@ -38,7 +38,7 @@ def test_the_kernel_tells_of_writers_and_of_mappings_and_not_of_readers(tmp_path
     assert not being_written(whole + b" that is not there")
 
 
-def test_a_writer_that_pauses_for_long_ends_as_one_upload(make: Make) -> None:
+def test_writer_with_a_long_pause_gives_one_upload(make: Make) -> None:
     here = make()
     with (here.folder / "a.jsonl").open("wb", buffering=0) as file:
         file.write(dataset("a", 1))
@@ -53,7 +53,7 @@ def test_a_writer_that_pauses_for_long_ends_as_one_upload(make: Make) -> None:
     assert [row.reason for row in here.read(Reader.uploads)] == [None]
 
 
-def test_a_writer_that_comes_after_the_upload_keeps_the_file_where_it_is(make: Make) -> None:
+def test_writer_after_the_upload_keeps_the_file_in_its_place(make: Make) -> None:
     here = make()
     path = here.folder / "a.jsonl"
     path.write_bytes(dataset("a", 1))
@@ -78,7 +78,7 @@ def test_a_writer_that_comes_after_the_upload_keeps_the_file_where_it_is(make: M
     assert (here.folder / "uploaded" / "a.jsonl").read_bytes() == dataset("a", 1) + dataset("a", 2)
 
 
-def test_a_file_waits_for_its_marker_and_takes_it_along(make: Make) -> None:
+def test_done_marker_is_awaited_and_removed_with_its_file(make: Make) -> None:
     here = make(done_marker=".done", include=["*"])
     path, marker = here.folder / "a.jsonl", here.folder / "a.jsonl.done"
     path.write_bytes(dataset("a"))
@@ -91,8 +91,8 @@ def test_a_file_waits_for_its_marker_and_takes_it_along(make: Make) -> None:
 
 
 @pytest.mark.parametrize("hours", [4, 400 * 24])
-def test_a_file_from_the_future_is_finished_as_any_other(make: Make, hours: int) -> None:
-    """It was written, or copied with its time, before the clock was set back; its marker came after that."""
+def test_done_marker_finishes_a_file_from_the_future(make: Make, hours: int) -> None:
+    """The file was written, or copied with its time, before the clock was set back; its marker was made after that."""
     here = make(done_marker=".done")
     path = here.folder / "a.jsonl"
     path.write_bytes(dataset("a"))
@@ -102,7 +102,7 @@ def test_a_file_from_the_future_is_finished_as_any_other(make: Make, hours: int)
     assert list(here.far.objects.values()) == [dataset("a")]
 
 
-def test_a_marker_that_is_older_than_its_file_was_meant_for_another(make: Make) -> None:
+def test_done_marker_older_than_its_file_does_not_count(make: Make) -> None:
     here = make(done_marker=".done", after="keep")
     path, marker = here.folder / "a.jsonl", here.folder / "a.jsonl.done"
     path.write_bytes(dataset("a"))

@@ -1,4 +1,4 @@
-"""The drop side of the main job: five files, of which two are to be in storage after one pass."""
+"""The main job of the drop folder: of five files, two must be in storage after one pass."""
 
 import threading
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tests.drop.conftest import AgentFactory, dataset, puts, receipt, sha256, st
 
 @contextmanager
 def growing(path: Path) -> Iterator[None]:
-    """Appends to a file every few milliseconds, for as long as the block runs; it ends in a whole line."""
+    """Append to a file every few milliseconds during the block; it ends with a whole line."""
     stop = threading.Event()
 
     def grow() -> None:
@@ -29,9 +29,7 @@ def growing(path: Path) -> Iterator[None]:
         writer.join()
 
 
-def test_settled_valid_files_are_stored_once_and_the_others_are_where_they_belong(
-    sandbox: Sandbox, make_agent: AgentFactory
-) -> None:
+def test_sync_stores_settled_valid_files_once_and_sorts_the_others(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, settle="700ms")
     one, two = dataset("one", 1000), dataset("two", 7)
     broken = dataset("broken", 2) + b'{"text": "no end\n' + dataset("broken", 2)
@@ -42,7 +40,7 @@ def test_settled_valid_files_are_stored_once_and_the_others_are_where_they_belon
     (agent.drop / "broken.jsonl").write_bytes(broken)
 
     with growing(agent.drop / "growing.jsonl"):
-        agent.sync(expect=1)  # something was rejected
+        agent.sync(expect=1)  # a file was rejected
 
         assert stored(sandbox) == {"one.jsonl": [one], "two.jsonl": [two]}
         assert len(puts(sandbox)) == 2
@@ -61,7 +59,7 @@ def test_settled_valid_files_are_stored_once_and_the_others_are_where_they_belon
         assert f"move it back to {agent.drop}/broken.jsonl" in reason
         assert len(receipts) == 3
 
-        agent.sync()  # what was rejected was told before
+        agent.sync()  # the rejected file was reported before
         assert len(puts(sandbox)) == 2
         assert (agent.drop / "growing.jsonl").stat().st_size > len(grown)
 

@@ -1,4 +1,4 @@
-"""Forget means forget: what is dropped again goes up again, whoever remembered that it was uploaded."""
+"""Forget: a dropped file is uploaded again after that, whatever had recorded its upload."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def make(tmp_path: Path, **drop: Any) -> DropHere:
 
 
 def forget(here: DropHere, path: bytes) -> list[bytes]:
-    """As the verb does it; returns what was forgotten."""
+    """Forget as the verb does; returns the forgotten paths."""
     target = [row for row, _ in here.uploads() if row.path == path][-1:]
     with here.ledger() as ledger:
         rows = all_of(target, ledger.read, here.settings)
@@ -44,7 +44,7 @@ def drop_again(here: DropHere, name: str, content: bytes) -> None:
 @pytest.mark.parametrize("shard", [None, "64B"])
 @pytest.mark.parametrize("dedupe", ["name", "content"])
 @pytest.mark.parametrize("after", ["archive", "keep", "delete"])
-def test_what_was_forgotten_is_uploaded_anew(
+def test_forgotten_content_is_uploaded_again(
     tmp_path: Path, after: str, dedupe: str, shard: str | None, *, lost: bool
 ) -> None:
     here = make(tmp_path, after=after, dedupe=dedupe, **({} if shard is None else {"shard": shard}))
@@ -73,7 +73,7 @@ def test_what_was_forgotten_is_uploaded_anew(
     assert set(here.far.objects) == objects | new, "once"
 
 
-def test_another_content_of_the_folder_is_still_known(tmp_path: Path) -> None:
+def test_other_content_of_the_folder_is_still_known(tmp_path: Path) -> None:
     here = make(tmp_path)
     for name in ("a.jsonl", "b.jsonl"):
         (here.folder / name).write_bytes(dataset(name))
@@ -91,7 +91,7 @@ def test_another_content_of_the_folder_is_still_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "FIFO", "of another user", "writable by others"])
-def test_what_only_has_the_name_of_a_receipt_keeps_nothing_from_being_forgotten(tmp_path: Path, kind: str) -> None:
+def test_file_with_only_a_receipts_name_does_not_stop_forget(tmp_path: Path, kind: str) -> None:
     here = make(tmp_path)
     (here.folder / "a.jsonl").write_bytes(dataset("a"))
     here.finish()
@@ -113,7 +113,7 @@ def test_what_only_has_the_name_of_a_receipt_keeps_nothing_from_being_forgotten(
     assert here.far.puts == 2
 
 
-def test_a_row_that_takes_the_place_of_another_has_its_own_events(tmp_path: Path) -> None:
+def test_forget_deletes_the_events_of_its_rows(tmp_path: Path) -> None:
     here = make(tmp_path)
     (here.folder / "a.jsonl").write_bytes(dataset("a"))
     here.finish()
@@ -123,7 +123,7 @@ def test_a_row_that_takes_the_place_of_another_has_its_own_events(tmp_path: Path
         assert ledger.write(lambda db: db.execute("SELECT count(*) FROM events").fetchone()[0]) == 0
 
 
-def test_a_duplicate_names_the_way_out_and_it_leads_there(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_duplicate_names_a_remedy_that_works(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox)
     for _ in range(2):
         (agent.drop / "it is.jsonl").write_bytes(dataset("a"))

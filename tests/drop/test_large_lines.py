@@ -1,4 +1,4 @@
-"""Many files of one huge line each, at once: all are uploaded, and the agent's memory stays what it is."""
+"""Several files of one huge line each, at once: all are uploaded, and the agent's memory stays the same."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def write_large_line(path: Path, kind: bytes) -> None:
 
 @pytest.mark.stress
 @pytest.mark.timeout(600)
-def test_eight_files_of_one_huge_line_take_no_memory_of_their_size(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_eight_files_of_one_huge_line_need_little_memory(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox)
     for number in range(FILES):
         write_large_line(agent.drop / f"{number}.jsonl", b"objects" if number == 0 else b"text")

@@ -1,4 +1,4 @@
-"""Files that are left alone: each is counted by its rule, and `explain` says which one that is."""
+"""Files that are left alone: the scan counts each by its rule, and `explain` names that rule."""
 
 import json
 import os
@@ -53,7 +53,7 @@ MARKED = {"unmarked.jsonl", "remarked.jsonl", "lonely.jsonl.done"}
 
 
 def fill(drop: Path, elsewhere: Path, *, marked: bool = False) -> list[str]:
-    """Every file of the table that belongs to a configuration with markers, or without; returns their paths."""
+    """Make the files of the table for a configuration with or without markers; returns their paths."""
     paths = [path for path in LEFT_ALONE if (path in MARKED) == marked]
     elsewhere.mkdir()
     (elsewhere / "a.jsonl").write_bytes(dataset("elsewhere"))
@@ -71,7 +71,7 @@ def fill(drop: Path, elsewhere: Path, *, marked: bool = False) -> list[str]:
         elif path.startswith("socket"):
             with socket.socket(socket.AF_UNIX) as listener:
                 here = os.getcwd()
-                os.chdir(drop)  # the address of a socket is short
+                os.chdir(drop)  # the address of a socket must be short
                 try:
                     listener.bind(path)
                 finally:
@@ -86,7 +86,7 @@ def fill(drop: Path, elsewhere: Path, *, marked: bool = False) -> list[str]:
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_the_rule_and_the_fix_for_every_file_that_is_left_alone(tmp_path: Path, *, marked: bool) -> None:
+def test_account_for_gives_rule_and_fix_of_every_file_left_alone(tmp_path: Path, *, marked: bool) -> None:
     drop = tmp_path / "drop"
     drop.mkdir()
     selection = Selection(INCLUDE, EXCLUDE, b".done" if marked else b"")
@@ -98,7 +98,7 @@ def test_the_rule_and_the_fix_for_every_file_that_is_left_alone(tmp_path: Path, 
     assert account_for(drop, b"nothing.jsonl", selection) is None
 
 
-def test_a_scan_counts_by_the_same_rules(tmp_path: Path) -> None:
+def test_scan_counts_by_the_same_rules(tmp_path: Path) -> None:
     drop = tmp_path / "drop"
     drop.mkdir()
     fill(drop, tmp_path / "elsewhere")
@@ -107,7 +107,7 @@ def test_a_scan_counts_by_the_same_rules(tmp_path: Path) -> None:
         (drop / name).write_bytes(dataset(name))
     seen = scan(drop, INCLUDE, EXCLUDE)
     assert set(seen.found) == {b"TRAIN.JSONL", b"Train.jsonl", b"sub/a.ndjson"}
-    assert seen.left.counts == {  # a folder that is not entered counts once, and what the agent put away not at all
+    assert seen.left.counts == {  # a folder that is not entered counts once; files that the agent put away do not count
         Rule.NOT_INCLUDED: 10, Rule.EXCLUDED: 3, Rule.HIDDEN: 2, Rule.TEMPORARY: 5, Rule.LOCK: 2, Rule.SYMLINK: 2,
         Rule.SPECIAL: 2,
     }  # fmt: skip
@@ -115,13 +115,13 @@ def test_a_scan_counts_by_the_same_rules(tmp_path: Path) -> None:
     assert seen.left.examples[Rule.EXCLUDED] == [b"Draft-2.jsonl", b"draft-1.jsonl", b"old/a.jsonl"]
 
 
-def test_every_rule_has_its_files_here() -> None:
+def test_every_rule_has_files_in_the_table() -> None:
     assert len(LEFT_ALONE) >= 20
-    assert {rule for rule, _ in LEFT_ALONE.values()} | {Rule.UNREADABLE} == set(Rule)  # which has a test of its own
+    assert {rule for rule, _ in LEFT_ALONE.values()} | {Rule.UNREADABLE} == set(Rule)  # unreadable files have their own test
     assert len(Rule) >= 12
 
 
-def test_of_markers_too(tmp_path: Path) -> None:
+def test_scan_counts_markers_by_the_same_rules(tmp_path: Path) -> None:
     drop = tmp_path / "drop"
     drop.mkdir()
     fill(drop, tmp_path / "elsewhere", marked=True)
@@ -132,7 +132,7 @@ def test_of_markers_too(tmp_path: Path) -> None:
     assert seen.left.counts == {Rule.NO_MARKER: 1, Rule.OLD_MARKER: 1, Rule.MARKER: 1}
 
 
-def test_of_any_number_of_files_a_few_are_named(tmp_path: Path) -> None:
+def test_scan_names_a_few_of_any_number_of_files(tmp_path: Path) -> None:
     left = LeftAlone()
     for number in range(50_000, 0, -1):
         left.add(Rule.EXCLUDED, b"%06d" % number)
@@ -140,7 +140,7 @@ def test_of_any_number_of_files_a_few_are_named(tmp_path: Path) -> None:
     assert left.examples == {Rule.EXCLUDED: [b"%06d" % number for number in range(1, EXAMPLES + 1)]}
 
 
-def test_status_counts_them_explain_names_the_rule_and_the_log_says_it_once(
+def test_status_counts_and_explain_names_the_rule_and_the_log_says_it_once(
     sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path
 ) -> None:
     agent = make_agent(sandbox, include=INCLUDE, exclude=EXCLUDE, config={"log": {"level": "debug"}})
@@ -178,13 +178,13 @@ def test_status_counts_them_explain_names_the_rule_and_the_log_says_it_once(
     assert agent.status()["drop"]["left_alone"] == []
 
 
-def test_what_can_not_be_looked_at_is_told_with_its_folder(tmp_path: Path) -> None:
+def test_unreadable_file_is_reported_with_its_folder(tmp_path: Path) -> None:
     shut = tmp_path / "shut"
     shut.mkdir()
     (shut / "a.jsonl").touch()
     shut.chmod(0)
     reader, writer = os.pipe()
-    child = os.fork()  # as a user who may not
+    child = os.fork()  # as a user without the right
     if not child:
         os.setuid(65534)
         account = account_for(tmp_path, b"shut/a.jsonl", Selection(["*"], []))

@@ -1,4 +1,4 @@
-"""A machine that is in the way: the message names path and need, nothing is lost, and it goes on by itself.
+"""Trouble of the machine: the message names path and remedy, nothing is lost, and work goes on by itself afterwards.
 
 Needs root for mounts. Root reads everything, so where permission matters the agent runs without that privilege.
 """
@@ -35,7 +35,7 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def fill(path: Path) -> None:
-    """Write until nothing more fits."""
+    """Write until the disk is full."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(bytes(4096)):
             pass
@@ -49,7 +49,7 @@ def sync_without_privilege(agent: AgentProcess) -> tuple[int, str]:
     return agent.wait(), agent.log()[before:]
 
 
-def test_a_full_disk_keeps_the_file_and_the_archive_is_made_later(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_full_disk_keeps_the_file_and_the_archive_is_made_later(sandbox: Sandbox, agent: AgentProcess) -> None:
     with mounted(agent.drop, "size=64k"):
         (agent.drop / "a.jsonl").write_bytes(dataset("a"))
         (agent.drop / "b.jsonl").write_bytes(b"broken")
@@ -75,7 +75,7 @@ def test_a_full_disk_keeps_the_file_and_the_archive_is_made_later(sandbox: Sandb
     assert len(puts(sandbox)) == 1
 
 
-def test_a_read_only_folder_is_uploaded_from_and_named(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_read_only_folder_is_named_and_its_files_are_uploaded(sandbox: Sandbox, agent: AgentProcess) -> None:
     with mounted(agent.drop, "size=1m"):
         (agent.drop / "a.jsonl").write_bytes(dataset("a"))
         subprocess.run(["mount", "-o", "remount,ro", agent.drop], check=True)
@@ -91,7 +91,7 @@ def test_a_read_only_folder_is_uploaded_from_and_named(sandbox: Sandbox, agent: 
     assert len(puts(sandbox)) == 1
 
 
-def test_a_missing_folder_is_named_and_taken_up_when_it_appears(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_missing_folder_is_named_and_used_when_it_appears(sandbox: Sandbox, agent: AgentProcess) -> None:
     agent.drop.rmdir()
     done = agent.sync(expect=1)
     assert f"{agent.drop}: it does not exist; create it or correct the configuration" in done.stderr
@@ -102,9 +102,7 @@ def test_a_missing_folder_is_named_and_taken_up_when_it_appears(sandbox: Sandbox
     assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
 
 
-def test_a_filesystem_that_is_not_mounted_is_not_taken_for_files_that_went_away(
-    sandbox: Sandbox, make_agent: AgentFactory
-) -> None:
+def test_unmounted_filesystem_does_not_count_as_removed_files(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, after="keep")
     with mounted(agent.home / "elsewhere", "size=1m"):
         (agent.home / "elsewhere" / "a.jsonl").write_bytes(dataset("a"))
@@ -123,7 +121,7 @@ def test_a_filesystem_that_is_not_mounted_is_not_taken_for_files_that_went_away(
     assert len(puts(sandbox)) == 1
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_goes_on(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_unreadable_files_are_named_and_the_others_go_on(sandbox: Sandbox, agent: AgentProcess) -> None:
     for path in ("secret.jsonl", "open.jsonl", "locked/a.jsonl", "listed/b.jsonl"):
         (agent.drop / path).parent.mkdir(exist_ok=True)
         (agent.drop / path).write_bytes(dataset(path))
@@ -147,7 +145,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(sandbox: Sandbox, age
     }  # fmt: skip
 
 
-def test_a_running_agent_takes_a_file_as_soon_as_it_may_read_it(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_running_agent_takes_a_file_once_it_is_readable(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, rescan="500ms")
     (agent.drop / "secret.jsonl").write_bytes(dataset("secret"))
     (agent.drop / "secret.jsonl").chmod(0)
@@ -158,9 +156,7 @@ def test_a_running_agent_takes_a_file_as_soon_as_it_may_read_it(sandbox: Sandbox
     assert stored(sandbox) == {"secret.jsonl": [dataset("secret")]}
 
 
-def test_files_in_a_folder_that_cannot_be_read_for_a_while_are_not_forgotten(
-    sandbox: Sandbox, make_agent: AgentFactory
-) -> None:
+def test_files_in_a_temporarily_unreadable_folder_are_not_forgotten(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, after="keep")
     (agent.drop / "sub").mkdir()
     (agent.drop / "sub" / "a.jsonl").write_bytes(dataset("a"))

@@ -1,4 +1,4 @@
-"""Hostile file names: they arrive, under a name that the ledger maps back."""
+"""Hostile file names: their files arrive, under a name that the ledger maps back."""
 
 import os
 
@@ -9,7 +9,7 @@ from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import dataset, sha256, stored
 from tests.rig.agent import AgentProcess
 
-# What the console is told for a name on disk.
+# The console's name for each name on disk.
 HOSTILE = {
     b"new\nline.jsonl": "new%0Aline.jsonl",
     b"invalid \xff\xfe utf-8.jsonl": "invalid%20%FF%FE%20utf-8.jsonl",
@@ -28,11 +28,11 @@ LONG_AND_INVALID = b"\xff" * 249 + b".jsonl"
 
 
 @pytest.mark.parametrize(("name", "told"), HOSTILE.items())
-def test_the_console_is_told_printable_text(name: bytes, told: str) -> None:
+def test_console_name_is_printable_text(name: bytes, told: str) -> None:
     assert console_name(b"folder/" + name) == told
 
 
-def test_a_name_that_encoding_makes_too_long_is_cut_and_marked() -> None:
+def test_console_name_too_long_after_encoding_is_cut_and_marked() -> None:
     told, other = console_name(LONG_AND_INVALID), console_name(b"\xff" * 248 + b"\xfe.jsonl")
     for name in (told, other):
         assert len(name) == 255
@@ -69,7 +69,7 @@ def test_files_with_hostile_names_arrive_and_are_archived(sandbox: Sandbox, agen
 
 
 def shortened(name: bytes, data: bytes) -> bytes:
-    """A name that leaves no room for its receipt is cut, between two characters, and marked with its content."""
+    """Cut a name that leaves no room for its receipt, between two characters, and mark it with its content."""
     tail = f"--{sha256(data)[:8]}.jsonl".encode()
     stem = name[: 255 - len(b".receipt.json") - len(tail)]
     if name.startswith("é".encode()):

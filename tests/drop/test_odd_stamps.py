@@ -1,4 +1,4 @@
-"""Files with times that no ledger holds, and the pauses between scans. Needs a filesystem that has such times (tmpfs)."""
+"""Files with times that the ledger can't hold, and the pauses between scans. Needs a filesystem with such times (tmpfs)."""
 
 import os
 import sqlite3
@@ -14,7 +14,7 @@ FAR = (9_999_999_999, -9_999_999_999)  # seconds: the years 2286 and 1653
 
 
 @pytest.mark.parametrize("after", ["archive", "keep", "delete"])
-def test_a_file_from_far_times_is_uploaded_as_any_other(sandbox: Sandbox, make_agent: AgentFactory, after: str) -> None:
+def test_file_with_a_time_out_of_range_is_uploaded(sandbox: Sandbox, make_agent: AgentFactory, after: str) -> None:
     agent = make_agent(sandbox, after=after)
     with small_disk(agent.drop, "size=4m"):
         for seconds in FAR:
@@ -30,7 +30,7 @@ def test_a_file_from_far_times_is_uploaded_as_any_other(sandbox: Sandbox, make_a
         assert {row["state"] for row in agent.uploads()} == {"uploaded"}
 
 
-def test_a_ledger_that_was_locked_does_not_put_off_the_next_scan(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_locked_ledger_does_not_delay_the_next_scan(sandbox: Sandbox, agent: AgentProcess) -> None:
     agent.start()
     other = sqlite3.connect(agent.state / "state.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -1,4 +1,4 @@
-"""Sub-folders, the archive and the rejects on filesystems of their own: files are put away all the same, none is lost."""
+"""Sub-folders, the archive and the rejects on other filesystems: files are put away all the same, none is lost."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def make(tmp_path: Path, **drop: Any) -> DropHere:
 
 
 def bind(disks: ExitStack, folder: Path, elsewhere: Path) -> None:
-    """A mount of the same filesystem, between which and the rest nothing can be renamed either."""
+    """Mount a folder of the same filesystem; no rename is possible between the mount and the rest either."""
     for path in (folder, elsewhere):
         path.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", elsewhere, folder], check=True)
@@ -68,7 +68,7 @@ def test_files_are_put_away_across_filesystems(tmp_path: Path, disks: ExitStack,
     assert not [path for path in tree(here.folder) if "/.axomsync-" in path or path.startswith(".axomsync-")]
 
 
-def test_a_name_that_is_taken_there_is_left_alone(tmp_path: Path, disks: ExitStack) -> None:
+def test_existing_name_on_the_other_filesystem_is_left_alone(tmp_path: Path, disks: ExitStack) -> None:
     here = make(tmp_path)
     disks.enter_context(small_disk(here.folder / "uploaded", "size=8m"))
     for content in (GOOD, dataset("b"), GOOD, GOOD):
@@ -79,7 +79,7 @@ def test_a_name_that_is_taken_there_is_left_alone(tmp_path: Path, disks: ExitSta
     assert not (here.folder / "a.jsonl").exists()
 
 
-def test_a_full_disk_there_loses_nothing_and_is_told(tmp_path: Path, disks: ExitStack) -> None:
+def test_full_disk_of_the_archive_loses_nothing_and_is_reported(tmp_path: Path, disks: ExitStack) -> None:
     here = make(tmp_path)
     disks.enter_context(small_disk(here.folder / "uploaded", "size=64k"))
     content = dataset("large", 10_000)
@@ -99,7 +99,7 @@ def test_a_full_disk_there_loses_nothing_and_is_told(tmp_path: Path, disks: Exit
     assert len(here.far.objects) == 1
 
 
-def test_what_can_not_be_removed_there_is_told_and_not_copied_again_and_again(tmp_path: Path, disks: ExitStack) -> None:
+def test_file_that_can_not_be_removed_is_reported_and_leaves_no_copy(tmp_path: Path, disks: ExitStack) -> None:
     here = make(tmp_path)
     bind(disks, here.folder / "sub", tmp_path / "elsewhere")
     (here.folder / "sub" / "a.jsonl").write_bytes(GOOD)
@@ -117,12 +117,12 @@ def test_what_can_not_be_removed_there_is_told_and_not_copied_again_and_again(tm
     assert len(here.far.objects) == 1
 
 
-# Where the kernel stops the agent: at the entry of the n-th renameat2(2) of the thread that puts the file away, or of its
+# The kernel stops the agent here: at the entry of the n-th renameat2(2) of the thread that puts the file away, or of its
 # first unlinkat(2). The first rename is that of the note, the second is refused, the third gives the copy its name, the
-# fourth takes the file's name away, and then it is removed.
+# fourth changes the file's name, and then the file is removed.
 @pytest.mark.parametrize("content", [GOOD, BROKEN], ids=["archive", "rejects"])
 @pytest.mark.parametrize(("call", "number"), [("renameat2", 3), ("renameat2", 4), ("unlinkat", 1)])
-def test_a_crash_in_the_middle_leaves_both_and_is_finished_by_the_next_agent(
+def test_crash_in_the_middle_leaves_both_and_is_finished_by_the_next_agent(
     sandbox: Sandbox, make_agent: AgentFactory, disks: ExitStack, content: bytes, call: str, number: int
 ) -> None:
     agent = make_agent(sandbox)
@@ -143,8 +143,8 @@ def test_a_crash_in_the_middle_leaves_both_and_is_finished_by_the_next_agent(
     assert stored(sandbox) == ({"a.jsonl": [GOOD]} if content is GOOD else {})
 
 
-def test_what_is_copied_is_what_was_checked_whatever_its_stamp_says(tmp_path: Path, disks: ExitStack) -> None:
-    """Its bytes changed, and its size and times are the same: the copy is compared with the digest, and let go."""
+def test_copy_is_compared_with_the_checked_bytes_whatever_the_stamp(tmp_path: Path, disks: ExitStack) -> None:
+    """The bytes changed, and size and times are the same: the copy is compared with the digest, and discarded."""
     here = make(tmp_path, after="keep")
     (here.folder / "a.jsonl").write_bytes(GOOD)
     here.finish()

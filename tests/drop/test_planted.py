@@ -1,7 +1,7 @@
-"""What another user of the drop folder's group plants where the agent makes something: nothing outside of it changes.
+"""Files that another user of the drop folder's group plants in the agent's places: nothing outside of the folder changes.
 
-The agent is root here, whom no permission would keep from following a link. Root plants hard links, which kernels may keep
-others from; all else is planted by the stranger.
+The agent is root here, and no permission would keep it from following a link. Root plants hard links, since kernels may
+forbid them to others; the other user plants everything else.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ STRANGER, GROUP = 65534, 60
 IDENTITY = "0123456789ab"
 GOOD, BROKEN = dataset("a"), b"broken\n"
 
-# What is planted where, as a command of the stranger; the hard link as root.
+# Each planted file and its place, as a command of the other user; the hard link as root.
 PLANTS = {
     "link": 'ln -s "$OUTSIDE/file" "$PLACE"',
     "link to a folder": 'ln -s "$OUTSIDE" "$PLACE"',
@@ -53,7 +53,7 @@ PLACES = [
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A folder that everybody can look into, unlike those of pytest."""
+    """A folder that every user can enter, unlike those of pytest."""
     with tempfile.TemporaryDirectory(prefix="axomsync-planted-") as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -96,10 +96,10 @@ def shared(folder: Path) -> None:
     folder.chmod(0o2770)
 
 
-@pytest.mark.timeout(90)  # a FIFO that is waited for
+@pytest.mark.timeout(90)  # an agent that waits for a FIFO
 @pytest.mark.parametrize("after", ["archive", "delete"])
 @pytest.mark.parametrize("kind", PLANTS)
-def test_a_plant_in_any_place_changes_nothing_outside_and_ends_nothing(
+def test_planted_file_in_any_place_changes_nothing_outside_and_stops_nothing(
     home: Path, outside: Path, tmp_path: Path, kind: str, after: str
 ) -> None:
     template = ledger_template(tmp_path / "template")
@@ -123,9 +123,7 @@ def test_a_plant_in_any_place_changes_nothing_outside_and_ends_nothing(
         assert not waiting or any(str(here.folder) in (reason or "") or "another agent" in (reason or "") for reason in told)
 
 
-def test_thirty_plants_at_once_change_nothing_outside_as_the_system_calls_show(
-    home: Path, outside: Path, sandbox: Sandbox
-) -> None:
+def test_thirty_planted_files_change_nothing_outside_by_any_system_call(home: Path, outside: Path, sandbox: Sandbox) -> None:
     config = {"mirror": {"enabled": False}}
     with AgentProcess(home / "agent", sandbox.url, sandbox.key, config) as agent:
         agent.state.mkdir(mode=0o750)
@@ -169,14 +167,14 @@ def test_thirty_plants_at_once_change_nothing_outside_as_the_system_calls_show(
         assert [row["state"] for row in agent.uploads()].count("rejected") == len(PLANTS)
 
 
-def test_a_folder_that_becomes_a_link_under_a_scan_is_not_followed(home: Path, outside: Path, tmp_path: Path) -> None:
+def test_folder_that_becomes_a_link_during_a_scan_is_not_followed(home: Path, outside: Path, tmp_path: Path) -> None:
     here = DropHere(home / "here", ledger_template(tmp_path / "template"))
     (here.folder / "x").mkdir()
     (here.folder / "x" / "a.jsonl").write_bytes(GOOD)
     here.far.faults.extend(["refused"] * 4)
     here.live()
     (here.folder / "x").rename(home / "away")
-    (here.folder / "x").symlink_to(home / "away")  # the very same file, by another way
+    (here.folder / "x").symlink_to(home / "away")  # the same file, by another path
     here.clocks.advance(7200)
     here.live()
     assert here.far.objects == {}

@@ -1,4 +1,4 @@
-"""Power that fails just after a pass: what the ledger says of the drop folder is on its disk. A real ext4, as root."""
+"""Power loss just after a pass: the state that the ledger records is on the disk. A real ext4, as root."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def root() -> None:
 
 @contextmanager
 def as_after_power_loss(image: Path, place: Path) -> Iterator[Path]:
-    """What a disk holds that is in use, as the next start of the machine would find it."""
+    """The content of a disk in use, as the next start of the machine would find it."""
     copy = image.with_name("copy.img")
     shutil.copyfile(image, copy)
     place.mkdir()
@@ -36,7 +36,7 @@ def as_after_power_loss(image: Path, place: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("shard", ["", "80B"])
-def test_every_receipt_and_every_reason_is_whole_after_a_power_loss(
+def test_receipts_and_reasons_are_whole_after_a_power_loss(
     tmp_path: Path, sandbox: Sandbox, make_agent: AgentFactory, shard: str
 ) -> None:
     image = tmp_path / "disk.img"
@@ -47,7 +47,7 @@ def test_every_receipt_and_every_reason_is_whole_after_a_power_loss(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{number}.jsonl").write_bytes(dataset(str(number)))
             (folder / f"{number}-broken.jsonl").write_bytes(b"broken\n")
-        os.sync()  # what people drop is theirs to sync
+        os.sync()  # the people who drop files must sync them
         agent.sync(expect=1)
         rows = {row["path"]: row for row in agent.uploads()}
         with as_after_power_loss(image, tmp_path / "after") as after:

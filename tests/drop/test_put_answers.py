@@ -1,4 +1,4 @@
-"""Storage answers PUTs in every wrong way, over and over: nothing counts as uploaded, and nothing is taken away.
+"""Storage answers PUTs in every wrong way, repeatedly: nothing counts as uploaded, and no file is removed.
 
 The server is real, the misbehaviour is on the wire; only the pauses between the tries take no time.
 """
@@ -62,10 +62,10 @@ NOT_STORED = [
 @pytest.mark.parametrize(
     ("after", "shard", "refused"), [("delete", "", ""), ("archive", "", ""), ("delete", "60B", "-00002-of-00002")]
 )
-def test_no_answer_but_a_confirmation_takes_a_file_away(
+def test_file_is_removed_only_after_a_confirmation(
     tmp_path: Path, server: FaultyServer, after: str, shard: str, refused: str
 ) -> None:
-    """Of a file that goes up in parts, the second is `refused`."""
+    """The second shard of a file is `refused`."""
     (tmp_path / "template").mkdir()
     with (
         closing(Storage(loopback=True, stall=2.0, answer_seconds=2.0)) as client,
@@ -103,7 +103,7 @@ def test_no_answer_but_a_confirmation_takes_a_file_away(
 
 
 def scrambled(content: Content) -> str:
-    """As a store that encrypts: 32 digits that are no MD5, the same for the same bytes."""
+    """ETag of a store that encrypts: 32 digits that are no MD5, the same for the same bytes."""
     return f'"{hashlib.md5(content.etag().encode()).hexdigest()}"'
 
 
@@ -124,8 +124,10 @@ def puts(server: FaultyServer) -> int:
 
 @pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
 @pytest.mark.parametrize("headers", [{}, {"x-amz-server-side-encryption": "aws:kms"}], ids=["silent", "told"])
-def test_etags_that_are_no_md5_confirm(tmp_path: Path, server: FaultyServer, shard: str, headers: dict[str, str]) -> None:
-    """Where the store does not say that they are none, nothing but its word remains: nothing is deleted for that."""
+def test_etags_that_are_no_md5_confirm_an_upload(
+    tmp_path: Path, server: FaultyServer, shard: str, headers: dict[str, str]
+) -> None:
+    """If the store does not say that its ETags are no MD5s, only its status confirms the upload: no file is deleted then."""
     server.etag_of_put = scrambled
     server.inject(Fault(headers=headers), "/bucket/", method="PUT", times=FOREVER)
     with drop_here(tmp_path, server, shard=shard, after="delete") as here:
@@ -158,8 +160,8 @@ def test_etags_of_other_bytes_confirm_nothing(tmp_path: Path, server: FaultyServ
         assert (here.folder / "second.jsonl").exists()
 
 
-def test_a_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: FaultyServer) -> None:
-    """It tells no lifetime, and no try with it ever came to the end of the body."""
+def test_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: FaultyServer) -> None:
+    """It has no lifetime, and no try with it ever sent the whole body."""
     (tmp_path / "template").mkdir()
     nowhere = {"upload_id": "u1", "key": "k", "url": "http://127.0.0.1:1/k", "method": "PUT"}
     server.inject(json_answer(nowhere), "/uploads/presign", method="POST")
@@ -179,8 +181,8 @@ def test_a_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: Fault
 
 @pytest.mark.parametrize("shard", ["", "60B"], ids=["whole", "shards"])
 @pytest.mark.parametrize("status", [400, 404, 410])
-def test_a_refusal_of_a_used_url_is_worth_a_fresh_one(tmp_path: Path, server: FaultyServer, status: int, shard: str) -> None:
-    """It may be refused for its age alone; what is said of a fresh one is for good."""
+def test_refused_old_url_is_replaced_by_a_new_one(tmp_path: Path, server: FaultyServer, status: int, shard: str) -> None:
+    """It may be refused only for its age; the refusal of a new URL is final."""
     with drop_here(tmp_path, server, shard=shard) as here:
         (here.folder / "a.jsonl").write_bytes(dataset("a"))
         server.inject(Fault(503), "/bucket/", method="PUT", times=FOREVER)
@@ -202,8 +204,8 @@ def test_a_refusal_of_a_used_url_is_worth_a_fresh_one(tmp_path: Path, server: Fa
         assert puts(server) == kept, "asked once"
 
 
-def test_a_url_that_ends_under_its_body_says_so(tmp_path: Path, server: FaultyServer) -> None:
-    """As a store does that judges the URL after the last byte."""
+def test_url_that_ends_during_its_body_is_reported(tmp_path: Path, server: FaultyServer) -> None:
+    """Some stores judge the URL after the last byte."""
     (tmp_path / "template").mkdir()
     with (
         closing(Storage(loopback=True, stall=5.0)) as client,
@@ -222,15 +224,15 @@ def test_a_url_that_ends_under_its_body_says_so(tmp_path: Path, server: FaultySe
     assert len([request for request in server.requests if request.method == "PUT"]) == 1
 
 
-def test_a_file_that_reads_differently_each_time_is_a_try_that_failed(tmp_path: Path, server: FaultyServer) -> None:
+def test_file_that_reads_differently_each_time_is_a_failed_try(tmp_path: Path, server: FaultyServer) -> None:
     """Through a mapping its content changes with each try, and its stamp does not."""
     with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"enabled": False}}) as agent:
         path = agent.drop / "a.jsonl"
         path.write_bytes(dataset("a"))
-        os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't be told of whoever writes
+        os.chown(path, 65534, 65534)  # so that the agent, without that capability, can't see writers
         letters = itertools.cycle(b"xyz")
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
-            mapping[10] = next(letters)  # from now on the page is dirty, and writing to it leaves no trace
+            mapping[10] = next(letters)  # from now on the page is dirty, and a write to it leaves no trace
 
             def change() -> None:
                 mapping[10] = next(letters)

@@ -1,4 +1,4 @@
-"""What becomes of a file once storage has it, or once it turned out to be no dataset."""
+"""Last step of a file: after storage has it, or after it was found invalid."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ LONG_AGO = 1_000_000_000_123_456_789  # nanoseconds
 
 
 def drop(path: Path, data: bytes) -> None:
-    """A file with an age and permissions of its own."""
+    """Drop a file with an old time and special permissions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     path.chmod(0o640)
@@ -60,7 +60,7 @@ def test_archived_files_keep_their_age_and_mode_and_have_a_receipt(sandbox: Sand
     }
 
 
-def test_names_that_are_taken_are_never_overwritten(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_existing_names_are_never_overwritten(sandbox: Sandbox, agent: AgentProcess) -> None:
     theirs = {"uploaded/a.jsonl": b"theirs", "uploaded/b.jsonl.receipt.json": b"theirs", "rejected/c.jsonl": b"theirs"}
     for name, data in theirs.items():
         drop(agent.drop / name, data)
@@ -68,7 +68,7 @@ def test_names_that_are_taken_are_never_overwritten(sandbox: Sandbox, agent: Age
     for name, data in {"a.jsonl": dataset("a"), "b.jsonl": dataset("b"), "c.jsonl": broken}.items():
         drop(agent.drop / name, data)
     agent.sync(expect=1)
-    drop(agent.drop / "a.jsonl", dataset("a"))  # once more: a duplicate, with a name of its own again
+    drop(agent.drop / "a.jsonl", dataset("a"))  # once more: a duplicate, again with a new name
     drop(agent.drop / "c.jsonl", broken)
     agent.sync(expect=1)
 
@@ -90,7 +90,7 @@ def test_names_that_are_taken_are_never_overwritten(sandbox: Sandbox, agent: Age
 
 
 @pytest.mark.parametrize("after", ["keep", "delete"])
-def test_files_are_kept_or_deleted_as_configured(sandbox: Sandbox, make_agent: AgentFactory, after: str) -> None:
+def test_after_keeps_or_deletes_files_as_configured(sandbox: Sandbox, make_agent: AgentFactory, after: str) -> None:
     agent = make_agent(sandbox, after=after)
     drop(agent.drop / "a.jsonl", dataset("a"))
     drop(agent.drop / "sub" / "a.jsonl", dataset("a"))
@@ -108,7 +108,7 @@ def test_files_are_kept_or_deleted_as_configured(sandbox: Sandbox, make_agent: A
     assert len(puts(sandbox)) == 2
 
 
-def test_a_file_too_large_for_one_put_is_held_until_the_limit_allows_it(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_max_put_holds_a_larger_file_until_it_is_raised(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, max_put="100B")
     drop(agent.drop / "large.jsonl", dataset("large", 10))
     drop(agent.drop / "small.jsonl", dataset("small", 1))
@@ -124,7 +124,7 @@ def test_a_file_too_large_for_one_put_is_held_until_the_limit_allows_it(sandbox:
     assert stored(sandbox)["large.jsonl"] == [dataset("large", 10)]
 
 
-def test_a_broken_file_that_grew_while_it_settled_is_rejected_too(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+def test_broken_file_that_grew_while_it_settled_is_rejected_too(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, settle="300ms")
     agent.start()
     path = agent.drop / "a.jsonl"
@@ -142,7 +142,7 @@ def test_a_broken_file_that_grew_while_it_settled_is_rejected_too(sandbox: Sandb
     assert puts(sandbox) == []
 
 
-def test_a_corrected_file_that_is_moved_back_is_uploaded(sandbox: Sandbox, agent: AgentProcess) -> None:
+def test_corrected_file_that_is_moved_back_is_uploaded(sandbox: Sandbox, agent: AgentProcess) -> None:
     faulty = b"\n".join([b'{"a": 1}', b"", b"not json", b"[]", b'{"a": "\xff"}', b'{"cut": "of'])
     drop(agent.drop / "a.jsonl", faulty)
     agent.sync(expect=1)
@@ -170,10 +170,10 @@ def test_a_corrected_file_that_is_moved_back_is_uploaded(sandbox: Sandbox, agent
     assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
 
 
-# Each is where the kernel stops the agent for good: at the entry of the n-th renameat2(2), when the call has not happened
-# yet, or after it. The first one gives the receipt its name, the second one moves the file.
+# The kernel stops the agent here for good: at the entry of the n-th renameat2(2), before the call happens, or after it. The
+# first call gives the receipt its name, the second one moves the file.
 @pytest.mark.parametrize(("call", "moment"), [(1, "before"), (1, "after"), (2, "before"), (2, "after")])
-def test_a_crash_at_any_step_of_archiving_is_finished_by_the_next_agent(
+def test_crash_at_any_step_of_archiving_is_finished_by_the_next_agent(
     sandbox: Sandbox, agent: AgentProcess, call: int, moment: str
 ) -> None:
     drop(agent.drop / "a.jsonl", dataset("a"))
@@ -196,7 +196,7 @@ def test_a_crash_at_any_step_of_archiving_is_finished_by_the_next_agent(
 
 
 @pytest.mark.parametrize("after", ["archive", "delete"])
-def test_a_file_that_replaces_another_in_the_last_moment_is_not_lost(
+def test_file_that_replaces_another_at_the_last_moment_is_not_lost(
     sandbox: Sandbox, make_agent: AgentFactory, after: str
 ) -> None:
     agent = make_agent(sandbox, after=after)
@@ -216,7 +216,7 @@ def test_a_file_that_replaces_another_in_the_last_moment_is_not_lost(
 
 
 def strace(agent: AgentProcess, fault: str) -> tuple[str, ...]:
-    """Tampers with renameat2(2) in whatever command follows."""
+    """Make strace tamper with renameat2(2) in the command that follows."""
     trace = agent.home / "trace"
     return (
         "strace", "-f", "-qq", "--seccomp-bpf", "-o", str(trace), "-e", "trace=renameat2", "-e", f"inject=renameat2:{fault}",
@@ -224,9 +224,9 @@ def strace(agent: AgentProcess, fault: str) -> tuple[str, ...]:
 
 
 def kill_traced(agent: AgentProcess) -> None:
-    """SIGKILL for the agent itself, which its ledger's lock names, and then for strace."""
+    """Send SIGKILL to the agent itself, by the pid in its ledger's lock, and then to strace."""
     lock = agent.state / "agent.lock"
     os.kill(int(lock.read_text()), signal.SIGKILL)
     agent.kill()
     with lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_SH)  # held until the agent is gone
+        fcntl.flock(file, fcntl.LOCK_SH)  # held until the agent has ended

@@ -1,4 +1,4 @@
-"""A file with repeated lines is uploaded as it is, and whoever asks is told: receipt, `uploads`, `explain`, the log."""
+"""Repeated lines: their file is uploaded unchanged; receipt, `uploads`, `explain` and the log report them."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from tests.drop.conftest import dataset, receipt
 from tests.drop.inprocess import DropHere, ledger_template
 
 
-def test_repeated_lines_are_told_also_by_a_new_ledger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_lines_are_reported_also_by_a_new_ledger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "template").mkdir()
     template = ledger_template(tmp_path / "template")
     here = DropHere(tmp_path / "here", template)

@@ -1,4 +1,4 @@
-"""Stamps that change without the bytes: rights that are set again and again, inode numbers that are others at each look."""
+"""Stamps that change without the bytes: rights that are set repeatedly, inode numbers that change at each look."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from tests.rig.agent import eventually
 
 @pytest.fixture
 def chmod_always(tmp_path: Path) -> Iterator[None]:
-    """`chmod -R` of the drop folder as fast as it goes."""
+    """Run `chmod -R` on the drop folder as fast as possible."""
     stop, drop = threading.Event(), tmp_path / "drop"
 
     def work() -> None:
@@ -34,7 +34,7 @@ def chmod_always(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.usefixtures("chmod_always")
 @pytest.mark.parametrize("after", ["archive", "keep", "delete"])
-def test_chmod_while_a_large_file_settles_is_sent_and_put_away(
+def test_large_file_with_chmod_while_it_settles_is_sent_and_put_away(
     sandbox: Sandbox, make_agent: AgentFactory, after: str
 ) -> None:
     agent = make_agent(sandbox, after=after, settle="1s", config={"transfer": {"bandwidth": "2MB/s"}})
@@ -48,7 +48,7 @@ def test_chmod_while_a_large_file_settles_is_sent_and_put_away(
     assert [row["state"] for row in agent.uploads()] == ["uploaded"]
 
 
-def test_chmod_does_not_make_a_kept_file_the_duplicate_of_itself_and_a_changed_content_is_seen(tmp_path: Path) -> None:
+def test_chmod_makes_no_duplicate_of_a_kept_file_and_a_changed_content_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "template").mkdir()
     here = DropHere(tmp_path / "box", ledger_template(tmp_path / "template"), settle="0s", after="keep")
     file = here.folder / "a.jsonl"
@@ -103,7 +103,7 @@ FUSE(Restless(sys.argv[1]), sys.argv[2], foreground=True, use_ino=True, attr_tim
 @pytest.mark.parametrize(
     "after", ["archive", *(pytest.param(word, marks=pytest.mark.stress) for word in ("keep", "delete"))]
 )
-def test_a_filesystem_whose_inode_numbers_are_others_at_each_look(
+def test_changing_inode_numbers_do_not_stop_an_upload(
     sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path, after: str
 ) -> None:
     agent = make_agent(sandbox, after=after)

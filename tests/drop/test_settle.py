@@ -1,4 +1,4 @@
-"""What a scan means and when a file stands still: pure decisions, time is an argument."""
+"""Meaning of a scan, and settling of files: pure decisions, time is an argument."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def meaning_of(
 
 
 def verdict(meaning: Meaning) -> str:
-    """The one thing that became of the one path."""
+    """The one meaning of the one path."""
     lists = {
         "new": meaning.new,
         "replaced": meaning.replaced,
@@ -59,14 +59,14 @@ S = UploadState
     [
         ({}, True),
         ({"ctime_ns": 6}, True),  # chmod, chown, a link
-        ({"ino": 9}, True),  # a filesystem whose inode numbers are others at each look
-        ({"ino": 9, "ctime_ns": 6}, False),  # another file took its place
+        ({"ino": 9}, True),  # a filesystem whose inode numbers change at each look
+        ({"ino": 9, "ctime_ns": 6}, False),  # another file replaced it
         ({"mtime_ns": 6, "ctime_ns": 6}, False),
         ({"size": 4}, False),
         ({"dev": 9}, False),
     ],
 )
-def test_what_makes_a_file_another(change: dict[str, int], *, same: bool) -> None:
+def test_same_file_compares_size_time_inode_and_ctime(change: dict[str, int], *, same: bool) -> None:
     assert same_file(STAMP, replace(STAMP, **change)) is same
     assert same_file(replace(STAMP, **change), STAMP) is same
 
@@ -85,7 +85,7 @@ def test_what_makes_a_file_another(change: dict[str, int], *, same: bool) -> Non
         (S.SETTLING, False, {"settling"}),
     ],
 )
-def test_a_file_that_was_only_touched_does_not_start_over(state: UploadState, expected: set[str], *, keeps: bool) -> None:
+def test_touched_file_does_not_start_over(state: UploadState, expected: set[str], *, keeps: bool) -> None:
     touched = replace(STAMP, ctime_ns=6)
     meaning = meaning_of({b"a.jsonl": touched}, [row(state, sha256="0")], keeps=keeps)
     lists = ("new", "replaced", "changed", "settling", "unfinished", "touched", "doubtful", "vanished")
@@ -95,7 +95,7 @@ def test_a_file_that_was_only_touched_does_not_start_over(state: UploadState, ex
     assert not any(begun_anew)
 
 
-def test_restless_ctimes_and_inode_numbers_do_not_keep_a_file_from_settling() -> None:
+def test_file_settles_despite_changing_ctimes_and_inode_numbers() -> None:
     settler = Settler(10.0)
     for second in range(10):
         assert settler.observe({b"a": replace(STAMP, ctime_ns=second), b"b": replace(STAMP, ino=second)}, second) == []
@@ -128,16 +128,16 @@ def test_restless_ctimes_and_inode_numbers_do_not_keep_a_file_from_settling() ->
         (S.HELD, False, False, "changed"),
     ],
 )
-def test_what_a_row_and_a_stamp_mean(state: UploadState, same: bool, keeps: bool, expected: str) -> None:
+def test_interpret_decides_by_row_and_stamp(state: UploadState, same: bool, keeps: bool, expected: str) -> None:
     assert verdict(meaning_of({b"a.jsonl": STAMP if same else OTHER}, [row(state)], keeps=keeps)) == expected
 
 
 @pytest.mark.parametrize(("max_put", "expected"), [(2, "left alone"), (3, "changed")])
-def test_a_held_file_is_taken_up_when_the_limit_allows_it(max_put: int, expected: str) -> None:
+def test_held_file_is_taken_when_max_put_allows_it(max_put: int, expected: str) -> None:
     assert verdict(meaning_of({b"a.jsonl": STAMP}, [row(S.HELD)], max_put=max_put)) == expected
 
 
-def test_new_and_vanished() -> None:
+def test_interpret_lists_new_and_vanished_files() -> None:
     assert meaning_of({b"b.jsonl": STAMP}, []).new == [b"b.jsonl"]
     assert meaning_of({}, [row(S.UPLOADED)]).vanished == [row(S.UPLOADED)]
 
@@ -147,7 +147,7 @@ waiting_states = st.sampled_from([S.SETTLING, S.CHECKING, S.QUEUED, S.UPLOADING,
 
 @patient
 @given(waiting_states, st.floats(0.001, 3600.0))
-def test_a_row_waits_for_its_time_unless_its_file_changes(state: UploadState, wait: float) -> None:
+def test_row_waits_for_its_time_unless_its_file_changes(state: UploadState, wait: float) -> None:
     waiting = row(state, next_attempt=NOW + wait)
     meaning = meaning_of({b"a.jsonl": STAMP}, [waiting])
     assert verdict(meaning) == "left alone"
@@ -163,7 +163,7 @@ def test_a_row_waits_for_its_time_unless_its_file_changes(state: UploadState, wa
     st.frozensets(st.integers(0, 3)),
     st.booleans(),
 )
-def test_every_path_means_one_thing_at_most_and_busy_ones_nothing(
+def test_interpret_gives_each_path_at_most_one_meaning_and_busy_ones_none(
     found: dict[bytes, Stamp], states: dict[bytes, UploadState], busy: frozenset[int], keeps: bool
 ) -> None:
     rows = [row(state, id=number, path=path) for number, (path, state) in enumerate(states.items())]
@@ -176,23 +176,23 @@ def test_every_path_means_one_thing_at_most_and_busy_ones_nothing(
     assert {upload.state for upload in meaning.changed} & FINISHED == set()
 
 
-def test_a_path_settles_when_its_stamp_has_stood_still() -> None:
+def test_path_settles_after_its_stamp_was_unchanged() -> None:
     settler = Settler(5)
     assert settler.observe({b"a": STAMP}, 100) == []
     assert settler.due_in(101) == 4
-    assert settler.observe({b"a": OTHER}, 104.9) == []  # it changed just in time
+    assert settler.observe({b"a": OTHER}, 104.9) == []  # it changed just before it would have settled
     assert settler.observe({b"a": OTHER}, 109.8) == []
     assert settler.observe({b"a": OTHER}, 109.9) == [b"a"]
     assert settler.due_in(109.9) is None
     assert settler.observe({}, 110) == []
-    assert settler.observe({b"a": OTHER}, 111) == []  # forgotten while it was gone
+    assert settler.observe({b"a": OTHER}, 111) == []  # it was forgotten while it was gone
 
 
-def test_without_settling_time_a_file_is_taken_at_once() -> None:
+def test_settle_0_takes_a_file_at_once() -> None:
     assert Settler(0).observe({b"a": STAMP}, 100) == [b"a"]
 
 
-def test_the_oldest_modification_comes_first() -> None:
+def test_settled_paths_are_sorted_by_modification_oldest_first() -> None:
     found = {b"new": replace(STAMP, mtime_ns=9), b"old": replace(STAMP, mtime_ns=1), b"also old": replace(STAMP, mtime_ns=1)}
     assert Settler(0).observe(found, 0) == [b"also old", b"old", b"new"]
 
@@ -204,7 +204,7 @@ looks = st.lists(
 
 @patient
 @given(looks, st.floats(0, 10))
-def test_settled_means_unchanged_in_every_look_for_as_long_as_settle(
+def test_settled_paths_were_unchanged_in_every_scan_for_settle(
     history: list[tuple[float, dict[bytes, int]]], settle: float
 ) -> None:
     settler, now, seen = Settler(settle), 0.0, list[tuple[float, dict[bytes, int]]]()
@@ -218,7 +218,7 @@ def test_settled_means_unchanged_in_every_look_for_as_long_as_settle(
 
 
 def _since(seen: list[tuple[float, dict[bytes, int]]], path: bytes) -> float:
-    """When `path` was first seen as it is now, looking back while nothing about it differs."""
+    """Time since when `path` looks the same in every scan."""
     since = seen[-1][0]
     for at, content in reversed(seen):
         if content.get(path) != seen[-1][1][path]:

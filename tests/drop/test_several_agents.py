@@ -1,4 +1,4 @@
-"""Several agents with ledgers of their own on one drop folder, and agents whose ledger was lost."""
+"""Several agents with their own ledgers on one drop folder, and agents whose ledger was lost."""
 
 import os
 import random
@@ -31,7 +31,7 @@ def beside(home: Path, template: Path, other: DropHere, **drop: Any) -> DropHere
     return here
 
 
-def test_only_one_agent_gets_a_content_and_it_gets_it_again(tmp_path: Path) -> None:
+def test_claim_is_given_to_one_agent_and_again_to_the_same(tmp_path: Path) -> None:
     one, other = (Claims(tmp_path, name, keeps=False) for name in ("one", "other"))
     one.register()
     assert one.take("content") is None
@@ -49,7 +49,7 @@ def test_only_one_agent_gets_a_content_and_it_gets_it_again(tmp_path: Path) -> N
     assert other.take("content") is None
 
 
-def test_the_claim_of_an_agent_that_died_is_taken_over_by_one_alone(tmp_path: Path) -> None:
+def test_claim_of_a_dead_agent_is_taken_over_by_only_one(tmp_path: Path) -> None:
     dead = Claims(tmp_path, "dead", keeps=False)
     dead.register()
     dead.take("content")
@@ -72,8 +72,8 @@ def test_the_claim_of_an_agent_that_died_is_taken_over_by_one_alone(tmp_path: Pa
     assert dead.take("content") == os.readlink(claim)
 
 
-def test_a_claim_from_the_future_is_taken_over_when_nobody_touches_it(tmp_path: Path) -> None:
-    """The clock was set back since: whether its agent lives is seen by whether it touches the claim, and not by its time."""
+def test_claim_from_the_future_is_taken_over_if_untouched(tmp_path: Path) -> None:
+    """The clock was set back since: the claim's touches show whether its agent lives, not its time."""
     now = 1000.0
     other, heir = Claims(tmp_path, "other", keeps=False), Claims(tmp_path, "heir", keeps=False, clock=lambda: now)
     other.register()
@@ -89,11 +89,11 @@ def test_a_claim_from_the_future_is_taken_over_when_nobody_touches_it(tmp_path: 
     assert heir.take("content") is None
 
 
-def test_what_another_agent_uploaded_is_a_duplicate_with_its_ids(tmp_path: Path, template: Path) -> None:
+def test_content_of_another_agent_is_a_duplicate_with_its_ids(tmp_path: Path, template: Path) -> None:
     here = DropHere(tmp_path / "here", template, shard="60B", after="keep")
     there = beside(tmp_path / "there", template, here, shard="60B", after="keep")
     here.live()
-    there.live()  # both are known now
+    there.live()  # each agent is known to the other now
     for folder in ("x", "y"):
         (here.folder / folder).mkdir()
         (here.folder / folder / "a.jsonl").write_bytes(dataset("a"))
@@ -105,7 +105,7 @@ def test_what_another_agent_uploaded_is_a_duplicate_with_its_ids(tmp_path: Path,
 
 
 @pytest.mark.parametrize("after", ["archive", "keep"])
-def test_a_ledger_that_was_lost_costs_no_second_upload(tmp_path: Path, template: Path, after: str) -> None:
+def test_lost_ledger_causes_no_second_upload(tmp_path: Path, template: Path, after: str) -> None:
     here = DropHere(tmp_path / "here", template, after=after)
     files = {"a.jsonl": dataset("a"), "x/a.jsonl": dataset("a"), "b\nb.jsonl": dataset("b")}
     for name, data in files.items():
@@ -117,7 +117,7 @@ def test_a_ledger_that_was_lost_costs_no_second_upload(tmp_path: Path, template:
     shutil.copy(template, here.state / "state.db")
     here.identity = "a new one"
     if after == "archive":
-        (here.folder / "uploaded" / "a.jsonl.receipt.json").write_text("{}")  # somebody changed it
+        (here.folder / "uploaded" / "a.jsonl.receipt.json").write_text("{}")  # another user changed it
         (here.folder / "uploaded" / "c.jsonl.receipt.json").write_text("broken")
         for name, data in files.items():
             (here.folder / name).write_bytes(data)
@@ -140,14 +140,14 @@ def agents(tmp_path: Path, sandbox: Sandbox) -> Iterator[list[AgentProcess]]:
         agent.__exit__(None, None, None)
 
 
-def test_four_agents_that_are_killed_at_random_store_every_file_once(
+def test_four_agents_killed_at_random_store_every_file_once(
     tmp_path: Path, sandbox: Sandbox, agents: list[AgentProcess]
 ) -> None:
     drop, chance = tmp_path / "drop", random.Random(4)
     files = {f"{n}.jsonl": dataset(str(n), 100) for n in range(80)}
     for agent in agents:
         agent.launch("run")
-    # One that begins later takes the receipts of the others for its own.
+    # An agent that starts later takes the receipts of the others as its own.
     eventually("all at work", lambda: len(list((drop / ".axomsync" / "agents").glob("*"))) == len(agents))
     for number, (name, data) in enumerate(files.items()):
         (drop / name).write_bytes(data)
@@ -159,7 +159,7 @@ def test_four_agents_that_are_killed_at_random_store_every_file_once(
     eventually("all receipts", lambda: len(list(archive.glob("*.receipt.json"))) == len(files), patience=60)
     eventually("all files, which follow their receipts", lambda: len(list(archive.glob("*.jsonl"))) == len(files))
     assert {name: data for name, data in tree(archive).items() if name.endswith(".jsonl")} == files
-    # One that was started again knows the receipts of the others, too: by the same ids.
+    # A restarted agent also knows the receipts of the others: by the same ids.
     handed = {(row["path"], row["upload_id"]) for agent in agents for row in agent.uploads() if row["state"] == "uploaded"}
     assert sorted(path for path, _ in handed) == sorted(files)
     orphans = sum(len(row["orphans"]) for agent in agents for row in agent.uploads())

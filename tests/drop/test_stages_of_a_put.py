@@ -63,7 +63,7 @@ EXPIRED = FAULTS["403"]
 
 @dataclass(frozen=True)
 class Case:
-    """The moods of one object's first PUTs, and how many orphans are told in the end: what storage has or may have."""
+    """Moods of one object's first PUTs, and the number of orphans at the end: objects that storage has or may have."""
 
     moods: list[Mood]
     orphans: int = 0
@@ -80,24 +80,24 @@ def cases() -> dict[str, Case]:
             ends = mood.ends if mood.ends != "kept" else "reset"
             table[f"{fault} {stage}"] = Case([replace(answer, ends=ends, **where)])
     for fault, mood in FAULTS.items():
-        if mood is EXPIRED:  # a storage that says so has nothing
+        if mood is EXPIRED:  # a storage that answers so has nothing
             continue
         stored = replace(mood, stores=True)
         table[f"stored, {fault}"] = Case([stored])
         table[f"stored, {fault} in the answer"] = Case([Mood(stores=True, says=in_the_head, ends=mood.ends)])
         table[f"stored, {fault}, then expired"] = Case([stored, EXPIRED], orphans=1)
         table[f"stored, {fault}, and again"] = Case([stored, stored])
-        table[f"not stored, {fault}, then expired"] = Case([mood, EXPIRED], orphans=1)  # nobody can tell
+        table[f"not stored, {fault}, then expired"] = Case([mood, EXPIRED], orphans=1)  # the agent can't know
     return table
 
 
 def moody_object(name: str, data: bytes, shard: str) -> str:
-    """The file, or its second shard."""
+    """Name of the object with the moods: the file, or its second shard."""
     return f"{name}-00002-of-{-(-len(data) // SHARD):05}.jsonl" if shard else f"{name}.jsonl"
 
 
 @pytest.mark.parametrize("shard", ["", f"{SHARD}B"], ids=["files", "shards"])
-def test_whatever_happens_at_whatever_stage_one_object_with_the_right_bytes_is_handed_out(
+def test_failure_at_any_stage_of_a_put_leaves_one_object_with_the_right_bytes(
     tmp_path: Path, sandbox_factory: SandboxFactory, shard: str
 ) -> None:
     sandbox = sandbox_factory(relay_class=MoodyStorage)
@@ -113,7 +113,7 @@ def test_whatever_happens_at_whatever_stage_one_object_with_the_right_bytes_is_h
         files = {f"{name}.jsonl": dataset(name, LINES) for name in table}
         if not shard:
             table["slow"] = Case([Mood(reads=first_byte, says=nothing, ends="stalled")])
-            files["slow.jsonl"] = dataset("slow", 300_000)  # so large that not reading it holds the agent up
+            files["slow.jsonl"] = dataset("slow", 300_000)  # so large that not reading it delays the agent
         for name, case in table.items():
             data = files[f"{name}.jsonl"]
             (here.folder / f"{name}.jsonl").write_bytes(data)

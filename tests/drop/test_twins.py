@@ -1,4 +1,4 @@
-"""Files of one content: one pass ends with all of them done, and one object for them, also after a kill."""
+"""Files of one content: one pass finishes all of them with one object, also after a kill."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def drop_twins(here: DropHere, number: int) -> None:
         (folder / f"{number}.jsonl").write_bytes(dataset(str(number)))
 
 
-def test_one_pass_leaves_none_of_ten_files_of_one_content(here: DropHere) -> None:
+def test_twins_are_all_done_after_one_pass(here: DropHere) -> None:
     for number in range(12):
         drop_twins(here, number)
         here.live()
@@ -34,9 +34,9 @@ def test_one_pass_leaves_none_of_ten_files_of_one_content(here: DropHere) -> Non
 
 
 @pytest.mark.parametrize("writes", range(12, 40, 3))
-def test_a_kill_between_twins_makes_no_second_object(here: DropHere, writes: int) -> None:
+def test_kill_between_twins_makes_no_second_object(here: DropHere, writes: int) -> None:
     drop_twins(here, 0)
-    here.far.faults.extend(["lost"])  # storage has it, and nobody was told
+    here.far.faults.extend(["lost"])  # storage has it, and the answer was lost
     here.live(writes)
     here.finish()
     states = {row.state for row, _ in here.uploads()}
@@ -44,8 +44,8 @@ def test_a_kill_between_twins_makes_no_second_object(here: DropHere, writes: int
     assert len(here.far.objects) == 1
 
 
-def test_who_was_begun_before_a_kill_goes_ahead_of_its_twin(tmp_path: Path) -> None:
-    """Storage may have it under the key of the one that was begun. Which one that is, threads decide."""
+def test_twin_begun_before_a_kill_goes_first(tmp_path: Path) -> None:
+    """Storage may have it under the key of the file that was begun. Threads decide which file that is."""
     (tmp_path / "template").mkdir()
     template = ledger_template(tmp_path / "template")
     for number in range(9):

@@ -1,5 +1,7 @@
-"""A watch that can't go blind: limits of inotify are told by name, a queue that overflows is made up for, filesystems of
-other machines are polled, and the death of any of its threads is noticed."""
+"""Failures of the watch: limits of inotify are named, scans find files that an overflowing queue missed.
+
+Network filesystems are polled, and the death of any thread of the watch is noticed.
+"""
 
 import ctypes
 import io
@@ -18,7 +20,7 @@ from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, stored
 from tests.rig.agent import AgentProcess, eventually
 
-# Limits of their own for one agent: those of a new user namespace.
+# Limits for one agent alone: those of a new user namespace.
 LIMITED = ("unshare", "--user", "--map-root-user", "sh", "-c")
 QUEUE = Path("/proc/sys/fs/inotify/max_queued_events")
 
@@ -28,7 +30,7 @@ def limited(name: str, most: int) -> tuple[str, ...]:
 
 
 def is_stopped(task: Path) -> bool:
-    """Whether the thread is stopped: its state follows its name, which is in brackets (proc_pid_stat(5))."""
+    """Check that the thread is stopped: its state follows its name, which is in brackets (proc_pid_stat(5))."""
     return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
@@ -41,10 +43,10 @@ def problems(agent: AgentProcess) -> dict[str, str]:
     [
         ("max_inotify_instances", 0, "fs.inotify.max_user_instances"),
         ("max_inotify_watches", 0, "fs.inotify.max_user_watches"),
-        ("max_inotify_watches", 2, "fs.inotify.max_user_watches"),  # enough for the root, not for all below it
+        ("max_inotify_watches", 2, "fs.inotify.max_user_watches"),  # enough for the root, not for all folders below it
     ],
 )
-def test_a_limit_of_inotify_is_told_by_its_name_and_scans_go_on(
+def test_inotify_limit_is_reported_by_name_and_scans_go_on(
     sandbox: Sandbox, make_agent: AgentFactory, name: str, most: int, sysctl: str
 ) -> None:
     agent = make_agent(sandbox, rescan="300ms")
@@ -60,7 +62,7 @@ def test_a_limit_of_inotify_is_told_by_its_name_and_scans_go_on(
     assert agent.log().count(sysctl) == 1
     assert agent.process is not None
     threads = len(os.listdir(f"/proc/{agent.process.pid}/task"))
-    assert threads < 60  # an observer that could not start leaves none behind
+    assert threads < 60  # an observer that could not start leaves no thread behind
 
     if most:
         limit = f"echo 1000 > /proc/sys/user/{name}"
@@ -70,19 +72,17 @@ def test_a_limit_of_inotify_is_told_by_its_name_and_scans_go_on(
     assert agent.terminate() == 0
 
 
-def test_what_appears_while_the_queue_overflows_is_found_and_new_folders_are_watched(
-    sandbox: Sandbox, make_agent: AgentFactory
-) -> None:
+def test_queue_overflow_loses_no_file_and_new_folders_are_watched(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, rescan="1h")
     agent.start()
     assert agent.process is not None
     eventually("a watch", lambda: agent.status()["drop"]["observer"] == "inotify")
     agent.process.send_signal(signal.SIGSTOP)
     tasks = Path(f"/proc/{agent.process.pid}/task")
-    eventually("a stop of all threads", lambda: all(is_stopped(task) for task in tasks.iterdir()))  # one that runs on reads
+    eventually("a stop of all threads", lambda: all(is_stopped(task) for task in tasks.iterdir()))  # else one may read
     one, other = agent.drop / ".one", agent.drop / ".other"
     one.touch()
-    for _ in range(int(QUEUE.read_text()) // 3):  # a rename is two events
+    for _ in range(int(QUEUE.read_text()) // 3):  # a rename gives two events
         os.rename(one, other)
         os.rename(other, one)
     (agent.drop / "x" / "y").mkdir(parents=True)
@@ -93,15 +93,16 @@ def test_what_appears_while_the_queue_overflows_is_found_and_new_folders_are_wat
     (agent.drop / "x" / "y" / "b.jsonl").write_bytes(dataset("b"))
 
     def is_seen() -> bool:
-        # The new watches follow the line in the log; what comes before them waits for the next event there, or for `rescan`.
-        (agent.drop / "x" / "y" / ".hint").write_bytes(b"")  # not `touch`: a second one only changes times, and is no hint
+        # The new watches follow the line in the log; files from before wait for the next event there, or for `rescan`.
+        # Not `touch`: a second one only changes times, and gives no hint.
+        (agent.drop / "x" / "y" / ".hint").write_bytes(b"")
         return (agent.drop / "uploaded" / "x" / "y" / "b.jsonl.receipt.json").exists()
 
     eventually("the next one, by an event of its folder", is_seen)
     assert agent.terminate() == 0
 
 
-def test_a_filesystem_of_another_machine_is_polled(sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path) -> None:
+def test_network_filesystem_is_polled(sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path) -> None:
     agent = make_agent(sandbox, rescan="1h")
     told = f"999 1 0:99 / {os.path.realpath(agent.drop)} rw,relatime - nfs4 server:/export rw\n"
     mounts = tmp_path / "mountinfo"
@@ -126,18 +127,18 @@ assert woken.wait(10)
 """
 
 
-def test_folders_that_are_made_while_they_are_found_are_no_news(tmp_path: Path) -> None:
+def test_folders_made_during_the_search_cause_no_warning(tmp_path: Path) -> None:
     watching = subprocess.run([sys.executable, "-c", MAKE_FOLDERS, tmp_path], capture_output=True, text=True, check=True)
     assert watching.stdout + watching.stderr == ""
 
 
 def watching() -> list[threading.Thread]:
-    """The library's threads, all of them: some are behind the observer and its emitters."""
+    """All threads of the library: some are behind the observer and its emitters."""
     return [thread for thread in threading.enumerate() if type(thread).__module__.startswith("watchdog.")]
 
 
 def hit(thread: threading.Thread, root: Path) -> None:
-    """Have an exception end a thread wherever it is: it meets it when it wakes."""
+    """Raise an exception in a thread; it arrives when the thread wakes."""
     assert thread.ident is not None
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyError))
 
@@ -148,7 +149,7 @@ def hit(thread: threading.Thread, root: Path) -> None:
     eventually("the end of the thread", has_ended)
 
 
-def test_a_thread_of_the_watch_that_dies_is_one_line_and_is_begun_again(tmp_path: Path, stream: io.StringIO) -> None:
+def test_dead_thread_of_the_watch_is_logged_in_one_line_and_restarted(tmp_path: Path, stream: io.StringIO) -> None:
     logs.set_up("console", "info", {}, stream)
     woken = threading.Event()
     watcher = Watcher(tmp_path, "inotify", woken.set)
@@ -158,7 +159,7 @@ def test_a_thread_of_the_watch_that_dies_is_one_line_and_is_begun_again(tmp_path
     for kind in kinds:
         hit(next(thread for thread in watching() if type(thread) is kind and thread not in of_before), tmp_path)
         assert not watcher.works(), kind
-        of_before.update(watching())  # what waits for a lock of the dead one stays
+        of_before.update(watching())  # a thread that waits for a lock of the dead one stays
         watcher.heal()
         assert watcher.works(), kind
         assert watcher.fault is None

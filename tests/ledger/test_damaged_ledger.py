@@ -1,4 +1,4 @@
-"""A ledger with flipped bits, wherever they are: one line that says what it is and what to do, from all who open it."""
+"""Ledgers with flipped bits in any place: every command that opens one prints one line with the fault and a remedy."""
 
 import random
 import shutil
@@ -55,7 +55,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read_all(path: Path) -> None:
-    """All that the verbs read."""
+    """Read everything that the verbs read."""
     reader = Reader(path)
     try:
         settings = Settings.model_validate({"state": {"folder": str(path.parent)}})
@@ -76,7 +76,7 @@ def read_all(path: Path) -> None:
 
 
 def write_some(path: Path) -> None:
-    """What an agent does at its start, and a step of a file and of a model."""
+    """Do what an agent does at its start, and move a file and a model by one step."""
     with Ledger(path.parent, time.time) as ledger:
         ledger.recover()
         Steering(ledger, {}, Liveness(60, time.monotonic)).look()
@@ -91,17 +91,17 @@ def write_some(path: Path) -> None:
 
 
 def verdict(work: Callable[[Path], None], path: Path) -> str | None:
-    """What it says of the file; None when it meets nothing. Anything else than an expected failure is raised."""
+    """Message about the file; None if the damage is not noticed. Any unexpected failure is raised."""
     try:
         work(path)
     except IllegalTransition:
-        return None  # a row number was hit, so that one row is taken for another: the move is refused, and nothing is lost
+        return None  # a row number was changed, so one row is taken for another: the move is refused, and nothing is lost
     except AxomsyncError as failure:
         return str(failure)
     return None
 
 
-def test_flipped_bits_end_in_one_line_with_advice_or_are_not_met(filled: Path, tmp_path: Path) -> None:
+def test_damaged_ledger_gives_one_line_with_advice_or_is_not_noticed(filled: Path, tmp_path: Path) -> None:
     whole, chance, met = filled.read_bytes(), random.Random(12), 0
     offsets = [*range(0, 100, 7), *(chance.randrange(len(whole)) for _ in range(FLIPS))]
     for number, offset in enumerate(offsets):
@@ -139,7 +139,7 @@ def test_flipped_bits_end_in_one_line_with_advice_or_are_not_met(filled: Path, t
         ("ALTER TABLE uploads RENAME COLUMN sha256 TO shb256", read_all),
     ],
 )
-def test_a_word_that_is_none_of_ours_is_damage(
+def test_unknown_words_and_columns_are_damage(
     statement: str, met_by: Callable[[Path], None], filled: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "state.db"
@@ -150,7 +150,7 @@ def test_a_word_that_is_none_of_ours_is_damage(
     assert verdict(met_by, path) == f"{path}: it is damaged; {ADVICE}"
 
 
-def test_every_verb_says_one_line_of_a_damaged_ledger(filled: Path, tmp_path: Path) -> None:
+def test_every_verb_prints_one_line_about_a_damaged_ledger(filled: Path, tmp_path: Path) -> None:
     with AgentProcess(tmp_path, "http://127.0.0.1:9", "axom_live_x") as agent:
         agent.state.mkdir()
         shutil.copy(filled, agent.state / "state.db")
@@ -169,7 +169,7 @@ def test_every_verb_says_one_line_of_a_damaged_ledger(filled: Path, tmp_path: Pa
         assert agent.log().count("ledger: ") == 1
 
 
-def test_requests_that_nobody_can_read_fail_and_the_others_are_done(tmp_path: Path) -> None:
+def test_unreadable_requests_fail_and_the_others_are_done(tmp_path: Path) -> None:
     with Ledger(tmp_path, time.time) as ledger:
         for parameters in ("{", "[]", "1"):
             ledger.execute("INSERT INTO requests (verb, parameters, asked_at) VALUES ('x', ?, 1)", parameters).result()
@@ -180,7 +180,7 @@ def test_requests_that_nobody_can_read_fail_and_the_others_are_done(tmp_path: Pa
         assert "can't be read" in row["outcome"]
 
 
-def test_a_newer_ledger_is_still_told_as_such(filled: Path, tmp_path: Path) -> None:
+def test_newer_ledger_is_still_reported_as_newer(filled: Path, tmp_path: Path) -> None:
     shutil.copy(filled, tmp_path / "state.db")
     database = sqlite3.connect(tmp_path / "state.db", isolation_level=None)
     columns = "(migration_set, name, applied_at)"

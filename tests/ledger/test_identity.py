@@ -1,4 +1,4 @@
-"""The name that an agent has among others: it outlives the ledger."""
+"""The name of an agent among others: it outlives the ledger."""
 
 import os
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from tests.rig.agent import AgentProcess
 KNOWN = "0123456789ab"
 
 
-def test_an_identity_stays_what_it_is_whatever_becomes_of_the_ledger(tmp_path: Path) -> None:
+def test_identity_stays_when_the_ledger_is_lost_or_replaced(tmp_path: Path) -> None:
     made = identity_of(tmp_path, None)
     assert (tmp_path / "identity").read_text() == f"{made}\n"
     assert identity_of(tmp_path, None) == identity_of(tmp_path, KNOWN) == made
 
 
-def test_an_identity_of_an_older_ledger_is_written_down(tmp_path: Path) -> None:
+def test_identity_of_an_older_ledger_is_written_to_the_file(tmp_path: Path) -> None:
     assert identity_of(tmp_path, KNOWN) == KNOWN
     assert identity_of(tmp_path, None) == KNOWN
 
@@ -34,9 +34,7 @@ PLANTS: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
-def test_an_identity_is_never_taken_from_what_else_has_its_name(
-    tmp_path: Path, plant: Callable[[Path, Path], object]
-) -> None:
+def test_identity_is_never_read_from_another_kind_of_file(tmp_path: Path, plant: Callable[[Path, Path], object]) -> None:
     outside, state = tmp_path / "outside", tmp_path / "state"
     outside.write_text("../elsewhere")
     state.mkdir()
@@ -45,7 +43,7 @@ def test_an_identity_is_never_taken_from_what_else_has_its_name(
     assert outside.read_text() == "../elsewhere"
 
 
-def test_an_agent_whose_ledger_is_lost_goes_on_under_its_name(tmp_path: Path) -> None:
+def test_agent_with_a_lost_ledger_keeps_its_identity(tmp_path: Path) -> None:
     with AgentProcess(tmp_path, "http://127.0.0.1:9", "axom_live_x", {"mirror": {"enabled": False}}) as agent:
         agent.call("sync")
         for file in agent.state.glob("state.db*"):

@@ -1,4 +1,4 @@
-"""The ledger: what it keeps through crashes, what it refuses, and what it says when the disk is in the way."""
+"""The ledger: data that survives crashes, writes that it refuses, and its messages about the disk."""
 
 import itertools
 import os
@@ -57,7 +57,7 @@ def ledger(folder: Path) -> Iterator[Ledger]:
 
 
 def look(folder: Path, sql: str) -> list[tuple[Any, ...]]:
-    """What any SQLite tool sees in the file."""
+    """Query the file as any SQLite tool does."""
     database = sqlite3.connect(folder / "state.db")
     try:
         return database.execute(sql).fetchall()
@@ -84,7 +84,7 @@ def schema(folder: Path) -> set[tuple[Any, ...]]:
     return {(kind, name, table, " ".join((sql or "").split())) for kind, name, table, sql in rows}
 
 
-def test_a_ledger_of_the_first_schema_is_taken_over_with_all_it_holds(folder: Path, tmp_path: Path) -> None:
+def test_ledger_of_the_first_schema_is_migrated_with_all_its_rows(folder: Path, tmp_path: Path) -> None:
     old_ledger(folder)
     with Ledger(folder, lambda: NOW) as ledger:
         first, second, rejected, going = ledger.read.uploads()
@@ -107,8 +107,8 @@ def test_a_ledger_of_the_first_schema_is_taken_over_with_all_it_holds(folder: Pa
     assert schema(folder) == schema(tmp_path / "fresh")
 
 
-def test_a_migration_that_was_passed_over_is_made_up_for(folder: Path, tmp_path: Path) -> None:
-    """Two lines of work met: ledgers exist that had m004 before anybody had m003."""
+def test_skipped_migration_is_applied_later(folder: Path, tmp_path: Path) -> None:
+    """Two branches were merged: ledgers exist that had m004 before m003."""
     old_ledger(folder)
     database = Database(sqlite3.connect(folder / "state.db"))
     for pending in migrations.pending(database):
@@ -138,7 +138,7 @@ def test_every_table_is_strict_and_the_file_is_crash_safe(ledger: Ledger, folder
     assert ledger.write(lambda db: db.execute("PRAGMA foreign_keys").fetchone()) == (1,)
 
 
-def test_a_newer_schema_is_refused_and_the_file_left_as_it_is(folder: Path) -> None:
+def test_newer_schema_is_refused_and_the_file_stays_unchanged(folder: Path) -> None:
     newer = "INSERT INTO _sqlite_migrations VALUES(2,'axomsync','m999_from_the_future','2031-01-01');\nCOMMIT;"
     old_ledger(folder, OLD_DUMP.replace("COMMIT;", newer))
     before = (folder / "state.db").read_bytes()
@@ -152,7 +152,7 @@ def test_a_newer_schema_is_refused_and_the_file_left_as_it_is(folder: Path) -> N
     assert holder(folder) is None, "the lock was kept"
 
 
-def test_foreign_keys_hold(ledger: Ledger) -> None:
+def test_foreign_keys_are_enforced(ledger: Ledger) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         ledger.write(lambda db: db.execute("INSERT INTO files (model, rel, size) VALUES ('nobody', 'a', 1)"))
     with pytest.raises(sqlite3.IntegrityError):
@@ -160,15 +160,15 @@ def test_foreign_keys_hold(ledger: Ledger) -> None:
     ledger.set_facts(still="works")
 
 
-def test_nobody_else_can_read_it(ledger: Ledger, folder: Path) -> None:
+def test_ledger_is_readable_for_owner_and_group_only(ledger: Ledger, folder: Path) -> None:
     ledger.set_facts(a="b")
     assert folder.stat().st_mode & 0o007 == 0
     for file in folder.iterdir():
         assert file.stat().st_mode & 0o007 == 0, file
 
 
-def test_what_root_makes_belongs_to_whom_the_folder_belongs_to(folder: Path) -> None:
-    """Said as root before the first start of a service that runs as its own user."""
+def test_files_made_by_root_belong_to_the_folders_owner(folder: Path) -> None:
+    """Root ran the program before the first start of a service with its own user."""
     folder.mkdir(mode=0o750)
     if os.geteuid() == 0:
         os.chown(folder, 65534, 65534)
@@ -180,8 +180,8 @@ def test_what_root_makes_belongs_to_whom_the_folder_belongs_to(folder: Path) -> 
         )
 
 
-def test_what_was_there_before_is_given_to_nobody(folder: Path) -> None:
-    """It may be somebody else's file, whom the folder's owner has had moved there."""
+def test_existing_files_keep_their_owner(folder: Path) -> None:
+    """It may be another user's file that the folder's owner moved there."""
     assert os.geteuid() == 0, "only root gives files away"
     folder.mkdir(mode=0o750)
     os.chown(folder, 65534, 65534)
@@ -208,7 +208,7 @@ def put_model(ledger: Ledger, state: ModelState) -> str:
     return model
 
 
-def test_uploads_move_as_the_map_says_and_never_otherwise(ledger: Ledger) -> None:
+def test_uploads_move_only_along_legal_transitions(ledger: Ledger) -> None:
     assert set(UPLOAD_TRANSITIONS) == set(UploadState)
     for old, new in itertools.product(UploadState, UploadState):
         row = put_upload(ledger, old)
@@ -222,7 +222,7 @@ def test_uploads_move_as_the_map_says_and_never_otherwise(ledger: Ledger) -> Non
             assert ledger.read.upload(row).state is old
 
 
-def test_models_move_as_the_map_says_and_never_otherwise(ledger: Ledger) -> None:
+def test_models_move_only_along_legal_transitions(ledger: Ledger) -> None:
     assert set(MODEL_TRANSITIONS) == set(ModelState)
     for old, new in itertools.product(ModelState, ModelState):
         model = put_model(ledger, old)
@@ -244,17 +244,17 @@ OPERATIONS: dict[str, Callable[[Ledger, Upload], object]] = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_uploads_are_moved_by_the_one_state_machine_alone(operation: str, ledger: Ledger) -> None:
+def test_uploads_are_moved_only_by_the_state_machine(operation: str, ledger: Ledger) -> None:
     for old in UploadState:
         row, before = put_upload(ledger, old), ledger.transitions.copy()
-        ledger.move_upload(row, old, upload_id="up-1").result()  # so that no operation may remove the row
+        ledger.move_upload(row, old, upload_id="up-1").result()  # so that no write may remove the row
         OPERATIONS[operation](ledger, ledger.read.upload(row))
         new = ledger.read.upload(row).state
         assert new is old or new in UPLOAD_TRANSITIONS[old]
         assert ledger.transitions - before == ({} if new is old else {("uploads", new): 1})
 
 
-def test_recover_moves_models_by_the_one_state_machine_alone(ledger: Ledger) -> None:
+def test_recover_moves_models_only_by_the_state_machine(ledger: Ledger) -> None:
     for old in ModelState:
         model, before = put_model(ledger, old), ledger.transitions.copy()
         ledger.recover()
@@ -263,17 +263,17 @@ def test_recover_moves_models_by_the_one_state_machine_alone(ledger: Ledger) -> 
         assert ledger.transitions - before == ({} if new is old else {("models", new): 1})
 
 
-def test_what_is_over_stays_over() -> None:
+def test_final_states_allow_no_transition_back() -> None:
     assert UPLOAD_TRANSITIONS[UploadState.UPLOADED] == UPLOAD_TRANSITIONS[UploadState.DUPLICATE] == frozenset()
     assert ModelState.DOWNLOADING not in MODEL_TRANSITIONS[ModelState.PUBLISHED]
 
 
-def test_a_row_that_is_not_there_can_not_move(ledger: Ledger) -> None:
+def test_missing_row_can_not_move(ledger: Ledger) -> None:
     with pytest.raises(IllegalTransition, match="uploads 99 is not in the ledger"):
         ledger.move_upload(99, UploadState.CHECKING).result()
 
 
-def test_an_upload_s_way_leaves_no_signed_url_behind(ledger: Ledger) -> None:
+def test_finished_upload_leaves_no_signed_url(ledger: Ledger) -> None:
     row = an_upload(ledger)
     ledger.move_upload(row, UploadState.CHECKING)
     ledger.record_check(row, STAMP, CHECKED)
@@ -288,7 +288,7 @@ def test_an_upload_s_way_leaves_no_signed_url_behind(ledger: Ledger) -> None:
     assert ledger.read.uploads_in_drop() == []
 
 
-def test_a_failed_piece_of_work_changes_nothing_and_spoils_nothing(ledger: Ledger) -> None:
+def test_failed_write_changes_nothing_and_does_not_affect_others(ledger: Ledger) -> None:
     row = an_upload(ledger)
 
     def half(db: Any) -> None:
@@ -321,7 +321,7 @@ def test_durable_segments_only_grow(ledger: Ledger) -> None:
     assert ledger.read.model(model).bytes_done == 700
 
 
-def test_bytes_that_came_twice_count_once(ledger: Ledger) -> None:
+def test_bytes_received_twice_count_once(ledger: Ledger) -> None:
     model = a_model(ledger)
     ledger.plan_files(model, [("w", 1000)])
     for start, end in ((200, 300), (600, 1000), (500, 800)):
@@ -332,7 +332,7 @@ def test_bytes_that_came_twice_count_once(ledger: Ledger) -> None:
     assert ledger.read.model(model).bytes_done == 1000
 
 
-def test_a_file_that_changed_size_loses_its_segments_and_no_other_does(ledger: Ledger) -> None:
+def test_plan_files_drops_only_the_segments_of_resized_files(ledger: Ledger) -> None:
     model = a_model(ledger)
     ledger.plan_files(model, [("w", 1000), ("c", 10), ("gone", 1)])
     ledger.record_durable((model, rel, '"e"', DurableSegment(0, 1, "1" * 64)) for rel in ("w", "c", "gone"))
@@ -341,7 +341,7 @@ def test_a_file_that_changed_size_loses_its_segments_and_no_other_does(ledger: L
     assert ledger.read.model(model).bytes_total == 1011
 
 
-def test_transfers_problems_and_facts_are_what_was_said_last(ledger: Ledger) -> None:
+def test_transfers_problems_and_facts_show_the_latest_values(ledger: Ledger) -> None:
     transfer = Transfer("down", "llama/v1", 1, 2, 3, 4.5, None)
     ledger.show_transfers([transfer])
     assert ledger.read.transfers() == [transfer]
@@ -355,10 +355,10 @@ def test_transfers_problems_and_facts_are_what_was_said_last(ledger: Ledger) -> 
     assert ledger.read.problems() == []
 
 
-# Several at once
+# Several processes at once
 
 
-def test_many_threads_share_commits_and_each_gets_its_own_answer(ledger: Ledger) -> None:
+def test_threads_share_commits_and_each_gets_its_own_result(ledger: Ledger) -> None:
     def write(number: int) -> int:
         def work(db: Any) -> int:
             db.execute("INSERT INTO facts VALUES (?, ?)", [f"n{number}", str(number)])
@@ -378,7 +378,7 @@ def test_many_threads_share_commits_and_each_gets_its_own_answer(ledger: Ledger)
     assert sum(name.startswith("n") for name in ledger.read.facts()) == 640
 
 
-def test_readers_in_other_processes_see_what_was_acknowledged(ledger: Ledger, folder: Path) -> None:
+def test_readers_in_other_processes_see_acknowledged_writes(ledger: Ledger, folder: Path) -> None:
     program = (
         "import sys, pathlib; from axomsync.ledger import Reader; print(Reader(pathlib.Path(sys.argv[1])).facts()['n'])"
     )
@@ -400,7 +400,7 @@ sys.stdin.read()
 """
 
 
-def test_a_second_agent_is_refused_by_the_pid_of_the_first(folder: Path) -> None:
+def test_second_agent_is_refused_with_the_pid_of_the_first(folder: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == b"held\n"
@@ -415,7 +415,7 @@ def test_a_second_agent_is_refused_by_the_pid_of_the_first(folder: Path) -> None
         assert holder(folder) == os.getpid()
 
 
-def test_looking_who_holds_the_folder_never_keeps_an_agent_from_starting(folder: Path) -> None:
+def test_holder_never_keeps_an_agent_from_starting(folder: Path) -> None:
     Ledger(folder, lambda: NOW).close()
     over = threading.Event()
 
@@ -456,7 +456,7 @@ for number in range(4):
 """
 
 
-def test_sigkill_loses_nothing_that_was_acknowledged(folder: Path) -> None:
+def test_sigkill_loses_no_acknowledged_write(folder: Path) -> None:
     acknowledged: dict[str, set[int]] = {}
     for attempt in range(5):
         arguments = [sys.executable, "-c", WRITE_FOR_EVER, str(folder), f"m{attempt}"]
@@ -478,7 +478,7 @@ def test_sigkill_loses_nothing_that_was_acknowledged(folder: Path) -> None:
     assert len(acknowledged) >= 5
 
 
-# The disk in the way
+# Failures of the disk
 
 
 def fault_of(folder: Path) -> str:
@@ -488,7 +488,7 @@ def fault_of(folder: Path) -> str:
     return str(fault.value)
 
 
-def test_a_full_disk_is_told_at_the_start(tmp_path: Path) -> None:
+def test_full_disk_is_reported_at_the_start(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk:
         filler = fill(disk)
         told = fault_of(disk / "state")
@@ -512,7 +512,7 @@ except LocalFault as fault:
 """
 
 
-def test_a_limit_on_the_size_of_files_is_no_full_disk(tmp_path: Path) -> None:
+def test_file_size_limit_is_not_reported_as_a_full_disk(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", SMALL_FILES, tmp_path], capture_output=True, text=True, check=True)
     told = "this process may not write files that large; raise LimitFSIZE= of the unit (ulimit -f)"
     assert done.stdout == f"{tmp_path}/state.db: {told}\n"
@@ -524,7 +524,7 @@ def record_for_ever(ledger: Ledger, model: str, kept: list[int]) -> None:
         kept.append(start)
 
 
-def test_a_disk_that_fills_up_fails_each_write_until_there_is_room(tmp_path: Path) -> None:
+def test_full_disk_fails_each_write_until_there_is_room(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk, Ledger(disk / "state", lambda: NOW) as ledger:
         model = a_model(ledger)
         ledger.plan_files(model, [("w", 1 << 40)])
@@ -545,7 +545,7 @@ def test_a_disk_that_fills_up_fails_each_write_until_there_is_room(tmp_path: Pat
         assert ledger.write(lambda db: db.execute("PRAGMA integrity_check").fetchall()) == [("ok",)]
 
 
-def test_a_read_only_disk_is_told_with_path_and_need(tmp_path: Path) -> None:
+def test_read_only_disk_is_reported_with_path_and_remedy(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=4m") as disk:
         Ledger(disk / "state", lambda: NOW).close()
         remount(disk, "ro")
@@ -564,7 +564,7 @@ def add_fact(number: int, db: Database) -> None:
         (None, "it is damaged; move it away, a new one loses no data"),
     ],
 )
-def test_a_damaged_ledger_is_told_with_what_to_do(damage: bytes | None, told: str, folder: Path) -> None:
+def test_damaged_ledger_is_reported_with_a_remedy(damage: bytes | None, told: str, folder: Path) -> None:
     with Ledger(folder, lambda: NOW) as ledger:
         for number in range(200):
             ledger.submit(partial(add_fact, number))
@@ -579,13 +579,13 @@ def test_a_damaged_ledger_is_told_with_what_to_do(damage: bytes | None, told: st
         pass
 
 
-def test_a_state_folder_that_can_not_be_made_is_named_with_what_is_in_its_way(tmp_path: Path) -> None:
+def test_state_folder_that_can_not_be_made_is_reported_with_the_obstacle(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     told = fault_of(tmp_path / "file" / "state")
     assert told == f"{tmp_path}/file/state: a part of the path is not a folder; correct the configuration"
 
 
-def test_a_lock_by_another_program_is_told(folder: Path) -> None:
+def test_lock_by_another_program_is_reported(folder: Path) -> None:
     with Ledger(folder, lambda: NOW, patience=0.2) as ledger:
         other = sqlite3.connect(folder / "state.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -599,7 +599,7 @@ def test_a_lock_by_another_program_is_told(folder: Path) -> None:
         ledger.set_facts(a="b")
 
 
-def test_reading_what_is_not_there_says_how_it_comes_to_be(folder: Path) -> None:
+def test_missing_ledger_is_reported_with_the_way_to_make_it(folder: Path) -> None:
     with pytest.raises(LocalFault, match=r"there is no ledger yet; `axomsync run` or `axomsync sync` creates it"):
         Reader(folder / "state.db")
     assert not folder.exists()
@@ -627,7 +627,7 @@ def test_network_filesystems_are_refused_for_state(tmp_path: Path) -> None:
     assert filesystem_type(Path("/proc")) == "proc"
 
 
-# Numbers from outside
+# Numbers out of range
 
 
 @pytest.mark.parametrize("stamp", [
@@ -635,7 +635,7 @@ def test_network_filesystems_are_refused_for_state(tmp_path: Path) -> None:
     Stamp((1 << 64) - 1, (1 << 64) - 1, 3, 4, 5),
     Stamp(1 << 70, 1 << 70, 1 << 70, 1 << 70, 1 << 70),
 ])  # fmt: skip
-def test_a_stamp_beyond_what_a_column_holds_is_kept_as_the_nearest_that_it_does(stamp: Stamp, ledger: Ledger) -> None:
+def test_stamp_out_of_range_is_stored_as_the_nearest_value(stamp: Stamp, ledger: Ledger) -> None:
     ledger.see_uploads([(b"odd.jsonl", "odd.jsonl", stamp), (b"a.jsonl", "a.jsonl", STAMP)])
     odd, plain = ledger.read.uploads()
     assert (odd.stamp.mtime_ns, odd.stamp.ctime_ns) == (stored(stamp).mtime_ns, stored(stamp).ctime_ns)
@@ -643,10 +643,10 @@ def test_a_stamp_beyond_what_a_column_holds_is_kept_as_the_nearest_that_it_does(
     assert plain.stamp == STAMP
 
 
-# Writes that nobody waits for
+# Writes without a waiting thread
 
 
-def test_a_row_does_not_go_on_from_a_step_that_failed_unheard(tmp_path: Path) -> None:
+def test_row_does_not_continue_after_an_unheard_failed_step(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=1m") as disk, Ledger(disk / "state", lambda: NOW) as ledger:
         row, other = an_upload(ledger), an_upload(ledger, "b.jsonl")
         filler = fill(disk)
@@ -657,14 +657,14 @@ def test_a_row_does_not_go_on_from_a_step_that_failed_unheard(tmp_path: Path) ->
             ledger.move_upload(row, UploadState.CHECKING).result()
         assert ledger.read.upload(row).state is UploadState.SETTLING
         ledger.move_upload(other, UploadState.CHECKING).result()
-        ledger.move_upload(row, UploadState.CHECKING).result()  # it was told once
+        ledger.move_upload(row, UploadState.CHECKING).result()  # the failure was reported once
         assert ledger.trouble() is None
 
 
-# A reader without an end
+# A reader that never ends
 
 
-def test_a_forgotten_reader_is_seen_and_the_wal_shrinks_when_it_has_gone(folder: Path, ledger: Ledger) -> None:
+def test_endless_reader_is_noticed_and_the_wal_shrinks_after_its_end(folder: Path, ledger: Ledger) -> None:
     other = sqlite3.connect(folder / "state.db", isolation_level=None)
     other.execute("BEGIN")
     other.execute("SELECT * FROM facts").fetchall()
@@ -689,7 +689,7 @@ def test_a_forgotten_reader_is_seen_and_the_wal_shrinks_when_it_has_gone(folder:
     assert wal.stat().st_size <= WAL_LIMIT_BYTES
 
 
-def test_an_idle_ledger_is_probed_without_a_write(folder: Path, ledger: Ledger) -> None:
+def test_probe_of_an_idle_ledger_writes_nothing(folder: Path, ledger: Ledger) -> None:
     ledger.set_facts(a="b")
     before = (folder / "state.db-wal").stat().st_mtime_ns, ledger.read.version()
     for _ in range(5):
@@ -697,12 +697,12 @@ def test_an_idle_ledger_is_probed_without_a_write(folder: Path, ledger: Ledger) 
     assert ((folder / "state.db-wal").stat().st_mtime_ns, ledger.read.version()) == before
 
 
-def test_a_flag_is_seen_by_others_while_it_is_raised_and_its_holder_lives(folder: Path, ledger: Ledger) -> None:
+def test_flag_is_visible_while_it_is_raised_and_its_holder_lives(folder: Path, ledger: Ledger) -> None:
     assert trouble_of(folder) is None
     for trouble in Trouble:
         ledger.show_trouble(trouble)
         assert trouble_of(folder) is trouble
-        holder(folder)  # which opens and closes the lock file in the very process
+        holder(folder)  # it opens and closes the lock file in the same process
         assert trouble_of(folder) is trouble
     ledger.show_trouble(None)
     assert trouble_of(folder) is None

@@ -1,5 +1,7 @@
-"""A state folder that is full, read-only, locked or failing under a running agent: told in all places within five seconds,
-once, and no longer when it is over. Needs root for mounts."""
+"""A state folder that is full, read-only, locked or failing under a running agent.
+
+The trouble is reported everywhere within five seconds, once, and only while it lasts. Needs root for mounts.
+"""
 
 import json
 import os
@@ -20,7 +22,7 @@ from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import fill, loop_disk, small_disk
 from tests.rig.faults import KEY, FaultyServer
 
-SOON = 5.0  # seconds in which people must hear of it
+SOON = 5.0  # seconds in which the trouble must be reported
 LISTEN = {"web": {"listen": "127.0.0.1:0"}}
 
 
@@ -51,7 +53,7 @@ def failing(state: Path, agent: AgentProcess) -> Iterator[None]:
 
 
 def everywhere(agent: AgentProcess, page: str) -> dict[str, bool]:
-    """Where the ledger is told to be in trouble."""
+    """Report of the trouble at each of its places."""
     ready = httpx.get(page + "readyz")
     of_page = httpx.get(page + "api/status").json()["problems"]
     return {
@@ -63,7 +65,7 @@ def everywhere(agent: AgentProcess, page: str) -> dict[str, bool]:
 
 
 def heard(manager: socket.socket) -> list[str]:
-    """What the service manager was told since it listened last."""
+    """Messages to the service manager since the last call."""
     said = []
     with suppress(BlockingIOError):
         while True:
@@ -79,7 +81,7 @@ TROUBLES: dict[str, tuple[Callable[[Path, AgentProcess], object], Trouble]] = {
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
-def test_a_state_folder_in_trouble_is_told_in_all_places_once_and_while_it_lasts(
+def test_state_folder_trouble_is_reported_everywhere_once_while_it_lasts(
     kind: str, server: FaultyServer, tmp_path: Path
 ) -> None:
     happens, trouble = TROUBLES[kind]
@@ -100,7 +102,7 @@ def test_a_state_folder_in_trouble_is_told_in_all_places_once_and_while_it_lasts
             assert time.monotonic() - began < SOON + 2.0, "the news took longer than people wait, and two processes to start"
             assert "ledger" in agent.call("status").stdout
             assert any(f"STATUS=in trouble: {state}" in said for said in heard(manager))
-            while time.monotonic() - began < 15:  # longer than a lock is waited for
+            while time.monotonic() - began < 15:  # longer than the wait for a lock
                 (agent.drop / f"{time.monotonic()}.jsonl").write_text('{"a": 1}\n')
                 time.sleep(0.5)
         eventually("the end of it", lambda: "ledger: works again" in agent.log(), patience=20)
@@ -118,7 +120,7 @@ def test_a_state_folder_in_trouble_is_told_in_all_places_once_and_while_it_lasts
         assert "Traceback" not in agent.log()
 
 
-def test_status_tells_of_trouble_without_a_page_and_of_a_disk_that_the_kernel_made_read_only(
+def test_status_shows_trouble_without_a_page_and_a_disk_made_read_only_by_the_kernel(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     with ExitStack() as stack:
@@ -149,7 +151,7 @@ def put_older_back(state: Path) -> None:
 
 
 @pytest.mark.parametrize("take_away", [remove_folder, put_older_back])
-def test_an_agent_whose_ledger_is_taken_away_ends_with_a_word_and_the_next_one_loses_nothing(
+def test_agent_with_a_removed_ledger_ends_with_a_message_and_the_next_one_loses_nothing(
     server: FaultyServer, tmp_path: Path, take_away: Callable[[Path], None]
 ) -> None:
     with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
@@ -169,7 +171,7 @@ def test_an_agent_whose_ledger_is_taken_away_ends_with_a_word_and_the_next_one_l
 
 
 @pytest.mark.parametrize("room", [16384, 65536])
-def test_a_start_on_a_full_disk_leaves_nothing_that_is_told_as_something_else(room: int, tmp_path: Path) -> None:
+def test_start_on_a_full_disk_leaves_no_file_that_is_misreported_later(room: int, tmp_path: Path) -> None:
     with AgentProcess(tmp_path / "box", "http://127.0.0.1:9/api", KEY) as agent, small_disk(agent.state, "size=1m") as state:
         filler = fill(state)
         os.truncate(filler, filler.stat().st_size - room)

@@ -1,11 +1,13 @@
-"""From staging to the place where servers read: all at once, or not at all.
+"""Publication: moves a model from staging to the place where servers read, all at once or not at all.
 
-A published folder appears by one rename, after every byte of it was synced, and goes by one. What is there already is
-never written into; files that are selected later join it, each by a rename. Failures handled: a crash between any two steps
-(the next start finds the folder by its record and goes on), a folder that belongs to another model or to nobody (a name of
-its own is taken), a symlink where the model's folder should be (`Rejected`), a folder that somebody opens while it is
-removed or renamed (put back), a link or a FIFO that somebody has put among what was collected (removed, never followed), a
-record that can't be read now (`LocalFault`: it counts as there), a full disk.
+A published folder appears by one rename, after every byte of it was synced, and disappears by one. Existing files are never
+written into; files that are selected later join it, each by a rename.
+
+Failures handled: a crash between any two steps (the next start finds the folder by its record and continues), a folder that
+belongs to another model or to none (the model gets another name, or `Rejected` if that is taken too), a symlink in the place
+of the model's folder (`Rejected`), a folder that a process opens while it is removed or renamed (put back), a link or a FIFO
+that another user put among the collected files (removed, never followed), a record that can't be read now (`LocalFault`: the
+folder counts as present), a full disk.
 """
 
 import os
@@ -38,7 +40,7 @@ from axomsync.mirror.publish.staging import (
 
 
 class MirrorFolder:
-    """The mirror folder: staging below `.axomsync`, published models beside it. `agent` tells several agents apart."""
+    """The mirror folder: staging below `.axomsync`, published models beside it. `agent` distinguishes several agents."""
 
     def __init__(self, root: Path, agent: str) -> None:
         self.root = root
@@ -47,7 +49,7 @@ class MirrorFolder:
 
     @contextmanager
     def alone(self, step: Callable[[], None]) -> Iterator[None]:
-        """What is published is mended or extended by one thread at a time; `step` is called while waiting for one's turn."""
+        """Hold the lock for repairing or extending published models; `step` is called while this thread waits for it."""
         while not self._changing.acquire(timeout=1.0):
             step()
         try:
@@ -56,9 +58,9 @@ class MirrorFolder:
             self._changing.release()
 
     def check(self, published: list[Model]) -> None:
-        """Raise `LocalFault` unless the mirror folder is there, with the filesystem that it had when these were published.
+        """Raise `LocalFault` unless the mirror folder exists, on the same filesystem as when these models were published.
 
-        An empty mount point must not look as if somebody had removed all models: they would be fetched onto another disk.
+        An empty mount point must not look as if all models had been removed: they would be fetched onto another disk.
         """
         free_bytes(self.root)
         internal = self.root / INTERNAL
@@ -69,13 +71,13 @@ class MirrorFolder:
             )
 
     def room(self, reserve: int) -> int:
-        """Bytes that mirroring may still use. Raises `LocalFault` when the folder is missing."""
+        """Bytes that mirroring may still use. Raises `LocalFault` if the folder is missing."""
         return free_bytes(self.root) - reserve
 
     def find(self, model: Model) -> Path:
-        """The folder where `model` is published, or where it may be.
+        """Find the folder where `model` is published or can be published.
 
-        That is `<name>/<version>`, or a name of its own when that belongs to another model. Raises `Rejected`.
+        It is `<name>/<version>`, or another name if that belongs to another model. Raises `Rejected`.
         """
         remote = RemoteModel(model.id, model.name, model.version, None, None, "", None)
         for clash in (False, True):
@@ -89,12 +91,12 @@ class MirrorFolder:
 
     @staticmethod
     def owner(folder: Path) -> str | None:
-        """Id of the model that is published in `folder`, None when it has no record. Raises `LocalFault`."""
+        """Id of the model that is published in `folder`; None if it has no record. Raises `LocalFault`."""
         record = read_record(folder)
         return record.model.id if record else None
 
     def publish(self, record: Record, target: Path) -> None:
-        """Move a complete staging folder to its final place, and make `current` follow. Raises `LocalFault`."""
+        """Move a complete staging folder to its final place, and update `current`. Raises `LocalFault`."""
         staging = self.staging.path(record.model.id)
         try:
             remove_strangers(staging, {file.rel for file in record.files})
@@ -109,10 +111,10 @@ class MirrorFolder:
         self.point_current(target.parent)
 
     def extend(self, folder: Path, record: Record) -> None:
-        """Move what is complete in staging to the files that are published already. `record` is of them all.
+        """Move the complete files from staging to the published ones. `record` describes all of them.
 
-        Raises `LocalFault`. Whoever reads meanwhile finds each file whole or not at all, and large ones before the small
-        ones that describe them; done again after a crash, the rest follows.
+        Raises `LocalFault`. A process that reads meanwhile finds each file whole or not at all, and large files before the
+        small ones that describe them. After a crash, another call moves the rest.
         """
         staging = self.staging.path(record.model.id)
         more = [file.rel for file in sorted(record.files, key=lambda file: -file.size) if (staging / file.rel).is_file()]
@@ -131,9 +133,9 @@ class MirrorFolder:
         self.staging.discard(record.model.id)
 
     def adopt(self, folder: Path, record: Record) -> None:
-        """Take over a folder in which a model was published before the ledger knew; `record` has its labels of today.
+        """Take over a folder that was published before this ledger knew its model; `record` has its labels of today.
 
-        Raises `Rejected` when a file of it is missing or has another size, and `LocalFault`.
+        Raises `Rejected` if a file of it is missing or has another size, and `LocalFault`.
         """
         if (rel := self.lacks(folder, record)) is not None:
             raise Rejected(f"{folder} is not whole, {printable(rel)} was changed or removed; remove the folder")
@@ -147,7 +149,7 @@ class MirrorFolder:
 
     @staticmethod
     def lacks(folder: Path, record: Record) -> str | None:
-        """A file of a published model that is missing or has another size, None when there is none. Raises `LocalFault`."""
+        """Find a file of a published model that is missing or has another size; None without one. Raises `LocalFault`."""
         for file in record.files:
             try:
                 if (folder / file.rel).stat(follow_symlinks=False).st_size == file.size:
@@ -160,9 +162,9 @@ class MirrorFolder:
         return None
 
     def follow_labels(self, model: Model) -> tuple[Path, str | None]:
-        """Rename the folder of a published model as the console calls it now; where it is, and why it is not there yet.
+        """Rename the folder of a published model to its name in the console; returns its path, and the reason for a delay.
 
-        Raises `LocalFault`, `Rejected`. After a crash it is done again, or the folder is found where it is.
+        Raises `LocalFault`, `Rejected`. After a crash it is done again, or the folder is found in its place.
         """
         old, labels = Path(model.path or ""), RemoteModel(model.id, model.name, model.version, None, None, "", None)
         if old == self.root.joinpath(*folder_names(labels, clash=False)) or old.parent.parent != self.root:
@@ -186,13 +188,13 @@ class MirrorFolder:
         return new, None
 
     def _rename_unread(self, old: Path, new: Path) -> str | None:
-        """Rename a published folder unless somebody has it open: then who. Raises `LocalFault`, `OSError`."""
+        """Rename a published folder unless a process has it open; returns that process. Raises `LocalFault`, `OSError`."""
         if (reader := reader_of(old)) is not None:
             return reader
         make_folders(new.parent, self.root)
         current.prepare_move(old, new, self.staging.scratch())
         os.rename(old, new)
-        if (reader := reader_of(new)) is not None:  # in that very moment; it will want to open more of it
+        if (reader := reader_of(new)) is not None:  # it opened the folder just now, and will open more of it
             os.rename(new, old)
             current.take_back_move(old, new, self.staging.scratch())
         sync_folder(new.parent)
@@ -200,17 +202,17 @@ class MirrorFolder:
         return reader
 
     def point_current(self, parent: Path) -> None:
-        """Make `current` in the folder of a name lead where it should. Raises `LocalFault`."""
+        """Point `current` in the folder of a name at its version for servers. Raises `LocalFault`."""
         current.point(parent, self.staging.scratch())
 
     def tend_current(self, parent: Path) -> str | None:
-        """Make `current` of a name where there is none; what somebody else has put in its place. Raises `LocalFault`."""
+        """Make `current` of a name if it is missing; returns a remark if another file has its place. Raises `LocalFault`."""
         if (fault := current.foreign(parent)) is None and current.leads_to(parent) is None:
             self.point_current(parent)
         return fault
 
     def published(self) -> Iterator[tuple[Path, Record | LocalFault]]:
-        """Every folder below the mirror with the model in it, or why that can't be known now. Raises `LocalFault`."""
+        """Yields every folder below the mirror, with its record or the reason why it can't be read. Raises `LocalFault`."""
         try:
             names = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
         except OSError as error:
@@ -221,26 +223,26 @@ class MirrorFolder:
                     yield Path(entry.path, version), record
 
     def remove(self, folder: Path, model_id: str) -> str | None:
-        """Take a published model out of sight by one rename, then delete it. Raises `LocalFault`.
+        """Move a published model out of sight by one rename, then delete it. Raises `LocalFault`.
 
-        Returns who opened it in that very moment, if somebody did: it is back in its place then.
+        Returns the process that opened it at that moment, if there was one: the model is back in its place then.
         """
         grave = self.staging.grave(model_id)
         try:
             os.rename(folder, grave)
             sync_folder(folder.parent)
-            if reader := reader_of(grave):  # it will want to open more of it
+            if reader := reader_of(grave):  # it will open more of the model
                 os.rename(grave, folder)
                 return reader
         except FileNotFoundError:
-            return None  # somebody else has removed it
+            return None  # another process has removed it
         except OSError as error:
             raise local_fault(error) from None
         shutil.rmtree(grave, ignore_errors=True)
         return None
 
     def restore_record(self, model: Model, files: Iterable[ModelFile]) -> None:
-        """Write the record of a published folder anew where it can't be read any more. Raises `LocalFault`."""
+        """Write the record of a published folder again if it can't be read. Raises `LocalFault`."""
         folder = Path(model.path or "")
         if not is_folder(folder) or read_record(folder) is not None:
             return

@@ -1,8 +1,8 @@
-"""The mirror folder's inner part, `.axomsync/<agent>`: where files are collected, removed, and mended, out of sight.
+"""The inner part of the mirror folder, `.axomsync/<agent>`: files are collected, removed and repaired there, out of sight.
 
-Failures handled: a mirror folder that is missing (`LocalFault`; it is not made), links and files in the place of our folders
+Failures handled: a missing mirror folder (`LocalFault`; it is not made), links and files in the place of our folders
 (`Rejected`, nothing is followed), a link or a FIFO among collected files (removed, never followed), files that a crash left
-linked to published ones (unlinked before they are written into), leavings of a crash and of agents that are gone (`sweep`).
+linked to published ones (unlinked before a write), leftovers of a crash and of agents that are gone (`sweep`).
 """
 
 import os
@@ -20,7 +20,7 @@ from axomsync.core.records import RemoteModel
 from axomsync.mirror.layout import folder_names
 from axomsync.mirror.publish.abandoned import remove_abandoned
 
-ABANDONED_SECONDS = 3600.0  # what takes its place within moments, and is still there after so long, nobody waits for
+ABANDONED_SECONDS = 3600.0  # age at which a temporary name counts as abandoned; in use it exists only moments
 
 
 class Staging:
@@ -31,12 +31,12 @@ class Staging:
         self._internal = root / INTERNAL / agent
 
     def path(self, model_id: str) -> Path:
-        """The folder where a model's files are collected; on the filesystem that they will stay on."""
+        """The folder for a model's collected files; on the filesystem where they will stay."""
         name, _ = folder_names(RemoteModel(model_id, model_id, "-", None, None, "", None), clash=False)
         return self._internal / name
 
     def prepare(self, model_id: str, rels: Mapping[str, int]) -> Path:
-        """The staging folder with the sub-folders that `rels` need. Raises `LocalFault`, or `Rejected` for a symlink."""
+        """Make the staging folder with the sub-folders of `rels`. Raises `LocalFault`, or `Rejected` for a symlink."""
         free_bytes(self._root)
         staging = self.path(model_id)
         try:
@@ -48,14 +48,14 @@ class Staging:
         return staging
 
     def discard(self, model_id: str) -> bool:
-        """Delete what was collected for a model; returns whether there was something."""
+        """Delete the collected files of a model; True if there were any."""
         staging = self.path(model_id)
         collected = staging.is_dir()
         shutil.rmtree(staging, ignore_errors=True)
         return collected
 
     def scratch(self) -> Path:
-        """A folder of this agent's own on the filesystem of the mirror. Raises `LocalFault`."""
+        """Make a folder for this agent alone on the filesystem of the mirror. Raises `LocalFault`."""
         try:
             make_folders(self._internal, self._root)
         except OSError as error:
@@ -63,13 +63,13 @@ class Staging:
         return self._internal
 
     def grave(self, model_id: str) -> Path:
-        """Where a published folder is moved to be deleted; what a crash left there is deleted. Raises `LocalFault`."""
+        """Path for a published folder that is to be deleted; leftovers of a crash are removed. Raises `LocalFault`."""
         grave = self.scratch() / f"{REMOVED}{self.path(model_id).name}"
         shutil.rmtree(grave, ignore_errors=True)
         return grave
 
     def workshop(self, model_id: str) -> Path:
-        """An empty folder for the new copies of damaged files. Raises `LocalFault`."""
+        """Make an empty folder for the new copies of damaged files. Raises `LocalFault`."""
         folder = self.scratch() / f"{REPAIRED}{self.path(model_id).name}"
         shutil.rmtree(folder, ignore_errors=True)
         try:
@@ -79,13 +79,13 @@ class Staging:
         return folder
 
     def sweep(self, now: float) -> None:
-        """Delete what a crash has left of what was being removed or repaired, and what agents have that are gone."""
+        """Delete leftovers: of removals and repairs that a crash interrupted, and of agents that are gone."""
         remove_abandoned(self._internal, now)
         for kind in (REMOVED, REPAIRED):
             for left in self._internal.glob(f"{kind}*"):
                 shutil.rmtree(left, ignore_errors=True)
         unfinished = os.fsdecode(UNFINISHED)
-        links = self._root.glob(f"{INTERNAL}/*/{NEW_LINK}*")  # of this agent, and of commands that nobody runs any more
+        links = self._root.glob(f"{INTERNAL}/*/{NEW_LINK}*")  # of this agent, and of commands that have ended
         for path in [*links, *self._root.glob(f"*/*/{unfinished}*"), *self._root.glob(f"{INTERNAL}/*/*/{unfinished}*")]:
             with suppress(OSError):
                 if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
@@ -93,7 +93,7 @@ class Staging:
 
 
 def free_bytes(root: Path) -> int:
-    """Bytes that are free in the mirror folder. Raises `LocalFault` when it is missing."""
+    """Free bytes in the mirror folder. Raises `LocalFault` if it is missing."""
     try:
         status = os.statvfs(root)
     except OSError as error:
@@ -102,7 +102,7 @@ def free_bytes(root: Path) -> int:
 
 
 def _let_go_of_links(staging: Path) -> None:
-    """What a crash has left linked to a published file must not be written into."""
+    """Unlink files that a crash left linked to published files: a write into them would change those."""
     for folder, _, names in os.walk(staging):
         for path in (os.path.join(folder, name) for name in names):
             if os.lstat(path).st_nlink > 1:
@@ -110,7 +110,7 @@ def _let_go_of_links(staging: Path) -> None:
 
 
 def remove_strangers(staging: Path, wanted: set[str]) -> None:
-    """Files of an earlier manifest must not be published."""
+    """Remove files of an earlier manifest: they must not be published."""
     for folder, folders, names in os.walk(staging, topdown=False):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in names + links:
@@ -139,7 +139,10 @@ def _give_mode(path: str | Path, kind: int, mode: int) -> None:
 
 
 def make_folders(folder: Path, root: Path) -> None:
-    """`mkdir -p` that gives new folders 0755 whatever the umask is, makes no mirror folder and follows no symlink in it."""
+    """Make missing folders below `root`, with 0755 whatever the umask is; follows no symlink in it.
+
+    `root` itself, the mirror folder, is never made.
+    """
     if folder == root:
         return
     make_folders(folder.parent, root)
@@ -154,7 +157,7 @@ def make_folders(folder: Path, root: Path) -> None:
 
 
 def kind_of(path: Path) -> int | None:
-    """The type of what is there, as stat(2) has it, a link itself and not its target; None when nothing is."""
+    """File type at a path, as in stat(2); a link is not followed; None if nothing exists there."""
     try:
         return stat.S_IFMT(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
