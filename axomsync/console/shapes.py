@@ -1,4 +1,4 @@
-"""The documented forms of the console's answers, and how they are read. Pure.
+"""The documented forms of the console's answers, and their parsing. Pure.
 
 Failures handled: entries that do not fit their form (named, so that the others can be used), lists that are wrapped in an
 object, texts that would forge a line of the log, numbers that the ledger can't hold, empty objects that stand for folders.
@@ -30,16 +30,16 @@ from axomsync.core.errors import Rejected, Transient
 from axomsync.core.text import printable
 from axomsync.storage.s3 import plain_md5
 
-MOST_FILES = 100_000  # of a model
+MOST_FILES = 100_000  # of one model
 DIGEST_BYTES = {"md5": 16, "sha256": 32, "blake3": 32}
 NAMED_MOST = 5  # entries that were left out, in one line
-LARGEST_NUMBER = (1 << 63) - 1  # that the ledger can hold
+LARGEST_NUMBER = (1 << 63) - 1  # largest integer of the ledger
 
 R = TypeVar("R")
 
 
 def _none_unless_valid(value: object, valid: ValidatorFunctionWrapHandler) -> object:
-    """What is only told to people must not cost a model its place in the list."""
+    """Replace an invalid value by None: a field that is only shown must not cost a model its place in the list."""
     try:
         return valid(value)
     except ValidationError:
@@ -50,12 +50,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def _on_one_line(text: str) -> str:
-    """What is only told: control characters become escapes, so that no line of a log or a table is forged."""
+    """Escape the control characters of a text that is only shown, so that no line of a log or a table is forged."""
     return _CONTROL.sub(lambda match: printable(match[0]), text)
 
 
 def _plain(text: str) -> str:
-    """What must stay as it is, such as a key in storage: it may have no control character at all."""
+    """Refuse control characters in a text that must stay as it is, such as a key in storage."""
     if _CONTROL.search(text):
         raise ValueError("it holds a control character")
     return text
@@ -65,7 +65,7 @@ _Text = Annotated[
     str | None, Field(max_length=1000), AfterValidator(lambda t: t and _on_one_line(t)), WrapValidator(_none_unless_valid)
 ]
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_plain)]
-_Label = Annotated[str, StringConstraints(min_length=1, max_length=1000)]  # as it is: what shows it escapes it
+_Label = Annotated[str, StringConstraints(min_length=1, max_length=1000)]  # unchanged; output escapes it
 _Key = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_plain)]
 _Url = Annotated[str, StringConstraints(min_length=1, max_length=16 * 1024), AfterValidator(_plain)]
 _Number = Annotated[int | None, Field(ge=-LARGEST_NUMBER, le=LARGEST_NUMBER), WrapValidator(_none_unless_valid)]
@@ -108,7 +108,7 @@ class FileShape(_Lenient):
     rel: str = Field(max_length=16 * 1024)
     size: int = Field(ge=0, le=LARGEST_NUMBER)
     url: _Url
-    # Not documented today. What can be read is held to; what can't changes nothing.
+    # Not documented today. A readable checksum is checked; an unreadable one changes nothing.
     md5: _Text = None
     sha256: _Text = None
     blake3: _Text = None
@@ -116,7 +116,7 @@ class FileShape(_Lenient):
     etag: _Text = None
 
     def checksums(self) -> tuple[tuple[str, str], ...]:
-        """Those that can be read, as hex, by algorithm."""
+        """The readable checksums as hex, by algorithm."""
         named = {name: getattr(self, name) for name in DIGEST_BYTES}
         algorithm, colon, value = (self.checksum or "").partition(":")
         if colon and algorithm.lower() in named:
@@ -139,14 +139,14 @@ class PresignedShape(_Lenient):
 
 def without_folders(files: list[FileShape]) -> Iterator[FileShape]:
     """Leave out the empty objects for folders that copying tools make: `name/`, or on Azure `name` beside `name/file`."""
-    # With the least of all characters between its parts, a folder is followed by what lies in it when they are sorted.
+    # With the smallest character between its parts, a sorted folder is directly followed by its files.
     in_order = sorted(files, key=lambda file: file.rel.replace("/", "\0"))
     folders = {above.rel for above, below in pairwise(in_order) if below.rel.startswith(f"{above.rel}/")}
     return (file for file in files if file.size or not (file.rel.endswith("/") or file.rel in folders))
 
 
 def _hex_digest(text: str | None, length: int) -> str | None:
-    """A digest of `length` bytes, written as hex or in base64; None for what is none."""
+    """Parse a digest of `length` bytes, in hex or base64; None for other text."""
     if text is None:
         return None
     with suppress(ValueError):
@@ -156,7 +156,7 @@ def _hex_digest(text: str | None, length: int) -> str | None:
 
 
 def entries_of(page: object, path: str) -> list[object]:
-    """The list in an answer, which may be wrapped in an object under whatever name."""
+    """Find the list in an answer; it may be wrapped in an object under any name."""
     if isinstance(page, list):
         return page
     lists = {name: value for name, value in page.items() if isinstance(value, list)} if isinstance(page, dict) else {}
@@ -169,7 +169,7 @@ def entries_of(page: object, path: str) -> list[object]:
 
 
 def what_it_lacks(entry: object, failure: ValidationError) -> str:
-    """Which entry of a list can't be used, and what is wrong with it."""
+    """Name the unusable entry of a list, and its fault."""
     if not isinstance(entry, dict):
         return "one that is no object"
     named = [entry[field] for field in ("name", "version", "id") if isinstance(entry.get(field), str) and entry[field]]
