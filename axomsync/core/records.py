@@ -60,6 +60,29 @@ class RepeatedLines:
 
 
 @dataclass(frozen=True, slots=True)
+class ShapeFinding:
+    """Something odd about the shape of one line; line and column count from 1."""
+
+    line: int
+    column: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The shape of a dataset as a trainer would see it: what its lines are, how much they hold, what is odd about them."""
+
+    kind: str | None  # "text", "chat", "pairs", "preference"; "other" for no known shape; None where nothing was read
+    examples: int
+    turns: int  # messages, in shapes that have some
+    longest_line: int  # characters of the texts of the longest example
+    characters: int  # of all texts
+    mixed: int  # examples that have another shape than `kind`
+    findings: tuple[ShapeFinding, ...]  # the first ones
+    findings_total: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What one reading of a dataset file found."""
 
@@ -69,6 +92,7 @@ class Checked:
     blake3: str | None = None  # of all bytes, when the file goes up whole and is not empty
     shards: tuple[str, ...] = ()  # a BLAKE3 for each planned shard, in order
     repeated: RepeatedLines | None = None
+    shape: Shape | None = None  # None where nobody asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +127,7 @@ class Upload:
     created_at: float
     updated_at: float
     repeated: RepeatedLines | None = None  # None when no line repeats another, or nobody looked
+    shape: Shape | None = None  # None with [drop] schema = "off", and where an older agent checked
     blake3: str | None = None  # of the bytes that were checked; None for shards, and where an older agent checked
     doubtful: bool = False  # storage confirmed it, with an ETag that looks like an MD5 and is not that of the bytes
 
@@ -151,6 +176,7 @@ class Receipt:
     stored: Stored
     duplicate: bool
     at: float
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)

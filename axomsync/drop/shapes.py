@@ -1,0 +1,244 @@
+"""The shape of a dataset, from its lines as they are parsed: counts, and what a trainer would stumble over. Pure.
+
+A window of lines is looked at as a whole, by few calls over lists that say only "nothing is odd here". Where they can't say
+so, parts of the window are looked at likewise, and in the end single lines. Both ways count the same (a test compares them).
+
+Failures handled: lines of any content and in any mixture (findings are counted, and the first kept), keys without end (only
+so many are told), lines too long to be held (counted, and told).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate, chain, islice
+from operator import eq, itemgetter, sub
+from typing import Any
+
+from axomsync.core.records import Shape, ShapeFinding
+from axomsync.drop.columns import column_of
+from axomsync.drop.forms import (
+    INPUT_KEYS,
+    MARKERS,
+    MESSAGE_KEYS,
+    OUTPUTS,
+    ROLES,
+    SYSTEM,
+    Finding,
+    Form,
+    Line,
+    findings_of,
+    form_of,
+    other_form,
+    unknown_form,
+    unwanted,
+    weigh,
+)
+
+KEPT = 20  # findings
+EXTRA_KEYS = 20  # that are told
+PARTS = 8  # of a window in which something is odd
+FEW = 8  # lines, for which looking at the whole does not pay
+
+_role, _content = itemgetter("role"), itemgetter("content")
+
+
+class Shapes:
+    """Takes lines in, in their order. `wanted` is the one kind that the dataset may have, if there is one."""
+
+    def __init__(self, wanted: str | None = None) -> None:
+        self.wanted = wanted
+        self.faults: list[ShapeFinding] = []  # the first of those that are more than a remark
+        self.counts: Counter[str] = Counter()  # of all of these, by their sort
+        self._remarks: list[ShapeFinding] = []
+        self._remarks_total = 0
+        self._form: Form | None = None  # of the first line that has a known one
+        self._known = {"input": INPUT_KEYS, "message": MESSAGE_KEYS}  # keys that call for no look, by where they are
+        self._extra: set[tuple[str, str]] = set()  # keys that were told, each with where it was
+        self._examples = self._formless = self._mixed = 0
+        self._turns = self._characters = self._longest = 0
+
+    def take_window(self, lines: Sequence[dict[str, Any]], window: bytes, number: int) -> None:
+        """Take in parsed lines that follow one another; `window` is their bytes, `number` that of the first."""
+        if not self._took_whole(lines):
+            self._take_parts(lines, window[:-1].split(b"\n"), number)
+
+    def take(self, value: Line, line: bytes, number: int) -> None:
+        """Take in one line: its value, its bytes, its number."""
+        form = form_of(value)
+        self._examples += 1
+        if self.wanted is not None and self._examples == 1 and (form is None or form.kind != self.wanted):
+            self._add(unwanted(form, self.wanted), line, number)
+        if form is None:
+            self._take_formless(value, line, number)
+            return
+        if self._form is None:
+            self._form, self._mixed = form, self._formless
+            self._known["line"] = form.keys
+        elif form is not self._form:
+            self._mixed += 1
+            self._add(other_form(form, self._form), line, number)
+        for finding in findings_of(value, form):
+            self._add(finding, line, number)
+        self._weigh(*weigh(value, form))
+
+    def take_long(self, length: int, number: int) -> None:
+        """Take in a line that is not held, of so many bytes; `number` is its number."""
+        self._examples += 1
+        what = f"the line has {length} bytes, and its shape was not looked at"
+        self._remark(ShapeFinding(number, 1, f"{what}; make examples of it that a trainer can take"))
+
+    def report(self) -> Shape:
+        """Return what was found so far."""
+        kind = self._form.kind if self._form is not None else "other" if self._formless else None
+        findings = sorted([*self._remarks, *self.faults], key=lambda finding: (finding.line, finding.column))
+        return Shape(
+            kind,
+            self._examples,
+            self._turns,
+            self._longest,
+            self._characters,
+            self._mixed,
+            tuple(findings[:KEPT]),
+            self._remarks_total + self.counts.total(),
+        )
+
+    def _took_whole(self, lines: Sequence[dict[str, Any]]) -> bool:
+        """Count these lines if nothing is odd about any of them; else do nothing and return False."""
+        keys = set(chain.from_iterable(lines))
+        if self._form is None:
+            if not self._formless or not keys.isdisjoint(MARKERS):
+                return False
+            self._examples += len(lines)
+            self._formless += len(lines)
+            return True
+        try:
+            turns, lengths = self._sizes(lines, keys, self._form)
+        except (_Odd, KeyError, IndexError, TypeError):
+            return False
+        self._examples += len(lines)
+        self._turns += turns
+        self._characters += sum(lengths)
+        self._longest = max(self._longest, max(lengths))
+        return True
+
+    def _sizes(self, lines: Sequence[dict[str, Any]], keys: set[str], form: Form) -> tuple[int, list[int]]:
+        """Return the turns of these lines, and the characters of each. Raises where something may be odd."""
+        self._demand_known(keys, "line")
+        if form is OUTPUTS:
+            inputs = [line["input"] for line in lines]
+            _demand_all(inputs, dict)
+            self._demand_known(set(chain.from_iterable(inputs)), "input")
+            parts = [([each["messages"] for each in inputs], False)]
+        elif form.kind == "preference" and "prompt" in keys:
+            parts = [([line["prompt"] for line in lines], False)]
+        else:
+            parts = []
+        keys_of_parts = form.needed[1:] if form is OUTPUTS else form.needed
+        parts += [([line[key] for line in lines], key != "prompt") for key in keys_of_parts]
+        if not form.lists:
+            return 0, _total(list(map(_lengths_of_texts, (texts for texts, _ in parts))))
+        for lists, learnt in parts:
+            self._demand_in_order(lists, learnt=learnt)
+        return sum(len(each) for lists, _ in parts for each in lists), _total(
+            [_lengths_of_lists(lists) for lists, _ in parts]
+        )
+
+    def _demand_known(self, keys: set[str], where: str) -> None:
+        unknown = keys - self._known[where]
+        if unknown and (len(self._extra) < EXTRA_KEYS or (where == "line" and not unknown.isdisjoint(MARKERS))):
+            raise _Odd
+
+    def _demand_in_order(self, lists: list[list[dict[str, Any]]], *, learnt: bool) -> None:
+        """Raise unless these lists of messages are as they should be, but for their contents."""
+        _demand_all(lists, list)
+        messages = list(chain.from_iterable(lists))
+        _demand_all(messages, dict)
+        keys = set(chain.from_iterable(messages))
+        self._demand_known(keys, "message")
+        roles = list(map(_role, messages))
+        firsts = [_role(each[0]) for each in lists]
+        if not ROLES.issuperset(roles) or any(map(eq, roles, islice(roles, 1, None))):
+            raise _Odd
+        if any(roles.count(role) != firsts.count(role) for role in SYSTEM):
+            raise _Odd
+        if learnt and [_role(each[-1]) for each in lists].count("assistant") != len(lists):
+            raise _Odd
+        if "weight" in keys:
+            weights = [message.get("weight") for message in messages]
+            if not {int, type(None)}.issuperset(map(type, weights)) or not {0, 1, None}.issuperset(weights):
+                raise _Odd
+
+    def _take_parts(self, values: Sequence[dict[str, Any]], lines: Sequence[bytes], number: int) -> None:
+        """Take in a window in which something is odd, part by part."""
+        length = len(values) // PARTS
+        if length < FEW:
+            for offset, value in enumerate(values):
+                self.take(value, lines[offset], number + offset)
+            return
+        for start in range(0, len(values), length):
+            part = values[start : start + length]
+            if not self._took_whole(part):
+                self._take_parts(part, lines[start : start + length], number + start)
+
+    def _take_formless(self, value: Line, line: bytes, number: int) -> None:
+        self._formless += 1
+        if self._form is not None:
+            self._mixed += 1
+            self._add(other_form(None, self._form), line, number)
+        elif self._formless == 1:
+            self._add(unknown_form(value), line, number)
+
+    def _weigh(self, turns: int, characters: int) -> None:
+        self._turns += turns
+        self._characters += characters
+        self._longest = max(self._longest, characters)
+
+    def _add(self, finding: Finding, line: bytes, number: int) -> None:
+        if finding.extra is not None:
+            self._add_extra(finding.extra, finding, line, number)
+            return
+        self.counts[finding.sort] += 1
+        if len(self.faults) < KEPT:
+            column = column_of(line, finding.path, of_key=finding.of_key)
+            self.faults.append(ShapeFinding(number, column, str(finding)))
+
+    def _add_extra(self, extra: tuple[str, str], finding: Finding, line: bytes, number: int) -> None:
+        """Tell a key that no form has, if it was not told."""
+        if extra in self._extra or len(self._extra) >= EXTRA_KEYS:
+            return
+        self._extra.add(extra)
+        where, key = extra
+        if where != "line" or key not in MARKERS:  # those may make another form of the line
+            self._known[where] |= {key}
+        self._remark(ShapeFinding(number, column_of(line, finding.path, of_key=True), str(finding)))
+
+    def _remark(self, finding: ShapeFinding) -> None:
+        self._remarks_total += 1
+        if len(self._remarks) < KEPT:
+            self._remarks.append(finding)
+
+
+class _Odd(Exception):
+    """Something may be odd about these lines."""
+
+
+def _demand_all(values: Sequence[object], kind: type) -> None:
+    if set(map(type, values)) != {kind}:
+        raise _Odd
+
+
+def _lengths_of_texts(texts: list[str]) -> list[int]:
+    _demand_all(texts, str)
+    if not all(texts) or any(map(str.isspace, texts)):
+        raise _Odd
+    return list(map(len, texts))
+
+
+def _lengths_of_lists(lists: list[list[dict[str, Any]]]) -> list[int]:
+    sums = list(accumulate(_lengths_of_texts(list(map(_content, chain.from_iterable(lists)))), initial=0))
+    ends = [sums[end] for end in accumulate(map(len, lists), initial=0)]
+    return list(map(sub, ends[1:], ends))
+
+
+def _total(parts: list[list[int]]) -> list[int]:
+    """Return the characters of each line, from those of its parts."""
+    return parts[0] if len(parts) == 1 else list(map(sum, zip(*parts, strict=True)))
