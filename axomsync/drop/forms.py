@@ -24,6 +24,7 @@ Failures handled: lines of any content; no finding repeats more of it than a sho
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from axomsync.core.text import printable
@@ -277,6 +278,15 @@ def _conversation(messages: object, path: Path, name: str, *, learnt: bool) -> I
     if learnt and not any(type(message) is dict and message.get("role") == "assistant" for message in messages):
         what = f"no message of {name} has the role assistant"
         yield Finding(path, what, "write the answer that is to be learnt, or leave the line out", "no assistant turn")
+
+
+def are_in_order(roles: tuple[str, ...], *, learnt: bool) -> bool:
+    """Return whether `findings_of` finds nothing in the roles of such a list of messages."""
+    if not roles or not ROLES.issuperset(roles) or (learnt and "assistant" not in roles):
+        return False
+    if not SYSTEM.isdisjoint(roles[1:]):
+        return False
+    return all(one != other or one in TOOLS for one, other in pairwise(roles))
 
 
 def _message(message: Line, path: Path, words: str) -> Iterator[Finding]:

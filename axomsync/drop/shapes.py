@@ -9,8 +9,9 @@ so many are told), lines too long to be held (counted, and told).
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import accumulate, chain, islice
-from operator import eq, itemgetter, sub
+from functools import reduce
+from itertools import chain, islice, repeat
+from operator import add
 from typing import Any
 
 from axomsync.core.records import Shape, ShapeFinding
@@ -20,11 +21,10 @@ from axomsync.drop.forms import (
     MARKERS,
     MESSAGE_KEYS,
     OUTPUTS,
-    ROLES,
-    SYSTEM,
     Finding,
     Form,
     Line,
+    are_in_order,
     findings_of,
     form_of,
     other_form,
@@ -37,8 +37,8 @@ KEPT = 20  # findings
 EXTRA_KEYS = 20  # that are told
 PARTS = 8  # of a window in which something is odd
 FEW = 8  # lines, for which looking at the whole does not pay
-
-_role, _content = itemgetter("role"), itemgetter("content")
+REMEMBERED = 1000  # sequences of roles
+LONGEST_REMEMBERED = 100  # roles
 
 
 class Shapes:
@@ -53,6 +53,8 @@ class Shapes:
         self._form: Form | None = None  # of the first line that has a known one
         self._known = {"input": INPUT_KEYS, "message": MESSAGE_KEYS}  # keys that call for no look, by where they are
         self._extra: set[tuple[str, str]] = set()  # keys that were told, each with where it was
+        # Sequences of roles without a finding, by whether one is to be learnt from.
+        self._good_roles: dict[bool, set[tuple[str, ...]]] = {False: set(), True: set()}
         self._examples = self._formless = self._mixed = 0
         self._turns = self._characters = self._longest = 0
 
@@ -103,16 +105,9 @@ class Shapes:
 
     def _took_whole(self, lines: Sequence[dict[str, Any]]) -> bool:
         """Count these lines if nothing is odd about any of them; else do nothing and return False."""
-        keys = set(chain.from_iterable(lines))
-        if self._form is None:
-            if not self._formless or not keys.isdisjoint(MARKERS):
-                return False
-            self._examples += len(lines)
-            self._formless += len(lines)
-            return True
         try:
-            turns, lengths = self._sizes(lines, keys, self._form)
-        except (_Odd, KeyError, IndexError, TypeError):
+            turns, lengths = self._sizes(lines) if self._form is not None else self._sizes_of_formless(lines)
+        except (_Odd, KeyError, TypeError):
             return False
         self._examples += len(lines)
         self._turns += turns
@@ -120,52 +115,59 @@ class Shapes:
         self._longest = max(self._longest, max(lengths))
         return True
 
-    def _sizes(self, lines: Sequence[dict[str, Any]], keys: set[str], form: Form) -> tuple[int, list[int]]:
+    def _sizes_of_formless(self, lines: Sequence[dict[str, Any]]) -> tuple[int, list[int]]:
+        if not self._formless or not MARKERS.isdisjoint(chain.from_iterable(lines)):
+            raise _Odd
+        self._formless += len(lines)
+        return 0, [0]
+
+    def _sizes(self, lines: Sequence[dict[str, Any]]) -> tuple[int, list[int]]:
         """Return the turns of these lines, and the characters of each. Raises where something may be odd."""
+        form = self._form
+        if form is None:
+            raise _Odd
+        parts = [([line[key] for line in lines], key != "prompt") for key in form.needed]
+        keys: set[str] = set().union(*lines)
         self._demand_known(keys, "line")
+        if form.kind == "preference" and "prompt" in keys:
+            parts.append(([line["prompt"] for line in lines], False))
         if form is OUTPUTS:
-            inputs = [line["input"] for line in lines]
-            _demand_all(inputs, dict)
-            self._demand_known(set(chain.from_iterable(inputs)), "input")
-            parts = [([each["messages"] for each in inputs], False)]
-        elif form.kind == "preference" and "prompt" in keys:
-            parts = [([line["prompt"] for line in lines], False)]
-        else:
-            parts = []
-        keys_of_parts = form.needed[1:] if form is OUTPUTS else form.needed
-        parts += [([line[key] for line in lines], key != "prompt") for key in keys_of_parts]
+            inputs = parts[0][0]
+            self._demand_known(set().union(*inputs), "input")
+            parts[0] = ([each["messages"] for each in inputs], False)
         if not form.lists:
-            return 0, _total(list(map(_lengths_of_texts, (texts for texts, _ in parts))))
-        for lists, learnt in parts:
-            self._demand_in_order(lists, learnt=learnt)
-        return sum(len(each) for lists, _ in parts for each in lists), _total(
-            [_lengths_of_lists(lists) for lists, _ in parts]
-        )
+            return 0, _added([_lengths(texts) for texts, _ in parts])
+        sizes = [self._sizes_of_lists(lists, learnt=learnt) for lists, learnt in parts]
+        return sum(turns for turns, _ in sizes), _added([lengths for _, lengths in sizes])
+
+    def _sizes_of_lists(self, lists: list[list[dict[str, Any]]], *, learnt: bool) -> tuple[int, list[int]]:
+        """Likewise for one list of messages of each line. What is no list of objects raises a `TypeError` on the way."""
+        messages = list(chain.from_iterable(lists))
+        counts = list(map(len, lists))
+        roles = iter([message["role"] for message in messages])
+        self._demand_in_order(set(map(tuple, map(islice, repeat(roles), counts))), learnt=learnt)
+        lengths = iter(_lengths([message["content"] for message in messages]))
+        keys: set[str] = set().union(*messages)
+        self._demand_known(keys, "message")
+        if "weight" in keys:
+            weights = [message.get("weight") for message in messages]
+            if not {int, type(None)}.issuperset(map(type, weights)) or not {0, 1, None}.issuperset(weights):
+                raise _Odd
+        return len(messages), list(map(sum, map(islice, repeat(lengths), counts)))
 
     def _demand_known(self, keys: set[str], where: str) -> None:
         unknown = keys - self._known[where]
         if unknown and (len(self._extra) < EXTRA_KEYS or (where == "line" and not unknown.isdisjoint(MARKERS))):
             raise _Odd
 
-    def _demand_in_order(self, lists: list[list[dict[str, Any]]], *, learnt: bool) -> None:
-        """Raise unless these lists of messages are as they should be, but for their contents."""
-        _demand_all(lists, list)
-        messages = list(chain.from_iterable(lists))
-        _demand_all(messages, dict)
-        keys = set(chain.from_iterable(messages))
-        self._demand_known(keys, "message")
-        roles = list(map(_role, messages))
-        firsts = [_role(each[0]) for each in lists]
-        if not ROLES.issuperset(roles) or any(map(eq, roles, islice(roles, 1, None))):
-            raise _Odd
-        if any(roles.count(role) != firsts.count(role) for role in SYSTEM):
-            raise _Odd
-        if learnt and [_role(each[-1]) for each in lists].count("assistant") != len(lists):
-            raise _Odd
-        if "weight" in keys:
-            weights = [message.get("weight") for message in messages]
-            if not {int, type(None)}.issuperset(map(type, weights)) or not {0, 1, None}.issuperset(weights):
+    def _demand_in_order(self, sequences: set[tuple[str, ...]], *, learnt: bool) -> None:
+        """Raise unless these sequences of roles are without a finding."""
+        known = self._good_roles[learnt]
+        for roles in sequences - known:
+            if not are_in_order(roles, learnt=learnt):
                 raise _Odd
+            if len(known) < REMEMBERED and len(roles) <= LONGEST_REMEMBERED:
+                known.add(roles)
 
     def _take_parts(self, values: Sequence[dict[str, Any]], lines: Sequence[bytes], number: int) -> None:
         """Take in a window in which something is odd, part by part."""
@@ -221,24 +223,13 @@ class _Odd(Exception):
     """Something may be odd about these lines."""
 
 
-def _demand_all(values: Sequence[object], kind: type) -> None:
-    if set(map(type, values)) != {kind}:
-        raise _Odd
-
-
-def _lengths_of_texts(texts: list[str]) -> list[int]:
-    _demand_all(texts, str)
+def _lengths(texts: list[str]) -> list[int]:
+    """Return the characters of texts. Raises where one may be empty, and a `TypeError` where one is no text."""
     if not all(texts) or any(map(str.isspace, texts)):
         raise _Odd
     return list(map(len, texts))
 
 
-def _lengths_of_lists(lists: list[list[dict[str, Any]]]) -> list[int]:
-    sums = list(accumulate(_lengths_of_texts(list(map(_content, chain.from_iterable(lists)))), initial=0))
-    ends = [sums[end] for end in accumulate(map(len, lists), initial=0)]
-    return list(map(sub, ends[1:], ends))
-
-
-def _total(parts: list[list[int]]) -> list[int]:
+def _added(parts: list[list[int]]) -> list[int]:
     """Return the characters of each line, from those of its parts."""
-    return parts[0] if len(parts) == 1 else list(map(sum, zip(*parts, strict=True)))
+    return reduce(lambda one, other: list(map(add, one, other)), parts)
