@@ -21,6 +21,8 @@ class UploadState(StrEnum):
     FAILED = "failed"
 
 
+CHARACTERS_A_TOKEN = 4  # of English text, for the usual tokenizers; other scripts have fewer
+
 UNDER_WAY = frozenset({UploadState.SETTLING, UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
 
 
@@ -80,6 +82,11 @@ class Shape:
     mixed: int  # examples that have another shape than `kind`
     findings: tuple[ShapeFinding, ...]  # the first ones
     findings_total: int
+
+    @property
+    def tokens_estimate(self) -> int:
+        """About how many tokens the texts are; no tokenizer was asked."""
+        return self.characters // CHARACTERS_A_TOKEN
 
 
 @dataclass(frozen=True, slots=True)

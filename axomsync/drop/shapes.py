@@ -8,13 +8,13 @@ so many are told), lines too long to be held (counted, and told).
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import chain, islice, repeat
 from operator import add
 from typing import Any
 
-from axomsync.core.records import Shape, ShapeFinding
+from axomsync.core.records import CHARACTERS_A_TOKEN, Shape, ShapeFinding
 from axomsync.drop.columns import column_of
 from axomsync.drop.forms import (
     INPUT_KEYS,
@@ -217,6 +217,30 @@ class Shapes:
         self._remarks_total += 1
         if len(self._remarks) < KEPT:
             self._remarks.append(finding)
+
+
+def shape_words(document: Mapping[str, Any]) -> str:
+    """Return a `shape_document` in words for people."""
+    kind = {None: "not looked at", "other": "no known shape"}.get(document["kind"], document["kind"])
+    told = [f"{document['examples']:,} example{'s' * (document['examples'] != 1)}"]
+    told += [f"{document['turns']:,} turns"] * bool(document["turns"])
+    if document["characters"]:
+        told += [
+            f"{document['characters']:,} characters of text",
+            f"about {document['tokens_estimate']:,} tokens (an estimate: characters / {CHARACTERS_A_TOKEN})",
+            f"{document['longest_line']:,} characters in the longest line",
+        ]
+    told += [f"{document['mixed']:,} of another shape"] * bool(document["mixed"])
+    return f"{kind}: {', '.join(told)}"
+
+
+def shape_warning(document: Mapping[str, Any] | None) -> str | None:
+    """Return the warning for people about a `shape_document`; None when nothing is odd."""
+    if document is None or not document["findings"]:
+        return None
+    total, first = document["findings_total"], document["findings"][0]
+    count = f"{total:,} findings in its shape, first" if total > 1 else "1 finding in its shape,"
+    return f"{count} line {first['line']}, column {first['column']}: {first['reason']}"
 
 
 class _Odd(Exception):

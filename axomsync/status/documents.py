@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from axomsync.core.paths import CURRENT
 from axomsync.core.records import BaseModel, Dataset, Event, Happening, Model, Shard, Transfer, Upload
 from axomsync.core.text import iso, printable
-from axomsync.drop.documents import repeated_document, shard_document
+from axomsync.drop.documents import repeated_document, shape_document, shard_document
 from axomsync.drop.handover import Batch, appeared
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "sha256": upload.sha256,
         "lines": upload.lines,
         "repeated_lines": repeated_document(upload.repeated),
+        "shape": shape_document(upload.shape),
         "state": str(upload.state),
         "reason": upload.reason,
         "upload_id": upload.upload_id,

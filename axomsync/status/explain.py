@@ -19,7 +19,7 @@ _UPLOAD_MEANS = {
     UploadState.QUEUED: "is a good dataset, and waits for its turn to be uploaded",
     UploadState.UPLOADING: "is on its way to storage",
     UploadState.UPLOADED: "is in storage; register it in the console by its upload_id and key",
-    UploadState.REJECTED: "is no JSONL dataset: correct it, and move it from rejected/ back into the drop folder",
+    UploadState.REJECTED: "is no dataset as wanted: correct it, and move it from rejected/ back into the drop folder",
     UploadState.DUPLICATE: "was uploaded under this name before; nothing is to be done, unless it shall be sent anew",
     UploadState.HELD: "is larger than one upload may be: set [drop] shard, or split it at line ends",
     UploadState.FAILED: "got a final no: mend what the reason says, then `axomsync retry`",
