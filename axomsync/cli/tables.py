@@ -162,6 +162,30 @@ def explanation(document: dict[str, Any]) -> list[Text]:
     return [Text(printable(line)) for line in lines]
 
 
+def checked(document: dict[str, Any]) -> list[Text]:
+    """Lines of `axomsync check`, for one file."""
+    if document["good"]:
+        state = f"good, {document['lines']:,} line{'s' * (document['lines'] != 1)}"
+    else:
+        state = f"would be rejected, {document['problems_total']:,} problem{'s' * (document['problems_total'] != 1)}"
+    lines = [f"{document['path']}: {state}"]
+    if document["shape"] is not None:
+        lines.append(f"  shape: {shape_words(document['shape'])}")
+        lines += _remarks(document["shape"]["findings"], document["shape"]["findings_total"])
+    repeated = repeated_words(document["repeated_lines"], document["lines"])
+    lines += [f"  warning: {repeated}"] * bool(repeated)
+    lines += _remarks(document["problems"], document["problems_total"])
+    return [Text(printable(line)) for line in lines]
+
+
+def _remarks(remarks: Sequence[dict[str, Any]], total: int) -> list[str]:
+    lines = []
+    for each in remarks:
+        place = f"line {each['line']}" * bool(each["line"]) + f", column {each['column']}" * bool(each["column"])
+        lines.append(f"  {place}: {each['reason']}" if place else f"  {each['reason']}")
+    return lines + [f"  … and {total - len(remarks):,} more"] * (total > len(remarks))
+
+
 def _shape(document: dict[str, Any] | None) -> list[str]:
     """Return the shape of a dataset, and the first thing that is odd about it."""
     if document is None:

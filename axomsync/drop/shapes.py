@@ -228,7 +228,7 @@ def shape_words(document: Mapping[str, Any]) -> str:
         told += [
             f"{document['characters']:,} characters of text",
             f"about {document['tokens_estimate']:,} tokens (an estimate: characters / {CHARACTERS_A_TOKEN})",
-            f"{document['longest_line']:,} characters in the longest line",
+            f"{document['longest_line']:,} of them in the longest line",
         ]
     told += [f"{document['mixed']:,} of another shape"] * bool(document["mixed"])
     return f"{kind}: {', '.join(told)}"

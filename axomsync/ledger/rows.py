@@ -131,7 +131,7 @@ def _repeated(text: str | None) -> RepeatedLines | None:
 
 def shape_column(shape: Shape | None) -> str | None:
     """A column that holds the shape of a dataset; NULL for none."""
-    return None if shape is None else json.dumps(asdict(shape), ensure_ascii=False)
+    return None if shape is None else json.dumps(asdict(shape))
 
 
 def _shape(text: str | None) -> Shape | None:
