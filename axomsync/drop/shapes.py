@@ -8,11 +8,11 @@ so many are told), lines too long to be held (counted, and told).
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import chain, islice, repeat
 from operator import add
-from typing import Any
+from typing import Any, TypeVar
 
 from axomsync.core.records import CHARACTERS_A_TOKEN, Shape, ShapeFinding
 from axomsync.drop.columns import column_of
@@ -32,6 +32,8 @@ from axomsync.drop.forms import (
     unwanted,
     weigh,
 )
+
+T = TypeVar("T")
 
 KEPT = 20  # findings
 EXTRA_KEYS = 20  # that are told
@@ -144,16 +146,15 @@ class Shapes:
         """Likewise for one list of messages of each line. What is no list of objects raises a `TypeError` on the way."""
         messages = list(chain.from_iterable(lists))
         counts = list(map(len, lists))
-        roles = iter([message["role"] for message in messages])
-        self._demand_in_order(set(map(tuple, map(islice, repeat(roles), counts))), learnt=learnt)
-        lengths = iter(_lengths([message["content"] for message in messages]))
+        self._demand_in_order(set(_grouped([message["role"] for message in messages], counts)), learnt=learnt)
+        lengths = _lengths([message["content"] for message in messages])
         keys: set[str] = set().union(*messages)
         self._demand_known(keys, "message")
         if "weight" in keys:
             weights = [message.get("weight") for message in messages]
             if not {int, type(None)}.issuperset(map(type, weights)) or not {0, 1, None}.issuperset(weights):
                 raise _Odd
-        return len(messages), list(map(sum, map(islice, repeat(lengths), counts)))
+        return len(messages), list(map(sum, _grouped(lengths, counts)))
 
     def _demand_known(self, keys: set[str], where: str) -> None:
         unknown = keys - self._known[where]
@@ -252,6 +253,14 @@ def _lengths(texts: list[str]) -> list[int]:
     if not all(texts) or any(map(str.isspace, texts)):
         raise _Odd
     return list(map(len, texts))
+
+
+def _grouped(values: Iterable[T], counts: list[int]) -> Iterable[tuple[T, ...]]:
+    """Return values of messages by their lists, which have `counts` of them."""
+    each = iter(values)
+    if counts.count(counts[0]) == len(counts) and counts[0]:  # twice as fast, and common
+        return zip(*repeat(each, counts[0]), strict=True)
+    return map(tuple, map(islice, repeat(each), counts))
 
 
 def _added(parts: list[list[int]]) -> list[int]:
