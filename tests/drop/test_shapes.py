@@ -1,6 +1,8 @@
 """The shape of a dataset: samples of each shape, faults with their place, and two ways of counting that agree."""
 
+import io
 import json
+import os
 from typing import Any
 
 import orjson
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from axomsync.core.records import Shape
 from axomsync.drop.columns import column_of
 from axomsync.drop.forms import KINDS, QUOTED
+from axomsync.drop.jsonl import LARGE_LINE, InvalidDataset, check, check_stream
 from axomsync.drop.shapes import EXTRA_KEYS, KEPT, Shapes
 
 Lines = list[bytes]
@@ -499,6 +502,35 @@ OBJECTS = st.one_of(
     st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, PARTS) | {"input": INPUTS, "id": VALUES}),
     st.dictionaries(st.sampled_from([*KEYS, *"abcdefghijklmnopqrstuvwxyz"]), VALUES, max_size=4),
 )
+
+
+@pytest.mark.parametrize("read_size", [50, 333, 4096, 1 << 18])
+def test_a_file_has_the_same_shape_whatever_is_read_at_once(read_size: int) -> None:
+    lines = [CHAT, TEXT, CHAT[:-1] + b', "id": 1}', b'{"messages": []}', PAIR] * 40
+    data = b"\n".join(lines)
+    with os.fdopen(os.memfd_create("dataset"), "wb", buffering=0) as file:
+        file.write(data)
+        shape = check(file.fileno(), len(data), "full", lambda: None, shapes=Shapes(), read_size=read_size).shape
+    assert shape == one_by_one(lines).report()
+    assert check_stream(io.BytesIO(data).read, Shapes()).shape == shape
+
+
+def test_a_line_that_is_not_held_is_counted_and_told() -> None:
+    long = b'{"text": "%b"}' % (b"x" * 2 * LARGE_LINE)
+    shapes = Shapes("text")
+    shape = check_stream(io.BytesIO(b"\n".join([TEXT, long, TEXT])).read, shapes).shape
+    assert shape is not None
+    assert (shape.kind, shape.examples, shape.characters, shapes.faults) == ("text", 3, 2, [])
+    [finding] = shape.findings
+    assert (finding.line, finding.column) == (2, 1)
+    assert f"the line has {len(long)} bytes, and its shape was not looked at" in finding.reason
+
+
+def test_a_wanted_shape_makes_other_files_invalid() -> None:
+    with pytest.raises(InvalidDataset) as caught:
+        check_stream(io.BytesIO(b"\n".join([PAIR, CHAT, PAIR])).read, Shapes("chat"))
+    assert (caught.value.total, len(caught.value.faults)) == (2, 2)
+    assert str(caught.value).startswith("line 1, column 1: the line has the shape pairs (prompt and completion), and [drop]")
 
 
 @settings(max_examples=300, deadline=None)
