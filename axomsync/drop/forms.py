@@ -22,16 +22,20 @@ The rules are those that trainers document and all of them can live with:
 Failures handled: lines of any content; no finding repeats more of it than a short, escaped piece.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from axomsync.core.text import printable
 from axomsync.drop.columns import Path
 
 Line = Mapping[str, Any]
 
+T = TypeVar("T")
+
+KEYS_KEPT, LENGTH_KEPT = 100, 2000  # keys of a line that are remembered, and the characters of all
 QUOTED = 24  # characters of a text that are repeated
 SYSTEM = frozenset({"system", "developer"})
 TOOLS = frozenset({"tool", "function"})  # several may answer in a row, and an answer may be empty
@@ -48,7 +52,8 @@ MESSAGE_EXTENSIONS = frozenset({
 })  # fmt: skip
 IN_PLACE_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 INPUT_KEYS = LINE_EXTENSIONS | {"messages"}
-MESSAGE_KEYS = MESSAGE_EXTENSIONS | {"role", "content"}
+PLAIN_KEYS = frozenset({"role", "content"})
+MESSAGE_KEYS = MESSAGE_EXTENSIONS | PLAIN_KEYS
 
 _WHERE = {"line": "the line", "input": "input", "message": "a message"}
 _MEANT_ROLES = {
@@ -64,7 +69,7 @@ _OTHER_FORMS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Form:
     """One form of a shape. `needed` are the keys that make it, in `lists` of messages or as texts."""
 
@@ -105,8 +110,7 @@ MARKERS = frozenset(key for _, _, keys in _FAMILIES for key in keys)
 KINDS = ("chat", "pairs", "preference", "text")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something odd about a line: the path to it, its words, and what it has in common with others of its sort."""
 
     path: Path
@@ -122,13 +126,57 @@ class Finding:
 
 def form_of(line: Line) -> Form | None:
     """Return the form that a line has, or that was meant; None when it is no known one."""
-    for texts, lists, keys in _FAMILIES:
-        if all(key in line for key in texts.needed):
-            return lists if lists is not texts and any(type(line[key]) is list for key in keys) else texts
-    for texts, lists, keys in _FAMILIES:
-        if any(key in line for key in keys):
-            return lists if lists is not texts and any(type(line.get(key)) is list for key in keys) else texts
-    return None
+    texts, lists, keys = _by_keys(_family_of, tuple(line))
+    if lists is not texts:
+        for key in keys:
+            if type(line.get(key)) is list:
+                return lists
+    return texts
+
+
+def _by_keys(ask: Callable[[tuple[str, ...]], T], keys: tuple[str, ...]) -> T:
+    """Return what a cached function says of these keys. Most lines of a file have the same; very long ones are not kept."""
+    if len(keys) > KEYS_KEPT or sum(map(len, keys)) > LENGTH_KEPT:
+        return ask.__wrapped__(keys)  # type: ignore[attr-defined,no-any-return]  # functools adds it
+    return ask(keys)
+
+
+@lru_cache(maxsize=1000)
+def _family_of(keys: tuple[str, ...]) -> tuple[Form | None, Form | None, tuple[str, ...]]:
+    """Return the forms with texts and with lists that a line with these keys has, and the keys that tell them apart."""
+    for texts, lists, markers in _FAMILIES:
+        if set(texts.needed) <= set(keys):
+            return texts, lists, markers
+    for texts, lists, markers in _FAMILIES:
+        if not set(markers).isdisjoint(keys):
+            return texts, lists, markers
+    return None, None, ()
+
+
+@lru_cache(maxsize=1000)
+def _findings_of_keys(keys: tuple[str, ...]) -> "tuple[Finding, ...]":
+    """Return what is odd about the keys of a line of a known form, whatever it holds."""
+    form = _family_of.__wrapped__(keys)[0]
+    if form is None:
+        return ()
+    others = [other for other, _, _ in _FAMILIES if other is not form and set(other.needed) <= set(keys)]
+    known = form.keys.union(*(other.needed for other in others))
+    found = [
+        Finding((), f"{key} is missing", f"write it beside {_others(form, key)}", f"{key} is missing")
+        for key in form.needed
+        if key not in keys
+    ]
+    found += [
+        Finding(
+            (other.needed[-1],),
+            f"the line has two shapes: {form.words}, and {other.words}",
+            "leave one out",
+            "two shapes",
+            of_key=True,
+        )
+        for other in others
+    ]
+    return (*found, *_extra_keys(keys, known, (), "line"))
 
 
 def parts_of(line: Line, form: Form) -> Iterator[tuple[Path, Any, bool]]:
@@ -158,7 +206,10 @@ def weigh(line: Line, form: Form) -> tuple[int, int]:
             characters += len(value)
         elif type(value) is list:
             turns += len(value)
-            characters += sum(_characters(message.get("content")) for message in value if type(message) is dict)
+            for message in value:
+                if type(message) is dict:
+                    content = message.get("content")
+                    characters += len(content) if type(content) is str else _characters(content)
     return turns, characters
 
 
@@ -179,6 +230,7 @@ def unknown_form(line: Line) -> Finding:
     return Finding((), what, remedy, "no known shape")
 
 
+@lru_cache(maxsize=100)
 def other_form(form: Form | None, first: Form) -> Finding:
     """Return what is to be said of a line whose form is another than that of the first."""
     here = "no known shape" if form is None else form.words
@@ -196,20 +248,11 @@ def unwanted(form: Form | None, kind: str) -> Finding:
 
 def findings_of(line: Line, form: Form) -> Iterator[Finding]:
     """Yield everything that is odd about a line of this form."""
-    missing = [key for key in form.needed if key not in line]
-    for key in missing:
-        yield Finding((), f"{key} is missing", f"write it beside {_others(form, key)}", f"{key} is missing")
-    others = [other for other, _, _ in _FAMILIES if other.needed != form.needed and all(key in line for key in other.needed)]
-    for other in others:
-        what = f"the line has two shapes: {form.words}, and {other.words}"
-        yield Finding((other.needed[-1],), what, "leave one out", "two shapes", of_key=True)
-    if not line.keys() <= form.keys:
-        known = form.keys.union(*(other.needed for other in others))
-        yield from _extra_keys(line, known, (), "line")
-    if form is OUTPUTS and not missing:
+    yield from _by_keys(_findings_of_keys, tuple(line))
+    if form is OUTPUTS and "input" in line:
         yield from _input(line["input"])
     for path, value, learnt in parts_of(line, form):
-        name = ".".join(map(str, path))
+        name = str(path[0]) if len(path) == 1 else "input.messages"
         if form.lists:
             yield from _conversation(value, path, name, learnt=learnt)
         else:
@@ -220,8 +263,8 @@ def _others(form: Form, key: str) -> str:
     return " and ".join(other for other in form.needed if other != key)
 
 
-def _extra_keys(value: Line, known: frozenset[str], path: Path, where: str) -> Iterator[Finding]:
-    for key in value:
+def _extra_keys(keys: Iterable[str], known: frozenset[str], path: Path, where: str) -> Iterator[Finding]:
+    for key in keys:
         if key in known:
             continue
         what = f"the key {quoted(key)} of {_WHERE[where]} belongs to no shape"
@@ -257,6 +300,9 @@ def _conversation(messages: object, path: Path, name: str, *, learnt: bool) -> I
         return
     previous: object = None
     for number, message in enumerate(messages, 1):
+        if type(message) is dict and _is_plain(message) and message["role"] not in SYSTEM and message["role"] != previous:
+            previous = message["role"]
+            continue
         here = (*path, number - 1)
         if type(message) is not dict:
             what = f"message {number} of {name} is {_kind_of(message)}"
@@ -289,6 +335,22 @@ def are_in_order(roles: tuple[str, ...], *, learnt: bool) -> bool:
     return all(one != other or one in TOOLS for one, other in pairwise(roles))
 
 
+def _is_plain(message: Line) -> bool:
+    """Return whether a message is one of the many that call for no closer look by themselves."""
+    content, role = message.get("content"), message.get("role")
+    if type(content) is not str or not content or content.isspace() or type(role) is not str or role not in ROLES:
+        return False
+    return len(message) == len(PLAIN_KEYS) or (message.keys() <= MESSAGE_KEYS and "weight" not in message)
+
+
+def length_of(message: Line) -> int | None:
+    """Return the characters of a message's content; None when there is a finding."""
+    content = message.get("content")
+    if type(content) is str and content and not content.isspace():
+        return len(content)
+    return None if any(_content(message, (), "")) else _characters(content)
+
+
 def _message(message: Line, path: Path, words: str) -> Iterator[Finding]:
     role = message.get("role")
     if "role" not in message:
@@ -314,8 +376,10 @@ def _message(message: Line, path: Path, words: str) -> Iterator[Finding]:
 
 def _content(message: Line, path: Path, words: str) -> Iterator[Finding]:
     content = message.get("content")
-    if any(message.get(key) for key in IN_PLACE_OF_CONTENT) and not content:
-        return
+    if not content:
+        for key in IN_PLACE_OF_CONTENT:
+            if message.get(key):
+                return
     if "content" not in message:
         yield Finding(path, f"{words} has no content", "write a text, or leave the message out", "empty content")
     elif type(content) is list:

@@ -9,10 +9,11 @@ so many are told), lines too long to be held (counted, and told).
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from itertools import chain, islice, repeat
 from operator import add
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from axomsync.core.records import CHARACTERS_A_TOKEN, Shape, ShapeFinding
 from axomsync.drop.columns import column_of
@@ -27,6 +28,7 @@ from axomsync.drop.forms import (
     are_in_order,
     findings_of,
     form_of,
+    length_of,
     other_form,
     unknown_form,
     unwanted,
@@ -147,7 +149,7 @@ class Shapes:
         messages = list(chain.from_iterable(lists))
         counts = list(map(len, lists))
         self._demand_in_order(set(_grouped([message["role"] for message in messages], counts)), learnt=learnt)
-        lengths = _lengths([message["content"] for message in messages])
+        lengths = _lengths_of_contents(messages)
         keys: set[str] = set().union(*messages)
         self._demand_known(keys, "message")
         if "weight" in keys:
@@ -253,6 +255,16 @@ def _lengths(texts: list[str]) -> list[int]:
     if not all(texts) or any(map(str.isspace, texts)):
         raise _Odd
     return list(map(len, texts))
+
+
+def _lengths_of_contents(messages: list[dict[str, Any]]) -> list[int]:
+    """Return the characters of contents, which may be no plain texts. Raises where something is odd."""
+    with suppress(_Odd, KeyError, TypeError):
+        return _lengths([message["content"] for message in messages])
+    lengths = list(map(length_of, messages))
+    if None in lengths:
+        raise _Odd
+    return cast("list[int]", lengths)
 
 
 def _grouped(values: Iterable[T], counts: list[int]) -> Iterable[tuple[T, ...]]:
