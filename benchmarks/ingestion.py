@@ -11,6 +11,7 @@ from typing import BinaryIO
 import orjson
 
 from axomsync.drop.jsonl import check
+from axomsync.drop.shapes import Shapes
 from benchmarks.bench import GIB, MIB, Bench, Goal, Result, case, row
 from benchmarks.console import Console
 from benchmarks.measure import Failed, Run
@@ -85,8 +86,9 @@ def lines_a_second(bench: Bench) -> Result:
         with bench.folder(bench.memory) as folder:
             source = lines_of(folder / "lines.jsonl", length, bench.size(CHECKED_SIZE))
             size = source.stat().st_size
-            runs = [_check(source, size) for _ in range(bench.rounds + 1)][1:]
-            rows.append(row(f"lines of {length} bytes", runs, size))
+            for words, shapes in (("", None), (", with their shape", Shapes)):
+                runs = [_check(source, size, shapes) for _ in range(bench.rounds + 1)][1:]
+                rows.append(row(f"lines of {length} bytes{words}", runs, size))
     return Result(rows, [Goal(f"MB/s, {each.name}", each.rate / 1e6, 500, "MB/s", at_least=True) for each in rows], [
         "In one thread, from memory. SHA-256, JSON and looking for repeated lines in one pass. For lines of 91 bytes "
         "SHA-256 and orjson alone, with nothing around them, come to about 500 MB/s."
@@ -106,11 +108,11 @@ def lines_of(path: Path, length: int, size: int) -> Path:
     return path
 
 
-def _check(source: Path, size: int) -> Run:
+def _check(source: Path, size: int, shapes: type[Shapes] | None) -> Run:
     file = os.open(source, os.O_RDONLY)
     try:
         began, used = time.perf_counter(), time.thread_time()
-        check(file, size, "full", lambda: None)
+        check(file, size, "full", lambda: None, shapes=None if shapes is None else shapes())
         return Run(time.perf_counter() - began, time.thread_time() - used, 0)
     finally:
         os.close(file)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from axomsync.core.text import printable
 from axomsync.drop.repeats import repeated_words
+from axomsync.drop.shapes import shape_warning, shape_words
 
 GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok"})
 BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail"})
@@ -152,12 +153,45 @@ def explanation(document: dict[str, Any]) -> list[Text]:
     lines += [f"  to have it uploaded: {facts.get('fix')}"] * bool(facts.get("fix"))
     repeated = repeated_words(facts["repeated_lines"], facts["lines"]) if document["kind"] == "upload" else None
     lines += [f"  warning: {repeated}"] * bool(repeated)
+    lines += _shape(facts.get("shape"))
     lines += [f"  kept by: {obstacle}" for obstacle in document["keeps"]]
     lines += [f"  next try: {document['next_attempt']}"] * bool(document["next_attempt"])
     known = ("id", "path", "bytes", "bytes_done", "bytes_total", "sha256", "upload_id", "key", "remote_status")
     lines += [f"  {name}: {facts[name]}" for name in known if facts.get(name) is not None]
     lines += _proofs(facts.get("files", []))
     return [Text(printable(line)) for line in lines]
+
+
+def checked(document: dict[str, Any]) -> list[Text]:
+    """Lines of `axomsync check`, for one file."""
+    if document["good"]:
+        state = f"good, {document['lines']:,} line{'s' * (document['lines'] != 1)}"
+    else:
+        state = f"would be rejected, {document['problems_total']:,} problem{'s' * (document['problems_total'] != 1)}"
+    lines = [f"{document['path']}: {state}"]
+    if document["shape"] is not None:
+        lines.append(f"  shape: {shape_words(document['shape'])}")
+        lines += _remarks(document["shape"]["findings"], document["shape"]["findings_total"])
+    repeated = repeated_words(document["repeated_lines"], document["lines"])
+    lines += [f"  warning: {repeated}"] * bool(repeated)
+    lines += _remarks(document["problems"], document["problems_total"])
+    return [Text(printable(line)) for line in lines]
+
+
+def _remarks(remarks: Sequence[dict[str, Any]], total: int) -> list[str]:
+    lines = []
+    for each in remarks:
+        place = f"line {each['line']}" * bool(each["line"]) + f", column {each['column']}" * bool(each["column"])
+        lines.append(f"  {place}: {each['reason']}" if place else f"  {each['reason']}")
+    return lines + [f"  … and {total - len(remarks):,} more"] * (total > len(remarks))
+
+
+def _shape(document: dict[str, Any] | None) -> list[str]:
+    """Return the shape of a dataset, and the first thing that is odd about it."""
+    if document is None:
+        return []
+    odd = shape_warning(document)
+    return [f"  shape: {shape_words(document)}", *([f"  warning: {odd}"] if odd else [])]
 
 
 def _proofs(files: Sequence[dict[str, Any]]) -> list[str]:

@@ -174,6 +174,9 @@ def _contradictions(settings: Settings, origins: Mapping[str, str], path: Path) 
     if settings.drop.shard is not None and not 0 < settings.drop.shard <= settings.drop.max_put:
         told = "[drop] shard: must be more than 0 and at most [drop] max_put, or storage would not take the parts"
         found.append((("drop.shard", "drop.max_put"), told))
+    if settings.drop.validate_ == "off" and settings.drop.schema_ not in ("report", "off"):
+        told = f'[drop] schema: "{settings.drop.schema_}" needs lines that are read; set [drop] validate = "full"'
+        found.append((("drop.schema", "drop.validate"), told))
     if settings.web.listen and settings.web.token_file is None and not is_loopback(listen_address(settings.web.listen)[0]):
         told = "[web] listen: the network could look at the page; name a [web] token_file, or listen on 127.0.0.1"
         found.append((("web.listen",), told))

@@ -83,6 +83,11 @@ class DropSettings(_Section):
     validate_: Literal["full", "sample", "off"] = _key(
         "full", "full parses every line; sample the first and last 1 MiB; off trusts the exporter", alias="validate"
     )
+    schema_: Literal["report", "off", "chat", "pairs", "preference", "text"] = _key(
+        "report",
+        "report tells what a trainer would stumble over; the last four reject files that have another shape, or break it",
+        alias="schema",
+    )
     dedupe: Literal["name", "content"] = _key(
         "name", "name uploads equal content again under another name; content uploads it once"
     )

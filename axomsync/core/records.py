@@ -21,6 +21,8 @@ class UploadState(StrEnum):
     FAILED = "failed"
 
 
+CHARACTERS_A_TOKEN = 4  # of English text, for the usual tokenizers; other scripts have fewer
+
 UNDER_WAY = frozenset({UploadState.SETTLING, UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
 
 
@@ -60,6 +62,34 @@ class RepeatedLines:
 
 
 @dataclass(frozen=True, slots=True)
+class ShapeFinding:
+    """Something odd about the shape of one line; line and column count from 1."""
+
+    line: int
+    column: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The shape of a dataset as a trainer would see it: what its lines are, how much they hold, what is odd about them."""
+
+    kind: str | None  # "text", "chat", "pairs", "preference"; "other" for no known shape; None where nothing was read
+    examples: int
+    turns: int  # messages, in shapes that have some
+    longest_line: int  # characters of the texts of the longest example
+    characters: int  # of all texts
+    mixed: int  # examples that have another shape than `kind`
+    findings: tuple[ShapeFinding, ...]  # the first ones
+    findings_total: int
+
+    @property
+    def tokens_estimate(self) -> int:
+        """About how many tokens the texts are; no tokenizer was asked."""
+        return self.characters // CHARACTERS_A_TOKEN
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """Result of one reading of a dataset file."""
 
@@ -69,6 +99,7 @@ class Checked:
     blake3: str | None = None  # of all bytes, when the file goes up whole and is not empty
     shards: tuple[str, ...] = ()  # BLAKE3 of each planned shard, in order
     repeated: RepeatedLines | None = None
+    shape: Shape | None = None  # None where nobody asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +134,7 @@ class Upload:
     created_at: float
     updated_at: float
     repeated: RepeatedLines | None = None  # None when no line repeats another, or none was compared
+    shape: Shape | None = None  # None with [drop] schema = "off", and for files that an older agent checked
     blake3: str | None = None  # of the checked bytes; None for shards, and for files that an older agent checked
     doubtful: bool = False  # confirmed, but the ETag looks like an MD5 and is not the MD5 of the bytes
 
@@ -151,6 +183,7 @@ class Receipt:
     stored: Stored
     duplicate: bool
     at: float
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, slots=True)

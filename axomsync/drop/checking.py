@@ -1,7 +1,7 @@
-"""Check of one file: is it a dataset, which shards it has, and which lines repeat. The result is in the ledger afterwards.
+"""Check of one file: is it a dataset, its shards, its repeated lines, its shape. The result is in the ledger afterwards.
 
-Failures handled: a line that is not valid in a dataset (the row says which, and why), a file that changes while it is read
-(`SourceChanged`), a file that can't be read (`LocalFault`).
+Failures handled: a line that is not valid, or of an unwanted shape (the row says which, and why), a file that changes while
+it is read (`SourceChanged`), a file that can't be read (`LocalFault`).
 """
 
 import logging
@@ -10,8 +10,9 @@ from collections.abc import Callable
 from axomsync.config import DropSettings
 from axomsync.core.records import Segment, Upload, UploadState
 from axomsync.drop import jsonl, shards, source
-from axomsync.drop.documents import repeated_document
+from axomsync.drop.documents import repeated_document, shape_document
 from axomsync.drop.repeats import repeated_words
+from axomsync.drop.shapes import Shapes, shape_warning
 from axomsync.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class Checker:
             self._ledger.move_upload(upload.id, UploadState.CHECKING)
             try:
                 ranges = self._ranges(file, stamp.size)
-                checked = jsonl.check(file, stamp.size, self._settings.validate_, step, shards=ranges)
+                mode, shapes = self._settings.validate_, self._shapes()
+                checked = jsonl.check(file, stamp.size, mode, step, shards=ranges, shapes=shapes)
             except jsonl.InvalidDataset as invalid:
                 source.demand_unchanged(root, upload.path, file, stamp)
                 reason = f"{invalid}; {_correction(upload)}"
@@ -44,7 +46,16 @@ class Checker:
         upload = self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
         if (warning := repeated_words(repeated_document(upload.repeated), upload.lines)) is not None:
             log.warning("%s: %s; it is uploaded as it is", source.shown(upload.path), warning)
+        if shapes is not None and shapes.faults and (odd := shape_warning(shape_document(upload.shape))) is not None:
+            log.warning("%s: %s; it is uploaded as it is", source.shown(upload.path), odd)
         return upload, None
+
+    def _shapes(self) -> Shapes | None:
+        """What takes in the shape of a file; None when that is not asked for, or no line is read."""
+        schema = self._settings.schema_
+        if schema == "off" or self._settings.validate_ == "off":
+            return None
+        return Shapes(None if schema == "report" else schema)
 
     def _ranges(self, file: int, size: int) -> list[Segment]:
         """Ranges of the file's shards; none if it is uploaded whole."""

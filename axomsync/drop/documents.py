@@ -1,8 +1,8 @@
-"""The JSON form of shards and of repeated lines, as receipts, claims and `--json` have it. Pure."""
+"""The JSON form of shards, repeated lines and shapes, as receipts, claims and `--json` have it. Pure."""
 
 from typing import Any
 
-from axomsync.core.records import RepeatedLines, Shard
+from axomsync.core.records import RepeatedLines, Shape, Shard
 
 
 def repeated_document(repeated: RepeatedLines | None) -> dict[str, Any] | None:
@@ -10,6 +10,23 @@ def repeated_document(repeated: RepeatedLines | None) -> dict[str, Any] | None:
     if repeated is None:
         return None
     return {"count": repeated.count, "compared": repeated.compared, "first": list(repeated.first)}
+
+
+def shape_document(shape: Shape | None) -> dict[str, Any] | None:
+    """The shape of a dataset; None where nobody looked."""
+    if shape is None:
+        return None
+    return {
+        "kind": shape.kind,
+        "examples": shape.examples,
+        "turns": shape.turns,
+        "longest_line": shape.longest_line,
+        "characters": shape.characters,
+        "tokens_estimate": shape.tokens_estimate,
+        "mixed": shape.mixed,
+        "findings": [{"line": each.line, "column": each.column, "reason": each.reason} for each in shape.findings],
+        "findings_total": shape.findings_total,
+    }
 
 
 def shard_document(shard: Shard) -> dict[str, Any]:

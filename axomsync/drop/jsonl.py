@@ -6,14 +6,15 @@ stays in the CPU's cache. Only a window with something wrong in it is looked at 
 Failures handled: content of another kind (named by its first bytes), lines that are no JSON object, broken UTF-8 (with
 the position of the byte), blank lines, a last line that was cut off, lines too long to load, an empty file, a file that
 ends before its size (`SourceChanged`), large lines (read piece by piece: eight of 200 MB at once take no more memory than
-any). All problems up to a limit are reported, not just the first. Lines that repeat
-others are no failure, and only told.
+any). All problems up to a limit are reported, not just the first. Lines that repeat others are no failure, and only told; so
+are odd shapes, unless one shape is wanted.
 """
 
 import hashlib
 import os
 import re
 import secrets
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Literal, Self
 import orjson
 
 from axomsync.core.errors import Rejected, SourceChanged
-from axomsync.core.records import Checked, Segment
+from axomsync.core.records import Checked, Segment, Shape
 from axomsync.drop.acceptor import Acceptor, NotJson, NotUtf8, mark_of
 from axomsync.drop.diagnosis import (
     AROUND,
@@ -44,6 +45,7 @@ from axomsync.drop.diagnosis import (
 from axomsync.drop.digests import BackgroundHasher, RangeDigests
 from axomsync.drop.foreign import foreign_content
 from axomsync.drop.repeats import Repeats
+from axomsync.drop.shapes import Shapes
 
 READ_SIZE = 256 * 1024
 WINDOW = 64 * 1024
@@ -51,6 +53,7 @@ SAMPLE_SIZE = 1024 * 1024
 LINE_LIMIT = 256 * 1000 * 1000
 PROBLEM_LIMIT = 20
 START = 4096  # bytes of a line that are looked at when it is too long
+HEAD = 4096  # bytes of a file by which other kinds are known
 
 LARGE_LINE = 1024 * 1024  # what is longer is read piece by piece, and never held
 
@@ -91,6 +94,7 @@ def check(
     beat: Callable[[], None],
     *,
     shards: Sequence[Segment] = (),
+    shapes: Shapes | None = None,
     read_size: int = READ_SIZE,
     line_limit: int = LINE_LIMIT,
     large_line: int = LARGE_LINE,
@@ -99,12 +103,13 @@ def check(
 
     `mode` "sample" parses only the lines near both ends, "off" none; the digests always cover every byte. `shards` are
     ranges that get a digest each. `beat` is called after each piece of at most `read_size` bytes. A line longer than
-    `line_limit` bytes ends the check, one longer than `large_line` is parsed without being held.
+    `line_limit` bytes ends the check, one longer than `large_line` is parsed without being held. `shapes` takes in what the
+    lines are; where it wants one shape, another makes the file invalid.
     """
     sha256, ranges = hashlib.sha256(), RangeDigests(shards or [Segment(0, size)])
-    parser = _Parser(line_limit, large_line)
+    parser = _Parser(line_limit, large_line, shapes)
     if mode != "off":
-        parser.sniff(os.pread(file, 4096, 0), size)
+        parser.sniff(os.pread(file, HEAD, 0), size)
     newlines, last, offset = 0, b"", 0
     with BackgroundHasher(size, sha256.update, ranges.update) as digests:
         while offset < size:
@@ -119,17 +124,56 @@ def check(
             beat()
     lines = newlines + (0 if last in (b"\n", b"") else 1)
     parser.finish(lines)
-    digests_of_ranges, repeated = ranges.hexdigests(), parser.repeats.found()
+    digests_of_ranges, repeated, shape = ranges.hexdigests(), parser.repeats.found(), _shape(shapes)
     if shards:
-        return Checked(sha256.hexdigest(), size, lines, shards=digests_of_ranges, repeated=repeated)
-    return Checked(sha256.hexdigest(), size, lines, next(iter(digests_of_ranges), None), repeated=repeated)
+        return Checked(sha256.hexdigest(), size, lines, shards=digests_of_ranges, repeated=repeated, shape=shape)
+    blake3 = next(iter(digests_of_ranges), None)
+    return Checked(sha256.hexdigest(), size, lines, blake3, repeated=repeated, shape=shape)
+
+
+def check_stream(read: Callable[[int], bytes], shapes: Shapes | None = None) -> Checked:
+    """Check what `read` gives until it gives nothing, as `check` does with a file. Raises `InvalidDataset`.
+
+    A call of `read` returns at most so many bytes.
+    """
+    sha256, parser = hashlib.sha256(), _Parser(LINE_LIMIT, LARGE_LINE, shapes)
+    piece = _head(read)
+    parser.sniff(piece, len(piece))
+    size, newlines, last = 0, 0, b""
+    with BackgroundHasher(sys.maxsize, sha256.update) as digests:
+        while piece:
+            digests.update(piece)
+            newlines += parser.feed(piece, newlines, parse=True)
+            size, last = size + len(piece), piece[-1:]
+            piece = read(READ_SIZE)
+    lines = newlines + (last != b"\n")
+    parser.finish(lines)
+    return Checked(sha256.hexdigest(), size, lines, repeated=parser.repeats.found(), shape=_shape(shapes))
+
+
+def _head(read: Callable[[int], bytes]) -> bytes:
+    """Return as many bytes as tell other kinds of files, or fewer at the end."""
+    head = b""
+    while len(head) < HEAD and (piece := read(READ_SIZE)):
+        head += piece
+    return head
+
+
+def _shape(shapes: Shapes | None) -> Shape | None:
+    """Return what was found of shapes. Raises `InvalidDataset` where another shape was wanted."""
+    if shapes is None:
+        return None
+    if shapes.wanted is not None and shapes.faults:
+        raise InvalidDataset([Fault(each.reason, each.line, each.column) for each in shapes.faults], shapes.counts)
+    return shapes.report()
 
 
 class _Parser:
     """Parses lines as pieces come in and collects what is wrong."""
 
-    def __init__(self, line_limit: int, large_line: int) -> None:
+    def __init__(self, line_limit: int, large_line: int, shapes: Shapes | None = None) -> None:
         self.repeats = Repeats()
+        self._shapes = shapes
         self._line_limit, self._large_line = line_limit, large_line
         self._faults: list[Fault] = []
         self._counts: Counter[str] = Counter()
@@ -184,6 +228,8 @@ class _Parser:
             return 0
         self._flush_blank()
         self.repeats.take_window(window, number)
+        if self._shapes is not None:
+            self._shapes.take_window(lines, window, number)
         return len(lines)
 
     def _line_by_line(self, window: bytes, number: int) -> int:
@@ -209,7 +255,7 @@ class _Parser:
 
     def _last_part(self, tail: bytes, number: int, *, ended: bool = True) -> None:
         """The unfinished line ends with `tail`."""
-        carried, long = self._carry or [], self._long
+        carried, long, length = self._carry or [], self._long, self._carried + len(tail)
         self._carry, self._carried, self._long = [], 0, None
         if long is None:
             self._line(b"".join((*carried, tail)), number, ended=ended)
@@ -221,8 +267,10 @@ class _Parser:
         self._flush_blank()
         if fault is not None:
             self._add(fault)
-        else:
-            self.repeats.take_hashes([long.mark], number)
+            return
+        self.repeats.take_hashes([long.mark], number)
+        if self._shapes is not None:
+            self._shapes.take_long(length, number)
 
     def _demand_short(self, more: int, number: int) -> None:
         if self._carried + more > self._line_limit:
@@ -256,6 +304,8 @@ class _Parser:
         self._flush_blank()
         if type(value) is not dict:
             self._add(Fault.of(not_an_object(value, line[:AROUND].decode(errors="replace")), number, 1))
+        elif self._shapes is not None:
+            self._shapes.take(value, line, number)
         if len(line) > self._large_line:
             self.repeats.take_hashes([mark_of(line)], number)
         else:

@@ -29,13 +29,14 @@ from pydantic import (
     model_validator,
 )
 
+from axomsync.core import records
 from axomsync.core.documents import NotADocument, read_document
 from axomsync.core.errors import LocalFault
 from axomsync.core.folders import Folder
 from axomsync.core.paths import ARCHIVE, RECEIPT, UNFINISHED
 from axomsync.core.records import Receipt, RepeatedLines, Shard, Stored, Upload
 from axomsync.core.text import iso, printable
-from axomsync.drop.documents import repeated_document, shard_document
+from axomsync.drop.documents import repeated_document, shape_document, shard_document
 from axomsync.drop.watch import folder_fault
 
 LARGEST_NUMBER = 2**63 - 1  # that SQLite holds
@@ -91,6 +92,29 @@ class _RepeatedShape(Shape):
     first: list[Count]
 
 
+class _FindingShape(Shape):
+    line: Count
+    column: Count
+    reason: Text
+
+
+class _DatasetShape(Shape):
+    kind: Text | None
+    examples: Count
+    turns: Count
+    longest_line: Count
+    characters: Count
+    mixed: Count
+    findings: list[_FindingShape]
+    findings_total: Count
+
+    def record(self) -> records.Shape:
+        """The same as a record."""
+        found = tuple(records.ShapeFinding(each.line, each.column, each.reason) for each in self.findings)
+        counts = (self.examples, self.turns, self.longest_line, self.characters, self.mixed)
+        return records.Shape(self.kind, *counts, found, self.findings_total)
+
+
 def _demand_below(path: str) -> str:
     if not path or path.startswith("/") or "\0" in path or ".." in path.split("/"):
         raise ValueError("it is no path below the drop folder")
@@ -123,6 +147,7 @@ class _ReceiptShape(StoredShape):
     md5: Text | None = None
     lines: Count | None = None
     repeated_lines: Annotated[_RepeatedShape | None, WrapValidator(_or_nothing)] = None
+    shape: Annotated[_DatasetShape | None, WrapValidator(_or_nothing)] = None
     time: Annotated[Text, AfterValidator(_demand_time)]
     duplicate: bool
     forgotten: Text | None = None  # since when it no longer counts, because somebody wants the content sent again
@@ -144,6 +169,7 @@ def receipt_text(upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> 
         "bytes": upload.stamp.size,
         "lines": confirmed.lines,
         "repeated_lines": repeated_document(upload.repeated),
+        "shape": shape_document(upload.shape),
         "time": iso(confirmed.updated_at),
         "duplicate": upload.id != confirmed.id,
         "shards": [shard_document(shard) for shard in shards],
@@ -172,6 +198,7 @@ def read_receipt(folder: Folder, name: bytes, place: bytes) -> Receipt | None:
         stored=shape.stored(),
         duplicate=shape.duplicate,
         at=datetime.fromisoformat(shape.time).timestamp(),
+        shape=None if shape.shape is None else shape.shape.record(),
     )
 
 

@@ -3,11 +3,12 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from functools import cache, lru_cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from axomsync.core.records import Model, ModelState, RepeatedLines, Stamp, Upload, UploadState
+from axomsync.core.records import Model, ModelState, RepeatedLines, Shape, ShapeFinding, Stamp, Upload, UploadState
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -72,6 +73,7 @@ def to_upload(row: Row) -> Upload:
             )
         },
         repeated=_repeated(row["repeated_lines"]),
+        shape=_shape(row["shape"]),
         doubtful=bool(row["doubtful"]),
     )  # fmt: skip
 
@@ -125,6 +127,22 @@ def _repeated(text: str | None) -> RepeatedLines | None:
         return RepeatedLines(int(document["count"]), int(document["compared"]), tuple(map(int, document["first"])))
     except (KeyError, TypeError, ValueError):
         raise Misfit("repeated_lines") from None
+
+
+def shape_column(shape: Shape | None) -> str | None:
+    """A column that holds the shape of a dataset; NULL for none."""
+    return None if shape is None else json.dumps(asdict(shape))
+
+
+def _shape(text: str | None) -> Shape | None:
+    if text is None:
+        return None
+    try:
+        columns = json.loads(text)
+        found = [fitting(ShapeFinding, **each) for each in columns["findings"]]
+        return fitting(Shape, **columns | {"findings": tuple(found)})
+    except (KeyError, TypeError, ValueError):
+        raise Misfit("shape") from None
 
 
 def _names(text: str) -> list[str]:

@@ -99,6 +99,12 @@ def m016_blake3(db: Database) -> None:
     _execute_all(db, "ALTER TABLE uploads ADD COLUMN blake3 TEXT")
 
 
+@migrations()
+def m017_shape(db: Database) -> None:
+    """The shape of datasets, as a trainer would see it."""
+    _execute_all(db, _SHAPE)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -236,6 +242,9 @@ CREATE INDEX history_of ON history(kind, subject, id);
 
 # JSON of records.RepeatedLines.
 _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
+
+# JSON of records.Shape.
+_SHAPE = "ALTER TABLE uploads ADD COLUMN shape TEXT"
 
 # A JSON list of lines.
 _REMARKS = "ALTER TABLE models ADD COLUMN remarks TEXT"

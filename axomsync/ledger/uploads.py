@@ -13,7 +13,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from axomsync.core.records import Checked, Receipt, Segment, Stamp, Stored, Upload, UploadState
-from axomsync.ledger.rows import stamp_row, to_upload
+from axomsync.ledger.rows import shape_column, stamp_row, to_upload
 from axomsync.ledger.signed_urls import SignedUrlWrites, insert_shards
 
 WENT_AWAY = "the file went away before storage had confirmed it"
@@ -116,6 +116,7 @@ class UploadWrites(SignedUrlWrites):
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
         changes = {**columns, "sha256": checked.sha256, "blake3": checked.blake3, "lines": checked.lines, "reason": None}
         changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
+        changes["shape"] = shape_column(checked.shape)
         planned = list(shards)
 
         def work(db: Database) -> Upload:
@@ -215,6 +216,8 @@ class UploadWrites(SignedUrlWrites):
                 "blake3": None,
                 "md5": None,
                 "lines": None,
+                "repeated_lines": None,
+                "shape": None,
                 "next_attempt": None,
             }
             self._leave_behind(db, upload)
@@ -248,13 +251,14 @@ def _adopt(db: Database, receipt: Receipt) -> None:
     stored = receipt.stored
     upload = db.conn.execute(
         "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, sha256, md5, lines, state,"
-        " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines)"
-        " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?)",
+        " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines, shape)"
+        " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?,?)",
         (
             receipt.path, receipt.filename, receipt.bytes, receipt.sha256, receipt.md5, receipt.lines,
             UploadState.UPLOADED if twin is None else UploadState.DUPLICATE,
             stored.upload_id, stored.key, stored.etag, twin and twin[0],
             receipt.at, receipt.at, None if receipt.repeated is None else json.dumps(asdict(receipt.repeated)),
+            shape_column(receipt.shape),
         ),
     ).lastrowid  # fmt: skip
     if twin is None and upload is not None:

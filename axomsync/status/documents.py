@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from axomsync.core.paths import CURRENT
-from axomsync.core.records import BaseModel, Dataset, Event, Happening, Model, Shard, Transfer, Upload
+from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, Shard, Transfer, Upload
 from axomsync.core.text import iso, printable
-from axomsync.drop.documents import repeated_document, shard_document
+from axomsync.drop.documents import repeated_document, shape_document, shard_document
 from axomsync.drop.handover import Batch, appeared
 
 if TYPE_CHECKING:
+    from axomsync.drop.jsonl import Fault
     from axomsync.mirror.catalog import Change
     from axomsync.mirror.publish.record import Record
 
@@ -32,6 +33,7 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "sha256": upload.sha256,
         "lines": upload.lines,
         "repeated_lines": repeated_document(upload.repeated),
+        "shape": shape_document(upload.shape),
         "state": str(upload.state),
         "reason": upload.reason,
         "upload_id": upload.upload_id,
@@ -41,6 +43,21 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "orphans": list(orphans),
         "created_at": iso(upload.created_at),
         "updated_at": iso(upload.updated_at),
+    }
+
+
+def checked_document(name: str, checked: Checked | None, faults: Sequence["Fault"] = (), total: int = 0) -> Document:
+    """Return one row of `axomsync check --json`. A file without `checked` would be rejected for these first `faults`."""
+    return {
+        "path": printable(name),
+        "good": checked is not None,
+        "bytes": checked and checked.bytes,
+        "sha256": checked and checked.sha256,
+        "lines": checked and checked.lines,
+        "repeated_lines": repeated_document(checked.repeated if checked is not None else None),
+        "shape": shape_document(checked.shape if checked is not None else None),
+        "problems": [{"line": each.line, "column": each.column, "reason": each.reason} for each in faults],
+        "problems_total": total,
     }
 
 

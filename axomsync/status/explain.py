@@ -22,7 +22,7 @@ _UPLOAD_MEANS = {
     UploadState.QUEUED: "is a valid dataset and waits for its turn to be uploaded",
     UploadState.UPLOADING: "is being uploaded",
     UploadState.UPLOADED: "is in storage; register it in the console by its upload_id and key",
-    UploadState.REJECTED: "is no JSONL dataset: correct it, and move it from rejected/ back into the drop folder",
+    UploadState.REJECTED: "is not a dataset as wanted: correct it, and move it from rejected/ back into the drop folder",
     UploadState.DUPLICATE: "was uploaded under this name before; nothing to do, unless you want to send it again",
     UploadState.HELD: "is larger than one upload may be: set [drop] shard, or split it at line ends",
     UploadState.FAILED: "was refused for good: correct what the reason names, then run `axomsync retry`",

@@ -51,7 +51,7 @@ TRANSFER = {"direction", "name", "bytes_done", "bytes_received", "bytes_total", 
 PROBLEM = {"subject", "reason", "since", "next_attempt"}
 UPLOAD = {
     "path", "folder", "filename", "bytes", "sha256", "lines", "state", "reason", "upload_id", "key", "etag", "shards",
-    "orphans", "created_at", "updated_at", "repeated_lines",
+    "orphans", "created_at", "updated_at", "repeated_lines", "shape",
 }  # fmt: skip
 MODEL = {
     "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",

@@ -22,6 +22,10 @@ SHARD: dict[str, Any] = {"filename": "a-1.jsonl", "bytes": 10, "upload_id": "up-
 WHOLE: dict[str, Any] = {
     "path": "a.jsonl", "filename": "a.jsonl", "upload_id": "up-1", "key": "k", "sha256": "a" * 64, "md5": None,
     "etag": '"e"', "bytes": 10, "lines": 1, "repeated_lines": {"count": 1, "compared": 2, "first": [2]},
+    "shape": {
+        "kind": "text", "examples": 1, "turns": 0, "longest_line": 5, "characters": 5, "tokens_estimate": 1, "mixed": 0,
+        "findings": [{"line": 1, "column": 2, "reason": "odd"}], "findings_total": 1,
+    },
     "time": "2026-01-01T00:00:00+00:00", "duplicate": False, "shards": [SHARD], "content": CONTENT,
 }  # fmt: skip
 

@@ -132,6 +132,8 @@ def test_damaged_ledger_gives_one_line_with_advice_or_is_not_noticed(filled: Pat
         ("UPDATE models SET state = 'blockee' WHERE id = 'm-1'", read_all),
         ("UPDATE uploads SET filename = CAST(x'ff41' AS TEXT) WHERE id = 1", read_all),
         ("UPDATE uploads SET repeated_lines = '{' WHERE id = 1", read_all),
+        ("UPDATE uploads SET shape = '{' WHERE id = 1", read_all),
+        ("UPDATE uploads SET shape = '{\"findings\": [1]}' WHERE id = 1", read_all),
         ("UPDATE models SET left_out = '{\"a\": 1}'", read_all),
         ('UPDATE models SET proofs = \'{"proven": "a"}\'', read_all),
         ("UPDATE _sqlite_migrations SET name = 'm00\x11_first' WHERE name = 'm001_first_schema'", read_all),

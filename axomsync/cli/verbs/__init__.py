@@ -17,6 +17,7 @@ MODULES = (  # in the order of `--help`
     "status",
     "uploads",
     "explain",
+    "check",
     "models",
     "datasets",
     "base_models",

@@ -188,8 +188,13 @@ function modelRow(m) {
   return make("li", "", make("div", "line", name, m.bytes_total ? make("span", "facts", part) : null, state(m.state)), reason(m.reason));
 }
 function uploadRow(u) {
-  const line = make("div", "line", make("span", "name", u.path), make("span", "facts", size(u.bytes), " · ", when(u.updated_at)), state(u.state));
-  return make("li", "", line, reason(u.reason));
+  const facts = make("span", "facts", size(u.bytes), " · ", shapeWords(u.shape), when(u.updated_at));
+  return make("li", "", make("div", "line", make("span", "name", u.path), facts, state(u.state)), reason(u.reason));
+}
+function shapeWords(shape) {
+  if (!shape || !shape.kind) return "";
+  const findings = shape.findings_total ? `, ${many(shape.findings_total, "finding")}` : "";
+  return `${shape.kind === "other" ? "no known shape" : shape.kind}, ${many(shape.examples, "example")}${findings} · `;
 }
 function eventRow(e) {
   const subject = e.kind === "problem" ? `${e.subject}: problem` : e.subject;

@@ -1,0 +1,65 @@
+"""`check`: check files as the agent would, before they are dropped.
+
+Failures handled: files that would be rejected, files that can't be read (both are told, and the others are checked), pipes
+of any size.
+"""
+
+import sys
+from typing import Any
+
+import click
+
+from axomsync.cli.common import json_option
+from axomsync.cli.output import print_json
+from axomsync.core.text import printable
+
+SCHEMAS = click.Choice(["report", "chat", "pairs", "preference", "text"])
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option(
+    "--schema", type=SCHEMAS, default="report", help="The shape that the lines must have, as [drop] schema names it."
+)
+@json_option
+def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
+    """Check files as the agent would, and tell the shape of their lines; - is standard input.
+
+    This needs no configuration, no key and no agent. It ends with 1 when a file would be rejected or can't be read.
+    """
+    from axomsync.cli import tables
+    from axomsync.core.oserrors import local_fault
+
+    documents, unread = [], False
+    for name in files:
+        try:
+            document = _checked(name, None if schema == "report" else schema)
+        except FileNotFoundError:
+            unread = True
+            click.echo(f"axomsync: {printable(name)}: it does not exist; correct the name", err=True)
+            continue
+        except OSError as error:
+            unread = True
+            click.echo(f"axomsync: {local_fault(error, name)}", err=True)
+            continue
+        documents.append(document)
+        if not as_json:
+            for line in tables.checked(document):
+                tables.screen().print(line)
+    if as_json:
+        print_json(documents)
+    if unread or not all(document["good"] for document in documents):
+        sys.exit(1)
+
+
+def _checked(name: str, wanted: str | None) -> dict[str, Any]:
+    """Return what `check --json` prints for one file. Raises `OSError`."""
+    from axomsync.drop.jsonl import InvalidDataset, check_stream
+    from axomsync.drop.shapes import Shapes
+    from axomsync.status.documents import checked_document
+
+    try:
+        with click.open_file(name, "rb") as file:
+            return checked_document(name, check_stream(file.read, Shapes(wanted)))
+    except InvalidDataset as invalid:
+        return checked_document(name, None, invalid.faults, invalid.total)
