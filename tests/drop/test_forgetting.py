@@ -134,7 +134,7 @@ def test_duplicate_names_a_remedy_that_works(sandbox: Sandbox, make_agent: Agent
     said = agent.call("forget", "it is.jsonl").stdout
     assert "takes effect when one starts, or at the next `axomsync sync`" in said
     (agent.drop / "it is.jsonl").write_bytes(dataset("a"))
-    assert "did forget it is.jsonl: it is.jsonl" in agent.sync().stderr
+    assert "request forget it is.jsonl done: it is.jsonl" in agent.sync().stderr
     assert [row["state"] for row in agent.uploads()] == ["uploaded"]
     assert stored(sandbox) == {"it is.jsonl": [dataset("a")] * 2}
     assert "forgotten" in receipt(agent.drop / "uploaded" / "it is.jsonl")

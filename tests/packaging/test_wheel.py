@@ -77,7 +77,7 @@ def test_the_source_distribution_has_what_it_takes_to_build_packages_and_no_test
 
 def test_the_installed_program_answers(program: Path) -> None:
     assert run(program, "--version").stdout == f"axomsync, version {axomsync.__version__}\n"
-    assert "mirrors every ready model" in run(program, "--help").stdout
+    assert "mirror every ready model" in run(program, "--help").stdout
 
 
 def test_the_installed_agent_has_all_it_needs_for_a_pass(program: Path, tmp_path: Path) -> None:
