@@ -18,7 +18,7 @@ import ipaddress
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -28,12 +28,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from axomsync.sandbox.console_routes import answer, read_object, text
-
-if TYPE_CHECKING:
-    from axomsync.sandbox.console import Sandbox
+from axomsync.sandbox.far_side import FarSide
 
 
-def routes(sandbox: "Sandbox") -> list[Route]:
+def routes(sandbox: FarSide) -> list[Route]:
     async def publish(request: Request) -> Response:
         body = await read_object(request)
         model_id = await run_in_threadpool(

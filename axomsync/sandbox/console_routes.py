@@ -5,7 +5,7 @@ the scope, 404 for unknown ids and paths, 405, 409, 422 for a body that lacks so
 """
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -15,12 +15,10 @@ from starlette.routing import Route
 
 from axomsync.sandbox.catalog import BASE_MODELS, PublishedModel, new_upload
 from axomsync.sandbox.errors import Conflict
-
-if TYPE_CHECKING:
-    from axomsync.sandbox.console import Sandbox
+from axomsync.sandbox.far_side import FarSide
 
 
-def routes(sandbox: "Sandbox") -> list[Route]:
+def routes(sandbox: FarSide) -> list[Route]:
     """Return the calls, below `/api`. Keys are looked up on every call: revocation takes effect at once."""
 
     def authorize(request: Request, scope: str) -> None:
