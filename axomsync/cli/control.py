@@ -87,7 +87,7 @@ def errand(
     *,
     patience: float,
 ) -> dict[str, Any]:
-    """Do `verb` (see `Commands`) and return its answer: by the running agent, or by this process when none runs.
+    """Have the running agent do `verb` (see `Commands`), or do it here when no agent runs; returns the answer.
 
     Raises the errors of `verb`, and `Transient` when a running agent gives no answer for `patience` seconds.
     """

@@ -1,6 +1,6 @@
-"""Signals that come before the agent listens to them itself.
+"""Signals during the start, before the agent has its own handlers.
 
-Failures handled: a stop while the agent is still starting (a clean end too), a reload (ignored: nothing is loaded yet).
+Failures handled: a stop while the agent is still starting (also a clean end), a reload (ignored: nothing is loaded yet).
 """
 
 import os

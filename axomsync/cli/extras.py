@@ -11,7 +11,7 @@ from axomsync.core.errors import LocalFault
 
 @contextmanager
 def sandbox_packages() -> Iterator[None]:
-    """Turn a missing package into a message."""
+    """Turn the error for a missing Python package into a `LocalFault` with the remedy."""
     try:
         yield
     except ModuleNotFoundError as error:

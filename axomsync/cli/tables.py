@@ -1,4 +1,4 @@
-"""Documents as text for people: tables and colour on a terminal, plain aligned text in a pipe."""
+"""Text that shows JSON documents to people: tables and colour on a terminal, plain aligned text in a pipe."""
 
 import sys
 from collections import Counter
@@ -46,7 +46,7 @@ class _Screen(Console):
 
 
 def screen() -> Console:
-    """Return standard output for rich; without a terminal it is as wide as its lines need."""
+    """Return the rich console that writes to standard output; without a terminal it wraps no line."""
     return _Screen(highlight=False) if sys.stdout.isatty() else _Screen(width=10_000, highlight=False)
 
 

@@ -83,6 +83,6 @@ def load_token(settings: WebSettings) -> str | None:
         raise LocalFault(f"{file}: the token can't be read: {reason}; write one there and make it readable") from None
     if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise LocalFault(
-            f"{file}: no token: it needs {SHORTEST_TOKEN} characters or more, no spaces; openssl rand -hex 32 makes one"
+            f"{file}: the token needs {SHORTEST_TOKEN} characters or more (ASCII, no spaces); make one: openssl rand -hex 32"
         )
     return token

@@ -70,7 +70,7 @@ def parse_listen(value: str) -> str:
 
 
 def listen_address(listen: str) -> tuple[str, int]:
-    """Return `("::1", 9464)` for `[::1]:9464`."""
+    """Return host and port of an address: `[::1]:9464` gives `("::1", 9464)`."""
     host, _, port = listen.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

@@ -71,7 +71,7 @@ class Console:
 
     @property
     def proxy(self) -> Proxy | None:
-        """The proxy between the agent and the console; None without one."""
+        """The proxy between the agent and the console; None when there is none."""
         return self._session.proxy
 
     @property

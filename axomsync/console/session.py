@@ -123,7 +123,7 @@ class Session:
                 raise Rejected(f"{self.url}: this is no usable URL ({error}); correct [console] url") from None
 
     def body(self, response: httpx.Response, most: int = ANSWER_LIMIT) -> bytearray:
-        """Read the whole body, unpacked. Raises `Transient` if it has more than `most` bytes."""
+        """Read and decompress the whole body of an answer. Raises `Transient` if it has more than `most` bytes."""
         body = bytearray()
         for piece in self._pieces(response):
             body += piece
@@ -133,7 +133,7 @@ class Session:
         return body
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
-        """Yields the body as it arrives, unpacked in small steps: a kilobyte can unpack to a gigabyte."""
+        """Yields the body as it arrives, decompressed in small steps: a kilobyte can become a gigabyte."""
         began, path = self._clock(), printable(response.request.url.path)
         coding = response.headers.get("Content-Encoding", "").strip().lower()
         if coding not in ("", "identity", *_CODINGS):

@@ -1,4 +1,4 @@
-"""States of uploads and models: legal transitions, and the groups of states that others ask for. Pure.
+"""States of uploads and models: legal transitions, and named groups of states. Pure.
 
 Failures handled: an illegal state transition (`IllegalTransition`: a bug must not put a wrong state into the ledger).
 """

@@ -107,7 +107,7 @@ class Acceptor:
 
     @property
     def mark(self) -> int:
-        """`mark_of` the whole line."""
+        """Hash of the whole line, as `mark_of` gives it."""
         return hash(self._digest.digest())
 
     @property
@@ -170,9 +170,9 @@ class Acceptor:
             place = after
 
     def _leap(self, text: bytes, place: int) -> int:
-        """Skip the elements or members that the library can parse at once; returns `place` if that is not worth it.
+        """Skip elements or members that the library parses in one call; returns `place` if that is not worth it.
 
-        The open brackets are put around them, so that the library checks them as it would in their line.
+        The brackets that are open here are added before and after this text, so that the library can check it alone.
         """
         tried = self._passed + place < self._no_leap_before and len(self._stack) >= self._no_leap_from
         if len(text) - place < WORTH_A_LEAP or tried:

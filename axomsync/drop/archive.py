@@ -186,7 +186,7 @@ def _source(root: Path, upload: Upload) -> Iterator[tuple[Folder, bytes]]:
     """Yields folder and name of a file that still equals the one that was read. Turns `OSError` into `LocalFault`."""
     stamp = stamp_at(root, upload.path)
     if stamp is None or not same_file(stamp, upload.stamp):
-        raise SourceChanged("the file changed after it was read; its new content is taken as a new file")
+        raise SourceChanged("the file changed after it was read; its new content is treated as a new file")
     try:
         with folder_of(root, upload.path) as (folder, name):
             yield folder, name
@@ -247,7 +247,7 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
     except FileNotFoundError:
         if source.status(name) is not None:
             raise  # the target disappeared, not the source
-        raise SourceChanged("the file went away while it was put away") from None
+        raise SourceChanged("the file was removed before it could be moved") from None
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
@@ -256,7 +256,7 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
     try:
         moved = target.status(as_name)
         if moved is None or not _is_the_same(target, as_name, moved, upload, step):
-            raise SourceChanged("the file changed while it was put away; its new content is taken as a new file")
+            raise SourceChanged("the file changed while it was moved; its new content is treated as a new file")
         if being_written(as_name, folder=target.descriptor):
             raise writing
     except (AxomsyncError, OSError):
@@ -266,11 +266,11 @@ def _move(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: 
 
 
 def _carry_over(upload: Upload, source: Folder, name: bytes, target: Folder, as_name: bytes, step: Step) -> None:
-    """`_move` between two filesystems.
+    """Move a file to another filesystem, as `_move` does within one.
 
     After a crash the file is still in its place, perhaps with a complete copy that `_is_copied` finds.
     """
-    changed = SourceChanged("the file changed while it was put away; its new content is taken as a new file")
+    changed = SourceChanged("the file changed while it was moved; its new content is treated as a new file")
     file = source.open_file(name)
     try:
         if not same_file(stamp_of(os.fstat(file)), upload.stamp):

@@ -1,7 +1,7 @@
-"""The threads that carry files to storage, in the order of the `backlog`, and the failures that stop all of them.
+"""The threads that upload files in the order of the `backlog`, and the failures that stop all these threads.
 
-Failures handled: a key that the console refuses (no file is begun until a pause ends or a person asks), a ledger that can't
-be written for a while, a bug that one file meets (the thread goes on with the next one).
+Failures handled: a key that the console refuses (no upload begins until a pause ends or a person asks for it), a ledger that
+can't be written for a while, a bug that one file triggers (the thread goes on with the next file).
 """
 
 import logging

@@ -112,7 +112,7 @@ class Claims:
                 self._renew(claims, _name(content))
 
     def record(self, content: str) -> Stored | None:
-        """Read the record of a content that an agent here has uploaded; None without one. Raises `LocalFault`."""
+        """Read the record of a content that an agent here has uploaded; None when there is none. Raises `LocalFault`."""
         name = _name(content) + _RECORD
         try:
             with self._opened(b"claims") as claims:

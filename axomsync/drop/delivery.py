@@ -75,7 +75,7 @@ class Delivery:
             return self._record_duplicate(upload, Stored(twin.upload_id, twin.key, twin.etag), twin.id)
         other = self._claims.take(content)
         if other is not None:
-            raise Transient(f"another agent ({printable(other)}) has this content under way")
+            raise Transient(f"another agent ({printable(other)}) is uploading the same content; this file waits for it")
         if not deletes and (record := self._claims.record(content)) is not None:
             return self._record_duplicate(upload, record, None)
         try:

@@ -137,7 +137,7 @@ def too_long(limit: int, start: bytes) -> Words:
 def not_an_object(value: object, start: str) -> Words:
     """Describe a line that is JSON but no object, and that begins with `start`."""
     if re.match(r'\s*"\s*\{\s*(\\"|\})', start):
-        return Words("the object was encoded twice: it is a string", "decode it once (jq -c fromjson)")
+        return Words("the object was encoded twice: it is a string", "decode the string once (jq -c fromjson)")
     names = {list: "an array", str: "a string", int: "a number", float: "a number", bool: "true or false"}
     kind = names.get(type(value), "null")
     fix = 'give it a key, such as {"text": …}' if isinstance(value, str) else "write an object, {…}, on each line"
@@ -161,7 +161,7 @@ def _ends_early(at: Break) -> Words:
         where = " within a string" if at.in_string else ""
         return Words(f"the last line was cut off{where}", "the file is not whole: copy or export it again")
     if at.in_string:
-        return Words(_OPEN, r"close it; a line end inside of a string is written \n")
+        return Words(_OPEN, r"add the closing quote; write a line end within a string as \n")
     if at.start.lstrip().startswith("["):
         return Words(_ARRAY_GOES_ON, "write one object a line (jq -c '.[]')")
     if at.before.rstrip().endswith(("{", "[", ",", ":")):
@@ -267,7 +267,7 @@ def _at_the_beginning(at: Break) -> Words | None:
     if start.startswith(("//", "/*", "#")):
         return _COMMENT
     if re.match(r'"[^"]*"\s*:', start) or start.startswith(("}", "]")):
-        return Words("the line is a part of an object or array over several lines", _ONE_A_LINE)
+        return Words("the line holds only a part of an object or array", _ONE_A_LINE)
     if start.startswith("Traceback "):
         return Words("a traceback of Python", "see why the program failed, and write the file again")
     if start.startswith("["):
@@ -276,7 +276,7 @@ def _at_the_beginning(at: Break) -> Words | None:
         what = f"{text[0].rstrip()!r} stands before the object"
         return Words(what, "a line holds the object and nothing else", "something stands before the object")
     if _YAML.match(start):
-        return Words("this looks like YAML, or like a program's messages", "write the data alone, each object on one line")
+        return Words("the line looks like YAML or a program's log", "write only the data, each object on one line")
     if at.want is Want.VALUE and _is_prose(start):
         return Words("the line is a text and no object", "write an object, {…}, on each line")
     return None

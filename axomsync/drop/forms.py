@@ -315,7 +315,7 @@ def _conversation(messages: object, path: Path, name: str, *, learnt: bool) -> I
         if role == previous and type(role) is str and role not in TOOLS:
             what = f"{words} has the role {quoted(role)}, as the one before it"
             yield Finding(
-                (*here, "role"), what, "join the two, or write the turn that is missing", "turns that do not alternate"
+                (*here, "role"), what, "join them, or add the missing message between them", "turns that do not alternate"
             )
         elif number > 1 and type(role) is str and role in SYSTEM:
             what = f"{words} has the role {role}, and is not the first"
@@ -354,17 +354,19 @@ def length_of(message: Line) -> int | None:
 def _message(message: Line, path: Path, words: str) -> Iterator[Finding]:
     role = message.get("role")
     if "role" not in message:
-        yield Finding(path, f"{words} has no role", "write system, user, assistant or tool", "no role")
+        yield Finding(path, f"{words} has no role", "set role to system, user, assistant or tool", "no role")
     elif type(role) is not str:
         yield Finding((*path, "role"), f"the role of {words} is {_kind_of(role)}", "write a text", "wrong type")
     elif not role or role.isspace():
         yield Finding(
-            (*path, "role"), f"the role of {words} is empty", "write system, user, assistant or tool", "empty role"
+            (*path, "role"), f"the role of {words} is empty", "set role to system, user, assistant or tool", "empty role"
         )
     elif role not in ROLES:
         meant = role.strip().lower()
         meant = meant if meant in ROLES else _MEANT_ROLES.get(meant, "system, user, assistant or tool")
-        yield Finding((*path, "role"), f"{words} has the unknown role {quoted(role)}", f"write {meant}", "unknown role")
+        yield Finding(
+            (*path, "role"), f"{words} has the unknown role {quoted(role)}", f"set role to {meant}", "unknown role"
+        )
     yield from _content(message, path, words)
     weight = message.get("weight")
     if weight is not None and not (type(weight) is int and weight in (0, 1)):

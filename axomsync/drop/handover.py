@@ -1,7 +1,7 @@
 """Lists for the person who registers uploads as datasets: objects by folder, and batches that became datasets. Pure.
 
-One sub-folder of the drop folder will be one dataset; so will a file in no sub-folder. The console does not tell the uploads
-of a dataset; they are found by the number of its shards, their bytes and its creation time.
+One sub-folder of the drop folder becomes one dataset; so does a file outside of all sub-folders. The console does not say
+which uploads a dataset has: they are found by the number of its shards, their bytes and its creation time.
 """
 
 from collections.abc import Iterable, Mapping

@@ -346,7 +346,7 @@ class _LongLine:
 
     @property
     def mark(self) -> int:
-        """See `mark_of`."""
+        """Hash of the whole line, as `mark_of` gives it."""
         return self._acceptor.mark
 
     def feed(self, piece: bytes) -> None:

@@ -3,7 +3,7 @@
 Each step is a module: `checking`, `delivery` (with `put` for one object), `put_away`; `setbacks` records failures.
 
 Failures handled: files too large for one PUT (`held`), a file whose content changed though its size and time did not, a bug
-that one file meets (the others go on), a crash between any two steps (the next life continues from the ledger's row).
+that one file triggers (the others go on), a crash between any two steps (the next life continues from the ledger's row).
 """
 
 import logging
@@ -74,7 +74,7 @@ class Uploader:
             self._setbacks.park(upload, UploadState.FAILED, f"{refusal}; when that is mended: `axomsync retry`")
         except (Stopping, Fatal):
             raise
-        except Exception as bug:  # a bug that one file meets must not stop the others
+        except Exception as bug:  # a bug that one file triggers must not stop the others
             unexpected = Transient(f"unexpected {type(bug).__name__}: {bug}; please report it")
             if self._setbacks.is_news(upload, unexpected):
                 log.exception("%s: unexpected failure", source.shown(upload.path))

@@ -7,7 +7,7 @@ URL while it is valid, so that the object keeps its key.
 Failures handled: an answer that is lost after storage took the bytes, URLs that expire, are refused or lead nowhere (a new
 one is requested; a possible object under the old key is recorded as an orphan), a URL that ends while the body is sent,
 storage that is busy or resets, an ETag that is no MD5 (shown by the same ETag twice, or by the host's history), content that
-changes during the upload without a sign of it.
+changes during the upload though size and times of the file do not.
 """
 
 import hashlib
@@ -215,7 +215,7 @@ class ObjectPut:
                 proof.update(piece)
                 if sent + len(piece) == self._length:
                     if body.proof not in (None, proof.hexdigest()):
-                        raise SourceChanged("the file's content changed after it was checked, without a sign of it")
+                        raise SourceChanged("its content changed after the check, though its size and times did not")
                     body.complete = True
                 throttle.take(len(piece))
                 yield piece

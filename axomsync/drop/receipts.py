@@ -47,7 +47,7 @@ Count = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
 
 
 class Shape(BaseModel):
-    """A form on disk, to which fields may be added."""
+    """Base of the JSON objects that are kept on disk; unknown fields are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 

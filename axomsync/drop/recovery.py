@@ -107,7 +107,9 @@ class Recovery:
         upload = self._ledger.read.put_away_as(stamp_of(file), {UploadState.REJECTED})
         if upload is not None:
             archive.write_reason_again(self._root, os.path.join(rel, name), upload)
-            log.info("%s: it said nothing, and was written again", printable(os.fsdecode(os.path.join(rel, name))))
+            log.info(
+                "%s: it had no usable content; the agent wrote it again", printable(os.fsdecode(os.path.join(rel, name)))
+            )
 
     def _remove_leftover(self, path: bytes) -> None:
         """Remove a temporary file that an agent of this user began, or a link with its name."""
@@ -148,7 +150,7 @@ class Recovery:
         except LocalFault as fault:
             log.warning("%s", fault)
             return False
-        log.info("%s: it said nothing, and was written again", printable(os.fsdecode(path)))
+        log.info("%s: it had no usable content; the agent wrote it again", printable(os.fsdecode(path)))
         return True
 
     def _finish_deletions(self) -> Faults:

@@ -7,7 +7,7 @@ are not enough, since SQLite opens its files by path: the folder's owner could p
 As the owner, the process reaches by a link only files that the owner can reach without one.
 
 Failures handled: a second agent on the same folder (`AlreadyRunning`), a filesystem with unreliable locks (`BadConfig`), a
-folder that can't be made or written, links, pipes and second names in the place of its files, a root process that can't
+folder that can't be made or written, symlinks, pipes and hard links in the place of its files, a root process that can't
 become the owner (`LocalFault`).
 """
 
@@ -56,7 +56,7 @@ def act_as_owner(folder: Path) -> bool:
         os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
     except OSError:
         raise Denied(
-            f"{printable(str(folder))}: it belongs to {name}, and this root may not act as that user; run it as {name}"
+            f"{printable(str(folder))}: it belongs to {name}, and root can't become that user here; run it as {name}"
         ) from None
     if not os.access(__file__, os.R_OK):
         raise Denied(
@@ -81,7 +81,7 @@ def holder(folder: Path) -> int | None:
 
 
 def raised_flag(folder: Path) -> int | None:
-    """The flag that the folder's agent has raised; None without one. Raises `LocalFault`."""
+    """Read the number that this folder's agent shows by `raise_flag`; None when it shows none. Raises `LocalFault`."""
     file = _open_lock(folder)
     if file is None:
         return None
@@ -151,7 +151,7 @@ def open_or_make(path: Path) -> int:
 
 
 def check_plain(path: Path) -> None:
-    """Refuse a link, a pipe, a folder or a file with a second name. Raises `LocalFault`; a missing file is accepted."""
+    """Refuse a symlink, a pipe, a folder or a file with two hard links. Raises `LocalFault`; a missing file is accepted."""
     try:
         _refuse_other(path, path.lstat())
     except FileNotFoundError:

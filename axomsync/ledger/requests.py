@@ -32,7 +32,7 @@ def request_transaction(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _is_barred(path: Path) -> bool:
-    """Check for a file that this process may not write, or that it can't see."""
+    """Return True if this process may not write the file, or can't see it."""
     try:
         path.lstat()
     except FileNotFoundError:

@@ -130,7 +130,7 @@ def _repeated(text: str | None) -> RepeatedLines | None:
 
 
 def shape_column(shape: Shape | None) -> str | None:
-    """A column that holds the shape of a dataset; NULL for none."""
+    """Encode the shape of a dataset for a column; NULL when there is no shape."""
     return None if shape is None else json.dumps(asdict(shape))
 
 

@@ -1,4 +1,6 @@
-"""Writes of signed URLs for uploads and their shards, from presign to confirmation, and of orphans.
+"""Writes to the ledger: signed URLs of uploads and shards, from presign to confirmation, and orphans.
+
+An orphan is an object that storage has or may have, and whose key is not handed out.
 
 A signed URL is a secret. It is kept only while its PUT may have to be repeated.
 """
@@ -12,7 +14,7 @@ from axomsync.ledger.states import Moves
 
 
 class SignedUrlWrites(Moves):
-    """Writes of signed URLs, shards and orphans."""
+    """Writes to the ledger: signed URLs, shards and orphans."""
 
     def record_presigned(self, upload: int, presigned: Presigned) -> None:
         """Record the signed URL before the PUT begins, so that a PUT with a lost answer can be repeated on the same key."""
@@ -37,7 +39,7 @@ class SignedUrlWrites(Moves):
         self.execute(sql, upload, presigned.upload_id, presigned.key, self._now()).result()
 
     def record_shard_presigned(self, upload: int, number: int, presigned: Presigned) -> None:
-        """`record_presigned` for one shard."""
+        """Record the signed URL of one shard, as `record_presigned` does."""
 
         def work(db: Database) -> None:
             db.conn.execute(
@@ -52,7 +54,7 @@ class SignedUrlWrites(Moves):
         self.write(work)
 
     def forget_shard_presigned(self, upload: int, number: int) -> None:
-        """`forget_presigned` for one shard."""
+        """Delete the signed URL of one shard, as `forget_presigned` does."""
         sql = "DELETE FROM signed_shard_urls WHERE upload = ? AND number = ?"
         self.execute(sql, upload, number).result()
 

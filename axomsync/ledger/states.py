@@ -37,9 +37,9 @@ class Moves(Committer):
             (row_id,),
         ).fetchone()
         if row is None:
-            raise IllegalTransition(f"{table} {row_id} is not in the ledger")
+            raise IllegalTransition(f"{table} {row_id} is not in the ledger; this is a bug in axomsync")
         if row[0] != state and not is_legal(table, known_state(table, row[0]), state):
-            raise IllegalTransition(f"{table} {row_id} can't go from {row[0]} to {state}")
+            raise IllegalTransition(f"{table} {row_id} can't go from {row[0]} to {state}; this is a bug in axomsync")
         columns = {**changes, "state": str(state), "updated_at": self._now()}
         assignments = ", ".join(f"{column} = ?" for column in columns)
         db.conn.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*columns.values(), row_id))  # noqa: S608

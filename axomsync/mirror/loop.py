@@ -1,10 +1,10 @@
 """The mirror's loop: ask the console for models, and give each due model a thread and a `ModelTask`.
 
-Failures handled: a console that is down (reported once, tried again), a refused key (likewise; downloads with signed URLs go
+Failures handled: a console that is down (reported once, tried again), a refused key (the same; downloads with signed URLs go
 on), a model that vanishes or changes during its download (listed again), a manifest that can't be trusted (`blocked`), a
 disk without room (`blocked` with the missing bytes, continues by itself), models without progress while others wait (they
-go to the end of the queue), a crash (the next try resumes at the durable bytes), a bug that one model meets (it is
-`failed`, the others go on).
+go to the end of the queue), a crash (the next try resumes at the durable bytes), a bug that one model triggers (the
+model is `failed`, the others go on).
 """
 
 import logging
@@ -197,7 +197,7 @@ class Mirror:
                 self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
 
     def _begin_again(self) -> None:
-        """Give models that left their place a second turn after the others, with full patience; for `run_once`."""
+        """Start again the models that made way for others; this time they make way for none. For `run_once`."""
         self._gives_way = False
         with self._begin_lock:
             for model in self._context.ledger.read.models_due(DUE, math.inf):
@@ -241,7 +241,7 @@ class Mirror:
             self._set_back(model, ModelState.BLOCKED, str(fault), DISK_PAUSE_SECONDS)
         except Rejected as refusal:
             self._set_back(model, ModelState.BLOCKED, str(refusal), REFUSED_PAUSE_SECONDS)
-        except Exception as bug:  # a bug that one model meets must not stop the others
+        except Exception as bug:  # a bug that one model triggers must not stop the others
             log.exception("%s: unexpected failure", shown(model))
             reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
             self._set_back(model, ModelState.FAILED, reason, REFUSED_PAUSE_SECONDS)
@@ -266,7 +266,9 @@ def _choose(models: Iterable[Model], target: str) -> Model:
     """Choose the newest available model that `target` names. Raises `Rejected`."""
     named = [model for model in models if layout.is_named(model, target)]
     if not named:
-        raise Rejected(f"{printable(target)}: the console lists no model of that name, name/version or id")
+        raise Rejected(
+            f"{printable(target)}: the console lists no model with this name, name/version or id; see `axomsync models`"
+        )
     there = [model for model in named if model.state not in (ModelState.WAITING, ModelState.GONE)]
     if not there:
         raise Rejected(f"{shown(named[0])}: it can't be mirrored: {named[0].reason}")

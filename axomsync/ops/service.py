@@ -117,7 +117,7 @@ def _user_units(settings: Path) -> Path:
 
 
 def _without_choice(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without the caller's choice of a configuration: the units name theirs."""
+    """Return the environment without AXOMSYNC_CONFIG: each unit names its own configuration."""
     return {name: value for name, value in environ.items() if name != "AXOMSYNC_CONFIG"}
 
 

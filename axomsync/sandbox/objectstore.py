@@ -106,7 +106,9 @@ class ObjectStore:
                 return
             except (ObjectStoreError, FileNotFoundError):
                 if not self._weed.is_supervised:
-                    raise ObjectStoreError(f"weed ended while starting{self._weed.end_of_log()}") from None
+                    raise ObjectStoreError(
+                        f"weed stopped before the object store was ready{self._weed.end_of_log()}"
+                    ) from None
                 if time.monotonic() > deadline:
                     raise ObjectStoreError(f"weed is not ready after {timeout:g} s{self._weed.end_of_log()}") from None
             time.sleep(0.02)
@@ -130,7 +132,7 @@ class ObjectStore:
         if part_size is None and size > SINGLE_PUT_LIMIT:
             part_size = PART_SIZE
         if part_size is not None and part_size < min(size, SMALLEST_PART):
-            raise ValueError(f"part_size {part_size} is under {SMALLEST_PART} bytes, which S3 refuses")
+            raise ValueError(f"part_size {part_size}: S3 refuses parts under {SMALLEST_PART} bytes; use larger parts")
         return self._put(key, path, part_size=part_size)
 
     def get_bytes(self, key: str) -> bytes:

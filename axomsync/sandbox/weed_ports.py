@@ -47,7 +47,9 @@ class WeedPorts:
             if all(_is_free(port) for port in range(base, base + cls.COUNT)):
                 return cls(base, lock)
             lock.close()
-        raise ObjectStoreError(f"no {cls.COUNT} free loopback ports in a row outside the ephemeral range {low}-{high}")
+        raise ObjectStoreError(
+            f"no {cls.COUNT} free loopback ports in a row outside the ephemeral range {low}-{high}; stop other programs"
+        )
 
     def switches(self) -> dict[str, int]:
         """Return the switches of weed that name these ports."""

@@ -173,7 +173,7 @@ def judge_put(answer: Answer, *, all_sent: bool) -> Confirmation:
         raise Transient(f"{what} before it had all bytes: the upload is not confirmed")
     etag = etag_of(answer.headers)
     if etag is None:
-        raise Transient(f"{what} without an ETag: the upload is not confirmed; does a proxy answer in its place?")
+        raise Transient(f"{what} without an ETag: the upload is not confirmed; check whether a proxy answers for storage")
     has_body = bool(answer.body.strip()) or len(answer.body) >= DOCUMENT_LIMIT
     return Confirmation(etag, not encrypted(answer.headers), has_body)
 

@@ -45,7 +45,7 @@ LEFT_ALONE = {
     "socket.jsonl": (Rule.SPECIAL, "a regular file"),
     "uploaded/a.jsonl": (Rule.PUT_AWAY, "move it out of that folder"),
     "rejected/a.jsonl": (Rule.PUT_AWAY, "move it out of that folder"),
-    "unmarked.jsonl": (Rule.NO_MARKER, "make the marker"),
+    "unmarked.jsonl": (Rule.NO_MARKER, "create it when the file is complete"),
     "remarked.jsonl": (Rule.OLD_MARKER, "touch the marker"),
     "lonely.jsonl.done": (Rule.MARKER, "write the file, or remove it"),
 }

@@ -152,7 +152,7 @@ def test_copy_is_compared_with_the_checked_bytes_whatever_the_stamp(tmp_path: Pa
     archived = here.folder / "uploaded"
     archived.mkdir()
     disks.enter_context(small_disk(archived, "size=1m"))
-    with pytest.raises(SourceChanged, match="its new content is taken as a new file"):
+    with pytest.raises(SourceChanged, match="its new content is treated as a new file"):
         archive.archive(here.folder, replace(row, sha256="0" * 64), row, [])
     assert list(archived.iterdir()) == []
     assert (here.folder / "a.jsonl").read_bytes() == GOOD

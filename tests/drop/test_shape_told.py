@@ -29,7 +29,7 @@ FOUND = {
         {"line": 7, "column": 14, "reason": TOLD.partition("14: ")[2]},
         {
             "line": 7, "column": 58,
-            "reason": 'message 2 of messages has the unknown role "bot"; write assistant',
+            "reason": 'message 2 of messages has the unknown role "bot"; set role to assistant',
         },
         {
             "line": 7, "column": 76,

@@ -189,7 +189,7 @@ def test_the_longest_line_is_that_with_the_most_characters_of_text() -> None:
 
 
 OWN, LEAVE = "; put each shape into a file of its own", "; write a text, or leave the line out"
-JOIN = "; join the two, or write the turn that is missing"
+JOIN = "; join them, or add the missing message between them"
 KNOWN = "; write text, messages, prompt and completion, or chosen and rejected, if it is to be trained on"
 WEIGHT = "the weight of message 2 of messages is neither 0 nor 1; write 1 to learn it, 0 to pass it over"
 U = b'{"role": "user", "content": "a"}'
@@ -308,19 +308,19 @@ FAULTY: dict[str, tuple[Lines, bytes, int, str]] = {
     ),
     "unknown role": (
         [CHAT], chat(b'{"role": "human", "content": "a"}', A), 24,
-        'message 1 of messages has the unknown role "human"; write user',
+        'message 1 of messages has the unknown role "human"; set role to user',
     ),
     "role in capitals": (
         [CHAT], chat(U, b'{"role": "Assistant", "content": "b"}', U, A), 58,
-        'message 2 of messages has the unknown role "Assistant"; write assistant',
+        'message 2 of messages has the unknown role "Assistant"; set role to assistant',
     ),
     "a role that nobody knows": (
         [CHAT], chat(b'{"role": "narrator", "content": "a"}', A), 24,
-        'message 1 of messages has the unknown role "narrator"; write system, user, assistant or tool',
+        'message 1 of messages has the unknown role "narrator"; set role to system, user, assistant or tool',
     ),
     "empty role": (
         [CHAT], chat(b'{"role": "", "content": "a"}', A), 24,
-        "the role of message 1 of messages is empty; write system, user, assistant or tool",
+        "the role of message 1 of messages is empty; set role to system, user, assistant or tool",
     ),
     "role is null": (
         [CHAT], chat(b'{"role": null, "content": "a"}', A), 24,
@@ -328,7 +328,7 @@ FAULTY: dict[str, tuple[Lines, bytes, int, str]] = {
     ),
     "no role": (
         [CHAT], chat(b'{"content": "a"}', A), 15,
-        "message 1 of messages has no role; write system, user, assistant or tool",
+        "message 1 of messages has no role; set role to system, user, assistant or tool",
     ),
     "no assistant turn": (
         [CHAT], chat(U), 14,

@@ -1,4 +1,4 @@
-"""A bug that one model meets is that model's problem: it is reported, the model waits, and the others go on."""
+"""A bug that one model triggers is that model's problem: it is reported, the model waits, and the others go on."""
 
 from collections.abc import Iterator
 from pathlib import Path

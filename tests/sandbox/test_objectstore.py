@@ -188,7 +188,7 @@ time.sleep(600)
 def test_a_weed_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "filerldb2").write_text("in the way of the filer's folder")
-    with pytest.raises(ObjectStoreError, match=r"(?s)weed ended while starting; the end of .*weed\.log:.*filerldb2"):
+    with pytest.raises(ObjectStoreError, match=r"(?s)weed stopped before .* was ready; the end of .*weed\.log:.*filerldb2"):
         ObjectStore(tmp_path).start()
 
 

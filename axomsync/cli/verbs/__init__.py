@@ -1,7 +1,7 @@
-"""The verbs: a module each, named by the verb, and their list.
+"""One module for each verb, with the name of the verb; and the list of all verbs.
 
-`base-models` is `base_models.py`; a word that Python reserves gets `_` at its end. The module defines a command of the same
-name. It is imported when its verb is asked for, so that no verb starts slower than its own imports.
+The module of `base-models` is `base_models.py`; a name that Python reserves gets `_` at its end. Each module defines a
+command of the same name. It is imported only when its verb is asked for, so that each verb waits for its own imports alone.
 """
 
 from collections import UserDict

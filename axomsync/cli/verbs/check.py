@@ -23,9 +23,9 @@ SCHEMAS = click.Choice(["report", "chat", "pairs", "preference", "text"])
 )
 @json_option
 def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
-    """Check files as the agent would, and tell the shape of their lines; - is standard input.
+    """Check files as the agent would, and print the shape of their lines; - is standard input.
 
-    This needs no configuration, no key and no agent. It ends with 1 when a file would be rejected or can't be read.
+    This needs no configuration, no key and no agent. The exit code is 1 when a file would be rejected or can't be read.
     """
     from axomsync.cli import tables
     from axomsync.core.oserrors import local_fault

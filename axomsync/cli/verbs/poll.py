@@ -10,5 +10,5 @@ from axomsync.cli.control import print_answer, steer
 @config_option
 @json_option
 def poll(config_file: str | None, as_json: bool) -> None:
-    """Ask the console and scan the drop folder now."""
+    """Make the agent ask the console for models and scan the drop folder now."""
     print_answer(steer(load(config_file), "poll"), as_json, lambda _: "the agent looks now")

@@ -121,6 +121,6 @@ def _replace(fresh: Path, target: Path) -> None:
 
 def _another(rel: str) -> Rejected:
     return Rejected(
-        f"{printable(rel)} can't be repaired: the console has other bytes for it now; remove the model's folder to "
-        "fetch it again"
+        f"{printable(rel)}: it can't be repaired, since the console now has a different file; remove the model's folder "
+        "to download the model again"
     )

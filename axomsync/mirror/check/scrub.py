@@ -137,7 +137,7 @@ class Upkeep:
             )
         self._context.ledger.note_verified(model.id, None, record.proofs.values())
         self._context.problems.clear(shown(model))
-        log.info("%s: repaired: fetched %d bytes in %d files again", shown(model), bad, len(damages))
+        log.info("%s: repaired: %d bytes in %d files were downloaded again", shown(model), bad, len(damages))
 
     def _is_due(self, model: Model) -> bool:
         if self._context.settings.scrub is None or not is_folder(model.path):

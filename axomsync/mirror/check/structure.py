@@ -94,9 +94,9 @@ def _check_safetensors(path: Path, rel: str) -> None:
         extents = sorted(tuple(entry["data_offsets"]) for entry in tensors.values())
         lying = [name for name, entry in tensors.items() if not _fits_its_extent(entry)]
     except (NotADocument, ValueError, KeyError, TypeError, AttributeError):
-        raise Broken(rel, "its header is not the JSON that safetensors prescribes") from None
+        raise Broken(rel, "its header is not valid safetensors JSON") from None
     if lying:
-        raise Broken(rel, f"the shape of its tensor {printable(lying[0])!r} does not fit the bytes that it claims")
+        raise Broken(rel, f"the shape of its tensor {printable(lying[0])!r} does not match its number of bytes")
     position = 0
     for extent in extents:
         if len(extent) != 2 or extent[0] != position or not isinstance(extent[1], int) or extent[1] < position:
@@ -119,7 +119,7 @@ def _header_text(path: Path, rel: str) -> tuple[int, bytes]:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
         if not 0 < length <= min(size - 8, LARGEST_HEADER):
-            raise Broken(rel, "its header length does not fit the file")
+            raise Broken(rel, "its header has an invalid length")
         return length, file.read(length)
 
 
@@ -153,7 +153,7 @@ def _tensors_by_shard(path: Path, rel: str) -> dict[str, set[str]]:
         for tensor, shard in index["weight_map"].items():
             tensors[os.path.join(os.path.dirname(rel), shard)].add(tensor)
     except (NotADocument, KeyError, TypeError, AttributeError):
-        raise Broken(rel, "it is not the JSON that an index must be") from None
+        raise Broken(rel, "it is not a JSON index with a weight_map of file names") from None
     return tensors
 
 
@@ -162,7 +162,7 @@ def _tensors_in(path: Path, rel: str) -> set[str]:
         header: Any = decode(_header_text(path, rel)[1])
         return set(header)
     except (NotADocument, TypeError):
-        raise Broken(rel, "its header is not the JSON that safetensors prescribes") from None
+        raise Broken(rel, "its header is not valid safetensors JSON") from None
 
 
 def _check_gguf(path: Path, rel: str) -> None:

@@ -45,7 +45,7 @@ class Journal:
         self.due = threading.Event()
 
     def note(self, file: PartialFile, generation: int, start: int, end: int, digest: str) -> None:
-        """Note written bytes `start` to `end` of `file` with their digest; replaces an earlier note from `start`."""
+        """Record that bytes `start` to `end` are written, and their digest; replaces an earlier record from `start`."""
         with self._lock:
             if generation != file.generation:
                 return

@@ -178,7 +178,7 @@ class Board(Generic[F]):
         self.waiting = deque([*others[:first], *fresh, *others[first:]])
 
     def knows(self, file: F) -> bool:
-        """Check whether any part of this file waits or is leased."""
+        """Check whether any part of this file waits for a download thread or is being fetched by one."""
         return any(lease.file == file for lease in self.leases) or any(owner == file for owner, _ in self.waiting)
 
     def shrink(self, count: int) -> None:

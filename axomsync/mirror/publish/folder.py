@@ -58,7 +58,7 @@ class MirrorFolder:
             self._changing.release()
 
     def check(self, published: list[Model]) -> None:
-        """Raise `LocalFault` unless the mirror folder exists, on the same filesystem as when these models were published.
+        """Check that the mirror folder exists, and is on the filesystem of the `published` models. Raises `LocalFault`.
 
         An empty mount point must not look as if all models had been removed: they would be fetched onto another disk.
         """
@@ -138,7 +138,7 @@ class MirrorFolder:
         Raises `Rejected` if a file of it is missing or has another size, and `LocalFault`.
         """
         if (rel := self.lacks(folder, record)) is not None:
-            raise Rejected(f"{folder} is not whole, {printable(rel)} was changed or removed; remove the folder")
+            raise Rejected(f"{folder}: {printable(rel)} was changed or removed; remove the folder")
         if read_record(folder) != record:
             try:
                 write_record(folder, record)
@@ -149,7 +149,7 @@ class MirrorFolder:
 
     @staticmethod
     def lacks(folder: Path, record: Record) -> str | None:
-        """Find a file of a published model that is missing or has another size; None without one. Raises `LocalFault`."""
+        """Find a file of a published model that is missing or has another size, else None. Raises `LocalFault`."""
         for file in record.files:
             try:
                 if (folder / file.rel).stat(follow_symlinks=False).st_size == file.size:

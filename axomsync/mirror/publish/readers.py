@@ -54,7 +54,7 @@ def _is_shared(status: os.stat_result) -> bool:
 
 
 def _leads_below(link: Path, folder: str) -> bool:
-    """Check that a file was opened by a path below `folder`."""
+    """Check that `link`, the link in /proc to an open file, leads to a path below `folder`."""
     with suppress(OSError):
         return os.readlink(link).startswith(folder)
     return False

@@ -24,7 +24,7 @@ REACHABLE = "is storage reachable from here, and its certificate trusted?"
 
 
 def console_and_storage(installation: Installation) -> Iterator[Finding]:
-    """Check that the console answers, that the key has its scopes, and that storage gives and takes bytes."""
+    """Check that the console answers, that the key has its scopes, and that storage accepts uploads and serves downloads."""
     settings = installation.settings
     try:
         console = Console(
@@ -110,11 +110,11 @@ def _put(storage: Storage, presigned: Presigned, content_type: str) -> Finding:
     md5 = hashlib.md5(PROBE, usedforsecurity=False).hexdigest()
     if stored.has_body and plain != md5:
         found = f"storage at {host} answered the PUT with a body, which S3 never does: no upload would be confirmed"
-        return Finding("upload", Verdict.FAIL, found, "does a proxy answer in its place?")
+        return Finding("upload", Verdict.FAIL, found, "check whether a proxy answers for storage")
     if stored.etag_is_md5 and plain not in (None, md5):
-        found = f"storage at {host} took bytes and gives an ETag that is not their MD5; {left}"
-        return Finding("upload", Verdict.WARN, found, "if it encrypts objects itself, nothing; else it changes bytes")
-    return Finding("upload", Verdict.OK, f"storage at {host} takes bytes; {left}")
+        found = f"storage at {host} accepted the upload, and gives an ETag that is not their MD5; {left}"
+        return Finding("upload", Verdict.WARN, found, "if it encrypts objects, do nothing; else find what changes the bytes")
+    return Finding("upload", Verdict.OK, f"storage at {host} accepts uploads; {left}")
 
 
 def _refused(subject: str, failure: AxomsyncError, fix: str) -> Finding:

@@ -47,7 +47,7 @@ def growing_archive(installation: Installation) -> Iterator[Finding]:
 
 
 def _can_be_made(folder: Path) -> bool:
-    """Whether this user may make a missing folder, and those on the way to it."""
+    """Check whether this user may create a missing folder and its missing parent folders."""
     there = next(above for above in folder.absolute().parents if os.path.lexists(above))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True)
 
@@ -114,10 +114,10 @@ def _disk(name: str, folder: Path, least: int) -> Iterator[Finding]:
 
 
 def filesystem(name: str, folder: Path, kind: str) -> Finding:
-    """Judge a filesystem: SQLite's locks and file events can't be trusted where several machines write."""
+    """Check the type of a filesystem: SQLite's locks and file events can't be trusted where several machines write."""
     subject = f"{name} filesystem"
     if kind not in REMOTE_FILESYSTEMS:
-        return Finding(subject, Verdict.OK, f"{kind or 'unknown'} at {folder}")
+        return Finding(subject, Verdict.OK, f"{folder} is on {kind or 'an unknown filesystem'}")
     if name == "state":
         return Finding(subject, Verdict.FAIL, f"{folder} is on {kind}", "name a folder on a local disk as [state] folder")
     limit = "new files are found by polling" if name == "drop" else "fsync and renames are as good as its server makes them"
@@ -125,7 +125,7 @@ def filesystem(name: str, folder: Path, kind: str) -> Finding:
 
 
 def space(name: str, folder: Path, free: int, least: int) -> Finding:
-    """Judge the bytes that can still be written."""
+    """Check how many bytes can still be written."""
     found = f"{free / 1e9:.1f} GB free in {folder}"
     if free >= least:
         return Finding(f"{name} space", Verdict.OK, found)
@@ -134,7 +134,7 @@ def space(name: str, folder: Path, free: int, least: int) -> Finding:
 
 
 def archive(held: int, free: int, reserve: int) -> Finding:
-    """Judge the bytes that `uploaded/` and `rejected/` hold: warn when they are more than is free, and little is free."""
+    """Check the bytes that `uploaded/` and `rejected/` hold: warn when they are more than is free, and little is free."""
     found = f"uploaded/ and rejected/ hold {held / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free beside them"
     if free > held or free > PLENTY * reserve:
         return Finding("drop archive", Verdict.OK, found)
@@ -143,7 +143,7 @@ def archive(held: int, free: int, reserve: int) -> Finding:
 
 
 def inodes(name: str, folder: Path, free: int) -> Finding:
-    """Judge the free inodes: a disk may be full of small files."""
+    """Check that enough inodes are free: small files can use up all of them while bytes are still free."""
     if free >= FEW_INODES:
         return Finding(f"{name} inodes", Verdict.OK, f"{free:,} free")
     return Finding(f"{name} inodes", Verdict.WARN, f"{free:,} left in {folder}", "remove small files, or use a larger disk")

@@ -19,7 +19,7 @@ def sound_ledger(installation: Installation) -> Iterator[Finding]:
     try:
         check_ledger(path)
     except LocalFault as fault:
-        yield Finding("ledger", Verdict.FAIL, str(fault), "find out which program put it there, and move it away")
+        yield Finding("ledger", Verdict.FAIL, str(fault), "find out which program made this file, and move the file away")
         return
     if not os.path.exists(path):
         yield Finding("ledger", Verdict.OK, f"{path} is not there yet; the first start makes it")
