@@ -248,7 +248,7 @@ def unwanted(form: Form | None, kind: str) -> Finding:
 
 def findings_of(line: Line, form: Form) -> Iterator[Finding]:
     """Yield everything that is odd about a line of this form."""
-    yield from _by_keys(_findings_of_keys, tuple(line))
+    yield from findings_of_keys(line)
     if form is OUTPUTS and "input" in line:
         yield from _input(line["input"])
     for path, value, learnt in parts_of(line, form):
@@ -257,6 +257,11 @@ def findings_of(line: Line, form: Form) -> Iterator[Finding]:
             yield from _conversation(value, path, name, learnt=learnt)
         else:
             yield from _text(value, path, name)
+
+
+def findings_of_keys(line: Line) -> tuple[Finding, ...]:
+    """Return what is odd about the keys alone of a line of a known form."""
+    return _by_keys(_findings_of_keys, tuple(line))
 
 
 def _others(form: Form, key: str) -> str:
