@@ -141,7 +141,7 @@ def _by_keys(ask: Callable[[tuple[str, ...]], T], keys: tuple[str, ...]) -> T:
     return ask(keys)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=200)
 def _family_of(keys: tuple[str, ...]) -> tuple[Form | None, Form | None, tuple[str, ...]]:
     """Return the forms with texts and with lists that a line with these keys has, and the keys that tell them apart."""
     for texts, lists, markers in _FAMILIES:
@@ -153,7 +153,7 @@ def _family_of(keys: tuple[str, ...]) -> tuple[Form | None, Form | None, tuple[s
     return None, None, ()
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=200)
 def _findings_of_keys(keys: tuple[str, ...]) -> "tuple[Finding, ...]":
     """Return what is odd about the keys of a line of a known form, whatever it holds."""
     form = _family_of.__wrapped__(keys)[0]

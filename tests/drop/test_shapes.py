@@ -557,7 +557,7 @@ def test_runs_of_lines_by_windows_and_one_by_one_give_the_same_report(
     assert_both_ways_agree([value for value, times in runs for _ in range(times)], size, wanted)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(OBJECTS, min_size=1, max_size=4), st.randoms(use_true_random=False), st.integers(1, 200), WANTED)
 def test_mixed_lines_by_windows_and_one_by_one_give_the_same_report(
     values: list[dict[str, Any]], chance: random.Random, size: int, wanted: str | None
