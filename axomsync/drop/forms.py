@@ -141,7 +141,7 @@ def _by_keys(ask: Callable[[tuple[str, ...]], T], keys: tuple[str, ...]) -> T:
     return ask(keys)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=200)
 def _family_of(keys: tuple[str, ...]) -> tuple[Form | None, Form | None, tuple[str, ...]]:
     """Return the forms with texts and with lists that a line with these keys has, and the keys that tell them apart."""
     for texts, lists, markers in _FAMILIES:
@@ -153,7 +153,7 @@ def _family_of(keys: tuple[str, ...]) -> tuple[Form | None, Form | None, tuple[s
     return None, None, ()
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=200)
 def _findings_of_keys(keys: tuple[str, ...]) -> "tuple[Finding, ...]":
     """Return what is odd about the keys of a line of a known form, whatever it holds."""
     form = _family_of.__wrapped__(keys)[0]
@@ -248,7 +248,7 @@ def unwanted(form: Form | None, kind: str) -> Finding:
 
 def findings_of(line: Line, form: Form) -> Iterator[Finding]:
     """Yield everything that is odd about a line of this form."""
-    yield from _by_keys(_findings_of_keys, tuple(line))
+    yield from findings_of_keys(line)
     if form is OUTPUTS and "input" in line:
         yield from _input(line["input"])
     for path, value, learnt in parts_of(line, form):
@@ -257,6 +257,11 @@ def findings_of(line: Line, form: Form) -> Iterator[Finding]:
             yield from _conversation(value, path, name, learnt=learnt)
         else:
             yield from _text(value, path, name)
+
+
+def findings_of_keys(line: Line) -> tuple[Finding, ...]:
+    """Return what is odd about the keys alone of a line of a known form."""
+    return _by_keys(_findings_of_keys, tuple(line))
 
 
 def _others(form: Form, key: str) -> str:

@@ -21,12 +21,12 @@ from axomsync.drop.forms import (
     INPUT_KEYS,
     MARKERS,
     MESSAGE_KEYS,
-    OUTPUTS,
     Finding,
     Form,
     Line,
     are_in_order,
     findings_of,
+    findings_of_keys,
     form_of,
     length_of,
     other_form,
@@ -108,34 +108,51 @@ class Shapes:
         )
 
     def _took_whole(self, lines: Sequence[dict[str, Any]]) -> bool:
-        """Count these lines if nothing is odd about any of them; else do nothing and return False."""
+        """Count these lines if nothing is odd about any of them, or the same about all; else do nothing and return False."""
         try:
-            turns, lengths = self._sizes(lines) if self._form is not None else self._sizes_of_formless(lines)
+            keys: set[str] = set().union(*lines)
+            faults = self._faults_of_keys(lines, keys)
+            turns, lengths = self._sizes(lines, keys) if self._form is not None else self._sizes_of_formless(lines, keys)
         except (_Odd, KeyError, TypeError):
             return False
+        for fault in faults:
+            self.counts[fault.sort] += len(lines)
         self._examples += len(lines)
         self._turns += turns
         self._characters += sum(lengths)
         self._longest = max(self._longest, max(lengths))
         return True
 
-    def _sizes_of_formless(self, lines: Sequence[dict[str, Any]]) -> tuple[int, list[int]]:
-        if not self._formless or not MARKERS.isdisjoint(chain.from_iterable(lines)):
+    def _sizes_of_formless(self, lines: Sequence[dict[str, Any]], keys: set[str]) -> tuple[int, list[int]]:
+        if not self._formless or not MARKERS.isdisjoint(keys):
             raise _Odd
         self._formless += len(lines)
         return 0, [0]
 
-    def _sizes(self, lines: Sequence[dict[str, Any]]) -> tuple[int, list[int]]:
+    def _faults_of_keys(self, lines: Sequence[dict[str, Any]], keys: set[str]) -> list[Finding]:
+        """Return what the keys of each of these lines lack. Raises where that is not the same for all, or is to be told."""
+        if self._form is None or (keys.issuperset(self._form.needed) and self._are_known(keys, "line")):
+            return []
+        if len(set(map(tuple, lines))) > 1 or form_of(lines[0]) is not self._form:
+            raise _Odd
+        findings = findings_of_keys(lines[0])
+        if any(each.extra is not None and self._is_news(each.extra) for each in findings):
+            raise _Odd
+        faults = [each for each in findings if each.extra is None]
+        if faults and len(self.faults) < KEPT:
+            raise _Odd
+        return faults
+
+    def _sizes(self, lines: Sequence[dict[str, Any]], keys: set[str]) -> tuple[int, list[int]]:
         """Return the turns of these lines, and the characters of each. Raises where something may be odd."""
         form = self._form
         if form is None:
             raise _Odd
-        parts = [([line[key] for line in lines], key != "prompt") for key in form.needed]
-        keys: set[str] = set().union(*lines)
-        self._demand_known(keys, "line")
+        present = [key for key in form.needed if key in keys]
+        parts = [([line[key] for line in lines], key != "prompt") for key in present]
         if form.kind == "preference" and "prompt" in keys:
             parts.append(([line["prompt"] for line in lines], False))
-        if form is OUTPUTS:
+        if present[0] == "input":
             inputs = parts[0][0]
             self._demand_known(set().union(*inputs), "input")
             parts[0] = ([each["messages"] for each in inputs], False)
@@ -158,10 +175,17 @@ class Shapes:
                 raise _Odd
         return len(messages), list(map(sum, _grouped(lengths, counts)))
 
-    def _demand_known(self, keys: set[str], where: str) -> None:
+    def _are_known(self, keys: set[str], where: str) -> bool:
+        """Return whether these keys call for no look: they are expected, or were told, or too many were told."""
         unknown = keys - self._known[where]
-        if unknown and (len(self._extra) < EXTRA_KEYS or (where == "line" and not unknown.isdisjoint(MARKERS))):
+        return not unknown or (len(self._extra) >= EXTRA_KEYS and (where != "line" or unknown.isdisjoint(MARKERS)))
+
+    def _demand_known(self, keys: set[str], where: str) -> None:
+        if not self._are_known(keys, where):
             raise _Odd
+
+    def _is_news(self, extra: tuple[str, str]) -> bool:
+        return extra not in self._extra and len(self._extra) < EXTRA_KEYS
 
     def _demand_in_order(self, sequences: set[tuple[str, ...]], *, learnt: bool) -> None:
         """Raise unless these sequences of roles are without a finding."""
@@ -208,7 +232,7 @@ class Shapes:
 
     def _add_extra(self, extra: tuple[str, str], finding: Finding, line: bytes, number: int) -> None:
         """Tell a key that no form has, if it was not told."""
-        if extra in self._extra or len(self._extra) >= EXTRA_KEYS:
+        if not self._is_news(extra):
             return
         self._extra.add(extra)
         where, key = extra

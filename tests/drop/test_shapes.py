@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 from typing import Any
 
 import orjson
@@ -495,6 +496,10 @@ OBJECTS = st.one_of(
     st.fixed_dictionaries({"text": st.just("good")}),
     st.fixed_dictionaries({"messages": st.just([user(), assistant()])}),
     st.fixed_dictionaries({"prompt": st.just("a"), "completion": st.just("b")}),
+    st.fixed_dictionaries({}, optional={"prompt": st.just("a"), "completion": st.just("b"), "id": st.just(1)}),
+    st.fixed_dictionaries(
+        {"messages": st.just([user(), assistant()])}, optional={"prompt": st.just("a"), "text": st.just("b")}
+    ),
     st.fixed_dictionaries({"text": WORDS}, optional={"id": VALUES, "meta": VALUES}),
     st.fixed_dictionaries({"messages": CONVERSATIONS}, optional={"tools": VALUES, "prompt": WORDS}),
     st.fixed_dictionaries({"chosen": PARTS, "rejected": PARTS}, optional={"prompt": PARTS}),
@@ -533,16 +538,28 @@ def test_a_wanted_shape_makes_other_files_invalid() -> None:
     assert str(caught.value).startswith("line 1, column 1: the line has the shape pairs (prompt and completion), and [drop]")
 
 
-@settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(OBJECTS, st.integers(1, 40)), min_size=1, max_size=12),
-    st.integers(1, 200),
-    st.sampled_from([None, *KINDS]),
-)
-def test_lines_by_windows_and_one_by_one_give_the_same_report(
-    runs: list[tuple[dict[str, Any], int]], size: int, wanted: str | None
-) -> None:
-    lines = [json.dumps(value, ensure_ascii=False).encode() for value, times in runs for _ in range(times)]
+def assert_both_ways_agree(values: list[dict[str, Any]], size: int, wanted: str | None) -> None:
+    lines = [json.dumps(value, ensure_ascii=False).encode() for value in values]
     slow, fast = one_by_one(lines, wanted), by_windows(lines, size, wanted)
     assert fast.report() == slow.report()
     assert (fast.faults, fast.counts) == (slow.faults, slow.counts)
+
+
+RUNS = st.lists(st.tuples(OBJECTS, st.integers(1, 40)), min_size=1, max_size=12)
+WANTED = st.sampled_from([None, *KINDS])
+
+
+@settings(max_examples=200, deadline=None)
+@given(RUNS, st.integers(1, 200), WANTED)
+def test_runs_of_lines_by_windows_and_one_by_one_give_the_same_report(
+    runs: list[tuple[dict[str, Any], int]], size: int, wanted: str | None
+) -> None:
+    assert_both_ways_agree([value for value, times in runs for _ in range(times)], size, wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(OBJECTS, min_size=1, max_size=4), st.randoms(use_true_random=False), st.integers(1, 200), WANTED)
+def test_mixed_lines_by_windows_and_one_by_one_give_the_same_report(
+    values: list[dict[str, Any]], chance: random.Random, size: int, wanted: str | None
+) -> None:
+    assert_both_ways_agree(chance.choices(values, k=150), size, wanted)
