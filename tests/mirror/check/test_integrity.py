@@ -64,8 +64,16 @@ BROKEN = {
     "an overlap": ("a.safetensors", safetensors({"a": tensor(0, 3), "b": tensor(2, 4)}, b"1234"), "overlap or leave a hole"),
     "backwards": ("a.safetensors", safetensors({"a": tensor(4, 0, shape=[-4])}, b"1234"), "overlap or leave a hole"),
     "text": ("a.safetensors", safetensors({"a": {**tensor(0, 4), "data_offsets": ["0", "4"]}}, b"1234"), "JSON"),
-    "a shape that lies": ("a.safetensors", safetensors({"w": tensor(0, 4, "F32", [2])}, b"1234"), "shape of its tensor 'w' does not match"),
-    "a type that lies": ("a.safetensors", safetensors({"w": tensor(0, 4, "F64", [1])}, b"1234"), "shape of its tensor 'w' does not match"),
+    "a shape that lies": (
+        "a.safetensors",
+        safetensors({"w": tensor(0, 4, "F32", [2])}, b"1234"),
+        "shape of its tensor 'w' does not match",
+    ),
+    "a type that lies": (
+        "a.safetensors",
+        safetensors({"w": tensor(0, 4, "F64", [1])}, b"1234"),
+        "shape of its tensor 'w' does not match",
+    ),
     "index of a missing shard": ("m.safetensors.index.json", index(a="gone.safetensors"), "it names 'gone.safetensors'"),
     "index that leaves": ("m.safetensors.index.json", index(a="../m"), "it names '../m'"),
     "index without a map": ("m.safetensors.index.json", b"{}", "not a JSON index with a weight_map"),
