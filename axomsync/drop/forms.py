@@ -22,9 +22,9 @@ The rules are those that trainers document and all of them can live with:
 Failures handled: lines of any content; no finding repeats more of it than a short, escaped piece.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import _lru_cache_wrapper, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -134,10 +134,10 @@ def form_of(line: Line) -> Form | None:
     return texts
 
 
-def _by_keys(ask: Callable[[tuple[str, ...]], T], keys: tuple[str, ...]) -> T:
+def _by_keys(ask: "_lru_cache_wrapper[T]", keys: tuple[str, ...]) -> T:
     """Return what a cached function says of these keys. Most lines of a file have the same; very long ones are not kept."""
     if len(keys) > KEYS_KEPT or sum(map(len, keys)) > LENGTH_KEPT:
-        return ask.__wrapped__(keys)  # type: ignore[attr-defined,no-any-return]  # functools adds it
+        return ask.__wrapped__(keys)
     return ask(keys)
 
 
