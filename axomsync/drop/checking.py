@@ -51,7 +51,7 @@ class Checker:
         return upload, None
 
     def _shapes(self) -> Shapes | None:
-        """What takes in the shape of a file; None when that is not asked for, or no line is read."""
+        """An object that collects the shape of a file; None if nobody wants it, or no line is read."""
         schema = self._settings.schema_
         if schema == "off" or self._settings.validate_ == "off":
             return None

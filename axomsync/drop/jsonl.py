@@ -360,7 +360,7 @@ class _LongLine:
                 self._refused = refused
 
     def finish(self, number: int, *, ended: bool) -> Fault | None:
-        """What is wrong with the line, which has this `number`."""
+        """End the line with this `number`; return its fault, if it has one."""
         try:
             if self._refused is not None:
                 raise self._refused

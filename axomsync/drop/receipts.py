@@ -61,7 +61,7 @@ class _ShardShape(Shape):
 
 
 class StoredShape(Shape):
-    """What storage has of a content, as receipts and the records of claims say it."""
+    """An upload in storage, as receipts and the records of claims describe it."""
 
     upload_id: Text | None = None
     key: Text | None = None
@@ -203,13 +203,13 @@ def read_receipt(folder: Folder, name: bytes, place: bytes) -> Receipt | None:
 
 
 def mark_of(status: os.stat_result) -> str:
-    """What tells whether a receipt is still the one that was read: it is never written into, only replaced."""
+    """A mark of a receipt that changes when the receipt is replaced: it is never written into, only replaced."""
     return f"{status.st_ino} {status.st_size} {status.st_ctime_ns}"
 
 
 @dataclass(slots=True)
 class Survey:
-    """What one look at the archive found. Paths are those of receipts, below the drop folder."""
+    """The result of one look at the archive. Paths are those of receipts, below the drop folder."""
 
     marks: dict[bytes, str] = field(default_factory=dict)  # of all receipts that could be looked at
     new: list[Receipt] = field(default_factory=list)  # that were not known; originals before duplicates

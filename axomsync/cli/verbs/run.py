@@ -32,7 +32,7 @@ def run(config_file: str | None) -> None:
 
 
 def _is_missing(folder: Path) -> bool:
-    """Whether the folder may appear by itself: its disk may not be mounted yet."""
+    """Return True if the folder is not there and may appear by itself: its disk may not be mounted yet."""
     try:
         folder.stat()
     except FileNotFoundError:
