@@ -215,7 +215,7 @@ class ObjectPut:
                 proof.update(piece)
                 if sent + len(piece) == self._length:
                     if body.proof not in (None, proof.hexdigest()):
-                        raise SourceChanged("its content changed after the check, though its size and times did not")
+                        raise SourceChanged("the file's content changed after it was checked")
                     body.complete = True
                 throttle.take(len(piece))
                 yield piece

@@ -155,6 +155,8 @@ class Mirror:
         """Poll and report problems. Returns the seconds from the start of this poll to the next."""
         try:
             self.poll()
+        except Stopping:
+            return self._context.settings.poll
         except KeyRefused as refused:
             self._context.problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
             return KEY_PAUSE_SECONDS

@@ -95,6 +95,8 @@ def set_up(form: Format, level: str, environ: Mapping[str, str] = os.environ, st
     root.setLevel(level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # watchdog calls it an error when an event comes while its thread is being stopped.
+    logging.getLogger("watchdog.observers.inotify").addFilter(lambda record: "thread is inactive" not in record.getMessage())
     logging.raiseExceptions = False  # what a faulty message would print instead is not redacted
     sys.excepthook = lambda kind, error, trace: _log_death("the program", (kind, error, trace))
     threading.excepthook = _log_death_of_thread

@@ -55,7 +55,7 @@ def test_sync_stores_settled_valid_files_once_and_sorts_the_others(sandbox: Sand
             "uploaded/sub/one.jsonl": one,
             "rejected/broken.jsonl": broken,
         }
-        assert "- line 3, column 17: a string is not closed on its line; close it; " in reason
+        assert "- line 3, column 17: a string is not closed on its line; add the closing quote; " in reason
         assert f"move it back to {agent.drop}/broken.jsonl" in reason
         assert len(receipts) == 3
 

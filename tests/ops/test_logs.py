@@ -98,6 +98,15 @@ fail()
 """
 
 
+def test_an_event_while_the_watch_stops_is_no_error(stream: io.StringIO) -> None:
+    set_up("console", "info", {}, stream)
+    watch = logging.getLogger("watchdog.observers.inotify")
+    watch.error("InotifyEmitter.queue_events() called when the thread is inactive")
+    assert stream.getvalue() == ""
+    watch.warning("inotify queue overflow")
+    assert "overflow" in stream.getvalue()
+
+
 def test_an_error_that_nobody_caught_is_told_without_secrets() -> None:
     done = subprocess.run([sys.executable, "-c", FAILS], capture_output=True, text=True, check=False)
     assert done.returncode == 1
