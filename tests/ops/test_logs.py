@@ -99,7 +99,7 @@ fail()
 
 
 def test_an_event_while_the_watch_stops_is_no_error(stream: io.StringIO) -> None:
-    set_up("console", "info", {}, stream)
+    logs.set_up("console", "info", {}, stream)
     watch = logging.getLogger("watchdog.observers.inotify")
     watch.error("InotifyEmitter.queue_events() called when the thread is inactive")
     assert stream.getvalue() == ""
