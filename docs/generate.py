@@ -98,6 +98,7 @@ SUBJECT_WORDS: Mapping[str, str] = {
     "agent": "A worker makes no progress, or met a bug.",
     "configuration": "A reload brought a bad configuration. The agent goes on with the old one.",
     "console": "The console does not answer, gives invalid answers, or refuses the key.",
+    "drop archive": "A bug in the removal of archived files.",
     "drop folder": "A part of the drop folder can't be read or written.",
     "drop folder's filesystem": "The filesystem that held the files is not mounted.",
     "hooks": "Hooks can't be run at all.",

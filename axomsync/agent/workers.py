@@ -17,6 +17,7 @@ from axomsync.config import Settings
 from axomsync.console.client import Console
 from axomsync.core.awake import awake_seconds
 from axomsync.core.errors import AxomsyncError
+from axomsync.drop.expiry import Expiry
 from axomsync.drop.intake import Intake
 from axomsync.ledger import Ledger
 from axomsync.mirror.check.scrub import Upkeep
@@ -66,6 +67,7 @@ class Workers:
         context = self._context()
         self._storage = context.storage
         self.intake = Intake(settings.drop, context) if settings.drop.enabled else None
+        self.archive = Expiry(settings.drop, context) if settings.drop.enabled else None
         self.mirror: Mirror | None = None
         self.upkeep: Upkeep | None = None
         if settings.mirror.enabled:
@@ -111,7 +113,7 @@ class Workers:
             self._schedule.every(self.settings.drop.rescan, self.intake.wake)
         if self.mirror is not None:
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
-        everybody: tuple[Worker | None, ...] = (self.intake, self.mirror, self.upkeep, self.hooks)
+        everybody: tuple[Worker | None, ...] = (self.intake, self.archive, self.mirror, self.upkeep, self.hooks)
         for worker in everybody:
             if worker is not None:
                 self._spawn(worker.name, worker.subject, worker.run, self.stop)

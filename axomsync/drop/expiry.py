@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from axomsync.config import DropSettings
 from axomsync.core.documents import NotADocument
-from axomsync.core.errors import LocalFault
+from axomsync.core.errors import LocalFault, Stopping
 from axomsync.core.folders import Folder
 from axomsync.core.paths import ARCHIVE, REASON, RECEIPT, REJECTS, UNFINISHED
 from axomsync.core.records import Receipt
@@ -32,6 +32,7 @@ from axomsync.runtime.worker import WorkerContext
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 3600.0
+NAP_SECONDS = 5.0
 NOTES = (RECEIPT, REASON)  # suffixes of the agent's files beside the dropped ones
 
 
@@ -52,23 +53,41 @@ class Amount:
 
 
 class Expiry:
-    """Scans both folders, at most once in `LOOK_SECONDS`."""
+    """Scans both folders. `run` is its thread, since reading a large archive takes long; `look` is one scan, for `sync`."""
+
+    name = "archive"
+    subject = "drop archive"
 
     def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
         self._root, self._keep = settings.folder, settings.archive_for
         self._context = context
         self._looked_at: float | None = None  # monotonic time
+        self._has_removed = False  # that look knew which files are old
         self._told: set[str] = set()  # faults that were logged
 
-    def look(self, step: Callable[[], None]) -> None:
-        """Remove old files and record the amount that is left; `step` is called repeatedly. Raises `LocalFault`."""
-        clock = self._context.clock()
-        if self._looked_at is not None and clock - self._looked_at < LOOK_SECONDS:
+    def run(self) -> None:
+        """Work until the agent stops."""
+        with self._context.liveness.worker(self.name) as beat:
+            while not self._context.stop.wait(NAP_SECONDS):
+                beat()
+                with suppress(Stopping, LocalFault):  # the drop folder's own worker reports its faults
+                    self.look(beat)
+
+    def look(self, beat: Callable[[], None]) -> None:
+        """Remove old files and record the amount that is left, once an hour; earlier when the console has told its time.
+
+        `beat` is called repeatedly. Raises `LocalFault`, and `Stopping` when the agent stops.
+        """
+        clock, oldest = self._context.clock(), self._oldest()
+        is_recent = self._looked_at is not None and clock - self._looked_at < LOOK_SECONDS
+        if is_recent and (self._has_removed or oldest is None):
             return
-        oldest = self._oldest()
-        if self._keep is not None and oldest is None:
-            return  # until the console has sent its time
-        self._looked_at = clock
+
+        def step() -> None:
+            beat()
+            if self._context.stop.is_set():
+                raise Stopping("the agent is stopping")
+
         faults: dict[bytes, LocalFault] = {}
         removed, archived, rejected = Amount(), Amount(), Amount()
         try:
@@ -89,6 +108,7 @@ class Expiry:
         with suppress(LocalFault):
             held_now = {os.fsdecode(ARCHIVE): archived.document(), os.fsdecode(REJECTS): rejected.document()}
             self._context.ledger.set_facts(**{PUT_AWAY: json.dumps(held_now)})
+        self._looked_at, self._has_removed = clock, oldest is not None
 
     def _oldest(self) -> float | None:
         """The time before which a receipt is old enough; None while no file may be removed."""

@@ -13,12 +13,13 @@ import math
 import os
 import threading
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import LocalFault
+from axomsync.core.errors import LocalFault, Stopping
 from axomsync.core.records import UNDER_WAY, Stamp, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop.accounts import Accounts
@@ -65,7 +66,6 @@ class Intake:
         self._uploader = Uploader(settings, context)
         self._settler = Settler(settings.settle)
         self._left = Accounts(context.ledger)
-        self._expiry = Expiry(settings, context)
         self._read_again: dict[int, float] = {}  # time when files were compared with their digests, by row
         self._wake = threading.Event()
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
@@ -98,7 +98,6 @@ class Intake:
                 began = self._clock()
                 try:
                     self._turn()
-                    self._expiry.look(beat)
                 except LocalFault as fault:
                     self._problems.report(self.subject, str(fault), self._context.now() + self._settings.rescan)
                 self._nap(began, beat)
@@ -120,7 +119,8 @@ class Intake:
             while not self._turn(only=first, once=True).is_last and self._goes_on():
                 while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
-            self._expiry.look(lambda: None)
+            with suppress(Stopping):
+                Expiry(self._settings, self._context).look(lambda: None)
         finally:
             self._carriers.end()
         if (failure := self._carriers.stopped_by()) is not None:

@@ -28,6 +28,7 @@ SUBJECTS = (
     "agent",
     "configuration",
     "console",
+    "drop archive",
     "drop folder",
     "drop folder's filesystem",
     "hooks",

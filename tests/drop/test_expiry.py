@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.core.errors import Stopping
+from axomsync.drop.expiry import Expiry
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PUT_AWAY
-from tests.drop.inprocess import DropHere, ledger_template
+from tests.drop.inprocess import DropHere, Stop, ledger_template
+from tests.rig.contexts import worker_context
 
 DAY = 86400.0
 DATA = b'{"text": "one"}\n'
@@ -125,6 +128,29 @@ def test_archive_for_leaves_files_without_proof_alone(drop: DropHere, change: Ca
     after = sorted(path.name for path in archived(drop).parent.iterdir() if not path.name.endswith(".receipt.json"))
     assert after == before
     assert all(path.read_bytes() == DATA for path in drop.outside.iterdir())
+
+
+def test_archive_for_ends_with_the_agent_while_a_file_is_read(drop: DropHere) -> None:
+    stop = Stop(drop.clocks)
+    drop.clocks.advance(31 * DAY)
+    with drop.ledger() as ledger:
+        context = worker_context(ledger, drop.far, drop.far, stop=stop, now=lambda: drop.clocks.wall)
+        with pytest.raises(Stopping):
+            Expiry(drop.settings, context).look(stop.set)
+    assert archived(drop).exists()
+
+
+def test_archive_for_looks_again_once_the_console_has_told_its_time(drop: DropHere) -> None:
+    drop.clocks.advance(31 * DAY)
+    with drop.ledger() as ledger:
+        expiry = Expiry(drop.settings, worker_context(ledger, drop.far, drop.far, now=lambda: drop.clocks.wall))
+        drop.far.clock_ahead = None
+        expiry.look(lambda: None)
+        assert archived(drop).exists()
+        assert json.loads(ledger.read.facts()[PUT_AWAY] or "")["uploaded"]["files"] == 1, "counted all the same"
+        drop.far.clock_ahead = 0.0
+        expiry.look(lambda: None)
+    assert not archived(drop).exists()
 
 
 def test_archive_for_trusts_no_clock_that_is_ahead_of_the_consoles(drop: DropHere) -> None:
