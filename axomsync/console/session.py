@@ -165,7 +165,7 @@ class Session:
         if status == 407 and self.proxy is not None:
             raise Transient(f"{self.url}: through {self.proxy}: {proxy_answered(status, self.proxy)}")
         call = f"{response.request.method} {printable(response.request.url.path)}"
-        detail = self._detail(response) + request_id(response, "x-request-id", self._key)
+        detail = self._detail(response) + request_id(response.headers, str(response.request.url), "x-request-id", self._key)
         if status == 401:
             raise KeyRefused(
                 f"the console refuses the API key ({detail}): create a new one in the console, put it where "
@@ -177,7 +177,7 @@ class Session:
             raise NotThere(f"{call}: the console does not know it ({detail})")
         if status == 429 or status >= 500 or status in (408, 425):
             through = f", through {self.proxy}" if self.proxy is not None else ""
-            raise Transient(f"{self.url} answered {status} ({detail}){through}", retry_after(response, self._now()))
+            raise Transient(f"{self.url} answered {status} ({detail}){through}", retry_after(response.headers, self._now()))
         if 300 <= status < 400:
             raise Rejected(f"{call}: the console redirects elsewhere ({status}); correct [console] url")
         raise Rejected(f"{call}: the console refuses it with {status}: {detail}")

@@ -55,10 +55,13 @@ class Transient(AxomsyncError):
 
     exit_code = 75
 
-    def __init__(self, message: str, retry_after: float | None = None, *, congestion: bool = False) -> None:
+    def __init__(
+        self, message: str, retry_after: float | None = None, *, congestion: bool = False, unsent: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.congestion = congestion  # the far side asked for fewer requests (429, 503, SlowDown)
+        self.unsent = unsent  # no connection was made, so nothing reached the far side
 
 
 class UrlExpired(AxomsyncError):

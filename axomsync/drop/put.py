@@ -140,6 +140,8 @@ class ObjectPut:
                 self._let_go(perhaps=self._perhaps_stored or self._body.complete)
                 raise
             except Transient as failure:
+                if failure.unsent:
+                    self._body.complete = False
                 self._was_complete = self._was_complete or self._body.complete
                 self._perhaps_stored = self._perhaps_stored or self._body.complete
                 if attempt - self._refusals >= QUICK_TRIES:

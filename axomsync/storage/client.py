@@ -10,27 +10,22 @@ connection), plain http to another host (`Rejected`), answers that are no HTTP.
 """
 
 import os
-import ssl
-import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Self
 from urllib.parse import urlsplit
 
-import httpcore
 import httpx
-from pyreqwest.client import SyncClient, SyncClientBuilder
-from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from pyreqwest.exceptions import PyreqwestError
-from pyreqwest.proxy import ProxyBuilder
 
 from axomsync import __version__
 from axomsync.config import Settings, is_loopback, may_use_plain_http
-from axomsync.core.errors import BadConfig, Rejected, SourceChanged, Transient
+from axomsync.core.errors import Rejected, SourceChanged, Transient
+from axomsync.storage.connections import CONNECT_SECONDS, NO_HTTP, Downloads, LongBodies, RustClients
 from axomsync.storage.s3 import (
     DOCUMENT_LIMIT,
     Answer,
@@ -41,25 +36,24 @@ from axomsync.storage.s3 import (
     judge_put,
     signed_headers,
 )
-from axomsync.transport.addresses import judge_literal, resolve
+from axomsync.storage.short_bodies import put_short
+from axomsync.transport.addresses import judge_literal
 from axomsync.transport.authorities import roots, tls_context
 from axomsync.transport.http import (
     NETWORK_TROUBLE,
     host_of,
     http_date,
     network_reason,
+    never_connected,
     proxy_answered,
     request_id,
     retry_after,
-    with_context,
 )
-from axomsync.transport.proxies import Proxies, Proxy
+from axomsync.transport.proxies import Proxies
 
-CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 120.0  # storage may need long between the last byte of a large PUT and its answer
 DOCUMENT_SECONDS = 10.0  # to read the body of an error answer; a slow one must not hold a worker
-NAME_SECONDS = 30.0  # a name is resolved again after that
-PINNED_MOST = 32  # transports kept, one for each address
+SHORT_BODY = 1024 * 1024  # bytes; such a body is sent at once
 
 _HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept-Encoding": "identity"}
 
@@ -105,19 +99,20 @@ class Storage:
         self._proxies = Proxies.of(os.environ)
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers in front of storage set cookies
         context = tls_context(ca_file)
+        authorities = roots(ca_file, context)
         self._downloads = httpx.Client(
-            transport=_Bulk(roots(ca_file, context), stall, self._proxies, loopback=loopback),
+            transport=Downloads(RustClients(authorities, stall, self._proxies, loopback=loopback)),
             headers=_HEADERS,
             cookies=no_cookies,
             timeout=None,  # noqa: S113  # the transport has its own
         )
-        # Uploads keep httpx's own transport: its timeouts apply to each write and read. The Rust transport's read timeout
-        # also runs while a body is sent, and so ends every longer upload.
-        self._uploads = httpx.Client(
-            transport=_Uploads(context, self._proxies, loopback=loopback),
+        silence = max(stall, answer_seconds)
+        self._short_uploads = RustClients(authorities, silence, self._proxies, loopback=loopback)
+        self._long_uploads = httpx.Client(
+            transport=LongBodies(context, self._proxies, loopback=loopback),
             headers=_HEADERS,
             cookies=no_cookies,
-            timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=max(stall, answer_seconds), pool=None),
+            timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=silence, pool=None),
         )
 
     @classmethod
@@ -134,7 +129,8 @@ class Storage:
     def close(self) -> None:
         """Close all connections."""
         self._downloads.close()
-        self._uploads.close()
+        self._short_uploads.close()
+        self._long_uploads.close()
 
     @contextmanager
     def get(self, url: str, start: int, end: int, total: int, etag: str | None) -> Iterator[RangeReply]:
@@ -149,8 +145,8 @@ class Storage:
         if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
         with self._mapped(url), _answered(self._downloads.stream("GET", url, headers=headers)) as response:
-            self._tell_proxy(url, response)
-            answer = self._answer(response, with_body=response.status_code not in (200, 206))
+            document = None if response.status_code in (200, 206) else partial(self._document, response)
+            answer = self._answer(url, response.status_code, response.headers, document)
             extent = judge_get(answer, start, end, total)
             if extent.whole and start != 0:
                 raise RangeIgnored
@@ -167,7 +163,18 @@ class Storage:
     def put(self, url: str, pieces: Iterable[bytes], length: int, content_type: str) -> Confirmation:
         """Send `length` bytes from `pieces`. Returns storage's confirmation; any other answer is raised."""
         self._check(url)
-        headers = {"Content-Length": str(length)} | signed_headers(url, content_type)
+        headers = signed_headers(url, content_type)
+        with self._mapped(url):
+            if length <= SHORT_BODY:
+                return judge_put(self._put_short(url, b"".join(pieces), headers), all_sent=True)
+            return self._put_long(url, pieces, length, headers)
+
+    def _put_short(self, url: str, body: bytes, headers: dict[str, str]) -> Answer:
+        answer = put_short(self._short_uploads, url, body, _HEADERS | headers)
+        document = partial(answer.document, DOCUMENT_LIMIT, self._document_seconds)
+        return self._answer(url, answer.status, answer.headers, document)
+
+    def _put_long(self, url: str, pieces: Iterable[bytes], length: int, headers: dict[str, str]) -> Confirmation:
         sent = 0
 
         def counted() -> Iterator[bytes]:
@@ -176,12 +183,14 @@ class Storage:
                 yield piece
                 sent += len(piece)
 
-        with self._mapped(url), _answered(self._uploads.stream("PUT", url, content=counted(), headers=headers)) as response:
-            self._tell_proxy(url, response)
+        headers |= {"Content-Length": str(length)}
+        with _answered(self._long_uploads.stream("PUT", url, content=counted(), headers=headers)) as response:
             # The body is read even if it is empty: or the next PUT could not reuse this connection. The long limit was
             # for the answer; its body gets the short one.
             response.request.extensions["timeout"]["read"] = self._document_seconds
-            return judge_put(self._answer(response, with_body=True), all_sent=sent == length)
+            document = partial(self._document, response)
+            answer = self._answer(url, response.status_code, response.headers, document)
+            return judge_put(answer, all_sent=sent == length)
 
     def _check(self, url: str) -> None:
         """Reject URLs that are not http(s) or carry a user name or password, and forbidden addresses."""
@@ -196,22 +205,21 @@ class Storage:
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
         judge_literal(parts.hostname or "", loopback=self._loopback)  # also before a proxy is used
 
-    def _answer(self, response: httpx.Response, *, with_body: bool) -> Answer:
-        """Convert an answer for `s3`. At most an error document's worth of the body is read."""
-        url = str(response.request.url)
-        headers = {name.lower(): value for name, value in response.headers.items()}
+    def _answer(self, url: str, status: int, headers: httpx.Headers, document: Callable[[], bytes] | None) -> Answer:
+        """Convert an answer for `s3`; `document` reads the beginning of its body, None if it is the object."""
+        if status == 407 and (proxy := self._proxies.leading_to(url)) is not None:  # to plain http; it is not storage's
+            raise Transient(f"storage {host_of(url)}: through {proxy}: {proxy_answered(407, proxy)}")
         body = b""
-        if with_body:
+        if document is not None:
             try:
-                body = self._document(response)
+                body = document()
             except (httpx.HTTPError, PyreqwestError):
                 # A success needs its whole body; and only the code tells whether a 400 is final.
-                if response.status_code < 300 or response.status_code == 400:
+                if status < 300 or status == 400:
                     raise
-        request = request_id(response, "x-amz-request-id")
-        return Answer(
-            url, host_of(url), response.status_code, headers, body, request, retry_after(response, time.time())
-        )  # fmt: skip
+        lower = {name.lower(): value for name, value in headers.items()}
+        request = request_id(headers, url, "x-amz-request-id")
+        return Answer(url, host_of(url), status, lower, body, request, retry_after(headers, time.time()))
 
     def _document(self, response: httpx.Response) -> bytes:
         text, ends = b"", time.monotonic() + self._document_seconds
@@ -221,11 +229,6 @@ class Storage:
                 break
         return text[:DOCUMENT_LIMIT]
 
-    def _tell_proxy(self, url: str, response: httpx.Response) -> None:
-        """Recognise a proxy's own 407 to plain http, which is not storage's answer. Raises `Transient`."""
-        if response.status_code == 407 and (proxy := self._proxies.leading_to(url)) is not None:
-            raise Transient(f"storage {host_of(url)}: through {proxy}: {proxy_answered(407, proxy)}")
-
     @contextmanager
     def _mapped(self, url: str) -> Iterator[None]:
         """Map errors of the transports to our own; messages name the host, never the URL."""
@@ -234,7 +237,7 @@ class Storage:
         except (*NETWORK_TROUBLE, httpx.InvalidURL, PyreqwestError) as error:
             silent = f"no byte for {self._stall:g} s ([transfer] stall)"
             reason = network_reason(error, self._proxies.leading_to(url), silent)
-            raise Transient(f"storage {host_of(url)}: {reason}") from None
+            raise Transient(f"storage {host_of(url)}: {reason}", unsent=never_connected(error)) from None
 
 
 @contextmanager
@@ -244,7 +247,7 @@ def _answered(exchange: AbstractContextManager[httpx.Response]) -> Iterator[http
         try:
             response = stack.enter_context(exchange)
         except ValueError:  # raised by the Rust transport
-            raise Transient("the answer of storage is not HTTP") from None
+            raise Transient(NO_HTTP) from None
         yield response
 
 
@@ -266,140 +269,3 @@ def _exactly(chunks: Iterator[memoryview], length: int) -> Iterator[memoryview]:
             yield chunk
     if left:
         raise Transient(f"the body was cut short: {left} of {length} bytes are missing")
-
-
-class _JudgedNetwork(httpcore.NetworkBackend):
-    """httpcore's own network, but names are resolved and their addresses checked here."""
-
-    def __init__(self, *, loopback: bool) -> None:
-        self._inner, self._loopback = httpcore.SyncBackend(), loopback
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        """Connect to the first address that answers."""
-        try:
-            addresses = resolve(host, port, loopback=self._loopback)
-        except OSError as error:
-            raise httpcore.ConnectError(str(error)) from error
-        for address in addresses[:-1]:
-            try:
-                return self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
-
-    def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
-    ) -> httpcore.NetworkStream:
-        """Refuse: signed URLs lead to hosts."""
-        raise httpcore.ConnectError("signed URLs never lead to Unix sockets")
-
-
-class _Uploads(httpx.BaseTransport):
-    """httpx's own transport: one for direct connections and one for each proxy."""
-
-    def __init__(self, context: ssl.SSLContext, proxies: Proxies, *, loopback: bool) -> None:
-        self._context, self._proxies = context, proxies
-        # httpx passes no network backend on. Proxies keep theirs: a proxy resolves names by itself.
-        straight = self._build(None)
-        straight._pool._network_backend = _JudgedNetwork(loopback=loopback)
-        self._transports: dict[Proxy | None, httpx.HTTPTransport] = {None: straight}
-        self._transports |= {proxy: self._build(proxy) for proxy in proxies.named.values()}
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request through the transport of the proxy that its URL needs."""
-        return self._transports[self._proxies.leading_to(str(request.url))].handle_request(request)
-
-    def close(self) -> None:
-        """Close all connections."""
-        for transport in self._transports.values():
-            transport.close()
-
-    def _build(self, proxy: Proxy | None) -> httpx.HTTPTransport:
-        return httpx.HTTPTransport(
-            verify=self._context,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            proxy=None if proxy is None else with_context(proxy, self._context),
-        )
-
-
-class _Bulk(httpx.BaseTransport):
-    """Rust transports: one for each address of a name, so the checked address is the one used; and one for each proxy."""
-
-    def __init__(self, roots: bytes | None, stall: float, proxies: Proxies, *, loopback: bool) -> None:
-        self._roots, self._stall, self._proxies, self._loopback = roots, stall, proxies, loopback
-        self._straight = SyncHttpxTransport(self._build(None))
-        self._through = {proxy: SyncHttpxTransport(self._build(None, proxy)) for proxy in proxies.named.values()}
-        self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
-        self._pinned: dict[tuple[str, str, int], SyncHttpxTransport] = {}
-        self._turn = 0
-        self._lock = threading.Lock()
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request to the next address of its host, or through its proxy."""
-        url = request.url
-        host, port = url.host, url.port or (443 if url.scheme == "https" else 80)
-        if (proxy := self._proxies.leading_to(str(url))) is not None:
-            return self._through[proxy].handle_request(request)
-        if judge_literal(host, loopback=self._loopback):
-            return self._straight.handle_request(request)
-        transport = self._transport(host, port)
-        try:
-            return transport.handle_request(request)
-        except httpx.ConnectError:
-            with self._lock:
-                self._names.pop((host, port), None)
-            raise
-
-    def close(self) -> None:
-        """Close all connections."""
-        for transport in (self._straight, *self._through.values(), *self._pinned.values()):
-            transport.close()
-
-    def _transport(self, host: str, port: int) -> SyncHttpxTransport:
-        with self._lock:
-            now = time.monotonic()
-            known = self._names.get((host, port))
-            if known is None or now - known[0] > NAME_SECONDS:
-                try:
-                    known = self._names[host, port] = (now, resolve(host, port, loopback=self._loopback))
-                except OSError as error:
-                    raise httpx.ConnectError(str(error)) from error
-            self._turn += 1
-            address = known[1][self._turn % len(known[1])]
-            key = (host, address, port)
-            if key not in self._pinned:
-                if len(self._pinned) >= PINNED_MOST:  # not closed: lanes may still read from it
-                    del self._pinned[next(iter(self._pinned))]
-                self._pinned[key] = SyncHttpxTransport(self._build(key))
-            return self._pinned[key]
-
-    def _build(self, pinned: tuple[str, str, int] | None, proxy: Proxy | None = None) -> SyncClient:
-        builder = (
-            SyncClientBuilder()
-            .runtime_multithreaded(True)  # one thread can decrypt about 10 Gbit/s
-            .http1_only()
-            .follow_redirects(False)
-            .no_proxy()  # it would read the environment in its own way
-            .referer(False)
-            .gzip(False).brotli(False).zstd(False).deflate(False)
-            .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
-            .read_timeout(timedelta(seconds=self._stall))
-        )  # fmt: skip
-        if proxy is not None:
-            builder = builder.proxy(ProxyBuilder.all(proxy.url))
-        if pinned is not None:
-            builder = builder.resolve(*pinned)
-        if self._roots is not None:
-            try:
-                builder = builder.add_root_certificate_pem(self._roots)
-            except PyreqwestError as error:
-                raise BadConfig(f"[console] ca_file: can't be used: {error}") from None
-        return builder.build()

@@ -6,6 +6,7 @@ It keeps no state. Headers come from the far side: one that does not parse count
 import email.utils
 import re
 import ssl
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import httpx
@@ -40,6 +41,14 @@ def network_reason(error: Exception, proxy: Proxy | None, silent: str) -> str:
     return _reason(error, causes, told, silent)
 
 
+def never_connected(error: Exception) -> bool:
+    """Check that no connection was made, so that nothing reached the far side."""
+    told = " | ".join(_causes(error)).lower()
+    if "client error (" in told:  # the Rust client also gives this error for a connection that ends without an answer
+        return "client error (connect)" in told
+    return isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+
+
 def _refusal_of_proxy(told: str, proxy: Proxy) -> str | None:
     """The proxy's own refusal; None when something else failed."""
     status = re.search(r"proxyerror: (\d{3})\b", told)
@@ -72,13 +81,14 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
     for signs, reason in _REASONS:
         if any(sign in told for sign in signs):
             return f"can't connect: {reason}" if kind == "ConnectError" else reason
-    if (kind == "ConnectTimeout" and "operation timed out" not in told) or ("(connect)" in told and "timed out" in told):
+    slow_connect = kind.startswith("ConnectTimeout") and "operation timed out" not in told
+    if slow_connect or ("(connect)" in told and "timed out" in told):
         return "no connection within the time limit"
     if "Timeout" in kind:
         return silent
     if kind == "ConnectError":
         return f"can't connect ({printable(causes[-1])[:200]})"
-    if kind in ("RemoteProtocolError", "DecodingError") and not any(sign in told for sign in _BROKEN_OFF):
+    if kind in ("RemoteProtocolError", "DecodingError", "DecodeError") and not any(sign in told for sign in _BROKEN_OFF):
         return "its answer is not HTTP, or has headers that are too large; does a proxy stand in between?"
     return f"the connection broke ({kind})"
 
@@ -108,24 +118,24 @@ def _causes(error: BaseException) -> list[str]:
     return told
 
 
-def retry_after(response: httpx.Response, now: float) -> float | None:
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Retry-After in seconds, from either of its forms (RFC 9110, 10.2.3); None when absent or unreadable."""
-    value = response.headers.get("Retry-After", "").strip()
+    value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
     date = http_date(value)
-    sent = http_date(response.headers.get("Date", ""))  # by the same clock, which may differ from ours
+    sent = http_date(headers.get("Date", ""))  # by the same clock, which may differ from ours
     return None if date is None else max(0.0, date - (now if sent is None else sent))
 
 
-def request_id(response: httpx.Response, name: str, key: str | None = None) -> str:
+def request_id(headers: Mapping[str, str], url: str, name: str, key: str | None = None) -> str:
     """The far side's name for this request, for its support: `; request …` to append to a message, or "".
 
     `name` is its header. A value that is no plain word, or that repeats a secret (the URL, the `key`), counts
     as none.
     """
-    value = response.headers.get(name, "")
-    secret = value in str(response.request.url) or (key is not None and key in value)
+    value = headers.get(name, "")
+    secret = value in url or (key is not None and key in value)
     return "" if secret or not re.fullmatch(r"[\w.:+/=-]{1,64}", value, re.ASCII) else f"; request {value}"
 
 

@@ -126,9 +126,9 @@ def test_retry_after_date_is_read_by_the_servers_clock() -> None:
     sent = http_date(answer.headers["Date"])
     assert sent is not None
     for jump in JUMPS:
-        assert retry_after(answer, sent + jump) == 20
+        assert retry_after(answer.headers, sent + jump) == 20
     del answer.headers["Date"]
-    assert retry_after(answer, sent) == 20
+    assert retry_after(answer.headers, sent) == 20
 
 
 def is_published(agent: AgentProcess, name: str) -> bool:

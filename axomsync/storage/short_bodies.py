@@ -1,0 +1,66 @@
+"""PUT of a body that is sent at once, by the Rust client itself: a third of the CPU time that httpx takes for it.
+
+Failures handled: a host whose addresses changed (it is resolved again), an answer whose body never ends or comes slowly
+(given up after a while), an answer that is not HTTP (`Transient`). Errors of the network are the transport's own.
+"""
+
+import threading
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import httpx
+from pyreqwest.exceptions import ConnectError
+from pyreqwest.response import SyncResponse
+
+from axomsync.core.errors import Transient
+from axomsync.storage.connections import NO_HTTP, RustClients
+
+
+@dataclass(frozen=True)
+class ShortAnswer:
+    """An answer, with the connection that its body is still read from. `document` must be called once."""
+
+    status: int
+    headers: httpx.Headers
+    _response: SyncResponse
+    _connection: ExitStack
+
+    def document(self, most: int, seconds: float) -> bytes:
+        """Read about `most` bytes of the body within `seconds`, and free the connection. Raises `httpx.ReadTimeout`."""
+        if self.headers.get("Content-Length") == "0":
+            self._connection.close()
+            return b""
+        # The client's own limit is the long one for the answer. A read can't be ended from here, so it gets a thread.
+        done: Future[bytes] = Future()
+        threading.Thread(target=self._read, args=(most, done), name="answer", daemon=True).start()
+        try:
+            return done.result(seconds)
+        except TimeoutError:
+            raise httpx.ReadTimeout("the body of the answer") from None
+
+    def _read(self, most: int, done: Future[bytes]) -> None:
+        try:
+            with self._connection:
+                text, reader = b"", self._response.body_reader
+                while len(text) < most and (chunk := reader.read_chunk()) is not None:
+                    text += chunk
+        except BaseException as failure:  # noqa: BLE001  # it is raised where the result is awaited
+            done.set_exception(failure)
+        else:
+            done.set_result(text)
+
+
+def put_short(clients: RustClients, url: str, body: bytes, headers: dict[str, str]) -> ShortAnswer:
+    """Send the body; returns the answer before its body is read. Raises `Transient`, `PyreqwestError`, `httpx.HTTPError`."""
+    parsed, connection = httpx.URL(url), ExitStack()
+    request = clients.leading_to(parsed).put(str(parsed)).headers(headers).body_bytes(body)
+    exchange = request.streamed_read_buffer_limit(0).build_streamed()  # else it would wait for the body of the answer
+    try:
+        response = connection.enter_context(exchange)
+    except ConnectError:
+        clients.forget_addresses(parsed)
+        raise
+    except ValueError:
+        raise Transient(NO_HTTP) from None
+    return ShortAnswer(response.status, httpx.Headers(list(response.headers.items())), response, connection)
