@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -108,16 +109,16 @@ class RustClients:
         self._turn = 0
         self._lock = threading.Lock()
 
-    def leading_to(self, url: httpx.URL) -> SyncClient:
+    def leading_to(self, url: str) -> SyncClient:
         """The client of the next address of the URL's host, or of its proxy. Raises `httpx.ConnectError`."""
         host, port = _place(url)
-        if (proxy := self._proxies.leading_to(str(url))) is not None:
+        if (proxy := self._proxies.leading_to(url)) is not None:
             return self._through[proxy]
         if judge_literal(host, loopback=self._loopback):
             return self._straight
         return self._pinned_to_next(host, port)
 
-    def forget_addresses(self, url: httpx.URL) -> None:
+    def forget_addresses(self, url: str) -> None:
         """Resolve the URL's host again at the next request: no connection could be made."""
         with self._lock:
             self._names.pop(_place(url), None)
@@ -177,10 +178,11 @@ class Downloads(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request to the next address of its host, or through its proxy."""
+        url = str(request.url)
         try:
-            return SyncHttpxTransport(self._clients.leading_to(request.url)).handle_request(request)
+            return SyncHttpxTransport(self._clients.leading_to(url)).handle_request(request)
         except httpx.ConnectError:
-            self._clients.forget_addresses(request.url)
+            self._clients.forget_addresses(url)
             raise
 
     def close(self) -> None:
@@ -188,5 +190,6 @@ class Downloads(httpx.BaseTransport):
         self._clients.close()
 
 
-def _place(url: httpx.URL) -> tuple[str, int]:
-    return url.host, url.port or (443 if url.scheme == "https" else 80)
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

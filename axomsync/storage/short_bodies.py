@@ -4,6 +4,7 @@ Failures handled: a host whose addresses changed (it is resolved again), an answ
 (given up after a while), an answer that is not HTTP (`Transient`). Errors of the network are the transport's own.
 """
 
+import re
 import threading
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -15,6 +16,8 @@ from pyreqwest.response import SyncResponse
 
 from axomsync.core.errors import Transient
 from axomsync.storage.connections import NO_HTTP, RustClients
+
+_PLAIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?/[!-\[\]-~]*")
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,15 @@ class ShortAnswer:
 
 def put_short(clients: RustClients, url: str, body: bytes, headers: dict[str, str]) -> ShortAnswer:
     """Send the body; returns the answer before its body is read. Raises `Transient`, `PyreqwestError`, `httpx.HTTPError`."""
-    parsed, connection = httpx.URL(url), ExitStack()
-    request = clients.leading_to(parsed).put(str(parsed)).headers(headers).body_bytes(body)
+    if not _PLAIN.fullmatch(url):  # Rust and Python may read it differently, so that another host is judged than is asked
+        url = str(httpx.URL(url))
+    connection = ExitStack()
+    request = clients.leading_to(url).put(url).headers(headers).body_bytes(body)
     exchange = request.streamed_read_buffer_limit(0).build_streamed()  # else it would wait for the body of the answer
     try:
         response = connection.enter_context(exchange)
     except ConnectError:
-        clients.forget_addresses(parsed)
+        clients.forget_addresses(url)
         raise
     except ValueError:
         raise Transient(NO_HTTP) from None
