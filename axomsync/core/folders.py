@@ -57,8 +57,9 @@ class Folder:
 
     def descend(self, rel: bytes, *, make: int | None = None) -> "Folder":
         """Open the folder at `rel` below this one; `make`: the mode for missing folders on the way, None makes none."""
-        current = Folder(os.dup(self.descriptor), self.path)
-        for part in filter(None, rel.split(b"/")):
+        first, *others = [part for part in rel.split(b"/") if part] or [b""]
+        current = self._enter(first, make) if first else Folder(os.dup(self.descriptor), self.path)
+        for part in others:
             with current:
                 current = current._enter(part, make)
         return current

@@ -37,7 +37,7 @@ from axomsync.runtime.worker import WorkerContext
 log = logging.getLogger(__name__)
 
 LONGEST_NAP_SECONDS = 5.0  # the loop runs at least this often, to show that it is alive
-SCAN_SHARE = 10  # a scan that took one second is followed by a pause of ten
+LOOKING_SHARE = 10  # a look at all files that took one second is followed by a pause of ten
 LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
 READ_AGAIN_SECONDS = 3600.0
 HEAL_SECONDS = 60.0  # shortest pause before an early scan after the watch died; it may die again at once
@@ -71,7 +71,7 @@ class Intake:
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
         self._carriers = Carriers(self._uploader, context, self._wake.set)
         self._ready = False
-        self._scan_seconds = 0.0  # duration of the last scan alone, without waits for a locked ledger
+        self._looking_seconds = 0.0  # duration of the last scan and its comparison, without waits for a locked ledger
         self._retry_at = math.inf  # monotonic time
 
     @property
@@ -167,7 +167,7 @@ class Intake:
         Scans never follow each other at once.
         """
         now = self._clock()
-        earliest = now + min(self._scan_seconds * SCAN_SHARE, LONGEST_PAUSE_SECONDS)
+        earliest = now + min(self._looking_seconds * LOOKING_SHARE, LONGEST_PAUSE_SECONDS)
         latest = began + self._settings.rescan
         if (due := self._settler.due_in(now)) is not None:
             latest = min(latest, now + due)
@@ -201,7 +201,6 @@ class Intake:
         hidden = self._get_ready()  # this may give files back the name that a crash changed
         began = self._clock()
         seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
-        self._scan_seconds = self._clock() - began
         seen.unreadable |= hidden
         rows = self._ledger.read.uploads_in_drop()
         pushed = {row.path: row for row in rows if is_pushed(row.path)}
@@ -222,6 +221,7 @@ class Intake:
             max_put=math.inf if settings.shard else settings.max_put,
         )
         del rows
+        self._looking_seconds = self._clock() - began
         self._retry_at = math.inf if meaning.next_in is None else self._clock() + meaning.next_in
         self._forget(meaning.vanished, seen)
         settling = meaning.settling | self._meet(meaning, seen.found)

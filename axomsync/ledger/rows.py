@@ -3,10 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from functools import cache, lru_cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
+
+import orjson
 
 from axomsync.core.records import Model, ModelState, RepeatedLines, Shape, ShapeFinding, Stamp, Upload, UploadState
 
@@ -131,7 +132,7 @@ def _repeated(text: str | None) -> RepeatedLines | None:
 
 def shape_column(shape: Shape | None) -> str | None:
     """Encode the shape of a dataset for a column; NULL when there is no shape."""
-    return None if shape is None else json.dumps(asdict(shape))
+    return None if shape is None else orjson.dumps(shape).decode()
 
 
 def _shape(text: str | None) -> Shape | None:
