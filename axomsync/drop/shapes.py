@@ -121,6 +121,10 @@ class Shapes:
         self._characters += later._characters
         self._longest = max(self._longest, later._longest)
 
+    def become(self, other: "Shapes") -> None:
+        """Take over everything that the other has found."""
+        self.__dict__.update(other.__dict__)
+
     def report(self) -> Shape:
         """Return what was found so far."""
         kind = self._form.kind if self._form is not None else "other" if self._formless else None

@@ -1,0 +1,344 @@
+"""Check of a large file on all cores: one reading into memory that is shared with processes, which parse parts of it.
+
+This process reads each byte once, and computes the digests over the very memory that the others parse: what is judged and what
+the digests stand for can't differ, whoever writes to the file meanwhile. The memory is a ring of slots. A part of the file begins
+after the first line end of a slot and ends at that of the next; a longer line is handed over as it comes. What was found in the
+parts is joined in their order, and is what `jsonl.check` would have found (a test compares them).
+
+Failures handled: a file that ends before its size (`SourceChanged`), a process that dies or does not answer, none that may be
+begun (in each case `jsonl.check` reads the file from its beginning, and a log line tells it), no shared memory (likewise).
+"""
+
+import hashlib
+import itertools
+import logging
+import mmap
+import os
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from typing import Literal
+
+from axomsync.core.errors import SourceChanged
+from axomsync.core.records import Checked, Segment
+from axomsync.drop import jsonl
+from axomsync.drop.digests import PIECES_BEHIND, BackgroundHasher, RangeDigests
+from axomsync.drop.jsonl import HEAD, LARGE_LINE, LINE_LIMIT, READ_SIZE, Parser, Part
+from axomsync.drop.line_worker import Begin, Piece
+from axomsync.drop.line_workers import LineWorker, LineWorkers, Reader
+from axomsync.drop.shapes import Shapes
+
+log = logging.getLogger(__name__)
+
+LARGE = 256 * 1024 * 1024  # bytes of a file for which it pays to begin processes
+SLOT = 1024 * 1024  # bytes; a multiple of READ_SIZE
+MOST_SLOTS = 20
+SLOTS_BESIDE = 4  # those of the processes
+LOOK_SECONDS = 0.1
+ANSWER_SECONDS = 60.0  # a process that is silent for longer is given up
+
+
+_numbers = itertools.count()  # of the memories
+
+
+class WorkersLost(Exception):
+    """The processes can't finish this file."""
+
+
+def check(
+    file: int,
+    size: int,
+    mode: Literal["full", "sample", "off"],
+    beat: Callable[[], None],
+    workers: LineWorkers,
+    *,
+    shards: Sequence[Segment] = (),
+    shapes: Shapes | None = None,
+    large: int = LARGE,
+) -> Checked:
+    """Do what `jsonl.check` does, and do it on all cores if more than `large` bytes are to be parsed."""
+    if mode == "full" and size > large and workers.most > 0:
+        try:
+            return check_in_parts(file, size, beat, workers, shards=shards, shapes=shapes)
+        except WorkersLost as lost:
+            log.warning("%s; this process checks the file again, on one core", lost)
+    return jsonl.check(file, size, mode, beat, shards=shards, shapes=shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How a file is read; other sizes than these are for tests."""
+
+    slot: int = SLOT
+    read_size: int = READ_SIZE
+    line_limit: int = LINE_LIMIT
+    large_line: int = LARGE_LINE
+
+
+IN_EARNEST = Sizes()
+
+
+def check_in_parts(
+    file: int,
+    size: int,
+    beat: Callable[[], None],
+    workers: LineWorkers,
+    *,
+    shards: Sequence[Segment] = (),
+    shapes: Shapes | None = None,
+    sizes: Sizes = IN_EARNEST,
+) -> Checked:
+    """Do what `jsonl.check` does in mode "full". Raises `WorkersLost`; `shapes` is untouched then."""
+    joined = None if shapes is None else Shapes(shapes.wanted)
+    result = Parser(sizes.line_limit, sizes.large_line, joined)
+    result.sniff(os.pread(file, HEAD, 0), size)
+    sha256, ranges = hashlib.sha256(), RangeDigests(shards or [Segment(0, size)])
+    with _ring(sizes.slot, min(MOST_SLOTS, workers.most + SLOTS_BESIDE)) as ring, workers.reader() as reader:
+        parts = _Parts(ring, workers, reader, result, joined, sizes)
+        with BackgroundHasher(size, sha256.update, ranges.update, ring.hashed) as digests:
+            while not parts.are_joined:
+                while ring.position < size and ring.has_room:
+                    digests.update(ring.read(file, size))
+                    parts.cut(is_last=ring.position == size)
+                parts.go_on()
+                beat()
+        parts.give_back()
+    repeated, shape = result.finish(parts.lines)
+    if shapes is not None and joined is not None:
+        shapes.become(joined)
+    whole, each = sha256.hexdigest(), ranges.hexdigests()
+    return jsonl.checked_of(whole, size, parts.lines, each, sharded=bool(shards), repeated=repeated, shape=shape)
+
+
+class _Ring:
+    """The shared memory: slots that are filled one after the other, and free again when nobody needs them."""
+
+    def __init__(self, descriptor: int, memory: mmap.mmap, slot: int, number: int) -> None:
+        self.descriptor, self.memory, self.slot = descriptor, memory, slot
+        self._needed = [0] * number  # by how many parts
+        self._read = self._hashed = 0  # slots that were filled, and hashed
+        self._hashed_told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.position = 0  # in the file: bytes that were read
+        self.filled = slice(0, 0)  # the last slot that was filled, its bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of all slots."""
+        return self.slot * len(self._needed)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next slot is free."""
+        number = self._read % len(self._needed)
+        unhashed = self._read - self._hashed
+        return unhashed < min(PIECES_BEHIND, len(self._needed)) and not self._needed[number]
+
+    @property
+    def wakes(self) -> int:
+        """A descriptor that can be read when a slot was hashed."""
+        return self._hashed_told
+
+    def read(self, file: int, size: int) -> memoryview:
+        """Fill the next slot from the file, which has `size` bytes, and return its bytes."""
+        begin = self._read % len(self._needed) * self.slot
+        end = begin + min(self.slot, size - self.position)
+        view = memoryview(self.memory)[begin:end]
+        done = 0
+        while done < len(view):
+            count = os.preadv(file, [view[done:]], self.position + done)
+            if not count:
+                raise SourceChanged("the file became shorter while it was read")
+            done += count
+        self._read += 1
+        self.position += done
+        self.filled = slice(begin, end)
+        return view
+
+    def hashed(self, _: bytes | memoryview) -> None:
+        """Note that the next slot was hashed. Called by the hashing thread."""
+        self._hashed += 1
+        os.eventfd_write(self._hashed_told, 1)
+
+    def slept(self) -> None:
+        """Forget what woke its reader."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._hashed_told)
+
+    def need(self, place: int, *, change: int = 1) -> None:
+        """Note that one part more needs the slot of this byte, or with `change` -1, one less."""
+        self._needed[place // self.slot] += change
+
+    def close(self) -> None:
+        os.close(self._hashed_told)
+        # What another process still maps goes, too.
+        os.ftruncate(self.descriptor, 0)
+
+
+@contextmanager
+def _ring(slot: int, number: int) -> Iterator[_Ring]:
+    """Yield a ring of so many slots of so many bytes. Raises `WorkersLost` where there can't be one."""
+    try:
+        descriptor = os.memfd_create("lines", os.MFD_CLOEXEC)
+    except OSError as error:
+        raise WorkersLost(f"no memory that processes can share: {error}") from None
+    try:
+        os.ftruncate(descriptor, slot * number)
+        memory = mmap.mmap(descriptor, slot * number)
+        ring = _Ring(descriptor, memory, slot, number)
+        try:
+            yield ring
+        finally:
+            ring.close()
+            with suppress(BufferError):  # a view of it may be in the frame of a failure
+                memory.close()
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class _Part:
+    """A part of the file on its way through a process."""
+
+    number: int
+    at_line_end: bool
+    pieces: deque[Piece] = field(default_factory=deque)  # not sent yet
+    sent: deque[Piece] = field(default_factory=deque)  # not answered yet
+    ends: bool = False
+    worker: LineWorker | None = None
+    asked: float = 0.0  # monotonic time of the last request or answer
+    has_shapes: bool = False  # it was given all that is known of shapes, and goes on with that
+
+
+class _Parts:
+    """The parts of one file: cut where lines end, given to processes, joined in their order."""
+
+    def __init__(
+        self, ring: _Ring, workers: LineWorkers, reader: Reader, result: Parser, shapes: Shapes | None, sizes: Sizes
+    ) -> None:
+        self._ring, self._workers, self._reader, self._sizes = ring, workers, reader, sizes
+        self._result, self._shapes = result, shapes
+        self._memory = next(_numbers)
+        self._last = _Part(0, at_line_end=False)  # pieces are added to it
+        self._open = deque([self._last])  # in their order, those that are not done
+        self._done: dict[int, tuple[Part, bool]] = {}  # by their numbers, those that are not joined
+        self._joined = 0
+        self._is_cut = False
+        self._newlines = 0
+        self._ends_in_a_line = False
+
+    @property
+    def are_joined(self) -> bool:
+        """Everything was joined."""
+        return self._is_cut and not self._open and not self._done
+
+    @property
+    def lines(self) -> int:
+        """Lines of what was joined."""
+        return self._newlines + self._ends_in_a_line
+
+    def cut(self, *, is_last: bool) -> None:
+        """Take in the slot that was filled last."""
+        begin, end = self._ring.filled.start, self._ring.filled.stop
+        offset = self._ring.position - (end - begin)
+        cut = self._ring.memory.find(b"\n", begin, end) + 1 if offset else 0
+        if cut:
+            self._add(begin, cut, offset, ends=True)
+            offset, begin = offset + cut - begin, cut
+            self._last = _Part(self._last.number + 1, at_line_end=offset % self._sizes.read_size > 0)
+            self._open.append(self._last)
+        if begin < end or not cut:
+            self._add(begin, end, offset, ends=is_last)
+        elif is_last:
+            self._open.pop()  # the file ended where it would begin
+        if is_last:
+            self._is_cut = True
+            self._ends_in_a_line = self._ring.memory[end - 1] != ord("\n")
+
+    def _add(self, begin: int, end: int, offset: int, *, ends: bool) -> None:
+        self._last.pieces.append(Piece(begin, end - begin, offset, ends))
+        self._last.ends = ends
+        self._ring.need(begin)
+
+    def go_on(self) -> None:
+        """Send what can be sent, wait for an answer, join what can be joined. Raises `WorkersLost`, `InvalidDataset`."""
+        try:
+            for part in list(self._open):
+                if part.worker is None and not self._begin(part):
+                    break
+                self._send(part)
+            self._receive()
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            raise WorkersLost(f"a process that parses lines was lost ({type(error).__name__})") from None
+        while (done := self._done.pop(self._joined, None)) is not None:
+            self._join(*done)
+
+    def _begin(self, part: _Part) -> bool:
+        """Give the part to a process if it is its turn, and there is one."""
+        if not part.ends and len(part.pieces) < 2:  # else it is a long line, which must not fill the ring
+            return False
+        shapes, has_shapes = None, False
+        if self._shapes is not None and (shapes := self._shapes.begun()) is None:
+            if part.number > self._joined:
+                return False
+            shapes, has_shapes = self._shapes, True
+        busy = {id(each.worker) for each in self._open}
+        worker = next((each for each in self._reader.workers if id(each) not in busy), None)
+        worker = worker or self._workers.lease(self._reader)
+        if worker is None:
+            if not self._reader.workers and self._workers.are_refused:
+                raise WorkersLost("no process can be begun that parses lines")
+            return False
+        worker.give_memory(self._memory, self._ring.descriptor, self._ring.size)
+        sizes = self._sizes
+        before = self._newlines if has_shapes else 0
+        worker.pipe.send(
+            Begin(sizes.line_limit, sizes.large_line, sizes.read_size, part.at_line_end, self._result.repeats.left, shapes, before)
+        )
+        part.worker, part.has_shapes = worker, has_shapes
+        return True
+
+    def _send(self, part: _Part) -> None:
+        while part.worker is not None and part.pieces:
+            part.worker.pipe.send(part.pieces[0])
+            part.sent.append(part.pieces.popleft())
+            part.asked = time.monotonic()
+
+    def _receive(self) -> None:
+        """Wait a moment for answers, or for room in the ring."""
+        asked = {part.worker.pipe: part for part in self._open if part.worker is not None and part.sent}
+        for ready in connection.wait([*asked, self._ring.wakes], LOOK_SECONDS):
+            if isinstance(ready, connection.Connection):
+                self._take(asked.pop(ready), ready.recv())
+        self._ring.slept()
+        overdue = time.monotonic() - ANSWER_SECONDS
+        if any(part.sent and part.asked < overdue for part in asked.values()):
+            raise WorkersLost("a process that parses lines does not answer")
+
+    def _take(self, part: _Part, answer: Part | None) -> None:
+        self._ring.need(part.sent.popleft().place, change=-1)
+        part.asked = time.monotonic()
+        if answer is not None and part.worker is not None:
+            self._open.remove(part)
+            self._done[part.number] = answer, part.has_shapes
+            if self._workers.is_wanted_back(self._reader, part.worker):
+                self._workers.give_back(self._reader, part.worker)
+
+    def _join(self, part: Part, has_shapes: bool) -> None:
+        before = self._newlines
+        self._newlines += part.newlines
+        self._joined += 1
+        self._result.join(part, before)
+        if self._shapes is not None and part.shapes is not None:
+            if has_shapes:
+                self._shapes.become(part.shapes)
+            else:
+                self._shapes.join(part.shapes, before)
+
+    def give_back(self) -> None:
+        """Let others have the processes, which have answered everything."""
+        for worker in list(self._reader.workers):
+            self._workers.give_back(self._reader, worker)
