@@ -28,7 +28,7 @@ class Memory(NamedTuple):
 
 
 class Begin(NamedTuple):
-    """Request: a part of a file begins here."""
+    """A part of a file begins."""
 
     line_limit: int
     large_line: int
@@ -40,12 +40,19 @@ class Begin(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Request: these bytes of the memory are the next of the part, and lie at this offset in the file. It is answered."""
+    """These bytes of the memory are the next of the part, and lie at this offset in the file."""
 
     place: int
     length: int
     offset: int
-    ends: bool  # the part ends with them; then the answer is a `Part`, else it is None
+
+
+class Work(NamedTuple):
+    """Request: parse these pieces. The answer is a `Part` if the part ends with them, else None."""
+
+    begin: Begin | None  # else the part of the last request goes on
+    pieces: tuple[Piece, ...]
+    ends: bool
 
 
 @dataclass
@@ -100,10 +107,11 @@ def serve(pipe: Connection) -> None:
             handle = recv_handle(pipe)
             memory = mmap.mmap(handle, request.size, prot=mmap.PROT_READ)
             os.close(handle)
-        elif isinstance(request, Begin):
-            reading = begin(request)
-        elif memory is not None and reading is not None:
-            reading.feed(memory, request)
+            continue
+        reading = reading if request.begin is None else begin(request.begin)
+        if memory is not None and reading is not None:
+            for piece in request.pieces:
+                reading.feed(memory, piece)
             pipe.send(reading.part() if request.ends else None)
 
 

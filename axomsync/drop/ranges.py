@@ -28,14 +28,14 @@ from axomsync.core.records import Checked, Segment
 from axomsync.drop import jsonl
 from axomsync.drop.digests import PIECES_BEHIND, BackgroundHasher, RangeDigests
 from axomsync.drop.jsonl import HEAD, LARGE_LINE, LINE_LIMIT, READ_SIZE, Parser, Part
-from axomsync.drop.line_worker import Begin, Piece
+from axomsync.drop.line_worker import Begin, Piece, Work
 from axomsync.drop.line_workers import LineWorker, LineWorkers, Reader
 from axomsync.drop.shapes import Shapes
 
 log = logging.getLogger(__name__)
 
 LARGE = 256 * 1024 * 1024  # bytes of a file for which it pays to begin processes
-SLOT = 1024 * 1024  # bytes; a multiple of READ_SIZE
+SLOT = 2 * 1024 * 1024  # bytes; a multiple of READ_SIZE
 MOST_SLOTS = 20
 SLOTS_BESIDE = 4  # those of the processes
 LOOK_SECONDS = 0.1
@@ -205,9 +205,9 @@ class _Part:
 
     number: int
     at_line_end: bool
-    pieces: deque[Piece] = field(default_factory=deque)  # not sent yet
-    sent: deque[Piece] = field(default_factory=deque)  # not answered yet
-    ends: bool = False
+    pieces: list[Piece] = field(default_factory=list)  # not sent yet
+    sent: list[Piece] = field(default_factory=list)  # not answered yet
+    ends: bool = False  # all its pieces are known
     worker: LineWorker | None = None
     asked: float = 0.0  # monotonic time of the last request or answer
     has_shapes: bool = False  # it was given all that is known of shapes, and goes on with that
@@ -259,7 +259,7 @@ class _Parts:
             self._ends_in_a_line = self._ring.memory[end - 1] != ord("\n")
 
     def _add(self, begin: int, end: int, offset: int, *, ends: bool) -> None:
-        self._last.pieces.append(Piece(begin, end - begin, offset, ends))
+        self._last.pieces.append(Piece(begin, end - begin, offset))
         self._last.ends = ends
         self._ring.need(begin)
 
@@ -267,9 +267,11 @@ class _Parts:
         """Send what can be sent, wait for an answer, join what can be joined. Raises `WorkersLost`, `InvalidDataset`."""
         try:
             for part in list(self._open):
-                if part.worker is None and not self._begin(part):
-                    break
-                self._send(part)
+                if part.worker is None:
+                    if not self._begin(part):
+                        break
+                elif part.pieces and not part.sent:
+                    self._send(part, None)
             self._receive()
         except (OSError, EOFError, pickle.UnpicklingError) as error:
             raise WorkersLost(f"a process that parses lines was lost ({type(error).__name__})") from None
@@ -285,27 +287,25 @@ class _Parts:
             if part.number > self._joined:
                 return False
             shapes, has_shapes = self._shapes, True
-        busy = {id(each.worker) for each in self._open}
-        worker = next((each for each in self._reader.workers if id(each) not in busy), None)
-        worker = worker or self._workers.lease(self._reader)
+        busy = [each.worker for each in self._open]
+        idle = (each for each in self._reader.workers if each not in busy)
+        worker = next(idle, None) or self._workers.lease(self._reader)
         if worker is None:
             if not self._reader.workers and self._workers.are_refused:
                 raise WorkersLost("no process can be begun that parses lines")
             return False
         worker.give_memory(self._memory, self._ring.descriptor, self._ring.size)
-        sizes = self._sizes
-        before = self._newlines if has_shapes else 0
-        worker.pipe.send(
-            Begin(sizes.line_limit, sizes.large_line, sizes.read_size, part.at_line_end, self._result.repeats.left, shapes, before)
-        )
         part.worker, part.has_shapes = worker, has_shapes
+        sizes, left = self._sizes, self._result.repeats.left
+        before = self._newlines if has_shapes else 0
+        limits = (sizes.line_limit, sizes.large_line, sizes.read_size)
+        self._send(part, Begin(*limits, part.at_line_end, left, shapes, before))
         return True
 
-    def _send(self, part: _Part) -> None:
-        while part.worker is not None and part.pieces:
-            part.worker.pipe.send(part.pieces[0])
-            part.sent.append(part.pieces.popleft())
-            part.asked = time.monotonic()
+    def _send(self, part: _Part, begin: Begin | None) -> None:
+        if part.worker is not None:
+            part.worker.pipe.send(Work(begin, tuple(part.pieces), part.ends))
+            part.sent, part.pieces, part.asked = part.pieces, [], time.monotonic()
 
     def _receive(self) -> None:
         """Wait a moment for answers, or for room in the ring."""
@@ -319,8 +319,9 @@ class _Parts:
             raise WorkersLost("a process that parses lines does not answer")
 
     def _take(self, part: _Part, answer: Part | None) -> None:
-        self._ring.need(part.sent.popleft().place, change=-1)
-        part.asked = time.monotonic()
+        for piece in part.sent:
+            self._ring.need(piece.place, change=-1)
+        part.sent = []
         if answer is not None and part.worker is not None:
             self._open.remove(part)
             self._done[part.number] = answer, part.has_shapes
