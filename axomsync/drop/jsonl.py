@@ -127,7 +127,9 @@ def check(
             beat()
     lines = newlines + (0 if last in (b"\n", b"") else 1)
     repeated, shape = parser.finish(lines)
-    return checked_of(sha256.hexdigest(), size, lines, ranges.hexdigests(), sharded=bool(shards), repeated=repeated, shape=shape)
+    return checked_of(
+        sha256.hexdigest(), size, lines, ranges.hexdigests(), sharded=bool(shards), repeated=repeated, shape=shape
+    )
 
 
 def checked_of(

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 from typing import NamedTuple
 
-from axomsync.drop.jsonl import READ_SIZE, InvalidDataset, Parser, Part
+from axomsync.drop.jsonl import InvalidDataset, Parser, Part
 from axomsync.drop.repeats import Marks, hits_stride
 from axomsync.drop.shapes import Shapes
 

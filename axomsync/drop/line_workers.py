@@ -160,7 +160,7 @@ class LineWorkers:
             return LineWorker(self._hash_seed)
         except (OSError, ValueError) as error:  # ValueError: this Python does not know its own program
             self._refused_until = time.monotonic() + REFUSED_SECONDS
-            log.warning("no process to parse large files with: %s; they are checked on one core", error)
+            log.warning("a process that parses large files can't be begun: %s; fewer cores are used", error)
             return None
 
     def _share(self) -> int:
@@ -183,7 +183,7 @@ class LineWorkers:
                 self._sweeper = threading.Thread(target=self._end_idle, name="line workers", daemon=True)
                 self._sweeper.start()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End those that are idle."""
         with self._lock:
             idle, self._idle = self._idle, []

@@ -1,12 +1,12 @@
 """Check of a large file on all cores: one reading into memory that is shared with processes, which parse parts of it.
 
-This process reads each byte once, and computes the digests over the very memory that the others parse: what is judged and what
-the digests stand for can't differ, whoever writes to the file meanwhile. The memory is a ring of slots. A part of the file begins
-after the first line end of a slot and ends at that of the next; a longer line is handed over as it comes. What was found in the
-parts is joined in their order, and is what `jsonl.check` would have found (a test compares them).
+This process reads each byte once, and computes the digests over the very memory that the others parse: what is judged and
+what the digests stand for can't differ, whoever writes to the file meanwhile. The memory is a ring of slots. A part of the
+file begins after the first line end of a slot and ends at that of the next; a longer line is handed over as it comes. What
+was found in the parts is joined in their order, and is what `jsonl.check` would have found (a test compares them).
 
-Failures handled: a file that ends before its size (`SourceChanged`), a process that dies or does not answer, none that may be
-begun (in each case `jsonl.check` reads the file from its beginning, and a log line tells it), no shared memory (likewise).
+Failures handled: a file that ends before its size (`SourceChanged`); a process that dies or does not answer, none that may
+be begun, no shared memory (`jsonl.check` reads the file from its beginning then, and a log line tells it).
 """
 
 import hashlib

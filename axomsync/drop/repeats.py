@@ -1,9 +1,9 @@
 """Lines that are equal, byte for byte, to an earlier line of the file: an export that ran twice, a chunk written again.
 
 Such lines are valid data, so they are only reported. Memory is constant: the first `REMEMBERED` lines are kept as hashes of
-8 bytes, and all are compared. After them, one window of lines in each `STRIDE` bytes is compared with them and within itself.
-That is enough to notice a file that was appended to itself (with lines of 21 bytes or more), and hardly slows the check of a
-large file. Which window it is follows from its place in the file alone, so parts of a file can be looked at apart.
+8 bytes, and all are compared. After them, one window of lines in each `STRIDE` bytes is compared with them and within
+itself. That is enough to notice a file that was appended to itself (with lines of 21 bytes or more), and hardly slows the
+check of a large file. Which window it is follows from its place in the file alone, so parts can be looked at apart.
 """
 
 from array import array
@@ -67,7 +67,7 @@ class Repeats:
         return max(0, self._remembered - self._compared)
 
     def take_window(self, window: bytes, number: int, *, compared: bool) -> None:
-        """Take in whole lines that follow each other; `number` is that of the first, `compared` says that it is their turn."""
+        """Take in whole lines that follow each other, from this number on; `compared`: they are compared in any case."""
         if compared or self._compared < self._remembered:
             self.take(window[:-1].split(b"\n"), number)
 

@@ -53,7 +53,7 @@ ENDS = [b"", b'{"text": "no end"}', b'{"text": "cut', b"  ", b'{"text": "\xc3', 
 def workers() -> Iterator[LineWorkers]:
     workers = LineWorkers(2)
     yield workers
-    workers.end()
+    workers.close()
 
 
 @contextmanager
@@ -143,9 +143,7 @@ def numbered(count: int) -> bytes:
     return b"".join(b'{"number": %d, "text": "any"}\n' % number for number in range(count))
 
 
-def test_a_process_that_dies_makes_this_one_check_the_file(
-    workers: LineWorkers, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_process_that_dies_makes_this_one_check_the_file(workers: LineWorkers, caplog: pytest.LogCaptureFixture) -> None:
     data = numbered(800_000)
     killed: list[int] = []
 
@@ -201,7 +199,8 @@ def test_a_system_that_allows_no_process_leaves_the_check_to_this_one(
             assert ranges.check(file, len(GOOD) * 1000, "full", idle, refused, large=0).lines == 1000
         with pytest.raises(WorkersLost):
             check_in_parts(file, len(GOOD) * 1000, idle, refused)
-    assert [record.message for record in caplog.records if "no process to parse" in record.message] != []
+    [told] = [record.message for record in caplog.records if "can't be begun" in record.message]
+    assert "fewer cores are used" in told
 
 
 def test_several_large_files_at_once_share_the_processes(workers: LineWorkers) -> None:
@@ -266,7 +265,7 @@ def test_a_process_gets_no_secret(workers: LineWorkers, monkeypatch: pytest.Monk
         assert not any("dataset" in each for each in files)
         assert len(files) == 5, files  # the standard ones, the pipe, the shared memory
     finally:
-        fresh.end()
+        fresh.close()
 
 
 def test_the_quota_of_a_cgroup_limits_the_cores(tmp_path: Path) -> None:
