@@ -55,6 +55,7 @@ class LineWorker:
             raise
         finally:
             far_end.close()
+        self.owes_answer = False
         self.memory = -1  # the number of the memory that it was given
         self.leased = self.idle_since = 0.0  # monotonic time
 
@@ -117,19 +118,19 @@ class LineWorkers:
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
-        """Yield a new reader. What it has at the end is ended, unless it gave it back."""
+        """Yield a new reader, and take its processes back at the end; those that owe it an answer are ended."""
         reader = Reader()
         with self._lock:
             self._readers.append(reader)
         try:
             yield reader
         finally:
+            for worker in list(reader.workers):
+                self.give_back(reader, worker)
             with self._lock:
                 self._readers.remove(reader)
                 if reader in self._waiting:
                     self._waiting.remove(reader)
-            for worker in reader.workers:
-                worker.end()
 
     def lease(self, reader: Reader) -> LineWorker | None:
         """Give the reader an idle process, or a new one; None if it has its share, or none is left or allowed."""
@@ -174,9 +175,13 @@ class LineWorkers:
             return bool(others) and (len(reader.workers) > self._share() or had_long)
 
     def give_back(self, reader: Reader, worker: LineWorker) -> None:
-        """Take a process back that has answered everything."""
+        """Take a process back; end it if it owes an answer."""
+        if worker.owes_answer:
+            worker.end()
         with self._lock:
             reader.workers.remove(worker)
+            if worker.owes_answer:
+                return
             worker.idle_since = time.monotonic()
             self._idle.append(worker)
             if self._sweeper is None:

@@ -49,6 +49,10 @@ class WorkersLost(Exception):
     """The processes can't finish this file."""
 
 
+class _FormTurnedUp(Exception):
+    """The first lines of the file have no known form, and a later one has."""
+
+
 def check(
     file: int,
     size: int,
@@ -93,12 +97,29 @@ def check_in_parts(
     sizes: Sizes = IN_EARNEST,
 ) -> Checked:
     """Do what `jsonl.check` does in mode "full". Raises `WorkersLost`; `shapes` is untouched then."""
+    try:
+        return _check(file, size, beat, workers, shards, shapes, sizes, guess=True)
+    except _FormTurnedUp:
+        return _check(file, size, beat, workers, shards, shapes, sizes, guess=False)
+
+
+def _check(
+    file: int,
+    size: int,
+    beat: Callable[[], None],
+    workers: LineWorkers,
+    shards: Sequence[Segment],
+    shapes: Shapes | None,
+    sizes: Sizes,
+    *,
+    guess: bool,
+) -> Checked:
     joined = None if shapes is None else Shapes(shapes.wanted)
     result = Parser(sizes.line_limit, sizes.large_line, joined)
     result.sniff(os.pread(file, HEAD, 0), size)
     sha256, ranges = hashlib.sha256(), RangeDigests(shards or [Segment(0, size)])
     with _ring(sizes.slot, min(MOST_SLOTS, workers.most + SLOTS_BESIDE)) as ring, workers.reader() as reader:
-        parts = _Parts(ring, workers, reader, result, joined, sizes)
+        parts = _Parts(ring, workers, reader, result, joined, sizes, guess=guess)
         with BackgroundHasher(size, sha256.update, ranges.update, ring.hashed) as digests:
             while not parts.are_joined:
                 while ring.position < size and ring.has_room:
@@ -106,7 +127,6 @@ def check_in_parts(
                     parts.cut(is_last=ring.position == size)
                 parts.go_on()
                 beat()
-        parts.give_back()
     repeated, shape = result.finish(parts.lines)
     if shapes is not None and joined is not None:
         shapes.become(joined)
@@ -217,10 +237,19 @@ class _Parts:
     """The parts of one file: cut where lines end, given to processes, joined in their order."""
 
     def __init__(
-        self, ring: _Ring, workers: LineWorkers, reader: Reader, result: Parser, shapes: Shapes | None, sizes: Sizes
+        self,
+        ring: _Ring,
+        workers: LineWorkers,
+        reader: Reader,
+        result: Parser,
+        shapes: Shapes | None,
+        sizes: Sizes,
+        *,
+        guess: bool,
     ) -> None:
         self._ring, self._workers, self._reader, self._sizes = ring, workers, reader, sizes
         self._result, self._shapes = result, shapes
+        self._guess = guess  # if the first lines have no known form, that none has
         self._memory = next(_numbers)
         self._last = _Part(0, at_line_end=False)  # pieces are added to it
         self._open = deque([self._last])  # in their order, those that are not done
@@ -283,10 +312,12 @@ class _Parts:
         if not part.ends and len(part.pieces) < 2:  # else it is a long line, which must not fill the ring
             return False
         shapes, has_shapes = None, False
-        if self._shapes is not None and (shapes := self._shapes.begun()) is None:
-            if part.number > self._joined:
-                return False
-            shapes, has_shapes = self._shapes, True
+        if self._shapes is not None:
+            shapes = self._shapes.begun() or (self._shapes.guessed() if self._guess else None)
+            if shapes is None:
+                if part.number > self._joined:
+                    return False
+                shapes, has_shapes = self._shapes, True
         busy = [each.worker for each in self._open]
         idle = (each for each in self._reader.workers if each not in busy)
         worker = next(idle, None) or self._workers.lease(self._reader)
@@ -304,6 +335,7 @@ class _Parts:
 
     def _send(self, part: _Part, begin: Begin | None) -> None:
         if part.worker is not None:
+            part.worker.owes_answer = True
             part.worker.pipe.send(Work(begin, tuple(part.pieces), part.ends))
             part.sent, part.pieces, part.asked = part.pieces, [], time.monotonic()
 
@@ -322,6 +354,8 @@ class _Parts:
         for piece in part.sent:
             self._ring.need(piece.place, change=-1)
         part.sent = []
+        if part.worker is not None:
+            part.worker.owes_answer = False
         if answer is not None and part.worker is not None:
             self._open.remove(part)
             self._done[part.number] = answer, part.has_shapes
@@ -336,10 +370,7 @@ class _Parts:
         if self._shapes is not None and part.shapes is not None:
             if has_shapes:
                 self._shapes.become(part.shapes)
-            else:
-                self._shapes.join(part.shapes, before)
-
-    def give_back(self) -> None:
-        """Let others have the processes, which have answered everything."""
-        for worker in list(self._reader.workers):
-            self._workers.give_back(self._reader, worker)
+                return
+            if part.shapes.has_form and not self._shapes.has_form:
+                raise _FormTurnedUp
+            self._shapes.join(part.shapes, before)

@@ -106,6 +106,22 @@ class Shapes:
         later._form, later._known, later._extra = self._form, dict(self._known), dict(self._extra)
         return later
 
+    @property
+    def has_form(self) -> bool:
+        """A line of a known form has come."""
+        return self._form is not None
+
+    def guessed(self) -> "Shapes | None":
+        """Return the same as `begun` for a file in which lines have come, and none of a known form.
+
+        It may be joined unless it `has_form` in the end: then the guess that no such line comes was wrong.
+        """
+        if self._form is not None or not self._formless:
+            return None
+        later = Shapes()
+        later._formless = 1
+        return later
+
     def join(self, later: "Shapes", before: int) -> None:
         """Add what was found in lines that follow `before` others, and whose own numbers begin with 1."""
         self.faults += [replace(each, line=each.line + before) for each in later.faults[: KEPT - len(self.faults)]]

@@ -139,6 +139,13 @@ def test_lines_end_where_pieces_do(workers: LineWorkers) -> None:
     assert_same(b"\n" * 1000 + line * 10 + b"\n" * 500 + line, workers, Sizes(256, 64), None, [])
 
 
+def test_a_form_that_turns_up_late_is_seen(workers: LineWorkers) -> None:
+    data = b'{"other": 1}\n' * 500
+    for late in (b"", GOOD, LINES[2] * 3 + GOOD):
+        for wanted in (None, "text"):
+            assert_same(data + late + data, workers, Sizes(256, 64), wanted, [])
+
+
 def numbered(count: int) -> bytes:
     return b"".join(b'{"number": %d, "text": "any"}\n' % number for number in range(count))
 
