@@ -52,6 +52,10 @@ class Checker:
             log.warning("%s: %s; it is uploaded as it is", source.shown(upload.path), odd)
         return upload, None
 
+    def close(self) -> None:
+        """End the processes that check large files. No check may be under way."""
+        self._workers.close()
+
     def _shapes(self) -> Shapes | None:
         """An object that collects the shape of a file; None if nobody wants it, or no line is read."""
         schema = self._settings.schema_
