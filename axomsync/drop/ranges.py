@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import connection
 from typing import Literal
 
@@ -120,10 +121,17 @@ def _check(
     sha256, ranges = hashlib.sha256(), RangeDigests(shards or [Segment(0, size)])
     with _ring(sizes.slot, min(MOST_SLOTS, workers.most + SLOTS_BESIDE)) as ring, workers.reader() as reader:
         parts = _Parts(ring, workers, reader, result, joined, sizes, guess=guess)
-        with BackgroundHasher(size, sha256.update, ranges.update, ring.hashed) as digests:
+        with (
+            BackgroundHasher(size, sha256.update, partial(ring.hashed, 0)) as first,
+            BackgroundHasher(
+                size, ranges.update, partial(ring.hashed, 1)
+            ) as second,  # with many cores, SHA-256 is the limit
+        ):
             while not parts.are_joined:
                 while ring.position < size and ring.has_room:
-                    digests.update(ring.read(file, size))
+                    view = ring.read(file, size)
+                    first.update(view)
+                    second.update(view)
                     parts.cut(is_last=ring.position == size)
                 parts.go_on()
                 beat()
@@ -140,7 +148,8 @@ class _Ring:
     def __init__(self, descriptor: int, memory: mmap.mmap, slot: int, number: int) -> None:
         self.descriptor, self.memory, self.slot = descriptor, memory, slot
         self._needed = [0] * number  # by how many parts
-        self._read = self._hashed = 0  # slots that were filled, and hashed
+        self._read = 0  # slots that were filled
+        self._hashed = [0, 0]  # slots that were hashed, by each of the two threads
         self._hashed_told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.position = 0  # in the file: bytes that were read
         self.filled = slice(0, 0)  # the last slot that was filled, its bytes
@@ -154,7 +163,7 @@ class _Ring:
     def has_room(self) -> bool:
         """Whether the next slot is free."""
         number = self._read % len(self._needed)
-        unhashed = self._read - self._hashed
+        unhashed = self._read - min(self._hashed)
         return unhashed < min(PIECES_BEHIND, len(self._needed)) and not self._needed[number]
 
     @property
@@ -178,9 +187,9 @@ class _Ring:
         self.filled = slice(begin, end)
         return view
 
-    def hashed(self, _: bytes | memoryview) -> None:
-        """Note that the next slot was hashed. Called by the hashing thread."""
-        self._hashed += 1
+    def hashed(self, thread: int, _: bytes | memoryview) -> None:
+        """Note that the next slot was hashed. Called by the hashing threads."""
+        self._hashed[thread] += 1
         os.eventfd_write(self._hashed_told, 1)
 
     def slept(self) -> None:
