@@ -5,8 +5,9 @@ what the digests stand for can't differ, whoever writes to the file meanwhile. T
 file begins after the first line end of a slot and ends at that of the next; a longer line is handed over as it comes. What
 was found in the parts is joined in their order, and is what `jsonl.check` would have found (a test compares them).
 
-Failures handled: a file that ends before its size (`SourceChanged`); a process that dies or does not answer, none that may
-be begun, no shared memory (`jsonl.check` reads the file from its beginning then, and a log line tells it).
+Failures handled: a file that ends before its size (`SourceChanged`); a process that dies or does not answer (another one
+takes its place, and where that does not help, `jsonl.check` reads the file from its beginning; a log line tells it); no
+process that may be begun, no shared memory (`jsonl.check` reads the file, likewise).
 """
 
 import hashlib
@@ -40,6 +41,8 @@ SLOT = 2 * 1024 * 1024  # bytes; a multiple of READ_SIZE
 MOST_SLOTS = 20
 SLOTS_BESIDE = 4  # those of the processes
 LOOK_SECONDS = 0.1
+MOST_LOST = 3  # processes, before the check does without
+_LOST = "a process that parses lines was lost"
 ANSWER_SECONDS = 60.0  # a process that is silent for longer is given up
 
 
@@ -239,6 +242,7 @@ class _Part:
     ends: bool = False  # all its pieces are known
     worker: LineWorker | None = None
     asked: float = 0.0  # monotonic time of the last request or answer
+    is_answered: bool = False  # some of its bytes are no longer needed in the ring
     has_shapes: bool = False  # it was given all that is known of shapes, and goes on with that
 
 
@@ -263,7 +267,7 @@ class _Parts:
         self._last = _Part(0, at_line_end=False)  # pieces are added to it
         self._open = deque([self._last])  # in their order, those that are not done
         self._done: dict[int, tuple[Part, bool]] = {}  # by their numbers, those that are not joined
-        self._joined = 0
+        self._joined = self._lost = 0
         self._is_cut = False
         self._newlines = 0
         self._ends_in_a_line = False
@@ -303,16 +307,13 @@ class _Parts:
 
     def go_on(self) -> None:
         """Send what can be sent, wait for an answer, join what can be joined. Raises `WorkersLost`, `InvalidDataset`."""
-        try:
-            for part in list(self._open):
-                if part.worker is None:
-                    if not self._begin(part):
-                        break
-                elif part.pieces and not part.sent:
-                    self._send(part, None)
-            self._receive()
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            raise WorkersLost(f"a process that parses lines was lost ({type(error).__name__})") from None
+        goes_on = True
+        for part in list(self._open):
+            if part.worker is None:
+                goes_on = goes_on and self._begin(part)
+            elif part.pieces and not part.sent:
+                self._send(part, None)
+        self._receive()
         while (done := self._done.pop(self._joined, None)) is not None:
             self._join(*done)
 
@@ -334,8 +335,7 @@ class _Parts:
             if not self._reader.workers and self._workers.are_refused:
                 raise WorkersLost("no process can be begun that parses lines")
             return False
-        worker.give_memory(self._memory, self._ring.descriptor, self._ring.size)
-        part.worker, part.has_shapes = worker, has_shapes
+        part.worker, part.has_shapes, part.is_answered = worker, has_shapes, False
         sizes, left = self._sizes, self._result.repeats.left
         before = self._newlines if has_shapes else 0
         limits = (sizes.line_limit, sizes.large_line, sizes.read_size)
@@ -343,26 +343,51 @@ class _Parts:
         return True
 
     def _send(self, part: _Part, begin: Begin | None) -> None:
-        if part.worker is not None:
-            part.worker.owes_answer = True
-            part.worker.pipe.send(Work(begin, tuple(part.pieces), part.ends))
-            part.sent, part.pieces, part.asked = part.pieces, [], time.monotonic()
+        if part.worker is None:
+            return
+        work = Work(begin, tuple(part.pieces), part.ends)
+        part.sent, part.pieces, part.asked = part.pieces, [], time.monotonic()
+        part.worker.owes_answer = True
+        try:
+            part.worker.give_memory(self._memory, self._ring.descriptor, self._ring.size)
+            part.worker.pipe.send(work)
+        except OSError:
+            self._lose(part)
 
     def _receive(self) -> None:
         """Wait a moment for answers, or for room in the ring."""
         asked = {part.worker.pipe: part for part in self._open if part.worker is not None and part.sent}
         for ready in connection.wait([*asked, self._ring.wakes], LOOK_SECONDS):
             if isinstance(ready, connection.Connection):
-                self._take(asked.pop(ready), ready.recv())
+                part = asked.pop(ready)
+                try:
+                    answer = ready.recv()
+                except (OSError, EOFError, pickle.UnpicklingError):
+                    self._lose(part)
+                else:
+                    self._take(part, answer)
         self._ring.slept()
         overdue = time.monotonic() - ANSWER_SECONDS
-        if any(part.sent and part.asked < overdue for part in asked.values()):
-            raise WorkersLost("a process that parses lines does not answer")
+        for part in asked.values():
+            if part.asked < overdue:
+                self._lose(part)
+
+    def _lose(self, part: _Part) -> None:
+        """The part's process has died, or is silent: another one begins the part again, if its bytes are still there."""
+        if part.worker is not None:
+            self._workers.give_back(self._reader, part.worker)
+        part.worker = None
+        self._lost += 1
+        long_line = any(each.worker is not None and not each.ends for each in self._open)  # it may need the ring's room
+        if part.is_answered or long_line or self._lost > MOST_LOST:
+            raise WorkersLost(f"{_LOST}, the last of {self._lost}")
+        log.warning("%s; another one takes its place", _LOST)
+        part.pieces, part.sent = part.sent + part.pieces, []
 
     def _take(self, part: _Part, answer: Part | None) -> None:
         for piece in part.sent:
             self._ring.need(piece.place, change=-1)
-        part.sent = []
+        part.sent, part.is_answered = [], True
         if part.worker is not None:
             part.worker.owes_answer = False
         if answer is not None and part.worker is not None:
