@@ -55,7 +55,7 @@ class LineWorker:
             raise
         finally:
             far_end.close()
-        self.owes_answer = False
+        self.owes_answer, self.is_new = False, True  # new: it has not answered yet
         self.memory = -1  # the number of the memory that it was given
         self.leased = self.idle_since = 0.0  # monotonic time
 
@@ -155,7 +155,8 @@ class LineWorkers:
             if worker.is_well:
                 return worker
             worker.end()
-        if self.are_refused:
+        # One after the other: in the time that a start takes, all parts wait, and would call for more than are needed.
+        if self.are_refused or any(each.is_new for each in reader.workers):
             return None
         try:
             return LineWorker(self._hash_seed)

@@ -389,7 +389,7 @@ class _Parts:
             self._ring.need(piece.place, change=-1)
         part.sent, part.is_answered = [], True
         if part.worker is not None:
-            part.worker.owes_answer = False
+            part.worker.owes_answer = part.worker.is_new = False
         if answer is not None and part.worker is not None:
             self._open.remove(part)
             self._done[part.number] = answer, part.has_shapes

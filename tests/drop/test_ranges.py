@@ -242,7 +242,8 @@ from axomsync.drop.ranges import check_in_parts
 workers = LineWorkers(2)
 file = os.memfd_create("dataset")
 os.write(file, b'{"text": "good"}\\n' * 200_000)
-check_in_parts(file, os.fstat(file).st_size, lambda: None, workers)
+while len(workers._idle) < 2:
+    check_in_parts(file, os.fstat(file).st_size, lambda: None, workers)
 print("checked", flush=True)
 while True:
     check_in_parts(file, os.fstat(file).st_size, lambda: None, workers)
