@@ -19,7 +19,7 @@ import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import connection
@@ -124,11 +124,10 @@ def _check(
     sha256, ranges = hashlib.sha256(), RangeDigests(shards or [Segment(0, size)])
     with _ring(sizes.slot, min(MOST_SLOTS, workers.most + SLOTS_BESIDE)) as ring, workers.reader() as reader:
         parts = _Parts(ring, workers, reader, result, joined, sizes, guess=guess)
+        # Two threads, since with many cores SHA-256 is the limit.
         with (
             BackgroundHasher(size, sha256.update, partial(ring.hashed, 0)) as first,
-            BackgroundHasher(
-                size, ranges.update, partial(ring.hashed, 1)
-            ) as second,  # with many cores, SHA-256 is the limit
+            BackgroundHasher(size, ranges.update, partial(ring.hashed, 1)) as second,
         ):
             while not parts.are_joined:
                 while ring.position < size and ring.has_room:
@@ -148,12 +147,12 @@ def _check(
 class _Ring:
     """The shared memory: slots that are filled one after the other, and free again when nobody needs them."""
 
-    def __init__(self, descriptor: int, memory: mmap.mmap, slot: int, number: int) -> None:
+    def __init__(self, descriptor: int, memory: mmap.mmap, hashed_told: int, slot: int, number: int) -> None:
         self.descriptor, self.memory, self.slot = descriptor, memory, slot
         self._needed = [0] * number  # by how many parts
         self._read = 0  # slots that were filled
         self._hashed = [0, 0]  # slots that were hashed, by each of the two threads
-        self._hashed_told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._hashed_told = hashed_told
         self.position = 0  # in the file: bytes that were read
         self.filled = slice(0, 0)  # the last slot that was filled, its bytes
 
@@ -204,31 +203,24 @@ class _Ring:
         """Note that one part more needs the slot of this byte, or with `change` -1, one less."""
         self._needed[place // self.slot] += change
 
-    def close(self) -> None:
-        os.close(self._hashed_told)
-        # What another process still maps goes, too.
-        os.ftruncate(self.descriptor, 0)
-
 
 @contextmanager
 def _ring(slot: int, number: int) -> Iterator[_Ring]:
     """Yield a ring of so many slots of so many bytes. Raises `WorkersLost` where there can't be one."""
-    try:
-        descriptor = os.memfd_create("lines", os.MFD_CLOEXEC)
-    except OSError as error:
-        raise WorkersLost(f"no memory that processes can share: {error}") from None
-    try:
-        os.ftruncate(descriptor, slot * number)
-        memory = mmap.mmap(descriptor, slot * number)
-        ring = _Ring(descriptor, memory, slot, number)
+    with ExitStack() as opened:
         try:
-            yield ring
-        finally:
-            ring.close()
-            with suppress(BufferError):  # a view of it may be in the frame of a failure
-                memory.close()
-    finally:
-        os.close(descriptor)
+            descriptor = os.memfd_create("lines", os.MFD_CLOEXEC)
+            opened.callback(os.close, descriptor)
+            os.ftruncate(descriptor, slot * number)
+            opened.callback(os.ftruncate, descriptor, 0)  # what another process still maps goes, too
+            hashed_told = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            opened.callback(os.close, hashed_told)
+            memory = mmap.mmap(descriptor, slot * number)
+        except OSError as error:
+            raise WorkersLost(f"no memory that processes can share: {error}") from None
+        yield _Ring(descriptor, memory, hashed_told, slot, number)
+        with suppress(BufferError):  # after a failure, its frames may hold views; the collector closes it then
+            memory.close()
 
 
 @dataclass

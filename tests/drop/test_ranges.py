@@ -1,6 +1,7 @@
 """Large files, parsed by processes: the same result as one reading, whatever the file and wherever it is cut."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -216,6 +217,18 @@ def test_a_system_that_allows_no_process_leaves_the_check_to_this_one(
             check_in_parts(file, len(GOOD) * 1000, idle, refused)
     [told] = [record.message for record in caplog.records if "can't be begun" in record.message]
     assert "fewer cores are used" in told
+
+
+def test_where_no_memory_can_be_shared_this_process_checks(workers: LineWorkers, caplog: pytest.LogCaptureFixture) -> None:
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened(GOOD * 1000) as file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+        try:
+            assert ranges.check(file, len(GOOD) * 1000, "full", idle, workers, large=0).lines == 1000
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    [told] = [record.message for record in caplog.records]
+    assert "no memory that processes can share: [Errno 27] File too large; this process checks the file again" in told
 
 
 def test_several_large_files_at_once_share_the_processes(workers: LineWorkers) -> None:
