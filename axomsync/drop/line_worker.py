@@ -118,7 +118,7 @@ def serve(pipe: Connection) -> None:
 def main(descriptor: int) -> None:
     """Serve the pipe with this descriptor; the body of the process."""
     _be_killed_first()
-    with suppress(EOFError, ConnectionError):
+    with suppress(EOFError, OSError):
         serve(Connection(descriptor))
 
 
