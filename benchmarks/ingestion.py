@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ from axomsync.drop.jsonl import check
 from axomsync.drop.shapes import Shapes
 from benchmarks.bench import GIB, MIB, Bench, Goal, Result, case, row
 from benchmarks.console import Console
-from benchmarks.measure import Failed, Run
+from benchmarks.measure import Failed, Run, run
 from benchmarks.sink import Arrival, Sink
 from benchmarks.uploads import WORDS, dataset, uploader
 
@@ -23,6 +24,7 @@ BURST_SIZE = 2_000
 SHARD = 512 * MIB
 LINE_LENGTHS = (91, 600)
 CHECKED_SIZE = 256 * MIB
+CHECKED_ON_ALL_CORES = GIB
 
 
 @case("burst", "50,000 files of 2 KB dropped at once", "all uploaded, RSS ≤ 200 MiB")
@@ -92,6 +94,28 @@ def lines_a_second(bench: Bench) -> Result:
     return Result(rows, [Goal(f"MB/s, {each.name}", each.rate / 1e6, 500, "MB/s", at_least=True) for each in rows], [
         "In one thread, from memory. SHA-256, JSON and looking for repeated lines in one pass. For lines of 91 bytes "
         "SHA-256 and orjson alone, with nothing around them, come to about 500 MB/s."
+    ])  # fmt: skip
+
+
+@case(
+    "cores", "the line checker, with SHA-256, on all cores", "≥ 1,200 MB/s on two cores, ≥ 500 MB/s with shapes, ≤ 200 MiB"
+)
+def lines_on_all_cores(bench: Bench) -> Result:
+    rows = []
+    for length in LINE_LENGTHS:
+        with bench.folder(bench.memory) as folder:
+            source = lines_of(folder / "lines.jsonl", length, bench.size(CHECKED_ON_ALL_CORES))
+            size = source.stat().st_size
+            for words, schema in (("", "off"), (", with their shape", "report")):
+                command: list[str | Path] = [sys.executable, "-m", "benchmarks.check_file", source, schema]
+                runs = [run(command, folder / "log") for _ in range(bench.rounds + 1)][1:]
+                rows.append(row(f"lines of {length} bytes{words}", runs, size))
+    goals = [
+        Goal(f"MB/s, {each.name}", each.rate / 1e6, 500 if "shape" in each.name else 1200, "MB/s", at_least=True)
+        for each in rows
+    ]
+    return Result(rows, [*goals, Goal("RSS of all processes", max(max(each.rss) for each in rows) / MIB, 200, "MiB")], [
+        "One process reads and hashes, as many as there are cores parse. The start of all of them is in the time."
     ])  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Runs a program and tells what it cost: wall time, CPU-seconds of its process tree, peak resident memory.
 
 The CPU time comes from the kernel's own account (wait4: the process and all descendants it waited for). The peak is the
-largest VmHWM seen, not ru_maxrss, which a child inherits from whoever started it.
+largest VmHWM seen, or the largest sum of what a program and its children held at once; not ru_maxrss, which a child inherits
+from whoever started it.
 """
 
 import contextlib
@@ -130,8 +131,9 @@ class Program:
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
-            for pid in (self.pid, *_children(self.pid)):
-                self._peak = max(self._peak, _memory(pid, "VmHWM"))
+            pids = (self.pid, *_children(self.pid))
+            together = sum(_memory(pid, "VmRSS") for pid in pids)
+            self._peak = max(self._peak, together, *(_memory(pid, "VmHWM") for pid in pids))
             if time.monotonic() - self._began > self._patience:
                 self.signal(signal.SIGKILL)
 
@@ -183,7 +185,8 @@ def _memory(pid: int, field: str) -> int:
 
 def _children(pid: int) -> list[int]:
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            return [int(word) for word in file.read().split()]
+        return [
+            int(word) for task in Path(f"/proc/{pid}/task").iterdir() for word in (task / "children").read_text().split()
+        ]
     except OSError:
         return []

@@ -64,6 +64,7 @@ def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
             sink.arrivals.append(Arrival(unquote(self.path)[1:], size, digest.hexdigest(), last))
             self.send_response(200)
             self.send_header("Content-Length", "0")
+            self.send_header("ETag", f'"{digest.hexdigest()[:32]}-1"')  # as of an upload in parts: no MD5
             self.end_headers()
 
         def log_message(self, *_: object) -> None:

@@ -81,6 +81,7 @@ class Carriers:
         self._backlog.clear()
         for thread in self._threads:
             thread.join()
+        self._uploader.close()
 
     def _carry_all(self) -> None:
         """Run one carrier until the agent stops or the pass is over."""

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from axomsync.config import DropSettings
 from axomsync.core.records import Segment, Upload, UploadState
-from axomsync.drop import jsonl, shards, source
+from axomsync.drop import jsonl, ranges, shards, source
 from axomsync.drop.documents import repeated_document, shape_document
+from axomsync.drop.line_workers import LineWorkers
 from axomsync.drop.repeats import repeated_words
 from axomsync.drop.shapes import Shapes, shape_warning
 from axomsync.ledger import Ledger
@@ -24,6 +25,7 @@ class Checker:
     def __init__(self, settings: DropSettings, ledger: Ledger) -> None:
         self._settings = settings
         self._ledger = ledger
+        self._workers = LineWorkers()
 
     def check(self, upload: Upload, step: Callable[[], None]) -> tuple[Upload, jsonl.InvalidDataset | None]:
         """Read the file once; returns its row, and the fault if it is invalid. `step` is called during the reading."""
@@ -33,22 +35,26 @@ class Checker:
                 self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, upload.reason)
             self._ledger.move_upload(upload.id, UploadState.CHECKING)
             try:
-                ranges = self._ranges(file, stamp.size)
+                planned = self._shards(file, stamp.size)
                 mode, shapes = self._settings.validate_, self._shapes()
-                checked = jsonl.check(file, stamp.size, mode, step, shards=ranges, shapes=shapes)
+                checked = ranges.check(file, stamp.size, mode, step, self._workers, shards=planned, shapes=shapes)
             except jsonl.InvalidDataset as invalid:
                 source.demand_unchanged(root, upload.path, file, stamp)
                 reason = f"{invalid}; {_correction(upload)}"
                 changes = {"reason": reason, "next_attempt": None}
                 return self._ledger.move_upload(upload.id, UploadState.REJECTED, **changes).result(), invalid
             source.demand_unchanged(root, upload.path, file, stamp)
-        names = [shards.shard_name(upload.filename, number, len(ranges)) for number in range(1, len(ranges) + 1)]
-        upload = self._ledger.record_check(upload.id, stamp, checked, zip(names, ranges, strict=True)).result()
+        names = [shards.shard_name(upload.filename, number, len(planned)) for number in range(1, len(planned) + 1)]
+        upload = self._ledger.record_check(upload.id, stamp, checked, zip(names, planned, strict=True)).result()
         if (warning := repeated_words(repeated_document(upload.repeated), upload.lines)) is not None:
             log.warning("%s: %s; it is uploaded as it is", source.shown(upload.path), warning)
         if shapes is not None and shapes.faults and (odd := shape_warning(shape_document(upload.shape))) is not None:
             log.warning("%s: %s; it is uploaded as it is", source.shown(upload.path), odd)
         return upload, None
+
+    def close(self) -> None:
+        """End the processes that check large files. No check may be under way."""
+        self._workers.close()
 
     def _shapes(self) -> Shapes | None:
         """An object that collects the shape of a file; None if nobody wants it, or no line is read."""
@@ -57,7 +63,7 @@ class Checker:
             return None
         return Shapes(None if schema == "report" else schema)
 
-    def _ranges(self, file: int, size: int) -> list[Segment]:
+    def _shards(self, file: int, size: int) -> list[Segment]:
         """Ranges of the file's shards; none if it is uploaded whole."""
         shard = self._settings.shard
         return [] if shard is None or size <= shard else shards.plan(file, size, shard)

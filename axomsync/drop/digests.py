@@ -12,6 +12,8 @@ from blake3 import blake3
 
 from axomsync.core.records import Segment
 
+Bytes = bytes | memoryview
+
 HASHED_IN_BACKGROUND = 8 * 1024 * 1024  # for fewer bytes, a thread costs more than it saves
 DIGEST_PIECE = 1024 * 1024
 PIECES_BEHIND = 4  # pieces that hashing may be late by; limits the memory
@@ -23,9 +25,9 @@ class BackgroundHasher:
     Each of `updates` is called with each piece in its own thread, or at once if `size`, the sum of all bytes, is small.
     """
 
-    def __init__(self, size: int, *updates: Callable[[bytes], object]) -> None:
+    def __init__(self, size: int, *updates: Callable[[Bytes], object]) -> None:
         self._updates = updates
-        self._pieces: queue.Queue[bytes | None] = queue.Queue(PIECES_BEHIND)
+        self._pieces: queue.Queue[Bytes | None] = queue.Queue(PIECES_BEHIND)
         beside = size > HASHED_IN_BACKGROUND
         self._thread = threading.Thread(target=self._work, name="digests", daemon=True) if beside else None
 
@@ -40,7 +42,7 @@ class BackgroundHasher:
             self._pieces.put(None)
             self._thread.join()
 
-    def update(self, piece: bytes) -> None:
+    def update(self, piece: Bytes) -> None:
         """Take in the next piece."""
         if self._thread is not None:
             self._pieces.put(piece)
@@ -51,7 +53,7 @@ class BackgroundHasher:
         while (piece := self._pieces.get()) is not None:
             self._hash(piece)
 
-    def _hash(self, piece: bytes) -> None:
+    def _hash(self, piece: Bytes) -> None:
         for update in self._updates:
             update(piece)
 
@@ -74,7 +76,7 @@ class RangeDigests:
         self._done: list[str] = []
         self._current, self._position = blake3(), 0
 
-    def update(self, piece: bytes) -> None:
+    def update(self, piece: Bytes) -> None:
         """Take in the next piece of the whole."""
         view = memoryview(piece)
         while view and len(self._done) < len(self._ends):

@@ -22,7 +22,7 @@ The rules are those that trainers document and all of them can live with:
 Failures handled: lines of any content; no finding repeats more of it than a short, escaped piece.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import _lru_cache_wrapper, lru_cache
 from itertools import pairwise
@@ -78,6 +78,10 @@ class Form:
     lists: bool = False
     more: frozenset[str] = LINE_EXTENSIONS
 
+    def __reduce__(self) -> tuple[Callable[[int], "Form"], tuple[int]]:
+        """Another process has the same forms: each of them stays one object there."""
+        return _form_of_number, (FORMS.index(self),)
+
     @property
     def keys(self) -> frozenset[str]:
         """The keys that a line of this form may have."""
@@ -97,6 +101,13 @@ PAIRS_OF_MESSAGES = Form("pairs", ("prompt", "completion"), lists=True)
 PREFERENCE = Form("preference", ("chosen", "rejected"), more=LINE_EXTENSIONS | {"prompt"})
 PREFERENCE_OF_MESSAGES = Form("preference", ("chosen", "rejected"), lists=True, more=LINE_EXTENSIONS | {"prompt"})
 OUTPUTS = Form("preference", ("input", "preferred_output", "non_preferred_output"), lists=True)
+
+FORMS = (TEXT, CHAT, PAIRS, PAIRS_OF_MESSAGES, PREFERENCE, PREFERENCE_OF_MESSAGES, OUTPUTS)
+
+
+def _form_of_number(number: int) -> Form:
+    return FORMS[number]
+
 
 # Each with the keys of which one is enough to see that the form was meant; in the order in which they are looked for.
 _FAMILIES = (

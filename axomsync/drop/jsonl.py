@@ -17,13 +17,13 @@ import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import orjson
 
 from axomsync.core.errors import Rejected, SourceChanged
-from axomsync.core.records import Checked, Segment, Shape
+from axomsync.core.records import Checked, RepeatedLines, Segment, Shape
 from axomsync.drop.acceptor import Acceptor, NotJson, NotUtf8, mark_of
 from axomsync.drop.diagnosis import (
     AROUND,
@@ -44,7 +44,7 @@ from axomsync.drop.diagnosis import (
 )
 from axomsync.drop.digests import BackgroundHasher, RangeDigests
 from axomsync.drop.foreign import foreign_content
-from axomsync.drop.repeats import Repeats
+from axomsync.drop.repeats import Marks, Repeats, hits_stride
 from axomsync.drop.shapes import Shapes
 
 READ_SIZE = 256 * 1024
@@ -56,6 +56,7 @@ START = 4096  # bytes of a line that are looked at when it is too long
 HEAD = 4096  # bytes of a file by which other kinds are known
 
 LARGE_LINE = 1024 * 1024  # what is longer is read piece by piece, and never held
+_BLANK = BLANK_LINE.kind or BLANK_LINE.what
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ def check(
     lines are; where it wants one shape, another makes the file invalid.
     """
     sha256, ranges = hashlib.sha256(), RangeDigests(shards or [Segment(0, size)])
-    parser = _Parser(line_limit, large_line, shapes)
+    parser = Parser(line_limit, large_line, shapes)
     if mode != "off":
         parser.sniff(os.pread(file, HEAD, 0), size)
     newlines, last, offset = 0, b"", 0
@@ -118,17 +119,33 @@ def check(
                 raise SourceChanged("the file became shorter while it was read")
             digests.update(piece)
             near_an_end = offset < SAMPLE_SIZE or offset + len(piece) > size - SAMPLE_SIZE
-            newlines += parser.feed(piece, newlines, parse=mode == "full" or (mode == "sample" and near_an_end))
+            parse = mode == "full" or (mode == "sample" and near_an_end)
+            compared = hits_stride(offset, offset + len(piece))
+            newlines += parser.feed(piece, newlines, parse=parse, compared=compared)
             last = piece[-1:]
             offset += len(piece)
             beat()
     lines = newlines + (0 if last in (b"\n", b"") else 1)
-    parser.finish(lines)
-    digests_of_ranges, repeated, shape = ranges.hexdigests(), parser.repeats.found(), _shape(shapes)
-    if shards:
-        return Checked(sha256.hexdigest(), size, lines, shards=digests_of_ranges, repeated=repeated, shape=shape)
-    blake3 = next(iter(digests_of_ranges), None)
-    return Checked(sha256.hexdigest(), size, lines, blake3, repeated=repeated, shape=shape)
+    repeated, shape = parser.finish(lines)
+    return checked_of(
+        sha256.hexdigest(), size, lines, ranges.hexdigests(), sharded=bool(shards), repeated=repeated, shape=shape
+    )
+
+
+def checked_of(
+    sha256: str,
+    size: int,
+    lines: int,
+    digests: Sequence[str],
+    *,
+    sharded: bool,
+    repeated: RepeatedLines | None,
+    shape: Shape | None,
+) -> Checked:
+    """Return the result of a check; `digests` are those of the shards, or the one of a file that goes up whole."""
+    if sharded:
+        return Checked(sha256, size, lines, shards=tuple(digests), repeated=repeated, shape=shape)
+    return Checked(sha256, size, lines, next(iter(digests), None), repeated=repeated, shape=shape)
 
 
 def check_stream(read: Callable[[int], bytes], shapes: Shapes | None = None) -> Checked:
@@ -136,19 +153,19 @@ def check_stream(read: Callable[[int], bytes], shapes: Shapes | None = None) -> 
 
     A call of `read` returns at most so many bytes.
     """
-    sha256, parser = hashlib.sha256(), _Parser(LINE_LIMIT, LARGE_LINE, shapes)
+    sha256, parser = hashlib.sha256(), Parser(LINE_LIMIT, LARGE_LINE, shapes)
     piece = _head(read)
     parser.sniff(piece, len(piece))
     size, newlines, last = 0, 0, b""
     with BackgroundHasher(sys.maxsize, sha256.update) as digests:
         while piece:
             digests.update(piece)
-            newlines += parser.feed(piece, newlines, parse=True)
+            newlines += parser.feed(piece, newlines, compared=hits_stride(size, size + len(piece)))
             size, last = size + len(piece), piece[-1:]
             piece = read(READ_SIZE)
     lines = newlines + (last != b"\n")
-    parser.finish(lines)
-    return Checked(sha256.hexdigest(), size, lines, repeated=parser.repeats.found(), shape=_shape(shapes))
+    repeated, shape = parser.finish(lines)
+    return Checked(sha256.hexdigest(), size, lines, repeated=repeated, shape=shape)
 
 
 def _head(read: Callable[[int], bytes]) -> bytes:
@@ -168,12 +185,40 @@ def _shape(shapes: Shapes | None) -> Shape | None:
     return shapes.report()
 
 
-class _Parser:
-    """Parses lines as pieces come in and collects what is wrong."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was found in some lines of a file, whose numbers begin with 1. Picklable."""
 
-    def __init__(self, line_limit: int, large_line: int, shapes: Shapes | None = None) -> None:
+    newlines: int
+    faults: list[Fault]
+    counts: Counter[str]
+    is_over: bool  # a line is too long: the check ends here
+    blank_from: int | None  # blank lines at the end of the part
+    marks: Marks
+    shapes: Shapes | None
+
+
+class Parser:
+    """Parses lines as pieces come in and collects what is wrong.
+
+    With `marks`, the lines are those of a part of a file, to be joined to others.
+    """
+
+    def __init__(
+        self,
+        line_limit: int = LINE_LIMIT,
+        large_line: int = LARGE_LINE,
+        shapes: Shapes | None = None,
+        *,
+        marks: Marks | None = None,
+        at_line_end: bool = False,
+        shapes_before: int = 0,
+    ) -> None:
         self.repeats = Repeats()
-        self._shapes = shapes
+        self._marks = marks if marks is not None else self.repeats
+        # A part begins after a line end in the middle of a piece, where `feed` would go on with a window.
+        self._at_line_end = at_line_end
+        self._shapes, self._shapes_before = shapes, shapes_before  # lines that `shapes` counts before the first
         self._line_limit, self._large_line = line_limit, large_line
         self._faults: list[Fault] = []
         self._counts: Counter[str] = Counter()
@@ -192,28 +237,33 @@ class _Parser:
         if reason:
             raise InvalidDataset([Fault(reason, kind=reason)], Counter({reason: 1}))
 
-    def feed(self, piece: bytes, newlines_before: int, *, parse: bool) -> int:
-        """Take in the next piece, before which `newlines_before` lines have ended; returns how many end in it."""
+    def feed(self, piece: bytes, newlines_before: int, *, parse: bool = True, compared: bool = False) -> int:
+        """Take in the next piece, before which `newlines_before` lines have ended; returns how many end in it.
+
+        `compared` has the lines of the first window compared with others, however many were.
+        """
         if not parse:
             self._carry = self._long = None
             return len(piece) - len(piece.replace(b"\n", b""))  # CPython's `count` goes byte by byte, at half the speed
-        begun = piece.find(b"\n") + 1
-        if not begun:
+        end = piece.rfind(b"\n") + 1
+        at_line_end, self._at_line_end = self._at_line_end, False
+        if not end:
             self._keep(piece, newlines_before + 1)
             return 0
-        ended = 1
-        if self._carry is not None:
+        begun = 0 if at_line_end else piece.find(b"\n") + 1
+        ended = 1 if begun else 0
+        if begun and self._carry is not None:
             self._demand_short(begun - 1, newlines_before + 1)
             self._last_part(piece[: begun - 1], newlines_before + 1)
-        end = piece.rfind(b"\n") + 1
         for window in _windows(piece, begun, end):
             number = newlines_before + ended + 1
-            ended += self._accepted(window, number) or self._line_by_line(window, number)
+            ended += self._accepted(window, number, compared=compared) or self._line_by_line(window, number)
+            compared = False
         self._carry, self._carried = [], 0
         self._keep(piece[end:], newlines_before + ended + 1)
         return ended
 
-    def _accepted(self, window: bytes, number: int) -> int:
+    def _accepted(self, window: bytes, number: int, *, compared: bool) -> int:
         """Count the lines of the window if each is a JSON object; else return 0."""
         joined = window[:-1].replace(b"\n", self._joint)
         try:
@@ -227,9 +277,9 @@ class _Parser:
         if len(seams) != len(lines) - 1 or seams.count(self._seam) != len(seams) or set(map(type, lines)) != {dict}:
             return 0
         self._flush_blank()
-        self.repeats.take_window(window, number)
+        self._marks.take_window(window, number, compared=compared)
         if self._shapes is not None:
-            self._shapes.take_window(lines, window, number)
+            self._shapes.take_window(lines, window, number + self._shapes_before)
         return len(lines)
 
     def _line_by_line(self, window: bytes, number: int) -> int:
@@ -257,6 +307,10 @@ class _Parser:
         """The unfinished line ends with `tail`."""
         carried, long, length = self._carry or [], self._long, self._carried + len(tail)
         self._carry, self._carried, self._long = [], 0, None
+        if long is None and carried and length > self._large_line:  # as it would be, had it come in smaller pieces
+            long = _LongLine()
+            for piece in carried:
+                long.feed(piece)
         if long is None:
             self._line(b"".join((*carried, tail)), number, ended=ended)
             return
@@ -268,9 +322,9 @@ class _Parser:
         if fault is not None:
             self._add(fault)
             return
-        self.repeats.take_hashes([long.mark], number)
+        self._marks.take_line(long.mark, number)
         if self._shapes is not None:
-            self._shapes.take_long(length, number)
+            self._shapes.take_long(length, number + self._shapes_before)
 
     def _demand_short(self, more: int, number: int) -> None:
         if self._carried + more > self._line_limit:
@@ -279,10 +333,38 @@ class _Parser:
             self._add(Fault.of(too_long(self._line_limit, start), number))
             raise InvalidDataset(self._faults, self._counts)
 
-    def finish(self, lines: int) -> None:
-        """The file has ended after `lines` lines."""
+    def part(self, newlines: int, *, is_over: bool = False) -> Part:
+        """Return what was found in a part that ends here, after so many line ends; `is_over` if `feed` has raised."""
+        if not is_over:
+            self._end(newlines + 1)
+        marks = self._marks if isinstance(self._marks, Marks) else Marks(0)
+        return Part(newlines, self._faults, self._counts, is_over, self._blank_from, marks, self._shapes)
+
+    def join(self, part: Part, before: int) -> None:
+        """Add a part that follows `before` lines. Raises `InvalidDataset` where the check ends with it."""
+        faults, counts = part.faults, part.counts
+        if part.blank_from == 1:  # nothing but blank lines
+            self._blank_from = self._blank_from or before + 1
+        elif part.newlines or faults or part.marks.groups or counts:
+            if self._blank_from is not None and faults and (faults[0].line, faults[0].kind) == (1, _BLANK):
+                faults = faults[1:]  # it goes on with the blank lines before it
+                counts = counts - Counter({_BLANK: 1})
+            self._flush_blank()
+            kept = PROBLEM_LIMIT - len(self._faults)
+            self._faults += [replace(each, line=(each.line or 0) + before) for each in faults[:kept]]
+            self._counts += counts
+            self._blank_from = part.blank_from and before + part.blank_from
+        self.repeats.join(part.marks, before)
+        if part.is_over:
+            raise InvalidDataset(self._faults, self._counts)
+
+    def _end(self, lines: int) -> None:
         if self._carry or self._long is not None:
             self._last_part(b"", lines, ended=False)
+
+    def finish(self, lines: int) -> tuple[RepeatedLines | None, Shape | None]:
+        """The file has ended after `lines` lines: return what is to be told. Raises `InvalidDataset`."""
+        self._end(lines)
         if self._faults and self._faults[-1].line == lines and self._faults[-1].kind in ENDS_EARLY:
             self._counts[self._faults[-1].kind] -= 1
             self._add(Fault.of(LAST_ENDS_EARLY, lines, self._faults.pop().column))
@@ -290,6 +372,7 @@ class _Parser:
             self._add(Fault.of(NOTHING_BUT_BLANK))
         if self._faults:
             raise InvalidDataset(self._faults, self._counts)
+        return self.repeats.found(), _shape(self._shapes)
 
     def _line(self, line: bytes, number: int, *, ended: bool = True) -> None:
         try:
@@ -305,11 +388,8 @@ class _Parser:
         if type(value) is not dict:
             self._add(Fault.of(not_an_object(value, line[:AROUND].decode(errors="replace")), number, 1))
         elif self._shapes is not None:
-            self._shapes.take(value, line, number)
-        if len(line) > self._large_line:
-            self.repeats.take_hashes([mark_of(line)], number)
-        else:
-            self.repeats.take((line,), number)
+            self._shapes.take(value, line, number + self._shapes_before)
+        self._marks.take_line(mark_of(line) if len(line) > self._large_line else hash(line), number)
 
     def _flush_blank(self) -> None:
         """More lines follow after blank ones, so they do matter; one fault stands for a run of them."""

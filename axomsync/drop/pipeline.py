@@ -81,6 +81,10 @@ class Uploader:
             self._setbacks.wait(upload, unexpected)
         return True
 
+    def close(self) -> None:
+        """End what was begun for carrying files, when none is carried any more."""
+        self._checker.close()
+
     def _carry(self, upload: Upload, beat: Beat) -> bool:
         if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
             upload, invalid = self._checker.check(upload, self._step(beat))

@@ -10,6 +10,7 @@ so many are told), lines too long to be held (counted, and told).
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import reduce
 from itertools import chain, islice, repeat
 from operator import add
@@ -52,11 +53,11 @@ class Shapes:
         self.wanted = wanted
         self.faults: list[ShapeFinding] = []  # the first of those that are more than a remark
         self.counts: Counter[str] = Counter()  # of all of these, by their sort
-        self._remarks: list[ShapeFinding] = []
-        self._remarks_total = 0
+        self._long: list[ShapeFinding] = []  # the first lines that were too long
+        self._long_total = 0
         self._form: Form | None = None  # of the first line that has a known one
         self._known = {"input": INPUT_KEYS, "message": MESSAGE_KEYS}  # keys that call for no look, by where they are
-        self._extra: set[tuple[str, str]] = set()  # keys that were told, each with where it was
+        self._extra: dict[tuple[str, str], ShapeFinding] = {}  # keys that were told, by where they are and their names
         # Sequences of roles without a finding, by whether one is to be learnt from.
         self._good_roles: dict[bool, set[tuple[str, ...]]] = {False: set(), True: set()}
         self._examples = self._formless = self._mixed = 0
@@ -90,12 +91,62 @@ class Shapes:
         """Take in a line that is not held, of so many bytes; `number` is its number."""
         self._examples += 1
         what = f"the line has {length} bytes, and its shape was not looked at"
-        self._remark(ShapeFinding(number, 1, f"{what}; make examples of it that a trainer can take"))
+        self._long_total += 1
+        if len(self._long) < KEPT:
+            self._long.append(ShapeFinding(number, 1, f"{what}; make examples of it that a trainer can take"))
+
+    def begun(self) -> "Shapes | None":
+        """Return what takes in lines further on, perhaps in another process, until it is joined.
+
+        None as long as no line of a known form has come: what is odd about later lines depends on it.
+        """
+        if self._form is None:
+            return None
+        later = Shapes()
+        later._form, later._known, later._extra = self._form, dict(self._known), dict(self._extra)
+        return later
+
+    @property
+    def has_form(self) -> bool:
+        """A line of a known form has come."""
+        return self._form is not None
+
+    def guessed(self) -> "Shapes | None":
+        """Return the same as `begun` for a file in which lines have come, and none of a known form.
+
+        It may be joined unless it `has_form` in the end: then the guess that no such line comes was wrong.
+        """
+        if self._form is not None or not self._formless:
+            return None
+        later = Shapes()
+        later._formless = 1
+        return later
+
+    def join(self, later: "Shapes", before: int) -> None:
+        """Add what was found in lines that follow `before` others, and whose own numbers begin with 1."""
+        self.faults += [replace(each, line=each.line + before) for each in later.faults[: KEPT - len(self.faults)]]
+        self.counts += later.counts
+        self._long += [replace(each, line=each.line + before) for each in later._long[: KEPT - len(self._long)]]
+        self._long_total += later._long_total
+        for extra, finding in later._extra.items():
+            if self._is_news(extra):
+                self._remember(extra, replace(finding, line=finding.line + before))
+        self._examples += later._examples
+        self._mixed += later._mixed
+        self._turns += later._turns
+        self._characters += later._characters
+        self._longest = max(self._longest, later._longest)
+
+    def become(self, other: "Shapes") -> None:
+        """Take over everything that the other has found."""
+        self.__dict__.update(other.__dict__)
 
     def report(self) -> Shape:
         """Return what was found so far."""
         kind = self._form.kind if self._form is not None else "other" if self._formless else None
-        findings = sorted([*self._remarks, *self.faults], key=lambda finding: (finding.line, finding.column))
+        findings = sorted(
+            [*self._long, *self._extra.values(), *self.faults], key=lambda finding: (finding.line, finding.column)
+        )
         return Shape(
             kind,
             self._examples,
@@ -104,7 +155,7 @@ class Shapes:
             self._characters,
             self._mixed,
             tuple(findings[:KEPT]),
-            self._remarks_total + self.counts.total(),
+            self._long_total + len(self._extra) + self.counts.total(),
         )
 
     def _took_whole(self, lines: Sequence[dict[str, Any]]) -> bool:
@@ -232,18 +283,14 @@ class Shapes:
 
     def _add_extra(self, extra: tuple[str, str], finding: Finding, line: bytes, number: int) -> None:
         """Tell a key that no form has, if it was not told."""
-        if not self._is_news(extra):
-            return
-        self._extra.add(extra)
+        if self._is_news(extra):
+            self._remember(extra, ShapeFinding(number, column_of(line, finding.path, of_key=True), str(finding)))
+
+    def _remember(self, extra: tuple[str, str], finding: ShapeFinding) -> None:
+        self._extra[extra] = finding
         where, key = extra
         if where != "line" or key not in MARKERS:  # those may make another form of the line
             self._known[where] |= {key}
-        self._remark(ShapeFinding(number, column_of(line, finding.path, of_key=True), str(finding)))
-
-    def _remark(self, finding: ShapeFinding) -> None:
-        self._remarks_total += 1
-        if len(self._remarks) < KEPT:
-            self._remarks.append(finding)
 
 
 def shape_words(document: Mapping[str, Any]) -> str:

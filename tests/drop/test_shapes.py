@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import random
 from typing import Any
 
@@ -555,6 +556,27 @@ def test_runs_of_lines_by_windows_and_one_by_one_give_the_same_report(
     runs: list[tuple[dict[str, Any], int]], size: int, wanted: str | None
 ) -> None:
     assert_both_ways_agree([value for value, times in runs for _ in range(times)], size, wanted)
+
+
+@settings(max_examples=100, deadline=None)
+@given(RUNS, st.integers(1, 100), WANTED)
+def test_what_was_found_in_parts_of_a_file_is_joined(
+    runs: list[tuple[dict[str, Any], int]], size: int, wanted: str | None
+) -> None:
+    lines = [json.dumps(value, ensure_ascii=False).encode() for value, times in runs for _ in range(times)]
+    whole, joined = one_by_one(lines, wanted), Shapes(wanted)
+    parts: list[tuple[int, Shapes]] = []
+    for start in range(0, len(lines), size):
+        begun = joined.begun()
+        if begun is not None:
+            parts.append((start, pickle.loads(pickle.dumps(begun))))
+        shapes, first = (joined, start + 1) if begun is None else (parts[-1][1], 1)
+        for number, line in enumerate(lines[start : start + size], first):
+            shapes.take(orjson.loads(line), line, number)
+    for before, shapes in parts:
+        joined.join(pickle.loads(pickle.dumps(shapes)), before)
+    assert joined.report() == whole.report()
+    assert (joined.faults, joined.counts) == (whole.faults, whole.counts)
 
 
 @settings(max_examples=60, deadline=None)

@@ -334,3 +334,23 @@ def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sa
     machine.run("runuser", "-u", "alice", "--", "cat", "/srv/axom/drop/uploaded/chat.jsonl.receipt.json")
     original, mirrored = "/var/tmp/model", "/srv/axom/models/tiny/current/"
     machine.run("runuser", "-u", "nobody", "--", "diff", "-r", "--exclude=.axomsync.json", original, mirrored)
+
+
+@pytest.mark.stress
+def test_a_large_file_is_parsed_by_processes_under_all_the_hardening(machine: Container, sandbox: SandboxInside) -> None:
+    machine.write(CONFIG, f'[console]\nurl = "{sandbox.url}"\n[drop]\nsettle = "500ms"\n')
+    machine.write(KEY, sandbox.key + "\n", mode=0o600)
+    large = "/srv/axom/drop/large.jsonl"
+    machine.run(
+        "sh", "-c", f'seq -f \'{{"text": "example number %.0f"}}\' 9000000 > /var/tmp/large && mv /var/tmp/large {large}'
+    )
+    machine.systemctl("start", UNIT)
+    working = ("pgrep", "--full", "--uid", "axomsync", "drop.line_worker")
+    until(lambda: machine.run(*working, check=False).returncode == 0, "processes that parse", patience=60)
+    until(lambda: exists(machine, "/srv/axom/drop/uploaded/large.jsonl"), "the upload", patience=120)
+    journal = machine.run("journalctl", "--unit", UNIT, "--no-pager").stdout
+    assert "can't be begun" not in journal
+    assert "was lost" not in journal
+    [upload] = sandbox.steer("uploads")
+    assert upload["stored"]
+    until(lambda: machine.run(*working, check=False).returncode == 1, "the end of idle processes", patience=30)

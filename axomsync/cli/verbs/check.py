@@ -1,9 +1,12 @@
 """`check`: check files as the agent would, before they are dropped.
 
 Failures handled: files that would be rejected, files that can't be read (both are told, and the others are checked), pipes
-of any size.
+of any size, a file that becomes shorter meanwhile (told).
 """
 
+import contextlib
+import os
+import stat
 import sys
 from typing import Any
 
@@ -28,6 +31,7 @@ def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
     This needs no configuration, no key and no agent. The exit code is 1 when a file would be rejected or can't be read.
     """
     from axomsync.cli import tables
+    from axomsync.core.errors import SourceChanged
     from axomsync.core.oserrors import local_fault
 
     documents, unread = [], False
@@ -37,6 +41,10 @@ def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
         except FileNotFoundError:
             unread = True
             click.echo(f"axomsync: {printable(name)}: it does not exist; correct the name", err=True)
+            continue
+        except SourceChanged as changed:
+            unread = True
+            click.echo(f"axomsync: {printable(name)}: {changed}; check it again when no program writes to it", err=True)
             continue
         except OSError as error:
             unread = True
@@ -53,13 +61,26 @@ def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
 
 
 def _checked(name: str, wanted: str | None) -> dict[str, Any]:
-    """Return what `check --json` prints for one file. Raises `OSError`."""
+    """Return what `check --json` prints for one file. Raises `OSError` and `SourceChanged`."""
+    from axomsync.drop import ranges
     from axomsync.drop.jsonl import InvalidDataset, check_stream
+    from axomsync.drop.line_workers import LineWorkers
     from axomsync.drop.shapes import Shapes
     from axomsync.status.documents import checked_document
 
     try:
         with click.open_file(name, "rb") as file:
-            return checked_document(name, check_stream(file.read, Shapes(wanted)))
+            shapes = Shapes(wanted)
+            if name == "-" or (size := _size(file.fileno())) is None or size <= ranges.LARGE:
+                return checked_document(name, check_stream(file.read, shapes))
+            with contextlib.closing(LineWorkers()) as workers:
+                checked = ranges.check(file.fileno(), size, "full", lambda: None, workers, shapes=shapes)
+            return checked_document(name, checked)
     except InvalidDataset as invalid:
         return checked_document(name, None, invalid.faults, invalid.total)
+
+
+def _size(file: int) -> int | None:
+    """Return the bytes of a regular file; None of anything else."""
+    status = os.fstat(file)
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
