@@ -7,6 +7,7 @@ are for the engine's module to judge.
 """
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from axomsync.core.errors import Rejected, Transient
 from axomsync.core.text import printable
 from axomsync.transport.authorities import tls_context
 from axomsync.transport.http import NETWORK_TROUBLE, network_reason, proxy_answered, retry_after, with_context
-from axomsync.transport.proxies import Proxies
+from axomsync.transport.proxies import Proxies, Proxy
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class Client:
         if token is not None and not may_use_plain_http(url, allow_http=False):
             raise Rejected(f"{self.url}: the token would cross the network in the clear; name an https URL")
         self._proxy = Proxies.of(os.environ).leading_to(self.url)
-        context = tls_context(None)
+        context = _context(url, self._proxy)
         self._http = httpx.Client(
             verify=context,
             headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -152,13 +153,21 @@ class Client:
         try:
             text = _reason(parse_document(body, _ANYTHING, LARGEST))
         except NotADocument:
-            text = "" if body.lstrip()[:1] == b"<" else body[: 16 * 1024].decode("utf-8", "replace")
+            lines = [] if body.lstrip()[:1] == b"<" else body[-16 * 1024 :].decode("utf-8", "replace").split("\n")
+            text = next((line for line in reversed(lines) if line.strip()), "")  # of a traceback, what went wrong
         if self._token is not None:
             text = text.replace(self._token, "…")
         return printable(" ".join(text.split()))[:WORDS] or "no reason given"
 
 
 _ANYTHING: TypeAdapter[object] = TypeAdapter(object)
+
+
+def _context(url: str, proxy: Proxy | None) -> ssl.SSLContext:
+    """What to trust over TLS. Without TLS on the way nobody is trusted, and no authorities are read, which takes time."""
+    if url.startswith("https:") or (proxy is not None and proxy.url.startswith("https:")):
+        return tls_context(None)
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _body(response: httpx.Response, call: str, ends: float) -> bytes:

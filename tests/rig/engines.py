@@ -1,7 +1,7 @@
 """Engines on the wire: servers that accept exactly the documented calls of vLLM, SGLang, the V2 repository API and Ollama.
 
-Another path is a 404, another field a 422. Each keeps its state, which a test compares, and every request. An order can be made
-to go wrong (`fault`), and the client can be killed at any request (`kill`), before or after it had its effect.
+Another path is a 404, another field a 422. Each keeps its state, which a test compares, and every request. An order can be
+made to go wrong (`fault`), and the client can be killed at any request (`kill`), before or after it had its effect.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class EngineServer:
         engine = self
 
         class Handler(_Handler):
-            server_of = engine
+            server_of: EngineServer = engine
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True

@@ -6,9 +6,11 @@ Each is a fork of one process that has imported the program: so a run takes mill
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -69,8 +71,10 @@ class Teller:
         self._forks.stdout.close()
         self._folder.cleanup()
 
-    def tell(self, event: Any, *arguments: str, environ: dict[str, str] | None = None) -> Told:
-        """Run `tell` with an event, a document or raw text, on standard input."""
+    def tell(
+        self, event: Any, *arguments: str, environ: dict[str, str] | None = None, kill_after: float | None = None
+    ) -> Told:
+        """Run `tell` with an event, a document or raw text, on standard input. `kill_after`: seconds that it lives."""
         assert self._forks.stdin is not None
         assert self._forks.stdout is not None
         given, output = Path(self._folder.name, "event"), Path(self._folder.name, "output")
@@ -80,5 +84,9 @@ class Teller:
         self._forks.stdin.write(json.dumps(order) + "\n")
         self.pid = int(self._forks.stdout.readline())
         self._forks.stdin.write("go\n")
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         code = int(self._forks.stdout.readline())
         return Told(code, output.read_text())
