@@ -1,7 +1,7 @@
 """A systemd unit that serves the model: restarted, or reloaded where it can.
 
 `systemctl` talks to systemd over D-Bus, and polkit decides whether this user may: the service user may with
-systemd/examples/50-axomsync-unit.rules. systemctl(1): `restart` and `reload-or-restart` end when the unit has started, which
+systemd/examples/50-axomsync-vllm.rules. systemctl(1): `restart` and `reload-or-restart` end when the unit has started, which
 a unit with `Type=notify` says itself.
 
 Failures handled: a unit that is not there or fails to start, a user who may not (`Rejected` with the words of systemctl), a
@@ -19,7 +19,7 @@ from axomsync.engines.events import Load, Naming, Unload
 
 PAUSE_SECONDS = 0.5
 WORDS = 300
-_RULE = "the polkit rule in systemd/examples/50-axomsync-unit.rules lets it"
+_RULE = "the polkit rule in systemd/examples/50-axomsync-vllm.rules lets it"
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.")
 
 
