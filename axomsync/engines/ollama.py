@@ -86,6 +86,8 @@ def _files(folder: str) -> list[str]:
         found += [os.path.relpath(os.path.join(place, name), folder) for name in sorted(names) if not name.startswith(".")]
     weights = _matching(found, _WEIGHTS)
     chosen = weights + _matching(found, _BESIDE) if weights else _matching(found, ("*.gguf",))
+    if odd := next((name for name in chosen if not name.isprintable()), None):
+        raise Rejected(f"{printable(os.path.join(folder, odd))}: this name can't be told to Ollama; rename the file")
     if not chosen:
         raise Rejected(f"{printable(folder)}: no safetensors and no GGUF files, of which Ollama could make a model")
     return chosen

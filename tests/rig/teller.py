@@ -17,7 +17,7 @@ from typing import Any, Self
 
 _FORKS = """
 import json, os, sys
-import httpx, axomsync.cli, axomsync.cli.verbs.tell, axomsync.config
+import httpx, httpcore, axomsync.cli, axomsync.cli.verbs.tell, axomsync.config.units, axomsync.ops.logs
 import axomsync.engines.client, axomsync.engines.ollama, axomsync.engines.sglang, axomsync.engines.unit
 import axomsync.engines.v2, axomsync.engines.vllm_lora
 while line := sys.stdin.buffer.readline():

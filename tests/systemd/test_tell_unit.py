@@ -8,7 +8,9 @@ import pytest
 
 from tests.rig.agent import eventually
 from tests.rig.container import Container
+from tests.rig.inside import SandboxInside
 from tests.rig.installation import PROGRAM, SOURCES
+from tests.systemd.conftest import CONFIG, KEY, UNIT
 
 RULES = "/etc/polkit-1/rules.d/50-axomsync-vllm.rules"
 MODELS = "/srv/axom/models"
@@ -113,3 +115,20 @@ def test_the_service_may_restart_what_the_rule_names(engines: Engines) -> None:
     code, words = engines.tell("v2", "--name", "vllm@{name}.service", age=-60)
     assert code == 0, words
     assert engines.machine.show(unit, "ActiveState") == "active"
+
+
+def test_a_hook_of_the_hardened_service_restarts_the_unit(engines: Engines, sandbox: SandboxInside) -> None:
+    machine, unit = engines.machine, "vllm@bot.service"
+    machine.run("install", "-D", "-m", "644", f"{SOURCES}/systemd/examples/50-axomsync-vllm.rules", RULES)
+    machine.run("rm", "-rf", f"{MODELS}/bot")
+    machine.write("/var/tmp/bot/config.json", "{}")
+    sandbox.steer("models", name="bot", version="v7", folder="/var/tmp/bot")
+    hook = json.dumps([PROGRAM, "tell", "unit", "--name", "vllm@{name}.service"])
+    config = f'[console]\nurl = "{sandbox.url}"\n[drop]\nenabled = false\n[mirror]\npoll = "500ms"\n[hooks]\n'
+    machine.write(CONFIG, f"{config}model_published = {hook}\n")
+    machine.write(KEY, sandbox.key + "\n", mode=0o600)
+    before = engines.pid(unit)
+    machine.systemctl("start", UNIT)
+    eventually("the hook", lambda: "vllm@bot.service serves bot/v7" in machine.journal(UNIT), patience=20)
+    assert engines.pid(unit) not in (0, before)
+    machine.systemctl("stop", UNIT)
