@@ -9,9 +9,10 @@ Failures handled: an event that is too large, no JSON or of another form (`Rejec
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import IO, Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
@@ -64,6 +65,13 @@ class Nothing:
 
 
 Task = Load | Unload | Nothing
+
+
+def among(task: Task, names: Sequence[str]) -> Task:
+    """The task, if the model's name matches one of these globs, or if there are none."""
+    if isinstance(task, Nothing) or not names or any(fnmatchcase(task.version.name, glob) for glob in names):
+        return task
+    return Nothing(f"{task.version}: none of --only")
 
 
 def _text(value: str) -> str:

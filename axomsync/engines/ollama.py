@@ -33,7 +33,7 @@ from axomsync.engines.events import Load, Naming, Unload
 
 STEP = 1024 * 1024
 FICLONE = 0x40049409  # ioctl_ficlone(2)
-_WEIGHTS = ("model*.safetensors", "*/model*.safetensors", "consolidated*.safetensors", "adapter_model*.safetensors")
+_WEIGHTS = ("model*.safetensors", "*/model*.safetensors", "consolidated*.safetensors")
 _BESIDE = ("*.json", "*/*.json", "chat_template.jinja", "tokenizer.model", "*/tokenizer.model")
 
 

@@ -79,7 +79,7 @@ def load(manager: Manager, task: Load, naming: Naming, *, reload: bool) -> str:
     return f"{printable(unit)} serves {task.version}"
 
 
-def unload(_: Manager, task: Unload) -> str:
+def unload(task: Unload) -> str:
     """A unit is stopped by people."""
     return f"{task.version}: units are left alone when a version goes"
 

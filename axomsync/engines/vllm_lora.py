@@ -9,7 +9,7 @@ needs `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`.
 
 Failures handled: an adapter that is there already (nothing to do), one of that name from another folder (replaced in place;
 where a version of vLLM can't, unloaded and loaded again), one that somebody else unloads meanwhile, a name that the base
-model has, a server that does not allow it (`Rejected`).
+model has, models that are no adapters (nothing to do), a server that does not allow it (`Rejected`).
 """
 
 import os
@@ -21,6 +21,7 @@ from axomsync.core.text import printable
 from axomsync.engines.client import Answer, Client
 from axomsync.engines.events import Load, Naming, Unload
 
+ADAPTER = "adapter_config.json"  # the file by which vLLM knows an adapter
 _LOADED = "already been loaded"
 _NOT_ALLOWED = "start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
 
@@ -43,6 +44,8 @@ _MODELS = TypeAdapter(_Models)
 def load(client: Client, task: Load, naming: Naming) -> str:
     """Load the adapter, and unload those of its other versions when each version has a name of its own."""
     name, folder = naming.of(task.version), task.version.folder
+    if not os.path.exists(os.path.join(folder, ADAPTER)):
+        return f"{task.version} is no LoRA adapter: it has no {ADAPTER}"
     known = _cards(client)
     there = known.get(name)
     if there is not None and there.parent is None:
@@ -57,7 +60,7 @@ def load(client: Client, task: Load, naming: Naming) -> str:
     return f"{printable(name)} serves {task.version}{told}"
 
 
-def unload(client: Client, task: Unload, _: Naming) -> str:
+def unload(client: Client, task: Unload) -> str:
     """Unload the adapters that came from the folder that is gone, whatever their names are."""
     gone = [card.id for card in _cards(client).values() if card.parent is not None and card.root == task.version.folder]
     for name in gone:

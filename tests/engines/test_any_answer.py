@@ -55,7 +55,7 @@ GOOD = {
 }  # fmt: skip
 CALLS: dict[str, Callable[[Client, Version], object]] = {
     "vllm-lora": lambda client, version: vllm_lora.load(client, Load(version), NAME),
-    "vllm-lora, unload": lambda client, version: vllm_lora.unload(client, Unload(version, True), NAME),
+    "vllm-lora, unload": lambda client, version: vllm_lora.unload(client, Unload(version, True)),
     "sglang": lambda client, version: sglang.load(client, Load(version)),
     "v2": lambda client, version: v2.load(client, Load(version), NAME),
     "v2, unload": lambda client, version: v2.unload(client, Unload(version, True), NAME),
@@ -68,6 +68,7 @@ CALLS: dict[str, Callable[[Client, Version], object]] = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_any_answer(call: Callable[[Client, Version], object], tmp_path: Path, examples: int) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"x")
+    (tmp_path / "adapter_config.json").write_text("{}")
     version = Version("i", "bot", "v1", str(tmp_path), 0.0)
     with Anything() as engine:
         client = Client(engine.url, token="secret-of-the-engine", timeout=5.0, wait=0.05)

@@ -16,6 +16,9 @@ from tests.rig.teller import Teller, Told
 VERSIONED = ("--name", "{name}-{version}")
 
 
+STORE = ("--store", "STORE")  # the one that this Ollama has
+
+
 @dataclass(frozen=True)
 class Case:
     """An engine, its name on the command line, and options."""
@@ -31,12 +34,13 @@ class Case:
 CASES = (
     Case("vllm-lora", lambda mirror, place: Vllm()),
     Case("vllm-lora", lambda mirror, place: Vllm(), VERSIONED),
-    Case("sglang", lambda mirror, place: Sglang()),
+    Case("sglang", lambda mirror, place: Sglang(), ("--only", "b*")),
     Case("v2", lambda mirror, place: Repository({"bot": mirror.root / "bot" / "current"})),
     Case("ollama", lambda mirror, place: Ollama(place / "store")),
+    Case("ollama", lambda mirror, place: Ollama(place / "store"), STORE),
 )
 EACH = pytest.mark.parametrize("case", CASES, ids=str)
-ENGINES = pytest.mark.parametrize("case", [case for case in CASES if not case.options], ids=str)
+ENGINES = pytest.mark.parametrize("case", [case for case in CASES if case.options not in (VERSIONED, STORE)], ids=str)
 
 
 @dataclass
@@ -49,7 +53,9 @@ class Table:
     teller: Teller
 
     def tell(self, version: str, *more: str, kind: str = "model_published") -> Told:
-        options = ("--url", self.engine.url, *self.case.options, *more)
+        options = ["--url", self.engine.url, *self.case.options, *more]
+        if isinstance(self.engine, Ollama):
+            options = [str(self.engine.store) if option == "STORE" else option for option in options]
         return self.teller.tell(self.mirror.event(version, kind), self.case.verb, *options)
 
 
@@ -185,7 +191,7 @@ def test_a_failure_ends_in_words_and_the_right_code(table: Table, fault: str) ->
 @ENGINES
 def test_no_service_there(table: Table) -> None:
     table.mirror.publish("v1")
-    told = table.teller.tell(table.mirror.event("v1"), table.case.verb, "--url", "http://127.0.0.1:9")
+    told = table.tell("v1", "--url", "http://127.0.0.1:9")
     assert (told.code, "no service listens there" in told.output) == (75, True), told.output
 
 
@@ -204,9 +210,7 @@ def test_a_token_is_sent_and_never_shown(table: Table, tmp_path: Path) -> None:
     os.unlink(file)
     os.mkfifo(file)
     assert table.tell("v1", "--token-file", str(file)).code == 1
-    clear = table.teller.tell(
-        table.mirror.event("v1"), table.case.verb, "--url", "http://192.0.2.1", "--token-file", str(file)
-    )
+    clear = table.tell("v1", "--url", "http://192.0.2.1", "--token-file", str(file))
     assert clear.code == 1
 
 
@@ -222,7 +226,7 @@ def test_a_proxy_is_not_asked_for_an_engine_of_this_machine(mirror: Mirror, tell
     mirror.publish("v1")
     environ = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     with Sglang() as engine:
-        assert teller.tell(mirror.event("v1"), "sglang", "--url", engine.url, environ=environ).code == 0
+        assert teller.tell(mirror.event("v1"), "sglang", "--only", "bot", "--url", engine.url, environ=environ).code == 0
 
 
 @pytest.mark.parametrize(
@@ -288,6 +292,19 @@ def test_vllm_leaves_other_models_and_names_alone(mirror: Mirror, teller: Teller
         assert (told.code, "is the base model there" in told.output) == (1, True)
 
 
+def test_models_that_this_engine_does_not_serve(mirror: Mirror, teller: Teller) -> None:
+    mirror.publish("v1", "chat-7b")
+    (mirror.root / "chat-7b" / "v1" / "adapter_config.json").unlink()
+    event = mirror.event("v1", name="chat-7b")
+    with Vllm() as engine:
+        told = teller.tell(event, "vllm-lora", "--url", engine.url)
+        assert (told.code, told.output) == (0, "chat-7b/v1 is no LoRA adapter: it has no adapter_config.json\n")
+        told = teller.tell(event, "v2", "--url", engine.url, "--only", "bot", "--only", "cat-*")
+        assert (told.code, told.output) == (0, "chat-7b/v1: none of --only\n")
+        assert teller.tell(event, "sglang", "--url", engine.url).code == 2, "one server, one model"
+        assert engine.asked == []
+
+
 def test_vllm_that_does_not_allow_it(mirror: Mirror, teller: Teller) -> None:
     mirror.publish("v1")
     with Vllm(allowed=False) as engine:
@@ -298,10 +315,10 @@ def test_vllm_that_does_not_allow_it(mirror: Mirror, teller: Teller) -> None:
 def test_a_newer_sglang_and_weights_that_do_not_fit(mirror: Mirror, teller: Teller) -> None:
     folder = mirror.publish("v1")
     with Sglang(info="/model_info") as engine:
-        assert teller.tell(mirror.event("v1"), "sglang", "--url", engine.url).code == 0
+        assert teller.tell(mirror.event("v1"), "sglang", "--only", "bot", "--url", engine.url).code == 0
         assert engine.serves == str(folder)
         (mirror.publish("v2") / "config.json").unlink()
-        told = teller.tell(mirror.event("v2"), "sglang", "--url", engine.url)
+        told = teller.tell(mirror.event("v2"), "sglang", "--only", "bot", "--url", engine.url)
         assert (told.code, "Failed to update weights" in told.output, engine.serves) == (1, True, str(folder))
 
 

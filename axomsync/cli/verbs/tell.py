@@ -26,52 +26,61 @@ def tell() -> None:
     """
 
 
+def _checked(parse: Callable[[str], Any], value: str) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 def _duration(_: click.Context, __: click.Parameter, value: str) -> float:
     from axomsync.config.units import parse_duration
 
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    seconds: float = _checked(parse_duration, value)
+    return seconds
 
 
 def _url(_: click.Context, __: click.Parameter, value: str) -> str:
     from axomsync.engines.client import check_url
 
-    try:
-        return check_url(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    url: str = _checked(check_url, value)
+    return url
 
 
 def _naming(_: click.Context, __: click.Parameter, value: str) -> "Naming":
     from axomsync.engines.events import Naming
 
-    try:
-        return Naming(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    naming: Naming = _checked(Naming, value)
+    return naming
 
 
-def _time_options(function: F) -> F:
-    question = click.option(
-        "--timeout", default="30s", show_default=True, callback=_duration, metavar="DURATION",
-        help="How long a question to the engine may take.",
+def _common_options(function: F, *, needs_only: bool = False) -> F:
+    options = (
+        click.option(
+            "--only", multiple=True, required=needs_only, metavar="GLOB",
+            help="Only models of this name; may be given several times.",
+        ),
+        click.option(
+            "--wait", default="5m", show_default=True, callback=_duration, metavar="DURATION",
+            help="How long loading may take, and how long the engine may need to be ready afterwards.",
+        ),
+        click.option(
+            "--timeout", default="30s", show_default=True, callback=_duration, metavar="DURATION",
+            help="How long a question to the engine may take.",
+        ),
     )  # fmt: skip
-    wait = click.option(
-        "--wait", default="5m", show_default=True, callback=_duration, metavar="DURATION",
-        help="How long loading may take, and how long the engine may need to be ready afterwards.",
-    )  # fmt: skip
-    return question(wait(function))
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
-def _http_options(default: str) -> Callable[[F], F]:
+def _http_options(default: str, *, needs_only: bool = False) -> Callable[[F], F]:
     """Add the options of an engine that is told over HTTP, at this URL by default."""
     url = click.option("--url", default=default, show_default=True, callback=_url, help="Where the engine listens.")
     token = click.option(
         "--token-file", metavar="FILE", help="File with the bearer token that the engine asks for.", type=click.Path()
     )
-    return lambda function: url(token(_time_options(function)))
+    return lambda function: url(token(_common_options(function, needs_only=needs_only)))
 
 
 def _name_option(default: str | None = "{name}") -> Callable[[F], F]:
@@ -88,11 +97,11 @@ def vllm_lora(naming: "Naming", **options: Any) -> None:
     """vLLM: load a LoRA adapter, and unload what it replaces."""
     from axomsync.engines import vllm_lora as engine
 
-    _over_http(lambda c, task: engine.load(c, task, naming), lambda c, task: engine.unload(c, task, naming), **options)
+    _over_http(lambda c, task: engine.load(c, task, naming), engine.unload, **options)
 
 
 @tell.command()
-@_http_options("http://localhost:30000")
+@_http_options("http://localhost:30000", needs_only=True)
 def sglang(**options: Any) -> None:
     """SGLang: read the weights from disk."""
     from axomsync.engines import sglang as engine
@@ -129,16 +138,13 @@ def ollama(naming: "Naming", store: str | None, **options: Any) -> None:
 @_name_option(None)
 @click.option("--reload", is_flag=True, help="Reload the unit if it can be reloaded.")
 @click.option("--user", is_flag=True, help="Ask the user's service manager.")
-@_time_options
-def unit(naming: "Naming", *, reload: bool, user: bool, timeout: float, wait: float) -> None:
+@_common_options
+def unit(naming: "Naming", *, reload: bool, user: bool, timeout: float, wait: float, only: tuple[str, ...]) -> None:
     """systemd: restart a unit, such as vllm@{name}.service."""
     from axomsync.engines import unit as engine
 
     manager = engine.Manager(user=user, timeout=timeout, wait=wait)
-    _act(
-        lambda task: engine.load(manager, task, naming, reload=reload),
-        lambda task: engine.unload(manager, task),
-    )
+    _act(lambda task: engine.load(manager, task, naming, reload=reload), engine.unload, only)
 
 
 def _over_http(
@@ -149,25 +155,28 @@ def _over_http(
     token_file: str | None,
     timeout: float,
     wait: float,
+    only: tuple[str, ...],
 ) -> None:
     from axomsync.config import read_token
     from axomsync.engines.client import Client
 
     client = Client(url, token=None if token_file is None else read_token(Path(token_file)), timeout=timeout, wait=wait)
     try:
-        _act(lambda task: load(client, task), lambda task: unload(client, task))
+        _act(lambda task: load(client, task), lambda task: unload(client, task), only)
     finally:
         client.close()
 
 
-def _act(load: "Callable[[Load], str]", unload: "Callable[[Unload], str]") -> None:
+def _act(load: "Callable[[Load], str]", unload: "Callable[[Unload], str]", only: tuple[str, ...]) -> None:
     """Read the event, do what it asks for, and print what was done."""
-    from axomsync.engines.events import Load, Nothing, read_task
+    from axomsync.engines.events import Load, Unload, among, read_task
 
     if sys.stdin.isatty():
         raise click.UsageError("this reads the event of a hook from standard input; name it in [hooks] model_published")
-    task = read_task(sys.stdin.buffer)
-    if isinstance(task, Nothing):
-        click.echo(task.reason)
+    task = among(read_task(sys.stdin.buffer), only)
+    if isinstance(task, Load):
+        click.echo(load(task))
+    elif isinstance(task, Unload):
+        click.echo(unload(task))
     else:
-        click.echo(load(task) if isinstance(task, Load) else unload(task))
+        click.echo(task.reason)
