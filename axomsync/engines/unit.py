@@ -11,6 +11,7 @@ and a start that takes too long (`Transient`; systemd goes on with it).
 
 import subprocess
 import time
+from datetime import datetime
 
 from axomsync.core.errors import Rejected, Transient
 from axomsync.core.oserrors import local_fault
@@ -32,8 +33,8 @@ class Manager:
 
     def facts(self, unit: str) -> dict[str, str]:
         """What systemd knows of a unit. Raises `Transient`, `Rejected`."""
-        names = "LoadState,ActiveState,InactiveExitTimestampMonotonic"
-        done = self._run(("show", f"--property={names}", "--", unit), self._timeout)
+        names = "LoadState,ActiveState,InactiveExitTimestamp,InactiveExitTimestampMonotonic"
+        done = self._run(("show", "--timestamp=us+utc", f"--property={names}", "--", unit), self._timeout)
         if done.returncode != 0:
             raise Transient(f"{printable(unit)}: systemd does not answer: {_words(done)}")
         return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
@@ -85,11 +86,19 @@ def unload(task: Unload) -> str:
 
 
 def _started_since(facts: dict[str, str], at: float) -> bool:
-    """Check that the unit began its present life after the event, whose time has whole seconds."""
-    value = facts.get("InactiveExitTimestampMonotonic", "")
-    if facts.get("ActiveState") not in ("active", "activating") or not value.isdecimal():
+    """Check that the unit began its present life after the event, whose time has whole seconds.
+
+    Both clocks must say so: the wall clock may have been set, and the other one stands still while the machine sleeps.
+    """
+    if facts.get("ActiveState") not in ("active", "activating"):
         return False
-    return time.monotonic() - int(value) / 1e6 < time.time() - at - 1.0
+    try:
+        _, day, hour, _ = facts["InactiveExitTimestamp"].split()  # "Fri 2026-11-27 12:50:57.123456 UTC"
+        began = datetime.fromisoformat(f"{day}T{hour}+00:00").timestamp()
+        age = time.monotonic() - int(facts["InactiveExitTimestampMonotonic"]) / 1e6
+    except (KeyError, ValueError):
+        return False
+    return began > at + 1.0 and age < time.time() - at - 1.0
 
 
 def _await_active(manager: Manager, unit: str) -> None:
