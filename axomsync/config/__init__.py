@@ -8,7 +8,7 @@ from axomsync.config.environment import misspelt
 from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, reference, reloads
 from axomsync.config.load import Loaded, load, parse
 from axomsync.config.locations import SYSTEM_CONFIG, defaults_for_user, find
-from axomsync.config.secrets import key_file_warning, load_key, load_token
+from axomsync.config.secrets import key_file_warning, load_key, load_token, read_token
 from axomsync.config.settings import DropSettings, HookSettings, MirrorSettings, Reload, Settings, WebSettings
 from axomsync.config.values import (
     Bandwidth,
@@ -66,6 +66,7 @@ __all__ = [
     "misspelt",
     "parse",
     "parse_listen",
+    "read_token",
     "reference",
     "reloads",
 ]

@@ -76,13 +76,21 @@ def load_token(settings: WebSettings) -> str | None:
     file = settings.token_file
     if file is None:
         return None
+    token = read_token(file)
+    if len(token) < SHORTEST_TOKEN:
+        raise LocalFault(
+            f"{file}: the token needs {SHORTEST_TOKEN} characters or more (ASCII, no spaces); make one: openssl rand -hex 32"
+        )
+    return token
+
+
+def read_token(file: Path) -> str:
+    """Return the token in a file that a person named, one word of ASCII. A secret. Raises `LocalFault`."""
     try:
         token = read_named(file).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise LocalFault(f"{file}: the token can't be read: {reason}; write one there and make it readable") from None
-    if len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise LocalFault(
-            f"{file}: the token needs {SHORTEST_TOKEN} characters or more (ASCII, no spaces); make one: openssl rand -hex 32"
-        )
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise LocalFault(f"{file}: this is no token; it holds one word (ASCII, no spaces)")
     return token

@@ -153,6 +153,7 @@ class HookSettings(_Section):
     """`[hooks]`: commands that run when something happens."""
 
     model_published: Command = _key([], "argument list that runs when a model has been published")
+    model_removed: Command = _key([], "argument list that runs when retention has removed a published model")
     upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
     failed: Command = _key([], "argument list that runs when a transfer is parked")
     timeout: Duration = _key("1m", "a hook that runs longer is stopped, and tried again", gt=0)

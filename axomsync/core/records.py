@@ -318,12 +318,13 @@ class Event:
     """A reason to run a hook. `subject` is a model's id or the row of an upload."""
 
     id: int
-    kind: str  # "model_published", "upload_done" or "failed"
+    kind: str  # "model_published", "model_removed", "upload_done" or "failed"
     table: str  # "models" or "uploads"
     subject: str
     at: float
     attempts: int
     next_attempt: float | None = None
+    path: str | None = None  # of a removed model's folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ class Reader(UploadQueries, ModelQueries):
 
     def events_due(self, now: float) -> list[Event]:
         """Events whose hooks are due, oldest first."""
-        sql = 'SELECT id, kind, "table", subject, at, attempts, next_attempt FROM events'
+        sql = 'SELECT id, kind, "table", subject, at, attempts, next_attempt, path FROM events'
         due = f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id"
         return self._rows(due, (now,), make=partial(_plain, Event))
 

@@ -105,6 +105,12 @@ def m017_shape(db: Database) -> None:
     _execute_all(db, _SHAPE)
 
 
+@migrations()
+def m018_removed(db: Database) -> None:
+    """Events for published models that retention removed, with the folder that they had."""
+    _execute_all(db, _REMOVED)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -220,6 +226,14 @@ CREATE TRIGGER upload_done AFTER UPDATE OF state ON uploads
 CREATE TRIGGER upload_failed AFTER UPDATE OF state ON uploads
   WHEN new.state IN ('failed', 'rejected', 'held') AND old.state <> new.state BEGIN
   INSERT INTO events (kind, "table", subject, at) VALUES ('failed', 'uploads', new.id, new.updated_at); END;
+"""
+
+_REMOVED = """
+ALTER TABLE events ADD COLUMN path TEXT;
+CREATE TRIGGER model_removed AFTER UPDATE OF state ON models
+  WHEN new.state = 'pruned' AND old.state = 'published' BEGIN
+  INSERT INTO events (kind, "table", subject, at, path)
+    VALUES ('model_removed', 'models', new.id, new.updated_at, old.path); END;
 """
 
 _REQUESTS = """

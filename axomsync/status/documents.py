@@ -189,7 +189,7 @@ def hook_document(event: Event, row: Model | Upload, shards: Iterable[Shard] = (
     """Return what a hook gets on standard input: the event, and the row as `--json` shows it."""
     head = {"event": event.kind, "at": iso(event.at)}
     if isinstance(row, Model):
-        return {**head, "model": model_document(row)}
+        return {**head, "model": model_document(replace(row, path=event.path or row.path))}
     return {**head, "upload": upload_document(row, shards)}
 
 

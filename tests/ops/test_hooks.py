@@ -123,6 +123,16 @@ def test_an_upload_and_its_failure_are_told(here: Installation) -> None:
     assert (told["failed",]["filename"], told["failed",]["reason"]) == ("b.jsonl", "line 1")
 
 
+def test_a_removed_model_is_told_with_the_folder_that_it_had(here: Installation) -> None:
+    here.model(ModelState.DOWNLOADING, ModelState.VERIFYING)
+    here.ledger.record_published("id-1", "/srv/models/bot/v1", [], [], None)
+    here.ledger.record_pruned("id-1", "[mirror] keep")
+    here.run(model_removed=here.teller("removed"))
+    ((_, document, environment),) = here.told()
+    assert (document["event"], document["model"]["state"]) == ("model_removed", "pruned")
+    assert document["model"]["path"] == environment["AXOMSYNC_PATH"] == "/srv/models/bot/v1"
+
+
 def test_a_failure_that_goes_on_is_told_once(here: Installation) -> None:
     for _ in range(3):
         here.model(ModelState.DOWNLOADING, ModelState.BLOCKED, reason="no room")

@@ -33,6 +33,7 @@ MODULES = (  # in the order of `--help`
     "unpin",
     "rollback",
     "prune",
+    "tell",
     "config",
     "init",
     "doctor",

@@ -1,0 +1,32 @@
+"""A real agent whose hooks tell an engine: a new version, an engine that does not answer at first, a version that goes."""
+
+import sys
+from pathlib import Path
+
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.engines import Vllm
+from tests.rig.faults import KEY, Content, FaultyServer
+
+
+def test_the_agent_has_its_engine_serve_what_it_publishes(tmp_path: Path) -> None:
+    files = {"adapter_config.json": Content(20, head=b'{"r": 8}'), "adapter.bin": Content(5000)}
+    with FaultyServer() as server, Vllm() as engine:
+        tell = [sys.executable, "-m", "axomsync", "tell", "vllm-lora", "--url", engine.url, "--name", "{name}:{version}"]
+        config = {
+            "drop": {"enabled": False},
+            "mirror": {"keep": 1},
+            "hooks": {"model_published": tell, "model_removed": tell, "timeout": "1m"},
+        }
+        with AgentProcess(tmp_path, server.url, KEY, config) as agent:
+            engine.fault = "503"  # once
+            server.add_model("bot", "v1", files)
+            agent.start()
+            eventually("v1", lambda: engine.adapters == {"bot:v1": str(agent.mirror / "bot" / "v1")})
+            assert engine.calls().count("POST /v1/load_lora_adapter") == 2
+            assert "hook model_published" in agent.log()
+            assert "ended with 75; it said: axomsync: POST" in agent.log()
+            server.add_model("bot", "v2", files)
+            eventually("v2", lambda: engine.adapters == {"bot:v2": str(agent.mirror / "bot" / "v2")})
+            eventually("the removal of v1, told", lambda: "hook model_removed: done" in agent.log())
+            assert engine.adapters == {"bot:v2": str(agent.mirror / "bot" / "v2")}
+            assert agent.terminate() == 0
