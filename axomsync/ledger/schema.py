@@ -105,6 +105,12 @@ def m017_shape(db: Database) -> None:
     _execute_all(db, _SHAPE)
 
 
+@migrations()
+def m018_unpacked(db: Database) -> None:
+    """Compressed files: the bytes that they hold, and their own digest."""
+    _execute_all(db, _UNPACKED)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -245,6 +251,11 @@ _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
 
 # JSON of records.Shape.
 _SHAPE = "ALTER TABLE uploads ADD COLUMN shape TEXT"
+
+_UNPACKED = """
+ALTER TABLE uploads ADD COLUMN unpacked INTEGER;
+ALTER TABLE uploads ADD COLUMN packed_sha256 TEXT;
+"""
 
 # A JSON list of lines.
 _REMARKS = "ALTER TABLE models ADD COLUMN remarks TEXT"

@@ -1,9 +1,10 @@
 """`check`: check files as the agent would, before they are dropped.
 
 Failures handled: files that would be rejected, files that can't be read (both are told, and the others are checked), pipes
-of any size.
+of any size, compressed files of any size (they are unpacked while they are read).
 """
 
+import os
 import sys
 from typing import Any
 
@@ -24,6 +25,8 @@ SCHEMAS = click.Choice(["report", "chat", "pairs", "preference", "text"])
 @json_option
 def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
     """Check files as the agent would, and print the shape of their lines; - is standard input.
+
+    Files that end in .gz or .zst are unpacked meanwhile, without a copy.
 
     This needs no configuration, no key and no agent. The exit code is 1 when a file would be rejected or can't be read.
     """
@@ -55,11 +58,17 @@ def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
 def _checked(name: str, wanted: str | None) -> dict[str, Any]:
     """Return what `check --json` prints for one file. Raises `OSError`."""
     from axomsync.drop.jsonl import InvalidDataset, check_stream
+    from axomsync.drop.names import packing_of
+    from axomsync.drop.packed_faults import as_invalid
     from axomsync.drop.shapes import Shapes
+    from axomsync.drop.unpacking import BrokenArchive, Unpacked
     from axomsync.status.documents import checked_document
 
+    packing = packing_of(os.fsencode(name))
     try:
         with click.open_file(name, "rb") as file:
-            return checked_document(name, check_stream(file.read, Shapes(wanted)))
-    except InvalidDataset as invalid:
+            read = file.read if packing is None else Unpacked(file.read, packing, os.path.basename(name)).read
+            return checked_document(name, check_stream(read, Shapes(wanted)))
+    except (BrokenArchive, InvalidDataset) as fault:
+        invalid = as_invalid(fault, packed=packing is not None)
         return checked_document(name, None, invalid.faults, invalid.total)
