@@ -3,7 +3,6 @@
 import bz2
 import gzip
 import io
-import tarfile
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -39,14 +38,6 @@ def with_dictionary() -> bytes:
 def zipped() -> bytes:
     with zipfile.ZipFile(made := io.BytesIO(), "w") as archive:
         archive.writestr("a.jsonl", LINES)
-    return made.getvalue()
-
-
-def tarred() -> bytes:
-    with tarfile.open(fileobj=(made := io.BytesIO()), mode="w") as archive:
-        info = tarfile.TarInfo("a.jsonl")
-        info.size = len(LINES)
-        archive.addfile(info, io.BytesIO(LINES))
     return made.getvalue()
 
 
