@@ -17,9 +17,9 @@ from axomsync.drop.foreign import kind_of
 from axomsync.drop.names import Packing
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd as zstd
 else:
-    from backports import zstd
+    from backports import zstd as zstd
 
 TAKEN = 64 * 1024  # compressed bytes that are read at once; the rest after a member is copied, so it must be short
 GIVEN = 256 * 1024  # unpacked bytes that are given at once
@@ -101,15 +101,15 @@ class Unpacked:
 
     def read(self, most: int = GIVEN) -> bytes:
         """Give the next bytes, at most `most` (more than zero); none at the end. Raises `BrokenArchive`."""
-        while self._stream is not None or self._begin():
-            piece = self._unpack(most)
+        while (stream := self._stream or self._begin()) is not None:
+            piece = self._unpack(stream, most)
             self.given += len(piece)
             if piece:
                 return piece
         return b""
 
-    def _begin(self) -> bool:
-        """Begin the next member or frame; False if there is none."""
+    def _begin(self) -> _Member | _Frame | None:
+        """Begin the next member or frame; None if there is none."""
         head = self._peek(len(self._magic[0]))
         if self._packing is Packing.GZIP and not self._is_first:
             while self._rest.startswith(b"\0"):
@@ -118,7 +118,7 @@ class Unpacked:
         if self._is_first:
             self._demand_known(self._peek(HEAD))
         if not head:
-            return False
+            return None
         if not head.startswith(self._magic):
             if any(magic.startswith(head) for magic in self._magic):
                 raise self._ends_early()
@@ -129,11 +129,9 @@ class Unpacked:
             )
         self._stream = _Member() if self._packing is Packing.GZIP else _Frame()
         self._is_first = False
-        return True
+        return self._stream
 
-    def _unpack(self, most: int) -> bytes:
-        stream = self._stream
-        assert stream is not None  # noqa: S101
+    def _unpack(self, stream: _Member | _Frame, most: int) -> bytes:
         piece = b""
         if stream.hungry:
             piece = self._peek(1)
