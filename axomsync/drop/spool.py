@@ -10,6 +10,7 @@ spool (`LocalFault`), names that a crash left in it (removed by `sweep`).
 
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -123,6 +124,8 @@ class Spool:
     def _room(self, descriptor: int, file: SpoolFile | None) -> int:
         """Bytes that `file`, or a new one, may still have: what is free, less the reserve and what others were promised."""
         status = os.fstatvfs(descriptor)
+        if not status.f_blocks:
+            return sys.maxsize  # this filesystem does not tell
         promised = sum(max(0, other.expected - other.size) for other in self._files if other is not file)
         return status.f_bavail * status.f_frsize - self._reserve - promised
 
