@@ -85,6 +85,7 @@ class Content:
     def __init__(self, contents: Contents, path: bytes) -> None:
         self._contents, self._path = contents, path
         self._packing = packing_of(path)
+        self._lock = threading.Lock()
         self._spooled: _Spooled | None = None
 
     def close(self) -> None:
@@ -110,6 +111,10 @@ class Content:
         return Body(spooled.file.descriptor, spooled.file.size, spooled.packed_sha256)
 
     def _unpacked(self, packing: Packing, file: int, stamp: Stamp, step: Step, checked: Upload | None) -> _Spooled:
+        with self._lock:  # shards are sent at the same time
+            return self._unpack_once(packing, file, stamp, step, checked)
+
+    def _unpack_once(self, packing: Packing, file: int, stamp: Stamp, step: Step, checked: Upload | None) -> _Spooled:
         known = self._spooled
         if known is not None and same_file(known.stamp, stamp):
             return known
@@ -141,7 +146,7 @@ class Content:
         try:
             with self._contents.may_unpack(packing, step):
                 while piece := unpacked.read():
-                    self._demand_small(stamp.size, spooled.size + len(piece))
+                    self._demand_size(stamp.size, spooled.size + len(piece), checked)
                     spooled.write(piece)
                     step()
             source.demand_unchanged(root, self._path, file, stamp)
@@ -152,6 +157,9 @@ class Content:
             raise
         return _Spooled(spooled, stamp, unpacked.sha256)
 
-    def _demand_small(self, packed: int, size: int) -> None:
-        if size > self._contents.most:
+    def _demand_size(self, packed: int, size: int, checked: Upload | None) -> None:
+        if checked is not None:
+            if size > checked.size:
+                raise SourceChanged("the file's content changed after it was checked")
+        elif size > self._contents.most:
             raise TooLarge(f"its {packed} bytes hold {size} bytes or more unpacked; these", size)

@@ -10,10 +10,11 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from axomsync.config import DropSettings
 from axomsync.core.errors import LocalFault, Rejected, SourceChanged, Stopping, Transient
@@ -21,8 +22,7 @@ from axomsync.core.records import Shard, Stamp, Stored, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop import source
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
-from axomsync.drop.content import Body as OpenedBody
-from axomsync.drop.content import Content, TooLarge
+from axomsync.drop.content import Content
 from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Whole
 from axomsync.drop.settle import same_file
@@ -36,7 +36,12 @@ log = logging.getLogger(__name__)
 
 SHARDS_AT_ONCE = 8
 
-Files = tuple[int, int]  # descriptors of the bytes that are sent, and of the dropped file that holds them
+
+class Files(NamedTuple):
+    """What is sent: `opened` gives the descriptor of the bytes once they are needed, `dropped` that of the dropped file."""
+
+    opened: Callable[[], int]
+    dropped: int
 
 
 class Delivery:
@@ -104,30 +109,32 @@ class Delivery:
         with content.opened() as (file, stamp):
             if not same_file(stamp, upload.stamp):
                 raise SourceChanged("the file changed before it was uploaded")
-            body = self._body(content, upload, file, stamp, beat)
+            files = Files(partial(self._unpacked, content, upload, file, stamp, beat), file)
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
-            with self._context.meter.transfer("up", source.shown(upload.path), body.size, done) as gauge:
+            with self._context.meter.transfer("up", source.shown(upload.path), upload.size, done) as gauge:
                 if planned:
-                    self._put_shards(upload, planned, (body.file, file), gauge, beat)
+                    self._put_shards(upload, planned, files, gauge, beat)
                     upload = self._ledger.record_uploaded(upload.id, None, None)
                 else:
                     whole = Whole(self._ledger, upload)
-                    self._put(whole, (body.file, file), gauge, beat)
+                    self._put(whole, files, gauge, beat)
                     upload = whole.upload
         as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
         log.info("%s: uploaded as %s", source.shown(upload.path), as_what)
         return upload
 
-    def _body(self, content: Content, upload: Upload, file: int, stamp: Stamp, beat: Beat) -> OpenedBody:
+    def _unpacked(self, content: Content, upload: Upload, file: int, stamp: Stamp, beat: Beat) -> int:
+        """Open the bytes to send. Raises `LocalFault` if there is no room for them now."""
+
         def step() -> None:
             beat()
             if self._context.stop.is_set():
                 raise Stopping("the agent is stopping")
 
         try:
-            return content.body(file, stamp, step, upload)
-        except (NoRoom, TooLarge) as full:  # it was unpacked before, so it waits
+            return content.body(file, stamp, step, upload).file
+        except NoRoom as full:  # there was room before, so it waits
             raise LocalFault(str(full)) from None
 
     def _put_shards(self, upload: Upload, planned: list[Shard], files: Files, gauge: Gauge, beat: Beat) -> None:
@@ -145,9 +152,10 @@ class Delivery:
             raise min(failures, key=lambda failure: isinstance(failure, Transient))  # failures for a person come first
 
     def _put(self, body: Body, files: Files, gauge: Gauge, beat: Beat) -> None:
-        upload, (_, dropped) = body.upload, files
-        still = partial(source.demand_unchanged, self._settings.folder, upload.path, dropped, upload.stamp)
-        ObjectPut(self._context, self._habits, self._settings.content_type, body, *files, gauge, beat, still).run()
+        upload = body.upload
+        still = partial(source.demand_unchanged, self._settings.folder, upload.path, files.dropped, upload.stamp)
+        content_type = self._settings.content_type
+        ObjectPut(self._context, self._habits, content_type, body, files.opened, files.dropped, gauge, beat, still).run()
 
     def _touching(self, content: str, beat: Beat) -> Beat:
         """Extend `beat`: it also renews the claim from time to time."""

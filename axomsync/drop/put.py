@@ -103,8 +103,8 @@ class Part:
 class ObjectPut:
     """PUT of one body, tried until storage confirms it or the quick tries are used up.
 
-    `file` is the open file with the body, `source` that of which it is the content, the same one if it is not compressed;
-    `still` raises `SourceChanged` if the source has changed since it was read.
+    `file` opens the file with the body: that of a compressed one is unpacked for it, once there is a URL. `source` is the
+    open file of which it is the content; `still` raises `SourceChanged` if the source has changed since it was read.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ObjectPut:
         habits: Habits,
         content_type: str,
         body: Body,
-        file: int,
+        file: Callable[[], int],
         source: int,
         gauge: Gauge,
         beat: Beat,
@@ -204,6 +204,7 @@ class ObjectPut:
 
     def _put(self, presigned: Presigned) -> None:
         body, gauge, throttle = self._body, self._gauge, self._context.throttle
+        file = self._file()
         self._began = time.monotonic()
         sent, body.complete = 0, self._length == 0
         md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
@@ -211,7 +212,7 @@ class ObjectPut:
         def pieces(digests: BackgroundHasher) -> Iterator[bytes]:
             nonlocal sent
             while sent < self._length:
-                piece = os.pread(self._file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
+                piece = os.pread(file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
                 if not piece or not self._is_unchanged():
                     raise SourceChanged("the file changed while it was uploaded")
                 digests.update(piece)

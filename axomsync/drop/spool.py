@@ -72,7 +72,7 @@ class Spool:
     def room(self) -> int:
         """Bytes that a new file could have now; 0 where that is unknown."""
         try:
-            with self._lock, Folder.open(self._state) as state:
+            with Folder.open(self._state) as state:  # no lock: a disk that hangs must not stop the caller
                 return max(0, self._room(state.descriptor, None))
         except OSError:
             return 0
@@ -126,7 +126,7 @@ class Spool:
         status = os.fstatvfs(descriptor)
         if not status.f_blocks:
             return sys.maxsize  # this filesystem does not tell
-        promised = sum(max(0, other.expected - other.size) for other in self._files if other is not file)
+        promised = sum(max(0, other.expected - other.size) for other in tuple(self._files) if other is not file)
         return status.f_bavail * status.f_frsize - self._reserve - promised
 
     @contextmanager

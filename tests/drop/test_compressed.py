@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from axomsync.core.records import UploadState
+from axomsync.core.errors import Transient
+from axomsync.core.records import Presigned, UploadState
 from axomsync.drop.unpacking import zstd
 from axomsync.ledger import Reader
 from axomsync.status.documents import upload_document
@@ -224,8 +225,9 @@ def test_a_compressed_file_goes_up_in_shards(tmp_path: Path, template: Path) -> 
     (here.folder / "a.jsonl.zst").write_bytes(zstd.compress(content))
     here.far.faults.extend(["", "lost", "refused", "refused", "refused", "refused", "refused"])
     for _ in range(8):
-        here.finish()
+        here.live()
         here.clocks.advance(4000)
+        here.settings = here.settings.model_copy(update={"shard": None})  # what is planned goes on
     [(row, shards)] = here.uploads()
     assert row.state is UploadState.UPLOADED
     assert shards[0].filename == f"a-00001-of-{len(shards):05}.jsonl"
@@ -253,6 +255,28 @@ def test_a_later_try_unpacks_again_and_takes_only_the_same_content(tmp_path: Pat
     assert row.state is UploadState.UPLOADED
     assert row.packed_sha256 == sha256(bytes(changed)), "it started over"
     assert receipt(here.folder / "uploaded" / "a.jsonl.gz")["packed"]["sha256"] == sha256(bytes(changed))
+
+
+def test_nothing_is_unpacked_for_a_console_that_gives_no_url(tmp_path: Path, template: Path) -> None:
+    here = here_in(tmp_path, template)
+    here.far.faults.extend(["expired"] * 4)
+    (here.folder / "a.jsonl.gz").write_bytes(gzip.compress(dataset("a", 500)))
+    here.live()
+    presign = here.far.presign
+
+    def refuse(filename: str, content_type: str) -> Presigned:
+        raise Transient("the console answered 503")
+
+    for answer, reserve, told in (
+        (refuse, 10**18, "the console answered 503"),
+        (presign, 10**18, "has no room for them beside [mirror] reserve"),
+        (presign, 0, ""),
+    ):
+        here.far.presign, here.reserve = answer, reserve  # type: ignore[method-assign]
+        here.clocks.advance(4000)
+        here.live()
+        assert told in (rows(here)["a.jsonl.gz"][1] or "")
+    assert rows(here)["a.jsonl.gz"] == (UploadState.UPLOADED, None)
 
 
 def test_a_kill_at_any_write_sends_the_content_once_and_leaves_no_spool(tmp_path: Path, template: Path) -> None:
