@@ -181,6 +181,22 @@ def test_the_reserve_is_kept_and_more_room_lets_a_held_file_go_on(tmp_path: Path
         assert list(here.far.objects.values()) == [content]
 
 
+def test_many_files_share_a_small_room_one_after_the_other(tmp_path: Path, template: Path) -> None:
+    with small_disk(tmp_path / "small", "size=10m") as small:
+        here = here_in(tmp_path / "here", template)
+        shutil.copy(template, small / "state.db")
+        here.state, here.reserve = small, 3_000_000
+        contents = [dataset(f"file {number}", 100_000) for number in range(6)]  # of which one has room
+        for number, content in enumerate(contents):
+            (here.folder / f"{number}.jsonl.gz").write_bytes(gzip.compress(content, 1))
+        for _ in range(20):
+            here.live()
+            here.clocks.advance(4000)
+        assert {state for state, _ in rows(here).values()} == {"uploaded"}
+        assert sorted(here.far.objects.values()) == sorted(contents)
+        assert here.far.puts == 6
+
+
 def test_a_write_that_fails_lets_the_file_wait(tmp_path: Path, template: Path) -> None:
     here = here_in(tmp_path, template)
     content = dataset("a", 100_000)
