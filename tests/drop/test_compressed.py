@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from axomsync.cli import tables
 from axomsync.core.errors import Transient
 from axomsync.core.records import Presigned, UploadState
 from axomsync.drop.unpacking import zstd
@@ -75,6 +76,9 @@ def test_a_compressed_export_goes_up_as_what_it_holds(tmp_path: Path, template: 
     assert told["packed"] == {"kind": "gzip", "bytes": size, "sha256": sha256(packed["a.jsonl.gz"])}
     document = {row.filename: upload_document(row) for row, _ in here.uploads()}["a.jsonl"]
     assert (document["bytes"], document["packed"]) == (len(one), told["packed"])
+    explained: dict[str, Any] = {"kind": "upload", "name": "a.jsonl.gz", "state": "uploaded", "means": "", "reason": None}
+    lines = tables.explanation(explained | {"keeps": [], "next_attempt": None, "facts": document})
+    assert f"  packed: gzip, {size} bytes, sha256 {told['packed']['sha256']}" in map(str, lines)
     assert spooled(here) == []
     assert (here.state / "spool").stat().st_mode & 0o777 == 0o700
 
