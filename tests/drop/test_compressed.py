@@ -15,11 +15,13 @@ import pytest
 from axomsync.cli import tables
 from axomsync.core.errors import Transient
 from axomsync.core.records import Presigned, UploadState
+from axomsync.drop.intake import Intake
 from axomsync.drop.unpacking import zstd
 from axomsync.ledger import Reader
 from axomsync.status.documents import upload_document
 from tests.drop.conftest import dataset, receipt, sha256, tree
 from tests.drop.inprocess import DropHere, ledger_template
+from tests.rig.contexts import worker_context
 from tests.rig.disks import small_disk
 
 INCLUDE = ["*.jsonl", "*.jsonl.gz", "*.jsonl.zst"]
@@ -100,6 +102,17 @@ def test_a_compressed_export_goes_up_as_what_it_holds(tmp_path: Path, template: 
         assert (told["duplicate"], told["sha256"], told["packed"]["kind"]) == (True, sha256(one), "zstd")
     adopted = {row.path: upload_document(row) for row, _ in elsewhere.uploads()}[b"a.jsonl.gz"]
     assert (adopted["bytes"], adopted["packed"]) == (document["bytes"], document["packed"]), "the receipt tells it"
+
+
+def test_a_pushed_export_is_unpacked_whatever_include_says(tmp_path: Path, template: Path) -> None:
+    here = here_in(tmp_path, template, include=["*.jsonl"])
+    file = here.outside / "a.jsonl.gz"
+    file.write_bytes(gzip.compress(dataset("a")))
+    with here.ledger() as ledger:
+        intake = Intake(here.settings, worker_context(ledger, here.far, here.far, now=lambda: here.clocks.wall))
+        intake.run_pushed(intake.push([file]))
+    assert here.far.objects == {"tmp/1/a.jsonl": dataset("a")}
+    assert file.exists()
 
 
 ODD: dict[str, tuple[bytes, str]] = {
