@@ -48,9 +48,9 @@ class Bars:
         for upload in self._ledger.uploads_among(rows):
             name = printable(os.fsdecode(upload.path))
             if upload.id not in self._tasks:
-                self._tasks[upload.id] = self._progress.add_task(name, total=upload.stamp.size)
+                self._tasks[upload.id] = self._progress.add_task(name, total=upload.size)
             at_work = upload.state in UNDER_WAY and upload.next_attempt is None
-            done = moved.get(name, 0) if upload.state in UNDER_WAY else upload.stamp.size
+            done = moved.get(name, 0) if upload.state in UNDER_WAY else upload.size
             self._progress.update(self._tasks[upload.id], completed=done, description=f"{name}: {upload.state}")
             going = going or at_work
         return going

@@ -158,6 +158,8 @@ def explanation(document: dict[str, Any]) -> list[Text]:
     lines += [f"  next try: {document['next_attempt']}"] * bool(document["next_attempt"])
     known = ("id", "path", "bytes", "bytes_done", "bytes_total", "sha256", "upload_id", "key", "remote_status")
     lines += [f"  {name}: {facts[name]}" for name in known if facts.get(name) is not None]
+    if (packed := facts.get("packed")) is not None:
+        lines.append(f"  packed: {packed['kind']}, {packed['bytes']} bytes, sha256 {packed['sha256']}")
     lines += _proofs(facts.get("files", []))
     return [Text(printable(line)) for line in lines]
 

@@ -70,7 +70,9 @@ class DropSettings(_Section):
     enabled: Switch = _key(True, "false makes an agent that only mirrors")
     folder: Folder = _key("/srv/axom/drop", "every new dataset file below it is uploaded")
     include: Globs = _key(
-        ["*.jsonl"], "globs of files to take, case ignored; matched against the file name and the path below the folder"
+        ["*.jsonl"],
+        "globs of files to take, case ignored; matched against the file name and the path below the folder; "
+        '"*.jsonl.gz" and "*.jsonl.zst" are uploaded as what they hold',
     )
     exclude: Globs = _key(
         [],
@@ -112,7 +114,7 @@ class MirrorSettings(_Section):
     keep: Whole = _key(0, "newest versions of a name to keep; 0 keeps all", ge=0)
     keep_gone: Switch = _key(True, "false: also remove models deleted in the console, after one day and ten polls")
     max_size: OptionalSize = _key("", 'size limit for all models together; "" is the size of the disk')
-    reserve: Size = _key("1GiB", "free space that mirroring never uses", ge=0)
+    reserve: Size = _key("1GiB", "free space that models and unpacked files never use", ge=0)
     verify: Literal["etag", "size"] = _key(
         "etag",
         "etag compares storage's checksums and checks file formats; size skips both",

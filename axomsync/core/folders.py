@@ -26,6 +26,7 @@ from axomsync.core.paths import UNFINISHED
 COPY_PIECE = 1024 * 1024
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})  # open(2), "O_TMPFILE"
 _RENAME_NOREPLACE = 1  # renameat2(2)
 _renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
@@ -156,6 +157,24 @@ class Folder:
                 _look_like(stream.fileno(), file, status)
                 os.fsync(stream.fileno())
             yield name, sha256.hexdigest()
+
+    def open_nameless(self) -> int:
+        """Make a file that has no name, for reading and writing: it goes away when it is closed, also by a kill.
+
+        On a filesystem that can't, it has a name for a moment, which begins with `UNFINISHED`.
+        """
+        with self._named(b""):
+            try:
+                return os.open(b".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600, dir_fd=self.descriptor)
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+        name = UNFINISHED + secrets.token_hex(16).encode()
+        with self._named(name):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            file = os.open(name, flags, 0o600, dir_fd=self.descriptor)
+            os.unlink(name, dir_fd=self.descriptor)
+            return file
 
     @property
     def mount(self) -> str:

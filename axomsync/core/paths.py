@@ -3,6 +3,7 @@
 # In the state folder
 LEDGER_FILE = "state.db"
 LOCK_FILE = "agent.lock"
+SPOOL = b"spool"  # of unpacked files, which have no names
 
 # In the drop folder
 ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"

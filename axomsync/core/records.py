@@ -137,6 +137,18 @@ class Upload:
     shape: Shape | None = None  # None with [drop] schema = "off", and for files that an older agent checked
     blake3: str | None = None  # of the checked bytes; None for shards, and for files that an older agent checked
     doubtful: bool = False  # confirmed, but the ETag looks like an MD5 and is not the MD5 of the bytes
+    unpacked: int | None = None  # bytes that a compressed file holds; of a held one, bytes that it has at least
+    packed_sha256: str | None = None  # of a compressed file itself; `sha256` is of what it holds
+
+    @property
+    def size(self) -> int:
+        """Bytes of the content that `sha256` names, or of the file before its check."""
+        return self.stamp.size if self.unpacked is None or self.sha256 is None else self.unpacked
+
+    @property
+    def file_sha256(self) -> str | None:
+        """Digest of the dropped file itself."""
+        return self.packed_sha256 or self.sha256
 
     @property
     def was_seen(self) -> bool:
@@ -170,6 +182,14 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A compressed file as it was dropped."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The archive's document for an uploaded file."""
 
@@ -184,6 +204,7 @@ class Receipt:
     duplicate: bool
     at: float
     shape: Shape | None = None
+    packed: Packed | None = None  # None unless the file is compressed
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,7 +276,7 @@ def _carry_over(upload: Upload, source: Folder, name: bytes, target: Folder, as_
         if not same_file(stamp_of(os.fstat(file)), upload.stamp):
             raise changed
         with target.copy_of(file, as_name, step) as (copy, sha256):
-            if upload.sha256 not in (None, sha256):
+            if upload.file_sha256 not in (None, sha256):
                 raise changed
             if _digest(target, copy, step) != sha256:
                 raise OSError(errno.EIO, os.strerror(errno.EIO), os.path.join(target.path, as_name))
@@ -303,7 +303,7 @@ def _is_copied(
         return False
     if (status.st_size, status.st_mtime_ns) != (upload.stamp.size, upload.stamp.mtime_ns):
         return False
-    return _digest(target, as_name, step) == (upload.sha256 or _digest(source, name, step))
+    return _digest(target, as_name, step) == (upload.file_sha256 or _digest(source, name, step))
 
 
 def _says(folder: Folder, name: bytes, text: bytes) -> bool:
@@ -340,7 +340,7 @@ def _is_the_same(folder: Folder, name: bytes, status: os.stat_result, upload: Up
     found, read = stamp_of(status), upload.stamp
     if not stat.S_ISREG(status.st_mode) or (found.size, found.mtime_ns) != (read.size, read.mtime_ns):
         return False
-    return found.ino == read.ino or upload.sha256 is None or _digest(folder, name, step) == upload.sha256
+    return found.ino == read.ino or upload.file_sha256 is None or _digest(folder, name, step) == upload.file_sha256
 
 
 def _write_note(folder: Folder, name: bytes, text: bytes) -> bool | None:

@@ -1,7 +1,7 @@
 """Check of one file: is it a dataset, its shards, its repeated lines, its shape. The result is in the ledger afterwards.
 
-Failures handled: a line that is not valid, or of an unwanted shape (the row says which, and why), a file that changes while
-it is read (`SourceChanged`), a file that can't be read (`LocalFault`).
+Failures handled: an archive that can't be unpacked, a line that is not valid, or of an unwanted shape (the row says which,
+and why), a file that changes while it is read (`SourceChanged`), a file that can't be read (`LocalFault`).
 """
 
 import logging
@@ -10,10 +10,14 @@ from collections.abc import Callable
 from axomsync.config import DropSettings
 from axomsync.core.records import Segment, Upload, UploadState
 from axomsync.drop import jsonl, ranges, shards, source
+from axomsync.drop.content import Content
 from axomsync.drop.documents import repeated_document, shape_document
 from axomsync.drop.line_workers import LineWorkers
+from axomsync.drop.names import packing_of
+from axomsync.drop.packed_faults import as_invalid
 from axomsync.drop.repeats import repeated_words
 from axomsync.drop.shapes import Shapes, shape_warning
+from axomsync.drop.unpacking import BrokenArchive
 from axomsync.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -27,25 +31,33 @@ class Checker:
         self._ledger = ledger
         self._workers = LineWorkers()
 
-    def check(self, upload: Upload, step: Callable[[], None]) -> tuple[Upload, jsonl.InvalidDataset | None]:
-        """Read the file once; returns its row, and the fault if it is invalid. `step` is called during the reading."""
+    def check(
+        self, upload: Upload, content: Content, step: Callable[[], None]
+    ) -> tuple[Upload, jsonl.InvalidDataset | None]:
+        """Read the content once; returns its row, and the fault if it is invalid. `step` is called during the reading.
+
+        Raises `TooLarge` and `NoRoom` for compressed files.
+        """
         root = self._settings.folder
-        with source.opened(root, upload.path) as (file, stamp):
+        with content.opened() as (file, stamp):
             if stamp != upload.stamp:
                 self._ledger.restamp(upload.id, stamp, UploadState.SETTLING, upload.reason)
             self._ledger.move_upload(upload.id, UploadState.CHECKING)
             try:
-                planned = self._shards(file, stamp.size)
+                body = content.body(file, stamp, step)
+                planned = self._shards(body.file, body.size)
                 mode, shapes = self._settings.validate_, self._shapes()
-                checked = ranges.check(file, stamp.size, mode, step, self._workers, shards=planned, shapes=shapes)
-            except jsonl.InvalidDataset as invalid:
+                checked = ranges.check(body.file, body.size, mode, step, self._workers, shards=planned, shapes=shapes)
+            except (BrokenArchive, jsonl.InvalidDataset) as fault:
                 source.demand_unchanged(root, upload.path, file, stamp)
+                invalid = as_invalid(fault, packed=packing_of(upload.path) is not None)
                 reason = f"{invalid}; {_correction(upload)}"
                 changes = {"reason": reason, "next_attempt": None}
                 return self._ledger.move_upload(upload.id, UploadState.REJECTED, **changes).result(), invalid
             source.demand_unchanged(root, upload.path, file, stamp)
         names = [shards.shard_name(upload.filename, number, len(planned)) for number in range(1, len(planned) + 1)]
-        upload = self._ledger.record_check(upload.id, stamp, checked, zip(names, planned, strict=True)).result()
+        named = zip(names, planned, strict=True)
+        upload = self._ledger.record_check(upload.id, stamp, checked, named, body.packed_sha256).result()
         if (warning := repeated_words(repeated_document(upload.repeated), upload.lines)) is not None:
             log.warning("%s: %s; it is uploaded as it is", source.shown(upload.path), warning)
         if shapes is not None and shapes.faults and (odd := shape_warning(shape_document(upload.shape))) is not None:

@@ -10,20 +10,23 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import Rejected, SourceChanged, Transient
-from axomsync.core.records import Shard, Stored, Upload, UploadState
+from axomsync.core.errors import LocalFault, Rejected, SourceChanged, Stopping, Transient
+from axomsync.core.records import Shard, Stamp, Stored, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop import source
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
+from axomsync.drop.content import Content
 from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Whole
 from axomsync.drop.settle import same_file
+from axomsync.drop.spool import NoRoom
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.meter import Gauge
@@ -32,6 +35,13 @@ from axomsync.runtime.worker import WorkerContext
 log = logging.getLogger(__name__)
 
 SHARDS_AT_ONCE = 8
+
+
+class Files(NamedTuple):
+    """What is sent: `opened` gives the descriptor of the bytes once they are needed, `dropped` that of the dropped file."""
+
+    opened: Callable[[], int]
+    dropped: int
 
 
 class Delivery:
@@ -46,7 +56,7 @@ class Delivery:
         self._busy_lock = threading.Lock()
         self._busy: set[str] = set()  # contents that this process carries
 
-    def deliver(self, upload: Upload, beat: Beat) -> Upload | None:
+    def deliver(self, upload: Upload, content: Content, beat: Beat) -> Upload | None:
         """Deliver the content; returns the row once storage has confirmed it.
 
         Returns None if this process carries the same content under another row now, or if an earlier life began with that
@@ -55,7 +65,7 @@ class Delivery:
         if self._yields(upload):  # before the content is held: the other row would find it busy
             return None
         with self._alone(upload) as mine:
-            return self._deliver(upload, beat) if mine else None
+            return self._deliver(upload, content, beat) if mine else None
 
     def release(self, upload: Upload) -> None:
         """Let other agents take this content."""
@@ -65,7 +75,7 @@ class Delivery:
         """Identity of the content: two files with the same identity are one upload."""
         return content_of(upload.sha256, upload.filename, named=self._named)
 
-    def _deliver(self, upload: Upload, beat: Beat) -> Upload:
+    def _deliver(self, upload: Upload, opening: Content, beat: Beat) -> Upload:
         content = self.content(upload)
         # A file may be deleted only if this agent itself sent it: of others it only knows another agent's word.
         deletes = self._settings.after == "delete"
@@ -79,7 +89,7 @@ class Delivery:
         if not deletes and (record := self._claims.record(content)) is not None:
             return self._record_duplicate(upload, record, None)
         try:
-            upload = self._send(upload, self._touching(content, beat))
+            upload = self._send(upload, opening, self._touching(content, beat))
         except (Rejected, SourceChanged):
             self._claims.release(content)
             raise
@@ -95,31 +105,45 @@ class Delivery:
 
     # Sending
 
-    def _send(self, upload: Upload, beat: Beat) -> Upload:
-        with source.opened(self._settings.folder, upload.path) as (file, stamp):
+    def _send(self, upload: Upload, content: Content, beat: Beat) -> Upload:
+        with content.opened() as (file, stamp):
             if not same_file(stamp, upload.stamp):
                 raise SourceChanged("the file changed before it was uploaded")
+            files = Files(partial(self._unpacked, content, upload, file, stamp, beat), file)
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
-            with self._context.meter.transfer("up", source.shown(upload.path), stamp.size, done) as gauge:
+            with self._context.meter.transfer("up", source.shown(upload.path), upload.size, done) as gauge:
                 if planned:
-                    self._put_shards(upload, planned, file, gauge, beat)
+                    self._put_shards(upload, planned, files, gauge, beat)
                     upload = self._ledger.record_uploaded(upload.id, None, None)
                 else:
                     whole = Whole(self._ledger, upload)
-                    self._put(whole, file, gauge, beat)
+                    self._put(whole, files, gauge, beat)
                     upload = whole.upload
         as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
         log.info("%s: uploaded as %s", source.shown(upload.path), as_what)
         return upload
 
-    def _put_shards(self, upload: Upload, planned: list[Shard], file: int, gauge: Gauge, beat: Beat) -> None:
+    def _unpacked(self, content: Content, upload: Upload, file: int, stamp: Stamp, beat: Beat) -> int:
+        """Open the bytes to send. Raises `LocalFault` if there is no room for them now."""
+
+        def step() -> None:
+            beat()
+            if self._context.stop.is_set():
+                raise Stopping("the agent is stopping")
+
+        try:
+            return content.body(file, stamp, step, upload).file
+        except NoRoom as full:  # there was room before, so it waits
+            raise LocalFault(str(full)) from None
+
+    def _put_shards(self, upload: Upload, planned: list[Shard], files: Files, gauge: Gauge, beat: Beat) -> None:
         """Send several shards at once; each is tried by itself, and confirmed ones are not sent again."""
         if upload.state is not UploadState.UPLOADING:
             self._ledger.move_upload(upload.id, UploadState.UPLOADING, reason=None, next_attempt=None).result()
         with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shard") as pool:
             puts = [
-                pool.submit(self._put, Part(self._ledger, upload, shard), file, gauge, beat)
+                pool.submit(self._put, Part(self._ledger, upload, shard), files, gauge, beat)
                 for shard in planned
                 if not shard.uploaded
             ]
@@ -127,10 +151,11 @@ class Delivery:
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Transient))  # failures for a person come first
 
-    def _put(self, body: Body, file: int, gauge: Gauge, beat: Beat) -> None:
+    def _put(self, body: Body, files: Files, gauge: Gauge, beat: Beat) -> None:
         upload = body.upload
-        still = partial(source.demand_unchanged, self._settings.folder, upload.path, file, upload.stamp)
-        ObjectPut(self._context, self._habits, self._settings.content_type, body, file, gauge, beat, still).run()
+        still = partial(source.demand_unchanged, self._settings.folder, upload.path, files.dropped, upload.stamp)
+        content_type = self._settings.content_type
+        ObjectPut(self._context, self._habits, content_type, body, files.opened, files.dropped, gauge, beat, still).run()
 
     def _touching(self, content: str, beat: Beat) -> Beat:
         """Extend `beat`: it also renews the claim from time to time."""

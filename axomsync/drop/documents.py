@@ -1,8 +1,9 @@
-"""The JSON form of shards, repeated lines and shapes, as receipts, claims and `--json` have it. Pure."""
+"""The JSON form of shards, repeated lines, shapes and compressed files, as receipts, claims and `--json` have it. Pure."""
 
 from typing import Any
 
-from axomsync.core.records import RepeatedLines, Shape, Shard
+from axomsync.core.records import RepeatedLines, Shape, Shard, Upload
+from axomsync.drop.names import packing_of
 
 
 def repeated_document(repeated: RepeatedLines | None) -> dict[str, Any] | None:
@@ -27,6 +28,13 @@ def shape_document(shape: Shape | None) -> dict[str, Any] | None:
         "findings": [{"line": each.line, "column": each.column, "reason": each.reason} for each in shape.findings],
         "findings_total": shape.findings_total,
     }
+
+
+def packed_document(upload: Upload) -> dict[str, Any] | None:
+    """The compressed file of which this upload is the content; None for a file that was uploaded as it is."""
+    if upload.packed_sha256 is None:
+        return None
+    return {"kind": packing_of(upload.path), "bytes": upload.stamp.size, "sha256": upload.packed_sha256}
 
 
 def shard_document(shard: Shard) -> dict[str, Any]:

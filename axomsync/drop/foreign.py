@@ -3,9 +3,9 @@
 import re
 
 _MAGIC = (
-    (b"\x1f\x8b", "gzip data; unpack it first (gunzip)"),
+    (b"\x1f\x8b", "gzip data; unpack it first (gunzip), or name it *.jsonl.gz and put that in [drop] include"),
     (b"PK\x03\x04", "a zip archive or an Office document; unpack it, or export it as JSONL"),
-    (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first (unzstd)"),
+    (b"\x28\xb5\x2f\xfd", "zstd data; unpack it first (unzstd), or name it *.jsonl.zst and put that in [drop] include"),
     (b"\xfd7zXZ\x00", "xz data; unpack it first (unxz)"),
     (b"\x78\x01", "zlib data; unpack it first (zlib.decompress in Python)"),
     (b"\x78\x9c", "zlib data; unpack it first (zlib.decompress in Python)"),
@@ -44,11 +44,17 @@ def foreign_content(head: bytes) -> str | None:
 
     A file that could begin as JSONL always gets None.
     """
+    reason = kind_of(head)
+    return None if reason is None else f"this is not JSONL but {reason}"
+
+
+def kind_of(head: bytes) -> str | None:
+    """Name the format like `foreign_content`, alone."""
     text = head.removeprefix(_MARK)  # a spreadsheet's table may have a byte-order mark too; saving without it does not help
     reason = _foreign_bytes(text) or _foreign_text(text)
     if reason is None and head.startswith(_MARK):
-        reason = "text with a byte-order mark; save it as UTF-8 without BOM (sed -i '1s/^\\xef\\xbb\\xbf//')"
-    return None if reason is None else f"this is not JSONL but {reason}"
+        return "text with a byte-order mark; save it as UTF-8 without BOM (sed -i '1s/^\\xef\\xbb\\xbf//')"
+    return reason
 
 
 def _foreign_bytes(head: bytes) -> str | None:

@@ -57,13 +57,13 @@ class Intake:
     name = "drop"
     subject = "drop folder"
 
-    def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
+    def __init__(self, settings: DropSettings, context: WorkerContext, reserve: int = 0) -> None:
         self._settings = settings
         self._context = context
         self._ledger = context.ledger
         self._problems = context.problems
         self._clock = context.clock
-        self._uploader = Uploader(settings, context)
+        self._uploader = Uploader(settings, context, reserve)
         self._settler = Settler(settings.settle)
         self._left = Accounts(context.ledger)
         self._read_again: dict[int, float] = {}  # time when files were compared with their digests, by row
@@ -219,6 +219,7 @@ class Intake:
             partial(self._seconds_left, once),
             keeps=settings.after == "keep",
             max_put=math.inf if settings.shard else settings.max_put,
+            room=self._uploader.room(),
         )
         del rows
         self._looking_seconds = self._clock() - began

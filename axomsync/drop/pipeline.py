@@ -2,12 +2,16 @@
 
 Each step is a module: `checking`, `delivery` (with `put` for one object), `put_away`; `setbacks` records failures.
 
-Failures handled: files too large for one PUT (`held`), a file whose content changed though its size and time did not, a bug
+Failures handled: files too large for one PUT (`held`), compressed files for whose content there is no room (`held`, or they
+wait for others to be done), a file whose content changed though its size and time did not, a bug
 that one file triggers (the others go on), a crash between any two steps (the next life continues from the ledger's row).
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any
 
 from axomsync.config import DropSettings
 from axomsync.core.errors import Fatal, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
@@ -15,12 +19,14 @@ from axomsync.core.records import Upload, UploadState
 from axomsync.drop import source
 from axomsync.drop.checking import Checker
 from axomsync.drop.claims import Claims
+from axomsync.drop.content import Content, Contents, TooLarge
 from axomsync.drop.delivery import Delivery
 from axomsync.drop.digests import digest_of
 from axomsync.drop.put_away import PutAway
 from axomsync.drop.recovery import Recovery
 from axomsync.drop.setbacks import Setbacks
 from axomsync.drop.settle import same_file
+from axomsync.drop.spool import NoRoom, Spool
 from axomsync.drop.watch import stamp_at
 from axomsync.ledger import LedgerFault
 from axomsync.runtime.heartbeat import Beat
@@ -30,12 +36,17 @@ log = logging.getLogger(__name__)
 
 
 class Uploader:
-    """Carries files to storage, one for each call, from any number of threads."""
+    """Carries files to storage, one for each call, from any number of threads.
 
-    def __init__(self, settings: DropSettings, context: WorkerContext) -> None:
+    `reserve`: bytes of the state folder's disk that unpacked files leave free.
+    """
+
+    def __init__(self, settings: DropSettings, context: WorkerContext, reserve: int = 0) -> None:
         self._settings = settings
         self._stop = context.stop
         self._ledger = context.ledger
+        self._spool = Spool(context.ledger.path.parent, reserve)
+        self._contents = Contents(settings.folder, self._spool, math.inf if settings.shard else settings.max_put)
         claims = Claims(settings.folder, context.identity, keeps=settings.after == "keep")
         self._checker = Checker(settings, context.ledger)
         self._delivery = Delivery(settings, context, claims)
@@ -46,7 +57,12 @@ class Uploader:
 
     def recover(self) -> Mapping[bytes, LocalFault]:
         """Recover earlier lives' work in the drop folder; returns the obstacles, which need another call."""
+        self._spool.sweep()
         return self._recovery.go_on()
+
+    def room(self) -> int:
+        """Bytes that the content of a compressed file may have now."""
+        return self._spool.room()
 
     @property
     def is_recovered(self) -> bool:
@@ -86,32 +102,45 @@ class Uploader:
         self._checker.close()
 
     def _carry(self, upload: Upload, beat: Beat) -> bool:
+        with closing(self._contents.of(upload)) as content:
+            return self._carry_content(upload, content, beat)
+
+    def _carry_content(self, upload: Upload, content: Content, beat: Beat) -> bool:
         if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
-            upload, invalid = self._checker.check(upload, self._step(beat))
+            try:
+                upload, invalid = self._checker.check(upload, content, self._step(beat))
+            except TooLarge as large:
+                self._hold(upload, str(large), unpacked=large.needed, sha256=None)
+                return True
+            except NoRoom as full:
+                if full.shared:
+                    raise LocalFault(str(full)) from None
+                self._setbacks.park(upload, UploadState.HELD, str(full), unpacked=full.needed, sha256=None)
+                return True
             if invalid is not None:
                 self._put_away.rejected(upload, invalid, self._step(beat))
                 return True
         if upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
-            if upload.stamp.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
-                self._hold(upload)
+            if upload.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
+                self._hold(upload, f"{upload.size} bytes")
                 return True
-            delivered = self._delivery.deliver(upload, beat)
+            delivered = self._delivery.deliver(upload, content, beat)
             if delivered is None:
                 return False
             upload = delivered
+            content.close()
         if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
             upload = self._demand_same_bytes(upload, beat)
             self._put_away.uploaded(upload, self._step(beat))
             self._delivery.release(upload)
         return True
 
-    def _hold(self, upload: Upload) -> None:
-        size, most = upload.stamp.size, self._settings.max_put
+    def _hold(self, upload: Upload, size: str, **changes: Any) -> None:
         reason = (
-            f"{size} bytes are more than storage takes in one PUT ([drop] max_put = {most} bytes); "
+            f"{size} are more than storage takes in one PUT ([drop] max_put = {self._settings.max_put} bytes); "
             'set [drop] shard = "4GiB" to have it uploaded in parts that end at line ends'
         )
-        self._setbacks.park(upload, UploadState.HELD, reason)
+        self._setbacks.park(upload, UploadState.HELD, reason, **changes)
 
     def _demand_same_bytes(self, upload: Upload, beat: Beat) -> Upload:
         """Read an uploaded file again after a change of its ctime alone, and record its stamp. Raises `SourceChanged`."""
@@ -120,7 +149,7 @@ class Uploader:
         if stamp is None or stamp.ctime_ns == upload.stamp.ctime_ns or not same_file(stamp, upload.stamp):
             return upload
         with source.opened(root, path) as (file, stamp):
-            if digest_of(file, stamp.size, self._step(beat)) != upload.sha256:
+            if digest_of(file, stamp.size, self._step(beat)) != upload.file_sha256:
                 raise SourceChanged("its content changed, though its size and time of modification did not")
         [upload] = self._ledger.touch_uploads([(upload.id, stamp)])
         return upload

@@ -63,7 +63,7 @@ class Whole:
 
     def __init__(self, ledger: Ledger, upload: Upload) -> None:
         self._ledger, self.upload, self.filename = ledger, upload, upload.filename
-        self.start, self.end, self.complete = 0, upload.stamp.size, False
+        self.start, self.end, self.complete = 0, upload.size, False
         self.proof, self.kind_of_proof = (upload.blake3, "blake3") if upload.blake3 else (upload.sha256, "sha256")
 
     def kept(self) -> Presigned | None:
@@ -103,7 +103,8 @@ class Part:
 class ObjectPut:
     """PUT of one body, tried until storage confirms it or the quick tries are used up.
 
-    `file` is the open file with the body; `still` raises `SourceChanged` if the file has changed since it was read.
+    `file` opens the file with the body: that of a compressed one is unpacked for it, once there is a URL. `source` is the
+    open file of which it is the content; `still` raises `SourceChanged` if the source has changed since it was read.
     """
 
     def __init__(
@@ -112,13 +113,15 @@ class ObjectPut:
         habits: Habits,
         content_type: str,
         body: Body,
-        file: int,
+        file: Callable[[], int],
+        source: int,
         gauge: Gauge,
         beat: Beat,
         still: Callable[[], None],
     ) -> None:
         self._context, self._habits, self._content_type = context, habits, content_type
         self._body, self._file, self._gauge, self._beat, self._still = body, file, gauge, beat, still
+        self._source = source
         self._presigned = body.kept()
         self._seen = body.upload.stamp
         self._fresh = False  # the URL was requested for this try
@@ -203,6 +206,7 @@ class ObjectPut:
 
     def _put(self, presigned: Presigned) -> None:
         body, gauge, throttle = self._body, self._gauge, self._context.throttle
+        file = self._file()
         self._began = time.monotonic()
         sent, body.complete = 0, self._length == 0
         md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
@@ -210,7 +214,7 @@ class ObjectPut:
         def pieces(digests: BackgroundHasher) -> Iterator[bytes]:
             nonlocal sent
             while sent < self._length:
-                piece = os.pread(self._file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
+                piece = os.pread(file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
                 if not piece or not self._is_unchanged():
                     raise SourceChanged("the file changed while it was uploaded")
                 digests.update(piece)
@@ -237,8 +241,8 @@ class ObjectPut:
         gauge.secure(self._length)
 
     def _is_unchanged(self) -> bool:
-        """Check that the open file is unchanged. Raises `SourceChanged` if another file has its name now."""
-        found, read = stamp_of(os.fstat(self._file)), self._body.upload.stamp
+        """Check that the open source is unchanged. Raises `SourceChanged` if another file has its name now."""
+        found, read = stamp_of(os.fstat(self._source)), self._body.upload.stamp
         if found != self._seen:
             if self._body.proof is None or not same_file(found, read):
                 return False

@@ -36,13 +36,14 @@ from axomsync.core.folders import Folder
 from axomsync.core.paths import ARCHIVE, RECEIPT, UNFINISHED
 from axomsync.core.records import Receipt, RepeatedLines, Shard, Stored, Upload
 from axomsync.core.text import iso, printable
-from axomsync.drop.documents import repeated_document, shape_document, shard_document
+from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
 from axomsync.drop.watch import folder_fault
 
 LARGEST_NUMBER = 2**63 - 1  # that SQLite holds
 LONGEST_PATH = 4096  # bytes; PATH_MAX of Linux
 
 Text = Annotated[str, StringConstraints(max_length=4 * LONGEST_PATH)]  # a byte of a path is escaped as four characters
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=LARGEST_NUMBER)]
 
 
@@ -84,6 +85,11 @@ class StoredShape(Shape):
             ids = (each.upload_id, each.key, each.etag)
             shards.append(Shard(number, each.filename, start, end, *ids, blake3=None, uploaded=True))
         return Stored(self.upload_id, self.key, self.etag, tuple(shards))
+
+
+class _PackedShape(Shape):
+    bytes: Count
+    sha256: Sha256
 
 
 class _RepeatedShape(Shape):
@@ -143,11 +149,12 @@ class _ReceiptShape(StoredShape):
     path: Annotated[Text, AfterValidator(_demand_below)]
     filename: Text
     bytes: Count
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     md5: Text | None = None
     lines: Count | None = None
     repeated_lines: Annotated[_RepeatedShape | None, WrapValidator(_or_nothing)] = None
     shape: Annotated[_DatasetShape | None, WrapValidator(_or_nothing)] = None
+    packed: Annotated[_PackedShape | None, WrapValidator(_or_nothing)] = None
     time: Annotated[Text, AfterValidator(_demand_time)]
     duplicate: bool
     forgotten: Text | None = None  # since when it no longer counts, because somebody wants the content sent again
@@ -166,7 +173,8 @@ def receipt_text(upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> 
         "sha256": confirmed.sha256,
         "md5": confirmed.md5,
         "etag": confirmed.etag,
-        "bytes": upload.stamp.size,
+        "bytes": upload.size,
+        "packed": packed_document(upload),
         "lines": confirmed.lines,
         "repeated_lines": repeated_document(upload.repeated),
         "shape": shape_document(upload.shape),
@@ -199,6 +207,7 @@ def read_receipt(folder: Folder, name: bytes, place: bytes) -> Receipt | None:
         duplicate=shape.duplicate,
         at=datetime.fromisoformat(shape.time).timestamp(),
         shape=None if shape.shape is None else shape.shape.record(),
+        packed=None if shape.packed is None else records.Packed(shape.packed.bytes, shape.packed.sha256),
     )
 
 

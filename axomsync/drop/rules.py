@@ -20,6 +20,7 @@ from pathlib import Path
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS, UNFINISHED
 from axomsync.core.text import printable
+from axomsync.drop.names import ENDINGS
 
 TEMPORARY_SUFFIXES = (b".part", b".partial", b".filepart", b".crdownload", b".tmp", b".swp", b"~")
 LOCK_PREFIXES = (b"~$", b".~lock.", b".#")  # of Microsoft Office, of LibreOffice, of Emacs
@@ -118,7 +119,8 @@ class Selection:
         stem, ending = os.path.splitext(name)
         ending = ending.lower()
         if ending in _PACKED and _matches((stem.lower(),), self.include):
-            return f"unpack it first ({_PACKED[ending]})"
+            way = f'name "*.jsonl{ending}" in [drop] include, or ' if os.fsencode(ending) in ENDINGS else ""
+            return f"{way}unpack it first ({_PACKED[ending]})"
         if ending in _OLDER and _matches((stem.lower(),), self.include):
             return (
                 f"it looks like a copy that was kept: rename it only if it is what shall be uploaded, to {printable(stem)}"

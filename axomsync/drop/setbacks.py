@@ -8,6 +8,7 @@ failure that only a person can fix (the row is parked).
 import logging
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from axomsync.core.errors import AxomsyncError, LocalFault, SourceChanged, Transient
 from axomsync.core.policy import backoff, without_request
@@ -81,7 +82,7 @@ class Setbacks:
         """True if `wait` would log this failure: it differs from the last one logged for the file."""
         return self._told.get(upload.id) != without_request(str(failure))
 
-    def park(self, upload: Upload, state: UploadState, reason: str) -> None:
-        """Leave the file in `state`, `held` or `failed`, until a person acts."""
+    def park(self, upload: Upload, state: UploadState, reason: str, **changes: Any) -> None:
+        """Leave the file in `state`, `held` or `failed`, until a person acts, with these `changes` of its row."""
         log.warning("%s: %s: %s", shown(upload.path), state, reason)
-        self._ledger.move_upload(upload.id, state, reason=reason, next_attempt=None).result()
+        self._ledger.move_upload(upload.id, state, reason=reason, next_attempt=None, **changes).result()

@@ -1,9 +1,12 @@
 """Meaning of a scan of the drop folder, and detection of files that no longer change. Pure: no I/O, time is an argument."""
 
+import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from axomsync.core.records import Stamp, Upload, UploadState
+
+LEAST_MORE = 8  # a held compressed file is tried again when there is an eighth more room than it needed so far
 
 FINISHED = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE, UploadState.REJECTED})
 
@@ -31,10 +34,12 @@ def interpret(
     *,
     keeps: bool,
     max_put: float,
+    room: float = math.inf,
 ) -> Meaning:
     """Compare a scan with the ledger's rows. Rows in `busy`, and rows that still wait for `left` seconds, are left alone.
 
-    `keeps`: finished files stay in their place. Held files that `max_put` (bytes) allows are taken again.
+    `keeps`: finished files stay in their place. Held files that `max_put` (bytes) allows are taken again, compressed
+    ones if there is also `room` for what they hold.
     """
     meaning = Meaning()
     unknown = dict(found)
@@ -46,7 +51,7 @@ def interpret(
             meaning.vanished.append(row)
         elif row.state in FINISHED and not same_file(stamp, row.stamp):
             meaning.replaced.append(row)
-        elif _starts_over(row, stamp, max_put):
+        elif _starts_over(row, stamp, max_put, room):
             meaning.changed.append(row)
         elif _looks_alike(stamp, row.stamp) and (seconds := left(row)) > 0:
             meaning.next_in = seconds if meaning.next_in is None else min(seconds, meaning.next_in)
@@ -85,9 +90,17 @@ def _add(meaning: Meaning, row: Upload, stamp: Stamp, keeps: bool) -> None:
         meaning.unfinished.append(row)
 
 
-def _starts_over(row: Upload, stamp: Stamp, max_put: float) -> bool:
+def _starts_over(row: Upload, stamp: Stamp, max_put: float, room: float) -> bool:
     was_read = row.state is not UploadState.SETTLING
-    return (was_read and not same_file(stamp, row.stamp)) or (row.state is UploadState.HELD and stamp.size <= max_put)
+    fits = row.state is UploadState.HELD and _fits(row, stamp, max_put, room)
+    return (was_read and not same_file(stamp, row.stamp)) or fits
+
+
+def _fits(row: Upload, stamp: Stamp, max_put: float, room: float) -> bool:
+    if row.unpacked is None:
+        return stamp.size <= max_put
+    # How much more it holds is unknown: with little more room each time, it would be unpacked again and again.
+    return row.unpacked <= max_put and row.unpacked + row.unpacked // LEAST_MORE <= room
 
 
 def _goes_on(row: Upload, keeps: bool) -> bool:

@@ -70,7 +70,7 @@ def to_upload(row: Row) -> Upload:
             name: row[name]
             for name in (
                 "reason", "sha256", "blake3", "md5", "lines", "upload_id", "key", "etag",
-                "duplicate_of", "attempts", "next_attempt", "created_at", "updated_at",
+                "duplicate_of", "attempts", "next_attempt", "created_at", "updated_at", "unpacked", "packed_sha256",
             )
         },
         repeated=_repeated(row["repeated_lines"]),

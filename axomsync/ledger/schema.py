@@ -111,6 +111,12 @@ def m018_removed(db: Database) -> None:
     _execute_all(db, _REMOVED)
 
 
+@migrations()
+def m019_unpacked(db: Database) -> None:
+    """Compressed files: the bytes that they hold, and their own digest."""
+    _execute_all(db, _UNPACKED)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -259,6 +265,11 @@ _REPEATED = "ALTER TABLE uploads ADD COLUMN repeated_lines TEXT"
 
 # JSON of records.Shape.
 _SHAPE = "ALTER TABLE uploads ADD COLUMN shape TEXT"
+
+_UNPACKED = """
+ALTER TABLE uploads ADD COLUMN unpacked INTEGER;
+ALTER TABLE uploads ADD COLUMN packed_sha256 TEXT;
+"""
 
 # A JSON list of lines.
 _REMARKS = "ALTER TABLE models ADD COLUMN remarks TEXT"

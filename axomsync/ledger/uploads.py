@@ -110,13 +110,22 @@ class UploadWrites(SignedUrlWrites):
         return self.submit(lambda db: self._move_upload(db, upload, state, changes), upload)
 
     def record_check(
-        self, upload: int, stamp: Stamp, checked: Checked, shards: Iterable[tuple[str, Segment]] = ()
+        self,
+        upload: int,
+        stamp: Stamp,
+        checked: Checked,
+        shards: Iterable[tuple[str, Segment]] = (),
+        packed_sha256: str | None = None,
     ) -> Future[Upload]:
-        """Queue a valid file, as these shards `(filename, range)` if there are any; the future has the new row."""
+        """Queue a valid file, as these shards `(filename, range)` if there are any; the future has the new row.
+
+        `packed_sha256` is the digest of a compressed file, which has this `stamp`; `checked` is of what it holds.
+        """
         columns = dict(zip(("dev", "ino", "bytes", "mtime_ns", "ctime_ns"), stamp_row(stamp), strict=True))
         changes = {**columns, "sha256": checked.sha256, "blake3": checked.blake3, "lines": checked.lines, "reason": None}
         changes["repeated_lines"] = None if checked.repeated is None else json.dumps(asdict(checked.repeated))
         changes["shape"] = shape_column(checked.shape)
+        changes |= {"packed_sha256": packed_sha256, "unpacked": None if packed_sha256 is None else checked.bytes}
         planned = list(shards)
 
         def work(db: Database) -> Upload:
@@ -218,6 +227,8 @@ class UploadWrites(SignedUrlWrites):
                 "lines": None,
                 "repeated_lines": None,
                 "shape": None,
+                "unpacked": None,
+                "packed_sha256": None,
                 "next_attempt": None,
             }
             self._leave_behind(db, upload)
@@ -248,17 +259,18 @@ def _row(db: Database, upload: int) -> Upload:
 def _adopt(db: Database, receipt: Receipt) -> None:
     same = "SELECT id FROM uploads WHERE sha256 = ? AND filename = ? AND state = 'uploaded'"
     twin = db.conn.execute(same, (receipt.sha256, receipt.filename)).fetchone()
-    stored = receipt.stored
+    stored, packed = receipt.stored, receipt.packed
     upload = db.conn.execute(
         "INSERT INTO uploads (path, filename, dev, ino, bytes, mtime_ns, ctime_ns, sha256, md5, lines, state,"
-        " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines, shape)"
-        " VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?,?)",
+        " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines, shape, unpacked,"
+        " packed_sha256) VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?)",
         (
-            receipt.path, receipt.filename, receipt.bytes, receipt.sha256, receipt.md5, receipt.lines,
+            receipt.path, receipt.filename, packed.bytes if packed else receipt.bytes,
+            receipt.sha256, receipt.md5, receipt.lines,
             UploadState.UPLOADED if twin is None else UploadState.DUPLICATE,
             stored.upload_id, stored.key, stored.etag, twin and twin[0],
             receipt.at, receipt.at, None if receipt.repeated is None else json.dumps(asdict(receipt.repeated)),
-            shape_column(receipt.shape),
+            shape_column(receipt.shape), packed and receipt.bytes, packed and packed.sha256,
         ),
     ).lastrowid  # fmt: skip
     if twin is None and upload is not None:

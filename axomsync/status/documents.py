@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from axomsync.core.paths import CURRENT
 from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, Shard, Transfer, Upload
 from axomsync.core.text import iso, printable
-from axomsync.drop.documents import repeated_document, shape_document, shard_document
+from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
 from axomsync.drop.handover import Batch, appeared
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ def upload_document(upload: Upload, shards: Iterable[Shard] = (), orphans: Itera
         "path": printable(os.fsdecode(upload.path)),
         "folder": printable(os.fsdecode(os.path.dirname(upload.path))),
         "filename": upload.filename,
-        "bytes": upload.stamp.size,
+        "bytes": upload.size,
         "sha256": upload.sha256,
+        "packed": packed_document(upload),
         "lines": upload.lines,
         "repeated_lines": repeated_document(upload.repeated),
         "shape": shape_document(upload.shape),

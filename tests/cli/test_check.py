@@ -1,5 +1,7 @@
 """`check`: files are judged as by the agent, without configuration, key or agent."""
 
+import gzip
+import hashlib
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from axomsync.cli import cli
+from axomsync.drop.unpacking import zstd
 
 CHAT = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 PAIR = b'{"prompt": "a", "completion": "b"}\n'
@@ -127,3 +130,28 @@ def test_a_pipe_is_checked_in_memory_that_does_not_grow() -> None:
         assert done.stdout.startswith(f"-: good, {copies * 2000:,} lines\n")
         peaks.append(int(done.stderr) * 1024)
     assert peaks[1] < peaks[0] + 8 * 1024 * 1024
+
+
+def test_compressed_files_are_unpacked_while_they_are_read(tmp_path: Path) -> None:
+    files = {
+        "a.jsonl.gz": gzip.compress(CHAT * 2),
+        "B.JSONL.ZST": zstd.compress(CHAT),
+        "cut.jsonl.gz": gzip.compress(CHAT * 50)[:-9],
+        "plain.jsonl.gz": CHAT,
+        "twice.jsonl.gz": gzip.compress(gzip.compress(CHAT)),
+        "line.jsonl.zst": zstd.compress(CHAT + b"[]\n"),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    result = check(*(tmp_path / name for name in files), "--json")
+    assert result.exit_code == 1
+    found = documents(result)
+    assert [each["good"] for each in found] == [True, True, False, False, False, False]
+    assert [(each["bytes"], each["lines"]) for each in found[:2]] == [(len(CHAT) * 2, 2), (len(CHAT), 1)]
+    assert found[0]["sha256"] == hashlib.sha256(CHAT * 2).hexdigest(), "of what it holds"
+    reasons = [each["problems"][0]["reason"] for each in found[2:]]
+    assert reasons[0].startswith("the gzip data end early")
+    assert reasons[1] == "this is not gzip data but plain text; rename it to plain.jsonl"
+    assert reasons[2].startswith("unpacked, this is not JSONL but gzip data")
+    assert found[5]["problems"][0]["line"] == 2
+    assert sorted(os.listdir(tmp_path)) == sorted(files)

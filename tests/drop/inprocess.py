@@ -137,6 +137,7 @@ class DropHere:
         if console is not None:
             self.clocks.wall = time.time()
         self.identity = "here"
+        self.reserve = 0  # bytes of the state folder's disk that unpacked files leave free
 
     def live(self, writes: int | None = None) -> None:
         """Run one pass; killed after so many `writes` to the ledger if given."""
@@ -148,7 +149,7 @@ class DropHere:
                 ledger, self._console, self._storage, stop=stop, identity=self.identity,
                 now=lambda: self.clocks.wall, clock=lambda: self.clocks.monotonic,
             )  # fmt: skip
-            intake = Intake(self.settings, context)
+            intake = Intake(self.settings, context, self.reserve)
             try:
                 intake.run_once()
             except (Stopping, LocalFault):

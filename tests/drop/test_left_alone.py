@@ -17,8 +17,8 @@ INCLUDE, EXCLUDE = ["*.jsonl", "sub/*.ndjson"], ["draft-*", "old/*"]
 
 # path: (rule, a part of the fix)
 LEFT_ALONE = {
-    "a.jsonl.gz": (Rule.NOT_INCLUDED, "unpack it first (gunzip)"),
-    "B.JSONL.ZST": (Rule.NOT_INCLUDED, "unpack it first (unzstd)"),
+    "a.jsonl.gz": (Rule.NOT_INCLUDED, 'name "*.jsonl.gz" in [drop] include, or unpack it first (gunzip)'),
+    "B.JSONL.ZST": (Rule.NOT_INCLUDED, 'name "*.jsonl.zst" in [drop] include, or unpack it first (unzstd)'),
     "b.json": (Rule.NOT_INCLUDED, "rename it to b.jsonl if each of its lines is one object"),
     "again.jsonl.txt": (Rule.NOT_INCLUDED, "rename it to again.jsonl"),
     "Twice.jsonl (1)": (Rule.NOT_INCLUDED, "rename it to Twice (1).jsonl"),
@@ -165,7 +165,7 @@ def test_status_counts_and_explain_names_the_rule_and_the_log_says_it_once(
     assert said == (
         "a.jsonl.gz: left alone: it is left alone (not included)\n"
         "  why: no glob of [drop] include matches its name\n"
-        "  to have it uploaded: unpack it first (gunzip)\n"
+        '  to have it uploaded: name "*.jsonl.gz" in [drop] include, or unpack it first (gunzip)\n'
     )
     outside = agent.call("explain", str(tmp_path / "elsewhere" / "a.jsonl"))
     assert (outside.returncode, "lies outside of the drop folder" in outside.stderr) == (1, True)

@@ -60,6 +60,14 @@ def test_without_writing_it_leaves_nothing(agent: AgentProcess, server: FaultySe
     assert set(server.objects) == before
 
 
+@pytest.mark.parametrize(("include", "verdict"), [("*.jsonl", "ok"), ("*.JSONL.GZ", "fail")])
+def test_compressed_files_need_room_beside_the_ledger(agent: AgentProcess, include: str, verdict: str) -> None:
+    agent.configure({"drop": {"include": [include]}, "mirror": {"enabled": False, "reserve": "900TB"}})
+    found = examined(agent, "--no-write", code=0 if verdict == "ok" else 1)
+    assert found["state space"]["verdict"] == verdict
+    assert ("900000.0 GB must be" in found["state space"]["found"]) is (verdict == "fail")
+
+
 def test_a_refused_key_keeps_no_other_check_from_being_made(agent: AgentProcess, server: FaultyServer) -> None:
     server.inject(Fault(401, body=b'{"detail": "revoked"}'), "/api/", times=FOREVER)
     found = examined(agent, code=4)

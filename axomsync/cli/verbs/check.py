@@ -1,7 +1,7 @@
 """`check`: check files as the agent would, before they are dropped.
 
-Failures handled: files that would be rejected, files that can't be read (both are told, and the others are checked), pipes
-of any size, a file that becomes shorter meanwhile (told).
+Failures handled: files that would be rejected, files that can't be read, a file that becomes shorter meanwhile (each is
+told, and the others are checked), pipes and compressed files of any size (they are unpacked while they are read).
 """
 
 import contextlib
@@ -27,6 +27,8 @@ SCHEMAS = click.Choice(["report", "chat", "pairs", "preference", "text"])
 @json_option
 def check(files: tuple[str, ...], schema: str, as_json: bool) -> None:
     """Check files as the agent would, and print the shape of their lines; - is standard input.
+
+    Files that end in .gz or .zst are unpacked meanwhile, without a copy.
 
     This needs no configuration, no key and no agent. The exit code is 1 when a file would be rejected or can't be read.
     """
@@ -65,18 +67,26 @@ def _checked(name: str, wanted: str | None) -> dict[str, Any]:
     from axomsync.drop import ranges
     from axomsync.drop.jsonl import InvalidDataset, check_stream
     from axomsync.drop.line_workers import LineWorkers
+    from axomsync.drop.names import packing_of
+    from axomsync.drop.packed_faults import as_invalid
     from axomsync.drop.shapes import Shapes
+    from axomsync.drop.unpacking import BrokenArchive, Unpacked
     from axomsync.status.documents import checked_document
 
+    packing = packing_of(os.fsencode(name))
     try:
         with click.open_file(name, "rb") as file:
             shapes = Shapes(wanted)
+            if packing is not None:
+                unpacked = Unpacked(file.read, packing, os.path.basename(name))
+                return checked_document(name, check_stream(unpacked.read, shapes))
             if name == "-" or (size := _size(file.fileno())) is None or size <= ranges.LARGE:
                 return checked_document(name, check_stream(file.read, shapes))
             with contextlib.closing(LineWorkers()) as workers:
                 checked = ranges.check(file.fileno(), size, "full", lambda: None, workers, shapes=shapes)
             return checked_document(name, checked)
-    except InvalidDataset as invalid:
+    except (BrokenArchive, InvalidDataset) as fault:
+        invalid = as_invalid(fault, packed=packing is not None)
         return checked_document(name, None, invalid.faults, invalid.total)
 
 

@@ -14,6 +14,7 @@ from axomsync.core.errors import LocalFault
 from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import ARCHIVE, CLAIMS, LEDGER_FILE, REJECTS
+from axomsync.drop.names import names_packed
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PUT_AWAY
 from axomsync.ops.doctor.findings import Finding, Verdict
@@ -28,8 +29,12 @@ PLENTY = 10  # times the reserve
 def folders_in_use(installation: Installation) -> Iterator[Finding]:
     """Check the folders of state, drop and mirror."""
     reserve = installation.settings.mirror.reserve
+    drop = installation.settings.drop
+    least = {"mirror": reserve}
+    if drop.enabled and names_packed(drop.include):
+        least["state"] = max(FEW_BYTES, reserve)  # files are unpacked there, into what is free beyond the reserve
     for name, folder in installation.folders.items():
-        yield from _folder(name, folder, reserve if name == "mirror" else FEW_BYTES, write=installation.write)
+        yield from _folder(name, folder, least.get(name, FEW_BYTES), write=installation.write)
 
 
 def growing_archive(installation: Installation) -> Iterator[Finding]:
