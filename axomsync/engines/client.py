@@ -138,7 +138,7 @@ class Client:
         status = response.status_code
         answer = Answer(call, status, body, self._words(body))
         if status in _NOT_NOW:
-            raise Transient(f"{call}: {status}: {answer.words}", retry_after(response, time.time()))
+            raise Transient(f"{call}: {status}: {answer.words}", retry_after(response.headers, time.time()))
         if status == 407 and self._proxy is not None:
             raise Transient(f"{call}: through {self._proxy}: {proxy_answered(status, self._proxy)}")
         if 300 <= status < 400:
