@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from axomsync.core.documents import is_ours
 from axomsync.core.errors import AxomsyncError, LocalFault, SourceChanged, Transient
@@ -160,7 +161,7 @@ def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str
             is_taken = target.status(as_name) is not None
             if is_taken and not _is_copied(upload, source, name, target, as_name, as_name + suffix, text, step):
                 continue
-            written = False if is_taken else _write_note(target, as_name + suffix, text)
+            written = False if is_taken else _write_note(target, as_name + suffix, text, upload)
             if written is None:
                 continue
             try:
@@ -316,11 +317,17 @@ def _says_alike(folder: Folder, name: bytes, text: bytes) -> bool:
     """`_says` for a receipt, without comparing its time: the ledger's time changes with each try."""
     if _says(folder, name, text):
         return True
+    told, wanted = _receipts(folder, name, text)
+    return bool(told) and told | {"time": None} == wanted | {"time": None}
+
+
+def _receipts(folder: Folder, name: bytes, text: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The receipt on disk and the one in `text`; two empty ones if either is none."""
     try:
         told, wanted = json.loads(folder.read(name, 2 * len(text))), json.loads(text)
     except (FileNotFoundError, ValueError, RecursionError):
-        return False
-    return isinstance(told, dict) and isinstance(wanted, dict) and told | {"time": None} == wanted | {"time": None}
+        return {}, {}
+    return (told, wanted) if isinstance(told, dict) and isinstance(wanted, dict) else ({}, {})
 
 
 def _digest(folder: Folder, name: bytes, step: Step) -> str:
@@ -343,13 +350,25 @@ def _is_the_same(folder: Folder, name: bytes, status: os.stat_result, upload: Up
     return found.ino == read.ino or upload.file_sha256 is None or _digest(folder, name, step) == upload.file_sha256
 
 
-def _write_note(folder: Folder, name: bytes, text: bytes) -> bool | None:
+def _write_note(folder: Folder, name: bytes, text: bytes, upload: Upload) -> bool | None:
     """Write a new file. False if it exists with the same text, None if another file has its name."""
     try:
         folder.write_new(name, text)
     except FileExistsError:
-        return False if _says(folder, name, text) else None
+        return False if _says(folder, name, text) or _is_of_another_agent(folder, name, text, upload) else None
     return True
+
+
+def _is_of_another_agent(folder: Folder, name: bytes, text: bytes, upload: Upload) -> bool:
+    """Check for the receipt of this very file by an agent that was killed before it moved the file.
+
+    It names the same content and ids, and is younger than the file, so it is of no earlier file of that name.
+    """
+    status = folder.status(name)
+    if status is None or not is_ours(status) or status.st_mtime_ns < upload.stamp.ctime_ns:
+        return False
+    told, wanted = _receipts(folder, name, text)
+    return bool(told) and all(told.get(key) == wanted.get(key) for key in ("path", "sha256", "bytes", "upload_id", "key"))
 
 
 def _mark(folder: Folder, name: bytes) -> str:

@@ -14,7 +14,7 @@ from axomsync.core.records import Stored, UploadState
 from axomsync.drop.claims import STALE_SECONDS, Claims
 from axomsync.ledger import Reader
 from axomsync.sandbox.console import Sandbox
-from tests.drop.conftest import dataset, stored, tree
+from tests.drop.conftest import dataset, puts, stored, tree
 from tests.drop.inprocess import DropHere, ledger_template
 from tests.rig.agent import AgentProcess, eventually
 
@@ -165,3 +165,21 @@ def test_four_agents_killed_at_random_store_every_file_once(
     orphans = sum(len(row["orphans"]) for agent in agents for row in agent.uploads())
     assert stored(sandbox).keys() == files.keys()
     assert sum(map(len, stored(sandbox).values())) <= len(files) + orphans
+
+
+def test_receipt_of_an_agent_that_was_killed_before_the_move_is_taken_over(
+    tmp_path: Path, sandbox: Sandbox, agents: list[AgentProcess]
+) -> None:
+    """Another agent finds the file in place and its receipt in the archive, and finishes the move under the same name."""
+    first, second = agents[:2]
+    drop, data = tmp_path / "drop", dataset("a", 10)
+    second.sync()  # only then are the others told of an upload
+    (drop / "a.jsonl").write_bytes(data)
+    rename = "inject=renameat2:signal=KILL:when=2"  # the first one gives the receipt its name
+    first.launch("sync", prefix=("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e", rename))
+    eventually("the kill", lambda: first.process is not None and first.process.poll() is not None)
+    assert [path for path in tree(drop) if "a.jsonl" in path] == ["a.jsonl", "uploaded/a.jsonl.receipt.json"]
+    second.sync()
+    assert [path for path in tree(drop) if "a.jsonl" in path] == ["uploaded/a.jsonl", "uploaded/a.jsonl.receipt.json"]
+    first.sync()
+    assert len(puts(sandbox)) == 1
