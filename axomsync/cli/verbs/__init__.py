@@ -37,6 +37,7 @@ MODULES = (  # in the order of `--help`
     "config",
     "init",
     "doctor",
+    "bundle",
     "service",
     "demo",
     "sandbox",
