@@ -17,7 +17,7 @@ import shlex
 import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -177,7 +177,7 @@ class ViewFolder:
                 if snapshots.link(commit) is None:
                     strangers.append(_path(snapshots, commit))
                 else:
-                    snapshots.unlink(commit)
+                    _unlink(snapshots, commit)
                     snapshots.sync()  # the version goes next
         if strangers:
             raise _stranger(strangers[0])
@@ -188,7 +188,7 @@ class ViewFolder:
         if status is None or (place.startswith(UNFINISHED) and _sweep(top, place)):
             return
         if target is not None and target.startswith(self._inside):
-            top.unlink(place)
+            _unlink(top, place)
             top.sync()
         elif place.startswith(_REPOSITORY) and self.view.kind == "hf" and stat.S_ISDIR(status.st_mode):
             self._remove_repository(top, place)
@@ -206,10 +206,10 @@ class ViewFolder:
                     raise _stranger(_path(top, place))
                 _write_main(folder, refs, None)
                 for commit in links:
-                    snapshots.unlink(commit)
+                    _unlink(snapshots, commit)
                 snapshots.sync()
             for remains in set(folder.names()) - {_SNAPSHOTS, _REFS}:
-                folder.unlink(remains)  # an unfinished `refs/main`, however young
+                _unlink(folder, remains)  # an unfinished `refs/main`, however young
             folder.remove_folder(_REFS)
             folder.remove_folder(_SNAPSHOTS)
         top.remove_folder(place)
@@ -233,7 +233,11 @@ def _lead(folder: Folder, name: bytes, target: bytes) -> bool:
     if folder.link(name) == target:
         return False
     _make_room(folder, name)
-    folder.make_link(name, target)
+    try:
+        folder.make_link(name, target)
+    except FileExistsError:
+        if folder.link(name) != target:
+            raise
     return True
 
 
@@ -242,7 +246,8 @@ def _entered(folder: Folder, name: bytes) -> Folder:
     status = folder.status(name)
     if status is None or stat.S_ISLNK(status.st_mode):
         _make_room(folder, name)
-        folder.make_folder(name, MODE)
+        with suppress(FileExistsError):
+            folder.make_folder(name, MODE)
     return folder.descend(name)
 
 
@@ -252,14 +257,22 @@ def _make_room(folder: Folder, name: bytes) -> None:
     if status is None:
         return
     if stat.S_ISLNK(status.st_mode):
-        folder.unlink(name)
+        _unlink(folder, name)
         return
     try:
         folder.remove_folder(name)
+    except FileNotFoundError:
+        return
     except OSError as error:
         if error.errno not in (errno.ENOTDIR, errno.ENOTEMPTY, errno.EEXIST):
             raise
         raise _stranger(_path(folder, name)) from None
+
+
+def _unlink(folder: Folder, name: bytes) -> None:
+    """Remove a name that another process may have removed."""
+    with suppress(FileNotFoundError):
+        folder.unlink(name)
 
 
 def _write_main(folder: Folder, refs: Folder, commit: str | None) -> None:
@@ -270,7 +283,7 @@ def _write_main(folder: Folder, refs: Folder, commit: str | None) -> None:
         status = None
     if commit is None:
         if status is not None:
-            refs.unlink(_MAIN)
+            _unlink(refs, _MAIN)
             refs.sync()
     elif status is None or refs.read(_MAIN, len(commit) + 1) != commit.encode():
         # Not made in `refs`: huggingface_hub takes each file there for a reference.
@@ -288,7 +301,7 @@ def _sweep(folder: Folder, name: bytes) -> bool:
         return False
     status = folder.status(name)
     if status is not None and stat.S_ISREG(status.st_mode) and time.time() - status.st_mtime > ABANDONED_SECONDS:
-        folder.unlink(name)
+        _unlink(folder, name)
     return status is None or stat.S_ISREG(status.st_mode)
 
 

@@ -60,8 +60,12 @@ class Views:
                 return [str(fault)]
             if parents is None:
                 return [fault for folder in self._folders for fault in folder.claim()]
-            names, unread = self._read(parents)
-            faults = [fault for folder in self._folders for fault in folder.reconcile(names, unread)]
+            faults = self._reconcile(parents)
+            return self._reconcile(parents) if faults else []  # another process may have been at the same place
+
+    def _reconcile(self, parents: Iterable[Path]) -> list[str]:
+        names, unread = self._read(parents)
+        faults = [fault for folder in self._folders for fault in folder.reconcile(names, unread)]
         return [*faults, *unread.values()]
 
     def _read(self, parents: Iterable[Path]) -> tuple[list[Published], dict[str, str]]:

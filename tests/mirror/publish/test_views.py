@@ -382,6 +382,34 @@ def test_a_first_publication_that_is_killed_is_whole_or_absent(tmp_path: Path) -
     assert step > 10
 
 
+def test_processes_at_the_same_place_do_no_harm(here: PublishedHere, tmp_path: Path) -> None:
+    """Two agents, and a person with `pin` and `unpin`."""
+    for number in (1, 2):
+        here.publish("bot", number)
+        here.publish("chat", number)
+    faults: list[str] = []
+    over = threading.Event()
+
+    def work(other: PublishedHere) -> None:
+        while not over.is_set():
+            faults.extend(other.folder.views.heal())
+
+    threads = [threading.Thread(target=work, args=(PublishedHere(tmp_path),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(30):
+        here.pin("bot", 1)
+        here.unpin("bot")
+        for place in (here.flat / "chat", here.hf / "models--chat" / "snapshots" / commit_of("mdl_chat_2")):
+            place.unlink(missing_ok=True)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    heal(here)
+    assert (here.served("bot"), here.served("chat"), here.dead()) == ("v2", "v2", [])
+
+
 def test_remains_of_a_kill_are_swept(here: PublishedHere) -> None:
     here.publish("bot", 1)
     remains = [here.flat / ".axomsync-unfinished-0", here.hf / "models--bot" / ".axomsync-unfinished-1"]
