@@ -108,6 +108,7 @@ SUBJECT_WORDS: Mapping[str, str] = {
     "status page": "The status page can't listen, or its token can't be read.",
     "steering": "The agent can't read the requests of commands.",
     "upkeep": "Published models can't be read again.",
+    "views": "A view can't be kept, or holds something that the agent did not put there.",
     "watching the drop folder": "The kernel sends no events. The folder is still scanned every `[drop] rescan`.",
 }
 

@@ -97,7 +97,7 @@ class Workers:
         mirror = MirrorContext(
             **vars(context),
             settings=settings,
-            mirror_folder=MirrorFolder(settings.folder, context.identity),
+            mirror_folder=MirrorFolder(settings.folder, context.identity, settings.views),
             lanes=Lanes(connections, context, hashes=settings.verify == "etag"),
             patience=patience,
         )

@@ -62,7 +62,14 @@ def mirror_folder(loaded: "Loaded") -> "MirrorFolder":
     """Return the configured mirror folder."""
     from axomsync.mirror.publish.folder import MirrorFolder
 
-    return MirrorFolder(loaded.settings.mirror.folder, "by-hand")
+    settings = loaded.settings.mirror
+    return MirrorFolder(settings.folder, "by-hand", settings.views)
+
+
+def follow_by_views(loaded: "Loaded", parent: Path) -> None:
+    """Have the views show where `current` below `parent` leads now. Faults are told; the agent's next poll tries again."""
+    for fault in mirror_folder(loaded).views.follow(parent):
+        click.echo(f"axomsync: {fault}", err=True)
 
 
 def find_published(

@@ -21,6 +21,7 @@ from axomsync.config.values import (
     OptionalSize,
     Size,
     Switch,
+    Views,
     Whole,
     console_url,
     host_names,
@@ -118,6 +119,11 @@ class MirrorSettings(_Section):
     verify: Literal["etag", "size"] = _key(
         "etag",
         "etag compares storage's checksums and checks file formats; size skips both",
+    )
+    views: Views = _key(
+        [],
+        'folders of links that lead to what is current, such as ["flat:/srv/axom/serving", "hf:/srv/axom/hf"]: flat for '
+        "Triton and vLLM, hf is a cache of huggingface_hub",
     )
     scrub: OptionalDuration = _key("30d", 'interval of reading and repairing published bytes, slowly; "" is never')
 

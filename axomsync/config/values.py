@@ -6,8 +6,10 @@ of an unknown user.
 
 import ipaddress
 import re
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Strict
@@ -41,6 +43,34 @@ def _absolute(value: Path) -> Path:
     if not path.is_absolute():
         raise ValueError(f'{shown(str(value))} is a relative path; write the whole path, beginning with "/" or "~"')
     return path
+
+
+@dataclass(frozen=True)
+class View:
+    """A folder of links beside the mirror: `flat` for servers that look into one folder, `hf` for huggingface_hub."""
+
+    kind: Literal["flat", "hf"]
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.folder}"
+
+
+def parse_views(value: object) -> tuple[View, ...]:
+    """Check a list of views, such as `["flat:/srv/axom/serving"]`."""
+    views = []
+    for text in _texts(value):
+        kind, colon, folder = text.partition(":")
+        if kind not in ("flat", "hf") or not colon:
+            raise ValueError(f'{shown(text)} is not a view; write it like "flat:/srv/axom/serving" or "hf:/srv/axom/hf"')
+        path = _absolute(Path(folder))
+        if ".." in path.parts or path == path.parent:
+            raise ValueError(f"{shown(text)}: write the plain path of a folder that holds nothing else")
+        views.append(View("flat" if kind == "flat" else "hf", path))
+    for one, other in pairwise(sorted(views, key=lambda view: view.folder)):
+        if one.folder == other.folder:
+            raise ValueError(f"{one} and {other} name one folder; each view needs its own")
+    return tuple(views)
 
 
 def _optional(value: object) -> object:
@@ -77,6 +107,10 @@ def listen_address(listen: str) -> tuple[str, int]:
 
 def text_list(value: object) -> object:
     """Check that a value is a list of texts."""
+    return _texts(value)
+
+
+def _texts(value: object) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f'{shown(value)} is not a list of texts; write it like ["one", "another"]')
     return value
@@ -142,5 +176,8 @@ OptionalFile = Annotated[
 ]
 Globs = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(text_list)]
 Command = Annotated[tuple[str, ...], BeforeValidator(text_list)]
+Views = Annotated[
+    tuple[View, ...], BeforeValidator(parse_views), PlainSerializer(lambda views: [str(view) for view in views])
+]
 Whole = Annotated[int, Strict()]  # rejects true as a number
 Switch = Annotated[bool, Strict()]

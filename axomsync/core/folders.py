@@ -117,11 +117,15 @@ class Folder:
             self.move(temporary, self, name)
         self.sync()
 
-    def replace(self, name: bytes, data: bytes, mode: int = 0o644) -> None:
-        """Write like `write_new`, but replace any file of the name atomically; the old one is never written into."""
-        with self._unfinished(data, mode, name) as temporary, self._named(name):
-            os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-        self.sync()
+    def replace(self, name: bytes, data: bytes, mode: int = 0o644, *, into: "Folder | None" = None) -> None:
+        """Write like `write_new`, but replace any file of the name atomically; the old one is never written into.
+
+        `into`: another folder of the filesystem that gets the file; nobody sees an unfinished one there.
+        """
+        target = into or self
+        with self._unfinished(data, mode, name) as temporary, target._named(name):
+            os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
+        target.sync()
 
     def move(self, name: bytes, target: "Folder", as_name: bytes) -> None:
         """Rename into `target` atomically, on the same filesystem; a taken name raises `FileExistsError`."""
@@ -184,6 +188,33 @@ class Folder:
                 return next(line for line in told if line.startswith("mnt_id:"))
         except (OSError, StopIteration):
             return str(os.fstat(self.descriptor).st_dev)
+
+    def link(self, name: bytes) -> bytes | None:
+        """Target of a link; None when the name is missing or no link."""
+        with self._named(name):
+            try:
+                return os.readlink(name, dir_fd=self.descriptor)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL):
+                    raise
+                return None
+
+    def make_link(self, name: bytes, target: bytes) -> None:
+        """Make a symlink; a taken name raises `FileExistsError`."""
+        with self._named(name):
+            os.symlink(target, name, dir_fd=self.descriptor)
+
+    def make_folder(self, name: bytes, mode: int) -> None:
+        """Make a folder with this mode whatever the umask is; a taken name raises `FileExistsError`."""
+        with self._named(name):
+            os.mkdir(name, mode, dir_fd=self.descriptor)
+        with self.descend(name) as made:
+            os.fchmod(made.descriptor, mode)
+
+    def remove_folder(self, name: bytes) -> None:
+        """Remove an empty folder."""
+        with self._named(name):
+            os.rmdir(name, dir_fd=self.descriptor)
 
     def unlink(self, name: bytes) -> None:
         """Remove a name; of a link, the link itself."""

@@ -17,4 +17,7 @@ INTERNAL = ".axomsync"
 REMOVED, REPAIRED = ".removed-", ".repaired-"  # in INTERNAL; no staging folder begins with a dot
 NEW_LINK = ".new-link-"  # name of a new `current` until it replaces the old one
 
+# In the folder of a view
+VIEW_TAG = b"CACHEDIR.TAG"  # a name that huggingface_hub and backup programs know; no engine takes a file for a model
+
 UNFINISHED = b".axomsync-unfinished-"  # name of any file until it is whole

@@ -38,6 +38,7 @@ from axomsync.mirror.model_task import ModelTask
 from axomsync.mirror.polling import Poller, is_there
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.space import Space
+from axomsync.mirror.view_keeper import ViewKeeper
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
 
@@ -75,6 +76,7 @@ class Mirror:
         self._key_refused: KeyRefused | None = None
         self._publishing = threading.Lock()  # held while a folder gets its name
         self._space = Space(context.settings, context.mirror_folder, context.ledger, context.now)
+        self._view_keeper = ViewKeeper(context)
         self._poller = Poller(context, self._space, Labels(context, self._publishing))
 
     def wake(self) -> None:
@@ -146,7 +148,10 @@ class Mirror:
     def poll(self) -> None:
         """Ask the console for the catalog and bring the ledger in agreement."""
         with self._poll_lock:
-            self._poller.poll(self._under_way)
+            try:
+                self._poller.poll(self._under_way)
+            finally:
+                self._view_keeper.tend()  # also while the console is down
 
     def _under_way(self) -> set[str]:
         return {model for model, future in self._in_flight.items() if not future.done()}

@@ -38,6 +38,7 @@ SUBJECTS = (
     "status page",
     "steering",
     "upkeep",
+    "views",
     "watching the drop folder",
 )
 LEDGER = "ledger"

@@ -535,3 +535,37 @@ def test_parse_accepts_or_explains_any_text(examples: int) -> None:
 def test_reload_asks_for_what_the_changed_keys_need(line: str, asked: set[config.Reload]) -> None:
     old = config.parse("", Path("old.toml"), {}).settings
     assert config.reloads(old, config.parse(line, Path("new.toml"), {}).settings) == asked
+
+
+def test_views() -> None:
+    views = parse("[mirror]\nviews = ['flat:/srv/axom/serving', 'hf:/srv/axom/hf']").settings.mirror.views
+    assert [(view.kind, str(view.folder)) for view in views] == [("flat", "/srv/axom/serving"), ("hf", "/srv/axom/hf")]
+    assert list(map(str, views)) == ["flat:/srv/axom/serving", "hf:/srv/axom/hf"]
+    loaded = parse("", AXOMSYNC_MIRROR__VIEWS='["hf:/x"]')
+    assert {"key": "mirror.views", "value": ["hf:/x"], "from": "$AXOMSYNC_MIRROR__VIEWS"} in config.effective(loaded)
+
+
+@pytest.mark.parametrize(
+    ("views", "told"),
+    [
+        ("'flat:/a'", "is not a list of texts"),
+        ("['/a']", 'is not a view; write it like "flat:/srv/axom/serving" or "hf:/srv/axom/hf"'),
+        ("['lora:/a']", "is not a view"),
+        ("['flat']", "is not a view"),
+        ("['hf:a']", "is a relative path"),
+        ("['hf:']", "is a relative path"),
+        ("['hf:/']", "write the plain path of a folder"),
+        ("['hf:/a/../b']", "write the plain path of a folder"),
+        ("['flat:/a', 'hf:/b', 'hf:/a']", "name one folder; each view needs its own"),
+        ("['flat:/a', 'hf:/a/b']", "the view flat:/a lie inside one another"),
+        ("['flat:/srv/axom/models']", "[mirror] folder (/srv/axom/models) lie inside one another"),
+        ("['flat:/srv/axom/models/view']", "[mirror] folder (/srv/axom/models) lie inside one another"),
+        ("['flat:/srv/axom/drop/view']", "[drop] folder (/srv/axom/drop) lie inside one another"),
+        ("['flat:/srv/axom']", "[mirror] folder (/srv/axom/models) lie inside one another"),
+        ("['hf:/var/lib/axomsync/hf']", "[state] folder (/var/lib/axomsync) lie inside one another"),
+    ],
+)
+def test_wrong_views(views: str, told: str) -> None:
+    errors = errors_of(f"[mirror]\nviews = {views}")
+    assert any(told in error for error in errors), errors
+    assert all(error.startswith("line 2: [mirror] views: ") for error in errors)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from axomsync.ops.doctor import environment, far_side, folders, watching
+from axomsync.config import Settings
+from axomsync.ops import access
+from axomsync.ops.doctor import environment, far_side, folders, views, watching
 from axomsync.ops.doctor.findings import Finding, Verdict
+from axomsync.ops.doctor.installation import Installation
 from axomsync.transport.proxies import Proxies
 from tests.rig.agent import AgentProcess
 from tests.rig.disks import fill, remount, small_disk
@@ -200,3 +203,28 @@ def test_verdicts(finding: Finding, verdict: Verdict, words: str) -> None:
 def test_root_is_told_that_the_service_is_somebody_else() -> None:
     assert [finding.verdict for finding in environment.user(0, "axomsync")] == [Verdict.WARN]
     assert list(environment.user(1000, "axomsync")) == []
+
+
+def test_views_are_checked(tmp_path: Path) -> None:
+    def found(*texts: str, **unit: str) -> list[tuple[Verdict, str, str]]:
+        settings = Settings.model_validate({"mirror": {"folder": tmp_path / "models", "views": list(texts)}})
+        units: list[access.Unit] = [{"Id": "axomsync.service", **unit}] if unit else []
+        findings = views.views(Installation(settings, {}, units, write=False))
+        return [(finding.verdict, finding.found, finding.fix) for finding in findings]
+
+    (tmp_path / "models").mkdir()
+    place = tmp_path / "serving"
+    assert found(f"flat:{place}") == [(Verdict.OK, f"flat:{place}", "")], "it will be made"
+    assert not place.exists()
+    place.mkdir()
+    (place / "mine").touch()
+    ((verdict, told, fix),) = found(f"flat:{place}")
+    assert (verdict, told) == (Verdict.FAIL, f"{place}: it holds mine, which the agent did not make")
+    assert fix == "name an empty folder in [mirror] views, or empty this one"
+    ((verdict, told, fix),) = found("hf:/nowhere/hf")
+    assert (verdict, told[:50]) == (Verdict.FAIL, "/nowhere/hf: the folder of this view is not there,")
+    assert "install -d" in fix
+    (place / "mine").unlink()
+    ((verdict, told, fix),) = found(f"flat:{place}", ProtectSystem="strict", ReadWritePaths="/srv/axom")
+    assert (verdict, told) == (Verdict.FAIL, f"[mirror] views: {place}: axomsync.service makes it read-only")
+    assert f"ReadWritePaths={place}" in fix

@@ -3,7 +3,7 @@
 import click
 
 from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, mirror_folder, print_current
+from axomsync.cli.published import find_published, follow_by_views, mirror_folder, print_current
 
 
 @click.command()
@@ -19,4 +19,5 @@ def pin(config_file: str | None, as_json: bool, model: str) -> None:
     parent = found[0][0].parent
     held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
     current.pin(parent, held.name, mirror_folder(loaded).staging.scratch())
+    follow_by_views(loaded, parent)
     print_current(parent, as_json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, mirror_folder, print_current
+from axomsync.cli.published import find_published, follow_by_views, mirror_folder, print_current
 from axomsync.core.errors import Rejected
 from axomsync.core.text import printable
 
@@ -35,6 +35,7 @@ def rollback(config_file: str | None, as_json: bool, name: str, version: str | N
             f"{parent}: there is no {printable(version) if version else 'older version'}; there are {', '.join(folders)}"
         )
     current.pin(parent, wanted, mirror_folder(loaded).staging.scratch())
+    follow_by_views(loaded, parent)
     print_current(parent, as_json, f"`axomsync unpin {printable(name)}` undoes that")
 
 

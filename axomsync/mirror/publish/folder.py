@@ -14,11 +14,12 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from axomsync.config import View
 from axomsync.core.errors import LocalFault, Rejected
 from axomsync.core.filesystems import is_folder, sync_folder
 from axomsync.core.oserrors import local_fault
@@ -37,13 +38,14 @@ from axomsync.mirror.publish.staging import (
     make_readable_and_sync,
     remove_strangers,
 )
+from axomsync.mirror.publish.views import Views
 
 
 class MirrorFolder:
     """The mirror folder: staging below `.axomsync`, published models beside it. `agent` distinguishes several agents."""
 
-    def __init__(self, root: Path, agent: str) -> None:
-        self.root = root
+    def __init__(self, root: Path, agent: str, views: Sequence[View] = ()) -> None:
+        self.root, self.views = root, Views(root, views)
         self.staging = Staging(root, agent)
         self._changing = threading.Lock()
 
@@ -184,6 +186,8 @@ class MirrorFolder:
         except OSError as error:
             raise local_fault(error) from None
         finally:
+            for parent in {old.parent, new.parent}:
+                self.views.follow(parent)
             self._changing.release()
         return new, None
 
@@ -193,6 +197,7 @@ class MirrorFolder:
             return reader
         make_folders(new.parent, self.root)
         current.prepare_move(old, new, self.staging.scratch())
+        self.views.follow(old.parent, without=old.name)
         os.rename(old, new)
         if (reader := reader_of(new)) is not None:  # it opened the folder just now, and will open more of it
             os.rename(new, old)
@@ -204,6 +209,7 @@ class MirrorFolder:
     def point_current(self, parent: Path) -> None:
         """Point `current` in the folder of a name at its version for servers. Raises `LocalFault`."""
         current.point(parent, self.staging.scratch())
+        self.views.follow(parent)
 
     def tend_current(self, parent: Path) -> str | None:
         """Make `current` of a name if it is missing; returns a remark if another file has its place. Raises `LocalFault`."""
@@ -228,11 +234,13 @@ class MirrorFolder:
         Returns the process that opened it at that moment, if there was one: the model is back in its place then.
         """
         grave = self.staging.grave(model_id)
+        self.views.follow(folder.parent, without=folder.name)
         try:
             os.rename(folder, grave)
             sync_folder(folder.parent)
             if reader := reader_of(grave):  # it will open more of the model
                 os.rename(grave, folder)
+                self.views.follow(folder.parent)
                 return reader
         except FileNotFoundError:
             return None  # another process has removed it

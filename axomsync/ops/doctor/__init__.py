@@ -12,7 +12,7 @@ from pathlib import Path
 
 from axomsync.config import Settings
 from axomsync.ops import access
-from axomsync.ops.doctor import environment, far_side, folders, ledger, service, watching
+from axomsync.ops.doctor import environment, far_side, folders, ledger, service, views, watching
 from axomsync.ops.doctor.findings import Finding
 from axomsync.ops.doctor.installation import Installation
 
@@ -25,6 +25,7 @@ CHECKS: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
     environment.time_synchronisation,
     folders.folders_in_use,
     folders.growing_archive,
+    views.views,
     service.rights,
     service.sandbox_of_units,
     watching.file_events,

@@ -36,3 +36,9 @@ class Installation:
         wanted = {"state": True, "drop": s.drop.enabled, "mirror": s.mirror.enabled}
         places = {"state": s.state.folder, "drop": s.drop.folder, "mirror": s.mirror.folder}
         return {name: folder for name, folder in places.items() if wanted[name]}
+
+    @property
+    def views(self) -> dict[str, Path]:
+        """The folders of the views beside the mirror, as the configuration writes them."""
+        mirror = self.settings.mirror
+        return {str(view): view.folder for view in mirror.views} if mirror.enabled else {}

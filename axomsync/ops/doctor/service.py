@@ -13,7 +13,7 @@ def rights(installation: Installation) -> Iterator[Finding]:
     user = installation.service if installation.units else access.caller()
     settings = installation.settings
     drop = settings.drop.folder if settings.drop.enabled else None
-    obstacles = access.denied(installation.folders, drop, user)
+    obstacles = access.denied({**installation.folders, **installation.views}, drop, user)
     yield from (Finding("rights", Verdict.FAIL, obstacle.found, obstacle.fix) for obstacle in obstacles)
     if not obstacles:
         name = user.pw_name if user else f"the user {os.geteuid()}"
