@@ -62,7 +62,7 @@ def mirror_folder(loaded: "Loaded") -> "MirrorFolder":
     """Return the configured mirror folder."""
     from axomsync.mirror.publish.folder import MirrorFolder
 
-    return MirrorFolder(loaded.settings.mirror.folder, "by-hand")
+    return MirrorFolder(loaded.settings.mirror.folder, "by-hand", loaded.settings.mirror.promote)
 
 
 def find_published(
