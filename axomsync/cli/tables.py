@@ -246,11 +246,9 @@ def waiting_words(row: dict[str, Any]) -> str:
 
 def _trial_words(row: dict[str, Any]) -> str:
     """Return words such as `bot/v2 on trial until 2026-11-28T01:05:00+00:00, else back to v1; not ready yet`."""
-    until = f" until {row['until']}" if row["until"] else ""
-    back = f", else back to {row['previous']}" if row["previous"] else ""
-    return printable(f"{row['name']}/{row['version']} on trial{until}{back}") + f"; {printable(row['reason'])}" * bool(
-        row["reason"]
-    )
+    words = f"{row['name']}/{row['version']} on trial" + (f" until {row['until']}" if row["until"] else "")
+    words += f", else back to {row['previous']}" if row["previous"] else ""
+    return printable(words + (f"; {row['reason']}" if row["reason"] else ""))
 
 
 def _reached(console: dict[str, Any], *, running: bool) -> str:

@@ -14,6 +14,7 @@ def test_an_agent_waits_promotes_checks_and_goes_back_after_a_kill(tmp_path: Pat
     hooks = {
         "current_moved": ["sh", "-c", 'echo "$AXOMSYNC_VERSION" >>"$0"', str(told)],
         "health": ["sh", "-c", CHECK, str(check)],
+        "health_for": "1ms",  # one check
         "timeout": "1h",
     }
     config = {"drop": {"enabled": False}, "mirror": {"promote": "manual"}, "hooks": hooks}
