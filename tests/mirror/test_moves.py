@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from axomsync.config import HookSettings
+from axomsync.core.records import ModelState, RemoteModel
 from axomsync.core.windows import Window
 from axomsync.ledger import Reader
 from axomsync.mirror.publish import current
@@ -135,6 +137,27 @@ def test_a_pinned_name_stays_when_a_window_opens(names: Names) -> None:
     names.turn()
     assert names.leads("bot") == ("v1", "v1")
     assert waiting_documents(names.ledger.read, "manual", 0.0) == []
+
+
+@pytest.mark.parametrize("first", ["v1", "v2"])
+@pytest.mark.parametrize("promotes", ["manual", ()])  # () is no window at all
+def test_a_new_name_promotes_nothing(names: Names, promotes: Any, first: str) -> None:
+    names.publish("bot", "v1")
+    names.promotes = promotes
+    again(names).publish("bot", "v2")
+    names.turn()
+    assert names.leads("bot") == ("v1", None)
+    rows = sorted(names.ledger.read.models(), key=lambda row: row.version != first)
+    for row in rows:
+        remote = RemoteModel(row.id, "robot", row.version, None, None, "ready", row.created_at)
+        names.ledger.record_catalog([(remote, ModelState.PUBLISHED, None)])
+        place, _ = names.folder.follow_labels(names.ledger.read.model(row.id))
+        names.ledger.record_moved(row.id, str(place))
+    names.folder.tend_current(names.root / "robot")
+    names.turn()
+    assert names.leads("robot") == ("v1", None)
+    assert not (names.root / "bot").exists()
+    assert names.told()[-1] == "robot/v1"
 
 
 def test_a_healthy_version_is_checked_again_and_again_then_its_trial_is_over(names: Names, clock: Clock) -> None:

@@ -182,17 +182,17 @@ def finish_move(old: Path, new: Path, scratch: Path, choose: Choose = at_once) -
         _place_link(new.parent / FAILED, new.name, scratch)
     if leads_to(old.parent) == old.name and (new.parent == old.parent or _leads(new)):
         _place_link(new.parent / CURRENT, new.name, scratch)  # at once: it leads nowhere until then
-    point(new.parent, scratch, choose)
+    if leads_to(new.parent) is not None:  # else the version that leads may still follow; `tend_current` comes after it
+        point(new.parent, scratch, choose)
     if new.parent == old.parent:
         return
     if pinned(old.parent) == old.name:
         _remove(old.parent / PIN)
     if failed(old.parent) == old.name:
         _remove(old.parent / FAILED)
-    if versions(old.parent):
-        point(old.parent, scratch, choose)
-    elif leads_to(old.parent) == old.name:
-        _remove(old.parent / CURRENT)
+    if leads_to(old.parent) == old.name:
+        _remove(old.parent / CURRENT)  # what is left may follow to the new name, so it is not promoted here
+    if leads_to(old.parent) is None and not versions(old.parent):
         with suppress(OSError):  # it may hold foreign files
             old.parent.rmdir()
 
