@@ -32,6 +32,7 @@ _FORMS = (
     (config.Size, "size"),
     (config.OptionalSize, 'size, or ""'),
     (config.Connections, 'number from 1 to 256, or "auto"'),
+    (config.Promote, '"now", "manual", or list of windows'),
     (config.Bandwidth, "rate, or list of times with a rate"),
     (config.Folder, "absolute path"),
     (config.OptionalFile, 'absolute path, or ""'),
@@ -105,6 +106,7 @@ SUBJECT_WORDS: Mapping[str, str] = {
     "ledger": "The ledger can't be read or written.",
     "list of models": "Entries of the console's list lack documented fields.",
     "mirror folder": "The mirror folder can't be read or written.",
+    "promotion": "A `current` can't be read or moved.",
     "status page": "The status page can't listen, or its token can't be read.",
     "steering": "The agent can't read the requests of commands.",
     "upkeep": "Published models can't be read again.",
@@ -288,7 +290,7 @@ def _problems() -> str:
         "Subjects of problems",
         "`axomsync status` lists problems: subject, reason, since when, next try. These subjects are parts of the agent, "
         "and label values of `axomsync_problem`. Other subjects are single files, models and hooks "
-        "(`hook model_published`).",
+        "(`hook model_published`), and versions that failed their health check (`health of NAME/VERSION`).",
         _table(("subject", "meaning"), rows),
     )
 

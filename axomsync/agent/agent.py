@@ -278,6 +278,7 @@ class Agent:
         self._loaded = loaded
         logs.set_up(self.settings.log.format, self.settings.log.level, self._environ)
         self._shared.throttle.change(self.settings.transfer.bandwidth)
+        self.workers.promote_by(self.settings.mirror.promote)
         self.workers.console.forget_key()  # it may have been rotated
         if workers is None:
             self.workers.hurry()

@@ -41,14 +41,15 @@ def sync(agent: Agent) -> int:
 
 def _pass(agent: Agent) -> dict[str, AxomsyncError]:
     workers = agent.workers
+    if workers.promotion is not None:
+        collect("promotion", workers.promotion.look, {})  # what was moved before this pass
     failures = workers.begin_pass()
     while workers.working and not agent.ended:
         agent.tick()
         agent.steer()
         if agent.pause.is_on:
             workers.end()
-    collect("hooks", workers.hooks.run_due, failures)
-    return failures
+    return failures | workers.follow_up()
 
 
 def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> int:
@@ -77,7 +78,7 @@ def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[st
     failures = agent.workers.begin_errand(verb, do)
     while agent.workers.working and not agent.ended:
         agent.tick()
-    collect("hooks", agent.workers.hooks.run_due, {})
+    agent.workers.follow_up()
     agent.end_workers()
     agent.close()
     if answers:

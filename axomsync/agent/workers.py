@@ -17,6 +17,7 @@ from axomsync.config import Settings
 from axomsync.console.client import Console
 from axomsync.core.awake import awake_seconds
 from axomsync.core.errors import AxomsyncError
+from axomsync.core.windows import Promotes
 from axomsync.drop.expiry import Expiry
 from axomsync.drop.intake import Intake
 from axomsync.ledger import Ledger
@@ -24,6 +25,7 @@ from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
+from axomsync.mirror.moves import Promotion
 from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.ops.hooks import Hooks
 from axomsync.runtime.heartbeat import Liveness
@@ -70,8 +72,9 @@ class Workers:
         self.archive = Expiry(settings.drop, context) if settings.drop.enabled else None
         self.mirror: Mirror | None = None
         self.upkeep: Upkeep | None = None
+        self.promotion: Promotion | None = None
         if settings.mirror.enabled:
-            self.mirror, self.upkeep = self._build_mirror(context, patience)
+            self.mirror, self.upkeep, self.promotion = self._build_mirror(context, patience)
         self.hooks = Hooks(settings.hooks, context, shared.environ)
         self._threads: list[threading.Thread] = []
         self._schedule: Schedule | None = None
@@ -92,16 +95,17 @@ class Workers:
             paused=lambda: self.paused,
         )
 
-    def _build_mirror(self, context: WorkerContext, patience: float) -> tuple[Mirror, Upkeep]:
+    def _build_mirror(self, context: WorkerContext, patience: float) -> tuple[Mirror, Upkeep, Promotion]:
         settings, connections = self.settings.mirror, self.settings.transfer.connections or connections_for_links()
         mirror = MirrorContext(
             **vars(context),
             settings=settings,
-            mirror_folder=MirrorFolder(settings.folder, context.identity, settings.views),
+            mirror_folder=MirrorFolder(settings.folder, context.identity, settings.promote, views=settings.views),
             lanes=Lanes(connections, context, hashes=settings.verify == "etag"),
             patience=patience,
         )
-        return Mirror(mirror), Upkeep(mirror)
+        promotion = Promotion(context, mirror.mirror_folder, checked=bool(self.settings.hooks.health))
+        return Mirror(mirror), Upkeep(mirror), promotion
 
     def start(self, *, paused: bool) -> None:
         """Start all workers; during a pause they start no transfer."""
@@ -113,7 +117,8 @@ class Workers:
             self._schedule.every(self.settings.drop.rescan, self.intake.wake)
         if self.mirror is not None:
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
-        everybody: tuple[Worker | None, ...] = (self.intake, self.archive, self.mirror, self.upkeep, self.hooks)
+        mirroring: tuple[Worker | None, ...] = (self.promotion, self.mirror, self.upkeep)
+        everybody: tuple[Worker | None, ...] = (self.intake, self.archive, *mirroring, self.hooks)
         for worker in everybody:
             if worker is not None:
                 self._spawn(worker.name, worker.subject, worker.run, self.stop)
@@ -149,6 +154,20 @@ class Workers:
         for worker in (self.intake, self.mirror):
             if worker is not None:
                 worker.hurry()
+
+    def promote_by(self, promotes: Promotes) -> None:
+        """Promote models by another rule from now on."""
+        if self.promotion is not None:
+            self.promotion.change(promotes)
+
+    def follow_up(self) -> dict[str, AxomsyncError]:
+        """Do what the agent's other workers would do after a pass: tell of moves, run hooks; returns the failures."""
+        failures: dict[str, AxomsyncError] = {}
+        look = self.promotion.look if self.promotion is not None else None
+        for subject, work in (("promotion", look), ("hooks", self.hooks.run_due), ("promotion", look)):
+            if work is not None:
+                collect(subject, work, failures)
+        return failures
 
     def end(self) -> None:
         """Tell all workers to stop; one that waits for storage needs up to its stall time."""

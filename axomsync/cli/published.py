@@ -63,7 +63,7 @@ def mirror_folder(loaded: "Loaded") -> "MirrorFolder":
     from axomsync.mirror.publish.folder import MirrorFolder
 
     settings = loaded.settings.mirror
-    return MirrorFolder(settings.folder, "by-hand", settings.views)
+    return MirrorFolder(settings.folder, "by-hand", settings.promote, views=settings.views)
 
 
 def follow_by_views(loaded: "Loaded", parent: Path) -> None:

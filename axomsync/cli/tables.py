@@ -226,6 +226,8 @@ def status(document: dict[str, Any]) -> list[Any]:
         facts.add_row("", Text(_left_alone_words(left)))
     free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
     facts.add_row("mirror", Text(printable(f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")))
+    for line in (*map(waiting_words, mirror["waiting"]), *map(_trial_words, mirror["trials"])):
+        facts.add_row("", Text(line))
     parts: list[Any] = [facts]
     if document["transfers"]:
         rows = ((_arrow(t), t["name"], _share(t), size(t["rate"]) + "/s", duration(t["eta"])) for t in document["transfers"])
@@ -233,6 +235,20 @@ def status(document: dict[str, Any]) -> list[Any]:
     if document["problems"]:
         parts += ["", Text("PROBLEMS", style="bold"), *map(_problem, document["problems"])]
     return parts
+
+
+def waiting_words(row: dict[str, Any]) -> str:
+    """Return words such as `bot/v2 waits until 2026-11-28T01:00:00+00:00`."""
+    name = printable(row["name"])
+    until = f"until {row['until']}" if row["until"] else f"for `axomsync promote {name}`"
+    return f"{name}/{printable(row['version'])} waits {until}"
+
+
+def _trial_words(row: dict[str, Any]) -> str:
+    """Return words such as `bot/v2 on trial until 2026-11-28T01:05:00+00:00, else back to v1; not ready yet`."""
+    words = f"{row['name']}/{row['version']} on trial" + (f" until {row['until']}" if row["until"] else "")
+    words += f", else back to {row['previous']}" if row["previous"] else ""
+    return printable(words + (f"; {row['reason']}" if row["reason"] else ""))
 
 
 def _reached(console: dict[str, Any], *, running: bool) -> str:

@@ -19,6 +19,7 @@ from axomsync.config.values import (
     OptionalDuration,
     OptionalFile,
     OptionalSize,
+    Promote,
     Size,
     Switch,
     Views,
@@ -125,6 +126,11 @@ class MirrorSettings(_Section):
         'folders of links that lead to what is current, such as ["flat:/srv/axom/serving", "hf:/srv/axom/hf"]: flat for '
         "Triton and vLLM, hf is a cache of huggingface_hub",
     )
+    promote: Promote = _key(
+        "now",
+        'when "current" moves to a new version: "now", "manual" (`axomsync promote`), or windows like ["Sat 02:00-05:00"]',
+        reload=Reload.AT_ONCE,
+    )
     scrub: OptionalDuration = _key("30d", 'interval of reading and repairing published bytes, slowly; "" is never')
 
 
@@ -162,8 +168,13 @@ class HookSettings(_Section):
 
     model_published: Command = _key([], "argument list that runs when a model has been published")
     model_removed: Command = _key([], "argument list that runs when retention has removed a published model")
+    current_moved: Command = _key([], "argument list that runs when `current` of a name leads to another version")
     upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
     failed: Command = _key([], "argument list that runs when a transfer is parked")
+    health: Command = _key(
+        [], "argument list that checks a version after `current` moved to it; when it fails, `current` goes back"
+    )
+    health_for: Duration = _key("5m", "a new version is checked again and again for this long", gt=0)
     timeout: Duration = _key("1m", "a hook that runs longer is stopped, and tried again", gt=0)
 
 

@@ -1,4 +1,4 @@
-"""Durations, sizes, rates and timetables, read from text and written back. Pure."""
+"""Durations, sizes, rates, timetables and windows, read from text and written back. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from axomsync.core.policy import BandwidthRule
 from axomsync.core.text import printable
+from axomsync.core.windows import DAY_MINUTES, Promotes, Window
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {
@@ -71,19 +72,52 @@ def _bandwidth_rule(line: str) -> BandwidthRule:
     match = re.fullmatch(r"(?:([A-Za-z]{3})(?:-([A-Za-z]{3}))?\s+)?(\d\d?):(\d\d)\s+(\S+)", line.strip())
     if not match or int(match[3]) > 23 or int(match[4]) > 59:
         raise ValueError(f'{line!r} is not a line of a timetable; write it like "Mon-Fri 08:00 50MB/s"')
+    return BandwidthRule(_days(line, match), int(match[3]) * 60 + int(match[4]), _rate(match[5]))
+
+
+def _days(line: str, match: re.Match[str]) -> frozenset[int]:
+    """Return the days that the first two groups name; all without them."""
     first, last = (match[1] or "mon").lower(), (match[2] or match[1] or "sun").lower()
     if first not in _DAYS or last not in _DAYS:
         raise ValueError(f"{line!r} names an unknown day; days are Mon Tue Wed Thu Fri Sat Sun")
     begin = _DAYS.index(first)
-    days = frozenset((begin + n) % 7 for n in range((_DAYS.index(last) - begin) % 7 + 1))
-    return BandwidthRule(days, int(match[3]) * 60 + int(match[4]), _rate(match[5]))
+    return frozenset((begin + n) % 7 for n in range((_DAYS.index(last) - begin) % 7 + 1))
+
+
+def parse_promote(value: object) -> Promotes:
+    """Read `"now"`, `"manual"` or windows such as `["Sat 02:00-05:00"]`."""
+    if value == "now" or value == "manual":
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(line, str) for line in value):
+        raise ValueError('give "now", "manual", or windows like ["Sat 02:00-05:00"]')
+    return tuple(_window(line) for line in value)
+
+
+def _window(line: str) -> Window:
+    match = re.fullmatch(r"(?:([A-Za-z]{3})(?:-([A-Za-z]{3}))?\s+)?(\d\d?):(\d\d)-(\d\d?):(\d\d)", line.strip())
+    begin, end = (int(match[3]) * 60 + int(match[4]), int(match[5]) * 60 + int(match[6])) if match else (0, 0)
+    clock = match is not None and int(match[4]) < 60 and int(match[6]) < 60
+    if match is None or not clock or begin >= DAY_MINUTES or end > DAY_MINUTES or begin == end:
+        raise ValueError(f'{line!r} is not a window; write it like "Sat 02:00-05:00" or "22:00-04:00"')
+    return Window(_days(line, match), begin, end)
+
+
+def show_promote(promotes: Promotes) -> str | list[str]:
+    """Write what `parse_promote` reads."""
+    if isinstance(promotes, str):
+        return promotes
+    return [f"{_show_days(window.days)}{_show_time(window.begin)}-{_show_time(window.end)}" for window in promotes]
+
+
+def _show_time(minute: int) -> str:
+    return f"{minute // 60:02}:{minute % 60:02}"
 
 
 def show_bandwidth(rules: tuple[BandwidthRule, ...]) -> str | list[str]:
     """Write rules as `parse_bandwidth` reads them."""
     if len(rules) == 1 and len(rules[0].days) == 7 and rules[0].minute == 0 and rules[0].rate is not None:
         return _show_rate(rules[0].rate)
-    return [f"{_show_days(rule.days)}{rule.minute // 60:02}:{rule.minute % 60:02} {_show_rate(rule.rate)}" for rule in rules]
+    return [f"{_show_days(rule.days)}{_show_time(rule.minute)} {_show_rate(rule.rate)}" for rule in rules]
 
 
 def _show_days(days: frozenset[int]) -> str:

@@ -18,13 +18,16 @@ from axomsync.config.units import (
     API_KEY,
     parse_bandwidth,
     parse_duration,
+    parse_promote,
     parse_size,
     show_bandwidth,
     show_duration,
+    show_promote,
     show_size,
     shown,
 )
 from axomsync.core.policy import BandwidthRule
+from axomsync.core.windows import Promotes
 
 CONNECTIONS_MOST = 256
 
@@ -167,6 +170,7 @@ Connections = Annotated[
     PlainSerializer(lambda value: "auto" if value is None else value),
 ]
 Bandwidth = Annotated[tuple[BandwidthRule, ...], BeforeValidator(parse_bandwidth), PlainSerializer(show_bandwidth)]
+Promote = Annotated[Promotes, BeforeValidator(parse_promote), PlainSerializer(show_promote)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 OptionalFile = Annotated[
     Path | None,

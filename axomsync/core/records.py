@@ -339,13 +339,47 @@ class Event:
     """A reason to run a hook. `subject` is a model's id or the row of an upload."""
 
     id: int
-    kind: str  # "model_published", "model_removed", "upload_done" or "failed"
+    kind: str  # "model_published", "model_removed", "current_moved", "health", "upload_done" or "failed"
     table: str  # "models" or "uploads"
     subject: str
     at: float
     attempts: int
     next_attempt: float | None = None
     path: str | None = None  # of a removed model's folder
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A published model: what is needed to find it."""
+
+    id: str
+    name: str
+    version: str
+    path: str
+    created_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The model that `current` in the `folder` of a name was last seen to lead to."""
+
+    folder: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A version that has to stay healthy; `folder` is that of its name."""
+
+    folder: str
+    model: str
+    previous: str | None  # the model that led before
+    began_at: float
+    ends_at: float | None  # None before the first check
+    next_check: float | None
+    checks: int
+    verdict: str | None  # None while it runs; "failed", and after the way back "back", or "stays" without one
+    reason: str | None  # what the last check said
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from axomsync.core.paths import CURRENT
 from axomsync.core.text import printable
 
 LARGEST = 1024 * 1024  # bytes
-PUBLISHED, REMOVED = "model_published", "model_removed"
+PUBLISHED, MOVED, REMOVED = "model_published", "current_moved", "model_removed"
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -124,24 +124,26 @@ def read_task(stream: IO[bytes]) -> Task:
     text = stream.read(LARGEST + 1)
     try:
         kind = parse_document(text, _ANY_EVENT, LARGEST).event
-        if kind not in (PUBLISHED, REMOVED):
+        if kind not in (PUBLISHED, MOVED, REMOVED):
             return Nothing(f"an engine has nothing to do for the event {printable(kind)}")
         event = parse_document(text, _MODEL_EVENT, LARGEST)
     except NotADocument as fault:
         raise Rejected(
-            f"standard input: this is no event of a model: {fault}; name this command in [hooks] model_published"
+            f"standard input: this is no event of a model: {fault}; name this command in [hooks] current_moved"
         ) from None
     model, at = event.model, datetime.fromisoformat(event.at).timestamp()
     if model.path is None:
         return Nothing(f"{printable(model.name)}/{printable(model.version)}: its folder is no longer there")
     version = Version(model.id, model.name, model.version, model.path, at)
-    return _load(version) if kind == PUBLISHED else _unload(version)
+    return _unload(version) if kind == REMOVED else _load(version)
 
 
 def _load(version: Version) -> Task:
     if not _is_there(version.folder):
         return Nothing(f"{version}: its folder is no longer there")
-    served = _current(version)
+    served, link = _current(version), os.path.join(os.path.dirname(version.folder), CURRENT)
+    if served is None and not _is_there(link):
+        return Nothing(f"{version}: it waits, there is no current yet")
     if served is not None and served != os.path.basename(version.folder):
         return Nothing(f"{version}: current leads to {printable(served)}")
     return Load(version)

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import TypeVar
 
-from axomsync.core.records import Event, Happening, Problem, Transfer
+from axomsync.core.records import Current, Event, Happening, Problem, Published, Transfer, Trial
 from axomsync.ledger.model_queries import ModelQueries
 from axomsync.ledger.rows import Misfit, Row, fitting
 from axomsync.ledger.upload_queries import UploadQueries
@@ -19,6 +19,25 @@ class Reader(UploadQueries, ModelQueries):
         sql = 'SELECT id, kind, "table", subject, at, attempts, next_attempt, path FROM events'
         due = f"{sql} WHERE NOT done AND coalesce(next_attempt, 0) <= ? ORDER BY id"
         return self._rows(due, (now,), make=partial(_plain, Event))
+
+    def published(self) -> list[Published]:
+        """Published models with their folders, newest first."""
+        sql = "SELECT id, name, version, path, created_at FROM models WHERE state = 'published' AND path IS NOT NULL"
+        return self._rows(f"{sql} ORDER BY created_at DESC, id DESC", make=partial(_plain, Published))
+
+    def currents(self) -> list[Current]:
+        """Where `current` of each name was last seen to lead."""
+        return self._rows("SELECT folder, model FROM currents", make=partial(_plain, Current))
+
+    def trials(self) -> list[Trial]:
+        """Versions on trial, and those that failed and still matter."""
+        return self._rows("SELECT * FROM trials ORDER BY began_at", make=partial(_plain, Trial))
+
+    def kept_for_trials(self) -> set[str]:
+        """Ids of the models that a trial may have to go back to."""
+        sql = "SELECT model FROM currents WHERE guarded UNION SELECT previous FROM trials"
+        running = "WHERE previous IS NOT NULL AND (verdict IS NULL OR verdict = 'failed')"
+        return {str(row["model"]) for row in self._rows(f"{sql} {running}")}  # own names
 
     def transfers(self) -> list[Transfer]:
         """Transfers in flight, as last reported by the agent."""

@@ -117,6 +117,12 @@ def m019_unpacked(db: Database) -> None:
     _execute_all(db, _UNPACKED)
 
 
+@migrations()
+def m021_promotion(db: Database) -> None:
+    """Where `current` of each name leads, so that each move is told; versions on trial."""
+    _execute_all(db, _PROMOTION)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -290,6 +296,26 @@ CREATE TABLE receipts (
   mark TEXT NOT NULL                -- by which one that was replaced is told from the one that is known
 ) STRICT, WITHOUT ROWID;
 DELETE FROM facts WHERE name = 'receipts_read';
+"""
+
+
+# Moves that an older version made are not told: `currents_unknown` stays until the links were read for the first time.
+_PROMOTION = """
+CREATE TABLE currents (             -- what `current` of a name was last seen to lead to
+  folder TEXT PRIMARY KEY,          -- of the name
+  model TEXT NOT NULL, at REAL NOT NULL,
+  guarded INTEGER NOT NULL          -- 1 while retention keeps the model until its successor is on trial
+) STRICT;
+CREATE TABLE trials (               -- versions that have to stay healthy, until another one leads
+  folder TEXT PRIMARY KEY,
+  model TEXT NOT NULL, previous TEXT,
+  began_at REAL NOT NULL,
+  ends_at REAL, next_check REAL,    -- NULL before the first check
+  checks INTEGER NOT NULL DEFAULT 0,
+  verdict TEXT,                     -- NULL while it runs; then failed, and when that has been acted upon, back or stays
+  reason TEXT                       -- what the last check said
+) STRICT;
+INSERT INTO facts SELECT 'currents_unknown', '1' WHERE EXISTS (SELECT 1 FROM models WHERE state = 'published');
 """
 
 

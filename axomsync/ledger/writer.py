@@ -22,6 +22,7 @@ from axomsync.ledger.committer import Write
 from axomsync.ledger.database import BUSY_TIMEOUT_SECONDS, Trouble, sqlite_fault
 from axomsync.ledger.lock import hold, raise_flag, raised_flag
 from axomsync.ledger.models import ModelWrites
+from axomsync.ledger.promotions import PromotionWrites
 from axomsync.ledger.reader import Reader
 from axomsync.ledger.uploads import UploadWrites
 
@@ -37,7 +38,7 @@ def trouble_of(folder: Path) -> Trouble | None:
     return _TROUBLES[flag] if flag is not None and flag < len(_TROUBLES) else None
 
 
-class Ledger(UploadWrites, ModelWrites, AgentWrites):
+class Ledger(UploadWrites, ModelWrites, PromotionWrites, AgentWrites):
     """All writes, for the one agent that holds the state folder. `close` it, or use it in a `with`."""
 
     def __init__(self, folder: Path, now: Callable[[], float], patience: float = BUSY_TIMEOUT_SECONDS) -> None:

@@ -10,6 +10,7 @@ from axomsync.core.errors import LocalFault
 from axomsync.core.records import ModelState
 from axomsync.core.text import printable
 from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.publish import current
 
 log = logging.getLogger(__name__)
 
@@ -37,5 +38,7 @@ def recover(context: MirrorContext) -> list[LocalFault]:
             context.ledger.record_found(
                 record.model, str(folder), record.files, record.left_out, record.remarks, record.proofs.values()
             )
+            if current.is_led_to(str(folder)):  # that is no move
+                context.ledger.record_current(str(folder.parent), record.model.id, told=False, trial=False, guarded=False)
             log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
     return unread

@@ -1,8 +1,8 @@
 """Retention, pure: removable versions are those beyond `keep`, those gone upstream, and the oldest beyond `max_size`.
 
-Pinned versions, the target of `current`, versions pulled by name and versions that a process has open are never removed.
-A model counts as gone upstream only after it was missing from `GONE_POLLS` lists in a row over `GONE_SECONDS`, and only
-with `keep_gone = false`.
+Pinned versions, the target of `current`, the version before it while it is on trial, versions pulled by name and versions
+that a process has open are never removed. A model counts as gone upstream only after it was missing from `GONE_POLLS` lists
+in a row over `GONE_SECONDS`, and only with `keep_gone = false`.
 """
 
 from collections import defaultdict
@@ -28,6 +28,7 @@ class Version:
     pulled: bool = False
     absent_polls: int = 0
     absent_since: float | None = None
+    on_trial: bool = False  # `current` may have to go back to it
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def is_within(size: int, others: int, max_size: int | None) -> bool:
 
 
 def _is_protected(version: Version) -> bool:
-    return version.pinned or version.current or version.pulled
+    return version.pinned or version.current or version.pulled or version.on_trial
 
 
 def _why_superfluous(version: Version, policy: Policy, newest: set[str], now: float) -> str | None:

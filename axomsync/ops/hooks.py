@@ -2,7 +2,8 @@
 
 The ledger notes an event together with the transition itself, so a hook runs at least once, whatever crashes. It gets
 `AXOMSYNC_*` in its environment and the same and more as a JSON document on standard input; it does not get the API key, and
-can't read it in the agent's own environment or memory either (`shield_memory`).
+can't read it in the agent's own environment or memory either (`shield_memory`). After them, the health checks that are due
+(`health`).
 
 Failures handled: a command that is not there, fails or runs too long (tried again with back-off, then given up, told in
 `status`), output without end (its last part is kept), a row that is no longer there (nothing to tell), a ledger that can't
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, Any
 
 from axomsync.config import HookSettings
@@ -27,6 +29,7 @@ from axomsync.core.errors import LocalFault
 from axomsync.core.policy import backoff
 from axomsync.core.records import Event
 from axomsync.core.text import printable
+from axomsync.ops.health import NOT_YET, Health
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
 from axomsync.runtime.worker import WorkerContext
@@ -52,6 +55,15 @@ def shield_memory() -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a command: `failure` is None when it ended with 0. `early`: it may succeed when it runs again."""
+
+    failure: str | None
+    said: str = ""  # the end of its output
+    early: bool = False
+
+
 class Hooks:
     """Runs the hooks for the events in the ledger. `run` is the thread, `run_due` one pass for `sync`."""
 
@@ -63,6 +75,7 @@ class Hooks:
         self._waits = Waits(context.now, context.clock)
         environ = {name: value for name, value in environ.items() if name not in SECRETS}
         self._environ = with_loopback_excepted(environ)  # hooks talk to servers of this machine
+        self._health = Health(settings, context, self._execute)
 
     def run(self) -> None:
         """Work until the agent stops."""
@@ -95,13 +108,15 @@ class Hooks:
                 again = self._waits.begin(event.id, backoff(event.attempts + 1, self._random))
                 self._problems.report_bug(self.subject, bug, again)
                 self._ledger.record_hook(event.id, f"unexpected {type(bug).__name__}", again)
+        self._health.run_due(beat)
 
     def _run_for(self, event: Event, beat: Beat) -> None:
         document = self._document(event)
         if document is None:
             self._ledger.record_hook(event.id, "", None)
             return
-        failure, output = self._execute(self._command(event), document, beat)
+        outcome = self._execute(self._command(event), document, beat)
+        failure, output = outcome.failure, outcome.said
         if self._stop.is_set() and failure is not None:
             return  # it was ended by our own stop; the next start runs it again
         subject = f"hook {event.kind}"
@@ -129,8 +144,8 @@ class Hooks:
         upload = next(iter(read.uploads_among([int(event.subject)])), None)
         return hook_document(event, upload, read.shards(upload.id)) if upload else None
 
-    def _execute(self, command: tuple[str, ...], document: Document, beat: Beat) -> tuple[str | None, str]:
-        """Run a command. Returns what went wrong, None if nothing did, and the end of its output."""
+    def _execute(self, command: tuple[str, ...], document: Document, beat: Beat) -> Outcome:
+        """Run a command."""
         environment = {**self._environ, **_variables(document)}
         try:
             process = subprocess.Popen(
@@ -142,7 +157,7 @@ class Hooks:
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            return f"can't be run: {getattr(error, 'strerror', None) or error}", ""
+            return Outcome(f"can't be run: {getattr(error, 'strerror', None) or error}", early=True)
         output = bytearray()
         threads = [
             threading.Thread(target=_feed, args=(process.stdin, json.dumps(document).encode()), daemon=True),
@@ -155,8 +170,8 @@ class Hooks:
             thread.join(LOOK_SECONDS)  # what the hook left running may keep its end open
         text = printable(bytes(output).decode("utf-8", "replace").strip().replace("\n", " · "))
         if code is None:
-            return f"took longer than {self._settings.timeout:g} s", text
-        return (None if code == 0 else f"ended with {code}"), text
+            return Outcome(f"took longer than {self._settings.timeout:g} s", text)
+        return Outcome(None if code == 0 else f"ended with {code}", text, early=code == NOT_YET)
 
     def _wait_for(self, process: "subprocess.Popen[bytes]", beat: Beat) -> int | None:
         """Return the exit code; None when the command had to be ended, with all that it started."""

@@ -35,6 +35,7 @@ SUBJECTS = (
     "ledger",
     "list of models",
     "mirror folder",
+    "promotion",
     "status page",
     "steering",
     "upkeep",

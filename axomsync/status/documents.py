@@ -1,6 +1,6 @@
 """The JSON documents that users rely on, from the records that they show: the fields of every `--json`, hook and page.
 
-The document of `status` is made in `report`, those of `explain` in `explain`. Pure.
+The document of `status` is made in `report`, those of `explain` in `explain`. Pure, but for `current`, which the disk says.
 """
 
 import os
@@ -14,6 +14,7 @@ from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening,
 from axomsync.core.text import iso, printable
 from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
 from axomsync.drop.handover import Batch, appeared
+from axomsync.mirror.publish.current import is_led_to
 
 if TYPE_CHECKING:
     from axomsync.drop.jsonl import Fault
@@ -76,6 +77,7 @@ def model_document(model: Model) -> Document:
         "bytes_done": model.bytes_done if total is None else min(model.bytes_done, total),
         "bytes_total": total,
         "path": model.path,
+        "current": is_led_to(model.path),
         "created_at": model.created_at,
         "damage": model.damage,
         "verified_at": iso(model.verified_at),
@@ -140,7 +142,7 @@ def verified_document(folder: Path, record: "Record", damages: Iterable[object],
 
 
 def current_document(parent: Path, version: str | None, *, pinned: bool) -> Document:
-    """Return what `pin`, `unpin` and `rollback` print: the version that `current` below `parent` leads to."""
+    """Return what `pin`, `unpin`, `rollback` and `promote` print: the version that `current` below `parent` leads to."""
     return {"path": str(parent / CURRENT), "version": version, "pinned": pinned}
 
 

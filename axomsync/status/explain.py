@@ -4,15 +4,18 @@ Failures handled: a published model whose record can't be read (the reason is sh
 """
 
 import os
+import time
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.records import Model, ModelState, Upload, UploadState
 from axomsync.core.text import printable
+from axomsync.core.windows import Promotes
 from axomsync.drop.rules import Account, Selection, account_for
 from axomsync.ledger import Reader
 from axomsync.mirror.publish.record import file_documents, read_record
 from axomsync.status.documents import Document, model_document, upload_document
+from axomsync.status.promotions import waiting_documents
 from axomsync.status.report import next_try
 from axomsync.status.targets import Targets, below, name_of
 
@@ -41,10 +44,16 @@ _MODEL_MEANS = {
 }
 
 
-def explain(ledger: Reader, targets: Targets, *, running: bool, paused: bool) -> list[Document]:
+def explain(ledger: Reader, targets: Targets, promotes: Promotes = "now", *, running: bool, paused: bool) -> list[Document]:
     """One document for each of `targets`: `{kind, name, state, means, reason, next_attempt, facts}`."""
     problems = {problem.subject: problem.reason for problem in ledger.problems()}
-    return [_explain(ledger, row, problems.get("console"), running=running, paused=paused) for row in targets.rows]
+    documents = [_explain(ledger, row, problems.get("console"), running=running, paused=paused) for row in targets.rows]
+    waits = {row["id"]: row for row in waiting_documents(ledger, promotes, time.time())}
+    for row, document in zip(targets.rows, documents, strict=True):
+        if (waiting := waits.get(row.id)) is not None:
+            until = f"until {waiting['until']}" if waiting["until"] else "for `axomsync promote`"
+            document["means"] += f"; current waits {until} ([mirror] promote)"
+    return documents
 
 
 def explain_file(root: Path, target: str, selection: Selection) -> Document | None:

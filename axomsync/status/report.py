@@ -17,6 +17,7 @@ from axomsync.core.text import iso, printable
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
 from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
 from axomsync.status.documents import Document, transfer_document
+from axomsync.status.promotions import trial_documents, waiting_documents
 
 REJECTS_MOST = 100  # rejected files listed as problems; `uploads` lists all
 
@@ -97,6 +98,8 @@ def _status(
             "counts": ledger.model_counts() if ledger else dict.fromkeys(map(str, ModelState), 0),
             "last_success": _when(facts.get("last_success_down")),
             "free_bytes": free_bytes(str(settings.mirror.folder)),
+            "waiting": waiting_documents(ledger, settings.mirror.promote, time.time()) if ledger else [],
+            "trials": trial_documents(ledger) if ledger else [],
         },
         "transfers": [transfer_document(t) for t in ledger.transfers()] if ledger and pid is not None else [],
         "problems": problems,

@@ -30,3 +30,23 @@ def test_the_agent_has_its_engine_serve_what_it_publishes(tmp_path: Path) -> Non
             eventually("the removal of v1, told", lambda: "hook model_removed: done" in agent.log())
             assert engine.adapters == {"bot:v2": str(agent.mirror / "bot" / "v2")}
             assert agent.terminate() == 0
+
+
+def test_the_engine_serves_what_current_leads_to_whoever_moved_it(tmp_path: Path) -> None:
+    """One hook for publication, promotion and rollback."""
+    files = {"adapter_config.json": Content(20, head=b'{"r": 8}'), "adapter.bin": Content(5000)}
+    with FaultyServer() as server, Vllm() as engine:
+        tell = [sys.executable, "-m", "axomsync", "tell", "vllm-lora", "--url", engine.url]
+        config = {"drop": {"enabled": False}, "hooks": {"current_moved": tell, "timeout": "1m"}}
+        with AgentProcess(tmp_path, server.url, KEY, config) as agent:
+            bot = agent.mirror / "bot"
+            server.add_model("bot", "v1", files)
+            agent.start()
+            eventually("v1", lambda: engine.adapters == {"bot": str(bot / "v1")})
+            server.add_model("bot", "v2", files)
+            eventually("v2", lambda: engine.adapters == {"bot": str(bot / "v2")})
+            assert agent.call("rollback", "bot").returncode == 0
+            eventually("v1 again", lambda: engine.adapters == {"bot": str(bot / "v1")})
+            assert agent.call("unpin", "bot").returncode == 0
+            eventually("v2 again", lambda: engine.adapters == {"bot": str(bot / "v2")})
+            assert agent.terminate() == 0

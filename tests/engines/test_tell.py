@@ -89,6 +89,18 @@ def test_telling_it_twice_does_no_harm(table: Table) -> None:
 
 
 @EACH
+def test_a_version_that_waits_is_not_loaded_and_a_move_of_current_is(table: Table) -> None:
+    table.mirror.publish("v1")
+    (table.mirror.root / "bot" / "current").unlink()
+    assert table.tell("v1").output == "bot/v1: it waits, there is no current yet\n"
+    assert table.engine.asked == []
+    table.mirror.lead("v1")
+    moved = table.tell("v1", kind="current_moved")
+    assert moved.code == 0
+    assert table.engine.asked != []
+
+
+@EACH
 def test_a_late_event_does_not_bring_an_old_version_back(table: Table) -> None:
     table.mirror.publish("v1")
     table.mirror.publish("v2")

@@ -78,7 +78,7 @@ class MirrorHere:
             context = worker_context(ledger, console, storage, stop=stop, random=self._random, now=self._now)
             try:
                 lanes = Lanes(self.lanes, context, hashes=settings.verify == "etag")
-                place = MirrorFolder(self.folder, "here", settings.views)
+                place = MirrorFolder(self.folder, "here", views=settings.views)
                 yield MirrorContext(
                     **vars(context), settings=settings, mirror_folder=place, lanes=lanes, patience=self.patience
                 )

@@ -23,7 +23,7 @@ class PublishedHere:
         self.root.mkdir(parents=True, exist_ok=True)
         self.flat, self.hf = home / "serving", home / "hf"
         places = {"flat": View("flat", self.flat), "hf": View("hf", self.hf)}
-        self.folder = MirrorFolder(self.root, "here", [places[kind] for kind in kinds or places])
+        self.folder = MirrorFolder(self.root, "here", views=[places[kind] for kind in kinds or places])
 
     def publish(self, name: str, number: int) -> Path:
         """Publish a version, newer than those with lower numbers; returns its folder."""

@@ -32,6 +32,7 @@ MODULES = (  # in the order of `--help`
     "pin",
     "unpin",
     "rollback",
+    "promote",
     "prune",
     "tell",
     "config",

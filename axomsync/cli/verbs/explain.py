@@ -49,7 +49,9 @@ def _explained(loaded: "Loaded", target: str) -> list[dict[str, Any]]:
         if ledger is not None:
             try:
                 targets = find(ledger, target, drop.folder, settings.mirror.folder)
-                documents = explain_targets(ledger, targets, running=agent["running"], paused=agent["paused"])
+                documents = explain_targets(
+                    ledger, targets, settings.mirror.promote, running=agent["running"], paused=agent["paused"]
+                )
             except Rejected:
                 if file is None:
                     raise

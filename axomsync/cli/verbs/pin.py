@@ -18,6 +18,7 @@ def pin(config_file: str | None, as_json: bool, model: str) -> None:
     found = find_published(loaded, model)
     parent = found[0][0].parent
     held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
-    current.pin(parent, held.name, mirror_folder(loaded).staging.scratch())
+    place = mirror_folder(loaded)
+    current.pin(parent, held.name, place.staging.scratch(), place.choose)
     follow_by_views(loaded, parent)
     print_current(parent, as_json)

@@ -34,7 +34,8 @@ def rollback(config_file: str | None, as_json: bool, name: str, version: str | N
         raise Rejected(
             f"{parent}: there is no {printable(version) if version else 'older version'}; there are {', '.join(folders)}"
         )
-    current.pin(parent, wanted, mirror_folder(loaded).staging.scratch())
+    place = mirror_folder(loaded)
+    current.pin(parent, wanted, place.staging.scratch(), place.choose)
     follow_by_views(loaded, parent)
     print_current(parent, as_json, f"`axomsync unpin {printable(name)}` undoes that")
 

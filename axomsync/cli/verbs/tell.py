@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def tell() -> None:
     """Tell an engine about the event on standard input: load this version.
 
-    For [hooks] model_published and model_removed. Telling an engine twice does no harm. The exit code is 75 when the engine
+    For [hooks] current_moved and model_removed. Telling an engine twice does no harm. The exit code is 75 when the engine
     does not answer or is not ready in time, and 1 when it refuses.
     """
 
@@ -172,7 +172,7 @@ def _act(load: "Callable[[Load], str]", unload: "Callable[[Unload], str]", only:
     from axomsync.engines.events import Load, Unload, among, read_task
 
     if sys.stdin.isatty():
-        raise click.UsageError("this reads the event of a hook from standard input; name it in [hooks] model_published")
+        raise click.UsageError("this reads the event of a hook from standard input; name it in [hooks] current_moved")
     task = among(read_task(sys.stdin.buffer), only)
     if isinstance(task, Load):
         click.echo(load(task))

@@ -1,4 +1,4 @@
-"""`unpin`: let `current` follow the newest version again."""
+"""`unpin`: let `current` follow new versions again."""
 
 import click
 
@@ -11,11 +11,12 @@ from axomsync.cli.published import find_published, follow_by_views, mirror_folde
 @json_option
 @click.argument("name")
 def unpin(config_file: str | None, as_json: bool, name: str) -> None:
-    """Let `current` of NAME follow the newest version again."""
+    """Let `current` of NAME follow new versions again, as [mirror] promote says."""
     from axomsync.mirror.publish import current
 
     loaded = load(config_file)
     parent = find_published(loaded, name)[0][0].parent
-    had = current.unpin(parent, mirror_folder(loaded).staging.scratch())
+    place = mirror_folder(loaded)
+    had = current.unpin(parent, place.staging.scratch(), place.choose)
     follow_by_views(loaded, parent)
     print_current(parent, as_json, "" if had else "it was not pinned")

@@ -1,7 +1,8 @@
-"""`current` and `.pinned`: the version of a name that servers see.
+"""`current`, `.pinned` and `.failed`: the version of a name that servers see.
 
-`current` leads to the newest version or to the pinned one, and moves by one rename. A pin is a symlink beside it: being on
-disk, it outlives the ledger and holds for all agents.
+`current` leads to the pinned version, or to the one that promotion chooses, and moves by one rename. A pin is a symlink
+beside it: being on disk, it outlives the ledger and holds for all agents. So is the mark of the version that failed its
+health check.
 
 Failures handled: a foreign `current` (left alone; the caller reports it), a pin that is set or removed at the same moment
 (checked again), a pinned version that is missing (the newest counts), a record or link that can't be read now (`LocalFault`,
@@ -11,6 +12,7 @@ nothing is moved).
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,9 +23,10 @@ from axomsync.core.paths import CURRENT, NEW_LINK, RECORD
 from axomsync.core.records import RemoteModel
 from axomsync.core.text import printable
 from axomsync.mirror.layout import age, folder_names
+from axomsync.mirror.promotion import Choose, Place, at_once
 from axomsync.mirror.publish.record import Record, read_record
 
-PIN = ".pinned"
+PIN, FAILED = ".pinned", ".failed"
 
 
 def records(parent: Path) -> dict[str, Record | LocalFault]:
@@ -70,19 +73,41 @@ def pinned(parent: Path) -> str | None:
     return _target(parent / PIN)
 
 
-def point(parent: Path, scratch: Path) -> None:
-    """Make `current` lead to the right version, unless it is foreign. Raises `LocalFault`.
+def failed(parent: Path) -> str | None:
+    """Folder that failed its health check, the last one."""
+    return _target(parent / FAILED)
+
+
+def place(parent: Path, there: Iterable[str] | None = None) -> Place:
+    """What the folder of a name holds; `there` are its versions, newest first, if they are known. Raises `LocalFault`."""
+    return Place(tuple(versions(parent) if there is None else there), leads_to(parent), pinned(parent), failed(parent))
+
+
+def point(parent: Path, scratch: Path, choose: Choose = at_once) -> None:
+    """Make `current` lead to the version that `choose` names, unless it is foreign. Raises `LocalFault`.
 
     `scratch` is a folder on the same filesystem.
     """
     link = parent / CURRENT
     while True:
-        there = versions(parent)
-        pin = pinned(parent)
-        wanted = pin if pin in there else next(iter(there), None)
+        wanted = choose(place(parent))
         if wanted is None or leads_to(parent) == wanted or foreign(parent) is not None:
             return
         _place_link(link, wanted, scratch)  # then check again: the pin may have moved meanwhile
+
+
+def is_version(folder: Path) -> bool:
+    """Whether a version is published in this folder. Raises `LocalFault`."""
+    return read_record(folder) is not None
+
+
+def is_led_to(folder: str | None) -> bool:
+    """Whether `current` leads to this version's folder; no if that can't be read now."""
+    if folder is None:
+        return False
+    with suppress(LocalFault):
+        return leads_to(Path(folder).parent) == os.path.basename(folder)
+    return False
 
 
 def foreign(parent: Path) -> str | None:
@@ -101,18 +126,37 @@ def foreign(parent: Path) -> str | None:
     return None
 
 
-def pin(parent: Path, version: str, scratch: Path) -> None:
+def pin(parent: Path, version: str, scratch: Path, choose: Choose = at_once) -> None:
     """Hold `current` at `version`, which retention then keeps. Raises `LocalFault`."""
     _place_link(parent / PIN, version, scratch)
-    point(parent, scratch)
+    point(parent, scratch, choose)
 
 
-def unpin(parent: Path, scratch: Path) -> bool:
-    """Let `current` follow the newest version again; returns whether there was a pin. Raises `LocalFault`."""
+def unpin(parent: Path, scratch: Path, choose: Choose = at_once) -> bool:
+    """Let `current` follow new versions again; returns whether there was a pin. Raises `LocalFault`."""
     had = pinned(parent) is not None
     _remove(parent / PIN)
-    point(parent, scratch)
+    point(parent, scratch, choose)
     return had
+
+
+def promote(parent: Path, version: str, scratch: Path) -> None:
+    """Lead `current` to `version`, which a person has chosen. Raises `LocalFault`, and `Rejected` if it is foreign."""
+    if (fault := foreign(parent)) is not None:
+        raise Rejected(f"{parent / CURRENT}: {fault}")
+    if failed(parent) == version:
+        _remove(parent / FAILED)  # it gets another trial
+    if leads_to(parent) != version:
+        _place_link(parent / CURRENT, version, scratch)
+
+
+def go_back(parent: Path, version: str, before: str, scratch: Path, choose: Choose) -> None:
+    """Lead `current` from `version`, which failed, back to the one `before`, and pin that. Raises `LocalFault`.
+
+    After a crash it is done again.
+    """
+    _place_link(parent / FAILED, version, scratch)
+    pin(parent, before, scratch, choose)
 
 
 def prepare_move(old: Path, new: Path, scratch: Path) -> None:
@@ -132,21 +176,32 @@ def take_back_move(old: Path, new: Path, scratch: Path) -> None:
         _remove(new.parent / PIN)
 
 
-def finish_move(old: Path, new: Path, scratch: Path) -> None:
+def finish_move(old: Path, new: Path, scratch: Path, choose: Choose = at_once) -> None:
     """Correct `current` of both names after the move. Raises `LocalFault`."""
-    if new.parent == old.parent and leads_to(old.parent) == old.name:
+    if failed(old.parent) == old.name:
+        _place_link(new.parent / FAILED, new.name, scratch)
+    if leads_to(old.parent) == old.name and (new.parent == old.parent or _leads(new)):
         _place_link(new.parent / CURRENT, new.name, scratch)  # at once: it leads nowhere until then
-    point(new.parent, scratch)
+    if leads_to(new.parent) is not None:  # else the version that leads may still follow; `tend_current` comes after it
+        point(new.parent, scratch, choose)
     if new.parent == old.parent:
         return
     if pinned(old.parent) == old.name:
         _remove(old.parent / PIN)
-    if versions(old.parent):
-        point(old.parent, scratch)
-    elif leads_to(old.parent) == old.name:
-        _remove(old.parent / CURRENT)
+    if failed(old.parent) == old.name:
+        _remove(old.parent / FAILED)
+    if leads_to(old.parent) == old.name:
+        _remove(old.parent / CURRENT)  # what is left may follow to the new name, so it is not promoted here
+    if leads_to(old.parent) is None and not versions(old.parent):
         with suppress(OSError):  # it may hold foreign files
             old.parent.rmdir()
+
+
+def _leads(moved: Path) -> bool:
+    """Whether a version that came from another name is newer than what `current` of this one leads to."""
+    there = place(moved.parent)
+    newest_first = [version for version in there.versions if version in (there.served, moved.name)]
+    return there.held is None and foreign(moved.parent) is None and newest_first[:1] == [moved.name]
 
 
 def _place_link(link: Path, version: str, scratch: Path) -> None:

@@ -14,6 +14,7 @@ import os
 import shutil
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,7 +27,9 @@ from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import INTERNAL
 from axomsync.core.records import Model, ModelFile, Proof, RemoteModel
 from axomsync.core.text import printable
+from axomsync.core.windows import Promotes
 from axomsync.mirror.layout import folder_names
+from axomsync.mirror.promotion import Place, wanted
 from axomsync.mirror.publish import current
 from axomsync.mirror.publish.readers import reader_of
 from axomsync.mirror.publish.record import Record, read_record, record_of, write_record
@@ -42,10 +45,21 @@ from axomsync.mirror.publish.views import Views
 
 
 class MirrorFolder:
-    """The mirror folder: staging below `.axomsync`, published models beside it. `agent` distinguishes several agents."""
+    """The mirror folder: staging below `.axomsync`, published models beside it. `agent` distinguishes several agents.
 
-    def __init__(self, root: Path, agent: str, views: Sequence[View] = ()) -> None:
-        self.root, self.views = root, Views(root, views)
+    `promotes` says when `current` moves; it may change at any time.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        agent: str,
+        promotes: Promotes = "now",
+        *,
+        views: Sequence[View] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.root, self.promotes, self.views, self._now = root, promotes, Views(root, views), now
         self.staging = Staging(root, agent)
         self._changing = threading.Lock()
 
@@ -182,7 +196,7 @@ class MirrorFolder:
             if (reader := self._rename_unread(old, new)) is not None:
                 return old, f"{reader} has it open"
             write_record(new, replace(record, model=replace(record.model, name=model.name, version=model.version)))
-            current.finish_move(old, new, self.staging.scratch())
+            current.finish_move(old, new, self.staging.scratch(), self.choose)
         except OSError as error:
             raise local_fault(error) from None
         finally:
@@ -208,8 +222,12 @@ class MirrorFolder:
 
     def point_current(self, parent: Path) -> None:
         """Point `current` in the folder of a name at its version for servers. Raises `LocalFault`."""
-        current.point(parent, self.staging.scratch())
+        current.point(parent, self.staging.scratch(), self.choose)
         self.views.follow(parent)
+
+    def choose(self, place: Place) -> str | None:
+        """The version that `current` of a name is to lead to now."""
+        return wanted(place, self.promotes, self._now())
 
     def tend_current(self, parent: Path) -> str | None:
         """Make `current` of a name if it is missing; returns a remark if another file has its place. Raises `LocalFault`."""

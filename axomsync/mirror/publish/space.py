@@ -89,7 +89,8 @@ class Space:
         settings = self._settings
         policy = Policy(settings.keep, settings.max_size, settings.keep_gone)
         published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED) if _is_there(row)}
-        versions = map(_version, published.values())
+        kept = self._ledger.read.kept_for_trials()
+        versions = [_version(row, on_trial=row.id in kept) for row in published.values()]
         return plan(versions, policy, self._now(), lambda v: _reader(published[v.id]) is not None, coming)
 
     def retain(self, coming: Version | None = None) -> list[str]:
@@ -132,7 +133,7 @@ def _reader(row: Model) -> str | None:
     return reader_of(Path(row.path or ""))
 
 
-def _version(row: Model) -> Version:
+def _version(row: Model, *, on_trial: bool) -> Version:
     folder = Path(row.path or "")
     return Version(
         row.id,
@@ -142,6 +143,7 @@ def _version(row: Model) -> Version:
         pinned=current.pinned(folder.parent) == folder.name,
         current=current.leads_to(folder.parent) == folder.name,
         pulled=row.pulled,
+        on_trial=on_trial,
         absent_polls=row.absent_polls,
         absent_since=row.absent_since,
     )

@@ -127,7 +127,19 @@ function showTiles() {
   const left = s.drop.left_alone, alone = left.reduce((sum, one) => sum + one.files + (one.folders || 0), 0);
   $("drop-left").hidden = alone === 0;
   text("drop-left", `${alone} left alone`);
+  showPromotion("mirror-waiting", s.mirror.waiting, "waits", (one) => (one.until ? "opens" : ""));
+  showPromotion("mirror-trials", s.mirror.trials, "on trial", (one) => (one.until ? "ends" : ""));
   $("drop-left").title = left.map((one) => `${one.rule}: ${one.examples.join(", ")}; ${one.fix}`).join("\n");
+}
+
+// The first of the versions that wait for `current`, or that are on trial; the others on hover
+function showPromotion(id, rows, word, ahead) {
+  const first = rows[0], name = (one) => `${one.name}/${one.version}`;
+  $(id).hidden = !first;
+  if (!first) return;
+  const more = rows.length > 1 ? `, and ${rows.length - 1} more` : "";
+  $(id).replaceChildren(`${name(first)} ${word}${more}`, ...(ahead(first) ? [", ", when(first.until, ahead(first))] : []));
+  $(id).title = rows.map((one) => `${name(one)} ${word}${one.until ? ` until ${new Date(one.until).toLocaleString()}` : ""}`).join("\n");
 }
 
 // Transfers keep their elements, so that bars move instead of jumping

@@ -1,0 +1,26 @@
+"""`promote`: lead `current` to a version that waits for it. Failures handled: none waits, a pinned name (`Rejected`)."""
+
+import click
+
+from axomsync.cli.common import config_option, json_option, load
+from axomsync.cli.published import find_published, follow_by_views, mirror_folder, print_current
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("name")
+@click.argument("version", required=False)
+def promote(config_file: str | None, as_json: bool, name: str, version: str | None) -> None:
+    """Lead `current` of NAME to VERSION, or to the newest version that waits for it ([mirror] promote)."""
+    from axomsync.mirror.promotion import promoted
+    from axomsync.mirror.publish import current
+
+    loaded = load(config_file)
+    found = find_published(loaded, name)
+    parent = found[0][0].parent
+    folders = (folder.name for folder, record in found if version in (folder.name, record.model.version))
+    wanted = promoted(current.place(parent), version and next(folders, version))
+    current.promote(parent, wanted, mirror_folder(loaded).staging.scratch())
+    follow_by_views(loaded, parent)
+    print_current(parent, as_json)
