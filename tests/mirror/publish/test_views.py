@@ -65,7 +65,9 @@ def test_a_model_that_is_renamed(here: PublishedHere) -> None:
     here.publish("bot", 2)
     moved = replace(model_of("bot", 2), path=str(here.root / "bot" / "v2"), name="chat")
     assert here.folder.follow_labels(moved) == (here.root / "chat" / "v2", None)
-    assert (here.served("bot"), here.served("chat")) == ("v1", "v2")
+    assert (here.served("bot"), here.served("chat")) == (None, "v2"), "the other may follow"
+    assert here.folder.tend_current(here.root / "bot") is None
+    assert here.served("bot") == "v1"
     last = replace(model_of("bot", 1), path=str(here.root / "bot" / "v1"), version="first")
     assert here.folder.follow_labels(last) == (here.root / "bot" / "first", None)
     assert (here.served("bot"), here.dead()) == ("first", [])
