@@ -315,7 +315,7 @@ def pollers(here: PublishedHere) -> Iterator[list[str]]:
     assert looks[0] > 10
 
 
-@pytest.mark.parametrize("publications", [50, pytest.param(1000, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("publications", [30, pytest.param(1000, marks=pytest.mark.stress)])
 def test_engines_that_poll_see_only_whole_models(here: PublishedHere, publications: int) -> None:
     """Versions appear, are pinned, rolled back and removed while engines look."""
     for name in ("bot", "chat"):
