@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.config import View
 from axomsync.mirror.appearance import commit_of
 from axomsync.mirror.publish import current
+from axomsync.mirror.publish.view_folder import ViewFolder
 from tests.mirror.published import BASE, PublishedHere, model_of
 from tests.rig.pollers import hub, triton, vllm
 
@@ -49,6 +52,28 @@ def test_views_follow_current(here: PublishedHere) -> None:
     here.remove("bot", 1)
     assert {path.name for path in snapshots.iterdir()} == {commit_of(model_of("bot", n).id) for n in (2, 3)}
     assert here.dead() == []
+
+
+def test_a_version_that_is_read_comes_back(here: PublishedHere) -> None:
+    opened = here.publish("bot", 1) / "config.json"
+    here.publish("bot", 2)
+    link = here.hf / "models--bot" / "snapshots" / commit_of("mdl_bot_1")
+    ready, done = os.pipe(), os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.open(opened, os.O_RDONLY)
+            os.write(ready[1], b"x")
+            os.close(done[1])
+            os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    os.read(ready[0], 1)
+    assert here.folder.remove(opened.parent, "mdl_bot_1") is not None
+    assert link.resolve() == opened.parent
+    os.close(done[1])
+    os.waitpid(child, 0)
+    here.remove("bot", 1)
+    assert not os.path.lexists(link)
 
 
 def test_labels_of_any_kind(here: PublishedHere) -> None:
@@ -210,6 +235,29 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert "install -d" in fault
 
 
+def test_a_user_without_the_right(tmp_path: Path) -> None:
+    """The parent of the default places is root's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        folder = Path(place) / "serving"
+        reading, writing = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                os.setuid(65534)
+                os.write(writing, ViewFolder(View("flat", folder), tmp_path).claim()[0].encode())
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        os.close(writing)
+        with open(reading, encoding="utf-8") as told:
+            assert told.read() == (
+                f"{folder}: the folder of this view is not there, and its parent is not ours; as root: install -d -o USER "
+                f"-g GROUP {folder}, with user and group of the agent"
+            )
+
+
 def test_no_link_is_followed(here: PublishedHere, tmp_path: Path) -> None:
     here.publish("bot", 1)
     outside = tmp_path / "outside"
@@ -269,7 +317,7 @@ def pollers(here: PublishedHere) -> Iterator[list[str]]:
     assert looks[0] > 10
 
 
-@pytest.mark.parametrize("publications", [50, pytest.param(1000, marks=pytest.mark.stress)])
+@pytest.mark.parametrize("publications", [30, pytest.param(1000, marks=pytest.mark.stress)])
 def test_engines_that_poll_see_only_whole_models(here: PublishedHere, publications: int) -> None:
     """Versions appear, are pinned, rolled back and removed while engines look."""
     for name in ("bot", "chat"):
