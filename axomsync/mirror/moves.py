@@ -6,7 +6,7 @@ event and its trial, so that none is forgotten. The checks themselves are run by
 
 Failures handled: a crash at any step (the next life finds the difference, or the failed trial, and goes on), a version to go
 back to that is gone, or none (`current` stays, reported), a person who moves or pins `current` meanwhile (that counts, the
-trial is over), a link that can't be read or moved now (reported, tried again).
+trial is over), a link that can't be read or moved now (reported, tried again), a mirror that is not mounted (left alone).
 """
 
 import logging
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
+from axomsync.core.filesystems import is_folder
 from axomsync.core.records import Published, Trial
 from axomsync.core.text import printable
 from axomsync.core.windows import Promotes, is_open
@@ -40,6 +41,7 @@ class Promotion:
         self._changed = threading.Event()  # the configuration; also new ones at the start
         self._changed.set()
         self._was_open = False
+        self._absent: set[str] = set()  # names whose folders were not there
         self._begun = False
         self._told: dict[str, str] = {}  # current problems, by subject
 
@@ -73,10 +75,13 @@ class Promotion:
         trials = {trial.folder: trial for trial in self._ledger.read.trials()}
         known: dict[str, str | None] = {row.folder: row.model for row in self._ledger.read.currents()}
         quiet = not self._begun and CURRENTS_UNKNOWN in self._ledger.read.facts()
-        faults = []
+        faults, absent = [], set()
         for parent in sorted(parents):
             try:
-                if due:
+                if not is_folder(parent):  # it may not be mounted; nothing may be made in its place
+                    absent.add(parent)
+                    continue
+                if due or parent in self._absent:
                     self._mirror_folder.point_current(Path(parent))
                 if (trial := trials.get(parent)) is not None:
                     known[parent] = self._tend(trial, by_id, known.get(parent))
@@ -88,7 +93,7 @@ class Promotion:
         if faults:
             self._changed.set()  # not all names were pointed
             raise faults[0]
-        self._was_open = opens
+        self._was_open, self._absent = opens, absent
         if not self._begun:
             self._ledger.currents_are_known(guarded=self._checked)
             self._begun = True

@@ -402,3 +402,21 @@ def test_promotions_and_failures_with_kills_at_random(tmp_path: Path, names_coun
     reader = Reader(names.state / "state.db")
     assert [trial for trial in reader.trials() if trial.verdict is None] == []
     reader.close()
+
+
+def test_nothing_is_made_in_the_place_of_a_mirror_that_is_not_mounted(names: Names) -> None:
+    names.publish("bot", "v1", "v2")
+    names.turn()
+    away = names.root.rename(names.root.with_name("away"))
+    names.root.mkdir()
+    again(names).turn()
+    assert list(names.root.iterdir()) == []
+    names.root.rmdir()
+    away.rename(names.root)
+    names.publish("bot", "v3")
+    current.promote(names.root / "bot", "v2", names.folder.staging.scratch())
+    away = names.root.rename(names.root.with_name("away"))
+    names.turn()
+    away.rename(names.root)
+    names.turn()
+    assert names.leads("bot") == ("v3", None), "what was due meanwhile is done"

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def test_page_follows_changes(page: Page, tmp_path: Path) -> None:
         stage.upload("c.jsonl", 2_000_000, UploadState.UPLOADED)
         expect(page.locator("#uploads")).to_contain_text("chat, 1000 examples · ")
         expect(page.locator("#uploads")).to_contain_text("chat, 1000 examples, 1 finding · ")
+        expect(page.locator("#mirror-trials")).to_be_hidden()
+        stage.model("bot", "v2", "2026", ModelState.PUBLISHED)
+        stage.ledger.execute("UPDATE models SET path = '/m/bot/v2' WHERE id = 'bot-v2'").result()
+        stage.ledger.record_current("/m/bot", "bot-v2", told=False, trial=True, guarded=True)
+        expect(page.locator("#mirror-trials")).to_have_text("bot/v2 on trial")
+        stage.ledger.plan_check("/m/bot", "bot-v2", time.time() + 300, time.time() + 10, None)
+        expect(page.locator("#mirror-trials")).to_contain_text("bot/v2 on trial, ends in 5 min")
         stage.problems.report("console", "the console refuses the API key; rotate it")
         expect(page.locator("#headline")).to_contain_text("problem")
         expect(page.locator("#problems")).to_contain_text("the console refuses the API key; rotate it")
