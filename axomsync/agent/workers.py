@@ -25,7 +25,8 @@ from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.publish.folder import MirrorFolder
-from axomsync.ops.hooks import Hooks
+from axomsync.mirror.warm import Warmer
+from axomsync.ops.hooks import Hooks, gates
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import Problems
@@ -70,8 +71,9 @@ class Workers:
         self.archive = Expiry(settings.drop, context) if settings.drop.enabled else None
         self.mirror: Mirror | None = None
         self.upkeep: Upkeep | None = None
+        self.warmer: Warmer | None = None
         if settings.mirror.enabled:
-            self.mirror, self.upkeep = self._build_mirror(context, patience)
+            self.mirror, self.upkeep, self.warmer = self._build_mirror(context, patience)
         self.hooks = Hooks(settings.hooks, context, shared.environ)
         self._threads: list[threading.Thread] = []
         self._schedule: Schedule | None = None
@@ -90,9 +92,10 @@ class Workers:
             random=shared.random,
             identity=shared.identity,
             paused=lambda: self.paused,
+            gates=gates(self.settings.hooks, shared.environ),
         )
 
-    def _build_mirror(self, context: WorkerContext, patience: float) -> tuple[Mirror, Upkeep]:
+    def _build_mirror(self, context: WorkerContext, patience: float) -> tuple[Mirror, Upkeep, Warmer | None]:
         settings, connections = self.settings.mirror, self.settings.transfer.connections or connections_for_links()
         mirror = MirrorContext(
             **vars(context),
@@ -101,7 +104,7 @@ class Workers:
             lanes=Lanes(connections, context, hashes=settings.verify == "etag"),
             patience=patience,
         )
-        return Mirror(mirror), Upkeep(mirror)
+        return Mirror(mirror), Upkeep(mirror), Warmer(mirror) if settings.warm == "current" else None
 
     def start(self, *, paused: bool) -> None:
         """Start all workers; during a pause they start no transfer."""
@@ -113,7 +116,9 @@ class Workers:
             self._schedule.every(self.settings.drop.rescan, self.intake.wake)
         if self.mirror is not None:
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
-        everybody: tuple[Worker | None, ...] = (self.intake, self.archive, self.mirror, self.upkeep, self.hooks)
+        everybody: tuple[Worker | None, ...] = (
+            self.intake, self.archive, self.mirror, self.upkeep, self.warmer, self.hooks,
+        )  # fmt: skip
         for worker in everybody:
             if worker is not None:
                 self._spawn(worker.name, worker.subject, worker.run, self.stop)

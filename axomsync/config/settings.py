@@ -119,6 +119,9 @@ class MirrorSettings(_Section):
         "etag",
         "etag compares storage's checksums and checks file formats; size skips both",
     )
+    warm: Literal["", "current"] = _key(
+        "", "current reads what current leads to into the page cache, if it fits into half of the available memory"
+    )
     scrub: OptionalDuration = _key("30d", 'interval of reading and repairing published bytes, slowly; "" is never')
 
 
@@ -158,7 +161,13 @@ class HookSettings(_Section):
     model_removed: Command = _key([], "argument list that runs when retention has removed a published model")
     upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
     failed: Command = _key([], "argument list that runs when a transfer is parked")
-    timeout: Duration = _key("1m", "a hook that runs longer is stopped, and tried again", gt=0)
+    before_upload: Command = _key(
+        [], "gate: argument list that judges a checked file before it is sent; any exit code but 0 keeps it here"
+    )
+    before_publish: Command = _key(
+        [], "gate: argument list that judges a verified model before it appears; any exit code but 0 keeps it away"
+    )
+    timeout: Duration = _key("1m", "a hook or gate that runs longer is stopped, and tried again", gt=0)
 
 
 class LogSettings(_Section):
