@@ -38,7 +38,6 @@ from axomsync.mirror.model_task import ModelTask
 from axomsync.mirror.polling import Poller, is_there
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.space import Space
-from axomsync.runtime.gates import NotPassed
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
 
@@ -49,7 +48,6 @@ LONGEST_NAP_SECONDS = 5.0
 KEY_PAUSE_SECONDS = 30.0
 SHORTEST_PAUSE_SECONDS = 1.0  # between two polls, even if more are requested
 REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same request; upstream may correct it within the hour
-NOT_PASSED_PAUSE_SECONDS = 86400.0  # a gate said no; each question costs a reading of the whole model
 DISK_PAUSE_SECONDS = 10.0  # a check costs one statvfs and no request to the console
 WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
 DUE = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
@@ -244,8 +242,7 @@ class Mirror:
         except LocalFault as fault:
             self._set_back(model, ModelState.BLOCKED, str(fault), DISK_PAUSE_SECONDS)
         except Rejected as refusal:
-            pause = NOT_PASSED_PAUSE_SECONDS if isinstance(refusal, NotPassed) else REFUSED_PAUSE_SECONDS
-            self._set_back(model, ModelState.BLOCKED, str(refusal), pause)
+            self._set_back(model, ModelState.BLOCKED, str(refusal), REFUSED_PAUSE_SECONDS)
         except Exception as bug:  # a bug that one model triggers must not stop the others
             log.exception("%s: unexpected failure", shown(model))
             reason = f"unexpected {type(bug).__name__}: {bug}; please report it"

@@ -106,7 +106,7 @@ def test_a_no_blocks_the_model_with_the_last_line(
     row = mirror.model(model_id)
     assert row.reason == "[hooks] before_publish: it is not signed"
     assert keeper.asked() == ["before_publish"]  # no question at each poll
-    assert (row.next_attempt or 0) > row.updated_at + 3600
+    assert (row.next_attempt or 0) > row.updated_at + 3000
     assert (outside(mirror), watcher.seen()) == ([], [])
     mirror.gates = Gates()
     mirror.sync()
