@@ -1,10 +1,10 @@
 """The gate `signed`: a model must have a signature of somebody whom the administrator named.
 
 The `model_signing` command of the OpenSSF verifies it, as its README has it (https://github.com/sigstore/model-transparency,
-"Model Signing CLI"): `model_signing verify sigstore|key|certificate MODEL --signature FILE …`. It exits with 0 or 1, and
-its words are the reason.
+"Model Signing CLI"): `model_signing verify sigstore|key|certificate MODEL --signature FILE …`. A no is exit code 1 with
+"Verification failed with error: …". By default it also refuses files that were not signed.
 
-Failures handled: a command that is not installed or takes no signature (`Transient`: nothing was judged), a model without a
+Failures handled: a command that is not installed, or fails otherwise (`Transient`: nothing was judged), a model without a
 signature (`Rejected`), a signature that does not verify (`Rejected`).
 """
 
@@ -18,6 +18,7 @@ from axomsync.core.paths import RECORD
 from axomsync.core.text import printable
 
 USAGE = 2  # exit code of a click program
+ITS_NO = "Verification failed"  # exit code 1 may also be a broken installation
 
 
 def verify(command: str, folder: Path, signature: str, method: str, trust: Sequence[str]) -> str:
@@ -39,7 +40,7 @@ def verify(command: str, folder: Path, signature: str, method: str, trust: Seque
     last = printable(said[-1].strip()) if said else f"it ended with {done.returncode}"
     if done.returncode == 0:
         return last
-    if done.returncode == 1:
+    if done.returncode == 1 and any(line.startswith(ITS_NO) for line in said):
         raise Rejected(f"the signature was not accepted: {last}")
     why = "does not understand this question" if done.returncode == USAGE else f"ended with {done.returncode}"
     raise Transient(f"{printable(command)} {why}: {last}")

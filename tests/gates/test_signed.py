@@ -44,6 +44,7 @@ def test_it_asks_as_the_documentation_has_it(tmp_path: Path, model: Path) -> Non
             Rejected,
             "failed with error: another model",
         ),
+        ("raise ImportError('OpenSSL')", Transient, "ended with 1: ImportError: OpenSSL"),
         ("sys.exit(2)", Transient, "does not understand this question"),
         ("import os; os.kill(os.getpid(), 9)", Transient, "ended with -9"),
     ],

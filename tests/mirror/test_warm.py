@@ -20,7 +20,9 @@ from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import record_of, write_record
 from axomsync.mirror.warm import Machine, Warmer, be_idle, warm
 from axomsync.mirror.warmth import Group, available, fits, group_of, is_pressed
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.contexts import worker_context
+from tests.rig.faults import KEY, Content, FaultyServer
 
 MIB = 1024 * 1024
 PAGE = mmap.PAGESIZE
@@ -255,3 +257,13 @@ def test_the_command_tells_what_it_did(box: Box, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.output) == {"path": str(folder), "bytes": 8 * MIB, "bytes_read": 8 * MIB, "reason": None}
     assert box.resident(folder) > 0.99
+
+
+def test_a_running_agent_warms_what_it_publishes(box: Box, tmp_path: Path) -> None:
+    config = {"drop": {"enabled": False}, "mirror": {"warm": "current"}}
+    with FaultyServer() as server, AgentProcess(tmp_path / "box", server.url, KEY, config) as agent:
+        server.add_model("bot", "v1", {"a.bin": Content(5 * MIB)})
+        agent.start()
+        eventually("warmth", lambda: "5242880 bytes are in the page cache" in agent.log())
+        assert resident(agent.mirror / "bot/v1/a.bin") > 0.99
+        assert agent.terminate() == 0
