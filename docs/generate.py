@@ -54,7 +54,7 @@ UPLOAD_STATES: Mapping[UploadState, tuple[str, str]] = {
     UploadState.UPLOADING: ("The agent sends the file to storage.", "Nothing."),
     UploadState.UPLOADED: ("Storage has confirmed the file.", "Nothing. The receipt has `upload_id` and `key`."),
     UploadState.REJECTED: (
-        "The file is no JSONL dataset, or has another shape than `[drop] schema` asks for.",
+        "The file is no JSONL dataset, has another shape than `[drop] schema` asks for, or a gate said no.",
         "Read `<file>.reason.txt` in `rejected/`, correct the file, move it back.",
     ),
     UploadState.DUPLICATE: (

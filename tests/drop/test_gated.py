@@ -1,12 +1,15 @@
 """A gate before an upload: it judges the very bytes that would be sent, before any is sent."""
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
 
+from axomsync.config import HookSettings
 from axomsync.core.records import UploadState
 from axomsync.ledger import Reader
+from axomsync.ops.hooks import gates
 from tests.drop.inprocess import DropHere, ledger_template
 from tests.rig.gatekeepers import Gatekeeper
 
@@ -119,3 +122,16 @@ def test_a_content_is_judged_once_in_a_life_and_not_if_it_is_not_sent(
     here.finish()
     assert keeper.asked() == ["before_upload"]
     assert {row.state for row in here.read(Reader.uploads)} == {UploadState.UPLOADED, UploadState.DUPLICATE}
+
+
+def test_a_shell_reads_the_file_by_its_variable_and_gets_no_key(tmp_path: Path, template: Path) -> None:
+    here = DropHere(tmp_path / "here", template)
+    looks = 'test -z "$AXOM_KEY" && test "$AXOMSYNC_FILENAME" && ! grep -n AKIA "$AXOMSYNC_FILE"'
+    settings = HookSettings.model_validate({"before_upload": ["sh", "-c", looks]})
+    here.gates = gates(settings, {**os.environ, "AXOM_KEY": "secret"})
+    (here.folder / "bad.jsonl").write_bytes(GOOD + SECRET)
+    (here.folder / "good.jsonl").write_bytes(GOOD)
+    here.finish()
+    assert list(here.far.names.values()) == ["good.jsonl"]
+    reason = (here.folder / "rejected" / "bad.jsonl.reason.txt").read_text()
+    assert '- [hooks] before_upload: 101:{"text": "my key' in reason
