@@ -78,7 +78,7 @@ MODEL_STATES: Mapping[ModelState, tuple[str, str]] = {
     ModelState.VERIFYING: ("The agent compares checksums and checks file formats.", "Nothing."),
     ModelState.PUBLISHED: ("The model is complete, verified and under its path.", "Use it."),
     ModelState.BLOCKED: (
-        "The disk has no room, or a manifest or a file can't be trusted.",
+        "The disk has no room, a manifest or a file can't be trusted, or a gate said no.",
         "Read the reason: it names the cause, and the missing bytes. The agent tries again by itself.",
     ),
     ModelState.FAILED: (
