@@ -91,6 +91,7 @@ place_documents() {
     place debian/lintian-overrides /usr/share/lintian/overrides/axomsync
     place systemd/examples/50-axomsync-vllm.rules $documents/examples/50-axomsync-vllm.rules
     place systemd/examples/restart-vllm $documents/examples/restart-vllm 755
+    place systemd/examples/no-secrets $documents/examples/no-secrets 755
     printf 'axomsync (%s) stable; urgency=medium\n\n  * As tagged in the repository, whose log says what is new.\n\n -- %s  %s\n' \
         "$version" "$maintainer" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n > "$root$documents/changelog.gz"
 }

@@ -55,7 +55,7 @@ UPLOAD_STATES: Mapping[UploadState, tuple[str, str]] = {
     UploadState.UPLOADING: ("The agent sends the file to storage.", "Nothing."),
     UploadState.UPLOADED: ("Storage has confirmed the file.", "Nothing. The receipt has `upload_id` and `key`."),
     UploadState.REJECTED: (
-        "The file is no JSONL dataset, or has another shape than `[drop] schema` asks for.",
+        "The file is no JSONL dataset, has another shape than `[drop] schema` asks for, or a gate said no.",
         "Read `<file>.reason.txt` in `rejected/`, correct the file, move it back.",
     ),
     UploadState.DUPLICATE: (
@@ -79,7 +79,7 @@ MODEL_STATES: Mapping[ModelState, tuple[str, str]] = {
     ModelState.VERIFYING: ("The agent compares checksums and checks file formats.", "Nothing."),
     ModelState.PUBLISHED: ("The model is complete, verified and under its path.", "Use it."),
     ModelState.BLOCKED: (
-        "The disk has no room, or a manifest or a file can't be trusted.",
+        "The disk has no room, a manifest or a file can't be trusted, or a gate said no.",
         "Read the reason: it names the cause, and the missing bytes. The agent tries again by itself.",
     ),
     ModelState.FAILED: (

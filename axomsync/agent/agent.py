@@ -239,6 +239,7 @@ class Agent:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._end_by)
         signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a parent may have left it, it hides exit codes
 
     def _end_by(self, number: int, _: object) -> None:
         self.ended_by = self.ended_by or number

@@ -27,7 +27,8 @@ from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.moves import Promotion
 from axomsync.mirror.publish.folder import MirrorFolder
-from axomsync.ops.hooks import Hooks
+from axomsync.mirror.warm import Warmer
+from axomsync.ops.hooks import Hooks, gates
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import Problems
@@ -73,8 +74,9 @@ class Workers:
         self.mirror: Mirror | None = None
         self.upkeep: Upkeep | None = None
         self.promotion: Promotion | None = None
+        self.warmer: Warmer | None = None
         if settings.mirror.enabled:
-            self.mirror, self.upkeep, self.promotion = self._build_mirror(context, patience)
+            self.mirror, self.upkeep, self.promotion, self.warmer = self._build_mirror(context, patience)
         self.hooks = Hooks(settings.hooks, context, shared.environ)
         self._threads: list[threading.Thread] = []
         self._schedule: Schedule | None = None
@@ -93,9 +95,10 @@ class Workers:
             random=shared.random,
             identity=shared.identity,
             paused=lambda: self.paused,
+            gates=gates(self.settings.hooks, shared.environ),
         )
 
-    def _build_mirror(self, context: WorkerContext, patience: float) -> tuple[Mirror, Upkeep, Promotion]:
+    def _build_mirror(self, context: WorkerContext, patience: float) -> tuple[Mirror, Upkeep, Promotion, Warmer | None]:
         settings, connections = self.settings.mirror, self.settings.transfer.connections or connections_for_links()
         mirror = MirrorContext(
             **vars(context),
@@ -105,7 +108,7 @@ class Workers:
             patience=patience,
         )
         promotion = Promotion(context, mirror.mirror_folder, checked=bool(self.settings.hooks.health))
-        return Mirror(mirror), Upkeep(mirror), promotion
+        return Mirror(mirror), Upkeep(mirror), promotion, Warmer(mirror) if settings.warm == "current" else None
 
     def start(self, *, paused: bool) -> None:
         """Start all workers; during a pause they start no transfer."""
@@ -117,7 +120,7 @@ class Workers:
             self._schedule.every(self.settings.drop.rescan, self.intake.wake)
         if self.mirror is not None:
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
-        mirroring: tuple[Worker | None, ...] = (self.promotion, self.mirror, self.upkeep)
+        mirroring: tuple[Worker | None, ...] = (self.promotion, self.mirror, self.upkeep, self.warmer)
         everybody: tuple[Worker | None, ...] = (self.intake, self.archive, *mirroring, self.hooks)
         for worker in everybody:
             if worker is not None:

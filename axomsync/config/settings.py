@@ -131,6 +131,9 @@ class MirrorSettings(_Section):
         'when "current" moves to a new version: "now", "manual" (`axomsync promote`), or windows like ["Sat 02:00-05:00"]',
         reload=Reload.AT_ONCE,
     )
+    warm: Literal["", "current"] = _key(
+        "", "current reads what current leads to into the page cache, if it fits into half of the available memory"
+    )
     scrub: OptionalDuration = _key("30d", 'interval of reading and repairing published bytes, slowly; "" is never')
 
 
@@ -171,11 +174,17 @@ class HookSettings(_Section):
     current_moved: Command = _key([], "argument list that runs when `current` of a name leads to another version")
     upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
     failed: Command = _key([], "argument list that runs when a transfer is parked")
+    before_upload: Command = _key(
+        [], "gate: argument list that judges a checked file before it is sent; any exit code but 0 keeps it here"
+    )
+    before_publish: Command = _key(
+        [], "gate: argument list that judges a verified model before it appears; any exit code but 0 keeps it away"
+    )
     health: Command = _key(
         [], "argument list that checks a version after `current` moved to it; when it fails, `current` goes back"
     )
     health_for: Duration = _key("5m", "a new version is checked again and again for this long", gt=0)
-    timeout: Duration = _key("1m", "a hook that runs longer is stopped, and tried again", gt=0)
+    timeout: Duration = _key("1m", "a hook or gate that runs longer is stopped, and tried again", gt=0)
 
 
 class LogSettings(_Section):

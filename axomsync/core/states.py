@@ -12,8 +12,9 @@ _U = UploadState
 UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
     _U.SETTLING: frozenset({_U.CHECKING}),
     _U.CHECKING: frozenset({_U.SETTLING, _U.QUEUED, _U.REJECTED, _U.DUPLICATE, _U.HELD, _U.FAILED}),
-    _U.QUEUED: frozenset({_U.UPLOADING, _U.SETTLING, _U.DUPLICATE, _U.HELD, _U.FAILED}),
-    _U.UPLOADING: frozenset({_U.UPLOADED, _U.QUEUED, _U.SETTLING, _U.DUPLICATE, _U.FAILED}),
+    # Rejected: a gate is asked when the file is to be sent.
+    _U.QUEUED: frozenset({_U.UPLOADING, _U.SETTLING, _U.DUPLICATE, _U.HELD, _U.FAILED, _U.REJECTED}),
+    _U.UPLOADING: frozenset({_U.UPLOADED, _U.QUEUED, _U.SETTLING, _U.DUPLICATE, _U.FAILED, _U.REJECTED}),
     _U.HELD: frozenset({_U.SETTLING}),
     _U.FAILED: frozenset({_U.SETTLING, _U.QUEUED}),
     _U.UPLOADED: frozenset(),

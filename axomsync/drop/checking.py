@@ -51,7 +51,7 @@ class Checker:
             except (BrokenArchive, jsonl.InvalidDataset) as fault:
                 source.demand_unchanged(root, upload.path, file, stamp)
                 invalid = as_invalid(fault, packed=packing_of(upload.path) is not None)
-                reason = f"{invalid}; {_correction(upload)}"
+                reason = f"{invalid}; {correction(upload)}"
                 changes = {"reason": reason, "next_attempt": None}
                 return self._ledger.move_upload(upload.id, UploadState.REJECTED, **changes).result(), invalid
             source.demand_unchanged(root, upload.path, file, stamp)
@@ -81,7 +81,8 @@ class Checker:
         return [] if shard is None or size <= shard else shards.plan(file, size, shard)
 
 
-def _correction(upload: Upload) -> str:
+def correction(upload: Upload) -> str:
+    """What to do about a rejected file."""
     if source.is_pushed(upload.path):
         return "correct it, and push it again"
     return "correct it, and move it from rejected/ back into the drop folder"

@@ -2,11 +2,12 @@
 
 Failures handled: another file, or another agent on the same folder, that carries the same content now (this file waits) or
 did so before (this file is a duplicate); a twin that an earlier life began (the twin goes first: storage may have it under
-its key); a file that changed since its check; a shard that fails (confirmed shards are not sent again). `put` handles the
-failures of one PUT.
+its key); a file that changed since its check, or while a gate looks at it; a gate that does not let it pass; a shard that
+fails (confirmed shards are not sent again). `put` handles the failures of one PUT.
 """
 
 import logging
+import os
 import shlex
 import threading
 import time
@@ -27,6 +28,7 @@ from axomsync.drop.forgetting import content_of
 from axomsync.drop.put import Body, ObjectPut, Part, Whole
 from axomsync.drop.settle import same_file
 from axomsync.drop.spool import NoRoom
+from axomsync.drop.watch import stamp_of
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.meter import Gauge
@@ -55,6 +57,7 @@ class Delivery:
         self._claims = claims
         self._busy_lock = threading.Lock()
         self._busy: set[str] = set()  # contents that this process carries
+        self._passed: dict[int, str] = {}  # by row: the content for which the gate said yes
 
     def deliver(self, upload: Upload, content: Content, beat: Beat) -> Upload | None:
         """Deliver the content; returns the row once storage has confirmed it.
@@ -69,6 +72,7 @@ class Delivery:
 
     def release(self, upload: Upload) -> None:
         """Let other agents take this content."""
+        self._passed.pop(upload.id, None)
         self._claims.release(self.content(upload))
 
     def content(self, upload: Upload) -> str:
@@ -110,6 +114,7 @@ class Delivery:
             if not same_file(stamp, upload.stamp):
                 raise SourceChanged("the file changed before it was uploaded")
             files = Files(partial(self._unpacked, content, upload, file, stamp, beat), file)
+            self._pass_gate(upload, files, beat)
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
             with self._context.meter.transfer("up", source.shown(upload.path), upload.size, done) as gauge:
@@ -123,6 +128,22 @@ class Delivery:
         as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
         log.info("%s: uploaded as %s", source.shown(upload.path), as_what)
         return upload
+
+    def _pass_gate(self, upload: Upload, files: Files, beat: Beat) -> None:
+        """Ask the gate, once for a content. Raises `NotPassed`, `Transient`, `SourceChanged`.
+
+        It gets the descriptor from which the bytes are sent, not a path, which may lead to another file a moment later. The
+        last bytes of a PUT are sent only if all are the checked ones, so what it passed is what is uploaded.
+        """
+        gate = self._context.gates.before_upload
+        if not gate.is_there or (upload.sha256 and self._passed.get(upload.id) == upload.sha256):
+            return
+        descriptor, before = files.opened(), stamp_of(os.fstat(files.dropped))
+        gate.ask(upload, f"/dev/fd/{descriptor}", self._context.stop, beat, (descriptor,))
+        if stamp_of(os.fstat(files.dropped)) != before:
+            raise SourceChanged("the file changed while [hooks] before_upload looked at it")
+        if upload.sha256:
+            self._passed[upload.id] = upload.sha256
 
     def _unpacked(self, content: Content, upload: Upload, file: int, stamp: Stamp, beat: Beat) -> int:
         """Open the bytes to send. Raises `LocalFault` if there is no room for them now."""

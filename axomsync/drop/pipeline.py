@@ -3,12 +3,14 @@
 Each step is a module: `checking`, `delivery` (with `put` for one object), `put_away`; `setbacks` records failures.
 
 Failures handled: files too large for one PUT (`held`), compressed files for whose content there is no room (`held`, or they
-wait for others to be done), a file whose content changed though its size and time did not, a bug
-that one file triggers (the others go on), a crash between any two steps (the next life continues from the ledger's row).
+wait for others to be done), a file that a gate does not let pass (`rejected`), a file whose content changed though its size
+and time did not, a bug that one file triggers (the others go on), a crash between any two steps (the next life continues
+from the ledger's row).
 """
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
@@ -17,11 +19,12 @@ from axomsync.config import DropSettings
 from axomsync.core.errors import Fatal, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.core.records import Upload, UploadState
 from axomsync.drop import source
-from axomsync.drop.checking import Checker
+from axomsync.drop.checking import Checker, correction
 from axomsync.drop.claims import Claims
 from axomsync.drop.content import Content, Contents, TooLarge
 from axomsync.drop.delivery import Delivery
 from axomsync.drop.digests import digest_of
+from axomsync.drop.jsonl import Fault, InvalidDataset
 from axomsync.drop.put_away import PutAway
 from axomsync.drop.recovery import Recovery
 from axomsync.drop.setbacks import Setbacks
@@ -29,6 +32,7 @@ from axomsync.drop.settle import same_file
 from axomsync.drop.spool import NoRoom, Spool
 from axomsync.drop.watch import stamp_at
 from axomsync.ledger import LedgerFault
+from axomsync.runtime.gates import NotPassed
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.worker import WorkerContext
 
@@ -124,7 +128,11 @@ class Uploader:
             if upload.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
                 self._hold(upload, f"{upload.size} bytes")
                 return True
-            delivered = self._delivery.deliver(upload, content, beat)
+            try:
+                delivered = self._delivery.deliver(upload, content, beat)
+            except NotPassed as no:
+                self._reject(upload, no, beat)
+                return True
             if delivered is None:
                 return False
             upload = delivered
@@ -134,6 +142,11 @@ class Uploader:
             self._put_away.uploaded(upload, self._step(beat))
             self._delivery.release(upload)
         return True
+
+    def _reject(self, upload: Upload, no: NotPassed, beat: Beat) -> None:
+        reason = f"{no}; {correction(upload)}"
+        upload = self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=reason, next_attempt=None).result()
+        self._put_away.rejected(upload, InvalidDataset([Fault(str(no))], Counter({str(no): 1})), self._step(beat))
 
     def _hold(self, upload: Upload, size: str, **changes: Any) -> None:
         reason = (

@@ -5,7 +5,8 @@ checks their structure, and publishes the folder. A later try resumes at the dur
 
 Failures handled: a manifest that can't be trusted or contradicts the published files (`Rejected`), bytes that differ from
 storage's (fetched again, a few times), a broken file without an ETag, so that a correction upstream would stay unseen
-(fetched again at the next try), a folder that was published before the ledger knew (adopted). All other failures are raised
+(fetched again at the next try), a folder that was published before the ledger knew (adopted), a gate that says no or changes
+what it looks at. All other failures are raised
 """
 
 import logging
@@ -23,6 +24,7 @@ from axomsync.core.text import printable
 from axomsync.mirror import layout, reuse
 from axomsync.mirror.check import structure
 from axomsync.mirror.check.proving import Proving
+from axomsync.mirror.check.seal import Seal, Tampered
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.partial import Job, PartialFile
 from axomsync.mirror.fetch.urls import SignedUrls
@@ -85,12 +87,17 @@ class ModelTask:
             files, proofs, odd = self._fetch_and_prove(manifest, staging, linked)
             remarks = odd + self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs)
             record = self._record(manifest, files, proofs, published, remarks)
-            with self._publishing:
-                if published is None:
-                    target = self._context.mirror_folder.find(model)
-                    self._context.mirror_folder.publish(record, target)
-                else:
-                    self._context.mirror_folder.extend(target, record)
+            judge = self._pass_gate(record, extends=published is not None)
+            try:
+                with self._publishing:
+                    if published is None:
+                        target = self._context.mirror_folder.find(model)
+                        self._context.mirror_folder.publish(record, target, judge)
+                    else:
+                        self._context.mirror_folder.extend(target, record, judge)
+            except Tampered as changed:
+                self._forget(changed)
+                raise
             self._record_published(target, read_record(target) or record, self._context.now())
         finally:
             self._space.release(model.id)
@@ -221,6 +228,31 @@ class ModelTask:
         return findings.remarks
 
     # Publication
+
+    def _pass_gate(self, record: Record, *, extends: bool) -> Callable[[], None]:
+        """Make the folder ready and ask the gate; returns what raises if the folder is not the one that passed.
+
+        Raises `NotPassed`, `Transient`, `Tampered`.
+        """
+        staging, gate = self._context.mirror_folder.make_ready(record, extends=extends), self._context.gates.before_publish
+        if not gate.is_there:
+            return lambda: None
+        self._context.ledger.move_model(self._model.id, ModelState.VERIFYING, reason="[hooks] before_publish looks at it")
+        seal = Seal(staging, {file.rel: file for file in record.files})
+        gate.ask(self._model, str(staging), self._context.stop, self._beat)
+        try:
+            seal.demand_unbroken(self._step)  # here, since it may have to read, and the others wait for the rename
+        except Tampered as changed:
+            self._forget(changed)
+            raise
+        return lambda: seal.demand_unbroken(self._step)
+
+    def _forget(self, changed: Tampered) -> None:
+        """Have everything fetched again that was removed, since it is not what was proven."""
+        gone = [Path(rel) for rel in changed.rels]
+        for file in self._context.ledger.read.files(self._model.id):
+            if any(Path(file.rel).is_relative_to(rel) for rel in gone):
+                self._context.ledger.discard_file(self._model.id, file.rel)
 
     def _record(
         self,

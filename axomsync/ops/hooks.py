@@ -11,40 +11,32 @@ be written (tried again), an event that trips a bug (told, the others go on).
 """
 
 import ctypes
-import json
 import logging
 import math
-import os
-import signal
-import subprocess
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
 
 from axomsync.config import HookSettings
 from axomsync.core.errors import LocalFault
 from axomsync.core.policy import backoff
-from axomsync.core.records import Event
+from axomsync.core.records import Event, Model, Upload
 from axomsync.core.text import printable
 from axomsync.ops.health import NOT_YET, Health
+from axomsync.runtime.gates import Gate, Gates
 from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.programs import reap_orphans, run, without_secrets
 from axomsync.runtime.waits import Waits
 from axomsync.runtime.worker import WorkerContext
-from axomsync.status.documents import Document, hook_document
-from axomsync.transport.proxies import with_loopback_excepted
+from axomsync.status.documents import Document, gate_document, hook_document
 
 log = logging.getLogger(__name__)
 
 TRIES = 20  # with the back-off between them: about half an hour
-OUTPUT_LIMIT = 4096  # bytes of what a hook says that are kept
 LOOK_SECONDS = 1.0
 GRACE_SECONDS = 5.0  # that a hook still has when the agent stops
 KEPT_SECONDS = 30 * 86400.0
 PR_SET_DUMPABLE = 4  # prctl(2)
-SECRETS = ("AXOM_KEY", "CREDENTIALS_DIRECTORY", "RUNTIME_DIRECTORY")
 
 
 def shield_memory() -> None:
@@ -73,8 +65,7 @@ class Hooks:
         self._settings, self._ledger, self._problems = settings, context.ledger, context.problems
         self._liveness, self._stop, self._random, self._now = context.liveness, context.stop, context.random, context.now
         self._waits = Waits(context.now, context.clock)
-        environ = {name: value for name, value in environ.items() if name not in SECRETS}
-        self._environ = with_loopback_excepted(environ)  # hooks talk to servers of this machine
+        self._environ = without_secrets(environ)  # hooks talk to servers of this machine
         self._health = Health(settings, context, self._execute)
 
     def run(self) -> None:
@@ -146,82 +137,21 @@ class Hooks:
 
     def _execute(self, command: tuple[str, ...], document: Document, beat: Beat) -> Outcome:
         """Run a command."""
-        environment = {**self._environ, **_variables(document)}
-        try:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:
-            return Outcome(f"can't be run: {getattr(error, 'strerror', None) or error}", early=True)
-        output = bytearray()
-        threads = [
-            threading.Thread(target=_feed, args=(process.stdin, json.dumps(document).encode()), daemon=True),
-            threading.Thread(target=_collect, args=(process.stdout, output), daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
-        code = self._wait_for(process, beat)
-        for thread in threads:
-            thread.join(LOOK_SECONDS)  # what the hook left running may keep its end open
-        text = printable(bytes(output).decode("utf-8", "replace").strip().replace("\n", " · "))
-        if code is None:
-            return Outcome(f"took longer than {self._settings.timeout:g} s", text)
-        return Outcome(None if code == 0 else f"ended with {code}", text, early=code == NOT_YET)
-
-    def _wait_for(self, process: "subprocess.Popen[bytes]", beat: Beat) -> int | None:
-        """Return the exit code; None when the command had to be ended, with all that it started."""
-        deadline = time.monotonic() + self._settings.timeout
-        while (left := deadline - time.monotonic()) > 0:
-            beat()
-            with suppress(subprocess.TimeoutExpired):
-                return process.wait(min(left, LOOK_SECONDS))
-            if self._stop.is_set():
-                deadline = min(deadline, time.monotonic() + GRACE_SECONDS - LOOK_SECONDS)
-                break
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(max(0.0, deadline - time.monotonic()))
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return None
+        timeout, stop = self._settings.timeout, self._stop
+        ending = run(command, self._environ, document, timeout, stop, beat, grace=GRACE_SECONDS, leaves=True)
+        text = printable(ending.output.strip().replace("\n", " · "))
+        failure = ending.failure or (f"ended with {ending.code}" if ending.code else None)
+        return Outcome(failure, text, early=ending.code == NOT_YET or not ending.began)
 
 
-def reap_orphans() -> None:
-    """Reap ended processes that hooks left behind: as the first process of a container, this one inherits them.
+def gates(settings: HookSettings, environ: Mapping[str, str]) -> Gates:
+    """The gates of this configuration, which get what hooks get."""
+    given = without_secrets(environ)
 
-    They are in sessions of their own. Other children of this process, which it waits for, are in its session. Called while
-    no hook runs.
-    """
-    own = os.getsid(0)
-    while True:
-        try:
-            dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if dead is None or os.getsid(dead.si_pid) == own:
-                return
-            os.waitpid(dead.si_pid, os.WNOHANG)
-        except (ChildProcessError, ProcessLookupError):
-            return
+    def gate(key: str) -> Gate:
+        def describe(row: Model | Upload, path: str) -> Document:
+            return gate_document(key, time.time(), row, path)
 
+        return Gate(key, getattr(settings, key), settings.timeout, given, describe)
 
-def _variables(document: Document) -> dict[str, str]:
-    """Return `AXOMSYNC_EVENT`, and each plain fact of the row as `AXOMSYNC_<NAME>`; unknown facts are left out."""
-    row: Mapping[str, Any] = document.get("model") or document.get("upload") or {}
-    facts = {"event": document["event"], **{name: fact for name, fact in row.items() if isinstance(fact, str | int)}}
-    return {f"AXOMSYNC_{name.upper()}": str(fact).replace("\0", "") for name, fact in facts.items()}
-
-
-def _feed(pipe: IO[bytes], document: bytes) -> None:
-    with suppress(OSError), pipe:  # it need not listen
-        pipe.write(document)
-
-
-def _collect(pipe: IO[bytes], output: bytearray) -> None:
-    with suppress(OSError), pipe:
-        while chunk := os.read(pipe.fileno(), OUTPUT_LIMIT):
-            output += chunk
-            del output[:-OUTPUT_LIMIT]
+    return Gates(gate("before_upload"), gate("before_publish"))

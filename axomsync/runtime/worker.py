@@ -7,12 +7,13 @@ problems under `subject`.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from axomsync.console.client import Console
 from axomsync.core.awake import awake_seconds
 from axomsync.ledger import Ledger
+from axomsync.runtime.gates import Gates
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import Problems
@@ -51,3 +52,4 @@ class WorkerContext:
     clock: Callable[[], float] = time.monotonic
     awake: Callable[[], float] = awake_seconds
     paused: Callable[[], bool] = lambda: False
+    gates: Gates = field(default_factory=Gates)

@@ -196,6 +196,14 @@ def hook_document(event: Event, row: Model | Upload, shards: Iterable[Shard] = (
     return {**head, "upload": upload_document(row, shards)}
 
 
+def gate_document(kind: str, at: float, row: Model | Upload, path: str) -> Document:
+    """Return what a gate gets on standard input: as a hook, with the path at which the model or the bytes are now."""
+    head = {"event": kind, "at": iso(at)}
+    if isinstance(row, Model):
+        return {**head, "model": model_document(replace(row, path=path))}
+    return {**head, "file": path, "upload": upload_document(row)}
+
+
 def answer_document(answer: Document | None) -> Document:
     """Return what `pause`, `resume`, `poll`, `retry` and `forget` print; `answer` is None when no agent runs."""
     return {"running": answer is not None, **(answer or {})}

@@ -21,6 +21,7 @@ from axomsync.core.records import UNDER_WAY, Presigned, Shard, Upload
 from axomsync.drop.intake import Intake
 from axomsync.ledger import Ledger, Reader
 from axomsync.ledger.committer import Write
+from axomsync.runtime.gates import Gates
 from axomsync.storage.client import Storage
 from axomsync.storage.s3 import Confirmation
 from tests.rig.contexts import worker_context
@@ -137,6 +138,7 @@ class DropHere:
         if console is not None:
             self.clocks.wall = time.time()
         self.identity = "here"
+        self.gates = Gates()
         self.reserve = 0  # bytes of the state folder's disk that unpacked files leave free
 
     def live(self, writes: int | None = None) -> None:
@@ -147,7 +149,7 @@ class DropHere:
             ledger._left = writes
             context = worker_context(
                 ledger, self._console, self._storage, stop=stop, identity=self.identity,
-                now=lambda: self.clocks.wall, clock=lambda: self.clocks.monotonic,
+                now=lambda: self.clocks.wall, clock=lambda: self.clocks.monotonic, gates=self.gates,
             )  # fmt: skip
             intake = Intake(self.settings, context, self.reserve)
             try:

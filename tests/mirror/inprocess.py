@@ -18,6 +18,7 @@ from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import read_record
+from axomsync.runtime.gates import Gates
 from axomsync.storage.client import Storage
 from tests.rig.contexts import worker_context
 from tests.rig.faults import KEY, FaultyServer
@@ -34,6 +35,7 @@ class MirrorHere:
         self.lanes = 4
         self.patience = 10.0
         self.jitter = 0.0  # the least of full jitter: only pauses that the far side asks for
+        self.gates = Gates()
         self.later = 0.0  # seconds by which the wall clock is ahead
         self._server = server
 
@@ -75,7 +77,10 @@ class MirrorHere:
         with Ledger(self.state, self._now) as ledger:
             ledger.recover()
             console, storage = Console(self._server.url, lambda: KEY), Storage(loopback=True, stall=self.stall)
-            context = worker_context(ledger, console, storage, stop=stop, random=self._random, now=self._now)
+            context = worker_context(
+                ledger, console, storage, stop=stop, random=self._random, now=self._now,
+                gates=self.gates,
+            )  # fmt: skip
             try:
                 lanes = Lanes(self.lanes, context, hashes=settings.verify == "etag")
                 place = MirrorFolder(self.folder, "here", views=settings.views)

@@ -35,7 +35,7 @@ class PublishedHere:
         listed = tuple(ModelFile(rel, len(data), None, ()) for rel, data in files.items())
         record = record_of(model, listed, dict.fromkeys(files, Proof.SIZE), (), 1e9 + number, ())
         target = self.folder.find(model)
-        self.folder.publish(record, target)
+        self.folder.publish(record, target, lambda: None)
         return target
 
     def pin(self, name: str, number: int) -> None:

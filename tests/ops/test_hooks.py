@@ -19,7 +19,8 @@ import pytest
 from axomsync.config import HookSettings
 from axomsync.core.records import ModelState, RemoteModel, Stamp, UploadState
 from axomsync.ledger import Ledger
-from axomsync.ops.hooks import OUTPUT_LIMIT, TRIES, Hooks
+from axomsync.ops.hooks import TRIES, Hooks
+from axomsync.runtime.programs import OUTPUT_LIMIT
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.contexts import worker_context
 from tests.rig.faults import KEY, Content, FaultyServer

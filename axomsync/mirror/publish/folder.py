@@ -111,13 +111,29 @@ class MirrorFolder:
         record = read_record(folder)
         return record.model.id if record else None
 
-    def publish(self, record: Record, target: Path) -> None:
-        """Move a complete staging folder to its final place, and update `current`. Raises `LocalFault`."""
+    def make_ready(self, record: Record, *, extends: bool) -> Path:
+        """Make a staging folder what it will be when it is published; returns it. Raises `LocalFault`.
+
+        `extends`: its files join those that are published.
+        """
         staging = self.staging.path(record.model.id)
         try:
             remove_strangers(staging, {file.rel for file in record.files})
-            write_record(staging, record)
+            if not extends:
+                write_record(staging, record)
             make_readable_and_sync(staging)
+        except OSError as error:
+            raise local_fault(error) from None
+        return staging
+
+    def publish(self, record: Record, target: Path, judge: Callable[[], None]) -> None:
+        """Move a folder that is made ready to its final place, and update `current`. Raises `LocalFault`.
+
+        `judge` is called immediately before the folder appears, and may raise.
+        """
+        staging = self.staging.path(record.model.id)
+        judge()
+        try:
             make_folders(target.parent, self.root)
             self._rename(staging, target, record.model.id)
             sync_folder(target.parent)
@@ -126,17 +142,17 @@ class MirrorFolder:
             raise local_fault(error) from None
         self.point_current(target.parent)
 
-    def extend(self, folder: Path, record: Record) -> None:
-        """Move the complete files from staging to the published ones. `record` describes all of them.
+    def extend(self, folder: Path, record: Record, judge: Callable[[], None]) -> None:
+        """Move the complete files from staging, which is made ready, to the published ones. `record` describes all of them.
 
-        Raises `LocalFault`. A process that reads meanwhile finds each file whole or not at all, and large files before the
-        small ones that describe them. After a crash, another call moves the rest.
+        `judge` is called immediately before, and may raise. Raises `LocalFault`. A process that reads meanwhile finds each
+        file whole or not at all, and large files before the small ones that describe them. After a crash, another call moves
+        the rest.
         """
         staging = self.staging.path(record.model.id)
         more = [file.rel for file in sorted(record.files, key=lambda file: -file.size) if (staging / file.rel).is_file()]
+        judge()
         try:
-            remove_strangers(staging, set(more))
-            make_readable_and_sync(staging)
             for rel in more:
                 make_folders((folder / rel).parent, self.root)
                 os.rename(staging / rel, folder / rel)
