@@ -370,11 +370,13 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_version_and_the_way_back_i
 
 
 @pytest.mark.parametrize(
-    ("names_count", "versions"),
-    [(2, 10), pytest.param(40, 25, marks=[pytest.mark.stress, pytest.mark.timeout(1800)])],
+    ("names_count", "versions", "promotions", "ill"),
+    [(2, 10, 10, 0), pytest.param(40, 25, 500, 100, marks=[pytest.mark.stress, pytest.mark.timeout(1800)])],
 )
-def test_promotions_and_failures_with_kills_at_random(tmp_path: Path, names_count: int, versions: int) -> None:
-    """Every fifth version is ill. The long form has more than 500 promotions and 100 failures."""
+def test_promotions_and_failures_with_kills_at_random(
+    tmp_path: Path, names_count: int, versions: int, promotions: int, ill: int
+) -> None:
+    """Every fifth version is ill. There are at least so many `promotions` of versions, and `ill` ones among them."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     dice = random.Random(seed)
@@ -398,6 +400,8 @@ def test_promotions_and_failures_with_kills_at_random(tmp_path: Path, names_coun
         mine = [line.partition("/")[2] for line in told if line.startswith(f"bot{number}/")]
         assert names.leads(f"bot{number}")[0] == f"v{versions + 1}" == mine[-1]
     failures = sum(line.endswith("-bad") for line in told)
+    assert len(told) - failures >= promotions  # each failure is told again as a way back
+    assert failures >= ill
     print(f"{kills} kills, {len(told)} moves told, {failures} of versions that are ill")
     reader = Reader(names.state / "state.db")
     assert [trial for trial in reader.trials() if trial.verdict is None] == []
