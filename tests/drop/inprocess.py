@@ -67,8 +67,11 @@ class FarSide:
         self.faults: deque[str] = deque()
         self.puts = 0
         self.clock_ahead: float | None = 0.0
+        self.console_refuses: str | None = None  # with these words
 
     def presign(self, filename: str, content_type: str) -> Presigned:
+        if self.console_refuses is not None:
+            raise Transient(self.console_refuses)
         with self._lock:
             number = len(self.names) + 1
             key = f"tmp/{number}/{filename}"

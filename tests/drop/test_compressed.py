@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from axomsync.cli import tables
-from axomsync.core.errors import Transient
-from axomsync.core.records import Presigned, UploadState
+from axomsync.core.records import UploadState
 from axomsync.drop.intake import Intake
 from axomsync.drop.unpacking import zstd
 from axomsync.ledger import Reader
@@ -295,17 +294,12 @@ def test_nothing_is_unpacked_for_a_console_that_gives_no_url(tmp_path: Path, tem
     here.far.faults.extend(["expired"] * 4)
     (here.folder / "a.jsonl.gz").write_bytes(gzip.compress(dataset("a", 500)))
     here.live()
-    presign = here.far.presign
-
-    def refuse(filename: str, content_type: str) -> Presigned:
-        raise Transient("the console answered 503")
-
-    for answer, reserve, told in (
-        (refuse, 10**18, "the console answered 503"),
-        (presign, 10**18, "has no room for them beside [mirror] reserve"),
-        (presign, 0, ""),
+    for refuses, reserve, told in (
+        ("the console answered 503", 10**18, "the console answered 503"),
+        (None, 10**18, "has no room for them beside [mirror] reserve"),
+        (None, 0, ""),
     ):
-        here.far.presign, here.reserve = answer, reserve  # type: ignore[method-assign]
+        here.far.console_refuses, here.reserve = refuses, reserve
         here.clocks.advance(4000)
         here.live()
         assert told in (rows(here)["a.jsonl.gz"][1] or "")

@@ -2,10 +2,11 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ class Table:
 
 
 @pytest.fixture
-def table(case: Case, mirror: Mirror, tmp_path: Path, teller: Teller):  # type: ignore[no-untyped-def]
+def table(case: Case, mirror: Mirror, tmp_path: Path, teller: Teller) -> Iterator[Table]:
     with case.make(mirror, tmp_path) as engine:
         yield Table(case, engine, mirror, teller)
 
@@ -133,7 +134,7 @@ def test_killed_at_any_request_and_run_again_it_ends_in_the_same_state(table: Ta
     engine, mirror = table.engine, table.mirror
     mirror.publish("v1")
     assert table.tell("v1").code == 0
-    first = _saved(engine)
+    restore = _saved(engine)
     engine.asked.clear()
     mirror.publish("v2")
     assert table.tell("v2").code == 0
@@ -142,7 +143,7 @@ def test_killed_at_any_request_and_run_again_it_ends_in_the_same_state(table: Ta
     kills = 0
     for number in range(len(orders)):
         for after in (False, True) if orders[number] else (False,):
-            _restore(engine, first)
+            restore()
             engine.asked.clear()
             engine.kill = (number, after, lambda: table.teller.pid)
             if table.tell("v2").code == 0:
@@ -155,30 +156,31 @@ def test_killed_at_any_request_and_run_again_it_ends_in_the_same_state(table: Ta
     assert kills >= 3
 
 
-def _saved(engine: EngineServer) -> object:
-    if isinstance(engine, Vllm):
-        return dict(engine.adapters)
-    if isinstance(engine, Repository):
-        return dict(engine.loaded)
+def _saved(engine: EngineServer) -> Callable[[], None]:
+    """Remember the state of an engine; returns what brings it back, any number of times."""
+    if isinstance(engine, Vllm | Repository):
+        before = dict(engine.state())
+        return lambda: _refill(engine.state(), before)
     if isinstance(engine, Ollama):
-        return dict(engine.models), {blob: blob.read_bytes() for blob in (engine.store / "blobs").iterdir()}
+        models, folder = dict(engine.models), engine.store / "blobs"
+        blobs = {blob: blob.read_bytes() for blob in folder.iterdir()}
+
+        def bring_back() -> None:
+            _refill(engine.models, models)
+            for blob in folder.iterdir():
+                blob.unlink()
+            for blob, content in blobs.items():
+                blob.write_bytes(content)
+
+        return bring_back
     assert isinstance(engine, Sglang)
-    return engine.serves
+    served = engine.serves
+    return lambda: setattr(engine, "serves", served)
 
 
-def _restore(engine: EngineServer, saved: object) -> None:
-    if isinstance(engine, Vllm):
-        engine.adapters = dict(saved)  # type: ignore[call-overload]
-    elif isinstance(engine, Repository):
-        engine.loaded = dict(saved)  # type: ignore[call-overload]
-    elif isinstance(engine, Ollama):
-        engine.models, blobs = dict(saved[0]), saved[1]  # type: ignore[index]
-        for blob in (engine.store / "blobs").iterdir():
-            blob.unlink()
-        for blob, content in blobs.items():
-            blob.write_bytes(content)
-    elif isinstance(engine, Sglang):
-        engine.serves = str(saved)
+def _refill(held: dict[str, Any], before: dict[str, Any]) -> None:
+    held.clear()
+    held.update(before)
 
 
 @ENGINES

@@ -16,6 +16,7 @@ from axomsync.core.errors import LocalFault, Stopping
 from axomsync.core.records import DurableSegment, Model, ModelFile, ModelState, Proof
 from axomsync.ledger import Ledger
 from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import record_of, write_record
 from axomsync.mirror.warm import Machine, Warmer, be_idle, warm
@@ -186,8 +187,9 @@ def test_without_a_version_there_is_nothing_to_read(box: Box) -> None:
 def context(box: Box, tmp_path: Path) -> Iterator[MirrorContext]:
     with Ledger(tmp_path / "state", time.time) as ledger:
         settings, folder = MirrorSettings(folder=box.root, warm="current"), MirrorFolder(box.root, "here")
-        shared = vars(worker_context(ledger))
-        yield MirrorContext(**shared, settings=settings, mirror_folder=folder, lanes=None, patience=1.0)  # type: ignore[arg-type]
+        shared = worker_context(ledger)
+        lanes = Lanes(1, shared, hashes=False)
+        yield MirrorContext(**vars(shared), settings=settings, mirror_folder=folder, lanes=lanes, patience=1.0)
 
 
 def test_the_agent_warms_what_current_was_moved_to(box: Box, context: MirrorContext) -> None:

@@ -13,14 +13,16 @@ import pytest
 from axomsync.core.errors import AxomsyncError, Stopping, Transient
 from axomsync.runtime.gates import LONGEST_REASON, Gate, NotPassed
 from axomsync.runtime.programs import reap_orphans
+from tests.mirror.published import model_of
 from tests.rig.agent import eventually
 
 PATH = {"PATH": os.environ["PATH"]}
+MODEL = model_of("bot", 1)
 
 
 def ask(*command: str, timeout: float = 20.0, stop: threading.Event | None = None, environ: Any = PATH) -> None:
     gate = Gate("before_publish", command, timeout, environ, lambda row, path: {"event": "before_publish", "path": path})
-    gate.ask(None, "/srv/x", stop or threading.Event(), lambda: None)  # type: ignore[arg-type]
+    gate.ask(MODEL, "/srv/x", stop or threading.Event(), lambda: None)
 
 
 def python(program: str) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def test_a_beat_that_ends_the_work_ends_the_gate(tmp_path: Path) -> None:
             raise Stopping("the agent is stopping")
 
     with pytest.raises(Stopping):
-        gate.ask(None, "/", threading.Event(), beat)  # type: ignore[arg-type]
+        gate.ask(MODEL, "/", threading.Event(), beat)
     assert not Path("/proc", (tmp_path / "number").read_text().strip()).exists()
 
 
@@ -130,4 +132,4 @@ def test_an_exit_code_that_nobody_saw_is_no_yes() -> None:
 
 def test_a_gate_need_not_read_its_event() -> None:
     gate = Gate("before_publish", ("true",), 20.0, PATH, lambda row, path: {"event": "x", "payload": "x" * 1_000_000})
-    gate.ask(None, "/", threading.Event(), lambda: None)  # type: ignore[arg-type]
+    gate.ask(MODEL, "/", threading.Event(), lambda: None)
