@@ -34,14 +34,14 @@ class Mirror:
 
     def event(self, version: str, kind: str = "model_published", name: str = "bot") -> dict[str, Any]:
         """What a hook gets."""
-        model = {
-            "id": f"id-{version}",
-            "name": name,
-            "version": version,
-            "path": str(self.root / name / version),
-            "reason": None,
-        }
-        return {"event": kind, "at": datetime.now(UTC).isoformat(timespec="seconds"), "model": model}
+        return event_of(name, self.root / name / version, kind)
+
+
+def event_of(name: str, folder: Path, kind: str = "model_published") -> dict[str, Any]:
+    """What a hook gets about the version in `folder`."""
+    version = folder.name
+    model = {"id": f"id-{version}", "name": name, "version": version, "path": str(folder), "reason": None}
+    return {"event": kind, "at": datetime.now(UTC).isoformat(timespec="seconds"), "model": model}
 
 
 @pytest.fixture
