@@ -22,12 +22,22 @@ class AwakeClock:
         self._lock = threading.Lock()
 
     def __call__(self) -> float:
+        # Without a lock: every piece of every transfer asks. Read first, so that a standstill which another thread notes at
+        # this moment can only make the result larger: somebody is then blamed later, never wrongly.
+        stood_still = self._stood_still
+        now = self._clock()
+        if now - self._looked > STANDSTILL_SECONDS:
+            stood_still = self._note_standstill(now)
+        elif now > self._looked:
+            self._looked = now
+        return now - stood_still
+
+    def _note_standstill(self, now: float) -> float:
         with self._lock:
-            now = self._clock()
             if (pause := now - self._looked) > STANDSTILL_SECONDS:
                 self._stood_still += pause
-            self._looked = now
-            return now - self._stood_still
+            self._looked = max(now, self._looked)
+            return self._stood_still
 
 
 awake_seconds = AwakeClock()  # of this process, as it has one monotonic clock
