@@ -210,8 +210,10 @@ class Intake:
                     seen.found[path] = stamp
             except LocalFault as fault:
                 seen.unreadable[path] = fault
+        looking = self._clock() - began
         self._show_unreadable(seen)
         self._left.observe(seen.left)
+        began = self._clock()
         meaning = interpret(
             seen.found,
             rows,
@@ -222,7 +224,7 @@ class Intake:
             room=self._uploader.room(),
         )
         del rows
-        self._looking_seconds = self._clock() - began
+        self._looking_seconds = looking + self._clock() - began
         self._retry_at = math.inf if meaning.next_in is None else self._clock() + meaning.next_in
         self._forget(meaning.vanished, seen)
         settling = meaning.settling | self._meet(meaning, seen.found)

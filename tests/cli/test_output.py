@@ -43,7 +43,14 @@ STATUS = {
         "left_alone": list,
         "put_away": dict,
     },
-    "mirror": {"folder": str, "counts": dict, "last_success": (str, None), "free_bytes": (int, None)},
+    "mirror": {
+        "folder": str,
+        "counts": dict,
+        "last_success": (str, None),
+        "free_bytes": (int, None),
+        "waiting": list,
+        "trials": list,
+    },
     "transfers": list,
     "problems": list,
 }
