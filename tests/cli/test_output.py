@@ -58,11 +58,11 @@ TRANSFER = {"direction", "name", "bytes_done", "bytes_received", "bytes_total", 
 PROBLEM = {"subject", "reason", "since", "next_attempt"}
 UPLOAD = {
     "path", "folder", "filename", "bytes", "sha256", "lines", "state", "reason", "upload_id", "key", "etag", "shards",
-    "orphans", "created_at", "updated_at", "repeated_lines", "shape",
+    "orphans", "created_at", "updated_at", "repeated_lines", "shape", "packed",
 }  # fmt: skip
 MODEL = {
     "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",
-    "damage", "verified_at", "pulled", "proofs",
+    "damage", "verified_at", "pulled", "proofs", "current",
 }  # fmt: skip
 UPLOAD_STATES = ["settling", "checking", "queued", "uploading", "uploaded", "rejected", "duplicate", "held", "failed"]
 MODEL_STATES = [
