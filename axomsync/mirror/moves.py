@@ -11,7 +11,9 @@ trial is over), a link that can't be read or moved now (reported, tried again), 
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
@@ -27,6 +29,19 @@ from axomsync.runtime.worker import WorkerContext
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+LOOK_SHARE = 200  # a look that took a millisecond of CPU time is followed by a pause of at least 200
+LONGEST_PAUSE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The ledger's rows. `parents` are the folders of the names, `known` the models that their `current` led to."""
+
+    parents: tuple[str, ...]
+    by_path: Mapping[str, Published]
+    by_id: Mapping[str, Published]
+    trials: tuple[Trial, ...]
+    known: Mapping[str, str | None]
 
 
 class Promotion:
@@ -44,6 +59,7 @@ class Promotion:
         self._absent: set[str] = set()  # names whose folders were not there
         self._begun = False
         self._told: dict[str, str] = {}  # current problems, by subject
+        self._read: tuple[int, _Rows] | None = None  # with the ledger's version
 
     def change(self, promotes: Promotes) -> None:
         """Promote by another rule from now on."""
@@ -55,28 +71,27 @@ class Promotion:
         with self._liveness.worker(self.name) as beat:
             while True:
                 beat()
+                began = time.thread_time()
                 try:
                     self.look()
                 except LocalFault as fault:
                     self._problems.report(self.subject, str(fault))
                 else:
                     self._problems.clear(self.subject)
-                if self._stop.wait(LOOK_SECONDS):
+                took = time.thread_time() - began
+                if self._stop.wait(max(LOOK_SECONDS, min(took * LOOK_SHARE, LONGEST_PAUSE_SECONDS))):
                     return
 
     def look(self) -> None:
         """Look at every name, and do what is due. Raises `LocalFault`; the names that can be read are done first."""
-        published = self._ledger.read.published()
-        parents = {str(Path(row.path).parent) for row in published}
+        rows = self._rows()
         opens = is_open(self._mirror_folder.promotes, self._now())
         due = (opens and not self._was_open) or self._changed.is_set()
         self._changed.clear()
-        by_path, by_id = {row.path: row for row in published}, {row.id: row for row in published}
-        trials = {trial.folder: trial for trial in self._ledger.read.trials()}
-        known: dict[str, str | None] = {row.folder: row.model for row in self._ledger.read.currents()}
+        trials, known = {trial.folder: trial for trial in rows.trials}, dict(rows.known)
         quiet = not self._begun and CURRENTS_UNKNOWN in self._ledger.read.facts()
         faults, absent = [], set()
-        for parent in sorted(parents):
+        for parent in rows.parents:
             try:
                 if not is_folder(parent):  # it may not be mounted; nothing may be made in its place
                     absent.add(parent)
@@ -84,11 +99,11 @@ class Promotion:
                 if due or parent in self._absent:
                     self._mirror_folder.point_current(Path(parent))
                 if (trial := trials.get(parent)) is not None:
-                    known[parent] = self._tend(trial, by_id, known.get(parent))
-                self._notice(Path(parent), by_path, known.get(parent), quiet=quiet)
+                    known[parent] = self._tend(trial, rows.by_id, known.get(parent))
+                self._notice(Path(parent), rows.by_path, known.get(parent), quiet=quiet)
             except LocalFault as fault:
                 faults.append(fault)
-        for folder in known.keys() - parents:
+        for folder in known.keys() - set(rows.parents):
             self._ledger.forget_current(folder)
         if faults:
             self._changed.set()  # not all names were pointed
@@ -97,7 +112,22 @@ class Promotion:
         if not self._begun:
             self._ledger.currents_are_known(guarded=self._checked)
             self._begun = True
-        self._tell(self._ledger.read.trials(), by_id)
+        self._tell(self._rows().trials, rows.by_id)
+
+    def _rows(self) -> "_Rows":
+        """What the ledger says; read again only after a write, since a mirror may have ten thousand models."""
+        version = self._ledger.read.version()
+        if self._read is None or self._read[0] != version:
+            published = self._ledger.read.published()
+            rows = _Rows(
+                parents=tuple(sorted({str(Path(row.path).parent) for row in published})),
+                by_path={row.path: row for row in published},
+                by_id={row.id: row for row in published},
+                trials=tuple(self._ledger.read.trials()),
+                known={row.folder: row.model for row in self._ledger.read.currents()},
+            )
+            self._read = (version, rows)
+        return self._read[1]
 
     def _notice(self, parent: Path, by_path: Mapping[str, Published], known: str | None, *, quiet: bool) -> None:
         """Record a move of `current`. A version that is not published in the ledger yet counts later."""
