@@ -29,7 +29,7 @@ from axomsync.runtime.worker import WorkerContext
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-LOOK_SHARE = 200  # a look that took a millisecond of CPU time is followed by a pause of at least 200
+LOOK_SHARE = 1000  # a look that took a millisecond of CPU time is followed by a pause of at least a second
 LONGEST_PAUSE_SECONDS = 10.0
 
 
