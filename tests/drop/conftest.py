@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,21 @@ AgentFactory = Callable[..., AgentProcess]
 def dataset(name: str, lines: int = 3) -> bytes:
     """Make a valid dataset; each name gives other content."""
     return b"".join(json.dumps({"text": f"{name}, line {n}"}).encode() + b"\n" for n in range(1, lines + 1))
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[int]:
+    """Open a file in memory that holds these bytes."""
+    file = os.memfd_create("dataset")
+    try:
+        assert os.write(file, data) == len(data)
+        yield file
+    finally:
+        os.close(file)
+
+
+def idle() -> None:
+    """Do nothing, for what is called while a file is read."""
 
 
 def stored(sandbox: Sandbox) -> dict[str, list[bytes]]:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -17,25 +15,12 @@ from axomsync.core.errors import SourceChanged
 from axomsync.core.records import Checked, RepeatedLines
 from axomsync.drop.jsonl import LARGE_LINE, PROBLEM_LIMIT, READ_SIZE, SAMPLE_SIZE, InvalidDataset, check
 from axomsync.drop.repeats import NAMED, REMEMBERED
+from tests.drop.conftest import idle, opened
 
 GOOD = b'{"text": "good"}\n'
 LINE_LIMIT = 1_000_000
 
 Mode = Literal["full", "sample", "off"]
-
-
-@contextmanager
-def opened(data: bytes) -> Iterator[int]:
-    file = os.memfd_create("dataset")
-    try:
-        assert os.write(file, data) == len(data)
-        yield file
-    finally:
-        os.close(file)
-
-
-def idle() -> None:
-    pass
 
 
 def checked(

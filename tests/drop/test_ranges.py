@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from axomsync.drop.line_workers import LineWorkers
 from axomsync.drop.ranges import Sizes, WorkersLost, check_in_parts
 from axomsync.drop.repeats import REMEMBERED
 from axomsync.drop.shapes import Shapes
+from tests.drop.conftest import idle, opened
 
 GOOD = b'{"text": "good"}\n'
 LINES = [
@@ -55,20 +56,6 @@ def workers() -> Iterator[LineWorkers]:
     workers = LineWorkers(2)
     yield workers
     workers.close()
-
-
-@contextmanager
-def opened(data: bytes) -> Iterator[int]:
-    file = os.memfd_create("dataset")
-    try:
-        assert os.write(file, data) == len(data)
-        yield file
-    finally:
-        os.close(file)
-
-
-def idle() -> None:
-    pass
 
 
 def outcome(check: Callable[[Shapes | None], object], shapes: Shapes | None) -> object:

@@ -237,8 +237,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_user_without_the_right(tmp_path: Path) -> None:
     """The parent of the default places is root's."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become somebody else")
+    assert os.geteuid() == 0, "only root can become somebody else"
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o755)
         folder = Path(place) / "serving"
