@@ -6,15 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from importlinter.cli import lint_imports
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def test_imports_point_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(CHECKOUT)
-    broken = lint_imports(config_filename=str(CHECKOUT / "pyproject.toml"), no_cache=True)
-    assert not broken, capsys.readouterr().out
+def test_imports_point_one_way() -> None:
+    """In a process of its own: it silences all loggers of the one that it runs in, and other tests read the log."""
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache"], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def loaded_by(*arguments: str) -> set[str]:
