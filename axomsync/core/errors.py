@@ -2,6 +2,7 @@
 
     AxomsyncError                  exit code
     ├── Transient           75     try again after a back-off, or after `retry_after`
+    │   └── Bug              1     nobody foresaw it: log its traceback once, try again later
     ├── UrlExpired          75     ask the console for a fresh URL, then try again at once
     ├── SourceChanged       75     the source changed while it was read: start that file over
     ├── Rejected             1     final: the far side or the input won't change; park it with the reason
@@ -62,6 +63,12 @@ class Transient(AxomsyncError):
         self.retry_after = retry_after
         self.congestion = congestion  # the far side asked for fewer requests (429, 503, SlowDown)
         self.unsent = unsent  # no connection was made, so nothing reached the far side
+
+
+class Bug(Transient):
+    """Nobody foresaw this failure: the log has its traceback, and a person may report it."""
+
+    exit_code = 1
 
 
 class UrlExpired(AxomsyncError):

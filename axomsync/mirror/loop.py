@@ -18,6 +18,7 @@ from concurrent.futures import wait as wait_for
 from axomsync.console.session import NotThere
 from axomsync.core.errors import (
     AxomsyncError,
+    Bug,
     KeyRefused,
     LocalFault,
     Rejected,
@@ -26,6 +27,7 @@ from axomsync.core.errors import (
     Transient,
     UrlExpired,
 )
+from axomsync.core.oserrors import unforeseen
 from axomsync.core.policy import backoff, same_but_for_numbers
 from axomsync.core.records import Model, ModelState
 from axomsync.core.text import printable
@@ -249,9 +251,12 @@ class Mirror:
         except Rejected as refusal:
             self._set_back(model, ModelState.BLOCKED, str(refusal), REFUSED_PAUSE_SECONDS)
         except Exception as bug:  # a bug that one model triggers must not stop the others
-            log.exception("%s: unexpected failure", shown(model))
-            reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
-            self._set_back(model, ModelState.FAILED, reason, REFUSED_PAUSE_SECONDS)
+            met = unforeseen(bug)
+            if isinstance(met, Bug):
+                log.exception("%s: unexpected failure", shown(model))
+                self._set_back(model, ModelState.FAILED, str(met), REFUSED_PAUSE_SECONDS)
+            else:
+                self._set_back(model, ModelState.BLOCKED, str(met), DISK_PAUSE_SECONDS)
 
     def _try(self, model: Model, beat: Beat) -> None:
         told = self._told[model.id]

@@ -12,8 +12,8 @@ import logging
 import threading
 from collections.abc import Callable
 
-from axomsync.core.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
-from axomsync.core.oserrors import local_fault
+from axomsync.core.errors import AxomsyncError, Bug, Refused, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.core.oserrors import local_fault, unforeseen
 from axomsync.core.text import printable
 from axomsync.mirror.fetch.dispatch import Dispatcher
 from axomsync.mirror.fetch.journal import Journal
@@ -112,8 +112,10 @@ class Lanes:
             try:
                 self._carry(lease, file)
             except Exception as bug:  # it must end the job, not hang it or end the lane
-                log.exception("%s: unexpected failure", printable(file.rel))
-                file.job.fail(Transient(f"{printable(file.rel)}: unexpected {type(bug).__name__}: {bug}; please report it"))
+                failure = unforeseen(bug)
+                if isinstance(failure, Bug):
+                    log.exception("%s: unexpected failure", printable(file.rel))
+                file.job.fail(failure.about(printable(file.rel)))
                 self._dispatcher.give_up(lease)
 
     def _carry(self, lease: Lease[PartialFile], file: PartialFile) -> None:
