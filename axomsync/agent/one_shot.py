@@ -13,7 +13,7 @@ from axomsync.agent.guard import collect
 from axomsync.agent.outcome import codes_of_what_is_left, exit_code
 from axomsync.agent.requests import Request
 from axomsync.config import MirrorSettings
-from axomsync.core.errors import AxomsyncError, Interrupted, LocalFault, Transient, interrupted_by
+from axomsync.core.errors import AxomsyncError, Bug, Interrupted, LocalFault, Transient, interrupted_by
 from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
 from axomsync.drop.source import shown as shown_path
 from axomsync.mirror.publish.folder import shown
@@ -78,7 +78,7 @@ def _tell_of(stuck: Set[tuple[str, str]]) -> None:
 def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> int:
     """The exit code. Failures become problems; rejections `before` the pass don't count."""
     for folder, failure in failures.items():
-        agent.problems.report(folder if isinstance(failure, LocalFault) else "console", str(failure))
+        agent.problems.report(folder if isinstance(failure, LocalFault | Bug) else "console", str(failure))
     agent.watch.turn()  # report the ledger's problems before the end
     read = agent.ledger.read
     try:

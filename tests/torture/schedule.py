@@ -203,7 +203,8 @@ def _troubled(step: Step, kind: str, dice: Random, *, first: bool) -> Step:
             how = (
                 dice.choice((*ERRORS, SHORT)) if of_kind == CHANGES else dice.choice((errno.EIO, errno.EMFILE, errno.EINTR))
             )
-            return replace(step, blow=Blow(place, how, of_kind, dice.choice((1, 1, 1, 3, 20, 10**9))))
+            lasts = dice.choice((1, 1, 1, 3, 20, 10**9))  # a call that is interrupted for ever is repeated for ever
+            return replace(step, blow=Blow(place, how, of_kind, min(lasts, 20) if how == errno.EINTR else lasts))
         case "wire":
             wires = tuple(Wire(dice.getrandbits(30), dice.choice((0, 0, 1, 3)), dice.choice((1, 1, 2, 5))) for _ in range(3))
             return replace(step, wire=wires, blow=Blow(place, KILL_BEFORE) if dice.random() < 0.3 else None)
