@@ -2,6 +2,7 @@
 
     AxomsyncError                  exit code
     ├── Transient           75     try again after a back-off, or after `retry_after`
+    │   └── GatewayFault    75     a gateway can't: ask the next one, or storage itself
     ├── UrlExpired          75     ask the console for a fresh URL, then try again at once
     ├── SourceChanged       75     the source changed while it was read: start that file over
     ├── Rejected             1     final: the far side or the input won't change; park it with the reason
@@ -62,6 +63,14 @@ class Transient(AxomsyncError):
         self.retry_after = retry_after
         self.congestion = congestion  # the far side asked for fewer requests (429, 503, SlowDown)
         self.unsent = unsent  # no connection was made, so nothing reached the far side
+
+
+class GatewayFault(Transient):
+    """A gateway gave no usable answer; `is_storage`: it says that it gets none from storage."""
+
+    def __init__(self, message: str, *, is_storage: bool = False) -> None:
+        super().__init__(message)
+        self.is_storage = is_storage
 
 
 class UrlExpired(AxomsyncError):

@@ -97,11 +97,15 @@ class LongBodies(httpx.BaseTransport):
 class RustClients:
     """One client for each address of a name, so the checked address is the one used; and one for each proxy.
 
-    `silence`: seconds without a byte from the far side after which a request fails.
+    `silence`: seconds without a byte from the far side after which a request fails. Not `judged`: the configuration names
+    the hosts, so their addresses may be any, and one client is enough.
     """
 
-    def __init__(self, roots: bytes | None, silence: float, proxies: Proxies, *, loopback: bool) -> None:
-        self._roots, self._silence, self._proxies, self._loopback = roots, silence, proxies, loopback
+    def __init__(
+        self, roots: bytes | None, silence: float, proxies: Proxies, *, loopback: bool, judged: bool = True
+    ) -> None:
+        self._roots, self._silence, self._proxies = roots, silence, proxies
+        self._loopback, self._judged = loopback, judged
         self._straight = self._build(None)
         self._through = {proxy: self._build(None, proxy) for proxy in proxies.named.values()}
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
@@ -114,7 +118,7 @@ class RustClients:
         host, port = _place(url)
         if (proxy := self._proxies.leading_to(url)) is not None:
             return self._through[proxy]
-        if judge_literal(host, loopback=self._loopback):
+        if not self._judged or judge_literal(host, loopback=self._loopback):
             return self._straight
         return self._pinned_to_next(host, port)
 
