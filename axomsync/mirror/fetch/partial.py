@@ -63,6 +63,8 @@ class PartialFile:
         self.direct = False  # ask storage itself, and no gateway
         self.barred: dict[int, set[str]] = {}  # by block: gateways whose bytes are in doubt
         self.copies: list[DurableSegment] = []  # came through gateways and were discarded, since nothing proved them
+        self.copies_etag: str | None = None
+        self.agreed = False  # two copies that came by different ways were the same
         self.generation = 0  # grows when the file starts over; earlier bytes are then void
         self._handle: Handle | None = None
         self._given_up = False
@@ -99,7 +101,7 @@ class PartialFile:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
         self.received, self.durable, self.etag = Coverage(self.size), Coverage(self.size), None
-        self.believed, self.last_answer = (), None
+        self.believed, self.last_answer, self.agreed = (), None, False
         self.evidence = Evidence(None, self.size)
 
     def fetch_anew(self) -> None:
@@ -119,7 +121,8 @@ class PartialFile:
 
     def distrust(self, copy: Iterable[DurableSegment]) -> None:
         """Remember a copy that is discarded: the next one comes through other gateways, the third from storage."""
-        self.direct = bool(self.copies)
+        self.direct = self.direct or bool(self.copies)
+        self.copies_etag = self.etag
         for part in copy:
             if part.gateway is not None:
                 self.copies.append(part)
