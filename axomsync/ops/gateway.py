@@ -19,7 +19,7 @@ from pathlib import Path
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
 from axomsync.core.text import printable
-from axomsync.ops.service import SHIPPED, SYSTEM_UNITS, demand_root, machine_manager, place, remove, tell_manager
+from axomsync.ops.service import PACKAGED_UNIT, SHIPPED, SYSTEM_UNITS, demand_root, machine_manager, place, remove, tell_manager
 
 SHIPPED_CONFIGURATION = Path(__file__).parent / "gateway_files" / "nginx.conf"  # the checkout's deploy/gateway/
 CONFIGURATION = Path("/etc/axomsync-gateway/nginx.conf")
@@ -78,7 +78,8 @@ def install(hosts: Sequence[str], listen: str, near: Sequence[str] | None, echo:
     _demand_accepted(chosen, shipped)
     echo(f"{NGINX}: can use the configuration")
     changed = place(CONFIGURATION, configuration(chosen, shipped), echo)
-    changed |= place(SYSTEM_UNITS / UNIT, (SHIPPED / UNIT).read_text(), echo)
+    if not PACKAGED_UNIT.with_name(UNIT).exists():  # the Debian package has it in place
+        changed |= place(SYSTEM_UNITS / UNIT, (SHIPPED / UNIT).read_text(), echo)
     echo(f"storage that it may ask: {', '.join(_shown(host) for host in chosen.hosts)}")
     manager = machine_manager()
     tell_manager(manager, UNIT, "systemctl reload-or-restart axomsync-gateway", echo, changed=changed)
