@@ -19,7 +19,16 @@ from pathlib import Path
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
 from axomsync.core.text import printable
-from axomsync.ops.service import PACKAGED_UNIT, SHIPPED, SYSTEM_UNITS, demand_root, machine_manager, place, remove, tell_manager
+from axomsync.ops.service import (
+    PACKAGED_UNIT,
+    SHIPPED,
+    SYSTEM_UNITS,
+    demand_root,
+    machine_manager,
+    place,
+    remove,
+    tell_manager,
+)
 
 SHIPPED_CONFIGURATION = Path(__file__).parent / "gateway_files" / "nginx.conf"  # the checkout's deploy/gateway/
 CONFIGURATION = Path("/etc/axomsync-gateway/nginx.conf")
