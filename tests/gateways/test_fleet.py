@@ -68,7 +68,7 @@ class TestMany:
                 times[gateways] = fleet.wait(PATIENCE)
                 told("cold", fleet, times[gateways])
                 checked(fleet, LARGE)
-                assert egress(fleet, LARGE) <= 1.02
+                assert gateways == 0 or egress(fleet, LARGE) <= 1.02
         assert times[BOXES] <= 1.5 * times[0]
 
     def test_a_quarter_of_the_gateways_dies_half_way(self, tmp_path: Path) -> None:
