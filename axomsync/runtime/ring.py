@@ -118,8 +118,10 @@ class Ring:
             record = self._records.get(gateway)
             if record is None or not (record.failures or record.broken_off):
                 return
+            had_failed = record.failures
             self._records[gateway] = _Record()
-        self._tell()
+        if had_failed:
+            self._tell()
 
     def broke_off(self, gateway: str, reason: str) -> None:
         """Note that a body ended early. The rest is asked for again; a gateway that goes on so is held out."""

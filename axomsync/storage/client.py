@@ -177,6 +177,15 @@ class Storage:
                 http_date(answer.headers.get("last-modified", "")), http_date(answer.headers.get("date", "")),
             )  # fmt: skip
 
+    def greet(self, gateway: str) -> None:
+        """Ask a gateway whether it is there. Raises `GatewayFault`."""
+        with (
+            self._mapped(gateway, gateway),
+            _answered(self._gateways.stream("GET", f"{gateway}/healthz"), gateway) as response,
+        ):
+            if response.status_code != 200 or b"axomsync gateway" not in self._document(response):
+                raise GatewayFault(f"it answered {response.status_code}, and not as a gateway does")
+
     def put(self, url: str, pieces: Iterable[bytes], length: int, content_type: str) -> Confirmation:
         """Send `length` bytes from `pieces`. Returns storage's confirmation; any other answer is raised."""
         self._check(url)

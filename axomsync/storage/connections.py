@@ -27,6 +27,7 @@ from axomsync.transport.http import with_context
 from axomsync.transport.proxies import Proxies, Proxy
 
 CONNECT_SECONDS = 10.0
+NEAR_CONNECT_SECONDS = 3.0  # to gateways, which stand in the same network
 NAME_SECONDS = 30.0  # a name is resolved again after that
 PINNED_MOST = 32  # clients kept, one for each address
 NO_HTTP = "the answer of storage is not HTTP"
@@ -159,7 +160,7 @@ class RustClients:
             .no_proxy()  # it would read the environment in its own way
             .referer(False)
             .gzip(False).brotli(False).zstd(False).deflate(False)
-            .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
+            .connect_timeout(timedelta(seconds=CONNECT_SECONDS if self._judged else NEAR_CONNECT_SECONDS))
             .read_timeout(timedelta(seconds=self._silence))
         )  # fmt: skip
         if proxy is not None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.core.errors import GatewayFault, Rejected
 from axomsync.core.records import ModelState
+from axomsync.storage.client import Storage
 from tests.mirror.inprocess import MirrorHere
 from tests.mirror.test_faults import published
 from tests.rig.faults import FOREVER, Content, Fault, FaultyServer, s3_error
@@ -208,3 +210,36 @@ def test_a_store_that_ignores_ranges_is_asked_directly(
     mirror.sync()
     published(mirror, model_id, FILES)
     assert mirror.told == []
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://169.254.169.254/latest?X-Amz-Signature=1", "machine credentials"),
+        ("http://10.0.0.5/k?X-Amz-Signature=1", "plain http"),
+        ("https://user:password@s3.example/k", "not a signed URL"),
+        ("file:///etc/passwd", "not a signed URL"),
+    ],
+)
+def test_no_gateway_is_asked_for_what_storage_would_not_be(url: str, reason: str) -> None:
+    """A gateway may be anywhere and speak plain http, since a person named it; the console's URLs are judged as ever."""
+    asked: list[bytes] = []
+    with listening(lambda connection: asked.append(connection.recv(1))) as gateway:
+        storage = Storage(stall=1.0, allow_http="169" in url)
+        with pytest.raises(Rejected, match=reason), storage.get(url, 0, 1, 1, None, gateway):
+            pass
+        storage.close()
+    assert asked == []
+
+
+def test_doctor_greets_a_gateway_through_which_nothing_can_be_fetched_yet(gateway: Gateway) -> None:
+    storage = Storage(stall=1.0)
+    storage.greet(gateway.url)
+    with (
+        listening(answering(b"200 Ok", b"something else")) as other,
+        pytest.raises(GatewayFault, match="answered 200, and not"),
+    ):
+        storage.greet(other)
+    with pytest.raises(GatewayFault, match="connection refused"):
+        storage.greet("http://127.0.0.1:9")
+    storage.close()

@@ -69,6 +69,8 @@ def _downloads(console: Console, storage: Storage, settings: Settings, ready: li
         manifest = console.manifest(ready[0].id if ready else NOBODY)
     except NotThere:
         yield Finding("scope models", Verdict.OK, "granted; no model is ready to be fetched from")
+        for gateway in settings.transfer.gateways:
+            yield _through(gateway, storage, None)
         return
     except AxomsyncError as failure:
         yield _refused("scope models", failure, "to mirror, the key needs the scope models")
@@ -89,9 +91,12 @@ def _downloads(console: Console, storage: Storage, settings: Settings, ready: li
         yield Finding("download", Verdict.OK, f"storage at {host} gives bytes")
 
 
-def _through(gateway: str, storage: Storage, file: ManifestFile) -> Finding:
-    """Fetch a byte through a gateway. One that fails costs speed, and no model: the next one or storage is asked."""
+def _through(gateway: str, storage: Storage, file: ManifestFile | None) -> Finding:
+    """Fetch a byte through a gateway, if there is any. One that fails costs speed, and no model: others are asked."""
     try:
+        if file is None:
+            storage.greet(gateway)
+            return Finding("gateway", Verdict.OK, f"{gateway} is there; no model is ready to be fetched through it")
         with storage.get(file.url, 0, 1, file.size, None, gateway) as reply:
             next(iter(reply.chunks))
     except AxomsyncError as failure:
