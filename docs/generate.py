@@ -21,6 +21,7 @@ from axomsync.core.errors import EXIT_CODES
 from axomsync.core.records import ModelState, UploadState
 from axomsync.ops.metrics import AgentCollector
 from axomsync.runtime.problems import SUBJECTS
+from axomsync.runtime.ring import Ring
 
 FOLDER = Path(__file__).parent / "reference"
 S = TypeVar("S", UploadState, ModelState)
@@ -102,6 +103,7 @@ SUBJECT_WORDS: Mapping[str, str] = {
     "drop archive": "A bug in the removal of archived files.",
     "drop folder": "A part of the drop folder can't be read or written.",
     "drop folder's filesystem": "The filesystem that held the files is not mounted.",
+    "gateways": "A gateway fails, or gave wrong bytes; the next one, then storage, is asked instead.",
     "hooks": "Hooks can't be run at all.",
     "ledger": "The ledger can't be read or written.",
     "list of models": "Entries of the console's list lack documented fields.",
@@ -320,6 +322,8 @@ def _metrics() -> str:
 def _label(name: str, values: list[str]) -> str:
     if name == "version":
         return "`version`"
+    if name == "gateway":
+        return "`gateway`: each of `[transfer] gateways`"
     if name == "state":
         return "`state`: a [state](states.md)"
     if name == "subject":
@@ -344,6 +348,7 @@ def _collector() -> AgentCollector:
         transitions=Counter(),
         folders=lambda: {"drop": 0, "mirror": 0, "state": 0},
         problems=list,
+        ring=Ring(["http://box1:9080"]),
     )
 
 

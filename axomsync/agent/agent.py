@@ -34,6 +34,7 @@ from axomsync.ops.hooks import shield_memory
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import LedgerWatch, Problems
+from axomsync.runtime.ring import Ring
 from axomsync.runtime.throttle import Throttle
 from axomsync.runtime.throughput import Throughput
 from axomsync.storage.client import ANSWER_SECONDS
@@ -77,6 +78,7 @@ class Agent:
             identity=identity,
             meter=self._meter,
             throttle=Throttle(settings.transfer.bandwidth),
+            ring=Ring(settings.transfer.gateways, self.ledger, self.problems),
             liveness=Liveness(_silence_allowed(settings), awake_seconds),
             problems=self.problems,
             random=chance,
@@ -279,6 +281,7 @@ class Agent:
         self._loaded = loaded
         logs.set_up(self.settings.log.format, self.settings.log.level, self._environ)
         self._shared.throttle.change(self.settings.transfer.bandwidth)
+        self._shared.ring.change(self.settings.transfer.gateways)
         self.workers.promote_by(self.settings.mirror.promote)
         self.workers.console.forget_key()  # it may have been rotated
         if workers is None:

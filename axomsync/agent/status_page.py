@@ -70,5 +70,6 @@ class StatusPage:
             shared.ledger.transitions,
             facts.free_bytes,
             shared.problems.all,
+            shared.ring,
         )
         return Server(facts, registry(told), token)

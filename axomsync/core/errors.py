@@ -2,7 +2,8 @@
 
     AxomsyncError                  exit code
     ├── Transient           75     try again after a back-off, or after `retry_after`
-    │   └── Bug              1     nobody foresaw it: log its traceback once, try again later
+    │   ├── Bug              1     nobody foresaw it: log its traceback once, try again later
+    │   └── GatewayFault    75     a gateway can't: ask the next one, or storage itself
     ├── UrlExpired          75     ask the console for a fresh URL, then try again at once
     ├── SourceChanged       75     the source changed while it was read: start that file over
     ├── Rejected             1     final: the far side or the input won't change; park it with the reason
@@ -69,6 +70,14 @@ class Bug(Transient):
     """Nobody foresaw this failure: the log has its traceback, and a person may report it."""
 
     exit_code = 1
+
+
+class GatewayFault(Transient):
+    """A gateway gave no usable answer; `is_storage`: it says that it gets none from storage."""
+
+    def __init__(self, message: str, *, is_storage: bool = False) -> None:
+        super().__init__(message)
+        self.is_storage = is_storage
 
 
 class UrlExpired(AxomsyncError):

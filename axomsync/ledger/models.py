@@ -97,6 +97,11 @@ class ModelWrites(Moves):
         there, others, odd, shown = list(files), json_list(left_out), tuple(remarks), json_counts(proofs)
 
         def work(db: Database) -> None:
+            db.conn.execute(
+                'UPDATE models SET gateway_bytes = gateway_bytes + (SELECT coalesce(sum(s."end" - s.start), 0)'
+                " FROM files f JOIN segments s ON s.file = f.id WHERE f.model = ?1 AND s.gateway IS NOT NULL) WHERE id = ?1",
+                (model_id,),
+            )
             db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
             insert_files(db, model_id, there)
             changes: dict[str, Any] = {"path": path, "left_out": others, "bytes_total": sum(file.size for file in there)}
@@ -124,7 +129,8 @@ class ModelWrites(Moves):
         """Record that retention has removed the folder of a model: none of its bytes are on disk any more."""
 
         def work(db: Database) -> None:
-            changes = {"reason": reason, "path": None, "damage": None, "verified_at": None, "proofs": None}
+            changes: dict[str, Any] = {"reason": reason, "path": None, "damage": None, "verified_at": None, "proofs": None}
+            changes["gateway_bytes"] = 0
             self._move(db, "models", model_id, ModelState.PRUNED, changes)
             db.conn.execute("DELETE FROM segments WHERE file IN (SELECT id FROM files WHERE model = ?)", (model_id,))
 
@@ -171,11 +177,12 @@ class ModelWrites(Moves):
             for model_id, rel, etag, segment in grown:
                 db.conn.execute("UPDATE files SET etag = ? WHERE model = ? AND rel = ?", (etag, model_id, rel))
                 db.conn.execute(
-                    'INSERT INTO segments (file, start, "end", blake3)'
-                    " SELECT id, ?, ?, ? FROM files WHERE model = ? AND rel = ?"
-                    ' ON CONFLICT (file, start) DO UPDATE SET "end" = excluded."end", blake3 = excluded.blake3'
+                    'INSERT INTO segments (file, start, "end", blake3, gateway)'
+                    " SELECT id, ?, ?, ?, ? FROM files WHERE model = ? AND rel = ?"
+                    ' ON CONFLICT (file, start) DO UPDATE SET "end" = excluded."end", blake3 = excluded.blake3,'
+                    " gateway = excluded.gateway"
                     ' WHERE excluded."end" >= segments."end"',
-                    (segment.start, segment.end, segment.blake3, model_id, rel),
+                    (segment.start, segment.end, segment.blake3, segment.gateway, model_id, rel),
                 )
                 db.conn.execute(
                     "DELETE FROM segments WHERE file = (SELECT id FROM files WHERE model = ? AND rel = ?)"

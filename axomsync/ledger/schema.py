@@ -123,6 +123,12 @@ def m021_promotion(db: Database) -> None:
     _execute_all(db, _PROMOTION)
 
 
+@migrations()
+def m022_gateways(db: Database) -> None:
+    """Gateways that bytes came through."""
+    _execute_all(db, _GATEWAYS)
+
+
 def _execute_all(db: Database, statements: str) -> None:
     for statement in statements.split(";\n"):
         if statement.strip():
@@ -316,6 +322,13 @@ CREATE TABLE trials (               -- versions that have to stay healthy, until
   reason TEXT                       -- what the last check said
 ) STRICT;
 INSERT INTO facts SELECT 'currents_unknown', '1' WHERE EXISTS (SELECT 1 FROM models WHERE state = 'published');
+"""
+
+# The gateway of a segment is known until the model is published: then its bytes are added to those of the model.
+_GATEWAYS = """
+ALTER TABLE segments ADD COLUMN gateway TEXT;
+ALTER TABLE models ADD COLUMN gateway_bytes INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX segments_of_gateways ON segments(file) WHERE gateway IS NOT NULL;
 """
 
 

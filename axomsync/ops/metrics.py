@@ -7,7 +7,7 @@ scrape, and `axomsync_ledger_readable` is 0; the agent's own problems are told a
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from axomsync.core.errors import LocalFault
 from axomsync.core.records import ModelState, Problem, UploadState
 from axomsync.drop.rules import Rule
 from axomsync.runtime.problems import SUBJECTS
+from axomsync.runtime.ring import Ring
 
 Status = Mapping[str, Any]
 
@@ -35,6 +36,7 @@ class AgentCollector(Collector):
     transitions: Counter[tuple[str, str]]  # since the start, by table and new state
     folders: Callable[[], Mapping[str, int | None]]  # free bytes by the folder's section
     problems: Callable[[], Iterable[Problem]]  # of the agent, from its memory
+    ring: Ring = field(default_factory=Ring)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics of axomsync itself."""
@@ -51,6 +53,7 @@ class AgentCollector(Collector):
         yield _gauge("problem", "1 while a part of the agent has a problem; status says which.", [
             ({"subject": subject}, subject in begun) for subject in SUBJECTS
         ])  # fmt: skip
+        yield from _of_gateways(self.ring)
         try:
             status = self.status()
         except LocalFault:
@@ -70,6 +73,19 @@ def registry(collector: AgentCollector) -> CollectorRegistry:
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     return made
+
+
+def _of_gateways(ring: Ring) -> Iterator[Metric]:
+    came = [({"result": result}, count) for result, count in ring.totals().items()]
+    yield _counter(
+        "gateway_bytes",
+        "Bytes of models since the start, with gateways: through the owner of a block, through the next one, from storage; "
+        "wrong ones are counted twice.",
+        came,
+    )
+    yield _gauge("gateway_up", "1 while a gateway of [transfer] gateways is asked, 0 while it is held out.", [
+        ({"gateway": state.gateway}, state.up) for state in ring.states()
+    ])  # fmt: skip
 
 
 def _from_status(status: Status) -> Iterator[Metric]:

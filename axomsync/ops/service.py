@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from axomsync import config
@@ -46,15 +46,15 @@ def running_program(called_as: str) -> list[str]:
 
 def install_for_machine(program: Sequence[str], echo: Echo) -> None:
     """Install units, user and folders of the machine's service, and /etc/axomsync/config.toml."""
-    _demand_root()
+    demand_root()
     if PACKAGED_UNIT.exists():
         raise LocalFault("the Debian package has the service in place: systemctl enable --now axomsync")
-    _place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), echo)
+    place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), echo)
     _make_user(echo)
     _demand_reachable(program)
-    _place(TMPFILES, (SHIPPED / "axomsync.tmpfiles.conf").read_text(), echo)
+    place(TMPFILES, (SHIPPED / "axomsync.tmpfiles.conf").read_text(), echo)
     _make_folders(echo)
-    _place_units(SHIPPED, SYSTEM_UNITS, program, _machine_manager(), echo)
+    _place_units(SHIPPED, SYSTEM_UNITS, program, machine_manager(), echo)
     settings = Path(config.SYSTEM_CONFIG)
     _place_settings(settings, {}, echo)
     _echo_next_steps(
@@ -88,8 +88,8 @@ def install_for_user(program: Sequence[str], environ: Mapping[str, str], echo: E
 
 def uninstall_for_machine(echo: Echo) -> None:
     """Stop the service and remove everything but configuration, ledger, data and user."""
-    _demand_root()
-    _remove_units(SYSTEM_UNITS, (SYSUSERS, TMPFILES), _machine_manager(), echo)
+    demand_root()
+    _remove_units(SYSTEM_UNITS, (SYSUSERS, TMPFILES), machine_manager(), echo)
     echo(f"kept: {Path(config.SYSTEM_CONFIG).parent}, /var/lib/axomsync, /srv/axom and the user {SERVICE_USER}")
 
 
@@ -103,7 +103,8 @@ def uninstall_for_user(environ: Mapping[str, str], echo: Echo) -> None:
 # The service manager: how to call systemctl; nothing where no manager runs
 
 
-def _machine_manager() -> list[str]:
+def machine_manager() -> list[str]:
+    """Return how to call the machine's service manager; nothing where none runs."""
     return ["systemctl"] if Path("/run/systemd/system").is_dir() else []  # not so while an image is being built
 
 
@@ -124,7 +125,8 @@ def _without_choice(environ: Mapping[str, str]) -> dict[str, str]:
 # Obstacles
 
 
-def _demand_root() -> None:
+def demand_root() -> None:
+    """Raise `LocalFault` unless root calls."""
     if os.geteuid() != 0:
         raise LocalFault("the machine's service is root's: use sudo; or --user for a service of your own")
 
@@ -196,16 +198,23 @@ def _make_folder(folder: Path, echo: Echo) -> None:
 def _place_units(source: Path, target: Path, program: Sequence[str], manager: Sequence[str], echo: Echo) -> None:
     starts = " ".join(map(_quoted, program))
     texts = {name: (source / name).read_text().replace(SHIPPED_PROGRAM, starts) for name in UNITS}
-    changed = [_place(target / name, text, echo) for name, text in texts.items()]
-    if not any(changed):
+    changed = [place(target / name, text, echo) for name, text in texts.items()]
+    restart = f"{' '.join(manager)} restart axomsync"
+    tell_manager(manager, SERVICE, f"it keeps the bytes that it has: {restart}", echo, changed=any(changed))
+
+
+def tell_manager(manager: Sequence[str], unit: str, restart: str, echo: Echo, *, changed: bool) -> None:
+    """Have the service manager read changed units; `restart` tells how a running `unit` becomes the new one."""
+    if not changed:
         return
     if not manager:
         echo("no systemd runs here: it reads the units when it starts")
         return
     _call(*manager, "daemon-reload")
     echo("systemd: has read the units")
-    if _says_yes(*manager, "is-active", "axomsync.service"):
-        echo(f"the running agent is still the old one; it keeps the bytes that it has: {' '.join(manager)} restart axomsync")
+    if _says_yes(*manager, "is-active", unit):
+        what = "agent" if unit == SERVICE else "gateway"
+        echo(f"the running {what} is still the old one; {restart}")
 
 
 def _quoted(word: str) -> str:
@@ -219,10 +228,10 @@ def _place_settings(path: Path, values: Mapping[str, object], echo: Echo) -> boo
     if os.path.lexists(path):
         echo(f"{path}: kept")
         return False
-    return _place(path, config.example(values), echo)
+    return place(path, config.example(values), echo)
 
 
-def _place(path: Path, text: str, echo: Echo) -> bool:
+def place(path: Path, text: str, echo: Echo) -> bool:
     """Write the whole file or nothing, as a unit may be read at any time. Returns True when it had another text."""
     try:
         if path.is_file() and path.read_bytes() == text.encode():
@@ -249,13 +258,37 @@ def _echo_next_steps(settings: Path, echo: Echo, *steps: str) -> None:
 
 def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], echo: Echo) -> None:
     for name in ENABLED:
-        ours = manager and (units / name).exists()
-        if ours and any(_says_yes(*manager, question, name) for question in ("is-active", "is-enabled")):
-            _call(*manager, "disable", "--quiet", "--now", name)
-            echo(f"{name}: stopped and disabled")
+        if (units / name).exists():
+            _disable(name, manager, echo)
     if manager and (units / ONE_PASS).exists():
         _call(*manager, "stop", ONE_PASS)  # the timer's pass, should one be under way
-    for path in (*(units / name for name in UNITS), *others):
+    _unlink((*(units / name for name in UNITS), *others), echo)
+    if manager:
+        _forget_units(UNITS, manager)
+
+
+def remove(unit: str, paths: Sequence[Path], manager: Sequence[str], echo: Echo) -> None:
+    """Stop a unit, and remove it with all that belongs to it."""
+    _disable(unit, manager, echo)
+    _unlink(paths, echo)
+    if manager:
+        _forget_units((unit,), manager)
+
+
+def _disable(unit: str, manager: Sequence[str], echo: Echo) -> None:
+    if manager and any(_says_yes(*manager, question, unit) for question in ("is-active", "is-enabled")):
+        _call(*manager, "disable", "--quiet", "--now", unit)
+        echo(f"{unit}: stopped and disabled")
+
+
+def _forget_units(units: Iterable[str], manager: Sequence[str]) -> None:
+    _call(*manager, "daemon-reload")
+    for name in units:  # one that failed is remembered, and listed, though its file is gone
+        _asked(*manager, "reset-failed", name)
+
+
+def _unlink(paths: Iterable[Path], echo: Echo) -> None:
+    for path in paths:
         try:
             path.unlink()
         except FileNotFoundError:
@@ -263,10 +296,6 @@ def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], e
         except OSError as error:
             raise local_fault(error, str(path)) from None
         echo(f"{path}: removed")
-    if manager:
-        _call(*manager, "daemon-reload")
-        for name in UNITS:  # one that failed is remembered, and listed, though its file is gone
-            _asked(*manager, "reset-failed", name)
 
 
 def _call(*argv: str) -> None:

@@ -31,6 +31,7 @@ SUBJECTS = (
     "drop archive",
     "drop folder",
     "drop folder's filesystem",
+    "gateways",
     "hooks",
     "ledger",
     "list of models",

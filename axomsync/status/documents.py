@@ -3,6 +3,7 @@
 The document of `status` is made in `report`, those of `explain` in `explain`. Pure, but for `current`, which the disk says.
 """
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
@@ -83,6 +84,7 @@ def model_document(model: Model) -> Document:
         "verified_at": iso(model.verified_at),
         "pulled": model.pulled,
         "proofs": dict(model.proofs),
+        "bytes_from_gateways": model.bytes_from_gateways,
     }
 
 
@@ -175,6 +177,17 @@ def transfer_document(transfer: Transfer) -> Document:
         "rate": transfer.rate,
         "eta": transfer.eta,
     }
+
+
+def gateway_documents(configured: Iterable[str], fact: str | None) -> list[Document]:
+    """Return the gateways as the agent that runs has told; without one, nothing is known of them."""
+    try:
+        told = json.loads(fact or "null")
+    except ValueError:
+        told = None
+    if not isinstance(told, list):
+        return [{"gateway": gateway, "up": None, "reason": None} for gateway in configured]
+    return told
 
 
 def event_document(event: Happening) -> Document:

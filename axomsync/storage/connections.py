@@ -29,6 +29,7 @@ from axomsync.transport.http import with_context
 from axomsync.transport.proxies import Proxies, Proxy
 
 CONNECT_SECONDS = 10.0
+NEAR_CONNECT_SECONDS = 3.0  # to gateways, which stand in the same network
 NAME_SECONDS = 30.0  # a name is resolved again after that
 DESCRIPTORS_OF_A_CLIENT = 16  # event loops of its runtime, and one for reading certificates
 PINNED_MOST = 32  # clients kept, one for each address
@@ -100,11 +101,15 @@ class LongBodies(httpx.BaseTransport):
 class RustClients:
     """One client for each address of a name, so the checked address is the one used; and one for each proxy.
 
-    `silence`: seconds without a byte from the far side after which a request fails.
+    `silence`: seconds without a byte from the far side after which a request fails. Not `judged`: the configuration names
+    the hosts, so their addresses may be any, and one client is enough.
     """
 
-    def __init__(self, roots: bytes | None, silence: float, proxies: Proxies, *, loopback: bool) -> None:
-        self._roots, self._silence, self._proxies, self._loopback = roots, silence, proxies, loopback
+    def __init__(
+        self, roots: bytes | None, silence: float, proxies: Proxies, *, loopback: bool, judged: bool = True
+    ) -> None:
+        self._roots, self._silence, self._proxies = roots, silence, proxies
+        self._loopback, self._judged = loopback, judged
         self._straight = self._build(None)
         self._through = {proxy: self._build(None, proxy) for proxy in proxies.named.values()}
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
@@ -117,7 +122,7 @@ class RustClients:
         host, port = _place(url)
         if (proxy := self._proxies.leading_to(url)) is not None:
             return self._through[proxy]
-        if judge_literal(host, loopback=self._loopback):
+        if not self._judged or judge_literal(host, loopback=self._loopback):
             return self._straight
         return self._pinned_to_next(host, port)
 
@@ -158,7 +163,7 @@ class RustClients:
             .no_proxy()  # it would read the environment in its own way
             .referer(False)
             .gzip(False).brotli(False).zstd(False).deflate(False)
-            .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
+            .connect_timeout(timedelta(seconds=CONNECT_SECONDS if self._judged else NEAR_CONNECT_SECONDS))
             .read_timeout(timedelta(seconds=self._silence))
         )  # fmt: skip
         if proxy is not None:

@@ -197,7 +197,8 @@ class FaultyServer:
     than was asked. URLs live `url_lifetime` seconds; `revoke_urls()` ends those that were given out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listener: socket.socket | None = None) -> None:
+        """`listener`: a socket of another network namespace to serve at, instead of loopback."""
         self.url_lifetime = 900
         self.rate: float | None = None
         self.longest_answer: int | None = None
@@ -210,7 +211,7 @@ class FaultyServer:
         self._numbers = itertools.count()
         self._epoch = 0
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = listener or socket.create_server(("127.0.0.1", 0), backlog=256)
         self._connections: set[socket.socket] = set()
         self._stopped = False
         self._threads: list[threading.Thread] = []

@@ -49,6 +49,7 @@ def repair(
             _copy(folder / damage.file.rel, copy, good[damage.file.rel])
             partial = PartialFile(job, good[damage.file.rel], copy)
             partial.changes = CHANGES_OF_A_FILE  # a changed object must fail the job at once
+            partial.direct = True  # one copy that differs must not look like another object
             job.files.append(partial)
         lanes.fetch(job, step)
         fetched = {file.rel: file for file in ledger.read.files(record.model.id)}
