@@ -15,8 +15,8 @@ from axomsync.core.text import printable
 from axomsync.drop.repeats import repeated_words
 from axomsync.drop.shapes import shape_warning, shape_words
 
-GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok"})
-BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail"})
+GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok", "imported"})
+BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail", "refused"})
 DRAWN_ROWS = 1000  # that rich draws in a moment
 
 
@@ -322,3 +322,12 @@ def verified(documents: Iterable[dict[str, Any]]) -> Listing:
         rows.append((f"{d['name']}/{d['version']}", state, size(d["bytes"]), _proof_counts(d["files"])))
         rows += [("", "", "", damage) for damage in d["damage"]]
     return table(("MODEL", "BYTES ARE", "SIZE", "FILES"), rows)
+
+
+def arrivals(documents: Iterable[dict[str, Any]]) -> Listing:
+    """Rows of `axomsync import`: a line for each model, and for each folder that could not be read."""
+    rows = []
+    for d in documents:
+        model = d["source"] if d["name"] is None else f"{d['name']}/{d['version']}"
+        rows.append((model, d["outcome"], size(d["bytes"]), d["reason"] or d["path"] or ""))
+    return table(("MODEL", "OUTCOME", "SIZE", "PATH OR REASON"), rows)
