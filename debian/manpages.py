@@ -18,6 +18,7 @@ from axomsync.core.errors import EXIT_CODES
 _FILES = {
     "/etc/axomsync/config.toml": "The configuration; see axomsync.toml(5). Without it: ~/.config/axomsync/config.toml.",
     "/etc/axomsync/key": "The API key, as the service takes it.",
+    "/etc/axomsync/NAME.toml": "The configuration of the instance NAME; NAME.key beside it is its key.",
     "/var/lib/axomsync/state.db": "The ledger.",
     "/srv/axom/drop": "Every dataset file that is put here is uploaded.",
     "/srv/axom/models": "Every model that is ready appears here as name/version.",

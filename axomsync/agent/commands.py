@@ -18,6 +18,7 @@ from axomsync.drop import forgetting
 from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.loop import Mirror
 from axomsync.runtime.heartbeat import Beat
+from axomsync.status.documents import arrival_document
 from axomsync.status.targets import Targets, find, is_under_way, may_be_retried, name_of
 
 
@@ -36,6 +37,7 @@ class Commands:
             "retry": Verb(self._retry),
             "forget": Verb(self._forget),
             "pull": Verb(self._pull, long=True),
+            "import": Verb(self._import, long=True),
             "prune": Verb(self._prune, long=True),
             "repair": Verb(self._repair, long=True),
             "push": Verb(self._push),
@@ -90,6 +92,10 @@ class Commands:
     def _pull(self, request: Request, beat: Beat) -> dict[str, Any]:
         model = self._mirror()[0].pull(request.argument or "", beat)
         return {"id": model.id, "path": model.path}
+
+    def _import(self, request: Request, beat: Beat) -> list[dict[str, Any]]:
+        arrivals = self._mirror()[0].take_in(map(Path, request.parameters["paths"]), beat)
+        return list(map(arrival_document, arrivals))
 
     def _prune(self, request: Request, beat: Beat) -> dict[str, Any]:
         removed, spared = self._mirror()[0].prune(dry_run=bool(request.parameters.get("dry_run")))

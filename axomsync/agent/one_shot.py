@@ -90,10 +90,10 @@ def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tu
     return exit_code(failures.values(), left)
 
 
-def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> Any:
     """Do the command of `verb` in this process; returns its answer. Raises the command's failures."""
     agent.begin(agent.settings, PATIENCE_SECONDS)
-    answers: list[dict[str, Any]] = []
+    answers: list[Any] = []
 
     def do() -> None:
         answers.append(agent.commands.verbs()[verb].do(Request(0, verb, argument, parameters), lambda: None))

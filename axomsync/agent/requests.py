@@ -81,6 +81,12 @@ def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mappin
     return row
 
 
+def withdraw(ledger: Path, request: int) -> None:
+    """Take a request back that no agent has begun. Raises `LocalFault`."""
+    with request_transaction(ledger) as connection:
+        connection.execute("DELETE FROM requests WHERE id = ? AND begun_at IS NULL", (request,))
+
+
 def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
     """Wait for the result of a request; None when there is none after `seconds`."""
     deadline = time.monotonic() + seconds

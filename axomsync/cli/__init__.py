@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from axomsync import __version__
-from axomsync.cli.common import config_option, json_option
+from axomsync.cli.common import INSTANCE, config_option, json_option
 from axomsync.cli.verbs import Verbs
 from axomsync.core.errors import AxomsyncError, LocalFault
 from axomsync.core.oserrors import foreseen, local_fault
@@ -109,7 +109,8 @@ def cli(context: click.Context, /, **_: object) -> None:
     """Upload files from a drop folder, and mirror every ready model to disk."""
     name = context.invoked_subcommand or ""
     verb = cli.commands[name]
-    for option, parameter in (("--config", "config_file"), ("--json", "as_json")):
+    naming = "--instance" if INSTANCE in context.meta else "--config"
+    for option, parameter in ((naming, "config_file"), ("--json", "as_json")):
         if context.params[parameter] and not _defaults(verb, {parameter: True}):
             raise click.UsageError(f"{name} takes no {option}; leave it away", context)
     context.default_map = {name: _defaults(verb, {key: value for key, value in context.params.items() if value})}

@@ -16,7 +16,7 @@ from axomsync.runtime.problems import SUBJECTS
 MOST = 3  # files or models that are named; the rest is counted
 
 PACKAGED_UNITS = ("/usr/lib/systemd/system", "/usr/local/lib/systemd/system", "/etc/systemd/system")
-UNIT = "axomsync.service"
+UNIT, TEMPLATE = "axomsync.service", "axomsync@.service"
 
 Document = Mapping[str, Any]
 
@@ -25,8 +25,11 @@ def of_status(document: Document, *, units: Iterable[str] = PACKAGED_UNITS) -> l
     """Return the next steps after `axomsync status`; none when all is well."""
     steps = []
     if not document["agent"]["running"]:
-        is_service = any(os.path.exists(f"{folder}/{UNIT}") for folder in units)
-        steps.append(f"to start the agent: {'systemctl start axomsync' if is_service else 'axomsync run'}")
+        name = document["instance"]
+        unit = UNIT if name is None else TEMPLATE
+        is_service = any(os.path.exists(f"{folder}/{unit}") for folder in units)
+        called = "axomsync" if name is None else f"axomsync@{name}"
+        steps.append(f"to start the agent: {f'systemctl start {called}' if is_service else 'axomsync run'}")
     elif document["agent"]["paused"]:
         steps.append("to go on: axomsync resume")
     subjects = [problem["subject"] for problem in document["problems"]]
@@ -39,7 +42,12 @@ def of_status(document: Document, *, units: Iterable[str] = PACKAGED_UNITS) -> l
     steps += _of_rejected(rejected, drop)
     parked = [subject for subject in items if subject not in rejected and subject not in waiting]
     steps += _named("to know more, and try again once it is mended: axomsync retry", parked, "axomsync status")
-    return steps
+    return [_for_instance(step, document["instance"]) for step in steps]
+
+
+def _for_instance(step: str, name: str | None) -> str:
+    """The same step for the agent of this name."""
+    return step if name is None else step.replace(": axomsync ", f": axomsync --instance {name} ")
 
 
 def of_uploads(documents: Sequence[Document], drop: Path) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from axomsync.core.oserrors import local_fault
 from axomsync.core.records import UploadState
@@ -23,9 +24,46 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+INSTANCE = "axomsync.instance"  # where a click context has the name that `--instance` gave
+
+
 def config_option(function: F) -> F:
-    """Add `--config FILE`, which every verb takes."""
-    return click.option("--config", "config_file", metavar="FILE", help="Configuration file.")(function)
+    """Add `--config FILE` and `--instance NAME`, which every verb takes; both name the configuration, `config_file`."""
+    named = click.option(
+        "--instance",
+        metavar="NAME",
+        expose_value=False,
+        is_eager=True,
+        callback=_note_instance,
+        shell_complete=_instances,
+        help="Agent of this name: the configuration /etc/axomsync/NAME.toml.",
+    )
+    file = click.option("--config", "config_file", metavar="FILE", callback=_configuration, help="Configuration file.")
+    return file(named(function))
+
+
+def _instances(context: click.Context, option: click.Parameter, begin: str) -> list[str]:
+    """The instances that a shell completes to."""
+    from axomsync import config
+
+    return [name for name in config.instance_names(os.environ) if name.startswith(begin)]
+
+
+def _note_instance(context: click.Context, _: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        context.meta[INSTANCE] = name
+
+
+def _configuration(context: click.Context, option: click.Parameter, file: str | None) -> str | None:
+    """The file that one of the two options names. Raises `BadConfig` for a name that none can have."""
+    from axomsync import config
+
+    name: str | None = context.meta.get(INSTANCE)
+    if name is None:
+        return file
+    if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--config and --instance both name a configuration; leave one away", context)
+    return str(config.instance_config(name, os.environ, root=os.geteuid() == 0))
 
 
 def json_option(function: F) -> F:

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from axomsync.cli.output import print_json
-from axomsync.core.errors import AxomsyncError, LocalFault
+from axomsync.core.errors import AlreadyRunning, AxomsyncError, LocalFault
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from axomsync.agent.requests import Outcome
     from axomsync.config import Loaded
 
 ANSWER_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+START_SECONDS = 3.0  # an agent that starts has its ledger by then
 LONG_SECONDS = 7 * 86400.0  # as long as a terabyte over a slow line may take
 
 
@@ -29,28 +32,42 @@ def steer(
     parameters: dict[str, Any] | None = None,
     patience: float = ANSWER_SECONDS,
 ) -> Any:
-    """Ask the running agent to do `verb`. Returns its answer, or None when no agent runs.
+    """Ask the running agent to do `verb`. Returns its answer, or None when no agent runs or it ends meanwhile.
 
     Raises the agent's error, `Transient` when there is no answer after `patience` seconds, and `LocalFault` when the
     ledger can't be written.
     """
-    from axomsync.agent.requests import wait_for
-    from axomsync.core.errors import Transient
-    from axomsync.core.paths import LEDGER_FILE
-    from axomsync.ledger import Reader, act_as_owner, holder
+    from axomsync.ledger import act_as_owner
 
     folder = loaded.settings.state.folder
     act_as_owner(folder)
-    request = _ask(folder, verb, argument, parameters)
-    if holder(folder) is None:
-        return None
+    outcome = _wait(folder, _ask(folder, verb, argument, parameters), patience)
+    return None if outcome is None else _answer(outcome)
+
+
+def _wait(folder: "Path", request: int, patience: float) -> "Outcome | None":
+    """Wait for the outcome of a request; None when no agent runs, or none any more. Raises `Transient`."""
+    from axomsync.agent.requests import wait_for
+    from axomsync.core.errors import Transient
+    from axomsync.core.paths import LEDGER_FILE
+    from axomsync.ledger import Reader, holder
+
+    deadline = time.monotonic() + patience
     reader = Reader(folder / LEDGER_FILE)
     try:
-        outcome = wait_for(reader, request, patience)
+        while holder(folder) is not None:
+            left = deadline - time.monotonic()
+            if (outcome := wait_for(reader, request, min(left, LOOK_SECONDS))) is not None:
+                return outcome
+            if left <= 0:
+                raise Transient(f"the agent has not answered within {patience:g} s; `axomsync status` says what it does")
+        return wait_for(reader, request, 0.0)  # its last answer
     finally:
         reader.close()
-    if outcome is None:
-        raise Transient(f"the agent has not answered within {patience:g} s; `axomsync status` says what it does")
+
+
+def _answer(outcome: "Outcome") -> Any:
+    """The answer of an agent; raises its error."""
     if outcome.error is not None:
         failure = AxomsyncError(outcome.error)
         failure.exit_code = outcome.exit_code
@@ -64,19 +81,23 @@ def _ask(folder: "Path", verb: str, argument: str | None, parameters: dict[str, 
     from axomsync.core.paths import LEDGER_FILE
     from axomsync.ledger import Ledger, UnreadyLedger, holder
 
-    ledger = folder / LEDGER_FILE
-    try:
-        return ask(ledger, verb, argument, parameters)
-    except UnreadyLedger:
-        if holder(folder) is not None:
-            raise
+    ledger, deadline = folder / LEDGER_FILE, time.monotonic() + START_SECONDS
+    while True:
         try:
-            Ledger(folder, time.time).close()  # as the next agent would make it, or bring it up to date
-        except LocalFault as fault:
-            raise LocalFault(
-                f"the request can't be queued, as no agent has run here yet: {fault}; or start the agent first"
-            ) from None
-        return ask(ledger, verb, argument, parameters)
+            return ask(ledger, verb, argument, parameters)
+        except UnreadyLedger:
+            if holder(folder) is None:
+                break
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(LOOK_SECONDS / 10)  # one that has just started makes it
+    try:
+        Ledger(folder, time.time).close()  # as the next agent would make it, or bring it up to date
+    except LocalFault as fault:
+        raise LocalFault(
+            f"the request can't be queued, as no agent has run here yet: {fault}; or start the agent first"
+        ) from None
+    return ask(ledger, verb, argument, parameters)
 
 
 def errand(
@@ -86,24 +107,33 @@ def errand(
     parameters: dict[str, Any] | None = None,
     *,
     patience: float,
-) -> dict[str, Any]:
+) -> Any:
     """Have the running agent do `verb` (see `Commands`), or do it here when no agent runs; returns the answer.
 
-    Raises the errors of `verb`, and `Transient` when a running agent gives no answer for `patience` seconds.
+    What holds the state folder may be another command that does such work: it takes no requests, but it ends. Raises the
+    errors of `verb`, and `Transient` when there is no answer for `patience` seconds.
     """
     from axomsync.agent.agent import Agent
     from axomsync.agent.one_shot import errand as do_now
+    from axomsync.agent.requests import withdraw
     from axomsync.cli.common import as_owner
+    from axomsync.core.paths import LEDGER_FILE
     from axomsync.ledger import holder
     from axomsync.ops import logs
 
-    environ = as_owner(loaded)
-    if holder(loaded.settings.state.folder) is not None:
-        answer: dict[str, Any] | None = steer(loaded, verb, argument, parameters, patience)
-        if answer is not None:
-            return answer
-    logs.set_up(loaded.settings.log.format, "warning")
-    return do_now(Agent(loaded, environ), verb, argument, parameters or {})
+    environ, folder = as_owner(loaded), loaded.settings.state.folder
+    while True:
+        if holder(folder) is not None:
+            request = _ask(folder, verb, argument, parameters)
+            if (outcome := _wait(folder, request, patience)) is not None:
+                return _answer(outcome)
+            withdraw(folder / LEDGER_FILE, request)
+        try:
+            agent = Agent(loaded, environ)
+        except AlreadyRunning:
+            continue  # another one was faster
+        logs.set_up(loaded.settings.log.format, "warning")
+        return do_now(agent, verb, argument, parameters or {})
 
 
 def print_answer(answer: dict[str, Any] | None, as_json: bool, line: Callable[[dict[str, Any]], str]) -> None:

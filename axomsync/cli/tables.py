@@ -15,8 +15,8 @@ from axomsync.core.text import printable
 from axomsync.drop.repeats import repeated_words
 from axomsync.drop.shapes import shape_warning, shape_words
 
-GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok"})
-BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail"})
+GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok", "imported", "running"})
+BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail", "refused"})
 DRAWN_ROWS = 1000  # that rich draws in a moment
 
 
@@ -221,7 +221,8 @@ def status(document: dict[str, Any]) -> list[Any]:
     if agent["paused"]:
         running += f", paused until {agent['paused_until'] or '`axomsync resume`'}"
     facts = Table(box=None, show_header=False, pad_edge=False)
-    facts.add_row("agent", f"axomsync {document['version']}, {running}")
+    name = f" ({document['instance']})" if document["instance"] else ""
+    facts.add_row("agent", f"axomsync {document['version']}{name}, {running}")
     facts.add_row("console", Text(printable(f"{console['url']}  {_reached(console, running=agent['running'])}")))
     orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
     watched = f"  ({drop['observer']})" * bool(drop["observer"])
@@ -244,6 +245,23 @@ def status(document: dict[str, Any]) -> list[Any]:
     if document["problems"]:
         parts += ["", Text("PROBLEMS", style="bold"), *map(_problem, document["problems"])]
     return parts
+
+
+def agents(documents: Iterable[dict[str, Any]]) -> Listing:
+    """Rows of `axomsync status --all`: a line for each agent."""
+    columns = ("INSTANCE", "AGENT", "CONSOLE", "DROP", "MIRROR", "PAGE", "PROBLEMS")
+    return table(columns, map(_agent_row, documents))
+
+
+def _agent_row(d: dict[str, Any]) -> Sequence[Any]:
+    name = d["instance"] or "(without a name)"
+    if d["error"] is not None:
+        return (name, "unknown", None, None, None, None, d["error"])
+    agent, console = d["agent"], d["console"]
+    state = "paused" if agent["paused"] else "running" if agent["running"] else "not running"
+    counts = (_counts(d[part]["counts"]) for part in ("drop", "mirror"))
+    reached = {None: "not asked yet", True: "ok", False: "trouble"}[console["ok"]]
+    return (name, state, reached, *counts, agent["page"], len(d["problems"]))
 
 
 def waiting_words(row: dict[str, Any]) -> str:
@@ -340,3 +358,12 @@ def verified(documents: Iterable[dict[str, Any]]) -> Listing:
         rows.append((f"{d['name']}/{d['version']}", state, size(d["bytes"]), _proof_counts(d["files"])))
         rows += [("", "", "", damage) for damage in d["damage"]]
     return table(("MODEL", "BYTES ARE", "SIZE", "FILES"), rows)
+
+
+def arrivals(documents: Iterable[dict[str, Any]]) -> Listing:
+    """Rows of `axomsync import`: a line for each model, and for each folder that could not be read."""
+    rows = []
+    for d in documents:
+        model = d["source"] if d["name"] is None else f"{d['name']}/{d['version']}"
+        rows.append((model, d["outcome"], size(d["bytes"]), d["reason"] or d["path"] or ""))
+    return table(("MODEL", "OUTCOME", "SIZE", "PATH OR REASON"), rows)

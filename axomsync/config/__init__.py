@@ -1,13 +1,24 @@
 """Configuration: TOML and environment in, frozen settings out.
 
 `settings` has the keys, `values` and `units` their types; `locations`, `environment` and `load` read them, `write` writes
-them; `secrets` reads the API key and the page's token. Others import from here.
+them, `instances` looks at those of all agents of a machine; `secrets` reads the API key and the page's token. Others import
+from here.
 """
 
 from axomsync.config.environment import misspelt
+from axomsync.config.instances import everyone, free_listen, neighbours
 from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, reference, reloads
 from axomsync.config.load import Loaded, load, parse
-from axomsync.config.locations import SYSTEM_CONFIG, defaults_for_user, find
+from axomsync.config.locations import (
+    SYSTEM_CONFIG,
+    check_instance,
+    defaults_for_user,
+    find,
+    instance_config,
+    instance_names,
+    instance_of,
+    instance_values,
+)
 from axomsync.config.secrets import key_file_warning, load_key, load_token, read_token
 from axomsync.config.settings import DropSettings, HookSettings, MirrorSettings, Reload, Settings, WebSettings
 from axomsync.config.values import (
@@ -58,10 +69,17 @@ __all__ = [
     "View",
     "WebSettings",
     "as_toml",
+    "check_instance",
     "defaults_for_user",
     "effective",
+    "everyone",
     "example",
     "find",
+    "free_listen",
+    "instance_config",
+    "instance_names",
+    "instance_of",
+    "instance_values",
     "is_loopback",
     "key_file_warning",
     "listen_address",
@@ -70,6 +88,7 @@ __all__ = [
     "load_token",
     "may_use_plain_http",
     "misspelt",
+    "neighbours",
     "parse",
     "parse_listen",
     "read_token",

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from axomsync.config.environment import overlay
 from axomsync.config.keys import names_in
-from axomsync.config.locations import ENVIRONMENT_ONLY
+from axomsync.config.locations import ENVIRONMENT_ONLY, SYSTEM_CONFIG, defaults_for_user, instance_of
 from axomsync.config.settings import Settings
 from axomsync.config.units import shown
 from axomsync.config.values import is_loopback, listen_address, may_use_plain_http
@@ -54,6 +54,9 @@ def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
         raise BadConfig(*_in_order([_syntax_error(path, text, str(error))])) from None
     origins = {key: f"{path}:{line}" for key, line in _key_lines(text).items()}
     errors = overlay(tree, origins, environ)
+    name = instance_of(path, environ)
+    if name is not None:
+        _fill_in(tree, origins, name, path, environ)
     errors += _misplaced(tree, origins, path)
     try:
         settings = Settings.model_validate(tree)
@@ -64,7 +67,19 @@ def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
     errors += _contradictions(settings, origins, path)
     if errors:
         raise BadConfig("\n".join(_in_order(errors)))
+    settings.belongs_to(name)
     return Loaded(settings, origins, path)
+
+
+def _fill_in(tree: dict[str, Any], origins: dict[str, str], name: str, path: Path, environ: Mapping[str, str]) -> None:
+    """Put the defaults of an instance into `tree`, for keys that are not set."""
+    is_system = path.is_relative_to(Path(SYSTEM_CONFIG).parent)
+    for place, value in defaults_for_user(str(path), environ, root=is_system)[1].items():
+        section, _, key = place.partition(".")
+        values = tree.setdefault(section, {})
+        if isinstance(values, dict) and key not in values:
+            values[key] = value
+            origins[place] = f"default of the instance {name}"
 
 
 def _read(path: Path) -> str:

@@ -23,10 +23,13 @@ def load_key(settings: Settings, environ: Mapping[str, str]) -> str:
     if environ.get("AXOM_KEY"):
         return _clean_key(environ["AXOM_KEY"], "$AXOM_KEY")
     file = settings.console.key_file or _credential(environ)
-    if file is None and os.path.exists(SERVICE_KEY):
+    service_key, option = SERVICE_KEY, ""
+    if settings.instance is not None:
+        service_key, option = f"/etc/axomsync/{settings.instance}.key", f"--instance {settings.instance} "
+    if file is None and os.path.exists(service_key):
         raise KeyRefused(
-            f"no API key: {SERVICE_KEY} is for the service alone; lend it to this command: "
-            f"sudo sh -c 'AXOM_KEY=$(cat {SERVICE_KEY}) axomsync …'"
+            f"no API key: {service_key} is for the service alone; lend it to this command: "
+            f"sudo sh -c 'AXOM_KEY=$(cat {service_key}) axomsync {option}…'"
         )
     if file is None:
         raise KeyRefused(

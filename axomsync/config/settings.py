@@ -6,7 +6,7 @@ A new key is one line here, and `make docs`.
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic.config import JsonDict
 
 from axomsync.config.values import (
@@ -215,3 +215,13 @@ class Settings(_Section):
     web: WebSettings = Field(default_factory=WebSettings)
     hooks: HookSettings = Field(default_factory=HookSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    _instance: str | None = PrivateAttr(default=None)
+
+    @property
+    def instance(self) -> str | None:
+        """The name of the instance that these are of; None for the agent without a name."""
+        return self._instance
+
+    def belongs_to(self, instance: str | None) -> None:
+        """Note whose settings these are. For `load`, which knows it by the file."""
+        self._instance = instance

@@ -14,7 +14,7 @@ REASON = b".reason.txt"  # appended to the name of the rejected file
 CURRENT = "current"
 RECORD = ".axomsync.json"
 INTERNAL = ".axomsync"
-REMOVED, REPAIRED = ".removed-", ".repaired-"  # in INTERNAL; no staging folder begins with a dot
+REMOVED, REPAIRED, IMPORTED = ".removed-", ".repaired-", ".imported-"  # in INTERNAL; no staging folder begins with a dot
 NEW_LINK = ".new-link-"  # name of a new `current` until it replaces the old one
 
 # In the folder of a view

@@ -111,6 +111,23 @@ class ModelWrites(Moves):
 
         self.write(work)
 
+    def record_arrival(self, model: RemoteModel, *, pulled: bool) -> None:
+        """Queue a model whose folder has just appeared, also one that no list has named yet.
+
+        `record_published` follows; if it can't, the next pass finds the folder. `pulled`: see `record_wanted`.
+        """
+
+        def work(db: Database) -> None:
+            labels = (model.name, model.version, model.params, model.base_model_id, model.status, model.created_at)
+            db.conn.execute(
+                "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state,"
+                " first_seen, updated_at) VALUES (?,?,?,?,?,?,?,'queued',?,?) ON CONFLICT DO NOTHING",
+                (model.id, *labels, self._now(), self._now()),
+            )
+            self._move(db, "models", model.id, ModelState.QUEUED, {"reason": None} | ({"pulled": 1} if pulled else {}))
+
+        self.write(work)
+
     def replace_files(self, model_id: str, files: Iterable[ModelFile]) -> None:
         """Replace the recorded files of a published model."""
         fresh = list(files)

@@ -11,9 +11,11 @@ import logging
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from pathlib import Path
 
 from axomsync.console.session import NotThere
 from axomsync.core.errors import (
@@ -35,6 +37,7 @@ from axomsync.ledger import LedgerFault
 from axomsync.mirror import layout
 from axomsync.mirror.check.integrity import Corrupt
 from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.imports import Arrival, Imports
 from axomsync.mirror.labels import Labels
 from axomsync.mirror.model_task import ModelTask
 from axomsync.mirror.polling import Poller, is_there
@@ -136,6 +139,39 @@ class Mirror:
             while wait_for([future], timeout=1.0).not_done:
                 beat()
         return _outcome(self._context.ledger.read.model(model.id))
+
+    def take_in(self, places: Iterable[Path], beat: Beat) -> list[Arrival]:
+        """Import the models in these folders; returns what became of each. Raises `Rejected` when there is none."""
+        return Imports(self._context, self._space, self._publishing, self._alone_with).take(places, beat)
+
+    @contextmanager
+    def _alone_with(self, model_id: str, beat: Beat) -> Iterator[None]:
+        """Let nobody else carry this model; waits for the thread that does, and for a poll that does not know of us."""
+        mine: Future[None] = Future()
+        mine.set_running_or_notify_cancel()
+        while not self._begin_mine(model_id, mine):
+            beat()
+            if self._context.stop.is_set():
+                raise Stopping("the agent is stopping")
+        try:
+            yield
+        finally:
+            mine.set_result(None)
+
+    def _begin_mine(self, model_id: str, mine: Future[None]) -> bool:
+        """Note that a model is carried outside of the pool; False while it can't be yet."""
+        if not self._poll_lock.acquire(timeout=1.0):
+            return False
+        try:
+            with self._begin_lock:
+                other = self._in_flight.get(model_id)
+                if other is None or other.done():
+                    self._in_flight[model_id] = mine
+                    return True
+        finally:
+            self._poll_lock.release()
+        wait_for([other], timeout=1.0)
+        return False
 
     def prune(self, *, dry_run: bool) -> tuple[list[str], list[str]]:
         """Apply retention now; returns a line for each removed version, and for each one spared because it is open."""

@@ -83,23 +83,13 @@ class ModelTask:
             manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
             wanted = self._wanted(manifest, published)
             self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
-            staging = self._context.mirror_folder.staging.prepare(model.id, {file.rel: file.size for file in wanted})
+            staging = self._context.mirror_folder.staging.prepare(model.id, [file.rel for file in wanted])
             linked = self._link_unchanged(manifest, wanted, staging, target.parent)
             files, proofs, odd = self._fetch_and_prove(manifest, staging, linked)
             remarks = odd + self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs)
             record = self._record(manifest, files, proofs, published, remarks)
             judge = self._pass_gate(record, extends=published is not None)
-            try:
-                with self._publishing:
-                    if published is None:
-                        target = self._context.mirror_folder.find(model)
-                        self._context.mirror_folder.publish(record, target, judge)
-                    else:
-                        self._context.mirror_folder.extend(target, record, judge)
-            except Tampered as changed:
-                self._forget(changed)
-                raise
-            self._record_published(target, read_record(target) or record, self._context.now())
+            self._appear(record, target if published else None, judge)
         finally:
             self._space.release(model.id)
 
@@ -237,10 +227,11 @@ class ModelTask:
 
         Raises `NotPassed`, `Transient`, `Tampered`.
         """
-        staging, gate = self._context.mirror_folder.make_ready(record, extends=extends), self._context.gates.before_publish
+        staging, gate = self._staging, self._context.gates.before_publish
+        self._context.mirror_folder.make_ready(record, staging, extends=extends)
         if not gate.is_there:
             return lambda: None
-        self._context.ledger.move_model(self._model.id, ModelState.VERIFYING, reason="[hooks] before_publish looks at it")
+        self._tell_of_gate()
         seal = Seal(staging, {file.rel: file for file in record.files})
         gate.ask(self._model, str(staging), self._context.stop, self._beat)
         try:
@@ -249,6 +240,28 @@ class ModelTask:
             self._forget(changed)
             raise
         return lambda: seal.demand_unbroken(self._step)
+
+    def _appear(self, record: Record, published: Path | None, judge: Callable[[], None]) -> None:
+        """Have the folder that is made ready appear, or its files join the `published` ones, and record it."""
+        try:
+            with self._publishing:
+                target = published or self._context.mirror_folder.find(self._model)
+                if published is None:
+                    self._context.mirror_folder.publish(record, self._staging, target, judge)
+                else:
+                    self._context.mirror_folder.extend(target, record, judge)
+        except Tampered as changed:
+            self._forget(changed)
+            raise
+        self._record_published(target, read_record(target) or record, self._context.now())
+
+    @property
+    def _staging(self) -> Path:
+        """The folder where the files are collected."""
+        return self._context.mirror_folder.staging.path(self._model.id)
+
+    def _tell_of_gate(self) -> None:
+        self._context.ledger.move_model(self._model.id, ModelState.VERIFYING, reason="[hooks] before_publish looks at it")
 
     def _forget(self, changed: Tampered) -> None:
         """Have everything fetched again that was removed, since it is not what was proven."""

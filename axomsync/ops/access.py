@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from axomsync.config import instance_of
 from axomsync.core.confinement import HOMES
 from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS
 from axomsync.core.rights import denial_in, who
@@ -28,6 +29,7 @@ from axomsync.core.text import printable
 MOST_FOLDERS = 10_000
 MOST_TOLD = 5
 SERVICE, ONE_PASS, TIMER = "axomsync.service", "axomsync-sync.service", "axomsync-sync.timer"
+TEMPLATE = "axomsync@.service"  # of instances
 SERVICE_USER = "axomsync"
 _PROPERTIES = (
     "LoadState", "UnitFileState", "ActiveState", "User", "ExecStart", "ProtectHome", "ProtectSystem", "ReadWritePaths",
@@ -52,11 +54,23 @@ class Obstacle:
 
 def units(config: Path, ask: Callable[[str], Unit] | None = None) -> list[Unit]:
     """Return the properties of the units of this machine that use this configuration and are in use."""
-    asked = ask or _asked
+    asked, instance = ask or _asked, instance_of(config, os.environ)
+    if instance is not None:
+        service = asked(unit_of_instance(instance))
+        return [service] if _is_for(service, config) else []
     service, once, timer = asked(SERVICE), asked(ONE_PASS), asked(TIMER)
     chosen = [service] if _in_use(service) or not _in_use(timer) else []
     chosen += [once] if _in_use(timer) else []
-    return [unit for unit in chosen if unit.get("LoadState") == "loaded" and f"--config {config} " in unit["ExecStart"]]
+    return [unit for unit in chosen if _is_for(unit, config)]
+
+
+def unit_of_instance(name: str) -> str:
+    """Name of the unit of an instance."""
+    return TEMPLATE.replace("@", f"@{name}")
+
+
+def _is_for(unit: Unit, config: Path) -> bool:
+    return unit.get("LoadState") == "loaded" and f"--config {config} " in unit["ExecStart"]
 
 
 def hidden_by(unit: Unit, folders: Mapping[str, Path]) -> list[Obstacle]:

@@ -220,7 +220,7 @@ def _units(box: Box) -> str:
 
 
 def _for_units(option: str = "") -> Iterator[str]:
-    for unit in ("axomsync.service", "axomsync-sync.service", "axomsync-sync.timer"):
+    for unit in ("axomsync.service", "axomsync@*.service", "axomsync-sync.service", "axomsync-sync.timer"):
         yield from (option, unit) if option else (unit,)
 
 

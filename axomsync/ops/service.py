@@ -1,6 +1,7 @@
-"""Installs axomsync as a service, of the machine or of one user, and uninstalls it.
+"""Installs axomsync as a service, of the machine or of one user, and uninstalls it; as often as there are instances.
 
-Owns the units, the service's user, its folders and the first configuration. May be run again at any time: files that are the
+Owns the units, the service's user, its folders and the first configuration. An instance has folders, a configuration and a
+key of its own, and a unit that is made of the same template. May be run again at any time: files that are the
 same are left alone. Units are written over, since changes to them belong into drop-ins; a configuration never is. Each step
 is echoed in a line, also one that was not needed.
 
@@ -21,16 +22,16 @@ from axomsync import config
 from axomsync.core.confinement import HOMES
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
-from axomsync.ops.access import ONE_PASS, SERVICE, SERVICE_USER, TIMER
+from axomsync.ops.access import ONE_PASS, SERVICE, SERVICE_USER, TEMPLATE, TIMER, unit_of_instance
 
 SHIPPED = Path(__file__).parent / "units"  # the checkout's systemd/
-UNITS = (SERVICE, ONE_PASS, TIMER)
-ENABLED = (SERVICE, TIMER)
+UNITS = (SERVICE, TEMPLATE, ONE_PASS, TIMER)
 SHIPPED_PROGRAM = "/usr/local/bin/axomsync"  # what the shipped units start
 
 SYSTEM_UNITS = Path("/usr/local/lib/systemd/system")
 PACKAGED_UNIT = Path("/usr/lib/systemd/system/axomsync.service")
 SYSUSERS = Path("/usr/local/lib/sysusers.d/axomsync.conf")
+TMPFILES_SHIPPED = "axomsync.tmpfiles.conf"
 TMPFILES = Path("/usr/local/lib/tmpfiles.d/axomsync.conf")
 
 Echo = Callable[[str], object]
@@ -44,60 +45,124 @@ def running_program(called_as: str) -> list[str]:
     return [sys.executable, "-m", "axomsync"]
 
 
-def install_for_machine(program: Sequence[str], echo: Echo) -> None:
-    """Install units, user and folders of the machine's service, and /etc/axomsync/config.toml."""
+def install_for_machine(program: Sequence[str], echo: Echo, instance: str | None = None) -> None:
+    """Install units, user and folders of the machine's service or of an `instance`, and its configuration."""
     demand_root()
-    if PACKAGED_UNIT.exists():
+    if instance is not None:
+        config.check_instance(instance)
+    elif PACKAGED_UNIT.exists():
         raise LocalFault("the Debian package has the service in place: systemctl enable --now axomsync")
-    place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), echo)
-    _make_user(echo)
-    _demand_reachable(program)
-    place(TMPFILES, (SHIPPED / "axomsync.tmpfiles.conf").read_text(), echo)
-    _make_folders(echo)
-    _place_units(SHIPPED, SYSTEM_UNITS, program, machine_manager(), echo)
-    settings = Path(config.SYSTEM_CONFIG)
-    _place_settings(settings, {}, echo)
+    if not PACKAGED_UNIT.exists():
+        place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), echo)
+        _make_user(echo)
+        _demand_reachable(program)
+    tmpfiles = _tmpfiles(instance)
+    place(tmpfiles, _folders_of((SHIPPED / TMPFILES_SHIPPED).read_text(), instance), echo)
+    _make_folders(tmpfiles, echo)
+    if not PACKAGED_UNIT.exists():
+        _place_units(SHIPPED, SYSTEM_UNITS, program, machine_manager(), echo)
+    settings, values = _machine_settings(instance)
+    _place_settings(settings, values, echo)
+    unit = SERVICE if instance is None else unit_of_instance(instance)
+    once = "" if instance else "               # or axomsync-sync.timer: a pass every five minutes, and no daemon"
+    drop = values.get("drop.folder", "/srv/axom/drop")
     _echo_next_steps(
-        settings,
+        _key_beside(settings, instance),
         echo,
-        f"install -m 600 /dev/stdin {settings.parent}/key     # paste the API key, Enter, Ctrl-D",
+        f"install -m 600 /dev/stdin {_key_beside(settings, instance)}     # paste the API key, Enter, Ctrl-D",
         *([f"ln -s {shlex.join(program)} {SHIPPED_PROGRAM}"] if _is_out_of_the_way(program) else []),
         f"axomsync config check --config {settings}",
-        "systemctl enable --now axomsync               # or axomsync-sync.timer: a pass every five minutes, and no daemon",
-        f"usermod -aG {SERVICE_USER} NAME                     # for each person who may drop datasets into /srv/axom/drop",
+        f"systemctl enable --now {unit.removesuffix('.service')}{once}",
+        f"usermod -aG {SERVICE_USER} NAME                     # for each person who may drop datasets into {drop}",
     )
 
 
-def install_for_user(program: Sequence[str], environ: Mapping[str, str], echo: Echo) -> None:
+def install_for_user(program: Sequence[str], environ: Mapping[str, str], echo: Echo, instance: str | None = None) -> None:
     """Install units and configuration of the calling user, and the folders that this configuration names."""
-    settings, values = config.defaults_for_user(None, _without_choice(environ), root=False)
-    key_file = settings.parent / "key"
+    settings, values = _user_settings(environ, instance)
+    key_file = _key_beside(settings, instance)
     _place_units(SHIPPED / "user", _user_units(settings), program, _user_manager(environ), echo)
     if _place_settings(settings, {**values, "console.key_file": str(key_file)}, echo):
         for folder in (values["drop.folder"], values["mirror.folder"]):
             _make_folder(Path(str(folder)), echo)
+    unit = SERVICE if instance is None else unit_of_instance(instance)
+    once = "" if instance else "        # or axomsync-sync.timer: a pass every five minutes, and no daemon"
     _echo_next_steps(
-        settings,
+        key_file,
         echo,
         f"install -m 600 /dev/stdin {shlex.quote(str(key_file))}     # paste the API key, Enter, Ctrl-D",
         f"axomsync config check --config {shlex.quote(str(settings))}",
-        "systemctl --user enable --now axomsync        # or axomsync-sync.timer: a pass every five minutes, and no daemon",
+        f"systemctl --user enable --now {unit.removesuffix('.service')}{once}",
         "loginctl enable-linger                        # for it to run while you are not logged in",
     )
 
 
-def uninstall_for_machine(echo: Echo) -> None:
-    """Stop the service and remove everything but configuration, ledger, data and user."""
+def uninstall_for_machine(echo: Echo, instance: str | None = None) -> None:
+    """Stop the service and remove everything but configuration, ledger, data and user; an `instance` alone, or all."""
     demand_root()
-    _remove_units(SYSTEM_UNITS, (SYSUSERS, TMPFILES), machine_manager(), echo)
-    echo(f"kept: {Path(config.SYSTEM_CONFIG).parent}, /var/lib/axomsync, /srv/axom and the user {SERVICE_USER}")
+    settings, values = _machine_settings(instance)
+    if instance is not None:
+        _stop(unit_of_instance(instance), machine_manager(), echo)
+        _remove(_tmpfiles(instance), echo)
+        kept = [
+            settings,
+            _key_beside(settings, instance),
+            *(values[f"{part}.folder"] for part in ("state", "drop", "mirror")),
+        ]
+        echo(f"kept: {', '.join(map(str, kept))}")
+        return
+    tmpfiles = [_tmpfiles(name) for name in (None, *config.instance_names({}))]
+    _remove_units({}, SYSTEM_UNITS, (SYSUSERS, *tmpfiles), machine_manager(), echo)
+    echo(f"kept: {settings.parent}, /var/lib/axomsync, /srv/axom and the user {SERVICE_USER}")
 
 
-def uninstall_for_user(environ: Mapping[str, str], echo: Echo) -> None:
-    """Stop the service of the calling user and remove its units."""
-    settings, values = config.defaults_for_user(None, _without_choice(environ), root=False)
-    _remove_units(_user_units(settings), (), _user_manager(environ), echo)
+def uninstall_for_user(environ: Mapping[str, str], echo: Echo, instance: str | None = None) -> None:
+    """Stop the service of the calling user and remove its units; of an `instance`, only stop it."""
+    settings, values = _user_settings(environ, instance)
+    if instance is not None:
+        _stop(unit_of_instance(instance), _user_manager(environ), echo)
+    else:
+        _remove_units(environ, _user_units(settings), (), _user_manager(environ), echo)
     echo(f"kept: {settings.parent}, and the folders that {settings.name} names, such as {values['state.folder']}")
+
+
+# Instances
+
+
+def _machine_settings(instance: str | None) -> tuple[Path, dict[str, object]]:
+    """The configuration of the machine's service or of an instance, and its values that are no defaults."""
+    if instance is None:
+        return Path(config.SYSTEM_CONFIG), {}
+    settings = config.instance_config(instance, {}, root=True)
+    return settings, {**config.instance_values(instance), "web.listen": config.free_listen(settings, {})}
+
+
+def _user_settings(environ: Mapping[str, str], instance: str | None) -> tuple[Path, dict[str, object]]:
+    """As `_machine_settings`, of the calling user."""
+    own = _without_choice(environ)
+    settings, values = config.defaults_for_user(None, own, root=False)
+    if instance is None:
+        return settings, values
+    config.check_instance(instance)
+    settings = settings.with_name(f"{instance}.toml")
+    values = config.defaults_for_user(str(settings), own, root=False)[1]
+    return settings, {**values, "web.listen": config.free_listen(settings, own)}
+
+
+def _key_beside(settings: Path, instance: str | None) -> Path:
+    return settings.with_name("key" if instance is None else f"{instance}.key")
+
+
+def _tmpfiles(instance: str | None) -> Path:
+    return TMPFILES if instance is None else TMPFILES.with_name(f"axomsync@{instance}.conf")
+
+
+def _folders_of(text: str, instance: str | None) -> str:
+    """The folders of an instance, from those of the service without a name."""
+    if instance is None:
+        return text
+    apart = text.replace("/srv/axom/", f"/srv/axom/{instance}/")
+    return apart.replace("root     root\n", f"root     root\nd /srv/axom/{instance} 0755 root     root\n", 1)
 
 
 # The service manager: how to call systemctl; nothing where no manager runs
@@ -178,10 +243,10 @@ def _make_user(echo: Echo) -> None:
     echo(f"user {SERVICE_USER}: {'unchanged' if before else 'made'}")
 
 
-def _make_folders(echo: Echo) -> None:
-    folders = [Path(line.split()[1]) for line in TMPFILES.read_text().splitlines() if line.startswith("d ")]
+def _make_folders(tmpfiles: Path, echo: Echo) -> None:
+    folders = [Path(line.split()[1]) for line in tmpfiles.read_text().splitlines() if line.startswith("d ")]
     before = {folder for folder in folders if folder.exists()}
-    _call("systemd-tmpfiles", "--create", str(TMPFILES))
+    _call("systemd-tmpfiles", "--create", str(tmpfiles))
     for folder in folders:
         echo(f"{folder}: {'unchanged' if folder in before else 'made'}")
 
@@ -199,22 +264,26 @@ def _place_units(source: Path, target: Path, program: Sequence[str], manager: Se
     starts = " ".join(map(_quoted, program))
     texts = {name: (source / name).read_text().replace(SHIPPED_PROGRAM, starts) for name in UNITS}
     changed = [place(target / name, text, echo) for name, text in texts.items()]
-    restart = f"{' '.join(manager)} restart axomsync"
-    tell_manager(manager, SERVICE, f"it keeps the bytes that it has: {restart}", echo, changed=any(changed))
+    if any(changed) and reload_units(manager, echo) and (running := _running(manager)):
+        agents = "the running agent is" if len(running) == 1 else "the running agents are"
+        units = " ".join(unit.removesuffix(".service") for unit in running)
+        echo(f"{agents} still the old one; it keeps the bytes that it has: {' '.join(manager)} restart {units}")
+
+
+def reload_units(manager: Sequence[str], echo: Echo) -> bool:
+    """Have the service manager read the units; False where none runs."""
+    if not manager:
+        echo("no systemd runs here: it reads the units when it starts")
+        return False
+    _call(*manager, "daemon-reload")
+    echo("systemd: has read the units")
+    return True
 
 
 def tell_manager(manager: Sequence[str], unit: str, restart: str, echo: Echo, *, changed: bool) -> None:
-    """Have the service manager read changed units; `restart` tells how a running `unit` becomes the new one."""
-    if not changed:
-        return
-    if not manager:
-        echo("no systemd runs here: it reads the units when it starts")
-        return
-    _call(*manager, "daemon-reload")
-    echo("systemd: has read the units")
-    if _says_yes(*manager, "is-active", unit):
-        what = "agent" if unit == SERVICE else "gateway"
-        echo(f"the running {what} is still the old one; {restart}")
+    """Have the service manager read a changed unit; `restart` tells how the one that runs becomes the new one."""
+    if changed and reload_units(manager, echo) and _says_yes(*manager, "is-active", unit):
+        echo(f"the running gateway is still the old one; {restart}")
 
 
 def _quoted(word: str) -> str:
@@ -248,37 +317,38 @@ def place(path: Path, text: str, echo: Echo) -> bool:
     return True
 
 
-def _echo_next_steps(settings: Path, echo: Echo, *steps: str) -> None:
-    if (settings.parent / "key").exists():
+def _echo_next_steps(key: Path, echo: Echo, *steps: str) -> None:
+    if key.exists():
         return  # these steps were done before
     echo("\nWhat remains:")
     for step in steps:
         echo(f"  {step}")
 
 
-def _remove_units(units: Path, others: Sequence[Path], manager: Sequence[str], echo: Echo) -> None:
-    for name in ENABLED:
-        if (units / name).exists():
-            _disable(name, manager, echo)
+def _remove_units(
+    environ: Mapping[str, str], units: Path, others: Sequence[Path], manager: Sequence[str], echo: Echo
+) -> None:
+    instances = dict.fromkeys(map(unit_of_instance, config.instance_names(environ)))
+    instances |= dict.fromkeys(unit for unit in _running(manager) if unit != SERVICE)
+    for name in (SERVICE, *instances, TIMER):
+        template = TEMPLATE if name in instances else name
+        if (units / template).exists():
+            _stop(name, manager, echo)
     if manager and (units / ONE_PASS).exists():
         _call(*manager, "stop", ONE_PASS)  # the timer's pass, should one be under way
-    _unlink((*(units / name for name in UNITS), *others), echo)
+    for path in (*(units / name for name in UNITS), *others):
+        _remove(path, echo)
     if manager:
-        _forget_units(UNITS, manager)
+        _forget_units((SERVICE, *instances, ONE_PASS, TIMER), manager)
 
 
-def remove(unit: str, paths: Sequence[Path], manager: Sequence[str], echo: Echo) -> None:
+def remove(unit: str, paths: Iterable[Path], manager: Sequence[str], echo: Echo) -> None:
     """Stop a unit, and remove it with all that belongs to it."""
-    _disable(unit, manager, echo)
-    _unlink(paths, echo)
+    _stop(unit, manager, echo)
+    for path in paths:
+        _remove(path, echo)
     if manager:
         _forget_units((unit,), manager)
-
-
-def _disable(unit: str, manager: Sequence[str], echo: Echo) -> None:
-    if manager and any(_says_yes(*manager, question, unit) for question in ("is-active", "is-enabled")):
-        _call(*manager, "disable", "--quiet", "--now", unit)
-        echo(f"{unit}: stopped and disabled")
 
 
 def _forget_units(units: Iterable[str], manager: Sequence[str]) -> None:
@@ -287,15 +357,29 @@ def _forget_units(units: Iterable[str], manager: Sequence[str]) -> None:
         _asked(*manager, "reset-failed", name)
 
 
-def _unlink(paths: Iterable[Path], echo: Echo) -> None:
-    for path in paths:
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise local_fault(error, str(path)) from None
-        echo(f"{path}: removed")
+def _running(manager: Sequence[str]) -> list[str]:
+    """Units of agents that run now."""
+    if not manager:
+        return []
+    states = "--state=active,reloading,activating"
+    listed = _asked(*manager, "list-units", "--plain", "--no-legend", states, SERVICE, TEMPLATE.replace("@", "@*")).stdout
+    return [line.split()[0] for line in listed.splitlines() if line.strip()]
+
+
+def _stop(name: str, manager: Sequence[str], echo: Echo) -> None:
+    if manager and any(_says_yes(*manager, question, name) for question in ("is-active", "is-enabled")):
+        _call(*manager, "disable", "--quiet", "--now", name)
+        echo(f"{name}: stopped and disabled")
+
+
+def _remove(path: Path, echo: Echo) -> None:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise local_fault(error, str(path)) from None
+    echo(f"{path}: removed")
 
 
 def _call(*argv: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from axomsync.core.errors import Transient
 from axomsync.core.paths import CURRENT
 from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, Shard, Transfer, Upload
 from axomsync.core.text import iso, printable
@@ -20,6 +21,7 @@ from axomsync.mirror.publish.current import is_led_to
 if TYPE_CHECKING:
     from axomsync.drop.jsonl import Fault
     from axomsync.mirror.catalog import Change
+    from axomsync.mirror.imports import Arrival
     from axomsync.mirror.publish.record import Record
 
 Document = dict[str, Any]
@@ -140,6 +142,22 @@ def verified_document(folder: Path, record: "Record", damages: Iterable[object],
         "files": file_documents(record),
         "damage": list(map(str, damages)),
         "repaired": repaired,
+    }
+
+
+def arrival_document(arrival: "Arrival") -> Document:
+    """Return one row of `axomsync import --json`; `again`: another try may succeed."""
+    model, failure = arrival.model, arrival.failure
+    return {
+        "source": str(arrival.source),
+        "id": model and model.id,
+        "name": model and model.name,
+        "version": model and model.version,
+        "outcome": arrival.outcome,
+        "reason": arrival.remark if failure is None else str(failure),
+        "again": failure is not None and failure.exit_code == Transient.exit_code,
+        "path": arrival.path,
+        "bytes": arrival.size,
     }
 
 

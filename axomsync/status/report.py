@@ -69,6 +69,7 @@ def _status(
     last_poll = facts.get("last_poll")
     return {
         "version": __version__,
+        "instance": settings.instance,
         "agent": {
             "running": pid is not None,
             "pid": pid,

@@ -21,7 +21,8 @@ def model(name: str, state: str, damage: str | None = None) -> dict[str, Any]:
 
 def status(drop: Path, *subjects: str, running: bool = True, paused: bool = False, waits: bool = False) -> dict[str, Any]:
     problems = [{"subject": subject, "next_attempt": "2027-01-01T00:00:00+00:00" if waits else None} for subject in subjects]
-    return {"agent": {"running": running, "paused": paused}, "drop": {"folder": str(drop)}, "problems": problems}
+    agent = {"running": running, "paused": paused}
+    return {"instance": None, "agent": agent, "drop": {"folder": str(drop)}, "problems": problems}
 
 
 @pytest.fixture
@@ -31,6 +32,18 @@ def drop(tmp_path: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     return tmp_path
+
+
+def test_an_instance_has_its_name_in_each_step(drop: Path, tmp_path: Path) -> None:
+    (tmp_path / "axomsync@.service").touch()
+    stopped = {**status(drop, running=False), "instance": "eu"}
+    assert advice.of_status(stopped, units=[str(tmp_path)]) == ["to start the agent: systemctl start axomsync@eu"]
+    steps = advice.of_status({**status(drop, "console", "llama/v1", paused=True), "instance": "eu"})
+    assert [step.partition(": ")[2] for step in steps] == [
+        "axomsync --instance eu resume",
+        "axomsync --instance eu doctor",
+        "axomsync --instance eu retry llama/v1",
+    ]
 
 
 def test_when_all_is_well_nothing_is_to_be_done(drop: Path) -> None:

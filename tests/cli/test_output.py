@@ -23,6 +23,7 @@ from tests.rig.old_ledger import old_ledger
 
 STATUS = {
     "version": str,
+    "instance": (str, None),
     "agent": {
         "running": bool,
         "pid": (int, None),

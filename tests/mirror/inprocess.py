@@ -15,6 +15,7 @@ from axomsync.ledger import Ledger
 from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
+from axomsync.mirror.imports import Arrival
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import read_record
@@ -54,13 +55,18 @@ class MirrorHere:
 
     def sync(self) -> None:
         """Run one pass. Raises the console's refusals."""
-        with self._context() as context:
+        with self.context() as context:
             Mirror(context).run_once()
+
+    def take_in(self, *places: Path) -> list[Arrival]:
+        """Import the models in these folders."""
+        with self.context() as context:
+            return Mirror(context).take_in(places, lambda: None)
 
     @contextmanager
     def running(self) -> Iterator[Mirror]:
         """One life of the mirror's loop."""
-        with self._context() as context:
+        with self.context() as context:
             mirror = Mirror(context)
             loop = threading.Thread(target=mirror.run)
             loop.start()
@@ -73,11 +79,12 @@ class MirrorHere:
 
     def scrub(self) -> None:
         """Run one round of the upkeep: read due models and repair them."""
-        with self._context() as context:
+        with self.context() as context:
             Upkeep(context).scrub(lambda: None)
 
     @contextmanager
-    def _context(self) -> Iterator[MirrorContext]:
+    def context(self) -> Iterator[MirrorContext]:
+        """What the mirror's parts share in one life."""
         stop = threading.Event()
         settings = MirrorSettings(**{"folder": self.folder, "reserve": "0B", **self.settings})
         with Ledger(self.state, self._now) as ledger:

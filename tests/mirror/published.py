@@ -35,8 +35,8 @@ class PublishedHere:
         listed = tuple(ModelFile(rel, len(data), None, ()) for rel, data in files.items())
         record = record_of(model, listed, dict.fromkeys(files, Proof.SIZE), (), 1e9 + number, ())
         target = self.folder.find(model)
-        self.folder.make_ready(record, extends=False)
-        self.folder.publish(record, target, lambda: None)
+        self.folder.make_ready(record, staging, extends=False)
+        self.folder.publish(record, staging, target, lambda: None)
         return target
 
     def pin(self, name: str, number: int) -> None:

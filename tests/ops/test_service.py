@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from axomsync import config
 from axomsync.core.errors import LocalFault
 from axomsync.ops import service
 from tests.rig.installation import CHECKOUT
@@ -34,6 +35,50 @@ def test_the_timers_pass_is_locked_in_as_the_agent_is() -> None:
     assert service_lines("axomsync-sync.service") == service_lines("axomsync.service")
     assert service_lines("user/axomsync-sync.service") == service_lines("user/axomsync.service")
     assert len(service_lines("axomsync.service")) > 40
+
+
+@pytest.mark.parametrize("kind", ["", "user/"])
+def test_an_instance_is_locked_in_as_the_agent_is_and_apart(kind: str) -> None:
+    plain, template = ((UNITS / f"{kind}{unit}").read_text() for unit in ("axomsync.service", "axomsync@.service"))
+    known = {
+        "sync agent %i:": "sync agent:",
+        "axomsync/%i.toml": "axomsync/config.toml",
+        "axomsync/%i.key": "axomsync/key",
+        "StateDirectory=axomsync/%i": "StateDirectory=axomsync",
+        "axomsync@%i": "axomsync",
+        "axomsync@NAME": "axomsync",
+        "/srv/axom/%i": "/srv/axom",
+    }
+    for own, shared in known.items():
+        template = template.replace(own, shared)
+    assert template == plain
+
+
+def test_an_instance_of_a_user_is_beside_the_agent_without_a_name(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    install(tmp_path)
+    said: list[str] = []
+    for name in ("eu", "us", "eu"):
+        service.install_for_user(["/opt/axomsync/bin/axomsync"], environ, said.append, name)
+    folder = tmp_path / ".config/axomsync"
+    eu, us = (config.load(folder / f"{name}.toml", environ).settings for name in ("eu", "us"))
+    assert said.count(f"{folder / 'eu.toml'}: written") == said.count(f"{folder / 'eu.toml'}: kept") == 1
+    assert (eu.web.listen, us.web.listen) == ("127.0.0.1:9465", "127.0.0.1:9466")
+    assert (eu.console.key_file, us.console.key_file) == (folder / "eu.key", folder / "us.key")
+    assert (tmp_path / "axom/eu/drop").is_dir()
+    assert (tmp_path / "axom/us/models").is_dir()
+    service.uninstall_for_user(environ, said.append, "eu")
+    assert (folder.parent / "systemd/user/axomsync@.service").exists()
+    service.uninstall_for_user(environ, said.append)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.toml", "eu.toml", "us.toml"]
+    assert list((folder.parent / "systemd/user").iterdir()) == []
+
+
+def test_folders_of_an_instance() -> None:
+    shipped = (UNITS / "axomsync.tmpfiles.conf").read_text()
+    assert service._folders_of(shipped, None) == shipped
+    paths = [line.split()[1] for line in service._folders_of(shipped, "eu").splitlines() if line.startswith("d ")]
+    assert paths == ["/srv/axom", "/srv/axom/eu", "/srv/axom/eu/drop", "/srv/axom/eu/models"]
 
 
 def test_a_users_service_has_of_the_machines_what_it_can() -> None:

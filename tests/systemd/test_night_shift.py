@@ -26,6 +26,7 @@ from tests.rig.installation import CHECKOUT, PROGRAM, SOURCES, machine_with_prog
 UNIT = "axomsync.service"
 CONFIG = "/etc/axomsync/config.toml"
 KEY = "/etc/axomsync/key"
+INSTANCE = "/etc/axomsync/eu.toml"
 PACKAGES = "/opt/packages"
 NEXT_VERSION = "99.0.0"
 NEXT_MIGRATION = "m990_of_the_next_version"
@@ -307,6 +308,25 @@ def a_downgrade_is_refused(night: Night) -> None:
     assert "written by a newer axomsync" in older.stderr
 
 
+def an_instance_comes_through_an_upgrade(night: Night) -> None:
+    """The same version again goes the way of any other one."""
+    machine, unit = night.machine, "axomsync@eu.service"
+    said = machine.run("axomsync", "service", "install", "--instance", "eu").stdout
+    assert "/etc/axomsync/eu.toml: written" in said
+    machine.run("sed", "-i", f's,^url = .*,url = "{night.sandbox.url}",; s,^include = .*,include = ["none"],', INSTANCE)
+    key = night.sandbox.steer("keys", scopes=["read", "models"])["key"]
+    machine.write("/etc/axomsync/eu.key", f"{key}\n", mode=0o600)
+    machine.systemctl("enable", "--now", unit)
+    before = [night.pid, int(machine.show(unit, "MainPID"))]
+    night.install(night.package)
+    after = [night.pid, int(machine.show(unit, "MainPID"))]
+    assert 0 not in after
+    assert not set(before) & set(after)
+    rows = json.loads(machine.run("axomsync", "status", "--all", "--json").stdout)
+    assert [(row["instance"], row["agent"]["running"]) for row in rows] == [(None, True), ("eu", True)]
+    night.told("an agent that is well", is_well)
+
+
 def all_bytes_are_right(night: Night) -> None:
     for name, sha256 in night.dropped.items():
         upload = night.upload(name)
@@ -355,7 +375,9 @@ def removing_ends_the_timer_too(night: Night) -> None:
     machine.systemctl("enable", "--now", timer)
     machine.run("dpkg", "--remove", "axomsync")
     assert machine.show(timer, "ActiveState") == "inactive"
+    assert machine.show("axomsync@eu.service", "ActiveState") == "inactive"
     assert machine.run("find", "/etc/systemd/system", "-name", "axomsync*").stdout == ""
+    machine.run("test", "-s", INSTANCE, "-a", "-s", "/etc/axomsync/eu.key", "-a", "-s", "/var/lib/axomsync/eu/state.db")
 
 
 def the_manual_does_what_it_says(night: Night) -> None:
@@ -403,6 +425,7 @@ SHORT_NIGHT = (
     killed_while_the_network_is_cut_it_says_so_and_goes_on,
     on_a_full_disk_a_model_waits_for_room,
     a_revoked_key_is_told_and_replaced,
+    an_instance_comes_through_an_upgrade,
     all_bytes_are_right,
     removing_ends_the_timer_too,
 )

@@ -11,7 +11,7 @@ from tests.rig.inside import SandboxInside
 from tests.rig.installation import PREFIX, PROGRAM
 from tests.systemd.conftest import CONFIG, DROP_IN, GOOD_CONFIG, KEY, UNIT, WHEELS, install
 
-PASS, TIMER = "axomsync-sync.service", "axomsync-sync.timer"
+PASS, TIMER, INSTANCE = "axomsync-sync.service", "axomsync-sync.timer", "axomsync@eu.service"
 
 
 def until(condition: Callable[[], bool], what: str, patience: float) -> None:
@@ -30,11 +30,11 @@ def exists(machine: Container, path: str) -> bool:
 
 
 def test_systemd_has_nothing_to_say_about_the_units(machine: Container) -> None:
-    verdict = machine.run("systemd-analyze", "verify", "--man=no", UNIT, PASS, TIMER)
+    verdict = machine.run("systemd-analyze", "verify", "--man=no", UNIT, PASS, TIMER, INSTANCE)
     assert verdict.stdout + verdict.stderr == ""
 
 
-@pytest.mark.parametrize("unit", [UNIT, PASS])
+@pytest.mark.parametrize("unit", [UNIT, PASS, INSTANCE])
 def test_the_service_is_locked_in(machine: Container, unit: str) -> None:
     machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", "--offline=yes", unit)
 

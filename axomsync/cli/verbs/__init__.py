@@ -27,6 +27,7 @@ MODULES = (  # in the order of `--help`
     "poll",
     "forget",
     "pull",
+    "import_",
     "wait",
     "verify",
     "pin",

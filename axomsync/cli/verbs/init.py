@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 def init(config_file: str | None, force: bool, url: str | None, key_file: str | None, **folders: str | None) -> None:
     """Write a commented configuration, create the folders, test the key."""
     from axomsync import config
+    from axomsync.config import instance_of
 
     path, values = config.defaults_for_user(config_file, os.environ, root=os.geteuid() == 0)
+    if instance_of(path, os.environ) is not None:
+        values["web.listen"] = config.free_listen(path, os.environ)
     values |= {f"{name}.folder": _absolute(folder) for name, folder in folders.items() if folder}
     values |= {"console.url": url} if url else {}
     values |= {"console.key_file": _absolute(key_file)} if key_file else {}
@@ -70,13 +73,16 @@ def _read_by_itself() -> Path | None:
 
 
 def _service_command(path: Path) -> str:
-    from axomsync.config import SYSTEM_CONFIG
+    from axomsync.config import SYSTEM_CONFIG, instance_of
     from axomsync.ops.service import PACKAGED_UNIT, SYSTEM_UNITS
 
-    if str(path) != SYSTEM_CONFIG:
-        return "axomsync service install --user"
+    instance = instance_of(path, os.environ)
+    option = f" --instance {instance}" if instance else ""
+    if path.parent != Path(SYSTEM_CONFIG).parent or (instance is None and str(path) != SYSTEM_CONFIG):
+        return f"axomsync service install --user{option}"
     is_installed = PACKAGED_UNIT.exists() or (SYSTEM_UNITS / PACKAGED_UNIT.name).exists()
-    return "systemctl enable --now axomsync" if is_installed else "axomsync service install"
+    unit = f"axomsync@{instance}" if instance else "axomsync"
+    return f"systemctl enable --now {unit}" if is_installed else f"axomsync service install{option}"
 
 
 def _absolute(path: str) -> str:

@@ -2,10 +2,19 @@
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-for_user = click.option("--user", "for_user", is_flag=True, help="A service of your own, without root.")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options(function: F) -> F:
+    """Add what both verbs take."""
+    instance = click.option("--instance", metavar="NAME", help="A further agent, with key, folders and page of its own.")
+    for_user = click.option("--user", "for_user", is_flag=True, help="A service of your own, without root.")
+    return for_user(instance(function))
 
 
 @click.group()
@@ -14,7 +23,7 @@ def service() -> None:
 
 
 @service.command()
-@for_user
+@options
 @click.option(
     "--gateway",
     "gateway_for",
@@ -24,13 +33,13 @@ def service() -> None:
 )
 @click.option("--listen", default="", metavar="ADDRESS:PORT", help="Where the gateway listens.  [default: 9080]")
 @click.option("--near", multiple=True, metavar="NETWORK", help="Who may ask the gateway.  [default: private networks]")
-def install(for_user: bool, gateway_for: tuple[str, ...], listen: str, near: tuple[str, ...]) -> None:
+def install(for_user: bool, instance: str | None, gateway_for: tuple[str, ...], listen: str, near: tuple[str, ...]) -> None:
     """Install units, user, folders and a configuration, and print each step."""
     from axomsync.ops import gateway
     from axomsync.ops.service import install_for_machine, install_for_user, running_program
 
-    if gateway_for and for_user:
-        raise click.UsageError("a gateway is a service of the machine: leave out --user")
+    if gateway_for and (for_user or instance):
+        raise click.UsageError("a gateway is a service of the machine, once on it: leave out --user and --instance")
     if (listen or near) and not gateway_for:
         raise click.UsageError("--listen and --near are for a gateway: name the hosts of storage with --gateway")
     if gateway_for:
@@ -38,16 +47,19 @@ def install(for_user: bool, gateway_for: tuple[str, ...], listen: str, near: tup
         return
     program = running_program(sys.argv[0])
     if for_user:
-        install_for_user(program, os.environ, click.echo)
+        install_for_user(program, os.environ, click.echo, instance)
     else:
-        install_for_machine(program, click.echo)
+        install_for_machine(program, click.echo, instance)
 
 
 @service.command()
-@for_user
+@options
 @click.option("--gateway", is_flag=True, help="Remove the gateway instead, with its cache.")
-def uninstall(for_user: bool, gateway: bool) -> None:
-    """Stop the service and remove its units. Configuration, key, ledger and data stay."""
+def uninstall(for_user: bool, instance: str | None, gateway: bool) -> None:
+    """Stop the service and remove its units. Configuration, key, ledger and data stay.
+
+    With --instance, only this one; without, all.
+    """
     from axomsync.ops import gateway as gateways
     from axomsync.ops.service import uninstall_for_machine, uninstall_for_user
 
@@ -55,6 +67,6 @@ def uninstall(for_user: bool, gateway: bool) -> None:
         gateways.uninstall(click.echo)
         return
     if for_user:
-        uninstall_for_user(os.environ, click.echo)
+        uninstall_for_user(os.environ, click.echo, instance)
     else:
-        uninstall_for_machine(click.echo)
+        uninstall_for_machine(click.echo, instance)

@@ -1,5 +1,6 @@
-"""`status`: one screen, or a live one."""
+"""`status`: one screen, or a live one, or a line for each agent of the machine."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from axomsync.cli.common import config_option, json_option, load, status_of
-from axomsync.cli.output import print_json, print_json_line
+from axomsync.cli.output import print_documents, print_json, print_json_line
+from axomsync.core.errors import AxomsyncError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +25,14 @@ WATCH_SECONDS = 1.0
 @config_option
 @json_option
 @click.option("--watch", is_flag=True, help="Refresh every second, until Ctrl-C; with --json print a line each time.")
-def status(config_file: str | None, as_json: bool, watch: bool) -> None:
+@click.option("--all", "everyone", is_flag=True, help="A line for each agent of this machine.")
+def status(config_file: str | None, as_json: bool, watch: bool, everyone: bool) -> None:
     """Show one screen: agent, console, drop folder, mirror, transfers, problems."""
+    if everyone and watch:
+        raise click.UsageError("--all and --watch don't go together; try: watch axomsync status --all")
+    if everyone:
+        _show_all(config_file, as_json)
+        return
     loaded = load(config_file)
     if watch:
         _watch(loaded, as_json)
@@ -32,6 +40,26 @@ def status(config_file: str | None, as_json: bool, watch: bool) -> None:
         print_json(status_of(loaded))
     else:
         _show(loaded)
+
+
+def _show_all(config_file: str | None, as_json: bool) -> None:
+    """Show every agent; one whose configuration or ledger can't be used has its error in its line, and the exit code."""
+    from axomsync import config
+    from axomsync.cli import tables
+
+    documents, worst = [], 0
+    for path, loaded in config.everyone(config_file, os.environ).items():
+        document: dict[str, Any] = {"config": str(path), "instance": config.instance_of(path, os.environ), "error": None}
+        try:
+            if not isinstance(loaded, config.Loaded):
+                raise loaded
+            document |= status_of(loaded)
+        except AxomsyncError as failure:
+            document["error"], worst = str(failure), max(worst, failure.exit_code)
+        documents.append(document)
+    print_documents(documents, as_json, tables.agents)
+    if worst:
+        sys.exit(worst)
 
 
 def _show(loaded: "Loaded") -> None:

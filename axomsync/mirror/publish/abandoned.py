@@ -27,12 +27,13 @@ def remove_abandoned(own: Path, now: float) -> None:
         return  # none yet; a fault is met when the agent's own is made
     for name in names:
         folder = own.parent / name
-        if name != own.name and _IDENTITY.fullmatch(name) and not _changed_since(folder, now - ABANDONED_SECONDS):
+        if name != own.name and _IDENTITY.fullmatch(name) and not changed_since(folder, now - ABANDONED_SECONDS):
             log.info("%s: removed partial downloads of an agent that no longer runs", printable(str(folder)))
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _changed_since(folder: Path, begin: float) -> bool:
+def changed_since(folder: Path, begin: float) -> bool:
+    """Check whether anything in a folder was changed since `begin`; what can't be read counts as changed."""
     try:
         for place, folders, files in os.walk(folder, onerror=_fail):
             if any(os.lstat(os.path.join(place, name)).st_ctime >= begin for name in (".", *folders, *files)):

@@ -111,12 +111,11 @@ class MirrorFolder:
         record = read_record(folder)
         return record.model.id if record else None
 
-    def make_ready(self, record: Record, *, extends: bool) -> Path:
-        """Make a staging folder what it will be when it is published; returns it. Raises `LocalFault`.
+    def make_ready(self, record: Record, staging: Path, *, extends: bool) -> None:
+        """Make a staging folder what it will be when it is published. Raises `LocalFault`.
 
         `extends`: its files join those that are published.
         """
-        staging = self.staging.path(record.model.id)
         try:
             remove_strangers(staging, {file.rel for file in record.files})
             if not extends:
@@ -124,14 +123,12 @@ class MirrorFolder:
             make_readable_and_sync(staging)
         except OSError as error:
             raise local_fault(error) from None
-        return staging
 
-    def publish(self, record: Record, target: Path, judge: Callable[[], None]) -> None:
+    def publish(self, record: Record, staging: Path, target: Path, judge: Callable[[], None]) -> None:
         """Move a folder that is made ready to its final place, and update `current`. Raises `LocalFault`.
 
         `judge` is called immediately before the folder appears, and may raise.
         """
-        staging = self.staging.path(record.model.id)
         judge()
         try:
             make_folders(target.parent, self.root)
@@ -301,7 +298,7 @@ class MirrorFolder:
         except OSError:
             if self.owner(target) != model_id:
                 raise
-            self.staging.discard(model_id)  # another agent was faster
+            shutil.rmtree(staging, ignore_errors=True)  # another agent was faster
 
 
 def shown(model: Model) -> str:

@@ -88,8 +88,7 @@ def read_record(folder: Path) -> Record | None:
     """
     try:
         with _opened(folder) as opened:
-            shape = read_document(opened, RECORD.encode(), _SHAPE)
-        return None if shape is None else _record(shape)
+            return record_in(opened)
     except (NotADocument, ValueError) as fault:
         _tell(folder / RECORD, str(fault))
         return None
@@ -97,6 +96,15 @@ def read_record(folder: Path) -> Record | None:
         if error.errno in _NOT_THERE:
             return None
         raise local_fault(error) from None
+
+
+def record_in(opened: Folder) -> Record | None:
+    """Read the record in an open folder; None when there is none.
+
+    Raises `NotADocument` and `ValueError` for one that can't be right, and `OSError`.
+    """
+    shape = read_document(opened, RECORD.encode(), _SHAPE)
+    return None if shape is None else _record(shape)
 
 
 def file_documents(record: Record) -> list[dict[str, Any]]:

@@ -9,16 +9,16 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from axomsync.core.errors import Rejected
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
+from axomsync.core.paths import IMPORTED, INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
 from axomsync.core.records import RemoteModel
 from axomsync.mirror.layout import folder_names
-from axomsync.mirror.publish.abandoned import remove_abandoned
+from axomsync.mirror.publish.abandoned import changed_since, remove_abandoned
 
 ABANDONED_SECONDS = 3600.0  # age at which a temporary name counts as abandoned; in use it exists only moments
 
@@ -35,10 +35,14 @@ class Staging:
         name, _ = folder_names(RemoteModel(model_id, model_id, "-", None, None, "", None), clash=False)
         return self._internal / name
 
-    def prepare(self, model_id: str, rels: Mapping[str, int]) -> Path:
+    def imported(self, model_id: str) -> Path:
+        """The folder for the files of a model that is imported: beside a download of the same model."""
+        return self._internal / f"{IMPORTED}{self.path(model_id).name}"
+
+    def prepare(self, model_id: str, rels: Iterable[str], staging: Path | None = None) -> Path:
         """Make the staging folder with the sub-folders of `rels`. Raises `LocalFault`, or `Rejected` for a symlink."""
         free_bytes(self._root)
-        staging = self.path(model_id)
+        staging = staging or self.path(model_id)
         try:
             for folder in {staging / os.path.dirname(rel) for rel in rels} | {staging}:
                 make_folders(folder, self._root)
@@ -77,6 +81,12 @@ class Staging:
         except OSError as error:
             raise local_fault(error) from None
         return folder
+
+    def sweep_imports(self) -> None:
+        """Delete what imports left that were ended in their middle and not begun again since."""
+        for left in self._internal.glob(f"{IMPORTED}*"):
+            if not changed_since(left, time.time() - ABANDONED_SECONDS):
+                shutil.rmtree(left, ignore_errors=True)
 
     def sweep(self, now: float) -> None:
         """Delete leftovers: of removals and repairs that a crash interrupted, and of agents that are gone."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from axomsync.config import Settings
 from axomsync.ops import access
-from axomsync.ops.doctor import environment, far_side, folders, ledger, service, views, watching
+from axomsync.ops.doctor import environment, far_side, folders, instances, ledger, service, views, watching
 from axomsync.ops.doctor.findings import Finding
 from axomsync.ops.doctor.installation import Installation
 
@@ -28,6 +28,7 @@ CHECKS: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
     views.views,
     service.rights,
     service.sandbox_of_units,
+    instances.shared_places,
     watching.file_events,
     ledger.sound_ledger,
 )
@@ -35,6 +36,6 @@ CHECKS: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
 
 def examine(settings: Settings, config: Path, environ: Mapping[str, str], *, write: bool) -> Iterator[Finding]:
     """Make all checks as the user who calls; `config` is the path of the configuration."""
-    installation = Installation(settings, environ, access.units(config), write)
+    installation = Installation(settings, environ, access.units(config), write, config)
     for check in CHECKS:
         yield from check(installation)

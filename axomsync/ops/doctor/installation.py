@@ -17,6 +17,7 @@ class Installation:
     environ: Mapping[str, str]
     units: list[access.Unit]  # systemd's, as far as they use this configuration
     write: bool
+    config: Path = Path("/etc/axomsync/config.toml")
 
     @property
     def service(self) -> pwd.struct_passwd | None:
