@@ -70,5 +70,7 @@ class StatusPage:
             shared.ledger.transitions,
             facts.free_bytes,
             shared.problems.all,
+            facts.published,
+            settings.mirror.poll if settings.mirror.enabled else 0.0,
         )
         return Server(facts, registry(told), token)

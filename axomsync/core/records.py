@@ -332,6 +332,7 @@ class Model:
     left_out: tuple[str, ...] = ()  # files of a published model that `[mirror] files` did not select
     remarks: tuple[str, ...] = ()  # oddities of a published model's files that do not block it
     proofs: tuple[tuple[str, int], ...] = ()  # proofs of a published model's files, with the number of files
+    digest: str | None = None  # of a published model: over its files and their digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +358,7 @@ class Published:
     version: str
     path: str
     created_at: str | None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from sqlite_utils import Database, Migrations
 
 from axomsync import __version__
 from axomsync.core.errors import NewerLedger
+from axomsync.ledger.digests import digest_in_ledger
 from axomsync.ledger.rows import Misfit
 
 migrations = Migrations("axomsync")
@@ -121,6 +122,14 @@ def m019_unpacked(db: Database) -> None:
 def m021_promotion(db: Database) -> None:
     """Where `current` of each name leads, so that each move is told; versions on trial."""
     _execute_all(db, _PROMOTION)
+
+
+@migrations()
+def m024_digest(db: Database) -> None:
+    """One digest for all bytes of a published model."""
+    _execute_all(db, "ALTER TABLE models ADD COLUMN digest TEXT")
+    for (model,) in db.execute("SELECT id FROM models WHERE state = 'published'").fetchall():
+        db.execute("UPDATE models SET digest = ? WHERE id = ?", [digest_in_ledger(db, model), model])
 
 
 def _execute_all(db: Database, statements: str) -> None:

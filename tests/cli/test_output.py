@@ -62,7 +62,7 @@ UPLOAD = {
 }  # fmt: skip
 MODEL = {
     "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",
-    "damage", "verified_at", "pulled", "proofs", "current",
+    "damage", "verified_at", "pulled", "proofs", "current", "digest",
 }  # fmt: skip
 UPLOAD_STATES = ["settling", "checking", "queued", "uploading", "uploaded", "rejected", "duplicate", "held", "failed"]
 MODEL_STATES = [

@@ -90,8 +90,9 @@ class Stage:
     def _server(self, token: str | None) -> Server:
         facts = Facts(self.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems)
         told = AgentCollector(
-            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all
-        )
+            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all,
+            facts.published, self.settings.mirror.poll,
+        )  # fmt: skip
         return Server(facts, registry(told), token)
 
     def polled(self, seconds_ago: float = 12) -> None:
