@@ -5,7 +5,7 @@ them; `secrets` reads the API key and the page's token. Others import from here.
 """
 
 from axomsync.config.environment import misspelt
-from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, reference, reloads
+from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, changes, reference
 from axomsync.config.load import Loaded, load, parse
 from axomsync.config.locations import SYSTEM_CONFIG, defaults_for_user, find
 from axomsync.config.secrets import key_file_warning, load_key, load_token, read_token
@@ -56,6 +56,7 @@ __all__ = [
     "View",
     "WebSettings",
     "as_toml",
+    "changes",
     "defaults_for_user",
     "effective",
     "example",
@@ -72,5 +73,4 @@ __all__ = [
     "parse_listen",
     "read_token",
     "reference",
-    "reloads",
 ]

@@ -328,6 +328,11 @@ INSERT INTO facts SELECT 'currents_unknown', '1' WHERE EXISTS (SELECT 1 FROM mod
 """
 
 
+def newest_migration() -> str:
+    """Return the name of the newest schema that this program knows."""
+    return max(str(migration.name) for migration in migrations.pending(Database(memory=True)))
+
+
 def refuse_newer(db: Database, path: Path) -> None:
     known = {migration.name for migration in migrations.pending(Database(memory=True))}
     unknown = [str(applied.name) for applied in migrations.applied(db) if applied.name not in known]

@@ -52,7 +52,7 @@ class Obstacle:
 
 def units(config: Path, ask: Callable[[str], Unit] | None = None) -> list[Unit]:
     """Return the properties of the units of this machine that use this configuration and are in use."""
-    asked = ask or _asked
+    asked = ask or properties_of
     service, once, timer = asked(SERVICE), asked(ONE_PASS), asked(TIMER)
     chosen = [service] if _in_use(service) or not _in_use(timer) else []
     chosen += [once] if _in_use(timer) else []
@@ -104,8 +104,9 @@ def _in_use(unit: Unit) -> bool:
     return unit.get("UnitFileState") == "enabled" or unit.get("ActiveState") in ("active", "reloading", "activating")
 
 
-def _asked(name: str) -> Unit:
-    argv = ["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", name]
+def properties_of(name: str, *, of_user: bool = False) -> Unit:
+    """Return what systemd knows about a unit; `of_user` asks the manager of the calling user. Empty without systemd."""
+    argv = ["systemctl", *(["--user"] if of_user else []), "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", name]
     try:
         said = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
