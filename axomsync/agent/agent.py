@@ -326,6 +326,7 @@ class Agent:
         self._shared.liveness.limit = _silence_allowed(workers.settings)
         self.workers = workers
         self.workers.start(paused=self.pause.is_on)
+        self.workers.hurry()  # somebody has asked for something, and waits
 
 
 def _silence_allowed(settings: Settings) -> float:
