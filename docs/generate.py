@@ -18,7 +18,7 @@ from axomsync.cli import cli
 from axomsync.config import Key, Reload
 from axomsync.core import states
 from axomsync.core.errors import EXIT_CODES
-from axomsync.core.records import ModelState, UploadState
+from axomsync.core.records import ModelState, Published, UploadState
 from axomsync.ops.metrics import AgentCollector
 from axomsync.runtime.problems import SUBJECTS
 from axomsync.runtime.ring import Ring
@@ -314,14 +314,17 @@ def _metrics() -> str:
         "Metrics",
         "`GET /metrics` at `[web] listen`, in Prometheus' text format. Every series exists from the start, at zero. "
         "There are also `process_*` and `python_info`. [alerts.yml](../alerts.yml) has alert rules, "
-        "[grafana-dashboard.json](../grafana-dashboard.json) a dashboard.",
+        "[grafana-dashboard.json](../grafana-dashboard.json) a dashboard of one box, "
+        "[grafana-fleet.json](../grafana-fleet.json) one of all boxes.",
         _table(("metric", "type", "labels", "meaning"), rows),
     )
 
 
 def _label(name: str, values: list[str]) -> str:
-    if name == "version":
-        return "`version`"
+    if name in ("name", "version", "id", "digest"):
+        return f"`{name}`"
+    if name == "current":
+        return "`current`: true, false"
     if name == "gateway":
         return "`gateway`: each of `[transfer] gateways`"
     if name == "state":
@@ -349,6 +352,7 @@ def _collector() -> AgentCollector:
         folders=lambda: {"drop": 0, "mirror": 0, "state": 0},
         problems=list,
         ring=Ring(["http://box1:9080"]),
+        published=lambda: [Published("", "", "", "", None)],
     )
 
 

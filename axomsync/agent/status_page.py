@@ -71,5 +71,7 @@ class StatusPage:
             facts.free_bytes,
             shared.problems.all,
             shared.ring,
+            facts.published,
+            settings.mirror.poll if settings.mirror.enabled else 0.0,
         )
         return Server(facts, registry(told), token)

@@ -7,7 +7,7 @@ from here.
 
 from axomsync.config.environment import misspelt
 from axomsync.config.instances import everyone, free_listen, neighbours
-from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, reference, reloads
+from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, changes, reference
 from axomsync.config.load import Loaded, load, parse
 from axomsync.config.locations import (
     SYSTEM_CONFIG,
@@ -69,6 +69,7 @@ __all__ = [
     "View",
     "WebSettings",
     "as_toml",
+    "changes",
     "check_instance",
     "defaults_for_user",
     "effective",
@@ -93,5 +94,4 @@ __all__ = [
     "parse_listen",
     "read_token",
     "reference",
-    "reloads",
 ]

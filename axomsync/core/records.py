@@ -334,6 +334,7 @@ class Model:
     remarks: tuple[str, ...] = ()  # oddities of a published model's files that do not block it
     bytes_from_gateways: int = 0
     proofs: tuple[tuple[str, int], ...] = ()  # proofs of a published model's files, with the number of files
+    digest: str | None = None  # of a published model: over its files and their digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +360,7 @@ class Published:
     version: str
     path: str
     created_at: str | None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from axomsync.core.errors import Transient
 from axomsync.core.paths import CURRENT
-from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, Shard, Transfer, Upload
+from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, ModelState, Shard, Transfer, Upload
 from axomsync.core.text import iso, printable
 from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
 from axomsync.drop.handover import Batch, appeared
@@ -81,6 +81,7 @@ def model_document(model: Model) -> Document:
         "bytes_total": total,
         "path": model.path,
         "current": is_led_to(model.path),
+        "digest": model.digest if model.state is ModelState.PUBLISHED else None,
         "created_at": model.created_at,
         "damage": model.damage,
         "verified_at": iso(model.verified_at),

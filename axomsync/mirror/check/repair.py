@@ -42,7 +42,7 @@ def repair(
     Raises failures of the download, `Rejected` and `LocalFault`.
     """
     good = {damage.file.rel: _good_part(damage) for damage in damages}
-    ledger.replace_files(record.model.id, [good.get(file.rel, file) for file in record.files])
+    ledger.replace_files(record.model.id, [good.get(file.rel, file) for file in record.files], damaged=True)
     try:
         for number, damage in enumerate(damages):
             copy = workshop / str(number)
