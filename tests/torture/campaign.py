@@ -12,14 +12,13 @@ import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections import Counter
 from pathlib import Path
 from subprocess import SubprocessError
 
-from tests.torture.forge import Forge, forged
+from tests.torture.forge import Forge, forged, place_for_runs
 from tests.torture.schedule import KINDS, Schedule, drawn, simpler
 from tests.torture.world import Run
 
@@ -87,7 +86,7 @@ def main() -> int:
 
 def _work(job: tuple[list[tuple[int, str]], float, bool, str]) -> list[tuple[str, int, str]]:
     orders, ends, shorten, program = job
-    place = Path(tempfile.mkdtemp(prefix="axomsync-torture-"))
+    place = place_for_runs()
     found = []
     try:
         with forged(place, Path(program)) as forge:

@@ -14,6 +14,7 @@ import resource
 import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -96,6 +97,12 @@ class Forge:
         told = self._report.read_bytes()
         changes, looks = (int.from_bytes(told[place : place + 8], "little") for place in (0, 8))
         return End(code, changes, looks, told[16:].split(b"\0")[0].decode(errors="replace"))
+
+
+def place_for_runs() -> Path:
+    """A new folder, in memory where that is possible: runs sync thousands of times, and a mounted image is one anyhow."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="axomsync-torture-", dir=memory if os.access(memory, os.W_OK) else None))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import errno
 import gzip
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -147,12 +148,13 @@ def world_of(number: int) -> World:
 
 
 def _dropped(dice: Random, *, packed: bool) -> Iterator[Dropped]:
-    seen: list[bytes] = []
+    seen: list[tuple[str, bytes]] = []
     for index in range(dice.randint(1, 5)):
         name = dice.choice((f"{index}.jsonl", f"deep/er/{index}.jsonl", f"ä b+{index}%2F.jsonl"))
         kind = dice.random()
-        if kind < 0.15 and seen:
-            data = dice.choice(seen)  # the content of another file
+        if kind < 0.2 and seen:
+            first, data = dice.choice(seen)  # the content of another file, perhaps under its name, which is no new upload
+            name = dice.choice((name, f"again/{index}/{os.path.basename(first)}"))
         else:
             texts = ({"text": f"{dice.getrandbits(64):x} " * dice.randint(1, 30)} for _ in range(dice.randint(1, 40)))
             data = b"".join(json.dumps(text).encode() + b"\n" for text in texts)
@@ -161,7 +163,7 @@ def _dropped(dice: Random, *, packed: bool) -> Iterator[Dropped]:
         elif packed and kind > 0.6:
             yield Dropped(f"{name}.gz", gzip.compress(data, mtime=0), data)
         else:
-            seen.append(data)
+            seen.append((name, data))
             yield Dropped(name, data, data)
 
 
