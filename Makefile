@@ -8,6 +8,9 @@
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
 ON ?=# the legs of `make matrix`; all when empty
+N ?=# how many runs of the tortures `make stress` makes
+SEED ?=# the first seed of these runs
+MUTANTS ?=# deliberate faults that `make stress` looks for: all, or words of their names
 CASE ?=# what `make bench` measures; everything when empty
 UV := $(shell command -v uv)
 
@@ -60,9 +63,11 @@ bench: .venv/bench  ## measures against other clients, on loopback; CASE=name on
 	pip install -q --no-build-isolation -e '.[bench]'
 	touch $@
 
-stress: .venv/ready  ## the long tortures
+stress: .venv/ready  ## the long tortures; N=600 (SEED=1) instead so many runs that a seed repeats; MUTANTS=all deliberate faults
 	@tests/rig/debian-packages.sh
-	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs
+	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs
+	if [ -n "$(MUTANTS)" ]; then exec .venv/bin/python -m tests.torture.mutants $(filter-out all,$(MUTANTS)); fi
+	if [ -n "$(N)" ]; then exec .venv/bin/python -m tests.torture.campaign --count $(N) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
 clean:  ## removes whatever these verbs made
