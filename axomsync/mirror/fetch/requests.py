@@ -40,7 +40,7 @@ class Requests:
         except GatewayFault as fault:
             received = lease.position - begun
             if not received or not file.job.urls.is_over(file.rel, generation):  # else it could not get the next slice
-                self._blame(way.gateway or "", fault, received)
+                self._blame(way.gateway or "", url, fault, received)
             raise
         except RangeIgnored:
             if way.gateway is not None:
@@ -80,10 +80,12 @@ class Requests:
             file.release(handle)
             self._ring.count(way.result, lease.position - begun)
         if way.gateway is not None:
-            self._ring.worked(way.gateway)
+            self._ring.worked(way.gateway, url)
 
-    def _blame(self, gateway: str, fault: GatewayFault, received: int) -> None:
-        if received >= USEFUL_BYTES:
+    def _blame(self, gateway: str, url: str, fault: GatewayFault, received: int) -> None:
+        if fault.is_refusal:
+            self._ring.refused(gateway, url, str(fault))
+        elif received >= USEFUL_BYTES:
             self._ring.worked(gateway)
         elif received:
             self._ring.broke_off(gateway, str(fault))
