@@ -163,7 +163,8 @@ class Ring:
             if record is None or now < record.held_until:
                 return
             record.failures += 1
-            pause = min(LONGEST_HOLD_SECONDS, FIRST_HOLD_SECONDS * 2.0 ** min(record.failures - 1, 10))
+            longest = FIRST_HOLD_SECONDS if is_storage else LONGEST_HOLD_SECONDS  # when storage is back, so are they
+            pause = min(longest, FIRST_HOLD_SECONDS * 2.0 ** min(record.failures - 1, 10))
             record.held_until, record.probed_until = now + pause * (0.5 + self._random() / 2), 0.0
             record.broken_off, record.reason, record.is_storage = 0, reason, is_storage
         self._tell()

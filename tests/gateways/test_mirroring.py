@@ -172,7 +172,7 @@ def test_a_body_that_ends_since_the_link_has_expired_is_no_fault(
     files = {f"{number}.bin": Content(SLICE * 3 // 2, seed=number) for number in range(4)}
     server.add_model("chassis", "v1", files)
     mirror.gateways = [gateway.url for gateway in ring]
-    server.url_lifetime, server.rate = 1, 6 * MIB  # a slice takes longer
+    server.url_lifetime, server.rate = 2, 4.5 * MIB  # two slices take longer
     mirror.sync()
     (model,) = mirror.models()
     published(mirror, model.id, files)

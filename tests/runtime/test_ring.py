@@ -97,6 +97,18 @@ def test_when_storage_fails_too_those_that_said_so_are_free_again(ring: Ring) ->
     assert ring.way(URL, 0, 10, {FIRST}).gateway == THIRD
 
 
+def test_after_an_outage_of_storage_gateways_are_back_soon(ring: Ring, clock: Clock) -> None:
+    for _ in range(50):
+        for gateway in GATEWAYS:
+            ring.failed(gateway, "it answered 502", is_storage=True)
+        assert asked(ring) is None
+        ring.storage_fails_too()
+    for gateway in GATEWAYS:
+        ring.failed(gateway, "it answered 502", is_storage=True)
+    clock.now += FIRST_HOLD_SECONDS
+    assert asked(ring) == FIRST
+
+
 def test_one_that_does_not_serve_a_host_is_asked_for_the_others(ring: Ring, clock: Clock) -> None:
     other = "https://other.example/b/k?X-Amz-Signature=1"
     owner = ring.way(other, 0, 10).gateway or ""
