@@ -73,11 +73,14 @@ class Bug(Transient):
 
 
 class GatewayFault(Transient):
-    """A gateway gave no usable answer; `is_storage`: it says that it gets none from storage."""
+    """A gateway gave no usable answer.
 
-    def __init__(self, message: str, *, is_storage: bool = False) -> None:
+    `is_storage`: it says that it gets none from storage; `is_refusal`: it does not serve this host of storage.
+    """
+
+    def __init__(self, message: str, *, is_storage: bool = False, is_refusal: bool = False) -> None:
         super().__init__(message)
-        self.is_storage = is_storage
+        self.is_storage, self.is_refusal = is_storage, is_refusal
 
 
 class UrlExpired(AxomsyncError):

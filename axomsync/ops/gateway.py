@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
@@ -38,18 +38,20 @@ RUNTIME = "/run/axomsync-gateway"
 NGINX = "/usr/sbin/nginx"
 RESOLV_CONF = Path("/etc/resolv.conf")
 DEFAULT_LISTEN = "9080"
+DEFAULT_ROOM = "50g"
 
 Echo = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Place:
-    """What differs from place to place. `near`: networks that may ask; None for private ones."""
+    """What differs from place to place. `near`: networks that may ask; None for private ones. `room`: size of the cache."""
 
     hosts: Sequence[str]
     listen: str = DEFAULT_LISTEN
     near: Sequence[str] | None = None
     resolvers: Sequence[str] = ()
+    room: str = DEFAULT_ROOM
     cache: str = CACHE
     runtime: str = RUNTIME
 
@@ -65,6 +67,7 @@ def configuration(place: Place, shipped: str) -> str:
     resolver = f"    resolver {resolvers} valid=30s;\n" if resolvers else ""
     text = _replaced(text, r" *resolver 127\.0\.0\.53 valid=30s;\n", resolver)
     text = _replaced(text, r"(?<=listen )9080(?=;)", _listen(place.listen))
+    text = _replaced(text, r"(?<= max_size=)50g(?= )", _room(place.room))
     return text.replace(CACHE, place.cache).replace(RUNTIME, place.runtime)
 
 
@@ -74,7 +77,7 @@ def name_servers(resolv_conf: str) -> list[str]:
     return [server for server in found if _is_address(server)]
 
 
-def install(hosts: Sequence[str], listen: str, near: Sequence[str] | None, echo: Echo) -> None:
+def install(hosts: Sequence[str], listen: str, near: Sequence[str] | None, room: str, echo: Echo) -> None:
     """Place the configuration and the unit of a gateway for these hosts of storage."""
     demand_root()
     if not Path(NGINX).exists():
@@ -83,7 +86,7 @@ def install(hosts: Sequence[str], listen: str, near: Sequence[str] | None, echo:
     if not resolvers and not all(_is_address(_parts(host)[1].strip("[]")) for host in hosts):
         raise LocalFault(f"{RESOLV_CONF}: it names no name server, and nginx asks only those; name storage by address")
     shipped = _read(SHIPPED_CONFIGURATION)
-    chosen = Place(hosts, listen or DEFAULT_LISTEN, near, resolvers)
+    chosen = Place(hosts, listen or DEFAULT_LISTEN, near, resolvers, room or DEFAULT_ROOM)
     _demand_accepted(chosen, shipped)
     echo(f"{NGINX}: can use the configuration")
     changed = place(CONFIGURATION, configuration(chosen, shipped), echo)
@@ -111,7 +114,7 @@ def _demand_accepted(place: Place, shipped: str) -> None:
     """Have nginx check the configuration, away from its place: a check makes the folders that it names."""
     with tempfile.TemporaryDirectory(prefix="axomsync-gateway-") as folder:
         tried = Path(folder) / "nginx.conf"
-        elsewhere = Place(place.hosts, place.listen, place.near, place.resolvers, folder, folder)
+        elsewhere = replace(place, cache=folder, runtime=folder)
         tried.write_text(configuration(elsewhere, shipped))
         done = subprocess.run([NGINX, "-e", "stderr", "-t", "-c", str(tried)], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -165,6 +168,14 @@ def _listen(text: str) -> str:
     if not re.fullmatch(r"(?:(?:[0-9.]+|\[[0-9a-fA-F:.]+\]):)?\d{1,5}", text):
         raise LocalFault(f"{printable(text)}: this is nothing to listen at; write it like 10.0.0.5:9080, or 9080")
     return text
+
+
+def _room(text: str) -> str:
+    """A size as nginx writes it, from one such as `200GB`."""
+    match = re.fullmatch(r"(\d{1,6})\s*([MG])i?B?", text, re.IGNORECASE)
+    if match is None or not int(match[1]):
+        raise LocalFault(f"{printable(text)}: this is no room for a cache; write it like 200GB")
+    return f"{match[1]}{match[2].lower()}"
 
 
 def _is_address(text: str) -> bool:

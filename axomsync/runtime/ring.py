@@ -5,15 +5,16 @@ time; then one request tries it while the others still go around it. When storag
 are not held out any longer. The list may change at any time.
 
 Failures handled: a gateway that can't be reached, that answers nonsense, that breaks off again and again, that gives wrong
-bytes; a ledger that can't store what `status` shows (the next change is stored again).
+bytes, that does not serve a host of storage; a ledger that can't store what `status` shows (the next change is stored
+again).
 """
 
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import random as any_chance
 
 from axomsync.core.awake import awake_seconds
@@ -22,6 +23,7 @@ from axomsync.ledger import Ledger
 from axomsync.ledger.facts import GATEWAYS
 from axomsync.runtime.problems import Problems
 from axomsync.transport.gateways import block_end, owners
+from axomsync.transport.http import host_of
 
 SUBJECT = "gateways"
 FIRST_HOLD_SECONDS, LONGEST_HOLD_SECONDS = 5.0, 300.0
@@ -58,9 +60,15 @@ class _Record:
     probed_until: float = 0.0
     reason: str | None = None
     is_storage: bool = False  # it only told that it does not get an answer from storage
+    refused: dict[str, tuple[float, str]] = field(default_factory=dict)  # by storage's host: until when, and its words
 
-    def is_free(self, now: float) -> bool:
-        return now >= self.held_until and now >= self.probed_until
+    def is_free(self, now: float, host: str) -> bool:
+        until, _ = self.refused.get(host, (0.0, ""))
+        return now >= max(self.held_until, self.probed_until, until)
+
+    def recover(self) -> None:
+        self.failures, self.broken_off, self.reason, self.is_storage = 0, 0, None, False
+        self.held_until = self.probed_until = 0.0
 
 
 class Ring:
@@ -95,8 +103,10 @@ class Ring:
     def way(self, url: str, position: int, end: int, barred: Collection[str] = ()) -> Way:
         """The way for bytes of the object at `url`, from `position` on; `barred` gateways gave wrong bytes of this block."""
         with self._lock:
-            now = self._clock()
-            free = [gateway for gateway, record in self._records.items() if record.is_free(now) and gateway not in barred]
+            now, host = self._clock(), host_of(url)
+            free = [
+                gateway for gateway, record in self._records.items() if record.is_free(now, host) and gateway not in barred
+            ]
             if not free:
                 return Way(block_end(position, end) if self._records else end)
             chosen = owners(free, url, position)[0]
@@ -112,15 +122,27 @@ class Ring:
             with self._lock:
                 self._moved[result] += count
 
-    def worked(self, gateway: str) -> None:
-        """Note that a request through a gateway was answered to its end."""
+    def worked(self, gateway: str, url: str = "") -> None:
+        """Note that a request for `url` through a gateway was answered to its end."""
         with self._lock:
             record = self._records.get(gateway)
-            if record is None or not (record.failures or record.broken_off):
+            if record is None or not (record.failures or record.broken_off or record.refused):
                 return
-            had_failed = record.failures
-            self._records[gateway] = _Record()
-        if had_failed:
+            is_served = record.refused.pop(host_of(url), None) is not None
+            is_news = is_served or record.failures > 0
+            record.recover()
+        if is_news:
+            self._tell()
+
+    def refused(self, gateway: str, url: str, reason: str) -> None:
+        """Note that a gateway does not serve the host of `url`: for other hosts it is asked as before."""
+        with self._lock:
+            record = self._records.get(gateway)
+            if record is None:
+                return
+            known = record.refused.get(host_of(url))
+            record.refused[host_of(url)] = (self._clock() + LONGEST_HOLD_SECONDS, reason)
+        if known is None:
             self._tell()
 
     def broke_off(self, gateway: str, reason: str) -> None:
@@ -141,7 +163,8 @@ class Ring:
             if record is None or now < record.held_until:
                 return
             record.failures += 1
-            pause = min(LONGEST_HOLD_SECONDS, FIRST_HOLD_SECONDS * 2.0 ** min(record.failures - 1, 10))
+            longest = FIRST_HOLD_SECONDS if is_storage else LONGEST_HOLD_SECONDS  # when storage is back, so are they
+            pause = min(longest, FIRST_HOLD_SECONDS * 2.0 ** min(record.failures - 1, 10))
             record.held_until, record.probed_until = now + pause * (0.5 + self._random() / 2), 0.0
             record.broken_off, record.reason, record.is_storage = 0, reason, is_storage
         self._tell()
@@ -172,7 +195,10 @@ class Ring:
     def states(self) -> list[GatewayState]:
         """All gateways as they are now, in the order of the list."""
         with self._lock:
-            return [GatewayState(gateway, not one.failures, one.reason) for gateway, one in self._records.items()]
+            return [
+                GatewayState(gateway, not (one.failures or one.refused), one.reason or _words(one.refused.values()))
+                for gateway, one in self._records.items()
+            ]
 
     def _tell(self) -> None:
         """Tell `status` and the list of problems; not under the lock, since the ledger may be slow."""
@@ -189,3 +215,7 @@ class Ring:
             self._problems.report(SUBJECT, f"{' · '.join(words)}; the next gateway, then storage, is asked instead")
         else:
             self._problems.clear(SUBJECT)
+
+
+def _words(refused: Iterable[tuple[float, str]]) -> str | None:
+    return "; ".join(words for _, words in refused) or None

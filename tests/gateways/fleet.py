@@ -7,6 +7,7 @@ nginx in the namespaces of the boxes, agents are processes. All of it is gone wi
 import ctypes
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import threading
@@ -79,6 +80,8 @@ class Fleet:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
+        if error is None:
+            shutil.rmtree(self._home)  # many boxes hold many bytes
 
     def publish(self, files: Mapping[str, Content]) -> str:
         """List a model in the console; returns its id."""

@@ -19,9 +19,10 @@ def config(*gateways: str) -> dict[str, Any]:
     return {"drop": {"enabled": False}, "web": {"listen": "127.0.0.1:0"}, "transfer": {"gateways": list(gateways)}}
 
 
-def model(agent: AgentProcess, name: str) -> dict[str, Any] | None:
-    found = [row for row in json.loads(agent.call("models", "--json").stdout) if row["name"] == name]
-    return found[0] if found and found[0]["state"] == "published" else None
+def model(agent: AgentProcess, name: str) -> dict[str, Any]:
+    eventually("the model", (agent.mirror / name / "v1").exists)
+    eventually("its end in the ledger", lambda: f"{name}/v1: published" in agent.log())
+    return next(row for row in json.loads(agent.call("models", "--json").stdout) if row["name"] == name)
 
 
 def test_a_list_that_is_reloaded_counts_at_once(tmp_path: Path, server: FaultyServer, gateway: Gateway) -> None:
@@ -30,13 +31,13 @@ def test_a_list_that_is_reloaded_counts_at_once(tmp_path: Path, server: FaultySe
     environ = {"http_proxy": NOBODY, "https_proxy": NOBODY}
     with AgentProcess(tmp_path / "box", server.url, KEY, config(), environ=environ) as agent:
         agent.start()
-        first = eventually("the model", lambda: model(agent, "direct"))
+        first = model(agent, "direct")
         assert first["bytes_from_gateways"] == 0
         agent.configure(config(gateway.url, NOBODY))
         agent.hangup()
-        eventually("the new list", lambda: len(agent.status()["mirror"]["gateways"]) == 2)
+        eventually("the new list", lambda: "reloaded" in agent.log())
         server.add_model("through", "v1", FILES)
-        second = eventually("the model", lambda: model(agent, "through"))
+        second = model(agent, "through")
         assert second["bytes_from_gateways"] == TOTAL
         assert "from gateways" in agent.call("models").stdout
         states = {row["gateway"]: row["up"] for row in agent.status()["mirror"]["gateways"]}

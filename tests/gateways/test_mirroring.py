@@ -166,6 +166,21 @@ def test_links_that_are_refused_through_a_gateway_are_asked_for_anew(
     assert len(server.console_requests("/download")) == 2
 
 
+def test_a_body_that_ends_since_the_link_has_expired_is_no_fault(
+    server: FaultyServer, ring: list[Gateway], mirror: MirrorHere
+) -> None:
+    files = {f"{number}.bin": Content(SLICE * 3 // 2, seed=number) for number in range(4)}
+    server.add_model("chassis", "v1", files)
+    mirror.gateways = [gateway.url for gateway in ring]
+    server.url_lifetime, server.rate = 2, 4.5 * MIB  # two slices take longer
+    mirror.sync()
+    (model,) = mirror.models()
+    published(mirror, model.id, files)
+    total = sum(content.size for content in files.values())
+    assert (mirror.told, mirror.ring.totals()["owner"]) == ([], total)
+    assert server.sent() < 1.02 * total
+
+
 def test_a_key_that_may_not_read_gets_nothing_that_is_cached(
     tmp_path: Path, server: FaultyServer, gateway: Gateway, mirror: MirrorHere, model_id: str
 ) -> None:

@@ -28,7 +28,7 @@ class Gateway:
         self.url = f"http://{address}:{port}"
         self.log = folder / "access.log"
         self.errors = folder / "errors.log"
-        place = Place(hosts, listen or f"127.0.0.1:{port}", near, (), str(folder), str(folder))
+        place = Place(hosts, listen or f"127.0.0.1:{port}", near, cache=str(folder), runtime=str(folder))
         text = configuration(place, SHIPPED_CONFIGURATION.read_text())
         text = text.replace("syslog:server=unix:/dev/log,tag=axomsync_gateway,severity=info", str(self.log))
         text = text.replace("worker_processes auto", "worker_processes 1").replace("min_free=10g", "min_free=1m")

@@ -6,7 +6,15 @@ import pytest
 
 from axomsync.ledger import Ledger
 from axomsync.runtime.problems import Problems
-from axomsync.runtime.ring import BROKEN_OFF_MOST, FIRST_HOLD_SECONDS, PROBE_SECONDS, WRONG_BYTES_SECONDS, Ring, Way
+from axomsync.runtime.ring import (
+    BROKEN_OFF_MOST,
+    FIRST_HOLD_SECONDS,
+    LONGEST_HOLD_SECONDS,
+    PROBE_SECONDS,
+    WRONG_BYTES_SECONDS,
+    Ring,
+    Way,
+)
 from axomsync.transport.gateways import BLOCK, owners
 
 URL = "https://s3.example/b/k?X-Amz-Signature=1"
@@ -87,6 +95,33 @@ def test_when_storage_fails_too_those_that_said_so_are_free_again(ring: Ring) ->
     ring.storage_fails_too()
     assert asked(ring) == FIRST
     assert ring.way(URL, 0, 10, {FIRST}).gateway == THIRD
+
+
+def test_after_an_outage_of_storage_gateways_are_back_soon(ring: Ring, clock: Clock) -> None:
+    for _ in range(50):
+        for gateway in GATEWAYS:
+            ring.failed(gateway, "it answered 502", is_storage=True)
+        assert asked(ring) is None
+        ring.storage_fails_too()
+    for gateway in GATEWAYS:
+        ring.failed(gateway, "it answered 502", is_storage=True)
+    clock.now += FIRST_HOLD_SECONDS
+    assert asked(ring) == FIRST
+
+
+def test_one_that_does_not_serve_a_host_is_asked_for_the_others(ring: Ring, clock: Clock) -> None:
+    other = "https://other.example/b/k?X-Amz-Signature=1"
+    owner = ring.way(other, 0, 10).gateway or ""
+    ring.refused(owner, other, "it does not serve other.example")
+    assert ring.way(other, 0, 10).gateway not in (owner, None)
+    assert asked(ring) == FIRST
+    assert [state.reason for state in ring.states() if not state.up] == ["it does not serve other.example"]
+    ring.worked(owner, URL)
+    assert [state.gateway for state in ring.states() if not state.up] == [owner]
+    clock.now += LONGEST_HOLD_SECONDS
+    assert ring.way(other, 0, 10).gateway == owner
+    ring.worked(owner, other)
+    assert all(state.up for state in ring.states())
 
 
 def test_a_new_list_counts_from_the_next_request_on(ring: Ring, clock: Clock) -> None:

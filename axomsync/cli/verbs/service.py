@@ -33,17 +33,20 @@ def service() -> None:
 )
 @click.option("--listen", default="", metavar="ADDRESS:PORT", help="Where the gateway listens.  [default: 9080]")
 @click.option("--near", multiple=True, metavar="NETWORK", help="Who may ask the gateway.  [default: private networks]")
-def install(for_user: bool, instance: str | None, gateway_for: tuple[str, ...], listen: str, near: tuple[str, ...]) -> None:
+@click.option("--room", default="", metavar="SIZE", help="The most that the gateway's cache takes.  [default: 50GB]")
+def install(
+    for_user: bool, instance: str | None, gateway_for: tuple[str, ...], listen: str, near: tuple[str, ...], room: str
+) -> None:
     """Install units, user, folders and a configuration, and print each step."""
     from axomsync.ops import gateway
     from axomsync.ops.service import install_for_machine, install_for_user, running_program
 
     if gateway_for and (for_user or instance):
         raise click.UsageError("a gateway is a service of the machine, once on it: leave out --user and --instance")
-    if (listen or near) and not gateway_for:
-        raise click.UsageError("--listen and --near are for a gateway: name the hosts of storage with --gateway")
+    if (listen or near or room) and not gateway_for:
+        raise click.UsageError("--listen, --near and --room are for a gateway: name the hosts of storage with --gateway")
     if gateway_for:
-        gateway.install(gateway_for, listen, near or None, click.echo)
+        gateway.install(gateway_for, listen, near or None, room, click.echo)
         return
     program = running_program(sys.argv[0])
     if for_user:

@@ -18,7 +18,7 @@ from axomsync.runtime.ring import Ring, Way
 from axomsync.storage.client import RangeIgnored, Storage
 from axomsync.transport.gateways import BLOCK
 
-USEFUL_BYTES = MEBIBYTE  # a body that ends early after so many is no fault: the link may have expired in its middle
+USEFUL_BYTES = MEBIBYTE  # a body that ends early after so many is no fault
 
 
 class Requests:
@@ -31,12 +31,17 @@ class Requests:
 
     def serve(self, lease: Lease[PartialFile], beat: Callable[[], None]) -> None:
         """Fetch the bytes of a lease, or as many of them as one request may ask for."""
-        file, began = lease.file, self._clock()
+        file, began, begun = lease.file, self._clock(), lease.position
         url, generation, fresh = file.job.urls.url(file.rel)
         way = self._way(url, lease)
         lease.gateway = way.gateway
         try:
             self._receive(lease, url, way, began, beat, fresh=fresh)
+        except GatewayFault as fault:
+            received = lease.position - begun
+            if not received or not file.job.urls.is_over(file.rel, generation):  # else it could not get the next slice
+                self._blame(way.gateway or "", url, fault, received)
+            raise
         except RangeIgnored:
             if way.gateway is not None:
                 file.direct = True
@@ -67,9 +72,6 @@ class Requests:
             with self._storage.get(url, begun, way.end, file.size, etag, way.gateway) as reply:
                 self._dispatcher.accept(lease, reply, way.end, began)
                 Reception(self._tools, lease, handle.descriptor, beat).receive(reply)
-        except GatewayFault as fault:
-            self._blame(way.gateway or "", fault, lease.position - begun)
-            raise
         except (SourceChanged, UrlExpired, Refused) as failure:
             if way.gateway is not None and (fresh or isinstance(failure, SourceChanged)):
                 self._ask_storage(file, url, begun, way.gateway, failure)
@@ -78,10 +80,12 @@ class Requests:
             file.release(handle)
             self._ring.count(way.result, lease.position - begun)
         if way.gateway is not None:
-            self._ring.worked(way.gateway)
+            self._ring.worked(way.gateway, url)
 
-    def _blame(self, gateway: str, fault: GatewayFault, received: int) -> None:
-        if received >= USEFUL_BYTES:
+    def _blame(self, gateway: str, url: str, fault: GatewayFault, received: int) -> None:
+        if fault.is_refusal:
+            self._ring.refused(gateway, url, str(fault))
+        elif received >= USEFUL_BYTES:
             self._ring.worked(gateway)
         elif received:
             self._ring.broke_off(gateway, str(fault))
