@@ -36,6 +36,7 @@ SUBJECTS = (
     "list of models",
     "mirror folder",
     "promotion",
+    "rights of models",
     "status page",
     "steering",
     "upkeep",
