@@ -26,6 +26,7 @@ from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.loop import Mirror
 from axomsync.mirror.moves import Promotion
+from axomsync.mirror.publish.access import Access
 from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.warm import Warmer
 from axomsync.ops.hooks import Hooks, gates
@@ -106,7 +107,13 @@ class Workers:
         mirror = MirrorContext(
             **vars(context),
             settings=settings,
-            mirror_folder=MirrorFolder(settings.folder, context.identity, settings.promote, views=settings.views),
+            mirror_folder=MirrorFolder(
+                settings.folder,
+                context.identity,
+                settings.promote,
+                views=settings.views,
+                access=Access(int(settings.mode, 8), settings.group),
+            ),
             lanes=Lanes(connections, context, hashes=settings.verify == "etag"),
             patience=patience,
         )

@@ -60,10 +60,12 @@ def print_published(model: "Model", as_json: bool) -> None:
 
 def mirror_folder(loaded: "Loaded") -> "MirrorFolder":
     """Return the configured mirror folder."""
+    from axomsync.mirror.publish.access import Access
     from axomsync.mirror.publish.folder import MirrorFolder
 
     settings = loaded.settings.mirror
-    return MirrorFolder(settings.folder, "by-hand", settings.promote, views=settings.views)
+    access = Access(int(settings.mode, 8), settings.group)
+    return MirrorFolder(settings.folder, "by-hand", settings.promote, views=settings.views, access=access)
 
 
 def follow_by_views(loaded: "Loaded", parent: Path) -> None:

@@ -17,6 +17,8 @@ from axomsync.config.values import (
     Folder,
     Gateways,
     Globs,
+    Group,
+    Mode,
     OptionalDuration,
     OptionalFile,
     OptionalSize,
@@ -135,6 +137,8 @@ class MirrorSettings(_Section):
     warm: Literal["", "current"] = _key(
         "", "current reads what current leads to into the page cache, if it fits into half of the available memory"
     )
+    group: Group = _key("", 'group of everything published, by name or number; "" leaves it as the filesystem gives it')
+    mode: Mode = _key("0644", "rights of published files, in octal; folders get x where r is")
     scrub: OptionalDuration = _key("30d", 'interval of reading and repairing published bytes, slowly; "" is never')
 
 

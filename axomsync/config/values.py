@@ -175,6 +175,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def file_mode(value: object) -> str:
+    """Check rights of published files: the owner's may not be less, the others' not more than reading."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError(f'{shown(value)} is not a mode; write it in octal and in quotes, such as "0640"')
+    if value[-3:-2] != "6" or not set(value[-2:]) <= {"0", "4"}:
+        raise ValueError(
+            f'{shown(value)}: the owner reads and writes, and others read at most, or could change what was verified: "0640"'
+        )
+    return value.zfill(4)
+
+
+def group_name(value: str) -> str:
+    """Check the form of a group's name or number."""
+    if value and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}\$?", value):
+        raise ValueError(f'{shown(value)} is not the name of a group; write it like "ml", or "" for none')
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration), PlainSerializer(show_duration)]
 Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(show_size)]
 OptionalSize = Annotated[
@@ -194,6 +212,8 @@ Connections = Annotated[
 ]
 Bandwidth = Annotated[tuple[BandwidthRule, ...], BeforeValidator(parse_bandwidth), PlainSerializer(show_bandwidth)]
 Promote = Annotated[Promotes, BeforeValidator(parse_promote), PlainSerializer(show_promote)]
+Mode = Annotated[str, BeforeValidator(file_mode)]
+Group = Annotated[str, AfterValidator(group_name)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 OptionalFile = Annotated[
     Path | None,

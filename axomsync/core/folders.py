@@ -117,13 +117,16 @@ class Folder:
             self.move(temporary, self, name)
         self.sync()
 
-    def replace(self, name: bytes, data: bytes, mode: int = 0o644, *, into: "Folder | None" = None) -> None:
+    def replace(
+        self, name: bytes, data: bytes, mode: int = 0o644, *, group: int | None = None, into: "Folder | None" = None
+    ) -> None:
         """Write like `write_new`, but replace any file of the name atomically; the old one is never written into.
 
+        `group`: the number of its group, None for that of the folder or process.
         `into`: another folder of the filesystem that gets the file; nobody sees an unfinished one there.
         """
         target = into or self
-        with self._unfinished(data, mode, name) as temporary, target._named(name):
+        with self._unfinished(data, mode, name, group) as temporary, target._named(name):
             os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
         target.sync()
 
@@ -231,12 +234,14 @@ class Folder:
                     raise
 
     @contextmanager
-    def _unfinished(self, data: bytes, mode: int, wanted: bytes) -> Iterator[bytes]:
+    def _unfinished(self, data: bytes, mode: int, wanted: bytes, group: int | None = None) -> Iterator[bytes]:
         """Write `data` durably under a temporary name; the block renames it to `wanted`."""
         with self._made(wanted) as (name, file):
             with self._named(wanted), open(file, "wb") as stream:
                 stream.write(data)
                 stream.flush()
+                if group is not None:
+                    os.fchown(stream.fileno(), -1, group)  # before it is opened to it
                 os.fchmod(stream.fileno(), mode)
                 os.fsync(stream.fileno())
             yield name

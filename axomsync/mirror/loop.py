@@ -44,6 +44,7 @@ from axomsync.mirror.poll_times import QUICK_TRIES, PollTimes, share_of
 from axomsync.mirror.polling import Poller, is_there
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.space import Space
+from axomsync.mirror.rights_keeper import RightsKeeper
 from axomsync.mirror.view_keeper import ViewKeeper
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.waits import Waits
@@ -82,7 +83,7 @@ class Mirror:
         self._key_refused: KeyRefused | None = None
         self._publishing = threading.Lock()  # held while a folder gets its name
         self._space = Space(context.settings, context.mirror_folder, context.ledger, context.now)
-        self._view_keeper = ViewKeeper(context)
+        self._rights_keeper, self._view_keeper = RightsKeeper(context), ViewKeeper(context)
         self._poller = Poller(context, self._space, Labels(context, self._publishing))
 
     def wake(self) -> None:
@@ -190,7 +191,8 @@ class Mirror:
             try:
                 self._poller.poll(self._under_way, tries)
             finally:
-                self._view_keeper.tend()  # also while the console is down
+                self._rights_keeper.tend()  # also while the console is down
+                self._view_keeper.tend()
 
     def _under_way(self) -> set[str]:
         return {model for model, future in self._in_flight.items() if not future.done()}

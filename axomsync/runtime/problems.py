@@ -37,6 +37,7 @@ SUBJECTS = (
     "list of models",
     "mirror folder",
     "promotion",
+    "rights of models",
     "status page",
     "steering",
     "upkeep",

@@ -17,6 +17,7 @@ from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.imports import Arrival
 from axomsync.mirror.loop import Mirror
+from axomsync.mirror.publish.access import Access
 from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import read_record
 from axomsync.runtime.gates import Gates
@@ -98,7 +99,8 @@ class MirrorHere:
             )  # fmt: skip
             try:
                 lanes = Lanes(self.lanes, context, hashes=settings.verify == "etag")
-                place = MirrorFolder(self.folder, "here", views=settings.views)
+                access = Access(int(settings.mode, 8), settings.group)
+                place = MirrorFolder(self.folder, "here", views=settings.views, access=access)
                 yield MirrorContext(
                     **vars(context), settings=settings, mirror_folder=place, lanes=lanes, patience=self.patience
                 )

@@ -22,7 +22,9 @@ from axomsync.mirror.check.verify import Damage, Step, examine_file
 from axomsync.mirror.fetch.dispatch import CHANGES_OF_A_FILE
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.fetch.partial import Job, PartialFile
+from axomsync.mirror.publish.access import FOR_OWNER, Access
 from axomsync.mirror.publish.record import Record, write_record
+from axomsync.mirror.publish.staging import make_folders
 
 COPY_SIZE = 16 * 1024 * 1024
 
@@ -36,6 +38,7 @@ def repair(
     lanes: Lanes,
     ledger: Ledger,
     step: Step,
+    access: Access,
 ) -> None:
     """Replace the damaged files of the model of `record`. `workshop` is an empty folder on the same filesystem.
 
@@ -55,9 +58,9 @@ def repair(
         fetched = {file.rel: file for file in ledger.read.files(record.model.id)}
         mended = {p.rel: _judged(p, damage.file, fetched[p.rel], step) for p, damage in zip(job.files, damages, strict=True)}
         for partial in job.files:
-            _replace(partial.path, folder / partial.rel)
+            _replace(partial.path, folder, partial.rel, access)
         files = tuple(mended.get(file.rel, file) for file in record.files)
-        write_record(folder, replace(record, files=files))
+        write_record(folder, replace(record, files=files), access)
         sync_folder(folder)
     except OSError as error:
         raise local_fault(error) from None
@@ -89,7 +92,7 @@ def _good_part(damage: Damage) -> ModelFile:
 
 def _copy(source: Path, target: Path, good: ModelFile) -> None:
     """Copy the good segments of a file into a new one of its full size."""
-    with target.open("xb") as file:
+    with open(target, "xb", opener=_for_owner) as file:
         os.truncate(file.fileno(), good.size)
         for part in good.segments:
             with source.open("rb") as original:
@@ -111,11 +114,16 @@ def _judged(partial: PartialFile, recorded: ModelFile, fetched: ModelFile, step:
     raise _another(partial.rel)
 
 
-def _replace(fresh: Path, target: Path) -> None:
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, FOR_OWNER)
+
+
+def _replace(fresh: Path, folder: Path, rel: str, access: Access) -> None:
     with fresh.open("rb") as file:
-        os.fchmod(file.fileno(), 0o644)
+        access.give(file.fileno(), folder=False)
         os.fsync(file.fileno())
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = folder / rel
+    make_folders(target.parent, folder, access)
     os.replace(fresh, target)
     sync_folder(target.parent)
 

@@ -135,6 +135,7 @@ class Upkeep:
                 self._context.lanes,
                 self._context.ledger,
                 self._step(beat),
+                self._context.mirror_folder.access,
             )
         self._context.ledger.note_verified(model.id, None, record.proofs.values())
         self._context.problems.clear(shown(model))

@@ -143,7 +143,7 @@ class PartialFile:
     def _open(self) -> int:
         file = -1
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             if os.fstat(file).st_size != self.size:
                 allocate(file, self.size)
             return file

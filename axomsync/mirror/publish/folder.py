@@ -31,14 +31,15 @@ from axomsync.core.windows import Promotes
 from axomsync.mirror.layout import folder_names
 from axomsync.mirror.promotion import Place, wanted
 from axomsync.mirror.publish import current
+from axomsync.mirror.publish.access import FOR_EVERYBODY, Access
 from axomsync.mirror.publish.readers import reader_of
 from axomsync.mirror.publish.record import Record, read_record, record_of, write_record
 from axomsync.mirror.publish.staging import (
     Staging,
     free_bytes,
+    give_access_and_sync,
     kind_of,
     make_folders,
-    make_readable_and_sync,
     remove_strangers,
 )
 from axomsync.mirror.publish.views import Views
@@ -57,10 +58,11 @@ class MirrorFolder:
         promotes: Promotes = "now",
         *,
         views: Sequence[View] = (),
+        access: Access = FOR_EVERYBODY,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.root, self.promotes, self.views, self._now = root, promotes, Views(root, views), now
-        self.staging = Staging(root, agent)
+        self.access, self.staging = access, Staging(root, agent, access)
         self._changing = threading.Lock()
 
     @contextmanager
@@ -74,11 +76,13 @@ class MirrorFolder:
             self._changing.release()
 
     def check(self, published: list[Model]) -> None:
-        """Check that the mirror folder exists, and is on the filesystem of the `published` models. Raises `LocalFault`.
+        """Check that the mirror folder exists, and is on the filesystem of the `published` models; and that files can be
+        given to the group. Raises `LocalFault`.
 
         An empty mount point must not look as if all models had been removed: they would be fetched onto another disk.
         """
         free_bytes(self.root)
+        _ = self.access.gid
         internal = self.root / INTERNAL
         if published and not is_folder(internal) and not any(is_folder(model.path) for model in published):
             raise LocalFault(
@@ -119,8 +123,8 @@ class MirrorFolder:
         try:
             remove_strangers(staging, {file.rel for file in record.files})
             if not extends:
-                write_record(staging, record)
-            make_readable_and_sync(staging)
+                write_record(staging, record, self.access)
+            give_access_and_sync(staging, self.access)
         except OSError as error:
             raise local_fault(error) from None
 
@@ -131,7 +135,7 @@ class MirrorFolder:
         """
         judge()
         try:
-            make_folders(target.parent, self.root)
+            make_folders(target.parent, self.root, self.access)
             self._rename(staging, target, record.model.id)
             sync_folder(target.parent)
             sync_folder(self.root)
@@ -151,11 +155,11 @@ class MirrorFolder:
         judge()
         try:
             for rel in more:
-                make_folders((folder / rel).parent, self.root)
+                make_folders((folder / rel).parent, self.root, self.access)
                 os.rename(staging / rel, folder / rel)
             for parent in {parent for rel in more for parent in (folder / rel).parents if parent.is_relative_to(folder)}:
                 sync_folder(parent)
-            write_record(folder, record)
+            write_record(folder, record, self.access)
             sync_folder(folder)
         except OSError as error:
             raise local_fault(error) from None
@@ -170,7 +174,7 @@ class MirrorFolder:
             raise Rejected(f"{folder}: {printable(rel)} was changed or removed; remove the folder")
         if read_record(folder) != record:
             try:
-                write_record(folder, record)
+                write_record(folder, record, self.access)
             except OSError as error:
                 raise local_fault(error) from None
         self.point_current(folder.parent)
@@ -208,7 +212,8 @@ class MirrorFolder:
                 return old, None
             if (reader := self._rename_unread(old, new)) is not None:
                 return old, f"{reader} has it open"
-            write_record(new, replace(record, model=replace(record.model, name=model.name, version=model.version)))
+            called = replace(record.model, name=model.name, version=model.version)
+            write_record(new, replace(record, model=called), self.access)
             current.finish_move(old, new, self.staging.scratch(), self.choose)
         except OSError as error:
             raise local_fault(error) from None
@@ -222,7 +227,7 @@ class MirrorFolder:
         """Rename a published folder unless a process has it open; returns that process. Raises `LocalFault`, `OSError`."""
         if (reader := reader_of(old)) is not None:
             return reader
-        make_folders(new.parent, self.root)
+        make_folders(new.parent, self.root, self.access)
         current.prepare_move(old, new, self.staging.scratch())
         self.views.follow(old.parent, without=old.name)
         os.rename(old, new)
@@ -288,7 +293,8 @@ class MirrorFolder:
         listed = tuple(files)
         proofs = {file.rel: Proof.SIZE for file in listed}
         try:
-            write_record(folder, record_of(model, listed, proofs, model.left_out, model.updated_at, model.remarks))
+            record = record_of(model, listed, proofs, model.left_out, model.updated_at, model.remarks)
+            write_record(folder, record, self.access)
         except OSError as error:
             raise local_fault(error) from None
 

@@ -27,6 +27,7 @@ from axomsync.core.paths import RECORD
 from axomsync.core.records import DurableSegment, Model, ModelFile, Proof, RemoteModel
 from axomsync.core.text import printable
 from axomsync.mirror.layout import LARGEST_MODEL, check_paths
+from axomsync.mirror.publish.access import FOR_EVERYBODY, Access
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +113,11 @@ def file_documents(record: Record) -> list[dict[str, Any]]:
     return [{"rel": f.rel, "bytes": f.size, "etag": f.etag, "proof": str(record.proofs[f.rel])} for f in record.files]
 
 
-def write_record(folder: Path, record: Record) -> None:
-    """Write or replace the record of a folder atomically, and sync it. Raises `OSError`."""
+def write_record(folder: Path, record: Record, access: Access = FOR_EVERYBODY) -> None:
+    """Write or replace the record of a folder atomically, and sync it. Raises `OSError`, and `LocalFault` for `access`."""
     text = json.dumps(_document(record), indent=1) + "\n"
     with _opened(folder) as opened:
-        opened.replace(RECORD.encode(), text.encode())
+        opened.replace(RECORD.encode(), text.encode(), access.mode, group=access.gid)
 
 
 def _opened(folder: Path) -> Folder:

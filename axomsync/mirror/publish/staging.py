@@ -19,6 +19,7 @@ from axomsync.core.paths import IMPORTED, INTERNAL, NEW_LINK, REMOVED, REPAIRED,
 from axomsync.core.records import RemoteModel
 from axomsync.mirror.layout import folder_names
 from axomsync.mirror.publish.abandoned import changed_since, remove_abandoned
+from axomsync.mirror.publish.access import FOLDER_FOR_OWNER, FOR_EVERYBODY, Access
 
 ABANDONED_SECONDS = 3600.0  # age at which a temporary name counts as abandoned; in use it exists only moments
 
@@ -26,9 +27,14 @@ ABANDONED_SECONDS = 3600.0  # age at which a temporary name counts as abandoned;
 class Staging:
     """The inner part of the mirror folder `root` that belongs to `agent`."""
 
-    def __init__(self, root: Path, agent: str) -> None:
-        self._root = root
+    def __init__(self, root: Path, agent: str, access: Access = FOR_EVERYBODY) -> None:
+        self._root, self._access = root, access
         self._internal = root / INTERNAL / agent
+
+    @property
+    def inner(self) -> Path:
+        """The whole of it."""
+        return self._internal
 
     def path(self, model_id: str) -> Path:
         """The folder for a model's collected files; on the filesystem where they will stay."""
@@ -45,7 +51,7 @@ class Staging:
         staging = staging or self.path(model_id)
         try:
             for folder in {staging / os.path.dirname(rel) for rel in rels} | {staging}:
-                make_folders(folder, self._root)
+                make_folders(folder, self._root, self._access)
             _let_go_of_links(staging)
         except OSError as error:
             raise local_fault(error) from None
@@ -61,7 +67,7 @@ class Staging:
     def scratch(self) -> Path:
         """Make a folder for this agent alone on the filesystem of the mirror. Raises `LocalFault`."""
         try:
-            make_folders(self._internal, self._root)
+            make_folders(self._internal, self._root, self._access)
         except OSError as error:
             raise local_fault(error) from None
         return self._internal
@@ -77,7 +83,7 @@ class Staging:
         folder = self.scratch() / f"{REPAIRED}{self.path(model_id).name}"
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            folder.mkdir()
+            folder.mkdir(FOLDER_FOR_OWNER)
         except OSError as error:
             raise local_fault(error) from None
         return folder
@@ -131,37 +137,37 @@ def remove_strangers(staging: Path, wanted: set[str]) -> None:
             os.rmdir(folder)
 
 
-def make_readable_and_sync(folder: Path) -> None:
-    """Give files 0644 and folders 0755 whatever the umask is, and sync both."""
+def give_access_and_sync(folder: Path, access: Access) -> None:
+    """Give files and folders their rights whatever the umask is, and sync both; the folder itself comes last."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
-            _give_mode(os.path.join(parent, name), os.O_NONBLOCK, 0o644)
-        _give_mode(parent, os.O_DIRECTORY, 0o755)  # servers run as other users
+            _give(os.path.join(parent, name), access, folder=False)
+        _give(parent, access, folder=True)
 
 
-def _give_mode(path: str | Path, kind: int, mode: int) -> None:
+def _give(path: str | Path, access: Access, *, folder: bool) -> None:
+    kind = os.O_DIRECTORY if folder else os.O_NONBLOCK
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind)
     try:
-        os.fchmod(descriptor, mode)
+        access.give(descriptor, folder=folder)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def make_folders(folder: Path, root: Path) -> None:
-    """Make missing folders below `root`, with 0755 whatever the umask is; follows no symlink in it.
+def make_folders(folder: Path, root: Path, access: Access) -> None:
+    """Make missing folders below `root`, with these rights whatever the umask is; follows no symlink in it.
 
     `root` itself, the mirror folder, is never made.
     """
     if folder == root:
         return
-    make_folders(folder.parent, root)
+    make_folders(folder.parent, root, access)
     kind = kind_of(folder)
     if kind is None:
         with suppress(FileExistsError):
-            folder.mkdir()
-            if stat.S_IMODE(folder.lstat().st_mode) != 0o755:
-                _give_mode(folder, os.O_DIRECTORY, 0o755)
+            folder.mkdir(FOLDER_FOR_OWNER)
+            _give(folder, access, folder=True)
     elif kind != stat.S_IFDIR:
         raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
 

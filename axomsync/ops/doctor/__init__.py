@@ -27,6 +27,7 @@ CHECKS: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
     folders.growing_archive,
     views.views,
     service.rights,
+    service.group_of_models,
     service.sandbox_of_units,
     instances.shared_places,
     watching.file_events,
