@@ -70,7 +70,7 @@ class StatusPage:
             shared.ledger.transitions,
             facts.free_bytes,
             shared.problems.all,
-            facts.published,
-            settings.mirror.poll if settings.mirror.enabled else 0.0,
+            published=facts.published,
+            poll_seconds=settings.mirror.poll if settings.mirror.enabled else 0.0,
         )
         return Server(facts, registry(told), token)

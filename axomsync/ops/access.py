@@ -52,7 +52,7 @@ class Obstacle:
 
 def units(config: Path, ask: Callable[[str], Unit] | None = None) -> list[Unit]:
     """Return the properties of the units of this machine that use this configuration and are in use."""
-    asked = ask or properties_of
+    asked = ask or _asked
     service, once, timer = asked(SERVICE), asked(ONE_PASS), asked(TIMER)
     chosen = [service] if _in_use(service) or not _in_use(timer) else []
     chosen += [once] if _in_use(timer) else []
@@ -102,6 +102,10 @@ def _below(path: str, folder: str) -> bool:
 
 def _in_use(unit: Unit) -> bool:
     return unit.get("UnitFileState") == "enabled" or unit.get("ActiveState") in ("active", "reloading", "activating")
+
+
+def _asked(name: str) -> Unit:
+    return properties_of(name)
 
 
 def properties_of(name: str, *, of_user: bool = False) -> Unit:
