@@ -54,7 +54,7 @@ class Obstacle:
 
 def units(config: Path, ask: Callable[[str], Unit] | None = None) -> list[Unit]:
     """Return the properties of the units of this machine that use this configuration and are in use."""
-    asked, instance = ask or properties_of, instance_of(config, os.environ)
+    asked, instance = ask or _asked, instance_of(config, os.environ)
     if instance is not None:
         service = asked(unit_of_instance(instance))
         return [service] if _is_for(service, config) else []
@@ -116,6 +116,10 @@ def _below(path: str, folder: str) -> bool:
 
 def _in_use(unit: Unit) -> bool:
     return unit.get("UnitFileState") == "enabled" or unit.get("ActiveState") in ("active", "reloading", "activating")
+
+
+def _asked(name: str) -> Unit:
+    return properties_of(name)
 
 
 def properties_of(name: str, *, of_user: bool = False) -> Unit:

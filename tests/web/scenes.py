@@ -92,7 +92,7 @@ class Stage:
         facts = Facts(self.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems)
         told = AgentCollector(
             facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all,
-            Ring(), facts.published, self.settings.mirror.poll,
+            ring=Ring(), published=facts.published, poll_seconds=self.settings.mirror.poll,
         )  # fmt: skip
         return Server(facts, registry(told), token)
 
