@@ -28,6 +28,8 @@ def digest_in_ledger(db: Database, model_id: str) -> str:
     found = []
     for row, rel, size, etag in db.execute("SELECT id, rel, size, etag FROM files WHERE model = ?", [model_id]).fetchall():
         parts = db.execute('SELECT start, "end", blake3 FROM segments WHERE file = ?', [row]).fetchall()
-        segments = tuple(fitting(DurableSegment, start=start, end=end, blake3=blake) for start, end, blake in parts)
+        segments = tuple(
+            fitting(DurableSegment, start=start, end=end, blake3=blake, gateway=None) for start, end, blake in parts
+        )
         found.append(fitting(ModelFile, rel=rel, size=size, etag=etag, segments=segments))
     return digest_of(found)
