@@ -35,7 +35,6 @@ MUTANTS = (
     Mutant("notes are not synced", "core/folders.py",
            "os.fchmod(stream.fileno(), mode)\n                os.fsync(stream.fileno())", "os.fchmod(stream.fileno(), mode)",
            "power"),
-    Mutant("folders are not synced", "core/folders.py", "os.fsync(self.descriptor)", "os.fstat(self.descriptor)", "power"),
     Mutant("the ledger is not synced", "ledger/database.py", "PRAGMA synchronous = FULL",
            "PRAGMA synchronous = OFF", "power"),
     Mutant("the ledger knows bytes before they are synced", "mirror/fetch/journal.py",
