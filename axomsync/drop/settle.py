@@ -67,11 +67,13 @@ def same_file(one: Stamp, other: Stamp) -> bool:
     """Check that two stamps show the same bytes, as far as stamps can; the digest proves the bytes that were read.
 
     A change of rights, owner or links sets only the ctime, and needs no new start. Some filesystems (FUSE, mergerfs) give
-    another inode number at each look; a file that replaced another would also have another ctime.
+    another inode number at each look; a file that replaced another would also have another ctime. Others (Btrfs, NFS, all
+    without a disk of their own) may have another device number at each mount; inode number and ctime are the same then.
     """
-    if (one.dev, one.size, one.mtime_ns) != (other.dev, other.size, other.mtime_ns):
+    if (one.size, one.mtime_ns) != (other.size, other.mtime_ns):
         return False
-    return one.ino == other.ino or one.ctime_ns == other.ctime_ns
+    same_ino, same_ctime = one.ino == other.ino, one.ctime_ns == other.ctime_ns
+    return same_ino or same_ctime if one.dev == other.dev else same_ino and same_ctime
 
 
 def _looks_alike(one: Stamp, other: Stamp) -> bool:

@@ -63,7 +63,9 @@ S = UploadState
         ({"ino": 9, "ctime_ns": 6}, False),  # another file replaced it
         ({"mtime_ns": 6, "ctime_ns": 6}, False),
         ({"size": 4}, False),
-        ({"dev": 9}, False),
+        ({"dev": 9}, True),  # a filesystem that has another number at each mount, such as Btrfs
+        ({"dev": 9, "ctime_ns": 6}, False),
+        ({"dev": 9, "ino": 9}, False),
     ],
 )
 def test_same_file_compares_size_time_inode_and_ctime(change: dict[str, int], *, same: bool) -> None:
