@@ -215,6 +215,8 @@ def test_an_object_that_is_replaced_while_it_is_fetched_is_fetched_anew(
     server.inject(Fault(first=lambda: server.replace(key, other)), where=lambda request: request.start == 2 * SLICE)
     mirror.sync()
     published(mirror, model_id, {**FILES, "weights/big.bin": other})
+    assert mirror.told == []
+    assert mirror.ring.totals()["storage"] == 0
 
 
 def test_a_store_that_ignores_ranges_is_asked_directly(

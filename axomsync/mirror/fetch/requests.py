@@ -1,13 +1,14 @@
 """One request for the bytes of a lease: through the gateway that owns them, or to storage itself.
 
 What storage says through a gateway means what it always means. But a gateway may be wrong: before a file starts over, or a
-fresh URL counts as refused, storage itself is asked for one byte.
+fresh URL counts as refused, storage itself is asked for one byte; so it is when a body ends early.
 
 Failures handled: refused URLs (fresh ones are asked for), a store that ignores Range, a gateway that fails (`GatewayFault`:
 the ring holds it out, and the lease goes another way), a gateway that contradicts storage.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from axomsync.core.errors import AxomsyncError, GatewayFault, Refused, SourceChanged, Transient, UrlExpired
 from axomsync.mirror.fetch.dispatch import Dispatcher
@@ -39,6 +40,9 @@ class Requests:
             self._receive(lease, url, way, began, beat, fresh=fresh)
         except GatewayFault as fault:
             received = lease.position - begun
+            if received:  # a gateway also breaks off when storage has another object by now
+                with suppress(Transient, UrlExpired, Refused):
+                    self._touch(file, url)
             if not received or not file.job.urls.is_over(file.rel, generation):  # else it could not get the next slice
                 self._blame(way.gateway or "", url, fault, received)
             raise
@@ -94,10 +98,14 @@ class Requests:
 
     def _ask_storage(self, file: PartialFile, url: str, position: int, gateway: str, failure: AxomsyncError) -> None:
         """Have storage confirm what a gateway said. Raises what storage says, or `GatewayFault` if it does not confirm."""
+        self._touch(file, url)
+        file.bar(gateway, position)
+        self._ring.failed(gateway, f"storage contradicts it: {failure}")
+        raise GatewayFault(str(failure))
+
+    def _touch(self, file: PartialFile, url: str) -> None:
+        """Fetch one byte from storage itself. Raises what storage says."""
         etag = None if file.ignores_etags else file.etag
         with self._storage.get(url, 0, min(1, file.size), file.size, etag) as reply:
             for _ in reply.chunks:
                 break
-        file.bar(gateway, position)
-        self._ring.failed(gateway, f"storage contradicts it: {failure}")
-        raise GatewayFault(str(failure))
