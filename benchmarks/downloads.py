@@ -1,11 +1,13 @@
 """How fast models come down: one large file into memory and onto disk, capped connections, many small files."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import peers
+from benchmarks.agent import Sections
 from benchmarks.bench import GIB, MIB, Bench, Goal, Result, Row, case, solid
 from benchmarks.console import Console
 from benchmarks.measure import run
@@ -15,6 +17,8 @@ FILE = "model.safetensors.bin"  # no format that the agent would look into
 PART = 8 * MIB  # what the AWS clients upload by
 CAP = 20_000_000
 CONNECTIONS = 16
+MANY_CONNECTIONS = 64
+MANY_FILES = 10_000
 
 
 @contextmanager
@@ -144,7 +148,62 @@ def capped_connections(bench: Bench) -> Result:
     ], [f"{ours / (CONNECTIONS * CAP):.2f}x of 16 times 20 MB/s, which nothing gets from this origin."])  # fmt: skip
 
 
-@case("mixed", "a model of 2 x 512 MiB and 500 x 64 KiB", "wall ≤ rclone `--transfers 16`")
+@case("lanes", "64 connections at 20 MB/s each", "≥ 0.9 x 64 x 20 MB/s; RSS ≤ 200 MiB")
+def many_connections(bench: Bench) -> Result:
+    size = bench.size(6 * GIB)
+    with one_file(bench, size, rate=CAP) as (origin, console, source):
+        url, ca = origin.sign(FILE), origin.ca
+        sections: Sections = {"transfer": {"connections": MANY_CONNECTIONS}}
+        contenders = {
+            "axomsync": bench.agent(console, origin, bench.disk, source, "big", sections),
+            "64 connections of curl, nothing written": lambda: run(
+                peers.curl_ranges(url, ca, size, MANY_CONNECTIONS), bench.log
+            ),
+        }
+        rows = bench.race(contenders, size, warm_up=False)
+    ours, capped = (row.rate for row in rows)
+    return Result(rows, [
+        Goal("rate, against 64 times 20 MB/s", ours / (MANY_CONNECTIONS * CAP), 0.9, at_least=True),
+        Goal("rate, against what 64 capped connections give here", ours / capped, 0.9, at_least=True),
+        Goal("peak RSS", max(rows[0].rss) / MIB, 200, "MiB"),
+    ])  # fmt: skip
+
+
+@case("many", "a model of 10,000 files of 1 MiB, onto the disk", "wall ≤ the best of rclone, s5cmd and aria2c")
+def many_files(bench: Bench) -> Result:
+    number = bench.size(MANY_FILES)
+    with bench.folder(bench.memory) as files:
+        source = files / "many"
+        source.mkdir()
+        block = solid(source / "00000", MIB)
+        for index in range(1, number):
+            os.link(block, source / f"{index:05}")  # one file in memory, served under ten thousand names
+        with bench.origin(files) as origin, Console() as console:
+            publish_folder(console, origin, source)
+            url, ca = origin.open_url("many/"), origin.ca
+            listed = files / "links"
+            listed.write_text("".join(f"{url}{index:05}\n" for index in range(number)))
+            contenders = {
+                "axomsync": bench.agent(console, origin, bench.disk, source, "many"),
+                "rclone --transfers 16, until durable": bench.peer(
+                    lambda to: peers.until_durable(peers.rclone_folder(url, to, ca, "--transfers=16"), to),
+                    bench.disk,
+                    source,
+                ),
+                "aria2c -j16, until durable": bench.peer(
+                    lambda to: peers.until_durable(peers.aria2c_list(listed, to, ca), to), bench.disk, source
+                ),
+            }
+            rows = bench.race(contenders, number * MIB)
+    fastest = best(rows)
+    return Result(rows, [Goal(f"wall, against the best peer ({fastest.name})", rows[0].seconds / fastest.seconds, 1.0)], [
+        "s5cmd reads only from S3 and is left out: the links are signed for a plain server."
+    ])  # fmt: skip
+
+
+@case(
+    "mixed", "a model of 2 x 512 MiB and 500 x 64 KiB; the agent runs and `axomsync poll` begins", "≤ rclone --transfers 16"
+)
 def mixed_model(bench: Bench) -> Result:
     large, small = [bench.size(512 * MIB)] * 2, [64 * 1024] * (50 if bench.quick else 500)
     sizes = {f"large-{n}.bin": size for n, size in enumerate(large)} | {
@@ -158,7 +217,9 @@ def mixed_model(bench: Bench) -> Result:
             publish_folder(console, origin, source)
             url, ca = origin.open_url("mixed/"), origin.ca
             contenders = {
-                "axomsync": bench.agent(console, origin, bench.disk, source, "mixed"),
+                "axomsync": bench.running_agent(
+                    lambda fresh: publish_folder(fresh, origin, source), origin, bench.disk, source, "mixed"
+                ),
                 "rclone --transfers 16, until durable": bench.peer(
                     lambda to: peers.until_durable(peers.rclone_folder(url, to, ca, "--transfers=16"), to),
                     bench.disk,
@@ -168,9 +229,10 @@ def mixed_model(bench: Bench) -> Result:
                     lambda to: peers.rclone_folder(url, to, ca, "--transfers=16"), bench.disk, source
                 ),
                 "rclone": bench.peer(lambda to: peers.rclone_folder(url, to, ca), bench.disk, source),
+                "axomsync sync, with its start": bench.agent(console, origin, bench.disk, source, "mixed"),
             }
             rows = bench.race(contenders, sum(sizes.values()))
-    ours, durable, cached, _ = (row.seconds for row in rows)
+    ours, durable, cached, *_ = (row.seconds for row in rows)
     return Result(rows, [
         Goal("wall, against rclone --transfers 16 followed by `sync` of all files", ours / durable, 1.0),
         Goal("wall, against rclone --transfers 16, whose files are still in the page cache", ours / cached, 1.0),

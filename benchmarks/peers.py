@@ -37,6 +37,11 @@ def aria2c(url: str, target: Path, ca: Path, *options: str) -> Command:
     return ["aria2c", *words, "-d", target.parent, "-o", target.name, url]
 
 
+def aria2c_list(links: Path, target: Path, ca: Path) -> Command:
+    """Every link of a list, sixteen files at a time."""
+    return ["aria2c", "--no-conf", "-q", "-j16", "-x1", f"--ca-certificate={ca}", "-d", target, "-i", links]
+
+
 def rclone_file(folder_url: str, target: Path, ca: Path, *options: str) -> Command:
     """One file; four streams unless options say otherwise."""
     return [_own("rclone"), "copyto", f":http:{target.name}", target, *_rclone(folder_url, ca), *options]

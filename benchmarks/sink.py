@@ -2,6 +2,7 @@
 
 import hashlib
 import threading
+import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -18,6 +19,7 @@ class Arrival:
     size: int
     sha256: str
     last: bytes  # its last byte
+    at: float  # monotonic seconds
 
 
 class Sink:
@@ -61,7 +63,7 @@ def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
                 digest.update(buffer[:count])
                 last = bytes(buffer[count - 1 : count])
                 left -= count
-            sink.arrivals.append(Arrival(unquote(self.path)[1:], size, digest.hexdigest(), last))
+            sink.arrivals.append(Arrival(unquote(self.path)[1:], size, digest.hexdigest(), last, time.monotonic()))
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.send_header("ETag", f'"{digest.hexdigest()[:32]}-1"')  # as of an upload in parts: no MD5

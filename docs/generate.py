@@ -18,9 +18,10 @@ from axomsync.cli import cli
 from axomsync.config import Key, Reload
 from axomsync.core import states
 from axomsync.core.errors import EXIT_CODES
-from axomsync.core.records import ModelState, UploadState
+from axomsync.core.records import ModelState, Published, UploadState
 from axomsync.ops.metrics import AgentCollector
 from axomsync.runtime.problems import SUBJECTS
+from axomsync.runtime.ring import Ring
 
 FOLDER = Path(__file__).parent / "reference"
 S = TypeVar("S", UploadState, ModelState)
@@ -104,6 +105,7 @@ SUBJECT_WORDS: Mapping[str, str] = {
     "drop archive": "A bug in the removal of archived files.",
     "drop folder": "A part of the drop folder can't be read or written.",
     "drop folder's filesystem": "The filesystem that held the files is not mounted.",
+    "gateways": "A gateway fails, or gave wrong bytes; the next one, then storage, is asked instead.",
     "hooks": "Hooks can't be run at all.",
     "ledger": "The ledger can't be read or written.",
     "list of models": "Entries of the console's list lack documented fields.",
@@ -315,14 +317,19 @@ def _metrics() -> str:
         "Metrics",
         "`GET /metrics` at `[web] listen`, in Prometheus' text format. Every series exists from the start, at zero. "
         "There are also `process_*` and `python_info`. [alerts.yml](../alerts.yml) has alert rules, "
-        "[grafana-dashboard.json](../grafana-dashboard.json) a dashboard.",
+        "[grafana-dashboard.json](../grafana-dashboard.json) a dashboard of one box, "
+        "[grafana-fleet.json](../grafana-fleet.json) one of all boxes.",
         _table(("metric", "type", "labels", "meaning"), rows),
     )
 
 
 def _label(name: str, values: list[str]) -> str:
-    if name == "version":
-        return "`version`"
+    if name in ("name", "version", "id", "digest"):
+        return f"`{name}`"
+    if name == "current":
+        return "`current`: true, false"
+    if name == "gateway":
+        return "`gateway`: each of `[transfer] gateways`"
     if name == "state":
         return "`state`: a [state](states.md)"
     if name == "subject":
@@ -347,6 +354,8 @@ def _collector() -> AgentCollector:
         transitions=Counter(),
         folders=lambda: {"drop": 0, "mirror": 0, "state": 0},
         problems=list,
+        ring=Ring(["http://box1:9080"]),
+        published=lambda: [Published("", "", "", "", None)],
     )
 
 

@@ -15,25 +15,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from axomsync import __version__, config
 from axomsync.agent.commands import Commands
 from axomsync.agent.guard import Guard
 from axomsync.agent.pause import Pause
-from axomsync.agent.requests import Steering
+from axomsync.agent.reload import NewConfiguration, read_again
+from axomsync.agent.requests import Request, Steering, Verb
 from axomsync.agent.status_page import StatusPage
 from axomsync.agent.workers import Shared, Workers
-from axomsync.config import Loaded, Reload, Settings
+from axomsync.config import Loaded, Settings
 from axomsync.core.awake import awake_seconds
-from axomsync.core.errors import BadConfig, Fatal, LocalFault, Transient
+from axomsync.core.errors import BadConfig, Fatal, LocalFault, Rejected, Transient
 from axomsync.core.text import iso
 from axomsync.ledger import Ledger, Trouble, ledger_fault
 from axomsync.ledger.identity import identity_of
 from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import shield_memory
-from axomsync.runtime.heartbeat import Liveness
+from axomsync.runtime.heartbeat import Beat, Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import LedgerWatch, Problems
+from axomsync.runtime.ring import Ring
 from axomsync.runtime.throttle import Throttle
 from axomsync.runtime.throughput import Throughput
 from axomsync.storage.client import ANSWER_SECONDS
@@ -60,6 +63,8 @@ class Agent:
         self.ended_by: int | None = None  # the first signal that ended it
         self.exit_code = 0  # unless a pass or a signal gives another code
         self._reload_asked = False
+        self._may_reload = False  # one pass or one command reads its configuration once
+        self._new: NewConfiguration | None = None  # read, and not yet in use
         self._shown_transfers = False
         self._next_feed = -math.inf
         # Not an Event: a signal handler could wait for the Event's lock while the interrupted thread holds it.
@@ -77,6 +82,7 @@ class Agent:
             identity=identity,
             meter=self._meter,
             throttle=Throttle(settings.transfer.bandwidth),
+            ring=Ring(settings.transfer.gateways, self.ledger, self.problems),
             liveness=Liveness(_silence_allowed(settings), awake_seconds),
             problems=self.problems,
             random=chance,
@@ -87,7 +93,8 @@ class Agent:
         self.pause = Pause(self.ledger)
         self.workers: Workers  # from `begin` on
         self.commands = Commands(self._shared, lambda: self.workers, self.pause)
-        self._steering = Steering(self.ledger, self.commands.verbs(), self._shared.liveness)
+        verbs = {**self.commands.verbs(), "reload": Verb(self._reload_on_request)}
+        self._steering = Steering(self.ledger, verbs, self._shared.liveness)
         self._page = StatusPage(self._shared, self._throughput, facts)
 
     @property
@@ -97,6 +104,7 @@ class Agent:
 
     def run(self) -> int:
         """Work until a signal; returns the exit code."""
+        self._may_reload = True
         self.begin(self.settings, PATIENCE_SECONDS)
         self.steer()
         self.workers.start(paused=self.pause.is_on)
@@ -178,7 +186,11 @@ class Agent:
             self.steer()
             self._follow_pause()
             if self._reload_asked:
-                self._reload()
+                with suppress(BadConfig, LocalFault):  # it was reported
+                    self._read_again()
+            if self._new is not None:
+                new, self._new = self._new, None
+                self._use(new)
 
     def _turn(self) -> None:
         self.tick()
@@ -259,32 +271,42 @@ class Agent:
 
     # A new configuration
 
-    def _reload(self) -> None:
+    def _reload_on_request(self, _request: Request, _beat: Beat) -> dict[str, Any]:
+        if not self._may_reload:
+            raise Rejected("one pass reads its configuration at its start; the next one reads it again")
+        return {"path": str(self._loaded.path), "changed": list(self._read_again().changed)}
+
+    def _read_again(self) -> NewConfiguration:
+        """Read the configuration, to be used at the end of this turn. Reports and raises `BadConfig` and `LocalFault`."""
         self._reload_asked = False
         log.info("reloading %s", self._loaded.path)
         systemd.reloading()
+        if self._new is not None and self._new.workers is not None:
+            self._new.workers.close()  # they were never started
+        self._new = None
         try:
-            loaded = config.load(self._loaded.path, self._environ)
-            changed = config.reloads(self.settings, loaded.settings)
-            if Reload.RESTART in changed:
-                raise BadConfig("[state] folder can't change while the agent runs; restart it")
-            other = Reload.TRANSFERS in changed
-            workers = Workers(loaded.settings, self._shared, PATIENCE_SECONDS) if other else None
+            self._new = read_again(
+                self._loaded, self._environ, lambda settings: Workers(settings, self._shared, PATIENCE_SECONDS)
+            )
         except (BadConfig, LocalFault) as bad:
             told = str(bad).replace("\n", " · ")
             self.problems.report("configuration", f"the new configuration is bad, the old one stays: {told}")
             systemd.ready("working with the old configuration, the new one is bad")
-            return
+            raise
         self.problems.clear("configuration")
-        self._loaded = loaded
+        return self._new
+
+    def _use(self, new: NewConfiguration) -> None:
+        self._loaded = loaded = new.loaded
         logs.set_up(self.settings.log.format, self.settings.log.level, self._environ)
         self._shared.throttle.change(self.settings.transfer.bandwidth)
+        self._shared.ring.change(self.settings.transfer.gateways)
         self.workers.promote_by(self.settings.mirror.promote)
         self.workers.console.forget_key()  # it may have been rotated
-        if workers is None:
+        if new.workers is None:
             self.workers.hurry()
         else:
-            self._replace_workers(workers)
+            self._replace_workers(new.workers)
         if self.ended:
             return
         self._page.close()
@@ -307,6 +329,7 @@ class Agent:
         self._shared.liveness.limit = _silence_allowed(workers.settings)
         self.workers = workers
         self.workers.start(paused=self.pause.is_on)
+        self.workers.hurry()  # somebody has asked for something, and waits
 
 
 def _silence_allowed(settings: Settings) -> float:

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from axomsync.core.errors import AxomsyncError, LocalFault
+from axomsync.core.errors import AxomsyncError, Bug
+from axomsync.core.oserrors import unforeseen
 from axomsync.core.policy import BACKOFF_BASE, BACKOFF_CAP
 from axomsync.runtime.problems import Problems
 
@@ -62,8 +63,7 @@ def collect(subject: str, work: Callable[[], None], failures: dict[str, Axomsync
     """Run `work` once and put its failure into `failures`."""
     try:
         work()
-    except AxomsyncError as failure:
-        failures[subject] = failure
-    except Exception as bug:
-        log.error("%s: a bug was met", subject, exc_info=bug)
-        failures[subject] = LocalFault(f"unexpected {type(bug).__name__}: {bug}; please report it")
+    except Exception as error:
+        failures[subject] = failure = unforeseen(error)
+        if isinstance(failure, Bug):
+            log.error("%s: a bug was met", subject, exc_info=error)

@@ -4,7 +4,7 @@ Failures handled: the failure of one direction (it sets the exit code; the other
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from axomsync.agent.guard import collect
 from axomsync.agent.outcome import codes_of_what_is_left, exit_code
 from axomsync.agent.requests import Request
 from axomsync.config import MirrorSettings
-from axomsync.core.errors import AxomsyncError, Interrupted, LocalFault, Transient, interrupted_by
+from axomsync.core.errors import AxomsyncError, Bug, Interrupted, LocalFault, Transient, interrupted_by
+from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
+from axomsync.drop.source import shown as shown_path
+from axomsync.mirror.publish.folder import shown
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +28,13 @@ def sync(agent: Agent) -> int:
     """Run one pass of both directions; returns the exit code."""
     agent.begin(agent.settings, PATIENCE_SECONDS)
     before = agent.ledger.read.rejections()
+    stuck = _stuck(agent)
     agent.steer()
     failures = {} if agent.pause.is_on else _pass(agent)
     interrupted = agent.ended
     agent.end_workers()
     code = 0 if interrupted else _outcome(agent, failures, before)
+    _tell_of(stuck.items() & _stuck(agent).items())
     if agent.ended_by is not None:
         code = interrupted_by(agent.ended_by)
     elif agent.pause.is_on:
@@ -52,10 +57,28 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
     return failures | workers.follow_up()
 
 
+def _stuck(agent: Agent) -> dict[str, str]:
+    """What waits for a person, by file or model: its state and the reason."""
+    try:
+        uploads = (row for row in agent.ledger.read.uploads_in_drop() if row.state in STUCK_UPLOADS)
+        models = (model for model in agent.ledger.read.models() if model.state in STUCK_MODELS)
+        files = {shown_path(row.path): f"{row.state}: {row.reason}" for row in uploads}
+        return files | {shown(model): f"{model.state}: {model.reason}" for model in models}
+    except LocalFault:
+        return {}  # the pass itself meets it, and tells it
+
+
+def _tell_of(stuck: Set[tuple[str, str]]) -> None:
+    """Tell once a pass what an earlier pass has told in the same words: the exit code is of it, too."""
+    for name, reason in sorted(stuck)[:1]:
+        more = f" (and {len(stuck) - 1} more, see `axomsync uploads` and `axomsync models`)" if len(stuck) > 1 else ""
+        log.warning("%s: still %s%s", name, reason, more)
+
+
 def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> int:
     """The exit code. Failures become problems; rejections `before` the pass don't count."""
     for folder, failure in failures.items():
-        agent.problems.report(folder if isinstance(failure, LocalFault) else "console", str(failure))
+        agent.problems.report(folder if isinstance(failure, LocalFault | Bug) else "console", str(failure))
     agent.watch.turn()  # report the ledger's problems before the end
     read = agent.ledger.read
     try:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from axomsync.core.errors import AxomsyncError, LocalFault, Stopping
+from axomsync.core.errors import Bug, LocalFault, Stopping
+from axomsync.core.oserrors import unforeseen
 from axomsync.core.text import printable
 from axomsync.ledger import Ledger, Reader, request_transaction
 from axomsync.runtime.heartbeat import Beat, Liveness
@@ -148,11 +149,11 @@ class Steering:
         except Stopping:
             self.ledger.set_request_back(request.id)
             return
-        except AxomsyncError as failure:
+        except Exception as error:  # one request must not end the agent
+            failure = unforeseen(error)
+            if isinstance(failure, Bug):
+                log.exception("request %s: unexpected failure", request)
             outcome = _failed(str(failure), failure.exit_code)
-        except Exception as bug:  # one request must not end the agent
-            log.exception("request %s: unexpected failure", request)
-            outcome = _failed(f"unexpected {type(bug).__name__}: {bug}; please report it")
         self._end(request, outcome)
 
     def _end(self, request: Request, outcome: Mapping[str, Any]) -> None:

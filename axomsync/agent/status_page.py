@@ -70,5 +70,8 @@ class StatusPage:
             shared.ledger.transitions,
             facts.free_bytes,
             shared.problems.all,
+            ring=shared.ring,
+            published=facts.published,
+            poll_seconds=settings.mirror.poll if settings.mirror.enabled else 0.0,
         )
         return Server(facts, registry(told), token)

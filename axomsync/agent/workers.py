@@ -33,6 +33,7 @@ from axomsync.ops.hooks import Hooks, gates
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import Problems
+from axomsync.runtime.ring import Ring
 from axomsync.runtime.throttle import Throttle
 from axomsync.runtime.worker import Worker, WorkerContext
 from axomsync.storage.client import Storage
@@ -50,6 +51,7 @@ class Shared:
     identity: str
     meter: Meter
     throttle: Throttle
+    ring: Ring
     liveness: Liveness
     problems: Problems
     random: Callable[[], float]
@@ -90,6 +92,7 @@ class Workers:
             storage=Storage.of(self.settings),
             meter=shared.meter,
             throttle=shared.throttle,
+            ring=shared.ring,
             problems=shared.problems,
             liveness=shared.liveness,
             stop=self.stop,

@@ -18,7 +18,7 @@ from axomsync import __version__
 from axomsync.cli.common import INSTANCE, config_option, json_option
 from axomsync.cli.verbs import Verbs
 from axomsync.core.errors import AxomsyncError, LocalFault
-from axomsync.core.oserrors import local_fault
+from axomsync.core.oserrors import foreseen, local_fault
 
 USAGE_EXIT_CODE = 2
 
@@ -45,6 +45,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, as in `axomsync uploads | head`
         code = 0
         _give_up_output()
+    except (MemoryError, RuntimeError) as error:
+        failure = foreseen(error)
+        if failure is None:
+            raise
+        _echo_error(f"axomsync: {failure}")
+        code = failure.exit_code
     except OSError as error:
         code = LocalFault.exit_code
         _echo_error(f"axomsync: {local_fault(error, error.filename or 'standard output')}")

@@ -133,11 +133,18 @@ def models(documents: Sequence[dict[str, Any]]) -> Listing:
         (
             (
                 d["state"], d["name"], d["version"], d["remote_status"], size(d["bytes_total"]), d["path"],
-                _counts(d["proofs"]) if d["proofs"] else None, d["reason"] or "",
+                _files_words(d) or None, d["reason"] or "",
             )
             for d in documents
         ),
     )  # fmt: skip
+
+
+def _files_words(document: dict[str, Any]) -> str:
+    """Return words such as `3 proven; 1.2 GB from gateways`."""
+    came = document["bytes_from_gateways"]
+    words = [_counts(document["proofs"])] if document["proofs"] else []
+    return "; ".join([*words, f"{size(came)} from gateways"] if came else words)
 
 
 def findings(documents: Iterable[dict[str, Any]]) -> Listing:
@@ -229,6 +236,8 @@ def status(document: dict[str, Any]) -> list[Any]:
     facts.add_row("mirror", Text(printable(f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")))
     for line in (*map(waiting_words, mirror["waiting"]), *map(_trial_words, mirror["trials"])):
         facts.add_row("", Text(line))
+    if mirror["gateways"]:
+        facts.add_row("gateways", Text(_gateways_words(mirror["gateways"])))
     parts: list[Any] = [facts]
     if document["transfers"]:
         rows = ((_arrow(t), t["name"], _share(t), size(t["rate"]) + "/s", duration(t["eta"])) for t in document["transfers"])
@@ -260,6 +269,15 @@ def waiting_words(row: dict[str, Any]) -> str:
     name = printable(row["name"])
     until = f"until {row['until']}" if row["until"] else f"for `axomsync promote {name}`"
     return f"{name}/{printable(row['version'])} waits {until}"
+
+
+def _gateways_words(gateways: Sequence[dict[str, Any]]) -> str:
+    """Return words such as `31 of 32 are asked, not http://box7:9080`; PROBLEMS has the reasons."""
+    down = [printable(one["gateway"]) for one in gateways if one["up"] is False]
+    if all(one["up"] is None for one in gateways):
+        return f"{len(gateways)} configured"
+    left_out = f", not {', '.join(down[:3])}{' and others' * (len(down) > 3)}" if down else ""
+    return f"{len(gateways) - len(down)} of {len(gateways)} are asked{left_out}"
 
 
 def _trial_words(row: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from here.
 
 from axomsync.config.environment import misspelt
 from axomsync.config.instances import everyone, free_listen, neighbours
-from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, reference, reloads
+from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, changes, reference
 from axomsync.config.load import Loaded, load, parse
 from axomsync.config.locations import (
     SYSTEM_CONFIG,
@@ -27,6 +27,7 @@ from axomsync.config.values import (
     Connections,
     Duration,
     Folder,
+    Gateways,
     Globs,
     Group,
     Mode,
@@ -53,6 +54,7 @@ __all__ = [
     "DropSettings",
     "Duration",
     "Folder",
+    "Gateways",
     "Globs",
     "Group",
     "HookSettings",
@@ -71,6 +73,7 @@ __all__ = [
     "View",
     "WebSettings",
     "as_toml",
+    "changes",
     "check_instance",
     "defaults_for_user",
     "effective",
@@ -95,5 +98,4 @@ __all__ = [
     "parse_listen",
     "read_token",
     "reference",
-    "reloads",
 ]

@@ -39,10 +39,10 @@ def names_in(model: Any) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def reloads(old: Settings, new: Settings) -> set[Reload]:
-    """Return the effects of a reload from `old` to `new`: one for each key that differs."""
+def changes(old: Settings, new: Settings) -> dict[str, Reload]:
+    """Return the keys that differ, as `section.key`, each with the effect of a reload from `old` to `new`."""
     return {
-        _reload_of(field)
+        f"{section}.{field.alias or name}": _reload_of(field)
         for section, fields in _fields()
         for name, field in fields.items()
         if getattr(getattr(old, section), name) != getattr(getattr(new, section), name)

@@ -15,6 +15,7 @@ from axomsync.config.values import (
     Connections,
     Duration,
     Folder,
+    Gateways,
     Globs,
     Group,
     Mode,
@@ -152,6 +153,11 @@ class TransferSettings(_Section):
     )
     stall: Duration = _key("30s", "a connection without a byte for this long is closed and tried again", gt=0)
     allow_http: Switch = _key(False, "true allows plain http to hosts other than this one")
+    gateways: Gateways = _key(
+        [],
+        'caches that the mirror asks before storage, such as ["http://box1:9080"]; the same list on every box',
+        reload=Reload.AT_ONCE,
+    )
 
 
 class WebSettings(_Section):

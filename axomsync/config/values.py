@@ -30,6 +30,7 @@ from axomsync.core.policy import BandwidthRule
 from axomsync.core.windows import Promotes
 
 CONNECTIONS_MOST = 256
+GATEWAYS_MOST = 1000
 
 
 def _absolute(value: Path) -> Path:
@@ -130,6 +131,28 @@ def parse_connections(value: object) -> int | None:
     raise ValueError(f'{shown(value)} is not a number of connections; write "auto", or 1 to {CONNECTIONS_MOST}')
 
 
+def parse_gateways(value: object) -> tuple[str, ...]:
+    """Check a list of gateways; each is written one way, since all boxes must agree on it."""
+    gateways = []
+    for text in _texts(value):
+        try:
+            parts = urlsplit(text)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port is not None and parts.port > 0
+        except ValueError:
+            usable = False
+        if not usable or any(c.isspace() or not c.isprintable() for c in text):
+            raise ValueError(f'{shown(text)} is not a gateway; write it like "http://box1:9080"')
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("the URL of a gateway must not hold a user, a password, a query or a fragment")
+        gateways.append(f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}")
+    for one in gateways:
+        if gateways.count(one) > 1:
+            raise ValueError(f"{one} is named twice")
+    if len(gateways) > GATEWAYS_MOST:
+        raise ValueError(f"{len(gateways)} gateways are too many; {GATEWAYS_MOST} are the most")
+    return tuple(gateways)
+
+
 def host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     """Check host names and write them in lower case."""
     for name in names:
@@ -203,5 +226,6 @@ Command = Annotated[tuple[str, ...], BeforeValidator(text_list)]
 Views = Annotated[
     tuple[View, ...], BeforeValidator(parse_views), PlainSerializer(lambda views: [str(view) for view in views])
 ]
+Gateways = Annotated[tuple[str, ...], BeforeValidator(parse_gateways), PlainSerializer(list)]
 Whole = Annotated[int, Strict()]  # rejects true as a number
 Switch = Annotated[bool, Strict()]

@@ -2,6 +2,8 @@
 
     AxomsyncError                  exit code
     ├── Transient           75     try again after a back-off, or after `retry_after`
+    │   ├── Bug              1     nobody foresaw it: log its traceback once, try again later
+    │   └── GatewayFault    75     a gateway can't: ask the next one, or storage itself
     ├── UrlExpired          75     ask the console for a fresh URL, then try again at once
     ├── SourceChanged       75     the source changed while it was read: start that file over
     ├── Rejected             1     final: the far side or the input won't change; park it with the reason
@@ -62,6 +64,23 @@ class Transient(AxomsyncError):
         self.retry_after = retry_after
         self.congestion = congestion  # the far side asked for fewer requests (429, 503, SlowDown)
         self.unsent = unsent  # no connection was made, so nothing reached the far side
+
+
+class Bug(Transient):
+    """Nobody foresaw this failure: the log has its traceback, and a person may report it."""
+
+    exit_code = 1
+
+
+class GatewayFault(Transient):
+    """A gateway gave no usable answer.
+
+    `is_storage`: it says that it gets none from storage; `is_refusal`: it does not serve this host of storage.
+    """
+
+    def __init__(self, message: str, *, is_storage: bool = False, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.is_storage, self.is_refusal = is_storage, is_refusal
 
 
 class UrlExpired(AxomsyncError):

@@ -1,14 +1,14 @@
 """Errors of the operating system in words: the path, the fault and the remedy.
 
 Failures handled: a missing right (whose, and the command that grants it), a path that the unit's sandbox hides, a full disk
-(and its mount point), a disk without free inodes.
+(and its mount point), a disk without free inodes, no memory or no more threads.
 """
 
 import errno
 import os
 
 from axomsync.core.confinement import hidden
-from axomsync.core.errors import Denied, LocalFault
+from axomsync.core.errors import AxomsyncError, Bug, Denied, LocalFault
 from axomsync.core.rights import denial_of
 from axomsync.core.text import printable
 
@@ -30,6 +30,8 @@ _ADVICE = {
 }
 
 
+NO_MEMORY = "there is no memory left for the agent; free some, or raise its limit (MemoryMax= of the unit, ulimit -v)"
+NO_THREADS = "the system starts no more threads for the agent; raise its limit (TasksMax= of the unit, ulimit -u)"
 NO_INODES = "no inodes are left on the disk, though bytes may be; remove small files (the agent goes on by itself)"
 
 
@@ -41,6 +43,24 @@ def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
     if name is not None and (denial := _who_forbids(error, name)) is not None:
         return Denied(f"{printable(name)}: {denial}")
     return LocalFault(f"{printable(name or 'local file')}: {known or error.strerror or error}")
+
+
+def foreseen(error: BaseException) -> AxomsyncError | None:
+    """Map an exception that is no bug: an expected failure, or one of the system with a path; None for all others."""
+    if isinstance(error, AxomsyncError):
+        return error
+    if isinstance(error, MemoryError):
+        return LocalFault(NO_MEMORY)
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return LocalFault(NO_THREADS)
+    if isinstance(error, OSError) and error.filename is not None:
+        return local_fault(error)
+    return None
+
+
+def unforeseen(error: Exception) -> AxomsyncError:
+    """The failure that an exception means which no other handler took; `Bug` if it is one."""
+    return foreseen(error) or Bug(f"unexpected {type(error).__name__}: {error}; please report it")
 
 
 def _who_forbids(error: OSError, path: str) -> str | None:

@@ -284,6 +284,7 @@ class DurableSegment:
     start: int
     end: int
     blake3: str
+    gateway: str | None = field(default=None, compare=False)  # that it came through, until the model is published
 
 
 class Proof(StrEnum):
@@ -331,7 +332,9 @@ class Model:
     verified_at: float | None = None  # when the bytes were last read and compared
     left_out: tuple[str, ...] = ()  # files of a published model that `[mirror] files` did not select
     remarks: tuple[str, ...] = ()  # oddities of a published model's files that do not block it
+    bytes_from_gateways: int = 0
     proofs: tuple[tuple[str, int], ...] = ()  # proofs of a published model's files, with the number of files
+    digest: str | None = None  # of a published model: over its files and their digests
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +360,7 @@ class Published:
     version: str
     path: str
     created_at: str | None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

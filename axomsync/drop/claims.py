@@ -22,7 +22,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -76,21 +76,23 @@ class Claims:
         except OSError:
             return False
 
-    def register(self, carried: Iterable[str] = ()) -> None:
-        """Make this agent known to the others; called once at its start.
+    def register(self, carried: Iterable[str] = ()) -> list[str]:
+        """Make this agent known to the others; called once at its start. Returns the contents that it has claimed.
 
         Of its earlier claims, those on `carried` contents stay. Raises `LocalFault` for entries that a person must move
         away, and `FileNotFoundError` if folders disappear meanwhile.
         """
+        wanted = {_name(content): content for content in carried}
         try:
             self._mark()
             with self._opened(b"claims", make=True) as claims:
-                self._sweep(claims, {_name(content) for content in carried})
+                return [wanted[name] for name in self._sweep(claims, wanted.keys())]
         except FileNotFoundError:
             raise
         except OSError as error:
             if error.errno not in _BARRED:
                 raise folder_fault(error) from None
+        return []
 
     def take(self, content: str) -> str | None:
         """Claim a content; returns None if this agent may carry it, else the identity of the agent that does.
@@ -252,15 +254,19 @@ class Claims:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), agents.path)
             return status.st_mtime
 
-    def _sweep(self, claims: Folder, carried: set[bytes]) -> None:
-        """Remove leftovers of earlier lives of this agent."""
+    def _sweep(self, claims: Folder, carried: Container[bytes]) -> list[bytes]:
+        """Remove leftovers of earlier lives of this agent; returns its claims on `carried` contents."""
+        held = []
         for name in claims.names():
             digest, suffix = name[:64], name[64:]
             if not _NAME.fullmatch(digest) or (suffix in (b"", _JUDGED) and self._holder(claims, name) != self._identity):
                 continue
-            if (not suffix and digest not in carried) or suffix in (_JUDGED, _RECORD + b"." + self._identity):
+            if not suffix and digest in carried:
+                held.append(digest)
+            elif suffix in (b"", _JUDGED, _RECORD + b"." + self._identity):
                 with suppress(FileNotFoundError):
                     claims.unlink(name)
+        return held
 
     @staticmethod
     def _holder(claims: Folder, name: bytes) -> bytes | None:

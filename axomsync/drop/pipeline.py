@@ -16,7 +16,8 @@ from contextlib import closing
 from typing import Any
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import Fatal, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.core.errors import Bug, Fatal, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.core.oserrors import unforeseen
 from axomsync.core.records import Upload, UploadState
 from axomsync.drop import source
 from axomsync.drop.checking import Checker, correction
@@ -95,10 +96,10 @@ class Uploader:
         except (Stopping, Fatal):
             raise
         except Exception as bug:  # a bug that one file triggers must not stop the others
-            unexpected = Transient(f"unexpected {type(bug).__name__}: {bug}; please report it")
-            if self._setbacks.is_news(upload, unexpected):
+            met = unforeseen(bug)
+            if isinstance(met, Bug) and self._setbacks.is_news(upload, met):
                 log.exception("%s: unexpected failure", source.shown(upload.path))
-            self._setbacks.wait(upload, unexpected)
+            self._setbacks.wait(upload, met)
         return True
 
     def close(self) -> None:

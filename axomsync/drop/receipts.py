@@ -8,7 +8,6 @@ loss left empty (written again when the ledger knows the file), links and device
 does not give them (told, and tried again).
 """
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Self
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -182,7 +182,7 @@ def receipt_text(upload: Upload, confirmed: Upload, shards: Iterable[Shard]) -> 
         "duplicate": upload.id != confirmed.id,
         "shards": [shard_document(shard) for shard in shards],
     }
-    return json.dumps(receipt, indent=2, ensure_ascii=False) + "\n"
+    return orjson.dumps(receipt, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode()
 
 
 def read_receipt(folder: Folder, name: bytes, place: bytes) -> Receipt | None:

@@ -17,7 +17,7 @@ from axomsync.core.documents import is_ours
 from axomsync.core.errors import LocalFault
 from axomsync.core.folders import Folder
 from axomsync.core.paths import ARCHIVE, CLAIMS, REASON, RECEIPT, REJECTS, UNFINISHED
-from axomsync.core.records import Upload, UploadState
+from axomsync.core.records import Stored, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop import archive
 from axomsync.drop.claims import STALE_SECONDS, Claims
@@ -48,7 +48,7 @@ class Recovery:
         content_of: Callable[[Upload], str],
         now: Callable[[], float],
     ) -> None:
-        self._root, self._deletes = settings.folder, settings.after == "delete"
+        self._root, self._deletes, self._keeps = settings.folder, settings.after == "delete", settings.after == "keep"
         self._ledger, self._claims, self._content_of, self._now = ledger, claims, content_of, now
         self._steps: dict[bytes, Callable[[], Faults]] = {
             CLAIMS: self._register,
@@ -82,8 +82,18 @@ class Recovery:
 
     def _register(self) -> Faults:
         rows = self._ledger.read.uploads_in_drop()
-        self._claims.register(self._content_of(row) for row in rows if row.sha256 and row.state in _CLAIMED)
+        claimed = {self._content_of(row): row for row in rows if row.sha256 and row.state in _CLAIMED}
+        for content in self._claims.register(claimed):
+            if self._keeps and claimed[content].state in _DONE:
+                self._settle(content, claimed[content])
         return {}
+
+    def _settle(self, content: str, upload: Upload) -> None:
+        """Finish with a content that stays: no carrier takes it up again, and the others wait for the claim."""
+        if self._claims.record(content) is None:
+            shards = tuple(self._ledger.read.shards(upload.id))
+            self._claims.settle(content, Stored(upload.upload_id, upload.key, upload.etag, shards))
+        self._claims.release(content)
 
     def _sweep(self) -> Faults:
         faults: Faults = {}

@@ -8,7 +8,7 @@ import os
 import resource
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -126,6 +126,8 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
         return local_fault(error, str(path))
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)  # absent for text in invalid UTF-8
     trouble = _BY_CODE.get(code & 0xFF, Trouble.DAMAGED)
+    if code & 0xFF == sqlite3.SQLITE_CORRUPT and _is_sound(path):
+        trouble = Trouble.FAILING  # SQLite calls a read that failed (EIO) damage, too
     no_file_made = trouble in (
         Trouble.FULL,
         Trouble.FAILING,
@@ -136,6 +138,15 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
     elif trouble in (Trouble.FULL, Trouble.FAILING) and _is_limited(path):
         trouble = Trouble.LIMITED
     return ledger_fault(path, trouble)
+
+
+def _is_sound(path: Path) -> bool:
+    """Check the whole structure of a file that SQLite has just called damaged; that ends at the first fault."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.0)) as connection:
+            return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
+    except (sqlite3.Error, *DAMAGE):
+        return False
 
 
 def _denial(fault: LocalFault, path: Path) -> Denied | None:

@@ -23,8 +23,7 @@ def extract(path: Path, most_rows: int, seconds: float) -> Iterator[tuple[str, s
     All of it takes at most `seconds`. Raises `sqlite3.Error` if the file can't be opened as a ledger.
     """
     ends = time.monotonic() + seconds
-    address = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    with closing(sqlite3.connect(f"file:{address}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as connection:
+    with closing(_opened(path)) as connection:
         connection.text_factory = lambda data: data.decode(errors="replace")
         connection.set_progress_handler(lambda: int(time.monotonic() > ends), STEPS_A_LOOK)
         names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
@@ -35,6 +34,18 @@ def extract(path: Path, most_rows: int, seconds: float) -> Iterator[tuple[str, s
                     yield name, _rows(connection, name, most_rows)
                 except sqlite3.Error as error:
                     yield name, f"can't be read: {error}\n"
+
+
+def last_migration(path: Path) -> str | None:
+    """Return the name of the schema that a ledger has; None when it has none. Raises `sqlite3.Error`."""
+    with closing(_opened(path)) as connection:
+        (name,) = connection.execute("SELECT max(name) FROM _sqlite_migrations").fetchone()
+        return None if name is None else str(name)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    address = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return sqlite3.connect(f"file:{address}?mode=ro", uri=True, timeout=BUSY_SECONDS)
 
 
 def _rows(connection: sqlite3.Connection, table: str, most: int) -> str:

@@ -5,6 +5,7 @@ PAUSE_SECONDS = "pause_seconds"  # requested length of the pause
 PUT_AWAY = "put_away"  # files and bytes in uploaded/ and in rejected/: JSON
 CURRENTS_UNKNOWN = "currents_unknown"  # set by a migration until the links of an older version were read
 LEFT_ALONE = "left_alone"  # files of the drop folder that are not taken, by rule: JSON
+GATEWAYS = "gateways"  # gateways and how they do: JSON
 VIEWS = "views"  # views that the agent keeps beside the mirror, one a line
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import UNFINISHED
 
 FILE = b"identity"
 _FORM = re.compile(r"[0-9a-f]{12}")
@@ -23,6 +24,10 @@ def identity_of(folder: Path, known: str | None) -> str:
     """Read or make the identity of the agent that holds the state folder; `known` is its ledger's. Raises `LocalFault`."""
     try:
         with Folder.open(folder) as state:
+            for name in state.names():
+                if name.startswith(UNFINISHED):  # a life that was killed wrote it: no other agent writes here
+                    with suppress(OSError):
+                        state.unlink(name)
             kept = _kept(state)
             if _FORM.fullmatch(kept):
                 return kept

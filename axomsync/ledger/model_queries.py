@@ -6,11 +6,15 @@ from axomsync.core.records import DurableSegment, Model, ModelFile, ModelState
 from axomsync.ledger.queries import Queries
 from axomsync.ledger.rows import Row, fitting, to_model
 
-# Segments may overlap, where the rest of a straggler was fetched twice.
+# Segments may overlap, where the rest of a straggler was fetched twice. Few came through gateways and are not published yet:
+# SQLite must begin with them, and would begin with all files.
 _MODELS = (
     "SELECT m.*, (SELECT coalesce(sum(min(f.size,"
     ' (SELECT coalesce(sum(s."end" - s.start), 0) FROM segments s WHERE s.file = f.id))), 0)'
-    " FROM files f WHERE f.model = m.id) AS bytes_done FROM models m"
+    " FROM files f WHERE f.model = m.id) AS bytes_done,"
+    " m.gateway_bytes + coalesce(g.bytes, 0) AS bytes_from_gateways FROM models m LEFT JOIN ("
+    'SELECT f.model AS model, sum(s."end" - s.start) AS bytes FROM segments s INDEXED BY segments_of_gateways'
+    " CROSS JOIN files f ON f.id = s.file WHERE s.gateway IS NOT NULL GROUP BY f.model) g ON g.model = m.id"
 )
 
 
@@ -46,8 +50,8 @@ class ModelQueries(Queries):
     def files(self, model_id: str) -> list[ModelFile]:
         """The files of a model with their durable segments, by path."""
         segments: dict[int, list[DurableSegment]] = {}
-        query = 'SELECT s.file, s.start, s."end", s.blake3 FROM segments s JOIN files f ON f.id = s.file WHERE f.model = ?'
-        for file, segment in self._rows(f"{query} ORDER BY s.start", (model_id,), make=_segment):
+        query = 'SELECT s.file, s.start, s."end", s.blake3, s.gateway FROM segments s JOIN files f ON f.id = s.file'
+        for file, segment in self._rows(f"{query} WHERE f.model = ? ORDER BY s.start", (model_id,), make=_segment):
             segments.setdefault(file, []).append(segment)
 
         def with_segments(row: Row) -> ModelFile:
@@ -58,7 +62,8 @@ class ModelQueries(Queries):
 
 
 def _segment(row: Row) -> tuple[int, DurableSegment]:
-    return row["file"], fitting(DurableSegment, start=row["start"], end=row["end"], blake3=row["blake3"])
+    names = ("start", "end", "blake3", "gateway")
+    return row["file"], fitting(DurableSegment, **{name: row[name] for name in names})
 
 
 def _among(states: Iterable[ModelState]) -> str:

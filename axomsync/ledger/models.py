@@ -6,6 +6,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from axomsync.core.records import DurableSegment, ModelFile, ModelState, RemoteModel
+from axomsync.ledger.digests import digest_of
 from axomsync.ledger.rows import json_counts, json_list
 from axomsync.ledger.states import Moves
 
@@ -68,12 +69,12 @@ class ModelWrites(Moves):
         def work(db: Database) -> None:
             db.conn.execute(
                 "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, path,"
-                " left_out, remarks, reason, proofs, bytes_total, first_seen, updated_at)"
-                " VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?,?,?,?)",
+                " left_out, remarks, reason, proofs, bytes_total, digest, first_seen, updated_at)"
+                " VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?,?,?,?,?)",
                 (
                     model.id, model.name, model.version, model.params, model.base_model_id, model.status, model.created_at,
                     path, others, json_list(odd), "; ".join(odd) or None, shown, sum(file.size for file in found),
-                    self._now(), self._now(),
+                    digest_of(found), self._now(), self._now(),
                 ),
             )  # fmt: skip
             insert_files(db, model.id, found)
@@ -97,11 +98,17 @@ class ModelWrites(Moves):
         there, others, odd, shown = list(files), json_list(left_out), tuple(remarks), json_counts(proofs)
 
         def work(db: Database) -> None:
+            db.conn.execute(
+                'UPDATE models SET gateway_bytes = gateway_bytes + (SELECT coalesce(sum(s."end" - s.start), 0)'
+                " FROM files f JOIN segments s ON s.file = f.id WHERE f.model = ?1 AND s.gateway IS NOT NULL) WHERE id = ?1",
+                (model_id,),
+            )
             db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
             insert_files(db, model_id, there)
             changes: dict[str, Any] = {"path": path, "left_out": others, "bytes_total": sum(file.size for file in there)}
             changes |= {"remarks": json_list(odd), "reason": "; ".join(odd) or None, "proofs": shown}
             changes |= {"attempts": 0, "next_attempt": None, "verified_at": verified_at, "damage": None}
+            changes |= {"digest": digest_of(there)}
             self._move(db, "models", model_id, ModelState.PUBLISHED, changes)
 
         self.write(work)
@@ -123,13 +130,15 @@ class ModelWrites(Moves):
 
         self.write(work)
 
-    def replace_files(self, model_id: str, files: Iterable[ModelFile]) -> None:
-        """Replace the recorded files of a published model."""
+    def replace_files(self, model_id: str, files: Iterable[ModelFile], *, damaged: bool = False) -> None:
+        """Replace the recorded files of a published model; the segments of a `damaged` one are only those that are good."""
         fresh = list(files)
 
         def work(db: Database) -> None:
             db.conn.execute("DELETE FROM files WHERE model = ?", (model_id,))
             insert_files(db, model_id, fresh)
+            if not damaged:
+                db.conn.execute("UPDATE models SET digest = ? WHERE id = ?", (digest_of(fresh), model_id))
 
         self.write(work)
 
@@ -141,7 +150,8 @@ class ModelWrites(Moves):
         """Record that retention has removed the folder of a model: none of its bytes are on disk any more."""
 
         def work(db: Database) -> None:
-            changes = {"reason": reason, "path": None, "damage": None, "verified_at": None, "proofs": None}
+            changes: dict[str, Any] = {"reason": reason, "path": None, "damage": None, "verified_at": None, "proofs": None}
+            changes |= {"digest": None, "gateway_bytes": 0}
             self._move(db, "models", model_id, ModelState.PRUNED, changes)
             db.conn.execute("DELETE FROM segments WHERE file IN (SELECT id FROM files WHERE model = ?)", (model_id,))
 
@@ -188,11 +198,12 @@ class ModelWrites(Moves):
             for model_id, rel, etag, segment in grown:
                 db.conn.execute("UPDATE files SET etag = ? WHERE model = ? AND rel = ?", (etag, model_id, rel))
                 db.conn.execute(
-                    'INSERT INTO segments (file, start, "end", blake3)'
-                    " SELECT id, ?, ?, ? FROM files WHERE model = ? AND rel = ?"
-                    ' ON CONFLICT (file, start) DO UPDATE SET "end" = excluded."end", blake3 = excluded.blake3'
+                    'INSERT INTO segments (file, start, "end", blake3, gateway)'
+                    " SELECT id, ?, ?, ?, ? FROM files WHERE model = ? AND rel = ?"
+                    ' ON CONFLICT (file, start) DO UPDATE SET "end" = excluded."end", blake3 = excluded.blake3,'
+                    " gateway = excluded.gateway"
                     ' WHERE excluded."end" >= segments."end"',
-                    (segment.start, segment.end, segment.blake3, model_id, rel),
+                    (segment.start, segment.end, segment.blake3, segment.gateway, model_id, rel),
                 )
                 db.conn.execute(
                     "DELETE FROM segments WHERE file = (SELECT id FROM files WHERE model = ? AND rel = ?)"

@@ -1,7 +1,8 @@
 """A read-only connection to the ledger; with WAL it reads while another process writes.
 
 Failures handled: no ledger, or one of an older version (`UnreadyLedger`), a newer one (`NewerLedger`), a locked file, a file
-that is damaged anywhere: in its structure, in a state, in a name or a number (`LocalFault`).
+that is damaged anywhere: in its structure, in a state, in a name or a number (`LocalFault`), a disk that fails for a moment
+(the next query sees everything again).
 """
 
 import errno
@@ -9,6 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -77,7 +79,13 @@ class Queries:
             try:
                 return [make(row) for row in self._db.query(sql, list(parameters))]  # fifty thousand dicts are 100 MB
             except (sqlite3.Error, *DAMAGE) as error:
+                self._end_transaction()
                 raise sqlite_fault(error, self.path) from None
+
+    def _end_transaction(self) -> None:
+        """After a read error the transaction of the query may stay open, and later queries would see its old state."""
+        with suppress(sqlite3.Error):  # such as: there is none
+            self._db.conn.execute("ROLLBACK")
 
     def _counts(self, table: str, states: Iterable[str]) -> dict[str, int]:
         def counted(row: Row) -> tuple[str, int]:

@@ -89,7 +89,7 @@ def to_model(row: Row) -> Model:
             for name in (
                 "id", "name", "version", "params", "base_model_id", "remote_status", "created_at", "reason",
                 "path", "bytes_done", "bytes_total", "attempts", "next_attempt", "updated_at", "absent_polls",
-                "absent_since", "damage", "verified_at",
+                "absent_since", "damage", "verified_at", "digest", "bytes_from_gateways",
             )
         },
         pulled=bool(row["pulled"]),

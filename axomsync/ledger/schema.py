@@ -10,6 +10,7 @@ from sqlite_utils import Database, Migrations
 
 from axomsync import __version__
 from axomsync.core.errors import NewerLedger
+from axomsync.ledger.digests import digest_in_ledger
 from axomsync.ledger.rows import Misfit
 
 migrations = Migrations("axomsync")
@@ -121,6 +122,20 @@ def m019_unpacked(db: Database) -> None:
 def m021_promotion(db: Database) -> None:
     """Where `current` of each name leads, so that each move is told; versions on trial."""
     _execute_all(db, _PROMOTION)
+
+
+@migrations()
+def m022_gateways(db: Database) -> None:
+    """Gateways that bytes came through."""
+    _execute_all(db, _GATEWAYS)
+
+
+@migrations()
+def m024_digest(db: Database) -> None:
+    """One digest for all bytes of a published model."""
+    _execute_all(db, "ALTER TABLE models ADD COLUMN digest TEXT")
+    for (model,) in db.execute("SELECT id FROM models WHERE state = 'published'").fetchall():
+        db.execute("UPDATE models SET digest = ? WHERE id = ?", [digest_in_ledger(db, model), model])
 
 
 def _execute_all(db: Database, statements: str) -> None:
@@ -317,6 +332,18 @@ CREATE TABLE trials (               -- versions that have to stay healthy, until
 ) STRICT;
 INSERT INTO facts SELECT 'currents_unknown', '1' WHERE EXISTS (SELECT 1 FROM models WHERE state = 'published');
 """
+
+# The gateway of a segment is known until the model is published: then its bytes are added to those of the model.
+_GATEWAYS = """
+ALTER TABLE segments ADD COLUMN gateway TEXT;
+ALTER TABLE models ADD COLUMN gateway_bytes INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX segments_of_gateways ON segments(file) WHERE gateway IS NOT NULL;
+"""
+
+
+def newest_migration() -> str:
+    """Return the name of the newest schema that this program knows."""
+    return max(str(migration.name) for migration in migrations.pending(Database(memory=True)))
 
 
 def refuse_newer(db: Database, path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from axomsync.console.session import NotThere
 from axomsync.core.errors import (
     AxomsyncError,
+    Bug,
     KeyRefused,
     LocalFault,
     Rejected,
@@ -28,6 +29,7 @@ from axomsync.core.errors import (
     Transient,
     UrlExpired,
 )
+from axomsync.core.oserrors import unforeseen
 from axomsync.core.policy import backoff, same_but_for_numbers
 from axomsync.core.records import Model, ModelState
 from axomsync.core.text import printable
@@ -38,6 +40,7 @@ from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.imports import Arrival, Imports
 from axomsync.mirror.labels import Labels
 from axomsync.mirror.model_task import ModelTask
+from axomsync.mirror.poll_times import QUICK_TRIES, PollTimes, share_of
 from axomsync.mirror.polling import Poller, is_there
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.space import Space
@@ -76,7 +79,7 @@ class Mirror:
         self._gives_way = True
         self._told: defaultdict[str, dict[str, str]] = defaultdict(dict)  # by model: the last log line of each subject
         self._begin_lock, self._poll_lock = threading.RLock(), threading.Lock()
-        self._failed_polls = 0
+        self._times = PollTimes(share_of(context.identity), context.settings.poll)
         self._key_refused: KeyRefused | None = None
         self._publishing = threading.Lock()  # held while a folder gets its name
         self._space = Space(context.settings, context.mirror_folder, context.ledger, context.now)
@@ -94,15 +97,15 @@ class Mirror:
 
     def run(self) -> None:
         """Work until the agent stops."""
-        next_poll = -math.inf
         with self._context.liveness.worker(self.name) as beat:
+            next_poll = self._begin_polls()
             while not self._context.stop.is_set():
                 beat()
                 self._wake.clear()
                 if self._hurry.is_set() or self._context.clock() >= next_poll:
                     self._hurry.clear()
-                    began = self._context.clock()
-                    next_poll = max(began + self._poll_and_tell(), self._context.clock() + SHORTEST_PAUSE_SECONDS)
+                    self._poll_and_tell(self._context.clock())
+                    next_poll = max(self._times.due, self._context.clock() + SHORTEST_PAUSE_SECONDS)
                 self._begin_due_and_tell()
                 self._wake.wait(min(max(0.0, next_poll - self._context.clock()), LONGEST_NAP_SECONDS))
         self._pool.shutdown(cancel_futures=True)
@@ -182,11 +185,11 @@ class Mirror:
         )
         return removed if dry_run else self._space.retain(), [f"{line}, but it is open" for line in spared]
 
-    def poll(self) -> None:
-        """Ask the console for the catalog and bring the ledger in agreement."""
+    def poll(self, tries: int = QUICK_TRIES) -> None:
+        """Ask the console for the catalog, `tries` times at most, and bring the ledger in agreement."""
         with self._poll_lock:
             try:
-                self._poller.poll(self._under_way)
+                self._poller.poll(self._under_way, tries)
             finally:
                 self._rights_keeper.tend()  # also while the console is down
                 self._view_keeper.tend()
@@ -194,27 +197,37 @@ class Mirror:
     def _under_way(self) -> set[str]:
         return {model for model, future in self._in_flight.items() if not future.done()}
 
-    def _poll_and_tell(self) -> float:
-        """Poll and report problems. Returns the seconds from the start of this poll to the next."""
+    def _begin_polls(self) -> float:
+        """Return the time of the first poll; if it is later, find out now what is in the mirror folder."""
         try:
-            self.poll()
+            polled_before = self._context.ledger.read.facts().get("last_poll") is not None
+            self._times.begin(self._context.clock(), polled_before=polled_before)
+            if polled_before:
+                with self._poll_lock:
+                    self._poller.take_stock()
+        except LocalFault:
+            self._times.begin(self._context.clock(), polled_before=False)  # the poll meets the fault, and reports it
+        return self._times.due
+
+    def _poll_and_tell(self, began: float) -> None:
+        """Poll and report problems."""
+        try:
+            self.poll(self._times.tries)
         except Stopping:
-            return self._context.settings.poll
+            return
         except KeyRefused as refused:
+            self._times.postponed(began, KEY_PAUSE_SECONDS)
             self._context.problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
-            return KEY_PAUSE_SECONDS
         except LocalFault as fault:
+            self._times.postponed(began, self._context.settings.poll)
             self._context.problems.report(self.subject, str(fault), self._context.now() + self._context.settings.poll)
-            return self._context.settings.poll
         except AxomsyncError as failure:
-            self._failed_polls += 1
-            wait = backoff(self._failed_polls, self._context.random, getattr(failure, "retry_after", None))
+            wait = self._times.failed(began, self._context.random, getattr(failure, "retry_after", None))
             self._context.problems.report("console", str(failure), self._context.now() + wait)
-            return wait
-        self._failed_polls = 0
-        self._context.problems.clear("console")
-        self._context.problems.clear(self.subject)
-        return self._context.settings.poll
+        else:
+            self._times.answered(began)
+            self._context.problems.clear("console")
+            self._context.problems.clear(self.subject)
 
     def _begin_due_and_tell(self) -> None:
         try:
@@ -287,9 +300,12 @@ class Mirror:
         except Rejected as refusal:
             self._set_back(model, ModelState.BLOCKED, str(refusal), REFUSED_PAUSE_SECONDS)
         except Exception as bug:  # a bug that one model triggers must not stop the others
-            log.exception("%s: unexpected failure", shown(model))
-            reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
-            self._set_back(model, ModelState.FAILED, reason, REFUSED_PAUSE_SECONDS)
+            met = unforeseen(bug)
+            if isinstance(met, Bug):
+                log.exception("%s: unexpected failure", shown(model))
+                self._set_back(model, ModelState.FAILED, str(met), REFUSED_PAUSE_SECONDS)
+            else:
+                self._set_back(model, ModelState.BLOCKED, str(met), DISK_PAUSE_SECONDS)
 
     def _try(self, model: Model, beat: Beat) -> None:
         told = self._told[model.id]

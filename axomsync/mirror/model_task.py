@@ -23,6 +23,7 @@ from axomsync.core.records import Manifest, ManifestFile, Model, ModelFile, Mode
 from axomsync.core.text import printable
 from axomsync.mirror import layout, reuse
 from axomsync.mirror.check import structure
+from axomsync.mirror.check.copies import Unproven
 from axomsync.mirror.check.proving import Proving
 from axomsync.mirror.check.seal import Seal, Tampered
 from axomsync.mirror.context import MirrorContext
@@ -135,9 +136,8 @@ class ModelTask:
         """Fetch and prove all files. Returns their ledger data, the proof of each, and remarks on checksums."""
         model, tries = self._model, Counter[str]()
         uses_etags = self._context.settings.verify == "etag"
-        proving = Proving(
-            self._context.ledger, self._context.lanes.storage, self._context.lanes.habits, uses_etags=uses_etags
-        )
+        lanes = self._context.lanes
+        proving = Proving(self._context.ledger, lanes.storage, lanes.habits, lanes.ring, uses_etags=uses_etags)
         listed = {file.rel: file for file in manifest.files}
         job: Job | None = None
         while True:
@@ -189,7 +189,10 @@ class ModelTask:
         tries[rel] += 1
         if isinstance(fault, SourceChanged):
             fault = fault.about(printable(rel))
-        if tries[rel] == 1 and self._is_news(rel, str(fault)):
+        if isinstance(fault, Unproven):
+            if self._is_news("unproven", "files are fetched twice"):
+                log.info("%s: %s; so for every file that nothing proves", shown(self._model), fault)
+        elif tries[rel] == 1 and self._is_news(rel, str(fault)):
             log.warning("%s: %s; fetched again", shown(self._model), fault)
         if tries[rel] < FETCHES_OF_A_FILE:
             return

@@ -27,15 +27,20 @@ class Poller:
         self._labels = labels
         self._recovered = False  # True once the models in the mirror folder are known
 
-    def poll(self, under_way: Callable[[], set[str]]) -> None:
+    def take_stock(self) -> list[LocalFault]:
+        """Make the models in the mirror folder known; returns what can't be read now. Raises `LocalFault`."""
+        unread = [] if self._recovered else recover(self._context)
+        self._recovered = not unread
+        return unread
+
+    def poll(self, under_way: Callable[[], set[str]], tries: int) -> None:
         """Fetch the list and act on it; models under way are left alone. Raises the errors of console and mirror folder."""
-        listed = persist(self._context.console.models, self._context.stop, self._context.random)
+        listed = persist(self._context.console.models, self._context.stop, self._context.random, tries)
         if left_out := self._context.console.models_left_out:
             self._context.problems.report("list of models", left_out)
         else:
             self._context.problems.clear("list of models")
-        unread = [] if self._recovered else recover(self._context)
-        self._recovered = not unread
+        unread = self.take_stock()
         busy = under_way()  # only now: the console may have taken long
         known = self._context.ledger.read.models()
         self._context.mirror_folder.check([row for row in known if row.state is ModelState.PUBLISHED])

@@ -119,7 +119,12 @@ def _in_use(unit: Unit) -> bool:
 
 
 def _asked(name: str) -> Unit:
-    argv = ["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", name]
+    return properties_of(name)
+
+
+def properties_of(name: str, *, of_user: bool = False) -> Unit:
+    """Return what systemd knows about a unit; `of_user` asks the manager of the calling user. Empty without systemd."""
+    argv = ["systemctl", *(["--user"] if of_user else []), "show", "--no-pager", f"--property={','.join(_PROPERTIES)}", name]
     try:
         said = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):

@@ -6,8 +6,8 @@ scrape, and `axomsync_ledger_readable` is 0; the agent's own problems are told a
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -18,9 +18,11 @@ from prometheus_client.registry import Collector
 
 from axomsync import __version__
 from axomsync.core.errors import LocalFault
-from axomsync.core.records import ModelState, Problem, UploadState
+from axomsync.core.records import ModelState, Problem, Published, UploadState
 from axomsync.drop.rules import Rule
+from axomsync.ops.model_metrics import ModelSamples, Sample, model_samples
 from axomsync.runtime.problems import SUBJECTS
+from axomsync.runtime.ring import Ring
 
 Status = Mapping[str, Any]
 
@@ -35,6 +37,9 @@ class AgentCollector(Collector):
     transitions: Counter[tuple[str, str]]  # since the start, by table and new state
     folders: Callable[[], Mapping[str, int | None]]  # free bytes by the folder's section
     problems: Callable[[], Iterable[Problem]]  # of the agent, from its memory
+    ring: Ring = field(default_factory=Ring)
+    published: Callable[[], Sequence[Published]] = list
+    poll_seconds: float = 0.0  # between two polls; 0 when nothing is mirrored
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics of axomsync itself."""
@@ -51,16 +56,18 @@ class AgentCollector(Collector):
         yield _gauge("problem", "1 while a part of the agent has a problem; status says which.", [
             ({"subject": subject}, subject in begun) for subject in SUBJECTS
         ])  # fmt: skip
+        yield from _of_gateways(self.ring)
+        yield _gauge("poll_interval_seconds", "Seconds between two polls of the console; 0 when nothing is mirrored.", [
+            ({}, self.poll_seconds)
+        ])  # fmt: skip
         try:
-            status = self.status()
+            status, published = self.status(), self.published()
         except LocalFault:
             yield _gauge("ledger_readable", "1 while the ledger can be read.", [({}, 0)])
             return
         yield _gauge("ledger_readable", "1 while the ledger can be read.", [({}, 1)])
         yield from _from_status(status)
-
-
-Sample = tuple[Mapping[str, str], float]
+        yield from _of_models(model_samples(published))
 
 
 def registry(collector: AgentCollector) -> CollectorRegistry:
@@ -70,6 +77,19 @@ def registry(collector: AgentCollector) -> CollectorRegistry:
     ProcessCollector(registry=made)
     PlatformCollector(registry=made)
     return made
+
+
+def _of_gateways(ring: Ring) -> Iterator[Metric]:
+    came = [({"result": result}, count) for result, count in ring.totals().items()]
+    yield _counter(
+        "gateway_bytes",
+        "Bytes of models since the start, with gateways: through the owner of a block, through the next one, from storage; "
+        "wrong ones are counted twice.",
+        came,
+    )
+    yield _gauge("gateway_up", "1 while a gateway of [transfer] gateways is asked, 0 while it is held out.", [
+        ({"gateway": state.gateway}, state.up) for state in ring.states()
+    ])  # fmt: skip
 
 
 def _from_status(status: Status) -> Iterator[Metric]:
@@ -98,6 +118,15 @@ def _from_status(status: Status) -> Iterator[Metric]:
     yield _gauge("problems", "Problems that status shows, those of single files and models included.", [
         ({}, len(status["problems"]))
     ])  # fmt: skip
+
+
+def _of_models(samples: ModelSamples) -> Iterator[Metric]:
+    yield _gauge("model_info", "Published models, at most the 200 newest; always 1.", samples.info)
+    yield _gauge(
+        "current_version_timestamp_seconds",
+        "When the console made the version that `current` of a name leads to.",
+        samples.current_made,
+    )
 
 
 def _by_state(counts: Mapping[str, int]) -> list[Sample]:

@@ -15,7 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from axomsync import config
@@ -47,20 +47,20 @@ def running_program(called_as: str) -> list[str]:
 
 def install_for_machine(program: Sequence[str], echo: Echo, instance: str | None = None) -> None:
     """Install units, user and folders of the machine's service or of an `instance`, and its configuration."""
-    _demand_root()
+    demand_root()
     if instance is not None:
         config.check_instance(instance)
     elif PACKAGED_UNIT.exists():
         raise LocalFault("the Debian package has the service in place: systemctl enable --now axomsync")
     if not PACKAGED_UNIT.exists():
-        _place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), echo)
+        place(SYSUSERS, (SHIPPED / "axomsync.sysusers.conf").read_text(), echo)
         _make_user(echo)
         _demand_reachable(program)
     tmpfiles = _tmpfiles(instance)
-    _place(tmpfiles, _folders_of((SHIPPED / TMPFILES_SHIPPED).read_text(), instance), echo)
+    place(tmpfiles, _folders_of((SHIPPED / TMPFILES_SHIPPED).read_text(), instance), echo)
     _make_folders(tmpfiles, echo)
     if not PACKAGED_UNIT.exists():
-        _place_units(SHIPPED, SYSTEM_UNITS, program, _machine_manager(), echo)
+        _place_units(SHIPPED, SYSTEM_UNITS, program, machine_manager(), echo)
     settings, values = _machine_settings(instance)
     _place_settings(settings, values, echo)
     unit = SERVICE if instance is None else unit_of_instance(instance)
@@ -99,10 +99,10 @@ def install_for_user(program: Sequence[str], environ: Mapping[str, str], echo: E
 
 def uninstall_for_machine(echo: Echo, instance: str | None = None) -> None:
     """Stop the service and remove everything but configuration, ledger, data and user; an `instance` alone, or all."""
-    _demand_root()
+    demand_root()
     settings, values = _machine_settings(instance)
     if instance is not None:
-        _stop(unit_of_instance(instance), _machine_manager(), echo)
+        _stop(unit_of_instance(instance), machine_manager(), echo)
         _remove(_tmpfiles(instance), echo)
         kept = [
             settings,
@@ -112,7 +112,7 @@ def uninstall_for_machine(echo: Echo, instance: str | None = None) -> None:
         echo(f"kept: {', '.join(map(str, kept))}")
         return
     tmpfiles = [_tmpfiles(name) for name in (None, *config.instance_names({}))]
-    _remove_units({}, SYSTEM_UNITS, (SYSUSERS, *tmpfiles), _machine_manager(), echo)
+    _remove_units({}, SYSTEM_UNITS, (SYSUSERS, *tmpfiles), machine_manager(), echo)
     echo(f"kept: {settings.parent}, /var/lib/axomsync, /srv/axom and the user {SERVICE_USER}")
 
 
@@ -168,7 +168,8 @@ def _folders_of(text: str, instance: str | None) -> str:
 # The service manager: how to call systemctl; nothing where no manager runs
 
 
-def _machine_manager() -> list[str]:
+def machine_manager() -> list[str]:
+    """Return how to call the machine's service manager; nothing where none runs."""
     return ["systemctl"] if Path("/run/systemd/system").is_dir() else []  # not so while an image is being built
 
 
@@ -189,7 +190,8 @@ def _without_choice(environ: Mapping[str, str]) -> dict[str, str]:
 # Obstacles
 
 
-def _demand_root() -> None:
+def demand_root() -> None:
+    """Raise `LocalFault` unless root calls."""
     if os.geteuid() != 0:
         raise LocalFault("the machine's service is root's: use sudo; or --user for a service of your own")
 
@@ -261,18 +263,27 @@ def _make_folder(folder: Path, echo: Echo) -> None:
 def _place_units(source: Path, target: Path, program: Sequence[str], manager: Sequence[str], echo: Echo) -> None:
     starts = " ".join(map(_quoted, program))
     texts = {name: (source / name).read_text().replace(SHIPPED_PROGRAM, starts) for name in UNITS}
-    changed = [_place(target / name, text, echo) for name, text in texts.items()]
-    if not any(changed):
-        return
-    if not manager:
-        echo("no systemd runs here: it reads the units when it starts")
-        return
-    _call(*manager, "daemon-reload")
-    echo("systemd: has read the units")
-    if running := _running(manager):
+    changed = [place(target / name, text, echo) for name, text in texts.items()]
+    if any(changed) and reload_units(manager, echo) and (running := _running(manager)):
         agents = "the running agent is" if len(running) == 1 else "the running agents are"
         units = " ".join(unit.removesuffix(".service") for unit in running)
         echo(f"{agents} still the old one; it keeps the bytes that it has: {' '.join(manager)} restart {units}")
+
+
+def reload_units(manager: Sequence[str], echo: Echo) -> bool:
+    """Have the service manager read the units; False where none runs."""
+    if not manager:
+        echo("no systemd runs here: it reads the units when it starts")
+        return False
+    _call(*manager, "daemon-reload")
+    echo("systemd: has read the units")
+    return True
+
+
+def tell_manager(manager: Sequence[str], unit: str, restart: str, echo: Echo, *, changed: bool) -> None:
+    """Have the service manager read a changed unit; `restart` tells how the one that runs becomes the new one."""
+    if changed and reload_units(manager, echo) and _says_yes(*manager, "is-active", unit):
+        echo(f"the running gateway is still the old one; {restart}")
 
 
 def _quoted(word: str) -> str:
@@ -286,10 +297,10 @@ def _place_settings(path: Path, values: Mapping[str, object], echo: Echo) -> boo
     if os.path.lexists(path):
         echo(f"{path}: kept")
         return False
-    return _place(path, config.example(values), echo)
+    return place(path, config.example(values), echo)
 
 
-def _place(path: Path, text: str, echo: Echo) -> bool:
+def place(path: Path, text: str, echo: Echo) -> bool:
     """Write the whole file or nothing, as a unit may be read at any time. Returns True when it had another text."""
     try:
         if path.is_file() and path.read_bytes() == text.encode():
@@ -328,9 +339,22 @@ def _remove_units(
     for path in (*(units / name for name in UNITS), *others):
         _remove(path, echo)
     if manager:
-        _call(*manager, "daemon-reload")
-        for name in (SERVICE, *instances, ONE_PASS, TIMER):  # one that failed is remembered, and listed, though it is gone
-            _asked(*manager, "reset-failed", name)
+        _forget_units((SERVICE, *instances, ONE_PASS, TIMER), manager)
+
+
+def remove(unit: str, paths: Iterable[Path], manager: Sequence[str], echo: Echo) -> None:
+    """Stop a unit, and remove it with all that belongs to it."""
+    _stop(unit, manager, echo)
+    for path in paths:
+        _remove(path, echo)
+    if manager:
+        _forget_units((unit,), manager)
+
+
+def _forget_units(units: Iterable[str], manager: Sequence[str]) -> None:
+    _call(*manager, "daemon-reload")
+    for name in units:  # one that failed is remembered, and listed, though its file is gone
+        _asked(*manager, "reset-failed", name)
 
 
 def _running(manager: Sequence[str]) -> list[str]:

@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from axomsync.core.awake import awake_seconds
-from axomsync.core.errors import AxomsyncError, LocalFault
-from axomsync.core.oserrors import local_fault
+from axomsync.core.errors import Bug, LocalFault
+from axomsync.core.oserrors import unforeseen
 from axomsync.core.policy import without_request
 from axomsync.core.records import Problem
 from axomsync.ledger import Ledger, Trouble, ledger_fault
@@ -31,6 +31,7 @@ SUBJECTS = (
     "drop archive",
     "drop folder",
     "drop folder's filesystem",
+    "gateways",
     "hooks",
     "ledger",
     "list of models",
@@ -77,17 +78,12 @@ class Problems:
 
     def report_bug(self, subject: str, bug: Exception, next_attempt: float | None = None) -> None:
         """Report an unforeseen exception like `report`; the traceback of a bug is logged once."""
-        if isinstance(bug, OSError) and bug.filename is not None:
-            bug = local_fault(bug)  # an error of the system, not a bug: the path and the remedy are known
-        if isinstance(bug, AxomsyncError):
-            self.report(subject, str(bug), next_attempt)
-            return
-        reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
+        failure = unforeseen(bug)
         with self._lock:
             known = self._known.get(subject)
-        if known is None or known.reason != reason:
+        if isinstance(failure, Bug) and (known is None or known.reason != str(failure)):
             log.error("%s: a bug was met", subject, exc_info=bug)
-        self.report(subject, reason, next_attempt)
+        self.report(subject, str(failure), next_attempt)
 
     def keep(self, subject: str, reason: str, *, holds: bool) -> None:
         """Report or clear this problem as `holds` says, unless `subject` has another problem."""

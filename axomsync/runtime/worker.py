@@ -17,6 +17,7 @@ from axomsync.runtime.gates import Gates
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import Problems
+from axomsync.runtime.ring import Ring
 from axomsync.runtime.throttle import Throttle
 from axomsync.storage.client import Storage
 
@@ -53,3 +54,4 @@ class WorkerContext:
     awake: Callable[[], float] = awake_seconds
     paused: Callable[[], bool] = lambda: False
     gates: Gates = field(default_factory=Gates)
+    ring: Ring = field(default_factory=Ring)

@@ -3,6 +3,7 @@
 The document of `status` is made in `report`, those of `explain` in `explain`. Pure, but for `current`, which the disk says.
 """
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from axomsync.core.errors import Transient
 from axomsync.core.paths import CURRENT
-from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, Shard, Transfer, Upload
+from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, ModelState, Shard, Transfer, Upload
 from axomsync.core.text import iso, printable
 from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
 from axomsync.drop.handover import Batch, appeared
@@ -80,11 +81,13 @@ def model_document(model: Model) -> Document:
         "bytes_total": total,
         "path": model.path,
         "current": is_led_to(model.path),
+        "digest": model.digest if model.state is ModelState.PUBLISHED else None,
         "created_at": model.created_at,
         "damage": model.damage,
         "verified_at": iso(model.verified_at),
         "pulled": model.pulled,
         "proofs": dict(model.proofs),
+        "bytes_from_gateways": model.bytes_from_gateways,
     }
 
 
@@ -193,6 +196,17 @@ def transfer_document(transfer: Transfer) -> Document:
         "rate": transfer.rate,
         "eta": transfer.eta,
     }
+
+
+def gateway_documents(configured: Iterable[str], fact: str | None) -> list[Document]:
+    """Return the gateways as the agent that runs has told; without one, nothing is known of them."""
+    try:
+        told = json.loads(fact or "null")
+    except ValueError:
+        told = None
+    if not isinstance(told, list):
+        return [{"gateway": gateway, "up": None, "reason": None} for gateway in configured]
+    return told
 
 
 def event_document(event: Happening) -> Document:

@@ -15,8 +15,8 @@ from axomsync.core.records import ModelState, Problem, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS
 from axomsync.core.text import iso, printable
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
-from axomsync.ledger.facts import LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
-from axomsync.status.documents import Document, transfer_document
+from axomsync.ledger.facts import GATEWAYS, LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
+from axomsync.status.documents import Document, gateway_documents, transfer_document
 from axomsync.status.promotions import trial_documents, waiting_documents
 
 REJECTS_MOST = 100  # rejected files listed as problems; `uploads` lists all
@@ -101,6 +101,7 @@ def _status(
             "free_bytes": free_bytes(str(settings.mirror.folder)),
             "waiting": waiting_documents(ledger, settings.mirror.promote, time.time()) if ledger else [],
             "trials": trial_documents(ledger) if ledger else [],
+            "gateways": gateway_documents(settings.transfer.gateways, facts.get(GATEWAYS) if pid is not None else None),
         },
         "transfers": [transfer_document(t) for t in ledger.transfers()] if ledger and pid is not None else [],
         "problems": problems,

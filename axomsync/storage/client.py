@@ -6,7 +6,8 @@ followed.
 
 Failures handled: all that `s3` judges, a store that ignores Range (`RangeIgnored`), a body that is too short or too long, a
 stalled connection, a proxy that refuses, a name that can't be resolved, forbidden addresses (`addresses`, checked at each
-connection), plain http to another host (`Rejected`), answers that are no HTTP.
+connection), plain http to another host (`Rejected`), answers that are no HTTP; a gateway that fails in any of these ways, or
+answers for another object than storage has now (`GatewayFault`; what storage says through a gateway stays what it means).
 """
 
 import os
@@ -24,21 +25,24 @@ from pyreqwest.exceptions import PyreqwestError
 
 from axomsync import __version__
 from axomsync.config import Settings, is_loopback, may_use_plain_http
-from axomsync.core.errors import Rejected, SourceChanged, Transient
+from axomsync.core.errors import GatewayFault, Rejected, SourceChanged, Transient
 from axomsync.storage.connections import CONNECT_SECONDS, NO_HTTP, Downloads, LongBodies, RustClients
 from axomsync.storage.s3 import (
     DOCUMENT_LIMIT,
     Answer,
     Confirmation,
+    Extent,
     encrypted,
     etag_of,
     judge_get,
     judge_put,
+    names_a_fault,
     signed_headers,
 )
 from axomsync.storage.short_bodies import put_short
 from axomsync.transport.addresses import judge_literal
 from axomsync.transport.authorities import roots, tls_context
+from axomsync.transport.gateways import through
 from axomsync.transport.http import (
     NETWORK_TROUBLE,
     host_of,
@@ -54,6 +58,8 @@ from axomsync.transport.proxies import Proxies
 ANSWER_SECONDS = 120.0  # storage may need long between the last byte of a large PUT and its answer
 DOCUMENT_SECONDS = 10.0  # to read the body of an error answer; a slow one must not hold a worker
 SHORT_BODY = 1024 * 1024  # bytes; such a body is sent at once
+
+LIVE_ETAG = "axomsync-etag"  # of a gateway: the ETag that storage gave it for this very request
 
 _HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept-Encoding": "identity"}
 
@@ -106,6 +112,13 @@ class Storage:
             cookies=no_cookies,
             timeout=None,  # noqa: S113  # the transport has its own
         )
+        # A gateway is named in the configuration: no proxy leads to it, and its address may be any.
+        self._gateways = httpx.Client(
+            transport=Downloads(RustClients(authorities, stall, Proxies.of({}), loopback=True, judged=False)),
+            headers=_HEADERS,
+            cookies=no_cookies,
+            timeout=None,  # noqa: S113  # the transport has its own
+        )
         silence = max(stall, answer_seconds)
         self._short_uploads = RustClients(authorities, silence, self._proxies, loopback=loopback)
         self._long_uploads = httpx.Client(
@@ -129,36 +142,49 @@ class Storage:
     def close(self) -> None:
         """Close all connections."""
         self._downloads.close()
+        self._gateways.close()
         self._short_uploads.close()
         self._long_uploads.close()
 
     @contextmanager
-    def get(self, url: str, start: int, end: int, total: int, etag: str | None) -> Iterator[RangeReply]:
+    def get(
+        self, url: str, start: int, end: int, total: int, etag: str | None, gateway: str | None = None
+    ) -> Iterator[RangeReply]:
         """Fetch bytes `start` to `end` (exclusive) of an object of `total` bytes, which must still have `etag` when given.
 
         A store that ignores Range sends the whole object: with `start` 0 that is accepted (the reply then ends at `total`,
         whatever `end` was), otherwise it raises `RangeIgnored`. For an empty object the reply has no bytes and confirms that
-        the object exists.
+        the object exists. The `gateway` is asked in place of storage.
         """
         self._check(url)
         headers = {"Range": f"bytes={start}-{max(start, end - 1)}"}
         if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
-        with self._mapped(url), _answered(self._downloads.stream("GET", url, headers=headers)) as response:
+        client, place = (self._downloads, url) if gateway is None else (self._gateways, through(gateway, url))
+        with self._mapped(url, gateway), _answered(client.stream("GET", place, headers=headers), gateway) as response:
             document = None if response.status_code in (200, 206) else partial(self._document, response)
-            answer = self._answer(url, response.status_code, response.headers, document)
-            extent = judge_get(answer, start, end, total)
+            answer = self._answer(url, response.status_code, response.headers, document, gateway)
+            extent = _judged(answer, start, end, total, gateway)
             if extent.whole and start != 0:
                 raise RangeIgnored
             found = etag_of(answer.headers)
             if etag is not None and found is not None and found != etag:
                 raise SourceChanged(f"the object changed while it was fetched (ETag {etag} became {found})")
             has_body = extent.end > 0 or response.status_code == 200
-            body = _exactly(_chunks(response) if has_body else iter(()), extent.end - extent.start)
+            body = _exactly(_chunks(response) if has_body else iter(()), extent.end - extent.start, gateway)
             yield RangeReply(
                 extent.start, extent.end, total, found, not encrypted(answer.headers), extent.whole, body,
                 http_date(answer.headers.get("last-modified", "")), http_date(answer.headers.get("date", "")),
             )  # fmt: skip
+
+    def greet(self, gateway: str) -> None:
+        """Ask a gateway whether it is there. Raises `GatewayFault`."""
+        with (
+            self._mapped(gateway, gateway),
+            _answered(self._gateways.stream("GET", f"{gateway}/healthz"), gateway) as response,
+        ):
+            if response.status_code != 200 or b"axomsync gateway" not in self._document(response):
+                raise GatewayFault(f"it answered {response.status_code}, and not as a gateway does")
 
     def put(self, url: str, pieces: Iterable[bytes], length: int, content_type: str) -> Confirmation:
         """Send `length` bytes from `pieces`. Returns storage's confirmation; any other answer is raised."""
@@ -205,9 +231,17 @@ class Storage:
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
         judge_literal(parts.hostname or "", loopback=self._loopback)  # also before a proxy is used
 
-    def _answer(self, url: str, status: int, headers: httpx.Headers, document: Callable[[], bytes] | None) -> Answer:
+    def _answer(
+        self,
+        url: str,
+        status: int,
+        headers: httpx.Headers,
+        document: Callable[[], bytes] | None,
+        gateway: str | None = None,
+    ) -> Answer:
         """Convert an answer for `s3`; `document` reads the beginning of its body, None if it is the object."""
-        if status == 407 and (proxy := self._proxies.leading_to(url)) is not None:  # to plain http; it is not storage's
+        proxy = self._proxies.leading_to(url) if gateway is None else None
+        if status == 407 and proxy is not None:  # to plain http; it is not storage's
             raise Transient(f"storage {host_of(url)}: through {proxy}: {proxy_answered(407, proxy)}")
         body = b""
         if document is not None:
@@ -219,7 +253,7 @@ class Storage:
                     raise
         lower = {name.lower(): value for name, value in headers.items()}
         request = request_id(headers, url, "x-amz-request-id")
-        return Answer(url, host_of(url), status, lower, body, request, retry_after(headers, time.time()))
+        return Answer(url, _place_of(url, gateway), status, lower, body, request, retry_after(headers, time.time()))
 
     def _document(self, response: httpx.Response) -> bytes:
         text, ends = b"", time.monotonic() + self._document_seconds
@@ -230,25 +264,54 @@ class Storage:
         return text[:DOCUMENT_LIMIT]
 
     @contextmanager
-    def _mapped(self, url: str) -> Iterator[None]:
+    def _mapped(self, url: str, gateway: str | None = None) -> Iterator[None]:
         """Map errors of the transports to our own; messages name the host, never the URL."""
         try:
             yield
         except (*NETWORK_TROUBLE, httpx.InvalidURL, PyreqwestError) as error:
             silent = f"no byte for {self._stall:g} s ([transfer] stall)"
+            if gateway is not None:
+                raise GatewayFault(network_reason(error, None, silent)) from None
             reason = network_reason(error, self._proxies.leading_to(url), silent)
             raise Transient(f"storage {host_of(url)}: {reason}", unsent=never_connected(error)) from None
 
 
 @contextmanager
-def _answered(exchange: AbstractContextManager[httpx.Response]) -> Iterator[httpx.Response]:
+def _answered(exchange: AbstractContextManager[httpx.Response], gateway: str | None = None) -> Iterator[httpx.Response]:
     """Wait for an answer; its body is not yet read."""
     with ExitStack() as stack:
         try:
             response = stack.enter_context(exchange)
         except ValueError:  # raised by the Rust transport
-            raise Transient(NO_HTTP) from None
+            raise GatewayFault("its answer is not HTTP") if gateway is not None else Transient(NO_HTTP) from None
         yield response
+
+
+def _judged(answer: Answer, start: int, end: int, total: int, gateway: str | None) -> Extent:
+    """Judge an answer; one of a gateway that is not storage's is a `GatewayFault`."""
+    if gateway is None:
+        return judge_get(answer, start, end, total)
+    if answer.status == 421:
+        raise GatewayFault(
+            f"it does not serve {host_of(answer.url)}, or not this box; on its box: axomsync service install --gateway",
+            is_refusal=True,
+        )
+    if answer.status >= 500 and not names_a_fault(answer):  # nginx's own page
+        raise GatewayFault(f"it answered {answer.status}", is_storage=answer.status in (502, 504))
+    try:
+        extent = judge_get(answer, start, end, total)
+    except Transient as failure:
+        if names_a_fault(answer):
+            raise
+        raise GatewayFault(str(failure)) from None
+    live, given = answer.headers.get(LIVE_ETAG), answer.headers.get("etag")
+    if live and given and live != given:
+        raise GatewayFault("it holds other headers than storage gave: its cache is damaged")
+    return extent
+
+
+def _place_of(url: str, gateway: str | None) -> str:
+    return host_of(url) if gateway is None else f"{host_of(url)} through {gateway}"
 
 
 def _chunks(response: httpx.Response) -> Iterator[memoryview]:
@@ -258,8 +321,8 @@ def _chunks(response: httpx.Response) -> Iterator[memoryview]:
         yield memoryview(chunk)
 
 
-def _exactly(chunks: Iterator[memoryview], length: int) -> Iterator[memoryview]:
-    """Yield exactly `length` bytes. Raises `SourceChanged` for more, `Transient` for fewer."""
+def _exactly(chunks: Iterator[memoryview], length: int, gateway: str | None) -> Iterator[memoryview]:
+    """Yield exactly `length` bytes. Raises `SourceChanged` for more, `Transient` or `GatewayFault` for fewer."""
     left = length
     for chunk in chunks:
         left -= len(chunk)
@@ -268,4 +331,5 @@ def _exactly(chunks: Iterator[memoryview], length: int) -> Iterator[memoryview]:
         if len(chunk):
             yield chunk
     if left:
-        raise Transient(f"the body was cut short: {left} of {length} bytes are missing")
+        told = f"the body was cut short: {left} of {length} bytes are missing"
+        raise Transient(told) if gateway is None else GatewayFault(told)

@@ -4,9 +4,10 @@ The Rust clients do TLS and socket reads without Python's lock, and cost a quart
 timeout also runs while a body is sent, so bodies that may take longer than that go through httpx's own transport.
 
 Failures handled: a name that can't be resolved, forbidden addresses (`addresses`, checked at each connection: the address
-that was checked is the one that is used), proxies.
+that was checked is the one that is used), proxies, too few descriptors for a client (`LocalFault`).
 """
 
+import os
 import ssl
 import threading
 import time
@@ -21,13 +22,16 @@ from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
 
-from axomsync.core.errors import BadConfig
+from axomsync.core.errors import BadConfig, LocalFault
+from axomsync.core.oserrors import local_fault
 from axomsync.transport.addresses import judge_literal, resolve
 from axomsync.transport.http import with_context
 from axomsync.transport.proxies import Proxies, Proxy
 
 CONNECT_SECONDS = 10.0
+NEAR_CONNECT_SECONDS = 3.0  # to gateways, which stand in the same network
 NAME_SECONDS = 30.0  # a name is resolved again after that
+DESCRIPTORS_OF_A_CLIENT = 16  # event loops of its runtime, and one for reading certificates
 PINNED_MOST = 32  # clients kept, one for each address
 NO_HTTP = "the answer of storage is not HTTP"
 
@@ -97,11 +101,15 @@ class LongBodies(httpx.BaseTransport):
 class RustClients:
     """One client for each address of a name, so the checked address is the one used; and one for each proxy.
 
-    `silence`: seconds without a byte from the far side after which a request fails.
+    `silence`: seconds without a byte from the far side after which a request fails. Not `judged`: the configuration names
+    the hosts, so their addresses may be any, and one client is enough.
     """
 
-    def __init__(self, roots: bytes | None, silence: float, proxies: Proxies, *, loopback: bool) -> None:
-        self._roots, self._silence, self._proxies, self._loopback = roots, silence, proxies, loopback
+    def __init__(
+        self, roots: bytes | None, silence: float, proxies: Proxies, *, loopback: bool, judged: bool = True
+    ) -> None:
+        self._roots, self._silence, self._proxies = roots, silence, proxies
+        self._loopback, self._judged = loopback, judged
         self._straight = self._build(None)
         self._through = {proxy: self._build(None, proxy) for proxy in proxies.named.values()}
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
@@ -114,7 +122,7 @@ class RustClients:
         host, port = _place(url)
         if (proxy := self._proxies.leading_to(url)) is not None:
             return self._through[proxy]
-        if judge_literal(host, loopback=self._loopback):
+        if not self._judged or judge_literal(host, loopback=self._loopback):
             return self._straight
         return self._pinned_to_next(host, port)
 
@@ -155,7 +163,7 @@ class RustClients:
             .no_proxy()  # it would read the environment in its own way
             .referer(False)
             .gzip(False).brotli(False).zstd(False).deflate(False)
-            .connect_timeout(timedelta(seconds=CONNECT_SECONDS))
+            .connect_timeout(timedelta(seconds=CONNECT_SECONDS if self._judged else NEAR_CONNECT_SECONDS))
             .read_timeout(timedelta(seconds=self._silence))
         )  # fmt: skip
         if proxy is not None:
@@ -167,7 +175,10 @@ class RustClients:
                 builder = builder.add_root_certificate_pem(self._roots)
             except PyreqwestError as error:
                 raise BadConfig(f"[console] ca_file: can't be used: {error}") from None
-        return builder.build()
+        try:
+            return builder.build()
+        except (PyreqwestError, RuntimeError) as error:
+            raise _unbuilt(error) from None
 
 
 class Downloads(httpx.BaseTransport):
@@ -188,6 +199,20 @@ class Downloads(httpx.BaseTransport):
     def close(self) -> None:
         """Close all connections."""
         self._clients.close()
+
+
+def _unbuilt(error: Exception) -> LocalFault:
+    """Why no client can be made: its own words for a lack of descriptors speak of certificates or of a runtime."""
+    opened: list[int] = []
+    try:
+        while len(opened) < DESCRIPTORS_OF_A_CLIENT:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as lack:
+        return local_fault(lack, "connections to storage")
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return LocalFault(f"connections to storage: they can't be made: {error}")
 
 
 def _place(url: str) -> tuple[str, int]:

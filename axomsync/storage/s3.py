@@ -333,6 +333,11 @@ def _no(answer: Answer, method: str) -> AxomsyncError:
     return Transient(f"{message}, which is not an answer to a {method}")
 
 
+def names_a_fault(answer: Answer) -> bool:
+    """Check that an answer is storage's own: it holds an error document, which no proxy in between makes."""
+    return bool(_words(answer)[0])
+
+
 def still_refused(refusal: AxomsyncError) -> UrlExpired:
     """Turn a refusal of several fresh URLs in a row into `UrlExpired`: their age is not the reason."""
     return UrlExpired(f"{refusal}, with new URLs too; run `axomsync doctor`: it checks the clock and what storage accepts")

@@ -15,8 +15,12 @@ FEWEST, MOST = 16, 256
 
 def connections_for_links(links: Path = Path("/sys/class/net")) -> int:
     """The number of connections for the fastest link that is up; `links` is the kernel's folder of them."""
-    fastest = max(map(_megabits, links.glob("*/speed")), default=0)
-    return min(max(fastest // MEGABITS_A_CONNECTION, FEWEST), MOST)
+    return min(max(fastest_link(links) // MEGABITS_A_CONNECTION, FEWEST), MOST)
+
+
+def fastest_link(links: Path = Path("/sys/class/net")) -> int:
+    """The speed of the fastest link that is up, in Mbit/s; 0 when none tells it."""
+    return max(0, *map(_megabits, links.glob("*/speed")), 0)
 
 
 def _megabits(speed: Path) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from axomsync.config import Settings
+from axomsync.core.records import Published
 from axomsync.ledger import Reader
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.problems import Problems
@@ -62,6 +63,10 @@ class Facts:
     def status(self) -> Document:
         """`axomsync status --json`."""
         return status_document(self.settings, self.ledger, problems=self._problems.all())
+
+    def published(self) -> list[Published]:
+        """Published models."""
+        return self.ledger.published()
 
     def free_bytes(self) -> dict[str, int | None]:
         """Free bytes by the section that names the folder; None when it is missing."""

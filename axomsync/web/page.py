@@ -13,7 +13,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from axomsync.config import WebSettings, listen_address, load_token
-from axomsync.core.errors import AxomsyncError, LocalFault
+from axomsync.core.errors import Bug, LocalFault
+from axomsync.core.oserrors import unforeseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,14 +74,12 @@ class Page:
         while not self._stop.is_set():
             try:
                 self._serve()
-            except AxomsyncError as fault:
-                self._again(str(fault))
-            except Exception as bug:
-                reason = f"unexpected {type(bug).__name__}: {bug}; please report it"
-                if reason != self._failure:
+            except Exception as error:
+                failure = unforeseen(error)
+                if isinstance(failure, Bug) and str(failure) != self._failure:
                     log.exception("the status page failed")
-                self._failure = reason
-                self._again(reason)
+                self._failure = str(failure)
+                self._again(str(failure))
 
     def _again(self, reason: str) -> None:
         self._problems.report(SUBJECT, reason, time.time() + AGAIN_SECONDS)

@@ -53,6 +53,19 @@ def test_75_when_the_console_is_down(verb: tuple[str, ...], server: FaultyServer
     assert f"{server.url} answered 503" in call(agent, verb, 75)
 
 
+def test_1_again_says_again_what_waits_for_a_person(server: FaultyServer, agent: AgentProcess) -> None:
+    server.inject(Fault(status=404, body=b"{}"), "/presign", method="POST", times=2)
+    for name in ("a", "b"):
+        (agent.drop / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
+    assert call(agent, ("sync",), 1).count("does not know it") == 2
+    told = call(agent, ("sync",), 1)
+    assert told.count("does not know it") == 1
+    assert "a.jsonl: still failed: POST /api/uploads/presign: the console does not know it" in told
+    assert "(and 1 more, see `axomsync uploads` and `axomsync models`)" in told
+    agent.call("retry")
+    assert "still" not in call(agent, ("sync",), 0)
+
+
 @pytest.mark.parametrize("verb", [("run",), *ASKING, *LOCAL])
 def test_78_when_the_configuration_is_bad_with_every_error(verb: tuple[str, ...], agent: AgentProcess) -> None:
     agent.config_file.write_text("[console]\nurl = 'x'\n[drop]\nsettel = '5s'\n[mirror]\npoll = 'often'\n")

@@ -51,6 +51,7 @@ STATUS = {
         "free_bytes": (int, None),
         "waiting": list,
         "trials": list,
+        "gateways": list,
     },
     "transfers": list,
     "problems": list,
@@ -63,7 +64,7 @@ UPLOAD = {
 }  # fmt: skip
 MODEL = {
     "id", "name", "version", "params", "remote_status", "state", "reason", "bytes_done", "bytes_total", "path", "created_at",
-    "damage", "verified_at", "pulled", "proofs", "current",
+    "damage", "verified_at", "pulled", "proofs", "current", "digest", "bytes_from_gateways",
 }  # fmt: skip
 UPLOAD_STATES = ["settling", "checking", "queued", "uploading", "uploaded", "rejected", "duplicate", "held", "failed"]
 MODEL_STATES = [

@@ -54,6 +54,7 @@ def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
     assert current(agent) == "v3"
     other = next(m for m in agent.models() if m["name"] == "other")
     assert (other["state"], other["proofs"]) == ("published", {"proven": 2})
+    assert len(other["digest"]) == 64
     assert "2 proven" in say(agent, "models")
 
     assert "-> v2, pinned" in say(agent, "rollback", "chassis")

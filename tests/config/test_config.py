@@ -534,7 +534,9 @@ def test_parse_accepts_or_explains_any_text(examples: int) -> None:
 )
 def test_reload_asks_for_what_the_changed_keys_need(line: str, asked: set[config.Reload]) -> None:
     old = config.parse("", Path("old.toml"), {}).settings
-    assert config.reloads(old, config.parse(line, Path("new.toml"), {}).settings) == asked
+    changed = config.changes(old, config.parse(line, Path("new.toml"), {}).settings)
+    assert set(changed.values()) == asked
+    assert set(changed) == {word.partition(" ")[0] for word in line.splitlines()}
 
 
 def test_views() -> None:

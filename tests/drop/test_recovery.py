@@ -172,6 +172,26 @@ def test_only_what_this_agent_has_sent_itself_is_deleted(tmp_path: Path, templat
     assert not (here.folder / "y" / "a.jsonl").exists(), "a duplicate of what this agent has sent itself"
 
 
+@pytest.mark.parametrize("record", ["there", "missing"])
+def test_a_claim_that_a_kill_left_on_a_file_that_stays_is_released_and_its_record_is_there(
+    tmp_path: Path, template: Path, record: str
+) -> None:
+    here = DropHere(tmp_path / "here", template, after="keep")
+    drop(here, "a.jsonl")
+    here.finish()
+    content = f"{sha256(dataset('a.jsonl'))}/a.jsonl"
+    killed = Claims(here.folder, here.identity, keeps=True)
+    known = killed.record(content)
+    assert killed.take(content) is None
+    if record == "missing":
+        for file in (here.folder / ".axomsync" / "claims").glob("*.json"):
+            file.unlink()
+    here.live()
+    assert Claims(here.folder, "other", keeps=True).take(content) is None, "nobody waits for a claim of nobody"
+    assert killed.record(content) == known
+    assert here.far.puts == 1
+
+
 @pytest.mark.parametrize("proof", ["claim", "receipt"])
 def test_a_duplicate_that_only_another_agent_vouches_for_is_archived_and_not_deleted(
     tmp_path: Path, template: Path, proof: str

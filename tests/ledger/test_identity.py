@@ -52,3 +52,10 @@ def test_agent_with_a_lost_ledger_keeps_its_identity(tmp_path: Path) -> None:
         assert [mark.name for mark in (agent.drop / ".axomsync" / "agents").iterdir()] == [
             (agent.state / "identity").read_text().strip()
         ]
+
+
+def test_what_a_killed_life_left_of_the_file_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".axomsync-unfinished-0123").write_text("012")
+    (tmp_path / "notes").write_text("a person's")
+    identity_of(tmp_path, KNOWN)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["identity", "notes"]

@@ -21,6 +21,8 @@ from axomsync.mirror.publish.access import Access
 from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.record import read_record
 from axomsync.runtime.gates import Gates
+from axomsync.runtime.problems import Problems
+from axomsync.runtime.ring import Ring
 from axomsync.storage.client import Storage
 from tests.rig.contexts import worker_context
 from tests.rig.faults import KEY, FaultyServer
@@ -38,6 +40,10 @@ class MirrorHere:
         self.patience = 10.0
         self.jitter = 0.0  # the least of full jitter: only pauses that the far side asks for
         self.gates = Gates()
+        self.gateways: list[str] = []
+        self.ring = Ring()
+        self.identity = "here"
+        self.told: list[str] = []  # problems that the last pass left
         self.later = 0.0  # seconds by which the wall clock is ahead
         self._server = server
 
@@ -85,9 +91,11 @@ class MirrorHere:
         with Ledger(self.state, self._now) as ledger:
             ledger.recover()
             console, storage = Console(self._server.url, lambda: KEY), Storage(loopback=True, stall=self.stall)
+            problems = Problems(ledger)
+            self.ring = Ring(self.gateways, ledger, problems, random=lambda: 1.0)
             context = worker_context(
                 ledger, console, storage, stop=stop, random=self._random, now=self._now,
-                gates=self.gates,
+                gates=self.gates, ring=self.ring, problems=problems, identity=self.identity,
             )  # fmt: skip
             try:
                 lanes = Lanes(self.lanes, context, hashes=settings.verify == "etag")
@@ -98,6 +106,7 @@ class MirrorHere:
                 )
             finally:
                 stop.set()
+                self.told = [f"{problem.subject}: {problem.reason}" for problem in problems.all()]
                 console.close()
                 storage.close()
 

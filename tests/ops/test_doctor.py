@@ -47,7 +47,8 @@ def examined(agent: AgentProcess, *options: str, code: int) -> dict[str, dict[st
 def test_all_is_well(agent: AgentProcess, server: FaultyServer) -> None:
     before = set(server.objects)
     server.inject(Fault(headers={"Date": http_date(0)}), "/api/models", times=FOREVER)
-    found = examined(agent, code=0)
+    found = examined(agent, "--speed", code=0)
+    assert "to measure with" in found["speed"]["found"]
     assert {subject for subject, finding in found.items() if finding["verdict"] == "fail"} == set()
     for subject in ("console", "scope models", "scope datasets", "download", "upload", "clock", "watching", "ledger"):
         assert found[subject]["verdict"] == "ok", found[subject]

@@ -6,7 +6,7 @@ set -eu
 if [ $# = 0 ]; then
     set -- systemd-nspawn:systemd-container systemd-analyze:systemd nsenter:util-linux setpriv:util-linux strace:strace \
         openssl:openssl ip:iproute2 faketime:faketime nginx:nginx-light chromium:chromium groff:groff-base sqlite3:sqlite3 \
-        mkfs.ext4:e2fsprogs fusermount3:fuse3 pkaction:polkitd dbus-daemon:dbus
+        mkfs.ext4:e2fsprogs "cc:gcc libc6-dev" fusermount3:fuse3 pkaction:polkitd dbus-daemon:dbus
     # Of the package prometheus only one program is wanted, and no server that starts by itself. Debian 13 has it apart.
     if ! command -v promtool >/dev/null && [ ! -x .venv/bin/promtool ]; then
         if ! command -v apt-get >/dev/null; then

@@ -197,7 +197,8 @@ class FaultyServer:
     than was asked. URLs live `url_lifetime` seconds; `revoke_urls()` ends those that were given out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listener: socket.socket | None = None) -> None:
+        """`listener`: a socket of another network namespace to serve at, instead of loopback."""
         self.url_lifetime = 900
         self.rate: float | None = None
         self.longest_answer: int | None = None
@@ -210,7 +211,7 @@ class FaultyServer:
         self._numbers = itertools.count()
         self._epoch = 0
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = listener or socket.create_server(("127.0.0.1", 0), backlog=256)
         self._connections: set[socket.socket] = set()
         self._stopped = False
         self._threads: list[threading.Thread] = []
@@ -395,7 +396,10 @@ class FaultyServer:
         request = Request(next(self._numbers), method, unquote(path), names, headers, now, port)
         if match := re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("range", "")):
             request.start, request.end = int(match[1]), int(match[2]) + 1
-        request.body = reader.read(int(headers.get("content-length", 0)))
+        length = int(headers.get("content-length", 0))
+        request.body = reader.read(length)
+        if len(request.body) < length:
+            return None  # the client went away: storage keeps nothing of it
         self.requests.append(request)
         return request
 

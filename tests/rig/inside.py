@@ -31,10 +31,10 @@ print(hashlib.sha256(bytes(obstore.get(store, key).bytes())).hexdigest())
 
 
 class SandboxInside:
-    """`url` and `key` are what the agent is given."""
+    """`url` and `key` are what the agent is given; `storage` is where its signed URLs lead."""
 
     def __init__(self, machine: Container, facts: dict[str, str]) -> None:
-        self.url, self.key = facts["console"], facts["key"]
+        self.url, self.key, self.storage = facts["console"], facts["key"], facts["storage"]
         self._machine, self._facts = machine, facts
 
     def steer(self, call: str, **body: object) -> Any:

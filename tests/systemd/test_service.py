@@ -105,6 +105,25 @@ def test_reload_with_a_bad_configuration_keeps_the_old_one_and_says_why(machine:
     assert machine.show(UNIT, "MainPID") == pid
 
 
+def test_the_verbs_reload_and_logs_know_the_unit(machine: Container, sandbox: SandboxInside) -> None:
+    machine.write(CONFIG, f'[console]\nurl = "{sandbox.url}"\n')
+    machine.systemctl("start", UNIT)
+    fresh = sandbox.steer("keys", scopes=["read", "models", "datasets"])["key"]
+    machine.write(KEY, fresh + "\n", mode=0o600)
+    machine.write(CONFIG, f'[console]\nurl = "{sandbox.url}"\n[log]\nlevel = "debug"\n')
+    said = machine.run(PROGRAM, "reload").stdout
+    assert said == f"{CONFIG} is in use: nothing has changed\n", "the unit's own reload came first, which hands the key over"
+    assert machine.run("cat", "/run/axomsync/axom_key").stdout == fresh + "\n"
+    assert "reloaded" in machine.run(PROGRAM, "logs", "--since", "1h").stdout
+    assert len(machine.run(PROGRAM, "logs", "-n", "1").stdout.splitlines()) == 1
+    machine.write(CONFIG, GOOD_CONFIG + '[drop]\nsettel = "5s"\n')
+    bad = machine.run(PROGRAM, "reload", check=False)
+    assert (bad.returncode, "did you mean settle?" in bad.stderr) == (78, True)
+    machine.write(CONFIG, GOOD_CONFIG)
+    stranger = machine.run("setpriv", "--reuid=nobody", "--clear-groups", PROGRAM, "logs", check=False)
+    assert (stranger.returncode, "run: sudo axomsync logs" in stranger.stderr) == (1, True), stranger.stderr
+
+
 def test_a_reload_hands_the_key_to_whomever_the_unit_runs_as(machine: Container) -> None:
     machine.run("sh", "-c", "id runner >/dev/null 2>&1 || useradd --system runner")
     machine.write(DROP_IN, "[Service]\nUser=runner\nGroup=runner\nStateDirectory=runner\n")
@@ -286,6 +305,11 @@ def test_a_user_has_a_service_of_their_own(machine: Container, sandbox: SandboxI
     assert status["drop"]["folder"] == f"{home}/axom/drop"
     pid = as_bob("systemctl", "--user", "show", "--value", "--property=MainPID", UNIT).strip()
     assert "Seccomp:\t2\n" in machine.run("cat", f"/proc/{pid}/status").stdout, "no filter of system calls"
+    of_bob = ("--config", f"{home}/.config/axomsync/config.toml")
+    assert "nothing has changed" in as_bob(PROGRAM, "reload", *of_bob)
+    machine.run("usermod", "-aG", "systemd-journal", "bob")
+    # The journal knows the unit of the agent's own lines only below user@.service: this manager runs elsewhere.
+    assert "Reloaded axomsync.service" in as_bob(PROGRAM, "logs", *of_bob)
     assert "stopped and disabled" in as_bob(PROGRAM, "service", "uninstall", "--user")
     machine.systemctl("stop", "manager-of-bob")
 

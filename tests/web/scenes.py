@@ -28,6 +28,7 @@ from axomsync.ops.metrics import AgentCollector, registry
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.problems import Problems
+from axomsync.runtime.ring import Ring
 from axomsync.runtime.throughput import PIECE_SECONDS, PIECES, Throughput
 from axomsync.web.facts import Facts
 from axomsync.web.page import Page
@@ -90,8 +91,9 @@ class Stage:
     def _server(self, token: str | None) -> Server:
         facts = Facts(self.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems)
         told = AgentCollector(
-            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all
-        )
+            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all,
+            ring=Ring(), published=facts.published, poll_seconds=self.settings.mirror.poll,
+        )  # fmt: skip
         return Server(facts, registry(told), token)
 
     def polled(self, seconds_ago: float = 12) -> None:

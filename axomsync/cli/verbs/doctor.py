@@ -13,14 +13,15 @@ from axomsync.cli.output import print_documents
 @config_option
 @json_option
 @click.option("--no-write", is_flag=True, help="Leave nothing behind: no upload, no file in the folders.")
-def doctor(config_file: str | None, as_json: bool, no_write: bool) -> None:
+@click.option("--speed", is_flag=True, help="Measure storage too: one connection, then more until more bring nothing.")
+def doctor(config_file: str | None, as_json: bool, no_write: bool, speed: bool) -> None:
     """Test key and scopes, clocks, storage, folders and watching; print the remedy for each fault."""
     from axomsync.cli import tables
     from axomsync.ops.doctor import examine
     from axomsync.ops.doctor.findings import exit_code
 
     loaded = load(config_file)
-    findings = list(examine(loaded.settings, loaded.path, os.environ, write=not no_write))
+    findings = list(examine(loaded.settings, loaded.path, os.environ, write=not no_write, measure=speed))
     print_documents([finding.document() for finding in findings], as_json, tables.findings)
     if code := exit_code(findings):
         sys.exit(code)

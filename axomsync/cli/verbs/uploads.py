@@ -1,13 +1,12 @@
 """`uploads`: every file ever taken from the drop folder."""
 
 import gc
-import time
-from contextlib import suppress
 
 import click
 
 from axomsync.cli.common import Among, config_option, json_option, load, uploads_of
 from axomsync.cli.output import print_csv, print_documents
+from axomsync.cli.times import time_of
 from axomsync.core.records import UploadState
 
 STATE = click.Choice([str(state) for state in UploadState])
@@ -36,7 +35,7 @@ def uploads(
         raise click.UsageError("--json and --csv exclude one another")
     gc.disable()  # of a hundred thousand rows none is garbage, and looking for some takes as long as reading them
     loaded = load(config_file)
-    among = Among(frozenset(map(UploadState, states)), None if since is None else _time_of(since), limit)
+    among = Among(frozenset(map(UploadState, states)), None if since is None else time_of("--since", since), limit)
     documents = uploads_of(loaded, among)
     if as_csv:
         print_csv(handover.COLUMNS, handover.objects(documents))
@@ -44,19 +43,3 @@ def uploads(
         print_documents(
             documents, as_json, tables.uploads, lambda rows: advice.of_uploads(rows, loaded.settings.drop.folder)
         )
-
-
-def _time_of(since: str) -> float:
-    """Return seconds since the epoch for a duration back from now, or for a local date or time."""
-    from datetime import datetime
-
-    from axomsync.config.units import parse_duration
-
-    with suppress(ValueError):
-        return time.time() - parse_duration(since)
-    try:
-        return datetime.fromisoformat(since).timestamp()
-    except (ValueError, OverflowError):
-        raise click.UsageError(
-            f"--since {since}: neither a duration nor a time; write it like 2h, 7d, 2027-01-31 or 2027-01-31T08:00"
-        ) from None

@@ -8,7 +8,8 @@ stored meanwhile.
 Failures handled: a file changed on disk by damage, a snapshot or an older ledger (its damaged segments are fetched again),
 bytes that storage's or the manifest's checksum disproves (`Corrupt`), an ETag that looks like an MD5 and is none (the same
 wrong digest twice, or known of its host), a file that is empty in the manifest and not in storage, an object that was
-replaced after its download (`SourceChanged`; the other files are requested again, and it is fetched again).
+replaced after its download (`SourceChanged`; the other files are requested again, and it is fetched again), gateways whose
+caches are damaged (see `copies`).
 """
 
 import logging
@@ -22,11 +23,13 @@ from axomsync.core.errors import AxomsyncError, Refused, SourceChanged, UrlExpir
 from axomsync.core.records import ManifestFile, ModelFile, Proof
 from axomsync.core.text import printable
 from axomsync.ledger import Ledger
+from axomsync.mirror.check.copies import Copies
 from axomsync.mirror.check.integrity import Comparison, Corrupt, compare, digests
 from axomsync.mirror.check.verify import examine_file
 from axomsync.mirror.fetch.partial import Job, PartialFile
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.retry import persist
+from axomsync.runtime.ring import Ring
 from axomsync.storage.client import Storage
 from axomsync.storage.s3 import composite_md5, plain_md5
 
@@ -41,9 +44,10 @@ Step = Callable[[], None]
 class Proving:
     """Judges one model's files, over all tries to fetch them. `uses_etags`: `[mirror] verify = "etag"`."""
 
-    def __init__(self, ledger: Ledger, storage: Storage, habits: Habits, *, uses_etags: bool) -> None:
+    def __init__(self, ledger: Ledger, storage: Storage, habits: Habits, ring: Ring, *, uses_etags: bool) -> None:
         self._ledger, self._storage, self._habits, self._uses_etags = ledger, storage, habits, uses_etags
-        self._wrong: dict[str, str] = {}  # digests of files, by path, that contradicted the ETag
+        self._copies = Copies(ring)
+        self._wrong: dict[str, set[str]] = {}  # digests of files, by path, that contradicted the ETag
         self._siblings_parts: set[int] = set()  # part sizes that proved files of this model
         self.remarks: list[str] = []  # oddities of checksums that do not block the model
 
@@ -126,9 +130,12 @@ class Proving:
                 if wrong := disproof or self._changed_on_disk(file, files[file.rel], step):
                     corrupt[file.rel] = wrong
         for file in job.files:
+            if file.rel not in corrupt and self._uses_etags:
+                doubt = self._copies.doubt(file, files[file.rel], proofs[file.rel], step)
+                corrupt |= {file.rel: doubt} if doubt is not None else {}
             if file.rel in corrupt:
                 self._forget_what_is_wrong(job, file, files[file.rel], step)
-                corrupt[file.rel] = Corrupt(f"{printable(file.rel)}: {corrupt[file.rel]}")
+                corrupt[file.rel] = corrupt[file.rel].about(printable(file.rel))
         return proofs, corrupt
 
     def _has_etag_to_compare(self, file: PartialFile) -> bool:
@@ -169,20 +176,20 @@ class Proving:
         if not comparison.composites:
             return None
         part, found = comparison.composites[0]
-        if part not in self._siblings_parts and self._wrong.get(file.rel) == found:
+        if part not in self._siblings_parts and found in self._wrong.get(file.rel, ()):
             return None  # the same bytes came twice: this object was made with other parts
-        self._wrong[file.rel] = found
+        self._wrong.setdefault(file.rel, set()).add(found)
         how = "in one part" if part == recorded.size else f"in parts of {part} bytes, as others came to storage,"
         return Corrupt(f"{how} its ETag would be {found}, not {recorded.etag}")
 
     def _disproved_by_md5(self, file: PartialFile, recorded: ModelFile, found: str) -> Corrupt | None:
         told = f"its MD5 is {found}, storage says {plain_md5(recorded.etag)}"
         known = self._habits.of(file.host).etag_is_md5(file.size)
-        if known is None and self._wrong.get(file.rel) == found:
+        if known is None and found in self._wrong.get(file.rel, ()):
             self.remarks.append(f"{printable(file.rel)}: {told}; it came twice alike, so the ETag is taken for no MD5")
             self._habits.saw_no_md5(file.host, file.size)
             known = False
-        self._wrong[file.rel] = found
+        self._wrong.setdefault(file.rel, set()).add(found)
         return None if known is False else Corrupt(told)
 
     def _changed_on_disk(self, file: PartialFile, recorded: ModelFile, step: Step) -> Corrupt | None:
@@ -201,4 +208,5 @@ class Proving:
             file.lose(damaged, recorded.segments)
         else:
             self._ledger.discard_file(job.model_id, file.rel)
+            file.distrust(recorded.segments)
             file.fetch_anew()

@@ -45,13 +45,14 @@ def repair(
     Raises failures of the download, `Rejected` and `LocalFault`.
     """
     good = {damage.file.rel: _good_part(damage) for damage in damages}
-    ledger.replace_files(record.model.id, [good.get(file.rel, file) for file in record.files])
+    ledger.replace_files(record.model.id, [good.get(file.rel, file) for file in record.files], damaged=True)
     try:
         for number, damage in enumerate(damages):
             copy = workshop / str(number)
             _copy(folder / damage.file.rel, copy, good[damage.file.rel])
             partial = PartialFile(job, good[damage.file.rel], copy)
             partial.changes = CHANGES_OF_A_FILE  # a changed object must fail the job at once
+            partial.direct = True  # one copy that differs must not look like another object
             job.files.append(partial)
         lanes.fetch(job, step)
         fetched = {file.rel: file for file in ledger.read.files(record.model.id)}

@@ -20,6 +20,7 @@ from axomsync.mirror.fetch.segments import Host, Lease, cut, segment_size
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.worker import WorkerContext
 from axomsync.storage.client import RangeReply
+from axomsync.transport.gateways import start_place
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Dispatcher:
     def __init__(self, connections: int, context: WorkerContext, journal: Journal, habits: Habits, *, hashes: bool) -> None:
         self._connections, self._journal, self._habits, self._hashes = connections, journal, habits, hashes
         self._ledger, self._throttle = context.ledger, context.throttle
+        self._ring, self._box = context.ring, context.identity
         self._random, self._clock = context.random, context.awake
         self._changed = threading.Condition()  # guards `_hosts`, and the leases, files and jobs in it
         self._hosts: dict[str, Host[PartialFile]] = {}
@@ -46,6 +48,10 @@ class Dispatcher:
             job.missing = sum(file.size - file.received.covered for file in job.files)
             for file in job.files:
                 self._plan(file)
+            if self._ring.is_there:
+                place = start_place(self._box, job.model_id)
+                for host in {file.host: self._host(file) for file in job.files}.values():
+                    host.board.begin_at(place, set(job.files))
             if job.complete:
                 job.over.set()
             self._changed.notify_all()
@@ -73,7 +79,7 @@ class Dispatcher:
                 if len(host.board.leases) < self._throttle.lanes(host.lanes.count):
                     board = host.board
                     lease = board.take(host.pace.smallest_theft, lambda file: file.job.pauses_for(now) <= 0.0)
-                    lease = lease or board.duplicate(host.pace.stragglers())
+                    lease = lease or board.duplicate(each for each in host.pace.stragglers() if each.gateway is None)
                     if lease is not None:
                         lease.file.job.probe(now)
                         return lease
@@ -210,7 +216,7 @@ class Dispatcher:
                     self._changed.notify_all()
                 host.pace.observe(host.board.leases, now)
                 for lease in host.pace.lagging(now):
-                    lease.slow = True
+                    lease.slow = lease.gateway is None
                 host.board.shrink(self._throttle.lanes(host.lanes.count))
             if host.lanes.count != before:
                 with suppress(LocalFault):  # only the next start's first value depends on it

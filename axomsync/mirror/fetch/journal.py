@@ -29,6 +29,7 @@ class _Note:
     start: int
     end: int
     digest: str
+    gateway: str | None
 
 
 class Journal:
@@ -44,14 +45,19 @@ class Journal:
         self._commit_lock = threading.Lock()
         self.due = threading.Event()
 
-    def note(self, file: PartialFile, generation: int, start: int, end: int, digest: str) -> None:
-        """Record that bytes `start` to `end` are written, and their digest; replaces an earlier record from `start`."""
+    def note(
+        self, file: PartialFile, generation: int, start: int, end: int, digest: str, gateway: str | None = None
+    ) -> None:
+        """Record that bytes `start` to `end` are written, and their digest; replaces an earlier record from `start`.
+
+        `gateway`: the one that they came through.
+        """
         with self._lock:
             if generation != file.generation:
                 return
             known = self._pending.get((file, start))
             handle = known.handle if known else file.acquire()
-            self._pending[file, start] = _Note(file, handle, start, end, digest)
+            self._pending[file, start] = _Note(file, handle, start, end, digest, gateway)
             self._bytes += end - (known.end if known else start)
             self._since = self._since if self._since is not None else self._clock()
             self._began = self._began if self._began is not None else self._since
@@ -111,7 +117,8 @@ class Journal:
     def _record(self, notes: list[_Note]) -> None:
         try:
             self._ledger.record_durable(
-                (n.file.job.model_id, n.file.rel, n.file.etag, DurableSegment(n.start, n.end, n.digest)) for n in notes
+                (n.file.job.model_id, n.file.rel, n.file.etag, DurableSegment(n.start, n.end, n.digest, n.gateway))
+                for n in notes
             )
         except LocalFault as fault:
             for note in notes:

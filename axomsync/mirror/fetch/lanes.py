@@ -4,26 +4,27 @@ The order makes a crash harmless: bytes are written, then synced, then recorded 
 ledger counts. A segment is recorded with the BLAKE3 of its bytes.
 
 Failures handled: expired URLs (one lane asks for new ones, all go on), busy or broken storage (a pause, in which the lanes
-work for other jobs; received bytes stay; a job without progress leaves its place to waiting ones), a full or failing disk
-(the job ends, durable bytes stay), a bug (the job ends, the lane goes on); for more, see `dispatch`.
+work for other jobs; received bytes stay; a job without progress leaves its place to waiting ones), a gateway that fails (the
+lease goes another way, without a pause), a full or failing disk (the job ends, durable bytes stay), a bug (the job ends, the
+lane goes on); for more, see `requests` and `dispatch`.
 """
 
 import logging
 import threading
 from collections.abc import Callable
 
-from axomsync.core.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
-from axomsync.core.oserrors import local_fault
+from axomsync.core.errors import AxomsyncError, Bug, GatewayFault, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.core.oserrors import local_fault, unforeseen
 from axomsync.core.text import printable
 from axomsync.mirror.fetch.dispatch import Dispatcher
 from axomsync.mirror.fetch.journal import Journal
 from axomsync.mirror.fetch.partial import Job, PartialFile
-from axomsync.mirror.fetch.receive import Reception, Tools
+from axomsync.mirror.fetch.receive import Tools
+from axomsync.mirror.fetch.requests import Requests
 from axomsync.mirror.fetch.segments import Lease
 from axomsync.mirror.fetch.urls import ManifestChanged
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.worker import WorkerContext
-from axomsync.storage.client import RangeIgnored
 from axomsync.storage.s3 import still_refused
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,11 @@ class Lanes:
         self._connections, self._hashes = connections, hashes
         self._liveness, self._stop, self._clock = context.liveness, context.stop, context.awake
         self.storage, self.habits = context.storage, Habits(context.ledger)
+        self.ring = context.ring
         self._journal = Journal(context.ledger, context.clock)
         self._dispatcher = Dispatcher(connections, context, self._journal, self.habits, hashes=hashes)
-        self._tools = Tools(self._dispatcher, self._journal, context.throttle, context.stop, hashes)
+        tools = Tools(self._dispatcher, self._journal, context.throttle, context.stop, hashes)
+        self._requests = Requests(self.storage, self.ring, self._dispatcher, tools, self._clock)
         self._start_lock = threading.Lock()  # guards `_threads`
         self._threads: list[threading.Thread] = []
 
@@ -112,43 +115,30 @@ class Lanes:
             try:
                 self._carry(lease, file)
             except Exception as bug:  # it must end the job, not hang it or end the lane
-                log.exception("%s: unexpected failure", printable(file.rel))
-                file.job.fail(Transient(f"{printable(file.rel)}: unexpected {type(bug).__name__}: {bug}; please report it"))
+                failure = unforeseen(bug)
+                if isinstance(failure, Bug):
+                    log.exception("%s: unexpected failure", printable(file.rel))
+                file.job.fail(failure.about(printable(file.rel)))
                 self._dispatcher.give_up(lease)
 
     def _carry(self, lease: Lease[PartialFile], file: PartialFile) -> None:
         generation = file.generation
         try:
-            self._request(lease, file)
+            self._request(lease)
+        except GatewayFault:  # the ring knows; the lease goes another way
+            self._dispatcher.give_up(lease)
         except AxomsyncError as failure:
+            if isinstance(failure, Transient) and lease.gateway is None and not failure.congestion:
+                self.ring.storage_fails_too()
             pause = self._dispatcher.pause(file.job, failure)  # before other lanes can take the lease
             self._dispatcher.give_up(lease)
             self._react(file, failure, generation, pause)
 
     # One lease
 
-    def _request(self, lease: Lease[PartialFile], file: PartialFile) -> None:
+    def _request(self, lease: Lease[PartialFile]) -> None:
         with self._liveness.worker("lane") as beat:
-            url, generation, fresh = file.job.urls.url(file.rel)
-            etag = None if file.ignores_etags else file.etag
-            handle = file.acquire()
-            asked, began = lease.end, self._clock()  # a thief may shorten the lease before the answer comes
-            try:
-                with self.storage.get(url, lease.position, asked, file.size, etag) as reply:
-                    self._dispatcher.accept(lease, reply, asked, began)
-                    Reception(self._tools, lease, handle.descriptor, beat).receive(reply)
-            except RangeIgnored:
-                file.ignore_range()
-                raise Transient("storage ignores ranges") from None
-            except (UrlExpired, Refused) as refusal:
-                if isinstance(refusal, Refused) and fresh:
-                    raise
-                file.job.urls.refused(generation)
-                file.job.refused.add(generation)
-                raise UrlExpired(str(refusal)) from None
-            finally:
-                file.release(handle)
-        self._dispatcher.finish(lease, began)
+            self._requests.serve(lease, beat)
 
     def _react(self, file: PartialFile, failure: AxomsyncError, generation: int, pause: float) -> None:
         """React to a failure of the job; during `pause` seconds no lane takes it."""

@@ -22,6 +22,7 @@ from axomsync.mirror.fetch.hashing import Evidence
 from axomsync.mirror.fetch.segments import SMALLEST_SEGMENT, Coverage
 from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.runtime.meter import Gauge
+from axomsync.transport.gateways import BLOCK
 
 IGNORED_IN_A_ROW = 3
 CLOCKS_APART_SECONDS = 60.0  # largest difference between clocks of one storage's servers
@@ -59,6 +60,11 @@ class PartialFile:
         self.ignored = 0  # answers in a row with all instead of a part
         self.changes = 0
         self.furthest = 0  # most bytes ever received: a file that starts over again and again makes no progress
+        self.direct = False  # ask storage itself, and no gateway
+        self.barred: dict[int, set[str]] = {}  # by block: gateways whose bytes are in doubt
+        self.copies: list[DurableSegment] = []  # came through gateways and were discarded, since nothing proved them
+        self.copies_etag: str | None = None
+        self.agreed = False  # two copies that came by different ways were the same
         self.generation = 0  # grows when the file starts over; earlier bytes are then void
         self._handle: Handle | None = None
         self._given_up = False
@@ -95,7 +101,7 @@ class PartialFile:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
         self.received, self.durable, self.etag = Coverage(self.size), Coverage(self.size), None
-        self.believed, self.last_answer = (), None
+        self.believed, self.last_answer, self.agreed = (), None, False
         self.evidence = Evidence(None, self.size)
 
     def fetch_anew(self) -> None:
@@ -108,6 +114,20 @@ class PartialFile:
         kept = [Segment(part.start, part.end) for part in rest if part not in damaged]
         self.received, self.durable = Coverage(self.size, kept), Coverage(self.size, kept)
         self.believed, self.evidence, self.furthest = (), Evidence(self.etag, self.size), self.received.covered
+
+    def bar(self, gateway: str, position: int) -> None:
+        """Do not ask this gateway for the block of `position` again."""
+        self.barred.setdefault(position // BLOCK, set()).add(gateway)
+
+    def distrust(self, copy: Iterable[DurableSegment]) -> None:
+        """Remember a copy that is discarded: the next one comes through other gateways, the third from storage."""
+        self.direct = self.direct or bool(self.copies)
+        self.copies_etag = self.etag
+        for part in copy:
+            if part.gateway is not None:
+                self.copies.append(part)
+                for position in range(part.start // BLOCK * BLOCK, part.end, BLOCK):
+                    self.bar(part.gateway, position)
 
     def came_further(self) -> bool:
         """Check whether more bytes are there than ever before."""

@@ -45,7 +45,7 @@ class Reception:
         file = lease.file
         self._tools, self._lease, self._file, self._descriptor, self._beat = tools, lease, file, descriptor, beat
         self._start = self._noted = lease.position
-        self._generation = file.generation
+        self._generation, self._gateway = file.generation, lease.gateway
         self._digest = blake3()
         parts = file.evidence.parts if tools.hashes else None
         self._parts = parts.run(lease.position) if parts is not None else None
@@ -103,6 +103,7 @@ class Reception:
         """Note the written bytes at once: a lane that hangs later could not."""
         position, count = self._lease.position, self._lease.position - self._noted
         if count:
-            self._tools.journal.note(self._file, self._generation, self._start, position, self._digest.hexdigest())
+            digest = self._digest.hexdigest()
+            self._tools.journal.note(self._file, self._generation, self._start, position, digest, self._gateway)
             self._noted = position
             self._tools.dispatcher.noted(self._file.job, count)

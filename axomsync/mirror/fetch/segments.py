@@ -105,6 +105,7 @@ class Lease(Generic[F]):
     whole: bool = False  # the store sends all in one stream, which can't be shared
     slow: bool = False  # far behind its siblings: its connection must end
     surplus: bool = False  # the number of lanes has shrunk: this one must stop
+    gateway: str | None = None  # that the bytes come through; it may wait for storage, or for another box
     lost: bool = False  # the twin was faster, or the file starts over: further bytes are dropped
 
     @property
@@ -175,7 +176,17 @@ class Board(Generic[F]):
             else:
                 joined.append(segment)
         fresh = [(file, segment) for segment in cut(joined, length, align)]
+        next_one = self.waiting[first][1].start  # the queue may begin in the middle of the file
+        begun = next(index for index, (_, segment) in enumerate(fresh) if segment.end > next_one)
+        fresh = [*fresh[begun:], *fresh[:begun]]
         self.waiting = deque([*others[:first], *fresh, *others[first:]])
+
+    def begin_at(self, share: float, files: Container[F]) -> None:
+        """Move the first `share` of the waiting segments of these files behind their last one."""
+        mine = [item for item in self.waiting if item[0] in files]
+        turn = int(share * len(mine))
+        turned = iter([*mine[turn:], *mine[:turn]])
+        self.waiting = deque(next(turned) if item[0] in files else item for item in self.waiting)
 
     def knows(self, file: F) -> bool:
         """Check whether any part of this file waits for a download thread or is being fetched by one."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from axomsync.config import Settings
 from axomsync.ops import access
-from axomsync.ops.doctor import environment, far_side, folders, instances, ledger, service, views, watching
+from axomsync.ops.doctor import environment, far_side, folders, instances, ledger, service, speed, views, watching
 from axomsync.ops.doctor.findings import Finding
 from axomsync.ops.doctor.installation import Installation
 
@@ -35,8 +35,12 @@ CHECKS: tuple[Callable[[Installation], Iterator[Finding]], ...] = (
 )
 
 
-def examine(settings: Settings, config: Path, environ: Mapping[str, str], *, write: bool) -> Iterator[Finding]:
-    """Make all checks as the user who calls; `config` is the path of the configuration."""
+def examine(
+    settings: Settings, config: Path, environ: Mapping[str, str], *, write: bool, measure: bool = False
+) -> Iterator[Finding]:
+    """Make all checks as the user who calls; `config` is the path of the configuration. `measure` also tells the speed."""
     installation = Installation(settings, environ, access.units(config), write, config)
     for check in CHECKS:
         yield from check(installation)
+    if measure:
+        yield from speed.speed(installation)

@@ -10,7 +10,7 @@ from axomsync.config import Settings, load_key
 from axomsync.console.client import Console
 from axomsync.console.session import NotThere
 from axomsync.core.errors import AxomsyncError, KeyRefused, Rejected
-from axomsync.core.records import Presigned, RemoteModel
+from axomsync.core.records import ManifestFile, Presigned, RemoteModel
 from axomsync.ops.doctor.findings import Finding, Verdict
 from axomsync.ops.doctor.installation import Installation
 from axomsync.storage.client import Storage
@@ -48,7 +48,7 @@ def console_and_storage(installation: Installation) -> Iterator[Finding]:
     if console.clock_ahead is not None:
         yield skew(console.clock_ahead)
     if settings.mirror.enabled:
-        yield from _downloads(console, storage, [model for model in models if model.status == "ready"])
+        yield from _downloads(console, storage, settings, [model for model in models if model.status == "ready"])
     if settings.drop.enabled:
         yield from _uploads(console, storage, settings, write=installation.write)
 
@@ -64,11 +64,13 @@ def skew(ahead: float) -> Finding:
     return Finding("clock", Verdict.OK, "agrees with the console's")
 
 
-def _downloads(console: Console, storage: Storage, ready: list[RemoteModel]) -> Iterator[Finding]:
+def _downloads(console: Console, storage: Storage, settings: Settings, ready: list[RemoteModel]) -> Iterator[Finding]:
     try:
         manifest = console.manifest(ready[0].id if ready else NOBODY)
     except NotThere:
         yield Finding("scope models", Verdict.OK, "granted; no model is ready to be fetched from")
+        for gateway in settings.transfer.gateways:
+            yield _through(gateway, storage, None)
         return
     except AxomsyncError as failure:
         yield _refused("scope models", failure, "to mirror, the key needs the scope models")
@@ -77,6 +79,8 @@ def _downloads(console: Console, storage: Storage, ready: list[RemoteModel]) -> 
     file = next((file for file in manifest.files if file.size), None)
     if file is None:
         return
+    for gateway in settings.transfer.gateways:
+        yield _through(gateway, storage, file)
     host = host_of(file.url)
     try:
         with storage.get(file.url, 0, 1, file.size, None) as reply:
@@ -85,6 +89,20 @@ def _downloads(console: Console, storage: Storage, ready: list[RemoteModel]) -> 
         yield _refused("download", failure, REACHABLE)
     else:
         yield Finding("download", Verdict.OK, f"storage at {host} gives bytes")
+
+
+def _through(gateway: str, storage: Storage, file: ManifestFile | None) -> Finding:
+    """Fetch a byte through a gateway, if there is any. One that fails costs speed, and no model: others are asked."""
+    try:
+        if file is None:
+            storage.greet(gateway)
+            return Finding("gateway", Verdict.OK, f"{gateway} is there; no model is ready to be fetched through it")
+        with storage.get(file.url, 0, 1, file.size, None, gateway) as reply:
+            next(iter(reply.chunks))
+    except AxomsyncError as failure:
+        fix = "is its nginx up, does it serve storage's host, and may this box ask it? docs/gateways.md"
+        return Finding("gateway", Verdict.WARN, f"{gateway}: {failure}", fix)
+    return Finding("gateway", Verdict.OK, f"{gateway} gives bytes of storage at {host_of(file.url)}")
 
 
 def _uploads(console: Console, storage: Storage, settings: Settings, *, write: bool) -> Iterator[Finding]:

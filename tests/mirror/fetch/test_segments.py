@@ -169,6 +169,19 @@ TestGame = Game.TestCase
 TestGame.settings = settings(max_examples=some(150), stateful_step_count=40, deadline=None)
 
 
+def test_a_queue_may_begin_in_its_middle_and_goes_on_there_when_it_is_cut_again() -> None:
+    board = Board[str]()
+    board.add("other", [Segment(0, 1)])
+    board.add("a", [Segment(0, 10), Segment(10, 20)])
+    board.add("b", [Segment(0, 10), Segment(10, 20), Segment(20, 30)])
+    board.begin_at(0.7, {"a", "b"})
+    mine = [("b", 10), ("b", 20), ("a", 0), ("a", 10), ("b", 0)]
+    assert [(file, segment.start) for file, segment in board.waiting] == [("other", 0), *mine]
+    board.recut("b", 5, 5)
+    cut_again = [("b", 10), ("b", 15), ("b", 20), ("b", 25), ("b", 0), ("b", 5)]
+    assert [(file, segment.start) for file, segment in board.waiting] == [("other", 0), *cut_again, ("a", 0), ("a", 10)]
+
+
 def test_shrink_keeps_the_oldest_leases_and_whole_streams() -> None:
     board: Board[str] = Board()
     board.add("file", cut([Segment(0, 80 * MIB)], 16 * MIB))

@@ -1,0 +1,58 @@
+"""`reload`: the running agent reads its configuration again, and says whether it uses it.
+
+Failures handled: a bad configuration (every error is printed, the agent goes on with the old one), no running agent, an
+agent that does not answer.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from axomsync.cli.common import config_option, json_option, load
+from axomsync.cli.control import print_answer, steer
+from axomsync.core.errors import AxomsyncError, Rejected
+
+if TYPE_CHECKING:
+    from axomsync.config import Loaded
+
+PATIENCE_SECONDS = 30.0
+
+
+@click.command()
+@config_option
+@json_option
+def reload(config_file: str | None, as_json: bool) -> None:
+    """Have the running agent read its configuration again, and say whether it uses it.
+
+    With a bad configuration the agent goes on with the old one, and the command ends with 78. As root, a reload of the
+    service also hands the key over anew.
+    """
+    loaded = load(config_file)
+    answer = _reloaded(loaded)
+    print_answer(answer, as_json, _line)
+
+
+def _reloaded(loaded: "Loaded") -> dict[str, Any]:
+    from axomsync.ledger import holder
+    from axomsync.ops.managed import managed_units, tell_manager
+
+    folder = loaded.settings.state.folder
+    if holder(folder) is None:
+        raise Rejected(
+            f"no agent holds {folder}; an agent reads its configuration when it starts; "
+            "after a change of [state] folder, restart it"
+        )
+    units = managed_units(loaded.path)
+    for unit in units:
+        if unit.is_active and (unit.of_user or os.geteuid() == 0):
+            tell_manager([*unit.manager, "reload", unit.name])
+    answer = steer(loaded, "reload", patience=PATIENCE_SECONDS)
+    if answer is None:
+        raise AxomsyncError("the agent ended meanwhile; it reads its configuration when it starts")
+    return dict(answer)
+
+
+def _line(answer: dict[str, Any]) -> str:
+    changed = ", ".join("[{}] {}".format(*key.split(".", 1)) for key in answer["changed"])
+    return f"{answer['path']} is in use: {f'changed: {changed}' if changed else 'nothing has changed'}"

@@ -1,0 +1,60 @@
+"""Gateways: caches in front of storage, and which of them to ask for which bytes. Pure.
+
+A gateway is nginx with `deploy/gateway/nginx.conf`. It gets the signed URL as its path, so it asks storage with the very
+signature that storage checks. An object is divided into blocks. Each block has an owner among the gateways, which every box
+finds by itself: rendezvous hashing needs no table, and a change of the list moves only the blocks of the changed gateways.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+BLOCK = 256 * 1024 * 1024  # bytes; no request crosses the end of one
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def through(gateway: str, url: str) -> str:
+    """The URL of the same object at a gateway: `<gateway>/<scheme>/<host>:<port>/<path>?<query>`.
+
+    Path and query stay byte for byte what was signed: a signature covers them as they are sent.
+    """
+    scheme, _, rest = url.partition("://")
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    return f"{gateway}/{scheme.lower()}/{shown}:{port}{_target(rest)}"
+
+
+def block_end(position: int, end: int) -> int:
+    """The end of a request that begins at `position` and wants bytes up to `end`: it stays within one block."""
+    return min(end, (position // BLOCK + 1) * BLOCK)
+
+
+def owners(gateways: Iterable[str], url: str, position: int) -> list[str]:
+    """All gateways for the block of `position`: its owner, then the next ones. The signature in `url` does not count."""
+    _, _, rest = url.partition("://")
+    path = _target(rest).partition("?")[0]
+    name = f"{urlsplit(url).netloc.lower()}\0{path}\0{position // BLOCK}"
+    return sorted(gateways, key=lambda gateway: _score(gateway, name), reverse=True)
+
+
+def start_place(box: str, model: str) -> float:
+    """The place in a model where a box begins, as a share of it: so all gateways get work at once."""
+    return int.from_bytes(_hash(f"{box}\0{model}"), "big") / 2.0**64
+
+
+def _score(gateway: str, name: str) -> bytes:
+    return _hash(f"{gateway}\0{name}")
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _target(rest: str) -> str:
+    """Path and query of a URL, from what follows its scheme."""
+    begin = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
+    target = rest[begin:].partition("#")[0]
+    return target if target.startswith("/") else f"/{target}"

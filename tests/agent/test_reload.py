@@ -1,0 +1,53 @@
+"""`axomsync reload`: a running agent reads its configuration again, and the caller learns the outcome."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, Content, FaultyServer
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"poll": "60s", "include": ["nothing"]}}) as agent:
+        yield agent
+
+
+def test_the_outcome_of_a_reload_is_told(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("wanted", "v1", {"w": Content(100)})
+    none_runs = agent.call("reload")
+    assert (none_runs.returncode, "an agent reads its configuration when it starts" in none_runs.stderr) == (1, True)
+    agent.start()
+    eventually("a poll", agent.models)
+    assert "is in use: nothing has changed" in agent.call("reload").stdout
+
+    agent.configure({"mirror": {"poll": "50s"}, "transfer": {"connections": 3}})
+    done = agent.call("reload", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["running"]) == (0, True)
+    assert {"mirror.poll", "mirror.include", "transfer.connections"} <= set(told["changed"])
+    eventually("the model that is now wanted", (agent.mirror / "wanted" / "v1" / "w").exists)
+
+    agent.configure({"console": {"ca_file": "/nowhere/ca.pem"}})
+    bad = agent.call("reload")
+    assert (bad.returncode, bad.stdout) == (78, ""), bad
+    assert "[console] ca_file /nowhere/ca.pem: can't be used" in bad.stderr
+    assert [problem["subject"] for problem in agent.status()["problems"]] == ["configuration"]
+
+    agent.configure({"drop": {"settle": "soon"}})
+    bad = agent.call("reload")
+    assert (bad.returncode, "[drop] settle" in bad.stderr) == (78, True)
+
+    agent.configure({})
+    assert agent.call("reload").returncode == 0
+    assert agent.status()["problems"] == []
+    assert agent.terminate() == 0

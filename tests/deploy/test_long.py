@@ -1,0 +1,175 @@
+"""What deploy/ promises, with the tools themselves: a role on three booted machines, user data on one, a built image."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.programs import DEPLOY, yaml_documents
+from tests.rig.agent import eventually
+from tests.rig.container import Container
+from tests.rig.faults import KEY, Content, FaultyServer
+from tests.rig.inside import sandbox_inside
+from tests.rig.installation import CHECKOUT, machine_with_program
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(1200)]
+
+UNIT = "axomsync.service"
+PACKAGES, TOOLS, ROLE = "/opt/packages", "/opt/ansible-environment", "/opt/checkout/deploy/ansible"
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    environ = {**os.environ, "DPKG_DEB_COMPRESSOR_TYPE": "none"}
+    folder = tmp_path_factory.mktemp("packages")
+    build: list[str | Path] = [CHECKOUT / "debian/build.sh", sys.executable, folder]
+    done = subprocess.run(build, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def machines(package: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[list[Container]]:
+    more = {package.parent: PACKAGES, CHECKOUT / ".venv/deploy": TOOLS}
+    with ExitStack() as stack:
+        yield [stack.enter_context(machine_with_program(tmp_path / f"box-{n}", more)) for n in range(request.param)]
+
+
+def play(machine: Container, variables: dict[str, object]) -> dict[str, int]:
+    """Run the role on a machine, from there; returns the recap."""
+    machine.write("/root/variables.json", json.dumps(variables))
+    machine.write("/root/play.yml", "- {hosts: all, become: false, roles: [axomsync]}\n")
+    done = machine.run(
+        "env", "HOME=/root", "LC_ALL=C.UTF-8", f"ANSIBLE_ROLES_PATH={ROLE}/roles",
+        f"{TOOLS}/bin/python", "-m", "ansible", "playbook", "--inventory=box,", "--connection=local",
+        "--extra-vars=@/root/variables.json", "--extra-vars=ansible_python_interpreter=/usr/bin/python3", "/root/play.yml",
+        timeout=300,
+    )  # fmt: skip
+    (recap,) = re.findall(r"^box +: (.*)$", done.stdout, re.MULTILINE)
+    return {name: int(count) for name, count in (word.split("=") for word in recap.split())}
+
+
+@pytest.mark.parametrize("machines", [3], indirect=True)
+def test_the_role_changes_nothing_the_second_time(machines: list[Container], package: Path) -> None:
+    for machine in machines:
+        with sandbox_inside(machine) as sandbox:
+            variables: dict[str, object] = {
+                "axomsync_package": f"{PACKAGES}/{package.name}",
+                "axomsync_key": sandbox.key,
+                "axomsync_config": {"console": {"url": sandbox.url}, "mirror": {"keep": 2, "reserve": "4MiB"}},
+            }
+            first = play(machine, variables)
+            assert (first["failed"], first["changed"] > 0) == (0, True), first
+            status = eventually("a poll", lambda m=machine: told(m))
+            assert status["agent"]["running"]
+            pid = machine.show(UNIT, "MainPID")
+            second = play(machine, variables)
+            assert (second["failed"], second["changed"]) == (0, 0), second
+            if machine is not machines[0]:
+                continue
+            third = play(machine, {**variables, "axomsync_config": {"console": {"url": sandbox.url}, "mirror": {"keep": 3}}})
+            assert (third["failed"], third["changed"]) == (0, 2), "the file, and the reload"
+            assert machine.show(UNIT, "MainPID") == pid, "no transfer is interrupted"
+            assert "keep = 3" in machine.run("cat", "/etc/axomsync/config.toml").stdout
+            logged = [line for line in machine.run("journalctl", "--no-pager").stdout.splitlines() if "ansible" in line]
+            assert logged
+            assert sandbox.key not in "".join(logged)
+
+
+def told(machine: Container) -> dict[str, dict[str, object]] | None:
+    status: dict[str, dict[str, object]] = json.loads(machine.run("axomsync", "status", "--json").stdout)
+    return status if status["console"]["ok"] else None
+
+
+@pytest.mark.parametrize("machines", [1], indirect=True)
+def test_user_data_installs_and_starts_the_agent(machines: list[Container], package: Path) -> None:
+    (machine,) = machines
+    (data,) = yaml_documents((DEPLOY / "cloud-init/user-data.yaml").read_text(encoding="utf-8"))
+    digest = machine.run("sha256sum", f"{PACKAGES}/{package.name}").stdout.split()[0]
+    with sandbox_inside(machine) as sandbox:
+        for file in data["write_files"]:
+            text = file["content"].replace("axom_live_PUT_THE_KEY_HERE", sandbox.key).replace("PUT_THE_DIGEST_HERE", digest)
+            text = text.replace("https://packages.example.net/axomsync_0.1.0_amd64.deb", f"file://{PACKAGES}/{package.name}")
+            text = text.replace("[mirror]", f'[console]\nurl = "{sandbox.url}"\n[mirror]')
+            text = text.replace("apt-get update -qq", ":")  # there is no network
+            machine.write(file["path"], text, int(file["permissions"], 8))
+        for command in data["runcmd"]:
+            machine.run(*command, timeout=300)
+        assert eventually("a poll", lambda: told(machine))
+        assert "keep = 2" in machine.run("cat", "/etc/axomsync/config.toml").stdout
+        machine.write("/root/other.deb", "not the package")
+        script = machine.run("cat", "/usr/local/sbin/install-axomsync").stdout
+        machine.write("/root/again", script.replace(f"{PACKAGES}/{package.name}", "/root/other.deb"), 0o755)
+        refused = machine.run("/root/again", check=False)
+        assert (refused.returncode, "FAILED" in refused.stdout + refused.stderr) == (1, True), refused
+
+
+# The image
+
+
+def buildah(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(["buildah", *arguments], capture_output=True, text=True, check=False, cwd=CHECKOUT)
+    assert not check or done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], str]:
+    """What runs a command in the image, which is built from deploy/Containerfile over this machine's Debian release."""
+    folder = tmp_path_factory.mktemp("image")
+    storage = ("--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "vfs")
+    release = next(line for line in Path("/etc/os-release").read_text().splitlines() if line.startswith("VERSION_CODENAME="))
+    tree = folder / "tree"
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", release.partition("=")[2], tree], check=True, capture_output=True, text=True
+    )
+    # Where this machine finds packages is its own business: the build gets the same.
+    for place in ("apt/sources.list", "apt/sources.list.d", "apt/apt.conf.d", "apt/auth.conf.d", "pip.conf"):
+        source, target = Path("/etc", place), tree / "etc" / place
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        elif source.exists():
+            shutil.copy(source, target)
+    base = buildah(*storage, "from", "scratch").stdout.strip()
+    buildah(*storage, "add", base, tree, "/")
+    buildah(*storage, "commit", base, "localhost/base")
+    shutil.rmtree(tree)
+    build = ("bud", "--isolation", "chroot", "--build-arg", "BASE=localhost/base", "--tag", "localhost/axomsync")
+    buildah(*storage, *build, *handed_on(), "--file", DEPLOY / "Containerfile", ".")
+    return (*storage, "run", "--isolation", "chroot"), buildah(*storage, "from", "localhost/axomsync").stdout.strip()
+
+
+def handed_on() -> list[str]:
+    """Options that give pip in the build what it has on this machine, if anything."""
+    named = [name for name in os.environ if name.startswith("PIP_") or name in ("SSL_CERT_FILE", "HTTPS_PROXY")]
+    places = {Path("/etc/ssl/certs"): "/etc/ssl/certs", Path.home() / ".config/pip/pip.conf": "/root/.config/pip/pip.conf"}
+    mounts = [f"--volume={file}:{place}:ro" for file, place in places.items() if file.exists()]
+    return [*(f"--env={name}" for name in named), *mounts]
+
+
+def test_the_image_runs_as_it_says(image: tuple[tuple[str, ...], str]) -> None:
+    options, container = image
+    with FaultyServer() as server:
+        server.add_model("m", "v1", {"w": Content(100_000)})
+        settings = {
+            "AXOMSYNC_CONSOLE__URL": server.url, "AXOMSYNC_STATE__FOLDER": "/var/lib/axomsync", "AXOM_KEY": KEY,
+            "AXOMSYNC_DROP__FOLDER": "/srv/axom/drop", "AXOMSYNC_MIRROR__FOLDER": "/srv/axom/models",
+            "AXOMSYNC_MIRROR__RESERVE": "1MiB",
+        }  # fmt: skip
+
+        def inside(*words: str) -> str:
+            given = (f"--env={name}={value}" for name, value in settings.items())
+            return buildah(*options, *given, container, *words).stdout
+
+        assert inside("axomsync", "--version").startswith("axomsync, version")
+        assert inside("id", "-u").strip() == "54321"
+        inside("axomsync", "sync")
+        assert inside("axomsync", "wait", "m", "--timeout", "5s") == "/srv/axom/models/m/v1\n"
+        assert "source" not in inside("ls", "/").split(), "the build stays outside"

@@ -1,0 +1,1 @@
+"""Gateways: the shipped configuration in real nginx, and the mirror through it."""

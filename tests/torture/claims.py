@@ -1,0 +1,368 @@
+"""What must be true of a run, each claim in a sentence. This module imports nothing of the agent and asks it nothing.
+
+It reads what a stranger could read: the folders, the bytes that storage got, the requests, the words and exit codes.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.torture.schedule import Dropped, Published, World
+
+OWN = {".axomsync.json"}  # the record in each version's folder
+CODES = {0, 1, 3, 4, 75, 78}  # of the contract
+GIGANTIC = 1 << 20
+
+
+@dataclass(frozen=True)
+class Life:
+    """One life: exit code or minus signal, counted calls, the struck call, what it wrote, durable ranges that it fetched."""
+
+    code: int
+    changes: int
+    looks: int
+    struck: str
+    words: str
+    fetched_again: tuple[str, ...]
+    how: int | None  # how it was struck
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is there after a life. `at_rest`: nothing goes wrong any more, and this life was to find nothing to do."""
+
+    data: Path
+    beside: Path
+    world: World
+    dropped: tuple[Dropped, ...]
+    published: tuple[Published, ...]
+    bytes_of: Callable[[int, int], bytes]
+    uploaded: dict[str, bytes]
+    lives: tuple[Life, ...]
+    requests: tuple[tuple[str, str], ...]
+    secrets: tuple[str, ...]
+    at_rest: bool
+    before: dict[str, Any]
+    ledger_attacked: bool
+    wire_failed: bool
+
+    @property
+    def drop(self) -> Path:
+        return self.data / "drop"
+
+    @property
+    def mirror(self) -> Path:
+        return self.data / "mirror"
+
+    def everything(self) -> dict[str, Any]:
+        """All that a life with nothing to do leaves as it is."""
+        found: dict[str, Any] = {}
+        for folder in (self.drop, self.mirror, self.data / "view"):
+            for path in sorted(folder.rglob("*")):
+                s = path.lstat()
+                if "agents" not in path.parts:  # where each life says that it was here
+                    found[str(path)] = (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns if not path.is_dir() else 0)
+        found["ledger"] = rows_of(self.data / "state" / "state.db")
+        return found
+
+    def is_idle(self) -> bool:
+        """The last life sent and fetched nothing, and changed nothing."""
+        busy = any(method != "GET" or not path.startswith("/api") or "download" in path for method, path in self.requests)
+        return not busy and self.before == self.everything()
+
+
+def rows_of(ledger: Path) -> dict[str, list[Any]]:
+    """The rows of uploads, models and segments, but for times; {} if there is no ledger that can be read."""
+    if not ledger.exists():
+        return {}
+    place = Path(tempfile.mkdtemp())
+    try:
+        for file in ledger.parent.glob("state.db*"):
+            shutil.copyfile(file, place / file.name)
+        with closing(sqlite3.connect(place / ledger.name)) as db:
+            sql = {
+                "uploads": "SELECT id, path, state, sha256, key, etag, in_drop, reason FROM uploads",
+                "models": "SELECT id, state, path, reason, damage FROM models",
+                "segments": "SELECT * FROM segments",
+            }
+            return {table: sorted(map(repr, db.execute(statement))) for table, statement in sql.items()}
+    except sqlite3.Error:
+        return {}
+    finally:
+        shutil.rmtree(place)
+
+
+def broken_promises(e: Evidence) -> list[str]:
+    """Every claim that does not hold, with what contradicts it."""
+    claims = ALWAYS + (AT_REST if e.at_rest else ())
+    return [f"{(claim.__doc__ or '').strip()} BUT {fact}" for claim in claims for fact in claim(e)]
+
+
+# After every life, whatever happened
+
+
+def never_partial(e: Evidence) -> Iterator[str]:
+    """A version's folder is complete and identical to what was published, whenever it is there."""
+    for model in e.published:
+        for folder in _folders_of(e, model):
+            wanted = {rel: e.bytes_of(size, number) for rel, size, number in model.files}
+            found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and f.name not in OWN}
+            if not (folder / ".axomsync.json").is_file():
+                yield f"{folder} has no record"
+            if found != wanted.keys():
+                yield f"{folder} has {sorted(found)} and not {sorted(wanted)}"
+            for rel in found & wanted.keys():
+                if (folder / rel).read_bytes() != wanted[rel]:
+                    yield f"{folder / rel} has other bytes"
+
+
+def current_leads_to_a_version(e: Evidence) -> Iterator[str]:
+    """`current`, where it is, leads to a complete version."""
+    for name in {model.name for model in e.published}:
+        link = e.mirror / name / "current"
+        if link.is_symlink() and not (link / ".axomsync.json").is_file():
+            yield f"{link} leads to {os.readlink(link)}"
+
+
+def no_byte_of_a_user_is_lost(e: Evidence) -> Iterator[str]:
+    """The bytes of every dropped file are in its place, in uploaded/, in rejected/, or (delete) in storage."""
+    kept = Counter(
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in e.drop.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    )
+    stored = _stored(e)
+    deletes = e.world.config["drop"]["after"] == "delete"
+    for data, number in Counter(file.data for file in e.dropped).items():
+        there = kept[hashlib.sha256(data).hexdigest()]
+        content = next(file.content for file in e.dropped if file.data == data)
+        if there < number and not (deletes and content is not None and content in stored):
+            yield f"{number - there} of {[file.path for file in e.dropped if file.data == data]} is nowhere"
+
+
+def receipts_are_true(e: Evidence) -> Iterator[str]:
+    """A receipt is whole and names bytes that storage has; the file beside it has these bytes."""
+    for path in (e.drop / "uploaded").rglob("*.receipt.json"):
+        archived = path.with_name(path.name.removesuffix(".receipt.json"))
+        try:
+            told = json.loads(path.read_bytes())
+        except ValueError:
+            yield f"{path} is no JSON: {path.read_bytes()[:80]!r}"
+            continue
+        if hashlib.sha256(_stored_as(e, told)).hexdigest() != told["sha256"]:
+            yield f"{path} names {told['key'] or told['shards']}, which has other bytes or is not there"
+        is_plain = archived.exists() and told.get("packed") is None
+        if is_plain and hashlib.sha256(archived.read_bytes()).hexdigest() != told["sha256"]:
+            yield f"{archived} has other bytes than its receipt says"
+
+
+def storage_has_only_checked_contents(e: Evidence) -> Iterator[str]:
+    """Storage gets nothing but the content of valid files, whole, or their shards."""
+    contents = [file.content for file in e.dropped if file.content is not None]
+    for key, data in e.uploaded.items():
+        if data not in contents and not any(data in content and data.endswith(b"\n") for content in contents):
+            yield f"{key} has {len(data)} bytes that no valid file has: {data[:60]!r}"
+
+
+def no_secret_in_any_output(e: Evidence) -> Iterator[str]:
+    """The key and signatures are in no output and in no file but the ledger, which is closed to others."""
+    for number, life in enumerate(e.lives):
+        for secret in e.secrets:
+            if secret in life.words:
+                yield f"life {number} wrote {secret}: {_around(life.words, secret)}"
+    for folder in (e.drop, e.mirror):
+        for path in folder.rglob("*"):
+            if path.is_file() and path.suffix == ".json" and any(s.encode() in path.read_bytes() for s in e.secrets):
+                yield f"{path} has a secret in it"
+    state = e.data / "state"
+    if state.exists() and state.stat().st_mode & 0o007:
+        yield f"{state} has the mode {state.stat().st_mode & 0o777:o}"
+
+
+def words_are_for_people(e: Evidence) -> Iterator[str]:
+    """Whatever happens is told in words: no traceback, no request to report a bug, and an exit code of the contract."""
+    life = e.lives[-1]
+    for sign in ("Traceback (most recent call last)", "please report it", "this is a bug"):
+        if sign in life.words:
+            yield f"it wrote: {_around(life.words, sign, 1500)}"
+    if life.code not in CODES and life.code != -9:
+        yield f"it ended with {life.code}: {life.words[-600:]}"
+    if life.code == -9 and not life.struck:
+        yield f"it was killed by nobody: {life.words[-600:]}"
+    if life.code and life.code != -9 and not life.words.strip():
+        yield f"it ended with {life.code} and said nothing"
+
+
+def nothing_outside(e: Evidence) -> Iterator[str]:
+    """Nothing outside of the configured folders is touched."""
+    there = {path.name: path.read_text() for path in e.beside.iterdir()}
+    if there != {"mine": "not the agent's"}:
+        yield f"beside them lies {there}"
+    strange = {path.name for path in e.data.iterdir()} - {"drop", "mirror", "view", "state", "lost+found"}
+    if strange:
+        yield f"{sorted(strange)} is new"
+
+
+def no_durable_byte_is_fetched_twice(e: Evidence) -> Iterator[str]:
+    """A range that the ledger calls durable when a life begins is not fetched by it."""
+    if (
+        e.wire_failed
+        or e.ledger_attacked
+        or any(life.how is not None and (life.how > 0 or life.how == -3) for life in e.lives)
+    ):
+        return  # there the bytes on disk may be damaged, or the ledger may be wrong
+    yield from e.lives[-1].fetched_again
+
+
+# When nothing goes wrong any more
+
+
+def every_ready_model_is_there(e: Evidence) -> Iterator[str]:
+    """Every ready version is on disk, or the older ones are pruned as `keep` says; `current` leads to the newest."""
+    keep = e.world.config["mirror"].get("keep", 0)
+    for name in {model.name for model in e.published}:
+        versions = [model for model in e.published if model.name == name]
+        wanted = versions[-keep:] if keep else versions
+        for model in wanted:
+            if not _folders_of(e, model):
+                yield f"{name}/{model.version} is not there: {e.lives[-1].words[-500:]}"
+        if too_many := [
+            str(folder) for model in versions[: len(versions) - len(wanted)] for folder in _folders_of(e, model)
+        ]:
+            yield f"{too_many} are not pruned"
+        link = e.mirror / name / "current"
+        if not link.is_symlink() or link.resolve() not in [f.resolve() for f in _folders_of(e, versions[-1])]:
+            yield f"{link} leads to {os.readlink(link) if link.is_symlink() else 'nothing'}, not to {versions[-1].version}"
+
+
+def every_valid_file_is_in_storage(e: Evidence) -> Iterator[str]:
+    """Every valid file is in storage."""
+    stored = _stored(e)
+    for file in e.dropped:
+        if file.content is not None and file.content not in stored:
+            yield f"{file.path} is not: {e.lives[-1].words[-500:]}"
+
+
+def every_content_is_stored_once(e: Evidence) -> Iterator[str]:
+    """Each content is one object of its name in storage, or one set of shards."""
+    if e.wire_failed or e.ledger_attacked:
+        return  # an answer that was lost, or a ledger, may cost a second object
+    names = Counter((data, os.path.basename(key)) for key, data in e.uploaded.items())  # another name is another upload
+    for (data, name), number in names.items():
+        if number > 1:
+            yield f"{number} objects named {name} have the same {len(data)} bytes"
+
+
+def files_are_put_away(e: Evidence) -> Iterator[str]:
+    """Valid files are where `after` says, with a receipt if they are archived; invalid ones in rejected/ with the reason."""
+    after = e.world.config["drop"]["after"]
+    for file in e.dropped:
+        place = e.drop / file.path
+        if file.content is None:
+            if place.exists() or not list((e.drop / "rejected").rglob("*.reason.txt")):
+                yield f"{file.path} is not in rejected/ with a reason: {e.lives[-1].words[-500:]}"
+        elif after == "keep" and not place.exists():
+            yield f"{file.path} did not stay"
+        elif after == "delete" and place.exists():
+            yield f"{file.path} was not deleted: {e.lives[-1].words[-500:]}"
+        elif after == "archive":
+            if place.exists():
+                yield f"{file.path} was not archived: {e.lives[-1].words[-500:]}"
+            archived = [
+                path for path in (e.drop / "uploaded").rglob("*") if path.is_file() and path.read_bytes() == file.data
+            ]
+            if not archived:
+                yield f"{file.path} is not in uploaded/"
+            elif not any(path.with_name(path.name + ".receipt.json").exists() for path in archived):
+                yield f"{archived[0]} has no receipt"
+
+
+def an_idle_life_does_nothing(e: Evidence) -> Iterator[str]:
+    """A life with nothing to do asks storage nothing and changes nothing."""
+    if not e.is_idle():
+        after = e.everything()
+        changed = [key for key in e.before.keys() | after.keys() if e.before.get(key) != after.get(key)]
+        yield f"it asked {e.requests} and changed {changed}"
+
+
+def nothing_is_left_over(e: Evidence) -> Iterator[str]:
+    """No unfinished file is left, and no staging, spool or claim."""
+    for folder in (e.drop, e.data / "state"):  # mirror and views may be shared: there it goes after an hour
+        for path in folder.rglob("*"):
+            if path.name.startswith(".axomsync-unfinished-") or ".axomsync-deleting-" in path.name:
+                yield f"{path} is left"
+    claims = e.drop / ".axomsync" / "claims"
+    if claims.exists() and (left := [p.name for p in claims.iterdir() if p.is_symlink() and not p.name.endswith(".json")]):
+        yield f"the claims {left} are left"
+    inside = e.mirror / ".axomsync"
+    if inside.exists() and (left := [str(p) for p in inside.rglob("*") if p.is_file() and p.stat().st_size > 0]):
+        yield f"{left} are left in staging"
+
+
+def the_code_is_right(e: Evidence) -> Iterator[str]:
+    """The exit code is 1 if a file was rejected, and else 0."""
+    life = e.lives[-1]
+    if life.code not in (0, 1) or (life.code == 1 and all(file.content is not None for file in e.dropped)):
+        yield f"it is {life.code}: {life.words[-600:]}"
+
+
+ALWAYS = (
+    never_partial, current_leads_to_a_version, no_byte_of_a_user_is_lost, receipts_are_true,
+    storage_has_only_checked_contents, no_secret_in_any_output, words_are_for_people, nothing_outside,
+    no_durable_byte_is_fetched_twice,
+)  # fmt: skip
+AT_REST = (
+    every_ready_model_is_there, every_valid_file_is_in_storage, every_content_is_stored_once, files_are_put_away,
+    an_idle_life_does_nothing, nothing_is_left_over, the_code_is_right,
+)  # fmt: skip
+
+
+def _folders_of(e: Evidence, model: Published) -> list[Path]:
+    """The folders of a version: its own, or one with a part of its id when two versions have the same labels."""
+    parent = e.mirror / model.name
+    return [path for path in parent.glob(f"{model.version}*") if path.is_dir() and not path.is_symlink()]
+
+
+def _stored(e: Evidence) -> set[bytes]:
+    """Contents that storage has, those in shards as their receipts join them."""
+    whole = set(e.uploaded.values())
+    for path in (e.drop / "uploaded").rglob("*.receipt.json"):
+        try:
+            whole.add(_stored_as(e, json.loads(path.read_bytes())))
+        except ValueError:
+            continue
+    parts = list(e.uploaded.values())
+    for file in e.dropped:  # without receipts: if every line of a file is in some object of its name
+        if file.content is not None and file.content not in whole and _is_joined(file.content, parts):
+            whole.add(file.content)
+    return whole
+
+
+def _is_joined(content: bytes, parts: list[bytes]) -> bool:
+    place = 0
+    while place < len(content):
+        fits = [part for part in parts if part and content.startswith(part, place)]
+        if not fits:
+            return False
+        place += len(max(fits, key=len))
+    return True
+
+
+def _stored_as(e: Evidence, told: dict[str, Any]) -> bytes:
+    keys = [shard["key"] for shard in told["shards"]] or [told["key"]]
+    return b"".join(e.uploaded.get(key, b"") for key in keys)
+
+
+def _around(text: str, sign: str, size: int = 300) -> str:
+    place = text.index(sign)
+    return re.sub(r"\s+", " ", text[max(0, place - size) : place + size])

@@ -1,0 +1,60 @@
+"""A seeded sample of the campaigns, and each schedule that once found a fault. `make stress` runs them by the thousand."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.torture.campaign import PROGRAM, Bench
+from tests.torture.forge import LOOKS, forged, place_for_runs
+from tests.torture.schedule import ALWAYS, DISKS, KINDS, Blow, Schedule, Step, Wire, drawn
+
+SAMPLE = 3  # seeds of each kind
+FOUND = {
+    "a killed life left what it was writing in the state folder": Schedule(
+        0, "kill", 0, "", (Step(Blow(0.02, -1)),), ALWAYS
+    ),
+    "claims of files that stay outlived a kill": Schedule(5, "kill", 5, "", (Step(Blow(0.85, -1)),), ALWAYS),
+    "a read error of a moment left the ledger's old state for good": Schedule(
+        1076, "error", 20, "", (Step(Blow(0.09, errno.EIO, LOOKS, 3)),), ALWAYS
+    ),
+    "a second pass ended with 1 and said nothing": Schedule(
+        51, "wire", 3, "", (Step(wire=(Wire(69, 0, 5),)), Step()), ALWAYS
+    ),
+    "too few descriptors were a traceback": Schedule(19, "limits", 11, "", (Step(descriptors=13),), ALWAYS),
+    "no certificates were found, as no descriptor was free": Schedule(1, "limits", 41, "", (Step(descriptors=14),), ALWAYS),
+}
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    place = place_for_runs()
+    try:
+        with forged(place, PROGRAM) as forge:
+            yield Bench(place, forge)
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(SAMPLE))
+def test_no_promise_is_broken(bench: Bench, kind: str, seed: int) -> None:
+    schedule = drawn(seed, kind)
+    if schedule.disk not in ("", "ext4"):  # the tools of the other disks are installed for `make stress`
+        schedule = Schedule(seed, kind, schedule.world, "ext4", schedule.steps, schedule.knobs)
+    broken, run = bench.run(schedule)
+    assert not broken, f"{schedule}\n" + "\n".join(broken)
+    assert run.lives
+
+
+@pytest.mark.parametrize("schedule", FOUND.values(), ids=FOUND)
+def test_what_was_found_once_stays_mended(bench: Bench, schedule: Schedule) -> None:
+    broken, _ = bench.run(schedule)
+    assert not broken, "\n".join(broken)
+
+
+def test_a_seed_means_the_same_schedule_again() -> None:
+    for kind in KINDS:
+        assert drawn(7, kind) == drawn(7, kind) != drawn(8, kind)
+    assert {drawn(seed, "power").disk for seed in range(50)} == set(DISKS)
