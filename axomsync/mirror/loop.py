@@ -98,6 +98,7 @@ class Mirror:
     def run(self) -> None:
         """Work until the agent stops."""
         with self._context.liveness.worker(self.name) as beat:
+            self._rights_keeper.tend()  # the first poll may be a minute away, and what is to be closed must not wait for it
             next_poll = self._begin_polls()
             while not self._context.stop.is_set():
                 beat()

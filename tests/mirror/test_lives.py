@@ -232,12 +232,12 @@ def test_stop_while_storage_hangs_ends_in_time(agent: AgentProcess, server: Faul
 
 
 def test_kill_between_the_rename_and_the_ledger(agent: AgentProcess, server: FaultyServer) -> None:
-    """The fsync after the rename is the first to open the name's folder: the process is killed there."""
+    """The name's folder is opened when it is made, and then for the fsync after the rename: the process is killed there."""
     files = {"a.bin": Content(100_000, 1)}
     server.add_model("chassis", "v1", files)
     folder = agent.mirror / "chassis"
     kill = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(folder), "-e", "trace=openat"]
-    agent.launch("sync", prefix=(*kill, "-e", "inject=openat:signal=KILL"))
+    agent.launch("sync", prefix=(*kill, "-e", "inject=openat:signal=KILL:when=2"))
     assert agent.wait() != 0
     assert [path.name for path in folder.iterdir()] == ["v1"], "killed too early or too late to prove anything"
     assert [model["state"] for model in agent.models()] != ["published"]

@@ -77,6 +77,11 @@ def test_two_instances_with_two_keys(machine: Container, sandboxes: dict[str, Sa
         assert found["unit", "ok"] == "axomsync@eu.service lets its service write to every folder"
         assert found["instances", "ok"].startswith("2 more")
 
+        assert "/etc/axomsync/us.toml is in use" in machine.run(PROGRAM, "reload", "--instance", "us").stdout
+        logged = machine.run(PROGRAM, "logs", "--instance", "us").stdout
+        assert "works with /etc/axomsync/us.toml" in logged
+        assert "eu.toml" not in logged
+
         _a_key_is_rotated_by_a_reload(machine, sandboxes["eu"], pids[0])
         kept = {
             path for path in files_of(machine, "/etc/axomsync", "/var/lib/axomsync") if not path.endswith(("-wal", "-shm"))

@@ -145,12 +145,13 @@ def give_access_and_sync(folder: Path, access: Access) -> None:
         _give(parent, access, folder=True)
 
 
-def _give(path: str | Path, access: Access, *, folder: bool) -> None:
+def _give(path: str | Path, access: Access, *, folder: bool, sync: bool = True) -> None:
     kind = os.O_DIRECTORY if folder else os.O_NONBLOCK
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind)
     try:
         access.give(descriptor, folder=folder)
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -167,7 +168,7 @@ def make_folders(folder: Path, root: Path, access: Access) -> None:
     if kind is None:
         with suppress(FileExistsError):
             folder.mkdir(FOLDER_FOR_OWNER)
-            _give(folder, access, folder=True)
+            _give(folder, access, folder=True, sync=False)
     elif kind != stat.S_IFDIR:
         raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
 
