@@ -131,7 +131,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], st
         ["debootstrap", "--variant=minbase", release.partition("=")[2], tree], check=True, capture_output=True, text=True
     )
     # Where this machine finds packages is its own business: the build gets the same.
-    for place in ("apt/sources.list", "apt/sources.list.d", "apt/apt.conf.d", "apt/auth.conf.d", "pip.conf"):
+    for place in ("apt/sources.list", "apt/sources.list.d", "apt/apt.conf.d", "apt/auth.conf.d"):
         source, target = Path("/etc", place), tree / "etc" / place
         if source.is_dir():
             shutil.copytree(source, target, dirs_exist_ok=True)
@@ -142,16 +142,25 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[str, ...], st
     buildah(*storage, "commit", base, "localhost/base")
     shutil.rmtree(tree)
     build = ("bud", "--isolation", "chroot", "--build-arg", "BASE=localhost/base", "--tag", "localhost/axomsync")
-    buildah(*storage, *build, *handed_on(), "--file", DEPLOY / "Containerfile", ".")
+    buildah(*storage, *build, *handed_on(folder), "--file", DEPLOY / "Containerfile", ".")
     return (*storage, "run", "--isolation", "chroot"), buildah(*storage, "from", "localhost/axomsync").stdout.strip()
 
 
-def handed_on() -> list[str]:
-    """Options that give pip in the build what it has on this machine, if anything."""
-    named = [name for name in os.environ if name.startswith("PIP_") or name in ("SSL_CERT_FILE", "HTTPS_PROXY")]
-    places = {Path("/etc/ssl/certs"): "/etc/ssl/certs", Path.home() / ".config/pip/pip.conf": "/root/.config/pip/pip.conf"}
-    mounts = [f"--volume={file}:{place}:ro" for file, place in places.items() if file.exists()]
-    return [*(f"--env={name}" for name in named), *mounts]
+def handed_on(folder: Path) -> list[str]:
+    """Options that give pip in the build the configuration that it has on this machine, if any."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    values = {}
+    for name, _, value in (line.partition("=") for line in listed.stdout.splitlines()):
+        values[name.strip(".").rpartition(".")[2]] = value.strip("'")
+    mounts = []
+    for name, value in values.items():
+        if os.path.isabs(value) and os.path.exists(value):
+            place = f"/mnt/{name}"
+            mounts.append(f"--volume={value}:{place}:ro")
+            values[name] = place
+    settings = folder / "pip.conf"
+    settings.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in values.items()))
+    return [*mounts, f"--volume={settings}:/etc/pip.conf:ro"]
 
 
 def test_the_image_runs_as_it_says(image: tuple[tuple[str, ...], str]) -> None:
