@@ -1,9 +1,10 @@
 """Delivery of one checked file: PUT and confirmation, unless the same content was uploaded before.
 
 Failures handled: another file, or another agent on the same folder, that carries the same content now (this file waits) or
-did so before (this file is a duplicate); a twin that an earlier life began (the twin goes first: storage may have it under
-its key); a file that changed since its check, or while a gate looks at it; a gate that does not let it pass; a shard that
-fails (confirmed shards are not sent again). `put` handles the failures of one PUT.
+did so before (this file is a duplicate); a twin that was begun before (it goes first, or, if it has failed, hands on its
+signed URL: storage may have the content under its key); a file that changed since its check, or while a gate looks at it; a
+gate that does not let it pass; a shard that fails (confirmed shards are not sent again). `put` handles the failures of one
+PUT.
 """
 
 import logging
@@ -11,7 +12,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -65,10 +66,11 @@ class Delivery:
         Returns None if this process carries the same content under another row now, or if an earlier life began with that
         row; look again when that row is done.
         """
-        if self._yields(upload):  # before the content is held: the other row would find it busy
+        begun = self._begun_by_twins(upload)
+        if any(self._goes_first(other) for other in begun):  # before the content is held: the other would find it busy
             return None
         with self._alone(upload) as mine:
-            return self._deliver(upload, content, beat) if mine else None
+            return self._deliver(upload, content, beat, begun) if mine else None
 
     def release(self, upload: Upload) -> None:
         """Let other agents take this content."""
@@ -79,7 +81,7 @@ class Delivery:
         """Identity of the content: two files with the same identity are one upload."""
         return content_of(upload.sha256, upload.filename, named=self._named)
 
-    def _deliver(self, upload: Upload, opening: Content, beat: Beat) -> Upload:
+    def _deliver(self, upload: Upload, opening: Content, beat: Beat, begun: Sequence[Upload]) -> Upload:
         content = self.content(upload)
         # A file may be deleted only if this agent itself sent it: of others it only knows another agent's word.
         deletes = self._settings.after == "delete"
@@ -92,6 +94,9 @@ class Delivery:
             raise Transient(f"another agent ({printable(other)}) is uploading the same content; this file waits for it")
         if not deletes and (record := self._claims.record(content)) is not None:
             return self._record_duplicate(upload, record, None)
+        if (begun_as := next((row for row in begun if row.filename == upload.filename), None)) is not None:
+            self._ledger.take_over_presigned(upload.id, begun_as.id)
+            upload = self._ledger.read.upload(upload.id)
         try:
             upload = self._send(upload, opening, self._touching(content, beat))
         except (Rejected, SourceChanged):
@@ -211,16 +216,15 @@ class Delivery:
             if mine:
                 self._busy.discard(content)
 
-    def _yields(self, upload: Upload) -> bool:
-        """Check for another row of the same content that an earlier life began: storage may have it under its key already.
-
-        That row goes first, until it is done or has failed; a row whose file is out of reach now is not waited for.
-        """
+    def _begun_by_twins(self, upload: Upload) -> list[Upload]:
+        """Other rows of the same content that were begun before: storage may have it under the key of one already."""
         if source.is_pushed(upload.path):
-            return False
-        name = upload.filename if self._named else None
-        begun = self._ledger.read.begun_before(upload, name)
-        return any(source.is_in_reach(self._settings.folder, other.path) for other in begun)
+            return []
+        return self._ledger.read.begun_before(upload, upload.filename if self._named else None)
+
+    def _goes_first(self, other: Upload) -> bool:
+        """True for a begun twin, until it is done or has failed; one whose file is out of reach now is not waited for."""
+        return other.next_attempt is None and source.is_in_reach(self._settings.folder, other.path)
 
 
 def same_as(upload_id: str | None, upload: Upload) -> str:

@@ -29,6 +29,24 @@ class SignedUrlWrites(Moves):
 
         self.write(work, upload)
 
+    def take_over_presigned(self, upload: int, other: int) -> None:
+        """Give an upload the signed URL that another one with its content and name has begun with.
+
+        Storage may have the content under that key already: so it stays the only one.
+        """
+
+        def work(db: Database) -> None:
+            url = db.conn.execute("DELETE FROM signed_urls WHERE upload = ? RETURNING url, expires_at", (other,)).fetchone()
+            if url is not None:
+                ids = db.conn.execute("SELECT upload_id, key FROM uploads WHERE id = ?", (other,)).fetchone()
+                db.conn.execute("UPDATE uploads SET upload_id = NULL, key = NULL WHERE id = ?", (other,))
+                db.conn.execute("UPDATE uploads SET upload_id = ?, key = ? WHERE id = ?", (*ids, upload))
+                db.conn.execute(
+                    "INSERT OR REPLACE INTO signed_urls (upload, url, expires_at) VALUES (?,?,?)", (upload, *url)
+                )
+
+        self.write(work, upload)
+
     def forget_presigned(self, upload: int) -> None:
         """Delete a URL that storage refused: the next try requests another."""
         self.execute("DELETE FROM signed_urls WHERE upload = ?", upload).result()

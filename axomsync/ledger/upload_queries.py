@@ -73,13 +73,10 @@ class UploadQueries(Queries):
         return self._rows(sql, (sha256, filename), make=to_upload)
 
     def begun_before(self, upload: Upload, filename: str | None) -> list[Upload]:
-        """Files with this content, under this name or under any, that have a signed URL and wait for nothing.
-
-        Empty if the upload itself is one of them.
-        """
+        """Files with this content, under this name or under any, that have a signed URL; none if the upload has one."""
         begun = "SELECT upload FROM signed_urls UNION SELECT upload FROM signed_shard_urls"
         rows = self._rows(
-            f"SELECT * FROM uploads WHERE id IN ({begun}) AND in_drop AND next_attempt IS NULL"  # noqa: S608  # from above
+            f"SELECT * FROM uploads WHERE id IN ({begun}) AND in_drop"  # noqa: S608  # from above
             " AND state IN ('queued', 'uploading') AND sha256 = ? AND filename = coalesce(?, filename)",
             (upload.sha256, filename),
             make=to_upload,

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from axomsync.core.records import UNDER_WAY, UploadState
+from axomsync.ledger import Reader
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
 
@@ -57,3 +58,14 @@ def test_twin_begun_before_a_kill_goes_first(tmp_path: Path) -> None:
         here.live(8 + number % 3)
         here.finish()
         assert len(here.far.objects) == 1, number
+
+
+@pytest.mark.parametrize("tries", [4, 5, 8])
+def test_twin_takes_over_the_url_of_one_that_failed(here: DropHere, tries: int) -> None:
+    """Storage has it after the first try already; all answers to that file's tries are lost."""
+    drop_twins(here, 0)
+    here.far.faults.extend(["lost"] * tries)
+    here.finish()
+    assert {row.state for row, _ in here.uploads()} == {UploadState.UPLOADED, UploadState.DUPLICATE}
+    assert len(here.far.objects) == 1
+    assert not here.read(Reader.orphans)
