@@ -95,6 +95,7 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
 
 # Causes as the C library, OpenSSL, httpcore and the Rust transport name them; the first match counts.
 _REASONS = (
+    (("too many open files",), "this process has too many open files; raise LimitNOFILE= of the unit (ulimit -n)"),
     (("dns error", "name or service not known", "name resolution", "no address associated", "nodename nor servname"),
      "its name can't be resolved; is DNS set up, and the name right?"),
     (("connection refused",), "no service listens there (connection refused)"),

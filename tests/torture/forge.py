@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PATIENCE_SECONDS = 60.0  # of a life; one that takes longer hangs
+PATIENCE_SECONDS = 120.0  # of a life; one that takes longer hangs
 REPORT_BYTES = 416  # of the struct `report` in calls.c
 HANGS = -1000  # in place of an exit code
 UNCAUGHT = 70  # the exit code of a life that ends by an exception

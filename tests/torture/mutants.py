@@ -133,7 +133,8 @@ def _by_campaign(mutant: Mutant, program: Path) -> str | None:
             for seed in range(TRIES):
                 broken, _ = bench.run(drawn(seed, mutant.found_by))
                 if broken:
-                    return f"{mutant.found_by}, seed {seed}: {broken[0][:200]}"
+                    words = broken[0].strip().splitlines()[-1]  # of a calm life that breaks a promise, it is the last line
+                    return f"{mutant.found_by}, seed {seed}: {words[:200]}"
         return None
     finally:
         shutil.rmtree(place, ignore_errors=True)
