@@ -46,7 +46,7 @@ MUTANTS = (
     Mutant("a signed URL is not kept for a second try", "drop/put.py", "        body.keep(presigned)\n", "", "kill"),
     Mutant("confirmed before it is sent", "drop/put.py",
            "        file = self._file()\n",
-           "        file = self._file()\n        body.confirm(None, '', doubtful=False)\n", "kill"),
+           "        file = self._file()\n        body.confirm(None, '', doubtful=False)\n", "wire"),
     Mutant("claims are never released", "drop/delivery.py",
            "self._claims.release(self.content(upload))", "self.content(upload)", "kill"),
     Mutant("claims of files that stay are kept", "drop/recovery.py",
