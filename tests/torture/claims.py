@@ -299,7 +299,8 @@ def nothing_is_left_over(e: Evidence) -> Iterator[str]:
     """No unfinished file is left, and no staging, spool or claim."""
     for folder in (e.drop, e.data / "state"):  # mirror and views may be shared: there it goes after an hour
         for path in folder.rglob("*"):
-            if path.name.startswith(".axomsync-unfinished-") or ".axomsync-deleting-" in path.name:
+            doomed = path.name.startswith(".axomsync-deleting-") and not e.ledger_attacked  # its name is in the ledger alone
+            if path.name.startswith(".axomsync-unfinished-") or doomed:
                 yield f"{path} is left"
     claims = e.drop / ".axomsync" / "claims"
     if claims.exists() and (left := [p.name for p in claims.iterdir() if p.is_symlink() and not p.name.endswith(".json")]):
