@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PATIENCE_SECONDS = 120.0  # of a life; one that takes longer hangs
+PR_SET_PDEATHSIG = 1  # prctl(2)
 REPORT_BYTES = 416  # of the struct `report` in calls.c
 HANGS = -1000  # in place of an exit code
 UNCAUGHT = 70  # the exit code of a life that ends by an exception
@@ -152,6 +154,7 @@ def _end_of(child: int) -> int:
 def _live(order: dict[str, Any]) -> None:
     from axomsync.cli import main as command_line
 
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a campaign that is stopped leaves no life behind
     output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, of in ((0, nothing), (1, output), (2, output)):
