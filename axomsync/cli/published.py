@@ -1,6 +1,7 @@
 """Published models, as verbs name them: find them, wait for one, print one.
 
-Failures handled: a model that is unknown, one that is not published in time, a folder that can't be read now.
+Failures handled: a model that is unknown, one that is not published in time, a folder that can't be read now, a ledger that
+an agent is just making or bringing up to date.
 """
 
 import os
@@ -22,17 +23,25 @@ if TYPE_CHECKING:
     from axomsync.mirror.publish.record import Record
 
 LOOK_SECONDS = 0.2
+UNREADY_SECONDS = 10.0  # that an agent may take to make its ledger or to bring it up to date
 
 
 def wait_until_published(loaded: "Loaded", target: str, seconds: float | None) -> "Model":
     """Return the newest published model that `target` names, once there is one. Raises `Transient` after `seconds`."""
     from axomsync.core.records import ModelState
+    from axomsync.ledger import UnreadyLedger
     from axomsync.mirror.layout import is_called, is_named
 
-    deadline = None if seconds is None else time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = None if seconds is None else began + seconds
     while True:
-        with open_ledger(loaded) as ledger:
-            rows = [row for row in (ledger.models() if ledger else []) if is_named(row, target)]
+        rows: list[Model] = []
+        try:
+            with open_ledger(loaded) as ledger:
+                rows = [row for row in (ledger.models() if ledger else []) if is_named(row, target)]
+        except UnreadyLedger:
+            if time.monotonic() - began > UNREADY_SECONDS:
+                raise
         for row in rows:
             there = row.state is ModelState.PUBLISHED and os.path.isdir(row.path or "")
             if there and (target == row.id or is_called(row.path or "", row)):  # not a name that will be another's

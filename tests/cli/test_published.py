@@ -10,6 +10,7 @@ import pytest
 
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
+from tests.rig.old_ledger import old_ledger
 
 FILES = {"a.bin": Content(1_000_000, 1), "b.bin": Content(5000, 2)}
 
@@ -40,6 +41,19 @@ def current(agent: AgentProcess) -> str:
 def damage(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(b"?")
+
+
+def test_wait_is_patient_while_an_agent_brings_its_ledger_up_to_date(agent: AgentProcess, server: FaultyServer) -> None:
+    add(server, "v1")
+    old_ledger(agent.state)
+    (agent.mirror / ".axomsync").mkdir()
+    command = agent.command("wait", "chassis/v1", "--timeout", "30s")
+    with subprocess.Popen(command, env=agent.environ, stdout=subprocess.PIPE, text=True) as waiting:
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+        agent.call("sync")
+        told, _ = waiting.communicate(timeout=30)
+    assert told.strip() == str(agent.mirror / "chassis" / "v1")
 
 
 def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
