@@ -43,14 +43,17 @@ def machines(package: Path, tmp_path: Path, request: pytest.FixtureRequest) -> I
         yield [stack.enter_context(machine_with_program(tmp_path / f"box-{n}", more)) for n in range(request.param)]
 
 
-def play(machine: Container, variables: dict[str, object], boxes: Sequence[str] = ("box",), box: str = "box") -> dict[str, int]:
+def play(
+    machine: Container, variables: dict[str, object], boxes: Sequence[str] = ("box",), box: str = "box"
+) -> dict[str, int]:
     """Run the role on a machine, from there, as `box` of the inventory; returns the recap."""
     machine.write("/root/hosts.ini", "\n".join(("[axomsync]", *boxes, "")))
     machine.write("/root/variables.json", json.dumps(variables))
     machine.write("/root/play.yml", "- {hosts: all, become: false, roles: [axomsync]}\n")
     done = machine.run(
         "env", "HOME=/root", "LC_ALL=C.UTF-8", f"ANSIBLE_ROLES_PATH={ROLE}/roles",
-        f"{TOOLS}/bin/python", "-m", "ansible", "playbook", "--inventory=/root/hosts.ini", f"--limit={box}", "--connection=local",
+        f"{TOOLS}/bin/python", "-m", "ansible", "playbook", "--connection=local",
+        "--inventory=/root/hosts.ini", f"--limit={box}",
         "--extra-vars=@/root/variables.json", "--extra-vars=ansible_python_interpreter=/usr/bin/python3", "/root/play.yml",
         timeout=300,
     )  # fmt: skip
