@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.rig.container import Container
 from tests.rig.faults import KEY, Content, FaultyServer
 from tests.rig.inside import sandbox_inside
 from tests.rig.installation import CHECKOUT, machine_with_program
+from tests.rig.network import join
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1200)]
 
@@ -42,17 +43,21 @@ def machines(package: Path, tmp_path: Path, request: pytest.FixtureRequest) -> I
         yield [stack.enter_context(machine_with_program(tmp_path / f"box-{n}", more)) for n in range(request.param)]
 
 
-def play(machine: Container, variables: dict[str, object]) -> dict[str, int]:
-    """Run the role on a machine, from there; returns the recap."""
+def play(
+    machine: Container, variables: dict[str, object], boxes: Sequence[str] = ("box",), box: str = "box"
+) -> dict[str, int]:
+    """Run the role on a machine, from there, as `box` of the inventory; returns the recap."""
+    machine.write("/root/hosts.ini", "\n".join(("[axomsync]", *boxes, "")))
     machine.write("/root/variables.json", json.dumps(variables))
     machine.write("/root/play.yml", "- {hosts: all, become: false, roles: [axomsync]}\n")
     done = machine.run(
         "env", "HOME=/root", "LC_ALL=C.UTF-8", f"ANSIBLE_ROLES_PATH={ROLE}/roles",
-        f"{TOOLS}/bin/python", "-m", "ansible", "playbook", "--inventory=box,", "--connection=local",
+        f"{TOOLS}/bin/python", "-m", "ansible", "playbook", "--connection=local",
+        "--inventory=/root/hosts.ini", f"--limit={box}",
         "--extra-vars=@/root/variables.json", "--extra-vars=ansible_python_interpreter=/usr/bin/python3", "/root/play.yml",
         timeout=300,
     )  # fmt: skip
-    (recap,) = re.findall(r"^box +: (.*)$", done.stdout, re.MULTILINE)
+    (recap,) = re.findall(rf"^{box} +: (.*)$", done.stdout, re.MULTILINE)
     return {name: int(count) for name, count in (word.split("=") for word in recap.split())}
 
 
@@ -81,6 +86,49 @@ def test_the_role_changes_nothing_the_second_time(machines: list[Container], pac
             logged = [line for line in machine.run("journalctl", "--no-pager").stdout.splitlines() if "ansible" in line]
             assert logged
             assert sandbox.key not in "".join(logged)
+
+
+@pytest.mark.parametrize("machines", [3], indirect=True)
+def test_boxes_are_each_others_gateways_as_the_page_says(machines: list[Container], package: Path) -> None:
+    page = (CHECKOUT / "docs/fleet.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```yaml\n(axomsync_gateway_for:.*?)```", page, re.DOTALL)
+    (variables,) = yaml_documents(example)
+    with sandbox_inside(machines[0]) as sandbox:
+        boxes = join(machines, [int(url.split(":")[2].partition("/")[0]) for url in (sandbox.url, sandbox.storage)])
+        variables |= {
+            "axomsync_package": f"{PACKAGES}/{package.name}",
+            "axomsync_key": sandbox.key,
+            "axomsync_web_token": "the-token-of-the-page",
+            "axomsync_gateway_for": [sandbox.storage],
+        }
+        variables["axomsync_config"] |= {
+            "console": {"url": sandbox.url}, "mirror": {"poll": "1s", "reserve": "4MiB"},
+            "web": {"listen": "0.0.0.0:9464", "token_file": "/etc/axomsync/web-token"},
+        }  # fmt: skip
+        for box, machine in zip(boxes, machines, strict=True):
+            first = play(machine, variables, boxes, box)
+            assert (first["failed"], first["changed"] > 0) == (0, True), first
+        machines[0].run("sh", "-c", "mkdir /var/tmp/model && head -c 20000000 /dev/urandom > /var/tmp/model/w.bin")
+        sandbox.steer("models", name="m", version="v1", folder="/var/tmp/model")
+        digest = machines[0].run("sha256sum", "/var/tmp/model/w.bin").stdout.split()[0]
+        for box, machine in zip(boxes, machines, strict=True):
+            (row,) = eventually(f"the model on {box}", lambda m=machine: published(m))
+            assert int(str(row["bytes_from_gateways"])) > 0, row
+            assert machine.run("sha256sum", "/srv/axom/models/m/v1/w.bin").stdout.split()[0] == digest
+            second = play(machine, variables, boxes, box)
+            assert (second["failed"], second["changed"]) == (0, 0), second
+        assert 'gateways = ["http://box1:9080", "http://box2:9080", "http://box3:9080"]' in configured(machines[0])
+        page_of_another = ["curl", "-sf", "-H", "Authorization: Bearer the-token-of-the-page", "http://box3:9464/metrics"]
+        assert 'axomsync_gateway_up{gateway="http://box1:9080"} 1' in machines[0].run(*page_of_another).stdout
+
+
+def published(machine: Container) -> list[dict[str, object]]:
+    rows = json.loads(machine.run("axomsync", "models", "--json", check=False).stdout)
+    return [row for row in rows if row["state"] == "published"]
+
+
+def configured(machine: Container) -> str:
+    return machine.run("cat", "/etc/axomsync/config.toml").stdout
 
 
 def told(machine: Container) -> dict[str, dict[str, object]] | None:

@@ -103,6 +103,11 @@ class Container:
         """The container's `/`, to look at. Write by `write`: an absolute symlink would lead out of here."""
         return Path(f"/proc/{self._init}/root")
 
+    @property
+    def init(self) -> int:
+        """The process id of the container's init, as this machine sees it."""
+        return self._init
+
     def run(self, *argv: str, check: bool = True, timeout: float = 60, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command inside as root and wait for it; `check` makes a failure an AssertionError with its output."""
         done = subprocess.run(
