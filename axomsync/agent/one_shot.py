@@ -60,7 +60,8 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
 def _stuck(agent: Agent) -> dict[str, str]:
     """What waits for a person, by file or model: its state and the reason."""
     try:
-        uploads = (row for row in agent.ledger.read.uploads_in_drop() if row.state in STUCK_UPLOADS)
+        rows = agent.ledger.read.uploads_in_drop()
+        uploads = (row for row in rows if row.state in STUCK_UPLOADS and row.next_attempt is None)  # else it is tried again
         models = (model for model in agent.ledger.read.models() if model.state in STUCK_MODELS)
         files = {shown_path(row.path): f"{row.state}: {row.reason}" for row in uploads}
         return files | {shown(model): f"{model.state}: {model.reason}" for model in models}

@@ -229,7 +229,7 @@ class Run:
 
     def _mount(self, image: Path) -> None:
         # No commit by itself: what the agent does not sync is not on the disk.
-        options = {"ext4": "loop,commit=600", "xfs": "loop", "btrfs": "loop,commit=300"}[self.schedule.disk]
+        options = {"ext4": "loop,commit=600", "xfs": "loop,nouuid", "btrfs": "loop,commit=300"}[self.schedule.disk]
         subprocess.run(["mount", "-o", options, image, self._data], check=True)
 
     def _lose_power(self) -> None:
@@ -242,8 +242,9 @@ class Run:
             fcntl.ioctl(folder, SHUTDOWN, struct.pack("I", WITHOUT_LOG))
             os.close(folder)
         subprocess.run(["umount", self._data], check=True)
-        if copy.exists():
-            copy.rename(image)
+        if not copy.exists():  # a container that has just begun may have the mount too, and so keep what was shut down alive
+            subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+        copy.rename(image)
         self._mount(image)
 
     # What people, time and the console do
