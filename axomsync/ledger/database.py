@@ -7,6 +7,7 @@ link or pipe in its place (`LocalFault`), a newer schema (`NewerLedger`).
 import os
 import resource
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from enum import StrEnum
@@ -28,11 +29,19 @@ LARGEST_WRITE_BYTES = 1024 * 1024  # approximately
 WAL_LIMIT_BYTES = 16 * 1024 * 1024  # this much stays allocated after a burst of writes
 
 
+_umask_lock = threading.Lock()  # the umask is the process's: two openings at once would leave the tighter one behind
+
+
 def open_for_writing(path: Path, patience: float) -> Database:
     """Open the writing connection, with the newest schema. It waits `patience` seconds for another program's lock.
 
     Raises `LocalFault`, or `NewerLedger` for a schema that is newer than this program.
     """
+    with _umask_lock:
+        return _open_for_writing(path, patience)
+
+
+def _open_for_writing(path: Path, patience: float) -> Database:
     mask = os.umask(0o027)  # transfers are private: other users get no access
     try:
         if not os.path.lexists(path):

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -706,3 +707,14 @@ def test_flag_is_visible_while_it_is_raised_and_its_holder_lives(folder: Path, l
         assert trouble_of(folder) is trouble
     ledger.show_trouble(None)
     assert trouble_of(folder) is None
+
+
+def test_ledgers_opened_at_once_leave_the_umask_as_it_is(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            for ledger in pool.map(lambda number: Ledger(tmp_path / str(number), time.time), range(24)):
+                ledger.close()
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
