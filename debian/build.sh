@@ -89,7 +89,7 @@ place_documents() {
     (cd "$checkout" && find README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md config.example.toml docs -name '*.md' -o -name '*.toml' -o -name '*.yml' -o -name '*.json') |
         while read -r document; do place "$document" "$documents/$document"; done
     # Hosts and secrets that Ansible was given in this checkout are nobody else's business.
-    (cd "$checkout" && find deploy -type f ! -path deploy/ansible/hosts.ini ! -path 'deploy/ansible/group_vars/*.yml') | while read -r file; do place "$file" "$documents/$file"; done
+    (cd "$checkout" && find deploy -type f ! -path deploy/ansible/hosts.ini '(' ! -path 'deploy/ansible/*_vars/*' -o -name '*.example' ')' ! -name '*vault*') | while read -r file; do place "$file" "$documents/$file"; done
     place debian/lintian-overrides /usr/share/lintian/overrides/axomsync
     place systemd/examples/50-axomsync-vllm.rules $documents/examples/50-axomsync-vllm.rules
     place systemd/examples/restart-vllm $documents/examples/restart-vllm 755

@@ -14,6 +14,7 @@ from axomsync.agent.outcome import codes_of_what_is_left, exit_code
 from axomsync.agent.requests import Request
 from axomsync.config import MirrorSettings
 from axomsync.core.errors import AxomsyncError, Bug, Interrupted, LocalFault, Transient, interrupted_by
+from axomsync.core.policy import same_but_for_numbers
 from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
 from axomsync.drop.source import shown as shown_path
 from axomsync.mirror.publish.folder import shown
@@ -34,7 +35,8 @@ def sync(agent: Agent) -> int:
     interrupted = agent.ended
     agent.end_workers()
     code = 0 if interrupted else _outcome(agent, failures, before)
-    _tell_of(stuck.items() & _stuck(agent).items())
+    still = _stuck(agent)
+    _tell_of({(name, still[name]) for name, why in stuck.items() if same_but_for_numbers(why, still.get(name, ""))})
     if agent.ended_by is not None:
         code = interrupted_by(agent.ended_by)
     elif agent.pause.is_on:
@@ -70,7 +72,7 @@ def _stuck(agent: Agent) -> dict[str, str]:
 
 
 def _tell_of(stuck: Set[tuple[str, str]]) -> None:
-    """Tell once a pass what an earlier pass has told in the same words: the exit code is of it, too."""
+    """Tell once a pass what an earlier pass has told in the same words, but for numbers: the exit code is of it, too."""
     for name, reason in sorted(stuck)[:1]:
         more = f" (and {len(stuck) - 1} more, see `axomsync uploads` and `axomsync models`)" if len(stuck) > 1 else ""
         log.warning("%s: still %s%s", name, reason, more)

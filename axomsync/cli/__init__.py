@@ -109,8 +109,11 @@ def cli(context: click.Context, /, **_: object) -> None:
     """Upload files from a drop folder, and mirror every ready model to disk."""
     name = context.invoked_subcommand or ""
     verb = cli.commands[name]
-    naming = "--instance" if INSTANCE in context.meta else "--config"
-    for option, parameter in ((naming, "config_file"), ("--json", "as_json")):
-        if context.params[parameter] and not _defaults(verb, {parameter: True}):
+    given = {key: value for key, value in context.params.items() if value}
+    naming = ("--config", "config_file")
+    if INSTANCE in context.meta:
+        naming, given["instance"] = ("--instance", "instance"), context.meta[INSTANCE]
+    for option, parameter in (naming, ("--json", "as_json")):
+        if parameter in given and not _defaults(verb, {parameter: True}):
             raise click.UsageError(f"{name} takes no {option}; leave it away", context)
-    context.default_map = {name: _defaults(verb, {key: value for key, value in context.params.items() if value})}
+    context.default_map = {name: _defaults(verb, given)}

@@ -50,23 +50,25 @@ def _for_instance(step: str, name: str | None) -> str:
     return step if name is None else step.replace(": axomsync ", f": axomsync --instance {name} ")
 
 
-def of_uploads(documents: Sequence[Document], drop: Path) -> list[str]:
-    """Return the next steps after `axomsync uploads`."""
+def of_uploads(documents: Sequence[Document], drop: Path, instance: str | None = None) -> list[str]:
+    """Return the next steps after `axomsync uploads`, for the agent of this name."""
     paths = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] == "rejected")
     parked = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] in ("failed", "held"))
     steps = _of_rejected([path for path in paths if _is_set_aside(drop, path)], drop)
-    return steps + _named("mend what the reason says, then: axomsync retry", list(parked), "axomsync uploads --state failed")
+    steps += _named("mend what the reason says, then: axomsync retry", list(parked), "axomsync uploads --state failed")
+    return [_for_instance(step, instance) for step in steps]
 
 
-def of_models(documents: Sequence[Document]) -> list[str]:
-    """Return the next steps after `axomsync models`."""
+def of_models(documents: Sequence[Document], instance: str | None = None) -> list[str]:
+    """Return the next steps after `axomsync models`, for the agent of this name."""
     names = {state: [] for state in ("blocked", "failed", "damaged")}  # type: dict[str, list[str]]
     for d in documents:
         state = "damaged" if d["damage"] else d["state"]
         if state in names:
             names[state].append(f"{d['name']}/{d['version']}")
     steps = _named("mend what the reason says, then: axomsync retry", names["blocked"] + names["failed"], "axomsync models")
-    return steps + _named("to have the damage mended: axomsync verify --repair", names["damaged"], "axomsync models")
+    steps += _named("to have the damage mended: axomsync verify --repair", names["damaged"], "axomsync models")
+    return [_for_instance(step, instance) for step in steps]
 
 
 def _of_rejected(paths: Sequence[str], drop: Path) -> list[str]:

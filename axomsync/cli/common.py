@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from axomsync.core.oserrors import local_fault
 from axomsync.core.records import UploadState
@@ -61,9 +60,10 @@ def _configuration(context: click.Context, option: click.Parameter, file: str | 
     name: str | None = context.meta.get(INSTANCE)
     if name is None:
         return file
-    if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE:
+    named = str(config.instance_config(name, os.environ, root=os.geteuid() == 0))
+    if file not in (None, named):  # `named` itself comes from an --instance before the verb
         raise click.UsageError("--config and --instance both name a configuration; leave one away", context)
-    return str(config.instance_config(name, os.environ, root=os.geteuid() == 0))
+    return named
 
 
 def json_option(function: F) -> F:

@@ -6,6 +6,7 @@ time or ends meanwhile (`Transient`), an error of the agent (raised here, with i
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 ANSWER_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 START_SECONDS = 3.0  # an agent that starts has its ledger by then
+RESTART_SECONDS = 15.0  # a service manager has started an agent again by then (RestartSec=5, and its loading)
 LONG_SECONDS = 7 * 86400.0  # as long as a terabyte over a slow line may take
 
 
@@ -46,7 +48,10 @@ def steer(
 
 
 def _wait(folder: "Path", request: int, patience: float) -> "Outcome | None":
-    """Wait for the outcome of a request; None when no agent runs, or none any more. Raises `Transient`."""
+    """Wait for the outcome of a request; None when no agent runs, or none any more. Raises `Transient`.
+
+    An agent that has begun with it and ends is perhaps being restarted: the next one goes on with it.
+    """
     from axomsync.agent.requests import wait_for
     from axomsync.core.errors import Transient
     from axomsync.core.paths import LEDGER_FILE
@@ -55,7 +60,10 @@ def _wait(folder: "Path", request: int, patience: float) -> "Outcome | None":
     deadline = time.monotonic() + patience
     reader = Reader(folder / LEDGER_FILE)
     try:
-        while holder(folder) is not None:
+        begun, seen = False, time.monotonic()
+        while (held := holder(folder) is not None) or (begun and time.monotonic() - seen < RESTART_SECONDS):
+            seen = time.monotonic() if held else seen
+            begun = begun or ((row := reader.request(request)) is not None and row["begun_at"] is not None)
             left = deadline - time.monotonic()
             if (outcome := wait_for(reader, request, min(left, LOOK_SECONDS))) is not None:
                 return outcome
@@ -125,7 +133,13 @@ def errand(
     while True:
         if holder(folder) is not None:
             request = _ask(folder, verb, argument, parameters)
-            if (outcome := _wait(folder, request, patience)) is not None:
+            try:
+                outcome = _wait(folder, request, patience)
+            except BaseException:  # who gives up waiting wants it no more; what an agent has begun goes on
+                with suppress(LocalFault):
+                    withdraw(folder / LEDGER_FILE, request)
+                raise
+            if outcome is not None:
                 return _answer(outcome)
             withdraw(folder / LEDGER_FILE, request)
         try:

@@ -32,15 +32,17 @@ def wait_until_published(loaded: "Loaded", target: str, seconds: float | None) -
     from axomsync.ledger import UnreadyLedger
     from axomsync.mirror.layout import is_called, is_named
 
-    began = time.monotonic()
-    deadline = None if seconds is None else began + seconds
+    deadline = None if seconds is None else time.monotonic() + seconds
+    unready: float | None = None  # since when the ledger can't be read
     while True:
         rows: list[Model] = []
         try:
             with open_ledger(loaded) as ledger:
                 rows = [row for row in (ledger.models() if ledger else []) if is_named(row, target)]
+            unready = None
         except UnreadyLedger:
-            if time.monotonic() - began > UNREADY_SECONDS:
+            unready = unready or time.monotonic()
+            if time.monotonic() - unready > UNREADY_SECONDS:
                 raise
         for row in rows:
             there = row.state is ModelState.PUBLISHED and os.path.isdir(row.path or "")

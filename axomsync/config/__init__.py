@@ -8,7 +8,7 @@ from here.
 from axomsync.config.environment import misspelt
 from axomsync.config.instances import everyone, free_listen, neighbours
 from axomsync.config.keys import ENVIRONMENT_PREFIX, Key, changes, reference
-from axomsync.config.load import Loaded, load, parse
+from axomsync.config.load import Loaded, load, overlap, parse
 from axomsync.config.locations import (
     SYSTEM_CONFIG,
     check_instance,
@@ -21,6 +21,7 @@ from axomsync.config.locations import (
 )
 from axomsync.config.secrets import key_file_warning, load_key, load_token, read_token
 from axomsync.config.settings import DropSettings, HookSettings, MirrorSettings, Reload, Settings, WebSettings
+from axomsync.config.units import parse_size
 from axomsync.config.values import (
     Bandwidth,
     Command,
@@ -94,8 +95,10 @@ __all__ = [
     "may_use_plain_http",
     "misspelt",
     "neighbours",
+    "overlap",
     "parse",
     "parse_listen",
+    "parse_size",
     "read_token",
     "reference",
 ]

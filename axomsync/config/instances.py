@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from axomsync.config.load import Loaded, load
-from axomsync.config.locations import SYSTEM_CONFIG, config_folders, configurations_beside, find
+from axomsync.config.locations import ENVIRONMENT_ONLY, SYSTEM_CONFIG, config_folders, configurations_beside, find
 from axomsync.config.settings import WebSettings
 from axomsync.config.values import listen_address
 from axomsync.core.errors import BadConfig
@@ -31,7 +31,8 @@ def neighbours(path: Path, environ: Mapping[str, str]) -> dict[Path, Loaded | Ba
 def everyone(explicit: str | None, environ: Mapping[str, str]) -> dict[Path, Loaded | BadConfig]:
     """The configurations of all agents, beside the one that a command would use. Raises `BadConfig` when there is none."""
     try:
-        return neighbours(find(explicit, environ), environ)
+        path = find(explicit, environ)
+        return {path: load(path, environ)} if path == ENVIRONMENT_ONLY else neighbours(path, environ)
     except BadConfig:
         for folder in config_folders(environ):
             if found := neighbours(folder / Path(SYSTEM_CONFIG).name, environ):

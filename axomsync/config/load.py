@@ -174,7 +174,7 @@ def _contradictions(settings: Settings, origins: Mapping[str, str], path: Path) 
     folders += [("mirror", settings.mirror.folder)] if settings.mirror.enabled else []
     for index, (name, folder) in enumerate(folders):
         for other_name, other in folders[index + 1 :]:
-            if _overlap(folder, other):
+            if overlap(folder, other):
                 told = (
                     f"[{name}] folder ({folder}) and [{other_name}] folder ({other}) lie inside one another; keep them apart"
                 )
@@ -183,7 +183,7 @@ def _contradictions(settings: Settings, origins: Mapping[str, str], path: Path) 
         places = [(f"[{name}] folder ({folder})", folder) for name, folder in folders]
         places += [(f"the view {other}", other.folder) for other in settings.mirror.views[:index]]
         for name, folder in places:
-            if _overlap(view.folder, folder):
+            if overlap(view.folder, folder):
                 told = f"[mirror] views: {view} and {name} lie inside one another; keep them apart"
                 found.append((("mirror.views",), told))
     if not may_use_plain_http(settings.console.url, settings.transfer.allow_http):
@@ -204,7 +204,7 @@ def _contradictions(settings: Settings, origins: Mapping[str, str], path: Path) 
     return [f"{next((origins[key] for key in keys if key in origins), path)}: {told}" for keys, told in found]
 
 
-def _overlap(folder: Path, other: Path) -> bool:
+def overlap(folder: Path, other: Path) -> bool:
     """Check whether two folders are one, or one lies in the other."""
     real, other_real = (Path(os.path.realpath(each)) for each in (folder, other))
     return real == other_real or real in other_real.parents or other_real in real.parents

@@ -25,7 +25,7 @@ _TAKEN = frozenset({"config", "drop", "models", "spool"})  # by files and folder
 def find(explicit: str | None, environ: Mapping[str, str]) -> Path:
     """Return the configuration file to use: `explicit`, `$AXOMSYNC_CONFIG`, the system's, the user's. Raises `BadConfig`."""
     if explicit or environ.get("AXOMSYNC_CONFIG"):
-        return Path(explicit or environ["AXOMSYNC_CONFIG"])
+        return Path(os.path.abspath(explicit or environ["AXOMSYNC_CONFIG"]))  # what it is does not depend on the spelling
     candidates = [Path(SYSTEM_CONFIG)]
     init = "axomsync init"
     try:

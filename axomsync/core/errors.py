@@ -75,12 +75,15 @@ class Bug(Transient):
 class GatewayFault(Transient):
     """A gateway gave no usable answer.
 
-    `is_storage`: it says that it gets none from storage; `is_refusal`: it does not serve this host of storage.
+    `is_storage`: it says that it gets none from storage; `is_refusal`: it does not serve this host of storage;
+    `is_contradicted`: storage itself says another thing.
     """
 
-    def __init__(self, message: str, *, is_storage: bool = False, is_refusal: bool = False) -> None:
+    def __init__(
+        self, message: str, *, is_storage: bool = False, is_refusal: bool = False, is_contradicted: bool = False
+    ) -> None:
         super().__init__(message)
-        self.is_storage, self.is_refusal = is_storage, is_refusal
+        self.is_storage, self.is_refusal, self.is_contradicted = is_storage, is_refusal, is_contradicted
 
 
 class UrlExpired(AxomsyncError):

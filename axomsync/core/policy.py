@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
+QUICK_TRIES = 3  # of one call, as long as the far side answers
 LONGEST_WAIT_SECONDS = 3600.0  # upper limit for every retry, also when the far side asks for more
 
 

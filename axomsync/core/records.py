@@ -336,6 +336,27 @@ class Model:
     proofs: tuple[tuple[str, int], ...] = ()  # proofs of a published model's files, with the number of files
     digest: str | None = None  # of a published model: over its files and their digests
 
+    @classmethod
+    def listed(cls, model: RemoteModel, state: ModelState, reason: str | None = None) -> "Model":
+        """The row of a model that the ledger does not know yet."""
+        return cls(
+            id=model.id,
+            name=model.name,
+            version=model.version,
+            params=model.params,
+            base_model_id=model.base_model_id,
+            remote_status=model.status,
+            created_at=model.created_at,
+            state=state,
+            reason=reason,
+            path=None,
+            bytes_done=0,
+            bytes_total=None,
+            attempts=0,
+            next_attempt=None,
+            updated_at=0.0,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -4,7 +4,7 @@
 """
 
 from axomsync.core.paths import LEDGER_FILE
-from axomsync.ledger.database import LedgerFault, Trouble, check_ledger, ledger_fault
+from axomsync.ledger.database import LedgerFault, Trouble, check_ledger, ledger_fault, read_only_uri
 from axomsync.ledger.lock import act_as_owner, holder
 from axomsync.ledger.queries import UnreadyLedger
 from axomsync.ledger.reader import Reader
@@ -23,6 +23,7 @@ __all__ = [
     "check_ledger",
     "holder",
     "ledger_fault",
+    "read_only_uri",
     "request_transaction",
     "stored",
     "trouble_of",

@@ -152,7 +152,7 @@ def sqlite_fault(error: Exception, path: Path) -> LocalFault:
 def _is_sound(path: Path) -> bool:
     """Check the whole structure of a file that SQLite has just called damaged; that ends at the first fault."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.0)) as connection:
+        with closing(sqlite3.connect(read_only_uri(path), uri=True, timeout=0.0)) as connection:
             return bool(connection.execute("PRAGMA integrity_check(1)").fetchone() == ("ok",))
     except (sqlite3.Error, *DAMAGE):
         return False
@@ -178,6 +178,11 @@ def _is_limited(path: Path) -> bool:
     files = (path, path.with_name(f"{path.name}-wal"))
     largest = max((file.stat().st_size for file in files if file.is_file()), default=0)
     return limit != resource.RLIM_INFINITY and limit < largest + LARGEST_WRITE_BYTES
+
+
+def read_only_uri(path: Path) -> str:
+    """The address by which SQLite opens a file for reading only."""
+    return f"file:{str(path).replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro"
 
 
 def check_ledger(path: Path) -> None:

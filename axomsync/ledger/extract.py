@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from axomsync.ledger.database import read_only_uri
+
 SECRET_TABLES = frozenset({"signed_urls", "signed_shard_urls"})
 BUSY_SECONDS = 1.0
 STEPS_A_LOOK = 10_000  # of SQLite's machine, between two looks at the clock
@@ -44,8 +46,7 @@ def last_migration(path: Path) -> str | None:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    address = str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return sqlite3.connect(f"file:{address}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+    return sqlite3.connect(read_only_uri(path), uri=True, timeout=BUSY_SECONDS)
 
 
 def _rows(connection: sqlite3.Connection, table: str, most: int) -> str:

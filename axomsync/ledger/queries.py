@@ -18,7 +18,15 @@ from sqlite_utils import Database
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
-from axomsync.ledger.database import BUSY_TIMEOUT_SECONDS, DAMAGE, Trouble, check_ledger, closed_on_failure, sqlite_fault
+from axomsync.ledger.database import (
+    BUSY_TIMEOUT_SECONDS,
+    DAMAGE,
+    Trouble,
+    check_ledger,
+    closed_on_failure,
+    read_only_uri,
+    sqlite_fault,
+)
 from axomsync.ledger.rows import Row, known_state
 from axomsync.ledger.schema import migrations, refuse_newer
 
@@ -44,7 +52,7 @@ class Queries:
         self._lock = threading.Lock()
         try:
             connection = sqlite3.connect(
-                f"file:{_uri_path(path)}?mode=ro{_as_guest(path)}",
+                f"{read_only_uri(path)}{_as_guest(path)}",
                 uri=True,
                 check_same_thread=False,
                 timeout=BUSY_TIMEOUT_SECONDS,
@@ -115,7 +123,3 @@ def _as_guest(path: Path) -> str:
 
 def _is_guest(path: Path) -> bool:
     return not os.access(path.parent, os.W_OK, effective_ids=True)
-
-
-def _uri_path(path: Path) -> str:
-    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

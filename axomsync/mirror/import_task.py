@@ -5,17 +5,19 @@ from storage or the console about the model must agree with the record. The file
 model, so that a failed import costs nothing of it.
 
 Failures handled: a record that contradicts itself or what is known here (`Rejected`), one that lists no file that
-`[mirror] files` selects (the same), a model that is here already (adopted), a failure for good (the copies are removed), one
-for now and the end of the agent (they stay for the next try, see `Staging.sweep_imports`). All failures are raised.
+`[mirror] files` selects (the same), a model that is here already (adopted), a failure for good or of a disk (the copies are
+removed), one of the moment and the end of the agent (they stay for the next try, see `Staging.sweep_imports`). All failures
+are raised.
 """
 
 import shutil
 import threading
 from pathlib import Path
 
-from axomsync.core.errors import Rejected, Stopping, Transient
+from axomsync.core.errors import LocalFault, Rejected
 from axomsync.core.records import Model, ModelFile, Proof, RemoteModel
 from axomsync.core.text import printable
+from axomsync.ledger import LedgerFault
 from axomsync.mirror import layout, sources
 from axomsync.mirror.check.integrity import compare
 from axomsync.mirror.check.seal import Tampered
@@ -48,6 +50,7 @@ class ImportTask(ModelTask):
         super().__init__(context, model, space, publishing, {}, lambda: False, beat)
         self._source, self._pulled = source, pulled
         self.was_there = False
+        self._known: dict[str, ModelFile] = {}  # what this ledger has of it
 
     def run(self) -> None:
         """Publish the model, or raise the failure."""
@@ -59,9 +62,9 @@ class ImportTask(ModelTask):
         wanted = self._wanted_of_source()
         try:
             self._copy_and_publish(wanted)
-        except (Stopping, Transient):
+        except LedgerFault:
             raise
-        except BaseException:
+        except (Rejected, LocalFault):  # the copies are wrong, or would keep a disk full
             shutil.rmtree(self._staging, ignore_errors=True)
             raise
         finally:
@@ -95,7 +98,8 @@ class ImportTask(ModelTask):
 
     def _check_against_ledger(self, listed: dict[str, ModelFile]) -> None:
         """Compare the record with what console and storage have told this box of the model. Raises `Rejected`."""
-        for known in self._context.ledger.read.files(self._model.id):
+        self._known = {file.rel: file for file in self._context.ledger.read.files(self._model.id)}
+        for known in self._known.values():
             file, rel = listed.get(known.rel), printable(known.rel)
             if file is None and known.rel not in self._source.record.left_out:
                 raise self._another(f"{rel} is a file of it here, and its record does not have it")
@@ -123,7 +127,7 @@ class ImportTask(ModelTask):
             gauge.secure(count)
 
         sources.copy(self._source, file, path, evidence, step)
-        known = {part.rel: part for part in self._context.ledger.read.files(self._model.id)}.get(file.rel)
+        known = self._known.get(file.rel)
         if known is not None and (damage := examine_file(path, known, self._step)) is not None:
             raise self._another(f"{damage} as storage sent them to this box")
         return self._proof(file, path, evidence)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from axomsync.core.errors import AxomsyncError, LocalFault, Rejected, Stopping
+from axomsync.core.errors import AxomsyncError, Bug, LocalFault, Rejected, Stopping
 from axomsync.core.filesystems import is_folder
+from axomsync.core.oserrors import unforeseen
 from axomsync.core.records import Model, ModelState, RemoteModel
 from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
@@ -56,7 +57,6 @@ class Imports:
     def take(self, places: Iterable[Path], beat: Beat) -> list[Arrival]:
         """Import the models in these folders. Raises `Rejected` when there is none, `LocalFault`, `Stopping`."""
         self._context.mirror_folder.check(self._context.ledger.read.models(ModelState.PUBLISHED))
-        self._context.mirror_folder.staging.sweep_imports()
         found: list[Source] = []
         arrivals: list[Arrival] = []
         for place in places:
@@ -117,14 +117,17 @@ class Imports:
                 if reason is not None and source.below and remote.id not in here:
                     told = f"{reason}; name its folder to import it all the same"
                     return Arrival(source.folder, remote, "left out", remark=told)
-                model = row or _new(here.get(remote.id, remote))
+                model = row or Model.listed(here.get(remote.id, remote), ModelState.QUEUED)
                 pulled = reason is not None
                 task = ImportTask(source, self._context, model, self._space, self._publishing, beat, pulled=pulled)
                 task.run()
                 arrived = self._context.ledger.read.model(remote.id)
         except (Stopping, LedgerFault):
             raise
-        except AxomsyncError as failure:
+        except Exception as error:  # a bug that one model triggers must not stop the others
+            failure = unforeseen(error)
+            if isinstance(failure, Bug):
+                log.exception("import: %s: unexpected failure", printable(str(source.folder)))
             outcome: Outcome = "refused" if isinstance(failure, Rejected) else "failed"
             return Arrival(source.folder, remote, outcome, failure)
         if task.was_there:
@@ -142,27 +145,6 @@ def _unreadable(place: Path, fault: AxomsyncError) -> Arrival:
     arrival = Arrival(place, None, "refused" if isinstance(fault, Rejected) else "failed", fault)
     _log(arrival)
     return arrival
-
-
-def _new(model: RemoteModel) -> Model:
-    """The row of a model that no list has named yet."""
-    return Model(
-        id=model.id,
-        name=model.name,
-        version=model.version,
-        params=model.params,
-        base_model_id=model.base_model_id,
-        remote_status=model.status,
-        created_at=model.created_at,
-        state=ModelState.QUEUED,
-        reason=None,
-        path=None,
-        bytes_done=0,
-        bytes_total=None,
-        attempts=0,
-        next_attempt=None,
-        updated_at=0.0,
-    )
 
 
 def _log(arrival: Arrival) -> None:

@@ -30,7 +30,7 @@ from axomsync.core.errors import (
     UrlExpired,
 )
 from axomsync.core.oserrors import unforeseen
-from axomsync.core.policy import backoff, same_but_for_numbers
+from axomsync.core.policy import QUICK_TRIES, backoff, same_but_for_numbers
 from axomsync.core.records import Model, ModelState
 from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
@@ -40,7 +40,7 @@ from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.imports import Arrival, Imports
 from axomsync.mirror.labels import Labels
 from axomsync.mirror.model_task import ModelTask
-from axomsync.mirror.poll_times import QUICK_TRIES, PollTimes, share_of
+from axomsync.mirror.poll_times import PollTimes, share_of
 from axomsync.mirror.polling import Poller, is_there
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.space import Space

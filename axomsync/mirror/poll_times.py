@@ -9,10 +9,9 @@ import hashlib
 import math
 from collections.abc import Callable
 
-from axomsync.core.policy import LONGEST_WAIT_SECONDS, backoff
+from axomsync.core.policy import LONGEST_WAIT_SECONDS, QUICK_TRIES, backoff
 
 SPREAD_SECONDS = 60.0  # the longest time over which boxes that begin together are spread
-QUICK_TRIES = 3  # of one poll, as long as the console answers
 TRIES_IN_TROUBLE = 1  # a console that is down must not get three requests where it gets one when it is well
 
 

@@ -15,7 +15,7 @@ from axomsync.core.records import ManifestFile, ModelFile, Proof
 from axomsync.mirror.check.verify import Step, examine_file
 from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.mirror.publish import current
-from axomsync.mirror.publish.access import FOR_OWNER
+from axomsync.mirror.publish.access import for_owner
 from axomsync.mirror.publish.record import read_record
 from axomsync.storage.client import Storage
 from axomsync.storage.s3 import composite_md5, plain_md5
@@ -65,17 +65,13 @@ def _storage_has(known: ModelFile, urls: SignedUrls, storage: Storage) -> bool:
     return False
 
 
-def _for_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, FOR_OWNER)
-
-
 def _share(source: Path, target: Path) -> bool:
     """Share the file's blocks; on a filesystem without reflinks, make a hard link; False when neither works.
 
     Only with shared blocks does a write into one version leave the other unchanged.
     """
     try:
-        with source.open("rb") as original, open(target, "xb", opener=_for_owner) as copy:
+        with source.open("rb") as original, open(target, "xb", opener=for_owner) as copy:
             fcntl.ioctl(copy.fileno(), FICLONE, original.fileno())
         return True
     except OSError:

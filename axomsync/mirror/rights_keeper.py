@@ -34,6 +34,12 @@ class RightsKeeper:
         """Mend the rights, if that was not done yet, and report what keeps them from it."""
         if self._done:
             return
+        try:
+            _ = self._access.gid
+        except LocalFault as fault:  # once, and not for each file
+            self._context.problems.report(SUBJECT, str(fault))
+            self._tighten_inner()
+            return
         faults: list[LocalFault] = []
         mended = sum(self._mend(path, faults) for path in self._published(faults))
         self._tighten_inner()

@@ -150,8 +150,8 @@ def _copy(
         copied = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise local_fault(error, str(target)) from None
-    writer = _Writer(copied, file, target, evidence)
     try:
+        writer = _Writer(copied, file, target, evidence)
         for part in sorted(file.segments, key=lambda part: part.start):
             digest, position = blake3(), part.start
             while position < part.end:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from axomsync.config import parse_size
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
 from axomsync.core.text import printable
@@ -24,10 +25,11 @@ from axomsync.ops.service import (
     SHIPPED,
     SYSTEM_UNITS,
     demand_root,
+    is_active,
     machine_manager,
     place,
+    reload_units,
     remove,
-    tell_manager,
 )
 
 SHIPPED_CONFIGURATION = Path(__file__).parent / "gateway_files" / "nginx.conf"  # the checkout's deploy/gateway/
@@ -37,8 +39,9 @@ CACHE = "/var/cache/axomsync-gateway"
 RUNTIME = "/run/axomsync-gateway"
 NGINX = "/usr/sbin/nginx"
 RESOLV_CONF = Path("/etc/resolv.conf")
+NEEDS_ROOT = "a gateway is a service of the machine, which is root's: use sudo"
 DEFAULT_LISTEN = "9080"
-DEFAULT_ROOM = "50g"
+DEFAULT_ROOM = "50GiB"
 
 Echo = Callable[[str], object]
 
@@ -79,7 +82,7 @@ def name_servers(resolv_conf: str) -> list[str]:
 
 def install(hosts: Sequence[str], listen: str, near: Sequence[str] | None, room: str, echo: Echo) -> None:
     """Place the configuration and the unit of a gateway for these hosts of storage."""
-    demand_root()
+    demand_root(NEEDS_ROOT)
     if not Path(NGINX).exists():
         raise LocalFault(f"{NGINX}: nginx is missing; apt-get install nginx-light, then again")
     resolvers = name_servers(_read(RESOLV_CONF))
@@ -94,19 +97,24 @@ def install(hosts: Sequence[str], listen: str, near: Sequence[str] | None, room:
         changed |= place(SYSTEM_UNITS / UNIT, (SHIPPED / UNIT).read_text(), echo)
     echo(f"storage that it may ask: {', '.join(_shown(host) for host in chosen.hosts)}")
     manager = machine_manager()
-    tell_manager(manager, UNIT, "systemctl reload-or-restart axomsync-gateway", echo, changed=changed)
+    if changed and reload_units(manager, echo) and is_active(manager, UNIT):
+        echo("the running gateway is still the old one; systemctl reload-or-restart axomsync-gateway")
     echo("\nWhat remains:")
     echo("  systemctl enable --now axomsync-gateway")
     echo("  systemctl disable --now nginx     # the one that Debian starts at port 80, if nothing else needs it")
-    echo('  [transfer] gateways = ["http://BOX:9080", …]     # in config.toml of every box, the same list')
+    port = chosen.listen.rpartition(":")[2]
+    echo(f'  [transfer] gateways = ["http://BOX:{port}", …]     # in config.toml of every box, the same list')
 
 
 def uninstall(echo: Echo) -> None:
     """Stop the gateway, and remove its unit, configuration and cache."""
-    demand_root()
+    demand_root(NEEDS_ROOT)
     remove(UNIT, (SYSTEM_UNITS / UNIT, CONFIGURATION), machine_manager(), echo)
     if Path(CACHE).exists():
-        shutil.rmtree(CACHE, ignore_errors=True)
+        try:
+            shutil.rmtree(CACHE)
+        except OSError as error:
+            raise local_fault(error, error.filename or CACHE) from None
         echo(f"{CACHE}: removed")
 
 
@@ -172,10 +180,13 @@ def _listen(text: str) -> str:
 
 def _room(text: str) -> str:
     """A size as nginx writes it, from one such as `200GB`."""
-    match = re.fullmatch(r"(\d{1,6})\s*([MG])i?B?", text, re.IGNORECASE)
-    if match is None or not int(match[1]):
+    try:
+        mebibytes = parse_size(text) >> 20
+    except ValueError:
+        mebibytes = 0
+    if not mebibytes:
         raise LocalFault(f"{printable(text)}: this is no room for a cache; write it like 200GB")
-    return f"{match[1]}{match[2].lower()}"
+    return f"{mebibytes}m"
 
 
 def _is_address(text: str) -> bool:

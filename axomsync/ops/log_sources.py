@@ -117,7 +117,7 @@ class Journal:
         if not any(os.access(file, os.R_OK) for file in files):
             raise LocalFault(
                 f"the journal of {self.units[0].name}: only root and the groups adm and systemd-journal may read it; "
-                "run: sudo axomsync logs"
+                f"run: sudo journalctl --unit={self.units[0].name}"
             )
 
 

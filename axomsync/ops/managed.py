@@ -40,7 +40,7 @@ def managed_units(config: Path) -> list[ManagedUnit]:
     return []
 
 
-def tell_manager(words: Sequence[str]) -> None:
+def call_manager(words: Sequence[str]) -> None:
     """Run a command of systemctl. Raises `LocalFault` with what it said."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=MANAGER_SECONDS, check=False)

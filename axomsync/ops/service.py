@@ -190,10 +190,10 @@ def _without_choice(environ: Mapping[str, str]) -> dict[str, str]:
 # Obstacles
 
 
-def demand_root() -> None:
-    """Raise `LocalFault` unless root calls."""
+def demand_root(why: str = "the machine's service is root's: use sudo; or --user for a service of your own") -> None:
+    """Raise `LocalFault` with these words unless root calls."""
     if os.geteuid() != 0:
-        raise LocalFault("the machine's service is root's: use sudo; or --user for a service of your own")
+        raise LocalFault(why)
 
 
 def _demand_reachable(program: Sequence[str]) -> None:
@@ -278,12 +278,6 @@ def reload_units(manager: Sequence[str], echo: Echo) -> bool:
     _call(*manager, "daemon-reload")
     echo("systemd: has read the units")
     return True
-
-
-def tell_manager(manager: Sequence[str], unit: str, restart: str, echo: Echo, *, changed: bool) -> None:
-    """Have the service manager read a changed unit; `restart` tells how the one that runs becomes the new one."""
-    if changed and reload_units(manager, echo) and _says_yes(*manager, "is-active", unit):
-        echo(f"the running gateway is still the old one; {restart}")
 
 
 def _quoted(word: str) -> str:
@@ -386,6 +380,11 @@ def _call(*argv: str) -> None:
     done = _asked(*argv)
     if done.returncode:
         raise LocalFault(f"{shlex.join(argv)} ended with {done.returncode}: {done.stderr.strip() or 'it did not say why'}")
+
+
+def is_active(manager: Sequence[str], unit: str) -> bool:
+    """Check whether a unit runs."""
+    return _says_yes(*manager, "is-active", unit)
 
 
 def _says_yes(*argv: str) -> bool:

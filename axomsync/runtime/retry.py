@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from axomsync.core.errors import Stopping, Transient
-from axomsync.core.policy import backoff
+from axomsync.core.policy import QUICK_TRIES, backoff
 
 T = TypeVar("T")
 
-QUICK_TRIES = 3
 LONGEST_PAUSE_SECONDS = 10.0
 
 

@@ -57,6 +57,7 @@ class _Record:
     failures: int = 0
     broken_off: int = 0
     held_until: float = 0.0
+    distrusted_until: float = 0.0  # after wrong bytes: no answer ends that early
     probed_until: float = 0.0
     reason: str | None = None
     is_storage: bool = False  # it only told that it does not get an answer from storage
@@ -84,6 +85,7 @@ class Ring:
         random: Callable[[], float] = any_chance,
     ) -> None:
         self._ledger, self._problems, self._clock, self._random = ledger, problems, clock, random
+        self._telling = threading.Lock()  # the newest state is told last
         self._lock = threading.Lock()  # guards all below
         self._records: dict[str, _Record] = {}
         self._moved: Counter[str] = Counter()
@@ -104,17 +106,14 @@ class Ring:
         """The way for bytes of the object at `url`, from `position` on; `barred` gateways gave wrong bytes of this block."""
         with self._lock:
             now, host = self._clock(), host_of(url)
-            free = [
-                gateway for gateway, record in self._records.items() if record.is_free(now, host) and gateway not in barred
-            ]
-            if not free:
-                return Way(block_end(position, end) if self._records else end)
-            chosen = owners(free, url, position)[0]
+            order = owners(self._records, url, position)
+            chosen = next((one for one in order if one not in barred and self._records[one].is_free(now, host)), None)
+            if chosen is None:
+                return Way(block_end(position, end) if order else end)
             record = self._records[chosen]
             if record.failures:
                 record.probed_until = now + PROBE_SECONDS
-            is_owner = len(free) == len(self._records) or owners(self._records, url, position)[0] == chosen
-            return Way(block_end(position, end), chosen, "owner" if is_owner else "next")
+            return Way(block_end(position, end), chosen, "owner" if chosen == order[0] else "next")
 
     def count(self, result: str, count: int) -> None:
         """Count bytes that came by a way with this `result`."""
@@ -128,6 +127,8 @@ class Ring:
             record = self._records.get(gateway)
             if record is None or not (record.failures or record.broken_off or record.refused):
                 return
+            if self._clock() < record.distrusted_until:
+                return  # the request was under way when another one found the wrong bytes
             is_served = record.refused.pop(host_of(url), None) is not None
             is_news = is_served or record.failures > 0
             record.recover()
@@ -176,7 +177,8 @@ class Ring:
             if record is None:
                 return
             record.failures += 1
-            record.held_until = max(record.held_until, self._clock() + WRONG_BYTES_SECONDS)
+            record.distrusted_until = self._clock() + WRONG_BYTES_SECONDS
+            record.held_until = max(record.held_until, record.distrusted_until)
             record.reason, record.is_storage = f"it gave wrong bytes of {what}; empty its cache, and check its disk", False
         self._tell()
 
@@ -201,8 +203,11 @@ class Ring:
             ]
 
     def _tell(self) -> None:
-        """Tell `status` and the list of problems; not under the lock, since the ledger may be slow."""
-        states = self.states()
+        """Tell `status` and the list of problems; not under the lock of the records, since the ledger may be slow."""
+        with self._telling:
+            self._tell_states(self.states())
+
+    def _tell_states(self, states: Sequence[GatewayState]) -> None:
         if self._ledger is not None:
             told = [{"gateway": one.gateway, "up": one.up, "reason": one.reason} for one in states]
             with suppress(LocalFault):

@@ -98,7 +98,7 @@ def model_documents(known: Iterable[Model], changes: "Iterable[Change]") -> list
     """
     pending = {change.model.id: change for change in changes}
     rows = [_changed(row, pending.pop(row.id, None)) for row in known]
-    rows += map(_unseen, pending.values())
+    rows += (Model.listed(change.model, change.state, change.reason) for change in pending.values())
     documents = map(model_document, rows)
     return sorted(documents, key=lambda document: (document["created_at"] or "", document["id"]), reverse=True)
 
@@ -107,27 +107,6 @@ def _changed(row: Model, change: "Change | None") -> Model:
     if change is None:
         return row
     return replace(row, state=change.state, reason=change.reason, remote_status=change.model.status)
-
-
-def _unseen(change: "Change") -> Model:
-    model = change.model
-    return Model(
-        id=model.id,
-        name=model.name,
-        version=model.version,
-        params=model.params,
-        base_model_id=model.base_model_id,
-        remote_status=model.status,
-        created_at=model.created_at,
-        state=change.state,
-        reason=change.reason,
-        path=None,
-        bytes_done=0,
-        bytes_total=None,
-        attempts=0,
-        next_attempt=None,
-        updated_at=0.0,
-    )
 
 
 def verified_document(folder: Path, record: "Record", damages: Iterable[object], *, repaired: bool) -> Document:

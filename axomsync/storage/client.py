@@ -293,7 +293,8 @@ def _judged(answer: Answer, start: int, end: int, total: int, gateway: str | Non
         return judge_get(answer, start, end, total)
     if answer.status == 421:
         raise GatewayFault(
-            f"it does not serve {host_of(answer.url)}, or not this box; on its box: axomsync service install --gateway",
+            f"it does not serve {host_of(answer.url)}, or not this box; on its box: axomsync service install --gateway "
+            f"{host_of(answer.url)}, with its other hosts and --near",
             is_refusal=True,
         )
     if answer.status >= 500 and not names_a_fault(answer):  # nginx's own page

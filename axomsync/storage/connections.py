@@ -110,7 +110,7 @@ class RustClients:
     ) -> None:
         self._roots, self._silence, self._proxies = roots, silence, proxies
         self._loopback, self._judged = loopback, judged
-        self._straight = self._build(None)
+        self._straight = self._build(None) if judged else None  # of gateways at the first request: most have none
         self._through = {proxy: self._build(None, proxy) for proxy in proxies.named.values()}
         self._names: dict[tuple[str, int], tuple[float, list[str]]] = {}
         self._pinned: dict[tuple[str, str, int], SyncClient] = {}
@@ -123,7 +123,7 @@ class RustClients:
         if (proxy := self._proxies.leading_to(url)) is not None:
             return self._through[proxy]
         if not self._judged or judge_literal(host, loopback=self._loopback):
-            return self._straight
+            return self._straight or self._build_straight()
         return self._pinned_to_next(host, port)
 
     def forget_addresses(self, url: str) -> None:
@@ -133,8 +133,13 @@ class RustClients:
 
     def close(self) -> None:
         """Close all connections."""
-        for client in (self._straight, *self._through.values(), *self._pinned.values()):
+        for client in (*filter(None, [self._straight]), *self._through.values(), *self._pinned.values()):
             client.close()
+
+    def _build_straight(self) -> SyncClient:
+        with self._lock:
+            self._straight = self._straight or self._build(None)
+            return self._straight
 
     def _pinned_to_next(self, host: str, port: int) -> SyncClient:
         with self._lock:

@@ -11,12 +11,6 @@ from tests.rig.faults import KEY, Content, FaultyServer
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
-@pytest.fixture
 def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
     with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"poll": "60s", "include": ["nothing"]}}) as agent:
         yield agent

@@ -170,7 +170,11 @@ def test_processes_that_die_are_replaced_or_done_without(
 
 
 def children_of(pid: int) -> list[int]:
-    return [int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()]
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            children += map(int, (task / "children").read_text().split())
+    return children
 
 
 def test_a_stop_ends_the_check_and_its_processes_at_once(workers: LineWorkers) -> None:

@@ -12,12 +12,6 @@ from tests.rig.gateway import Gateway
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
-
-
-@pytest.fixture
 def gateway(tmp_path: Path, server: FaultyServer) -> Iterator[Gateway]:
     with Gateway(tmp_path / "gateway", [server.endpoint]) as gateway:
         yield gateway

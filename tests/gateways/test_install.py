@@ -50,7 +50,8 @@ def test_networks_and_the_address_to_listen_at() -> None:
     for wrong in ("here", "10.0.0.1", "x:1", "1;"):
         with pytest.raises(LocalFault, match="nothing to listen at"):
             made("s3.example", listen=wrong)
-    assert " max_size=200g min_free=10g\n" in configuration(Place(["s3.example"], room="200GB"), SHIPPED)
+    for room, written in (("200GB", "190734m"), ("1TiB", "1048576m"), ("1.5GiB", "1536m")):
+        assert f" max_size={written} min_free=10g\n" in configuration(Place(["s3.example"], room=room), SHIPPED)
     for wrong in ("", "much", "0GB", "1TB;", "12"):
         with pytest.raises(LocalFault, match="no room for a cache"):
             configuration(Place(["s3.example"], room=wrong), SHIPPED)

@@ -50,7 +50,8 @@ def test_four_boxes_cost_storage_one(tmp_path: Path, server: FaultyServer, ring:
         assert box.ring.totals()["owner"] == TOTAL
         assert box.told == []
     assert server.sent() < TOTAL + 4 * ASKED
-    assert all(gateway.cached() for gateway in ring[:1])
+    slices = sum(-(-content.size // SLICE) for content in FILES.values())
+    assert sum(len(gateway.cached()) for gateway in ring) == slices  # each at its owner, and nowhere else
 
 
 def test_without_gateways_nothing_came_from_one(mirror: MirrorHere, model_id: str) -> None:

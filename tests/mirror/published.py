@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from axomsync.config import View
-from axomsync.core.records import Model, ModelFile, ModelState, Proof
+from axomsync.core.records import Model, ModelFile, ModelState, Proof, RemoteModel
 from axomsync.mirror.layout import escape
 from axomsync.mirror.publish import current
 from axomsync.mirror.publish.folder import MirrorFolder
@@ -70,23 +70,9 @@ class PublishedHere:
 
 
 def model_of(name: str, number: int) -> Model:
-    return Model(
-        id=f"mdl_{name.replace('/', '_')}_{number}",
-        name=name,
-        version=f"v{number}",
-        params=None,
-        base_model_id=None,
-        remote_status="ready",
-        created_at=datetime.fromtimestamp(number, UTC).isoformat(),
-        state=ModelState.PUBLISHED,
-        reason=None,
-        path=None,
-        bytes_done=0,
-        bytes_total=None,
-        attempts=0,
-        next_attempt=None,
-        updated_at=0.0,
-    )
+    created_at = datetime.fromtimestamp(number, UTC).isoformat()
+    listed = RemoteModel(f"mdl_{name.replace('/', '_')}_{number}", name, f"v{number}", None, None, "ready", created_at)
+    return Model.listed(listed, ModelState.PUBLISHED)
 
 
 def files_of(number: int) -> dict[str, bytes]:

@@ -101,6 +101,17 @@ def test_what_was_imported_is_not_fetched_again(mirror: MirrorHere, origin: Mirr
     assert {row.damage for row in mirror.models()} == {None}
 
 
+def test_a_full_disk_costs_no_descriptor(
+    mirror: MirrorHere, origin: MirrorHere, server: FaultyServer, tmp_path: Path
+) -> None:
+    disk = carried(origin, server)
+    with small_disk(mirror.folder, "size=2m"):
+        mirror.take_in(disk)
+        before = len(os.listdir("/proc/self/fd"))
+        assert known(mirror.take_in(disk)) == known(mirror.take_in(disk)) == [("v1", "failed")]
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
 @pytest.mark.parametrize("named", ["", "bot", "bot/v1"])
 def test_each_kind_of_folder(mirror: MirrorHere, origin: MirrorHere, server: FaultyServer, named: str) -> None:
     disk = carried(origin, server)

@@ -1,7 +1,6 @@
 """`axomsync doctor --speed`: when to try more connections, what limits, and real measurements of a server with limits."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -69,12 +68,6 @@ def test_connections_read_different_parts_and_end_in_time() -> None:
 
     assert [step.connections for step in measured(read, 200 * MIB, 0.05, MOST)] == [1]
     assert asked == {(0, 64 * MIB), (64 * MIB, 128 * MIB), (128 * MIB, 192 * MIB)}
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as server:
-        yield server
 
 
 def examined(server: FaultyServer, connections: int = 4) -> tuple[Verdict, str]:

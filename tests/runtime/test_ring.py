@@ -147,6 +147,9 @@ def test_it_is_told_who_is_not_asked_and_why(tmp_path: Path, clock: Clock) -> No
             f"{FIRST}: it gave wrong bytes of chassis/v1: w.bin; empty its cache, and check its"
         )
         assert f'"gateway": "{FIRST}", "up": false' in (ledger.read.facts()["gateways"] or "")
+        ring.worked(FIRST)  # the answer to a request that was under way
+        assert asked(ring) != FIRST
+        assert problems.all() == [problem]
         clock.now += WRONG_BYTES_SECONDS
         assert asked(ring) == FIRST
         ring.worked(FIRST)

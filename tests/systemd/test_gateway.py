@@ -27,6 +27,8 @@ def test_a_gateway_is_placed_serves_and_is_removed(machine: Container, sandbox: 
     assert verdict.stdout + verdict.stderr == ""
     machine.run("systemd-analyze", "security", "--no-pager", "--threshold=20", "--offline=yes", GATEWAY)
     machine.systemctl("enable", "--now", GATEWAY)
+    ask = "exec 3<>/dev/tcp/127.0.0.1/9080; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    eventually("the gateway", lambda: "axomsync gateway" in machine.run("bash", "-c", ask, check=False).stdout)
     machine.write(CONFIG, f'[console]\nurl = "{sandbox.url}"\n[transfer]\ngateways = ["{URL}"]\n')
     machine.write(KEY, sandbox.key + "\n", mode=0o600)
     machine.systemctl("start", UNIT)

@@ -19,7 +19,7 @@ from pathlib import Path
 from subprocess import SubprocessError
 
 from tests.torture.forge import Forge, forged, place_for_runs
-from tests.torture.schedule import KINDS, Schedule, drawn, simpler
+from tests.torture.schedule import KINDS, Schedule, drawn, kind_of, simpler
 from tests.torture.world import Run
 
 PROGRAM = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def main() -> int:
     arguments = _parse()
     kinds = arguments.kind or list(KINDS)
     seeds = [arguments.only] if arguments.only is not None else range(arguments.seed, arguments.seed + arguments.count)
-    orders = [(seed, kinds[seed % len(kinds)]) for seed in seeds]
+    orders = [(seed, kind_of(seed, kinds)) for seed in seeds]
     if arguments.only is not None:
         orders = [(arguments.only, kind) for kind in kinds]
     ends = time.monotonic() + 60 * arguments.minutes

@@ -21,7 +21,6 @@ from tests.torture.schedule import Dropped, Published, World
 
 OWN = {".axomsync.json"}  # the record in each version's folder
 CODES = {0, 1, 3, 4, 75, 78}  # of the contract
-GIGANTIC = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,9 @@ is drawn from the seed: what kind of trouble, in which lives, at which share of 
 
 import errno
 import gzip
-import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -179,6 +178,11 @@ def _published(dice: Random) -> Iterator[Published]:
         yield Published(dice.choice(("chassis", "wheel")), f"v{index}", files, part, etag=dice.random() < 0.85)
 
 
+def kind_of(seed: int, kinds: Sequence[str]) -> str:
+    """The kind of trouble that a campaign gives to a seed. Not by `seed % …`, which picks the world."""
+    return Random(f"kind of {seed}").choice(kinds)
+
+
 def drawn(seed: int, kind: str) -> Schedule:
     """The schedule of a seed, with trouble of one of KINDS."""
     dice = Random(f"{kind} {seed}")
@@ -233,8 +237,3 @@ def simpler(schedule: Schedule) -> Iterator[Schedule]:
         less += [replace(step, blow=None)] if step.blow else []
         for one in less:
             yield replace(schedule, steps=(*schedule.steps[:index], one, *schedule.steps[index + 1 :]))
-
-
-def digest(data: bytes) -> str:
-    """The SHA-256 of bytes, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()

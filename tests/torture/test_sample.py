@@ -8,7 +8,7 @@ import pytest
 
 from tests.torture.campaign import PROGRAM, Bench
 from tests.torture.forge import LOOKS, forged, place_for_runs
-from tests.torture.schedule import ALWAYS, DISKS, KINDS, Blow, Schedule, Step, Wire, drawn
+from tests.torture.schedule import ALWAYS, DISKS, KINDS, WORLDS, Blow, Schedule, Step, Wire, drawn, kind_of, world_of
 
 SAMPLE = 3  # seeds of each kind
 FOUND = {
@@ -52,6 +52,15 @@ def test_no_promise_is_broken(bench: Bench, kind: str, seed: int) -> None:
 def test_what_was_found_once_stays_mended(bench: Bench, schedule: Schedule) -> None:
     broken, _ = bench.run(schedule)
     assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_campaign_meets_files_and_models_with_each_kind(kind: str) -> None:
+    orders = [seed for seed in range(600) if kind_of(seed, KINDS) == kind]
+    worlds = [world_of(drawn(seed, kind).world) for seed in orders]
+    assert any(world.dropped for world in worlds)
+    assert any(world.published for world in worlds)
+    assert len({world.number for world in worlds}) > WORLDS // 2
 
 
 def test_a_seed_means_the_same_schedule_again() -> None:

@@ -103,19 +103,17 @@ class Run:
         for folder in ("drop", "mirror", "view"):
             (self._data / folder).mkdir()
         self._arrive(len(self._waiting) - late)
-        found: list[str] = []
-        for number, step in enumerate(steps):
+        for step in steps:
             self._arrive(step.arrives)
             if step.attack is not None:
                 self._attack(step.attack)
-            found += self._step(number, step)
-            if found:
+            if found := self._step(step):
                 return found
         self._arrive(len(self._waiting))
         self._server.heal()
-        return found + self._rest()
+        return self._rest()
 
-    def _step(self, number: int, step: Step) -> list[str]:
+    def _step(self, step: Step) -> list[str]:
         for wire in step.wire:
             method, path, fault = FAULTS[wire.number % len(FAULTS)]
             self._server.inject(fault, path, method=method, skip=wire.skip, times=wire.times)
@@ -133,10 +131,8 @@ class Run:
         """Calls of this world's life when nothing happens to it."""
         key = f"{self.schedule.world} {self.schedule.disk}"
         if key not in self.counts:
-            calm = Run(
-                Schedule(self.schedule.seed, "calm", self.schedule.world, "", ()), self.home / "calm", self.forge, {}
-            )  # its own folders
-            self.counts[key] = calm.count()
+            calm = Schedule(self.schedule.seed, "calm", self.schedule.world, "", ())
+            self.counts[key] = Run(calm, self.home / "calm", self.forge, {}).count()
         return self.counts[key]
 
     def count(self) -> tuple[int, int]:
@@ -282,12 +278,10 @@ class Run:
             rest = data[place : place + attack.length]
             data[place : place + attack.length] = bytes(len(rest)) if attack.how == "zero" else bytes(b ^ 0xFF for b in rest)
             target.write_bytes(data)
-        self._attacked = True
 
     def _configure(self, world: World) -> None:
         self._dropped: list[Any] = []
         self._published: list[Published] = []
-        self._attacked = False
         own: dict[str, dict[str, Any]] = {
             "console": {"url": self._server.url},
             "state": {"folder": str(self._data / "state")},
@@ -316,7 +310,7 @@ class Run:
             secrets=(KEY, "X-Amz-Signature"),
             at_rest=at_rest,
             before=before or {},
-            ledger_attacked=self._attacked or any(step.attack is not None for step in self.schedule.steps),
+            ledger_attacked=any(step.attack is not None for step in self.schedule.steps),
             wire_failed=any(step.wire for step in self.schedule.steps),
         )
 

@@ -4,6 +4,8 @@ Failures handled: a console that does not answer or refuses the key (the ledger'
 listed, then the error is raised).
 """
 
+from functools import partial
+
 import click
 
 from axomsync.cli.common import config_option, console_of, json_option, load, open_ledger
@@ -31,7 +33,8 @@ def models(config_file: str | None, as_json: bool) -> None:
         changes = reconcile(console_of(loaded).models(), known, selection, lambda row: True)
     except AxomsyncError as failure:
         refusal = failure
-    print_documents(model_documents(known, changes), as_json, tables.models, advice.of_models)
+    steps = partial(advice.of_models, instance=loaded.settings.instance)
+    print_documents(model_documents(known, changes), as_json, tables.models, steps)
     if refusal is not None:
         refusal.args = (f"{refusal}; this list is what the ledger knows",)
         raise refusal

@@ -35,7 +35,7 @@ def reload(config_file: str | None, as_json: bool) -> None:
 
 def _reloaded(loaded: "Loaded") -> dict[str, Any]:
     from axomsync.ledger import holder
-    from axomsync.ops.managed import managed_units, tell_manager
+    from axomsync.ops.managed import call_manager, managed_units
 
     folder = loaded.settings.state.folder
     if holder(folder) is None:
@@ -43,16 +43,16 @@ def _reloaded(loaded: "Loaded") -> dict[str, Any]:
             f"no agent holds {folder}; an agent reads its configuration when it starts; "
             "after a change of [state] folder, restart it"
         )
-    units = managed_units(loaded.path)
-    for unit in units:
-        if unit.is_active and (unit.of_user or os.geteuid() == 0):
-            tell_manager([*unit.manager, "reload", unit.name])
+    told = [unit for unit in managed_units(loaded.path) if unit.is_active and (unit.of_user or os.geteuid() == 0)]
+    for unit in told:
+        call_manager([*unit.manager, "reload", unit.name])
     answer = steer(loaded, "reload", patience=PATIENCE_SECONDS)
     if answer is None:
         raise AxomsyncError("the agent ended meanwhile; it reads its configuration when it starts")
-    return dict(answer)
+    return {**answer, "units": [unit.name for unit in told]}  # these have read it before they were asked what has changed
 
 
 def _line(answer: dict[str, Any]) -> str:
     changed = ", ".join("[{}] {}".format(*key.split(".", 1)) for key in answer["changed"])
-    return f"{answer['path']} is in use: {f'changed: {changed}' if changed else 'nothing has changed'}"
+    since = "nothing has changed" if not answer["units"] else f"{', '.join(answer['units'])} was reloaded"
+    return f"{answer['path']} is in use: {f'changed: {changed}' if changed else since}"

@@ -9,6 +9,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+ONE_GATEWAY = "a gateway is a service of the machine, once on it: leave out --user and --instance"
+
 
 def options(function: F) -> F:
     """Add what both verbs take."""
@@ -33,7 +35,7 @@ def service() -> None:
 )
 @click.option("--listen", default="", metavar="ADDRESS:PORT", help="Where the gateway listens.  [default: 9080]")
 @click.option("--near", multiple=True, metavar="NETWORK", help="Who may ask the gateway.  [default: private networks]")
-@click.option("--room", default="", metavar="SIZE", help="The most that the gateway's cache takes.  [default: 50GB]")
+@click.option("--room", default="", metavar="SIZE", help="The most that the gateway's cache takes.  [default: 50GiB]")
 def install(
     for_user: bool, instance: str | None, gateway_for: tuple[str, ...], listen: str, near: tuple[str, ...], room: str
 ) -> None:
@@ -42,7 +44,7 @@ def install(
     from axomsync.ops.service import install_for_machine, install_for_user, running_program
 
     if gateway_for and (for_user or instance):
-        raise click.UsageError("a gateway is a service of the machine, once on it: leave out --user and --instance")
+        raise click.UsageError(ONE_GATEWAY)
     if (listen or near or room) and not gateway_for:
         raise click.UsageError("--listen, --near and --room are for a gateway: name the hosts of storage with --gateway")
     if gateway_for:
@@ -66,6 +68,8 @@ def uninstall(for_user: bool, instance: str | None, gateway: bool) -> None:
     from axomsync.ops import gateway as gateways
     from axomsync.ops.service import uninstall_for_machine, uninstall_for_user
 
+    if gateway and (for_user or instance):
+        raise click.UsageError(ONE_GATEWAY)
     if gateway:
         gateways.uninstall(click.echo)
         return

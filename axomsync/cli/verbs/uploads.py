@@ -1,6 +1,7 @@
 """`uploads`: every file ever taken from the drop folder."""
 
 import gc
+from functools import partial
 
 import click
 
@@ -40,6 +41,5 @@ def uploads(
     if as_csv:
         print_csv(handover.COLUMNS, handover.objects(documents))
     else:
-        print_documents(
-            documents, as_json, tables.uploads, lambda rows: advice.of_uploads(rows, loaded.settings.drop.folder)
-        )
+        steps = partial(advice.of_uploads, drop=loaded.settings.drop.folder, instance=loaded.settings.instance)
+        print_documents(documents, as_json, tables.uploads, steps)

@@ -22,7 +22,7 @@ from axomsync.mirror.check.verify import Damage, Step, examine_file
 from axomsync.mirror.fetch.dispatch import CHANGES_OF_A_FILE
 from axomsync.mirror.fetch.lanes import Lanes
 from axomsync.mirror.fetch.partial import Job, PartialFile
-from axomsync.mirror.publish.access import FOR_OWNER, Access
+from axomsync.mirror.publish.access import Access, for_owner
 from axomsync.mirror.publish.record import Record, write_record
 from axomsync.mirror.publish.staging import make_folders
 
@@ -92,7 +92,7 @@ def _good_part(damage: Damage) -> ModelFile:
 
 def _copy(source: Path, target: Path, good: ModelFile) -> None:
     """Copy the good segments of a file into a new one of its full size."""
-    with open(target, "xb", opener=_for_owner) as file:
+    with open(target, "xb", opener=for_owner) as file:
         os.truncate(file.fileno(), good.size)
         for part in good.segments:
             with source.open("rb") as original:
@@ -112,10 +112,6 @@ def _judged(partial: PartialFile, recorded: ModelFile, fetched: ModelFile, step:
     if fetched.etag == recorded.etag and compare(partial.path, fetched.etag, partial.evidence, step).proven:
         return fetched
     raise _another(partial.rel)
-
-
-def _for_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, FOR_OWNER)
 
 
 def _replace(fresh: Path, folder: Path, rel: str, access: Access) -> None:

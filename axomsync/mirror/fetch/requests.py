@@ -8,7 +8,6 @@ the ring holds it out, and the lease goes another way), a gateway that contradic
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 
 from axomsync.core.errors import AxomsyncError, GatewayFault, Refused, SourceChanged, Transient, UrlExpired
 from axomsync.mirror.fetch.dispatch import Dispatcher
@@ -40,10 +39,7 @@ class Requests:
             self._receive(lease, url, way, began, beat, fresh=fresh)
         except GatewayFault as fault:
             received = lease.position - begun
-            if received:  # a gateway also breaks off when storage has another object by now
-                with suppress(Transient, UrlExpired, Refused):
-                    self._touch(file, url)
-            if not received or not file.job.urls.is_over(file.rel, generation):  # else it could not get the next slice
+            if fault.is_contradicted or not received or self._would_answer(file, url):
                 self._blame(way.gateway or "", url, fault, received)
             raise
         except RangeIgnored:
@@ -89,19 +85,26 @@ class Requests:
     def _blame(self, gateway: str, url: str, fault: GatewayFault, received: int) -> None:
         if fault.is_refusal:
             self._ring.refused(gateway, url, str(fault))
+        elif fault.is_contradicted or not received:
+            self._ring.failed(gateway, str(fault), is_storage=fault.is_storage)
         elif received >= USEFUL_BYTES:
             self._ring.worked(gateway)
-        elif received:
-            self._ring.broke_off(gateway, str(fault))
         else:
-            self._ring.failed(gateway, str(fault), is_storage=fault.is_storage)
+            self._ring.broke_off(gateway, str(fault))
 
     def _ask_storage(self, file: PartialFile, url: str, position: int, gateway: str, failure: AxomsyncError) -> None:
         """Have storage confirm what a gateway said. Raises what storage says, or `GatewayFault` if it does not confirm."""
         self._touch(file, url)
         file.bar(gateway, position)
-        self._ring.failed(gateway, f"storage contradicts it: {failure}")
-        raise GatewayFault(str(failure))
+        raise GatewayFault(f"storage contradicts it: {failure}", is_contradicted=True)
+
+    def _would_answer(self, file: PartialFile, url: str) -> bool:
+        """Check whether storage itself would have given the rest. Raises `SourceChanged` if it has another object by now."""
+        try:
+            self._touch(file, url)
+        except (Transient, UrlExpired, Refused):
+            return False
+        return True
 
     def _touch(self, file: PartialFile, url: str) -> None:
         """Fetch one byte from storage itself. Raises what storage says."""

@@ -49,12 +49,6 @@ class SignedUrls:
         with self._lock:
             self._worked.add(rel)
 
-    def is_over(self, rel: str, generation: int) -> bool:
-        """Check whether the life of a URL of that generation has ended."""
-        with self._lock:
-            lifetime = self._files[rel].expires_in
-            return generation != self._generation or (lifetime is not None and self._clock() - self._arrived >= lifetime)
-
     def host(self, rel: str) -> str:
         """The storage host of `rel`."""
         return host_of(self._files[rel].url)

@@ -20,6 +20,11 @@ FOR_OWNER, FOLDER_FOR_OWNER = 0o600, 0o700  # until it is what it will be
 _GROUPS_RIGHTS = 0o070
 
 
+def for_owner(path: str, flags: int) -> int:
+    """Open a file as `open` wants its opener, a new one for its owner alone."""
+    return os.open(path, flags, FOR_OWNER)
+
+
 @dataclass(frozen=True)
 class Access:
     """Rights of published files; `group` "" leaves the group as the filesystem gives it."""

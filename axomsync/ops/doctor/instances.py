@@ -45,7 +45,7 @@ def _between(ours: Settings, theirs: Settings, path: Path) -> Iterator[Finding]:
         found = f"[web] listen {ours.web.listen} is also that of {path}, so only one of the two has a page and metrics"
         yield Finding(SUBJECT, Verdict.FAIL, found, "name another port in one of them")
     for (name, folder), (other, their_folder) in _pairs(_places(ours), _places(theirs)):
-        if {name, other} == {"[state] folder"} or not _overlap(folder, their_folder):
+        if {name, other} == {"[state] folder"} or not config.overlap(folder, their_folder):
             continue
         fix = _OF_BOTH.get(name) if name == other and _same(folder, their_folder) else None
         found = f"{name} {folder} meets {other} {their_folder} of {path}"
@@ -67,11 +67,6 @@ def _pairs(ours: Mapping[str, Path], theirs: Mapping[str, Path]) -> Iterator[tup
 
 def _same(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
-
-
-def _overlap(one: Path, other: Path) -> bool:
-    first, second = (Path(os.path.realpath(each)) for each in (one, other))
-    return first == second or first in second.parents or second in first.parents
 
 
 def _meet(one: str, other: str) -> bool:

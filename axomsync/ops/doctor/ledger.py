@@ -8,7 +8,7 @@ from pathlib import Path
 
 from axomsync.core.errors import AxomsyncError, LocalFault
 from axomsync.core.paths import LEDGER_FILE
-from axomsync.ledger import Reader, UnreadyLedger, check_ledger
+from axomsync.ledger import Reader, UnreadyLedger, check_ledger, read_only_uri
 from axomsync.ops.doctor.findings import Finding, Verdict
 from axomsync.ops.doctor.installation import Installation
 
@@ -35,7 +35,7 @@ def sound_ledger(installation: Installation) -> Iterator[Finding]:
 def _damage(path: Path) -> str | None:
     """Return what SQLite or the agent's own reading finds wrong with the ledger; None when it is whole."""
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        with closing(sqlite3.connect(read_only_uri(path), uri=True)) as db:
             answer = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
         if answer != "ok":
             return answer
