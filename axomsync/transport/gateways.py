@@ -19,12 +19,11 @@ def through(gateway: str, url: str) -> str:
 
     Path and query stay byte for byte what was signed: a signature covers them as they are sent.
     """
-    scheme, _, rest = url.partition("://")
     parts = urlsplit(url)
     host = parts.hostname or ""
     shown = f"[{host}]" if ":" in host else host
     port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    return f"{gateway}/{scheme.lower()}/{shown}:{port}{_target(rest)}"
+    return f"{gateway}/{parts.scheme}/{shown}:{port}{_divided(url)[1]}"
 
 
 def block_end(position: int, end: int) -> int:
@@ -33,10 +32,13 @@ def block_end(position: int, end: int) -> int:
 
 
 def owners(gateways: Iterable[str], url: str, position: int) -> list[str]:
-    """All gateways for the block of `position`: its owner, then the next ones. The signature in `url` does not count."""
-    _, _, rest = url.partition("://")
-    path = _target(rest).partition("?")[0]
-    name = f"{urlsplit(url).netloc.lower()}\0{path}\0{position // BLOCK}"
+    """All gateways for the block of `position`: its owner, then the next ones. The signature in `url` does not count.
+
+    `url` may be any text: whether it is a signed URL, its request finds out.
+    """
+    host, target = _divided(url)
+    path = target.partition("?")[0]
+    name = f"{host.lower()}\0{path}\0{position // BLOCK}"
     return sorted(gateways, key=lambda gateway: _score(gateway, name), reverse=True)
 
 
@@ -53,8 +55,9 @@ def _hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def _target(rest: str) -> str:
-    """Path and query of a URL, from what follows its scheme."""
+def _divided(url: str) -> tuple[str, str]:
+    """What follows the scheme of a URL: its host with the port, then its path and query."""
+    rest = url.partition("://")[2]
     begin = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
     target = rest[begin:].partition("#")[0]
-    return target if target.startswith("/") else f"/{target}"
+    return rest[:begin], target if target.startswith("/") else f"/{target}"

@@ -4,6 +4,8 @@ import itertools
 from collections import Counter
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from axomsync.transport.gateways import BLOCK, block_end, owners, start_place, through
 
@@ -52,6 +54,13 @@ def test_the_owners_share_the_work_and_a_lost_one_moves_only_its_own_blocks() ->
     lost, *left = GATEWAYS
     for block, order in before.items():
         assert owners(left, *block) == [gateway for gateway in order if gateway != lost]
+
+
+@given(st.text(), st.integers(0, 2**40))
+@example("http://[::1/x", 0)
+def test_any_text_has_owners(url: str, position: int) -> None:
+    """The console may give anything as a URL: its request says what is wrong, not the choice of its way."""
+    assert sorted(owners(GATEWAYS, url, position)) == sorted(GATEWAYS)
 
 
 def test_boxes_begin_at_places_of_their_own() -> None:
