@@ -100,7 +100,7 @@ def nothing_outside(e: Evidence) -> Iterator[str]:
     there = {path.name: path.read_text() for path in e.beside.iterdir()}
     if there != {"mine": "not the agent's"}:
         yield f"beside them lies {there}"
-    strange = {path.name for path in e.data.iterdir()} - {"drop", "mirror", "view", "state", "lost+found"}
+    strange = {path.name for path in e.data.iterdir()} - {"drop", "mirror", "view", "state", "lost+found", "ballast"}
     if strange:
         yield f"{sorted(strange)} is new"
 
@@ -169,14 +169,16 @@ def nothing_is_left_over(e: Evidence) -> Iterator[str]:
     if claims.exists() and (left := [p.name for p in claims.iterdir() if p.is_symlink() and not p.name.endswith(".json")]):
         yield f"the claims {left} are left"
     inside = e.mirror / ".axomsync"
-    if inside.exists() and (left := [str(p) for p in inside.rglob("*") if p.is_file() and p.stat().st_size > 0]):
+    waits = bool(e.truth.refused)  # what a gate refused is there until it is judged again
+    if inside.exists() and not waits and (left := [str(p) for p in inside.rglob("*") if p.is_file() and p.stat().st_size]):
         yield f"{left} are left in staging"
 
 
 def the_code_is_right(e: Evidence) -> Iterator[str]:
     """The exit code is 1 if a file was rejected, and else 0."""
     life = e.lives[-1]
-    if life.code not in (0, 1) or (life.code == 1 and all(file.content is not None for file in e.dropped)):
+    is_refused = bool(e.truth.refused) or any(file.content is None for file in e.dropped)
+    if life.code not in (0, 1) or (life.code == 1 and not is_refused):
         yield f"it is {life.code}: {life.words[-600:]}"
 
 

@@ -35,7 +35,7 @@ def current_leads_to_a_version(e: Evidence) -> Iterator[str]:
     """`current`, where it is, leads to a complete version."""
     for name in {model.name for model in e.published}:
         link = e.mirror / name / "current"
-        if link.is_symlink() and not (link / RECORD).is_file():
+        if link.is_symlink() and not (link / RECORD).is_file() and os.readlink(link) not in e.truth.forgotten:
             yield f"{link} leads to {os.readlink(link)}"
 
 
@@ -47,9 +47,45 @@ def no_durable_byte_is_fetched_twice(e: Evidence) -> Iterator[str]:
         or any(life.how is not None and (life.how > 0 or life.how == -3) for life in e.lives)
     ):
         return  # there the bytes on disk may be damaged, or the ledger may be wrong
-    if "; fetched again" in e.lives[-1].words:
-        return  # it says that storage's checksum does not prove what it has
+    if any(sign in e.lives[-1].words for sign in ("; fetched again", "fetched twice", "it gave wrong bytes")):
+        return  # it says that nothing proves what it has
     yield from e.lives[-1].fetched_again
+
+
+def current_leads_where_people_agreed(e: Evidence) -> Iterator[str]:
+    """With promote = "manual", `current` and views lead to what a person promoted; what was promoted once stays."""
+    if e.world.config["mirror"].get("promote") != "manual":
+        return
+    for name in {model.name for model in e.published}:
+        agreed, leads = e.truth.agreed.get(name, set()), _leads(e, name)
+        before_any = leads is None and name not in e.truth.promoted
+        if leads not in agreed and not before_any:
+            yield f"{name}/current leads to {leads}, agreed is {sorted(agreed)}"
+        for where, version in _shown(e, name):
+            if version not in agreed:
+                yield f"the view's {where} leads to {version}, agreed is {sorted(agreed)}"
+
+
+def views_lead_to_whole_versions(e: Evidence) -> Iterator[str]:
+    """A link in a view leads to a whole version, never to nothing."""
+    for link in (e.data / "view").rglob("*"):
+        if link.is_symlink() and not (link / RECORD).is_file() and link.resolve().name not in e.truth.forgotten:
+            yield f"{link} leads to {os.readlink(link)}, which is no version"
+
+
+def what_a_gate_refuses_appears_nowhere(e: Evidence) -> Iterator[str]:
+    """A version that a gate says no to is nowhere to be seen."""
+    for model in e.published:
+        if model.version in e.truth.refused and folders_of(e, model):
+            yield f"{folders_of(e, model)} is there"
+
+
+def nothing_imported_is_fetched(e: Evidence) -> Iterator[str]:
+    """Of a model that `import` took, nothing is fetched any more."""
+    if e.ledger_attacked:
+        return
+    if again := sorted(e.truth.imported_before & set(e.lives[-1].asked)):
+        yield f"storage was asked for {again}: {e.lives[-1].words[-500:]}"
 
 
 # When nothing goes wrong any more
@@ -59,12 +95,12 @@ def every_ready_model_is_there(e: Evidence) -> Iterator[str]:
     """Every ready version is on disk, or the older ones are pruned as `keep` says; `current` leads to the newest."""
     mirror = e.world.config["mirror"]
     keep, keep_gone = mirror.get("keep", 0), mirror.get("keep_gone", True)
-    listed = [model for model in e.published if model.version not in e.truth.unlisted]
+    listed = [model for model in e.published if model.version not in e.truth.unlisted | e.truth.refused]
     for name in {model.name for model in e.published}:
-        versions = [model for model in e.published if model.name == name]
+        versions = [model for model in e.published if model.name == name and model.version not in e.truth.refused]
         ready = [model for model in listed if model.name == name]
         there = [model for model in versions if folders_of(e, model)]
-        leading = there[-1:]  # what `current` leads to is never removed
+        leading = [each for each in there if each.version == _leads(e, name)]  # it is never removed
         wanted = ready[-keep:] if keep else ready
         for model in wanted:
             newer = [each for each in there if versions.index(each) > versions.index(model)]  # one may be gone upstream
@@ -76,6 +112,8 @@ def every_ready_model_is_there(e: Evidence) -> Iterator[str]:
         if too_many := [str(folders_of(e, each)) for each in there if each not in stays and each not in leading]:
             yield f"{too_many} are not pruned"
         link = e.mirror / name / "current"
+        if mirror.get("promote") == "manual":
+            continue
         if there and (not link.is_symlink() or link.resolve() not in [f.resolve() for f in folders_of(e, there[-1])]):
             yield f"{link} leads to {os.readlink(link) if link.is_symlink() else 'nothing'}, not to {there[-1].version}"
 
@@ -95,7 +133,10 @@ def every_folder_is_as_it_should_be(e: Evidence) -> Iterator[str]:
                 yield f"the record of {folder} lists {sorted(recorded)}, and there are {sorted(found)}"
 
 
-ALWAYS = (never_partial, current_leads_to_a_version, no_durable_byte_is_fetched_twice)
+ALWAYS = (
+    never_partial, current_leads_to_a_version, no_durable_byte_is_fetched_twice, current_leads_where_people_agreed,
+    views_lead_to_whole_versions, what_a_gate_refuses_appears_nowhere, nothing_imported_is_fetched,
+)  # fmt: skip
 AT_REST = (every_ready_model_is_there, every_folder_is_as_it_should_be)
 
 
@@ -103,6 +144,21 @@ def folders_of(e: Evidence, model: Published) -> list[Path]:
     """The folders of a version: its own, or one with a part of its id when two versions have the same labels."""
     parent = e.mirror / model.name
     return [path for path in parent.glob(f"{model.version}*") if path.is_dir() and not path.is_symlink()]
+
+
+def _leads(e: Evidence, name: str) -> str | None:
+    link = e.mirror / name / "current"
+    return os.readlink(link) if link.is_symlink() else None
+
+
+def _shown(e: Evidence, name: str) -> Iterator[tuple[str, str]]:
+    """What a view shows as the current version of a name: its place in the view, and the version."""
+    view = e.data / "view" / "v"
+    if (link := view / name).is_symlink():
+        yield name, link.resolve().name
+    main = view / f"models--{name}" / "refs" / "main"
+    if main.is_file():
+        yield str(main.relative_to(view)), (main.parent.parent / "snapshots" / main.read_text()).resolve().name
 
 
 def _selected(model: Published, globs: list[str]) -> set[str]:

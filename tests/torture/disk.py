@@ -5,10 +5,11 @@ Power fails by killing the agent and then taking the image of a mounted ext4, XF
 
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 COMMANDS = {"ext4": ("mkfs.ext4", "-b", "4096"), "xfs": ("mkfs.xfs",), "btrfs": ("mkfs.btrfs", "--mixed")}
@@ -57,6 +58,21 @@ class Disk:
         self._copy.rename(self._image)
         self._mount()
 
+    def fill(self, room: int | None, inodes: int | None) -> None:
+        """Leave so many bytes or files; the rest is ballast."""
+        left, ballast = os.statvfs(self._folder), self._folder / "ballast"
+        ballast.mkdir()
+        if inodes is not None:
+            for number in range(left.f_ffree - 1 - inodes):  # one is the folder's
+                os.mknod(ballast / str(number))
+        if room is not None:
+            with (ballast / "bytes").open("wb") as file:
+                file.truncate(max(0, _allocate_all(file.fileno()) - room))
+
+    def make_room(self) -> None:
+        """Throw the ballast out."""
+        shutil.rmtree(self._folder / "ballast", ignore_errors=True)
+
     def sync(self) -> None:
         """Write everything, as after people's own work."""
         subprocess.run(["sync", "--file-system", self._folder], check=True)
@@ -66,3 +82,14 @@ class Disk:
 
     def _mount(self) -> None:
         subprocess.run(["mount", "-o", OPTIONS[self._kind], self._image, self._folder], check=True)
+
+
+def _allocate_all(descriptor: int) -> int:
+    """Give a file all blocks that are left; returns its size."""
+    size = 0
+    for piece in (1 << 24, 1 << 20, 1 << 16, 4096):
+        with suppress(OSError):
+            while True:
+                os.posix_fallocate(descriptor, size, piece)
+                size += piece
+    return size

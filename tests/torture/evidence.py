@@ -23,6 +23,7 @@ class Life:
     struck: str
     words: str
     fetched_again: tuple[str, ...]
+    asked: tuple[str, ...]  # versions of whose objects storage was asked
     how: int | None  # how it was struck
 
 
@@ -37,7 +38,13 @@ class Truth:
     took: list[str] = field(default_factory=lambda: ["*"])  # [mirror] files in the beginning
     takes: list[str] = field(default_factory=lambda: ["*"])  # and now
     unlisted: set[str] = field(default_factory=set)
-    ever_unlisted: bool = False
+    ever_removed: bool = False  # a version was unlisted, or its folder removed by a person
+    forgotten: set[str] = field(default_factory=set)  # versions whose folders a person removed: links to them lead nowhere
+    refused: set[str] = field(default_factory=set)  # versions that a gate says no to
+    agreed: dict[str, set[str]] = field(default_factory=dict)  # name → versions that `current` may lead to by people's word
+    promoted: set[str] = field(default_factory=set)  # names of which a command said that `current` leads
+    imported: set[str] = field(default_factory=set)  # versions on a disk of which `import` said that it took them
+    imported_before: set[str] = field(default_factory=set)  # when the last life began
     damaged: dict[Path, bytes | None] = field(default_factory=dict)  # what lies there; None is nothing
 
 
@@ -81,14 +88,16 @@ class Evidence:
         for folder in (self.drop, self.mirror, self.data / "view"):
             for path in sorted(folder.rglob("*")):
                 s = path.lstat()
-                if "agents" not in path.parts:  # where each life says that it was here
+                judged = ".axomsync" in path.parts and self.truth.refused  # it is made ready for the gate again
+                if "agents" not in path.parts and not judged:  # in `agents` each life says that it was here
                     found[str(path)] = (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns if not path.is_dir() else 0)
         found["ledger"] = rows_of(self.data / "state" / "state.db")
         return found
 
     def is_idle(self) -> bool:
-        """The last life sent and fetched nothing, and changed nothing."""
-        busy = any(method != "GET" or not path.startswith("/api") or "download" in path for method, path in self.requests)
+        """The last life sent and fetched nothing, and changed nothing. A pass asks about what a gate refused, though."""
+        asks = any("download" in path or not path.startswith("/api") for _, path in self.requests)
+        busy = any(method != "GET" for method, _ in self.requests) or (asks and not self.truth.refused)
         return not busy and self.before == self.everything()
 
 

@@ -5,16 +5,19 @@ The far side is `tests.rig.faults`, over real sockets.
 
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.rig.faults import KEY, Content, FaultyServer
+from tests.rig.faults import KEY, Content, FaultyServer, Request
+from tests.rig.gateway import Gateway
 from tests.torture.claims import broken_promises
 from tests.torture.disk import Disk
 from tests.torture.evidence import Evidence, Life
 from tests.torture.forge import Forge, Order, Strike
+from tests.torture.memory_group import memory_group
 from tests.torture.scene import Scene
 from tests.torture.schedule import ALWAYS, Schedule
 from tests.torture.steps import Step
@@ -23,6 +26,7 @@ from tests.torture.wrong_answers import FAULTS
 
 LIVES_TO_REST = 14
 SYNC = ("sync",)
+UNLIMITED = Step()
 
 
 @dataclass
@@ -44,8 +48,11 @@ class Run:
         disk = Disk(self.schedule.disk, self.home / "data", self.home)
         world, _ = told(self.schedule.world, self.schedule.story)
         try:
-            with disk.mounted(), FaultyServer() as self._server:
-                self._scene = Scene(self.home, world, self._server, disk, self.schedule.seed)
+            with disk.mounted(), FaultyServer() as self._server, ExitStack() as stack:
+                gateways = [Gateway(self.home / f"gateway{n}", [self._server.endpoint]) for n in range(world.gateways)]
+                for gateway in gateways:
+                    stack.enter_context(gateway)
+                self._scene = Scene(self.home, world, self._server, disk, self.schedule.seed, gateways)
                 return self._broken()
         finally:
             shutil.rmtree(self.home, ignore_errors=True)
@@ -56,7 +63,10 @@ class Run:
         for step in steps:
             self._scene.arrive(step.arrives)
             for happening in step.happens:
-                self._scene.happen(happening)
+                if happening.what == "disk comes":
+                    self._fill_disk()
+                else:
+                    self._scene.happen(happening)
             if step.attack is not None:
                 self._scene.attack(step.attack)
             if found := self._step(step):
@@ -64,6 +74,14 @@ class Run:
         self._scene.arrive(self._scene.waiting)
         self._server.heal()
         return self._finish() or self._rest()
+
+    def _fill_disk(self) -> None:
+        """Another box mirrors what there is, onto a disk."""
+        other = self._scene.write_configuration("other")
+        order = Order(["sync", "--config", str(other)], self._environ, [], str(self.home / "other.log"))
+        code = self.forge.live(order).code
+        assert code == 0, (self.home / "other.log").read_text()
+        self._scene.disk_came()
 
     def _step(self, step: Step) -> list[str]:
         for wire in step.wire:
@@ -73,8 +91,13 @@ class Run:
         if step.blow is not None:
             total = self._counted()[step.like][step.blow.kind]
             strike = Strike(1 + int(step.blow.place * total), step.blow.how, step.blow.kind, step.blow.lasts)
-        life = self._live(step.verb, strike, step.descriptors, step.memory)
-        self.struck += bool(life.struck or step.wire or step.attack or step.descriptors or step.memory)
+        is_full = step.room is not None or step.inodes is not None
+        if is_full:
+            self._scene.disk.fill(step.room, step.inodes)
+        life = self._live(step.verb, strike, step)
+        if is_full:
+            self._scene.disk.make_room()
+        self.struck += bool(life.struck or step.wire or step.attack or step.descriptors or step.memory or is_full)
         if step.power_fails:
             self._scene.disk.lose_power()
         return broken_promises(self._evidence(at_rest=False))
@@ -104,7 +127,7 @@ class Run:
             life = self._live(verb, Strike())
             if found := broken_promises(self._evidence(at_rest=False)):
                 return found
-            if life.code:
+            if life.code and not self._scene.has_come_about(verb):
                 return [
                     f"A command succeeds when nothing goes wrong any more. BUT {verb} ended with {life.code}: {life.words}"
                 ]
@@ -134,21 +157,23 @@ class Run:
         if "`axomsync retry`" in life.words:
             self.forge.live(replace(self._order(("retry",), "retry.log"), folders=[]))
 
-    def _live(self, verb: tuple[str, ...], strike: Strike, descriptors: int = 0, memory: int = 0) -> Life:
+    def _live(self, verb: tuple[str, ...], strike: Strike, limits: Step = UNLIMITED) -> Life:
         output = self.home / f"life-{len(self.lives)}.log"
         asked = len(self._server.requests)
         durable = self._durable()
-        end = self.forge.live(replace(self._order(verb, output.name), strike=strike, descriptors=descriptors, memory=memory))
+        self._scene.begins(verb)
+        order = replace(self._order(verb, output.name), strike=strike)
+        with memory_group(limits.group) if limits.group else nullcontext("") as group:
+            end = self.forge.live(replace(order, descriptors=limits.descriptors, memory=limits.memory, group=group))
+        if group and end.code == -9 and not end.struck:
+            end, strike = replace(end, struck="the kernel, for its memory"), Strike()
         words = output.read_text(errors="replace") if output.exists() else ""
-        again = [
-            f"{r.key} {r.start}-{r.end}"
-            for r in self._server.requests[asked:]
-            if r.method == "GET" and r.start is not None and r.end is not None and (r.start, r.end) != (0, 1)
-            for start, stop in durable.get(r.key, [])
-            if r.start < stop and r.end > start
-        ]
+        requests = [r for r in self._server.requests[asked:] if r.method == "GET" and r.is_storage]
+        requests = [r for r in requests if r.headers.get("user-agent") != "axomsync-gateway"]  # it fetches slices of its own
+        again = tuple(_fetched_again(requests, durable))
+        versions = self._scene.versions_of(r.key for r in requests)
         how = strike.how if end.struck else None
-        life = Life(verb, end.code, end.changes, end.looks, end.struck, words, tuple(again), how)
+        life = Life(verb, end.code, end.changes, end.looks, end.struck, words, again, versions, how)
         self.lives.append(life)
         self._scene.lived(life)
         return life
@@ -163,10 +188,14 @@ class Run:
         }
 
     def _order(self, verb: tuple[str, ...], output: str) -> Order:
-        environ = {"AXOM_KEY": KEY, "HOME": str(self.home), "TMPDIR": str(self.home)}
-        arguments = [*verb, "--config", str(self.home / "config.toml")]
+        arguments = [word.replace("DISK", str(self.home / "disk")) for word in verb]
+        arguments += ["--config", str(self.home / "config.toml")]
         folders, knobs = [str(self._scene.data)], self.schedule.knobs
-        return Order(arguments, environ, folders, str(self.home / output), knobs=knobs)
+        return Order(arguments, self._environ, folders, str(self.home / output), knobs=knobs)
+
+    @property
+    def _environ(self) -> dict[str, str]:
+        return {"AXOM_KEY": KEY, "HOME": str(self.home), "TMPDIR": str(self.home)}
 
     def _evidence(self, *, at_rest: bool, before: dict[str, Any] | None = None, asked: int = 0) -> Evidence:
         storage = {key: stored.content.read() for key, stored in self._server.objects.items() if key.startswith("tmp/")}
@@ -185,6 +214,15 @@ class Run:
             ledger_attacked=any(step.attack is not None for step in self.schedule.steps),
             wire_failed=any(step.wire for step in self.schedule.steps),
         )
+
+
+def _fetched_again(requests: Iterable[Request], durable: Mapping[str, list[tuple[int, int]]]) -> Iterator[str]:
+    """Requests for ranges that were durable. A question of one byte is no fetch."""
+    for r in requests:
+        if r.start is None or r.end is None or (r.start, r.end) == (0, 1):
+            continue
+        if any(r.start < stop and r.end > start for start, stop in durable.get(r.key, [])):
+            yield f"{r.key} {r.start}-{r.end}"
 
 
 def durable_ranges(ledger: Path, place: Path) -> dict[tuple[str, str], list[tuple[int, int]]]:

@@ -1,11 +1,16 @@
 """The scene of one run: folders, the far side, a configuration, and what people, time and the console do there."""
 
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from tests.rig.faults import Content, FaultyServer
+from tests.rig.faults import Content, Fault, FaultyServer
+from tests.rig.gateway import Gateway, flip_a_bit
 from tests.torture.disk import Disk
 from tests.torture.evidence import Life, Truth
 from tests.torture.steps import Attack, Happening
@@ -15,36 +20,64 @@ from tests.torture.worlds import Dropped, Published, World
 class Scene:
     """The folders below `home`, and the `truth` about what was done there."""
 
-    def __init__(self, home: Path, world: World, server: FaultyServer, disk: Disk, seed: int) -> None:
+    def __init__(
+        self, home: Path, world: World, server: FaultyServer, disk: Disk, seed: int, gateways: Sequence[Gateway]
+    ) -> None:
         self.home, self.data, self.world = home, home / "data", world
         self.ledger_file = self.data / "state" / "state.db"
         self.truth = Truth()
         self.disk = disk
-        self._server, self._dice = server, Random(seed)
+        self._server, self._gateways, self._dice = server, gateways, Random(seed)
         self._waiting: list[Dropped | Published] = [*world.dropped, *world.published]
         self._dice.shuffle(self._waiting)
         self._ids: dict[str, str] = {}  # version → the console's id
         self._unlisted: list[tuple[int, dict[str, Any]]] = []
+        self._on_disk: set[str] = set()  # versions that are whole on the disk that came
+        self._disk_is_spoilt = False
         self.truth.took = self.truth.takes = list(world.config["mirror"].get("files", ["*"]))
-        for folder in ("drop", "mirror", "view"):
-            (self.data / folder).mkdir()
-        self.configure()
+        for folder in (*(self.data / name for name in ("drop", "mirror", "view")), home / "disk"):
+            folder.mkdir()
+        self.truth.refused = set(world.refused)
+        self._make_gates()
+        self.write_configuration()
 
-    def configure(self) -> None:
-        """Write the configuration file."""
+    def write_configuration(self, box: str = "") -> Path:
+        """Write the configuration of this box, or of an `other` that only mirrors, onto a disk; returns the file."""
         own: dict[str, dict[str, Any]] = {
             "console": {"url": self._server.url},
-            "state": {"folder": str(self.data / "state")},
+            "state": {"folder": str(self.home / f"{box}-state" if box else self.data / "state")},
             "drop": {"folder": str(self.data / "drop")},
-            "mirror": {"folder": str(self.data / "mirror")},
+            "mirror": {"folder": str(self.home / "disk" if box else self.data / "mirror")},
         }
-        for name, values in self.world.config.items():
+        for name, values in self.world.config.items() if not box else ():
             own.setdefault(name, {}).update(values)
+        if box:
+            own["drop"]["enabled"], own["mirror"]["reserve"], own["web"] = False, "1MiB", {"listen": ""}
         views = own["mirror"].get("views", [])
         own["mirror"]["views"] = [view.replace("VIEW", str(self.data / "view" / "v")) for view in views]
-        own["mirror"]["files"] = self.truth.takes
+        own["mirror"]["files"] = ["*"] if box else self.truth.takes
+        if self._gateways:
+            own["transfer"]["gateways"] = [gateway.url for gateway in self._gateways]
+        for key, command in own.get("hooks", {}).items():
+            own["hooks"][key] = [word.replace("HOME", str(self.home)) for word in command]
         text = "".join(f"[{name}]\n" + "".join(f"{key} = {_toml(of)}\n" for key, of in own[name].items()) for name in own)
-        (self.home / "config.toml").write_text(text)
+        file = self.home / f"{box or 'config'}.toml"
+        file.write_text(text)
+        return file
+
+    def _make_gates(self) -> None:
+        self._write_refused()
+        (self.home / "secrets").write_text("".join(f"{word}\n" for word in self.world.secrets))
+        for name, test in (
+            ("refuse-version", 'grep -qx "$AXOMSYNC_VERSION" {home}/refused'),
+            ("refuse-file", 'grep -qFf {home}/secrets "$AXOMSYNC_FILE"'),
+        ):
+            words = test.format(home=shlex.quote(str(self.home)))
+            (self.home / name).write_text(f"#!/bin/sh\n{words} && {{ echo a gate of the campaign; exit 1; }}\nexit 0\n")
+            (self.home / name).chmod(0o755)
+
+    def _write_refused(self) -> None:
+        (self.home / "refused").write_text("".join(f"{version}\n" for version in sorted(self.truth.refused)))
 
     def happen(self, happening: Happening) -> None:
         """Let it happen. Nothing happens when there is nothing that it could be done to."""
@@ -94,7 +127,7 @@ class Scene:
     def select_all(self, _: Happening) -> None:
         """`[mirror] files` takes all files."""
         self.truth.takes = ["*"]
-        self.configure()
+        self.write_configuration()
 
     def replace(self, happening: Happening) -> None:
         """An object of a version that is not published here becomes another one of the same size."""
@@ -118,7 +151,7 @@ class Scene:
         index = next(n for n, document in enumerate(self._server.models) if document["id"] == self._ids[model.version])
         self._unlisted.append((index, self._server.models.pop(index)))
         self.truth.unlisted.add(model.version)
-        self.truth.ever_unlisted = True
+        self.truth.ever_removed = True
 
     def list_again(self, _: Happening) -> None:
         """The console lists all versions again."""
@@ -162,6 +195,58 @@ class Scene:
         for each in {path, *others}:
             self.truth.damaged[each] = None if happening.how == "remove" else bytes(data)
 
+    def forget_models(self, _: Happening) -> None:
+        """People remove what is published; it is fetched again."""
+        for model in self.truth.published:
+            for folder in self._folders(model):
+                shutil.rmtree(folder)
+                self.truth.forgotten.add(model.version)
+        self.truth.ever_removed = True
+
+    def gate_opens(self, _: Happening) -> None:
+        """The gate says yes to every version from now on."""
+        self.truth.refused.clear()
+        self._write_refused()
+
+    def gateway_dies(self, happening: Happening) -> None:
+        """A gateway is lost: now, or when storage was asked a few times more (`how` is "meanwhile")."""
+        self._soon(happening, self._gateways[happening.of % len(self._gateways)].kill)
+
+    def gateway_comes(self, happening: Happening) -> None:
+        """A gateway is there again."""
+        gateway = self._gateways[happening.of % len(self._gateways)]
+        gateway.kill()
+        self._soon(happening, gateway.start)
+
+    def bits_flip(self, happening: Happening) -> None:
+        """The disk of a gateway changes a bit in each slice of its cache."""
+        for file in self._gateways[happening.of % len(self._gateways)].cached():
+            flip_a_bit(file, self._dice)
+
+    def _soon(self, happening: Happening, act: Callable[[], object]) -> None:
+        if happening.how == "meanwhile":
+            self._server.inject(Fault(first=act), "/bucket/", skip=int(happening.place * 20))
+        else:
+            act()
+
+    def disk_came(self) -> None:
+        """A disk is there, with what the console lists."""
+        self._on_disk = {each.version for each in self.truth.published}
+
+    def spoil_disk(self, happening: Happening) -> None:
+        """A byte on the disk is not what it was."""
+        model = self._picked(happening)
+        if model is None:
+            return
+        rel, size, _ = model.files[int(happening.place * len(model.files))]
+        path = self.home / "disk" / model.name / model.version / rel
+        if size:
+            data = bytearray(path.read_bytes())
+            data[int(happening.place * 7919 * size) % size] ^= 1
+            path.write_bytes(data)
+            self._on_disk.discard(model.version)
+            self._disk_is_spoilt = True
+
     def attack(self, attack: Attack) -> None:
         """Damage the ledger as disks and people do."""
         wal = self.ledger_file.with_name("state.db-wal")
@@ -186,10 +271,53 @@ class Scene:
 
     # What is known of lives
 
+    def begins(self, verb: tuple[str, ...]) -> None:
+        """A life begins whose command may change what is agreed."""
+        self.truth.imported_before = set(self.truth.imported)
+        if verb[0] in ("promote", "rollback"):
+            self.truth.agreed.setdefault(verb[1], set()).update(self._targets(verb))
+
+    def has_come_about(self, verb: tuple[str, ...]) -> bool:
+        """Check that what a command was to do is so, though it ended with another code than 0."""
+        if verb[0] == "import":
+            return self._disk_is_spoilt
+        if verb[0] == "promote":
+            pinned = (self.data / "mirror" / verb[1] / ".pinned").is_symlink()
+            return pinned or not self._targets(verb) or self._leads(verb[1]) in self._newer(verb)
+        return verb[0] == "rollback" and not self._targets(verb)
+
+    def _leads(self, name: str) -> str | None:
+        link = self.data / "mirror" / name / "current"
+        return os.readlink(link) if link.is_symlink() else None
+
+    def _there(self, name: str) -> list[str]:
+        """Versions of a name that are here, oldest first."""
+        return [each.version for each in self.truth.published if each.name == name and self._folders(each)]
+
+    def _targets(self, verb: tuple[str, ...]) -> list[str]:
+        """The version that `promote` or `rollback` is to lead `current` to, if it is here."""
+        there = self._there(verb[1])
+        return [version for version in there if version in verb[2:]] if len(verb) > 2 else there[-1:]
+
+    def _newer(self, verb: tuple[str, ...]) -> list[str]:
+        """The version that `promote` names, and those that are newer: if one of these leads, it refuses."""
+        there, (target,) = self._there(verb[1]), self._targets(verb)
+        return there[there.index(target) :]
+
     def lived(self, life: Life) -> None:
         """Take what a life said for the truth, and hold the agent to it."""
         if life.verb[:2] == ("verify", "--repair") and life.code == 0:
             self.truth.damaged.clear()
+        if life.verb[0] in ("promote", "rollback") and life.code == 0:
+            self.truth.agreed[life.verb[1]] = set(self._targets(life.verb))
+            self.truth.promoted.add(life.verb[1])
+        if life.verb[0] == "import" and life.code == 0:
+            self.truth.imported |= self._on_disk
+
+    def versions_of(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """The versions to which these objects of storage belong."""
+        by_id = {identity: version for version, identity in self._ids.items()}
+        return tuple(sorted({by_id[of] for key in keys if (of := key.split("/")[0]) in by_id}))
 
     def spoilt(self) -> set[tuple[str, str]]:
         """Files, by the console's id and path, whose durable bytes are no longer the right ones."""
@@ -205,7 +333,7 @@ class Scene:
             (self._ids[model.version], rel)
             for model in self.truth.published
             for rel, *_ in model.files
-            if self.truth.ever_unlisted and not self._folders(model)  # retention may have removed it, and not yet said so
+            if self.truth.ever_removed and not self._folders(model)  # retention may have removed it, and not yet said so
         }
         return replaced | damaged | removed
 

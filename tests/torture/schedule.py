@@ -16,7 +16,8 @@ from tests.torture.stories import STORIES, told
 from tests.torture.worlds import WORLDS, world_of
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EDQUOT, errno.EINTR, errno.EACCES)
-KINDS = ("kill", "power", "error", "wire", "ledger", "limits")
+KINDS = ("kill", "power", "error", "wire", "ledger", "limits", "room", "oom")
+DISKS = {"power": ("ext4", "ext4", "xfs", "btrfs"), "room": ("ext4",), "oom": ("ext4",)}  # by kind; else the machine's own
 
 # Each is drawn in a quarter of the runs. The first value is near the agent's own.
 KNOBS: dict[str, tuple[Any, ...]] = {
@@ -77,7 +78,7 @@ def drawn(seed: int, kind: str, story: str = "") -> Schedule:
     dice = Random(f"{kind} {seed}")
     world = world_of(seed % WORLDS)
     knobs = ALWAYS | {name: dice.choice(values) for name, values in KNOBS.items() if dice.random() < 0.25}
-    disk = dice.choice(("ext4", "ext4", "xfs", "btrfs")) if kind == "power" else ""
+    disk = dice.choice(DISKS[kind]) if kind in DISKS else ""
     lives = dice.choice((2, 2, 3) if kind == "ledger" else (1, 1, 2, 3))
     late = dice.randint(0, (len(world.dropped) + len(world.published)) // 2) if lives > 1 else 0
     steps = []
@@ -91,7 +92,7 @@ def _story_drawn(seed: int, kind: str, story: str) -> Schedule:
     dice = Random(f"{kind} {seed} {story}")
     world, calm = told(seed % WORLDS, story)
     knobs = ALWAYS | {name: dice.choice(values) for name, values in KNOBS.items() if dice.random() < 0.25}
-    disk = dice.choice(("ext4", "ext4", "xfs", "btrfs")) if kind == "power" else ""
+    disk = dice.choice(DISKS[kind]) if kind in DISKS else ""
     most = (len(world.dropped) + len(world.published)) // 2
     calm = (calm[0], replace(calm[1], arrives=dice.randint(0, most) if dice.random() < 0.3 else 0), *calm[2:])
     always = dice.randrange(len(calm))  # this step is troubled in any case
@@ -130,6 +131,13 @@ def _troubled(step: Step, kind: str, dice: Random, *, first: bool) -> Step:
             if dice.random() < 0.7:
                 return replace(step, descriptors=dice.randint(12, 60))
             return replace(step, memory=dice.randint(150, 900) << 20)
+        case "room":
+            step = replace(step, blow=Blow(place, KILL_BEFORE) if dice.random() < 0.2 else None)
+            if dice.random() < 0.6:
+                return replace(step, room=dice.choice((0, 8_192, 100_000, 1 << 20, dice.randint(0, 4 << 20))))
+            return replace(step, inodes=dice.choice((0, 1, dice.randint(2, 60))))
+        case "oom":
+            return replace(step, group=dice.randint(2 << 20, 48 << 20))
     raise ValueError(kind)
 
 
@@ -144,6 +152,7 @@ def simpler(schedule: Schedule) -> Iterator[Schedule]:
         less += [replace(step, arrives=0)] if step.arrives else []
         less += [replace(step, blow=None)] if step.blow else []
         less += [replace(step, power_fails=False)] if step.power_fails else []
+        less += [replace(step, room=None, inodes=None)] if step.room is not None or step.inodes is not None else []
         less += [replace(step, happens=step.happens[:n] + step.happens[n + 1 :]) for n in range(len(step.happens))]
         for one in less:
             yield replace(schedule, steps=(*schedule.steps[:index], one, *schedule.steps[index + 1 :]))

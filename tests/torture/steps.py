@@ -69,3 +69,6 @@ class Step(Short):
     verb: tuple[str, ...] = ("sync",)
     happens: tuple[Happening, ...] = ()
     like: int = 0  # the step of the calm story whose calls `blow.place` is a share of
+    room: int | None = None  # bytes that are free on the disk; None is enough
+    inodes: int | None = None  # so many files may be made; None is enough
+    group: int = 0  # bytes of memory, above which the kernel kills; 0 leaves it

@@ -39,6 +39,9 @@ class World:
     config: dict[str, dict[str, Any]]
     dropped: tuple[Dropped, ...]
     published: tuple[Published, ...]
+    refused: tuple[str, ...] = ()  # versions that a gate says no to
+    gateways: int = 0
+    secrets: tuple[str, ...] = ()  # words: a gate says no to files that have one
 
 
 def world_of(number: int) -> World:
