@@ -74,7 +74,8 @@ class Poller:
         """Count absences; an empty or incomplete list does not show that a model was removed."""
         if self._context.settings.keep_gone or not listed or self._context.console.models_left_out:
             return
-        if any(row.absent_since is not None or row.id not in listed for row in known if row.state is ModelState.PUBLISHED):
+        # Of a model that was removed since it was absent, the absence must end, too: else it is removed when it is back.
+        if any(row.absent_since if row.id in listed else row.state is ModelState.PUBLISHED for row in known):
             self._context.ledger.note_presence(listed)
 
 

@@ -3,7 +3,8 @@
 calls.c, forge.py          lives of the agent whose file calls are counted, and struck at one of them
 worlds.py, stories.py      what there is before the first life, and what people and the console do between lives (pure)
 steps.py, schedule.py      what a seed means (pure)
-disk.py, scene.py          the disk; folders, far side and people of one run
+scene.py                   one run's folders, and what happens to them: far_side.py (console, storage, gateways), box.py (its
+                           configuration and gates), orders.py (people's commands), damages.py, disk.py, memory_group.py
 wrong_answers.py           what console and storage may answer wrongly
 run.py                     one run of a schedule
 evidence.py                what a run leaves

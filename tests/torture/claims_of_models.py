@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.torture.evidence import Evidence
+from tests.torture.evidence import Evidence, folders_of
 from tests.torture.worlds import Published
 
 RECORD = ".axomsync.json"  # in each version's folder
@@ -19,7 +19,7 @@ def never_partial(e: Evidence) -> Iterator[str]:
     """A version's folder is complete and identical to what was published, whenever it is there."""
     for model in e.published:
         least, most = _selected(model, e.truth.took), _selected(model, e.truth.takes)
-        for folder in folders_of(e, model):
+        for folder in folders_of(e.mirror, model):
             found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and f.name != RECORD}
             removed = {rel for rel in most if e.truth.damaged.get(folder / rel, b"") is None}
             if not (folder / RECORD).is_file():
@@ -76,8 +76,8 @@ def views_lead_to_whole_versions(e: Evidence) -> Iterator[str]:
 def what_a_gate_refuses_appears_nowhere(e: Evidence) -> Iterator[str]:
     """A version that a gate says no to is nowhere to be seen."""
     for model in e.published:
-        if model.version in e.truth.refused and folders_of(e, model):
-            yield f"{folders_of(e, model)} is there"
+        if model.version in e.truth.refused and folders_of(e.mirror, model):
+            yield f"{folders_of(e.mirror, model)} is there"
 
 
 def nothing_imported_is_fetched(e: Evidence) -> Iterator[str]:
@@ -99,7 +99,7 @@ def every_ready_model_is_there(e: Evidence) -> Iterator[str]:
     for name in {model.name for model in e.published}:
         versions = [model for model in e.published if model.name == name and model.version not in e.truth.refused]
         ready = [model for model in listed if model.name == name]
-        there = [model for model in versions if folders_of(e, model)]
+        there = [model for model in versions if folders_of(e.mirror, model)]
         leading = [each for each in there if each.version == _leads(e, name)]  # it is never removed
         wanted = ready[-keep:] if keep else ready
         for model in wanted:
@@ -109,19 +109,19 @@ def every_ready_model_is_there(e: Evidence) -> Iterator[str]:
         stays = there[-keep:] if keep else there
         if listed and not keep_gone:
             stays = [model for model in stays if model in ready]
-        if too_many := [str(folders_of(e, each)) for each in there if each not in stays and each not in leading]:
+        if too_many := [str(folders_of(e.mirror, each)) for each in there if each not in stays and each not in leading]:
             yield f"{too_many} are not pruned"
         link = e.mirror / name / "current"
         if mirror.get("promote") == "manual":
             continue
-        if there and (not link.is_symlink() or link.resolve() not in [f.resolve() for f in folders_of(e, there[-1])]):
+        if there and (not link.is_symlink() or link.resolve() not in [f.resolve() for f in folders_of(e.mirror, there[-1])]):
             yield f"{link} leads to {os.readlink(link) if link.is_symlink() else 'nothing'}, not to {there[-1].version}"
 
 
 def every_folder_is_as_it_should_be(e: Evidence) -> Iterator[str]:
     """A version's folder has all selected files, undamaged, and its record lists these."""
     for model in e.published:
-        for folder in folders_of(e, model):
+        for folder in folders_of(e.mirror, model):
             found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and f.name != RECORD}
             wanted = _selected(model, e.truth.takes)
             late = e.truth.grown.get(model.version)
@@ -138,12 +138,6 @@ ALWAYS = (
     views_lead_to_whole_versions, what_a_gate_refuses_appears_nowhere, nothing_imported_is_fetched,
 )  # fmt: skip
 AT_REST = (every_ready_model_is_there, every_folder_is_as_it_should_be)
-
-
-def folders_of(e: Evidence, model: Published) -> list[Path]:
-    """The folders of a version: its own, or one with a part of its id when two versions have the same labels."""
-    parent = e.mirror / model.name
-    return [path for path in parent.glob(f"{model.version}*") if path.is_dir() and not path.is_symlink()]
 
 
 def _leads(e: Evidence, name: str) -> str | None:

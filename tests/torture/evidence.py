@@ -120,3 +120,9 @@ def rows_of(ledger: Path) -> dict[str, list[Any]]:
         return {}
     finally:
         shutil.rmtree(place)
+
+
+def folders_of(mirror: Path, model: Published) -> list[Path]:
+    """The folders of a version: its own, or one with a part of its id when two versions have the same labels."""
+    parent = mirror / model.name
+    return [path for path in parent.glob(f"{model.version}*") if path.is_dir() and not path.is_symlink()]

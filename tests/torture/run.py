@@ -68,7 +68,7 @@ class Run:
                 else:
                     self._scene.happen(happening)
             if step.attack is not None:
-                self._scene.attack(step.attack)
+                self._scene.damages.attack(step.attack)
             if found := self._step(step):
                 return found
         self._scene.arrive(self._scene.waiting)
@@ -77,11 +77,10 @@ class Run:
 
     def _fill_disk(self) -> None:
         """Another box mirrors what there is, onto a disk."""
-        other = self._scene.write_configuration("other")
+        other = self._scene.other_box()
         order = Order(["sync", "--config", str(other)], self._environ, [], str(self.home / "other.log"))
         code = self.forge.live(order).code
         assert code == 0, (self.home / "other.log").read_text()
-        self._scene.disk_came()
 
     def _step(self, step: Step) -> list[str]:
         for wire in step.wire:
@@ -127,7 +126,7 @@ class Run:
             life = self._live(verb, Strike())
             if found := broken_promises(self._evidence(at_rest=False)):
                 return found
-            if life.code and not self._scene.has_come_about(verb):
+            if life.code and not self._scene.orders.has_come_about(verb):
                 return [
                     f"A command succeeds when nothing goes wrong any more. BUT {verb} ended with {life.code}: {life.words}"
                 ]
@@ -153,7 +152,7 @@ class Run:
     def _obey(self, life: Life) -> None:
         """Do what a person does whom the agent tells so."""
         if life.code and "move it away, a new one loses no data" in life.words:
-            self._scene.lose_ledger()
+            self._scene.damages.lose_ledger()
         if "`axomsync retry`" in life.words:
             self.forge.live(replace(self._order(("retry",), "retry.log"), folders=[]))
 
@@ -161,7 +160,7 @@ class Run:
         output = self.home / f"life-{len(self.lives)}.log"
         asked = len(self._server.requests)
         durable = self._durable()
-        self._scene.begins(verb)
+        self._scene.orders.begins(verb)
         order = replace(self._order(verb, output.name), strike=strike)
         with memory_group(limits.group) if limits.group else nullcontext("") as group:
             end = self.forge.live(replace(order, descriptors=limits.descriptors, memory=limits.memory, group=group))
@@ -171,11 +170,11 @@ class Run:
         requests = [r for r in self._server.requests[asked:] if r.method == "GET" and r.is_storage]
         requests = [r for r in requests if r.headers.get("user-agent") != "axomsync-gateway"]  # it fetches slices of its own
         again = tuple(_fetched_again(requests, durable))
-        versions = self._scene.versions_of(r.key for r in requests)
+        versions = self._scene.far_side.versions_of(r.key for r in requests)
         how = strike.how if end.struck else None
         life = Life(verb, end.code, end.changes, end.looks, end.struck, words, again, versions, how)
         self.lives.append(life)
-        self._scene.lived(life)
+        self._scene.orders.lived(life)
         return life
 
     def _durable(self) -> dict[str, list[tuple[int, int]]]:

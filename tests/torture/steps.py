@@ -44,7 +44,7 @@ class Attack:
 
 @dataclass(frozen=True, repr=False)
 class Happening(Short):
-    """What people or the console do before a life: a method of `scene.Scene`, by its name with blanks for `_`.
+    """What people or the console do before a life: a method of `Scene`, `FarSide` or `Damages`, with blanks for `_`.
 
     `of` picks a version, modulo their number; `place` (0 to 1) a file and a byte; `how` is the method's own word.
     """

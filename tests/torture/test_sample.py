@@ -32,6 +32,9 @@ FOUND = {
     "retention removed and fetched an old version in turn, beside a newer one that the console removed": Schedule(
         0, "calm", 6, "", told(6, "retention")[1], ALWAYS, "retention"
     ),
+    "a model that was listed again after its removal was fetched and removed in turn": Schedule(
+        0, "calm", 16, "", told(16, "retention")[1], ALWAYS, "retention"
+    ),
     "a folder that was damaged before its ledger knew it could not be repaired": Schedule(
         5, "kill", 5, "", (Step(Blow(0.875, -1)), *told(5, "repair")[1][1:]), ALWAYS, "repair"
     ),

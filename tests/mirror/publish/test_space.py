@@ -152,6 +152,22 @@ def test_keep_gone_false_removes_gone_models_after_a_day_of_polls(server: Faulty
     assert mirror.model(ids[0]).reason == "removed in the console ([mirror] keep_gone = false)"
 
 
+def test_a_model_that_is_listed_again_after_its_removal_stays(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["keep_gone"] = False
+    ids = add(server, 1, 2)
+    mirror.sync()
+    listed = list(server.models)
+    unlist(server, ids[0])
+    for hours in range(0, 30, 2):
+        mirror.later = hours * 3600.0
+        mirror.sync()
+    assert "v1" not in there(mirror)
+    server.models[:] = listed
+    mirror.sync()
+    mirror.sync()
+    assert "v1" in there(mirror), "its absence of then does not count"
+
+
 @pytest.mark.parametrize("kind", ["empty", "malformed"])
 def test_incomplete_lists_remove_nothing_however_long(server: FaultyServer, mirror: MirrorHere, kind: str) -> None:
     mirror.settings["keep_gone"] = False
