@@ -63,7 +63,7 @@ def main() -> int:
     arguments = _parse()
     kinds = arguments.kind or list(KINDS)
     seeds = range(arguments.seed, arguments.seed + arguments.count)
-    stories = arguments.story
+    stories = [story.replace("none", "") for story in arguments.story or ()]
     orders = [(seed, kind_of(seed, kinds), stories[seed % len(stories)] if stories else story_of(seed)) for seed in seeds]
     if arguments.only is not None:
         orders = [(arguments.only, kind, story) for kind in kinds for story in stories or [""]]

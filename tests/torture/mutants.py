@@ -1,4 +1,4 @@
-"""Deliberate faults of the agent. Each must be found: by a campaign of the kind that is named, or by the tests that are.
+"""Deliberate faults of the agent. Each must be found: by a campaign of the kind and story that are named, or by tests.
 
     python -m tests.torture.mutants [NAME …]
 
@@ -29,6 +29,7 @@ class Mutant:
     old: str
     new: str
     found_by: str
+    story: str = ""  # of the campaign
 
 
 MUTANTS = (
@@ -91,6 +92,24 @@ MUTANTS = (
     Mutant("a file that is written to is taken", "drop/open_files.py",
            "return refusal.errno == errno.EAGAIN", "return False", "tests/drop/test_finished_or_not.py"),
     Mutant("shards are sent again", "drop/delivery.py", "                if not shard.uploaded\n", "", "kill"),
+    Mutant("the no of a gate is not heard", "mirror/model_task.py",
+           "        gate.ask(self._model, str(staging), self._context.stop, self._beat)\n", "", "kill", "gates"),
+    Mutant("current moves without a word", "mirror/promotion.py",
+           '    if promotes == "manual":\n        return place.served\n', "", "kill", "promotion"),
+    Mutant("an import believes its disk", "mirror/sources.py", "if digest.hexdigest() != part.blake3:", "if False:",
+           "kill", "import"),
+    Mutant("an object that was replaced meanwhile is not asked for", "mirror/check/proving.py",
+           "return file.last_answer is None or (job", "return (job", "kill", "replaced"),
+    Mutant("a repair believes what it has", "mirror/check/verify.py", "_digest(descriptor, part, step) != part.blake3",
+           "False", "kill", "repair"),
+    Mutant("an absence does not end", "mirror/polling.py", "row.absent_since if row.id in listed else row.state",
+           "row.id not in listed and row.state", "kill", "retention"),
+    Mutant("an extension needs no record", "mirror/publish/folder.py",
+           "            write_record(folder, record, self.access)\n            sync_folder(folder)\n", "", "kill",
+           "extension"),
+    Mutant("bytes of gateways are believed", "mirror/check/proving.py",
+           "self._uses_etags = ledger, storage, habits, uses_etags", "self._uses_etags = ledger, storage, habits, False",
+           "kill", "gateways"),
 )  # fmt: skip
 
 
@@ -131,7 +150,7 @@ def _by_campaign(mutant: Mutant, program: Path) -> str | None:
         with forged(place, program) as forge:
             bench = Bench(place, forge)
             for seed in range(TRIES):
-                broken, _ = bench.run(drawn(seed, mutant.found_by))
+                broken, _ = bench.run(drawn(seed, mutant.found_by, mutant.story))
                 if broken:
                     words = broken[0].strip().splitlines()[-1]  # of a calm life that breaks a promise, it is the last line
                     return f"{mutant.found_by}, seed {seed}: {words[:200]}"

@@ -58,7 +58,8 @@ class Schedule:
     story: str = ""  # of STORIES, "" for a world in which nothing changes
 
     def __str__(self) -> str:
-        return f"SEED={self.seed} KIND={self.kind} world {self.world} {self.story} {self.disk} {self.steps} {self.knobs}"
+        words = f"SEED={self.seed} KIND={self.kind} STORY={self.story or 'none'} world {self.world}"
+        return f"{words} {self.disk} {self.steps} {self.knobs}"
 
 
 def kind_of(seed: int, kinds: Sequence[str]) -> str:
