@@ -3,7 +3,6 @@
 0: nothing is left to do. 1: a person must act. 4: the console refuses the key. 75: a later pass may do the rest.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -47,7 +46,7 @@ def undone(
 
 def _of_uploads(uploads: Iterable[Upload]) -> Iterator[Undone]:
     for upload in uploads:
-        words = _words(os.fsdecode(upload.path), upload.state, upload.reason)
+        words = _words(upload.path.decode("utf-8", "surrogateescape"), upload.state, upload.reason)
         if upload.next_attempt is None and upload.state in STUCK_UPLOADS:
             yield Undone(1, words)
         elif upload.next_attempt is not None or upload.state in _BEGUN:
