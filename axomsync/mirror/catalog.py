@@ -87,7 +87,10 @@ class _Judge:
         here = [row for row in known if row.state is ModelState.PUBLISHED]
         self._there = {row.id for row in here if is_published(row)}
         self._published_bytes = sum(row.bytes_total or 0 for row in here if row.id in self._there)
-        self._newest = _newest((model for model in listed if model.status == READY and self._selects(model)), selection.keep)
+        wanted = {model.id: model for model in listed if model.status == READY and self._selects(model)}
+        # What is here counts for retention, listed or not: no older version may be fetched that it would remove at once.
+        there = {row.id: _remote(row) for row in here if row.id in self._there}
+        self._newest = _newest((there | wanted).values(), selection.keep)
 
     def state(self, model: RemoteModel, row: Model | None) -> tuple[ModelState, str | None]:
         if row is not None and row.state is ModelState.PUBLISHED and row.id in self._there:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -151,6 +152,19 @@ def test_keep_fetches_the_newest_and_pulled_models() -> None:
     assert changes["3"].state is S.QUEUED
     assert (changes["2"].state, changes["2"].reason) == (S.IGNORED, "not among the newest 1 of its name ([mirror] keep)")
     assert "1" not in changes, "it is asked for by name, and stays queued"
+
+
+@pytest.mark.parametrize("missing", ["removed in the console", "on hold in the console", "excluded"])
+def test_keep_fetches_nothing_that_is_older_than_what_is_here(missing: str) -> None:
+    listed = [RemoteModel(i, "n", i, None, None, READY, f"2026-01-0{i}T00:00:00Z") for i in "12"]
+    known = [row(listed[0], S.PRUNED, "why", 70), row(listed[1], S.PUBLISHED, None, 70)]
+    if missing == "removed in the console":
+        listed = listed[:1]
+    elif missing == "on hold in the console":
+        listed[1] = dataclasses.replace(listed[1], status="on hold")
+    selection = Selection(("*",), ("2",) if missing == "excluded" else (), keep=1)
+    changes = [change.model.id for change in reconcile(listed, known, selection, lambda model: True)]
+    assert changes == ["2"], "the older one would be removed at once"
 
 
 def test_pruned_models_return_only_if_they_would_stay() -> None:

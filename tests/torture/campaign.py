@@ -1,8 +1,8 @@
 """Runs many schedules, and tells each that breaks a promise, with the shortest form that still does.
 
-    python -m tests.torture.campaign --count 600 --seed 1 [--kind kill …] [--minutes 30]
+    python -m tests.torture.campaign --count 600 --seed 1 [--kind kill …] [--story repair …] [--minutes 30]
 
-`--only SEED` with `--kind` repeats one. Each core runs schedules in a process of its own.
+`--only SEED` with `--kind` and `--story` repeats one. Each core runs schedules in a process of its own.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from pathlib import Path
 from subprocess import SubprocessError
 
 from tests.torture.forge import Forge, forged, place_for_runs
-from tests.torture.schedule import KINDS, Schedule, drawn, kind_of, simpler
-from tests.torture.world import Run
+from tests.torture.run import Run
+from tests.torture.schedule import KINDS, Schedule, drawn, kind_of, simpler, story_of
+from tests.torture.stories import STORIES
 
 PROGRAM = Path(__file__).parents[2]
 SHORTENING_RUNS = 40
@@ -31,7 +32,7 @@ class Bench:
 
     def __init__(self, place: Path, forge: Forge) -> None:
         self._place, self._forge = place, forge
-        self._counts: dict[str, tuple[int, int]] = {}
+        self._counts: dict[str, list[tuple[int, int]]] = {}
         self._numbers = itertools.count()
 
     def run(self, schedule: Schedule) -> tuple[list[str], Run]:
@@ -61,10 +62,11 @@ def main() -> int:
     """Run the campaign; the exit code is 1 if a promise was broken."""
     arguments = _parse()
     kinds = arguments.kind or list(KINDS)
-    seeds = [arguments.only] if arguments.only is not None else range(arguments.seed, arguments.seed + arguments.count)
-    orders = [(seed, kind_of(seed, kinds)) for seed in seeds]
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    stories = arguments.story
+    orders = [(seed, kind_of(seed, kinds), stories[seed % len(stories)] if stories else story_of(seed)) for seed in seeds]
     if arguments.only is not None:
-        orders = [(arguments.only, kind) for kind in kinds]
+        orders = [(arguments.only, kind, story) for kind in kinds for story in stories or [""]]
     ends = time.monotonic() + 60 * arguments.minutes
     began, done, points, failed = time.monotonic(), Counter[str](), Counter[str](), []
     jobs = [
@@ -84,24 +86,24 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _work(job: tuple[list[tuple[int, str]], float, bool, str]) -> list[tuple[str, int, str]]:
+def _work(job: tuple[list[tuple[int, str, str]], float, bool, str]) -> list[tuple[str, int, str]]:
     orders, ends, shorten, program = job
     place = place_for_runs()
     found = []
     try:
         with forged(place, Path(program)) as forge:
             bench = Bench(place, forge)
-            for seed, kind in orders:
+            for seed, kind, story in orders:
                 if time.monotonic() > ends:
                     break
-                schedule = drawn(seed, kind)
+                schedule = drawn(seed, kind, story)
                 broken, run = bench.run(schedule)
                 told = ""
                 if broken:
                     short = bench.shortest(schedule) if shorten else schedule
                     told = f"{short}\n  struck: {[life.struck for life in run.lives]}\n  " + "\n  ".join(broken[:4])
                     print(told, file=sys.stderr, flush=True)
-                found.append((kind, run.struck, told))
+                found.append((f"{kind} {story}".strip(), run.struck, told))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return found
@@ -113,6 +115,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="the first seed; the others follow it")
     parser.add_argument("--only", type=int, help="one seed, to repeat it")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only trouble of this kind")
+    parser.add_argument(
+        "--story", action="append", choices=("", *STORIES), help='only in this story; "" is one without changes'
+    )
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no schedule after that")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--program", default=str(PROGRAM), help="a folder with the package axomsync")

@@ -7,98 +7,14 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import sqlite3
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from tests.torture.schedule import Dropped, Published, World
+from tests.torture import claims_of_models
+from tests.torture.evidence import Evidence
 
-OWN = {".axomsync.json"}  # the record in each version's folder
 CODES = {0, 1, 3, 4, 75, 78}  # of the contract
-
-
-@dataclass(frozen=True)
-class Life:
-    """One life: exit code or minus signal, counted calls, the struck call, what it wrote, durable ranges that it fetched."""
-
-    code: int
-    changes: int
-    looks: int
-    struck: str
-    words: str
-    fetched_again: tuple[str, ...]
-    how: int | None  # how it was struck
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What is there after a life. `at_rest`: nothing goes wrong any more, and this life was to find nothing to do."""
-
-    data: Path
-    beside: Path
-    world: World
-    dropped: tuple[Dropped, ...]
-    published: tuple[Published, ...]
-    bytes_of: Callable[[int, int], bytes]
-    uploaded: dict[str, bytes]
-    lives: tuple[Life, ...]
-    requests: tuple[tuple[str, str], ...]
-    secrets: tuple[str, ...]
-    at_rest: bool
-    before: dict[str, Any]
-    ledger_attacked: bool
-    wire_failed: bool
-
-    @property
-    def drop(self) -> Path:
-        return self.data / "drop"
-
-    @property
-    def mirror(self) -> Path:
-        return self.data / "mirror"
-
-    def everything(self) -> dict[str, Any]:
-        """All that a life with nothing to do leaves as it is."""
-        found: dict[str, Any] = {}
-        for folder in (self.drop, self.mirror, self.data / "view"):
-            for path in sorted(folder.rglob("*")):
-                s = path.lstat()
-                if "agents" not in path.parts:  # where each life says that it was here
-                    found[str(path)] = (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns if not path.is_dir() else 0)
-        found["ledger"] = rows_of(self.data / "state" / "state.db")
-        return found
-
-    def is_idle(self) -> bool:
-        """The last life sent and fetched nothing, and changed nothing."""
-        busy = any(method != "GET" or not path.startswith("/api") or "download" in path for method, path in self.requests)
-        return not busy and self.before == self.everything()
-
-
-def rows_of(ledger: Path) -> dict[str, list[Any]]:
-    """The rows of uploads, models and segments, but for times; {} if there is no ledger that can be read."""
-    if not ledger.exists():
-        return {}
-    place = Path(tempfile.mkdtemp())
-    try:
-        for file in ledger.parent.glob("state.db*"):
-            shutil.copyfile(file, place / file.name)
-        with closing(sqlite3.connect(place / ledger.name)) as db:
-            sql = {
-                "uploads": "SELECT id, path, state, sha256, key, etag, in_drop, reason FROM uploads",
-                "models": "SELECT id, state, path, reason, damage FROM models",
-                "segments": "SELECT * FROM segments",
-            }
-            return {table: sorted(map(repr, db.execute(statement))) for table, statement in sql.items()}
-    except sqlite3.Error:
-        return {}
-    finally:
-        shutil.rmtree(place)
 
 
 def broken_promises(e: Evidence) -> list[str]:
@@ -108,29 +24,6 @@ def broken_promises(e: Evidence) -> list[str]:
 
 
 # After every life, whatever happened
-
-
-def never_partial(e: Evidence) -> Iterator[str]:
-    """A version's folder is complete and identical to what was published, whenever it is there."""
-    for model in e.published:
-        for folder in _folders_of(e, model):
-            wanted = {rel: e.bytes_of(size, number) for rel, size, number in model.files}
-            found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and f.name not in OWN}
-            if not (folder / ".axomsync.json").is_file():
-                yield f"{folder} has no record"
-            if found != wanted.keys():
-                yield f"{folder} has {sorted(found)} and not {sorted(wanted)}"
-            for rel in found & wanted.keys():
-                if (folder / rel).read_bytes() != wanted[rel]:
-                    yield f"{folder / rel} has other bytes"
-
-
-def current_leads_to_a_version(e: Evidence) -> Iterator[str]:
-    """`current`, where it is, leads to a complete version."""
-    for name in {model.name for model in e.published}:
-        link = e.mirror / name / "current"
-        if link.is_symlink() and not (link / ".axomsync.json").is_file():
-            yield f"{link} leads to {os.readlink(link)}"
 
 
 def no_byte_of_a_user_is_lost(e: Evidence) -> Iterator[str]:
@@ -207,41 +100,12 @@ def nothing_outside(e: Evidence) -> Iterator[str]:
     there = {path.name: path.read_text() for path in e.beside.iterdir()}
     if there != {"mine": "not the agent's"}:
         yield f"beside them lies {there}"
-    strange = {path.name for path in e.data.iterdir()} - {"drop", "mirror", "view", "state", "lost+found"}
+    strange = {path.name for path in e.data.iterdir()} - {"drop", "mirror", "view", "state", "lost+found", "ballast"}
     if strange:
         yield f"{sorted(strange)} is new"
 
 
-def no_durable_byte_is_fetched_twice(e: Evidence) -> Iterator[str]:
-    """A range that the ledger calls durable when a life begins is not fetched by it."""
-    if (
-        e.wire_failed
-        or e.ledger_attacked
-        or any(life.how is not None and (life.how > 0 or life.how == -3) for life in e.lives)
-    ):
-        return  # there the bytes on disk may be damaged, or the ledger may be wrong
-    yield from e.lives[-1].fetched_again
-
-
 # When nothing goes wrong any more
-
-
-def every_ready_model_is_there(e: Evidence) -> Iterator[str]:
-    """Every ready version is on disk, or the older ones are pruned as `keep` says; `current` leads to the newest."""
-    keep = e.world.config["mirror"].get("keep", 0)
-    for name in {model.name for model in e.published}:
-        versions = [model for model in e.published if model.name == name]
-        wanted = versions[-keep:] if keep else versions
-        for model in wanted:
-            if not _folders_of(e, model):
-                yield f"{name}/{model.version} is not there: {e.lives[-1].words[-500:]}"
-        if too_many := [
-            str(folder) for model in versions[: len(versions) - len(wanted)] for folder in _folders_of(e, model)
-        ]:
-            yield f"{too_many} are not pruned"
-        link = e.mirror / name / "current"
-        if not link.is_symlink() or link.resolve() not in [f.resolve() for f in _folders_of(e, versions[-1])]:
-            yield f"{link} leads to {os.readlink(link) if link.is_symlink() else 'nothing'}, not to {versions[-1].version}"
 
 
 def every_valid_file_is_in_storage(e: Evidence) -> Iterator[str]:
@@ -305,39 +169,35 @@ def nothing_is_left_over(e: Evidence) -> Iterator[str]:
     if claims.exists() and (left := [p.name for p in claims.iterdir() if p.is_symlink() and not p.name.endswith(".json")]):
         yield f"the claims {left} are left"
     inside = e.mirror / ".axomsync"
-    if inside.exists() and (left := [str(p) for p in inside.rglob("*") if p.is_file() and p.stat().st_size > 0]):
+    waits = bool(e.truth.refused)  # what a gate refused is there until it is judged again
+    if inside.exists() and not waits and (left := [str(p) for p in inside.rglob("*") if p.is_file() and p.stat().st_size]):
         yield f"{left} are left in staging"
 
 
 def the_code_is_right(e: Evidence) -> Iterator[str]:
     """The exit code is 1 if a file was rejected, and else 0."""
     life = e.lives[-1]
-    if life.code not in (0, 1) or (life.code == 1 and all(file.content is not None for file in e.dropped)):
+    is_refused = bool(e.truth.refused) or any(file.content is None for file in e.dropped)
+    if life.code not in (0, 1) or (life.code == 1 and not is_refused):
         yield f"it is {life.code}: {life.words[-600:]}"
 
 
 def zero_means_done(e: Evidence) -> Iterator[str]:
-    """A life that ends with 0 left nothing undone."""
-    if e.lives[-1].code == 0 and not e.wire_failed:  # the far side can say that there is nothing to do
-        yield from every_ready_model_is_there(e)
+    """A pass that ends with 0 left nothing undone."""
+    life = e.lives[-1]
+    if life.verb[0] == "sync" and life.code == 0 and not e.wire_failed:  # the far side can say that there is nothing to do
+        yield from claims_of_models.every_ready_model_is_there(e)
         yield from every_valid_file_is_in_storage(e)
 
 
 ALWAYS = (
-    never_partial, current_leads_to_a_version, no_byte_of_a_user_is_lost, receipts_are_true,
-    storage_has_only_checked_contents, no_secret_in_any_output, words_are_for_people, nothing_outside,
-    no_durable_byte_is_fetched_twice, zero_means_done,
+    *claims_of_models.ALWAYS, no_byte_of_a_user_is_lost, receipts_are_true, storage_has_only_checked_contents,
+    no_secret_in_any_output, words_are_for_people, nothing_outside, zero_means_done,
 )  # fmt: skip
 AT_REST = (
-    every_ready_model_is_there, every_valid_file_is_in_storage, every_content_is_stored_once, files_are_put_away,
+    *claims_of_models.AT_REST, every_valid_file_is_in_storage, every_content_is_stored_once, files_are_put_away,
     an_idle_life_does_nothing, nothing_is_left_over, the_code_is_right,
 )  # fmt: skip
-
-
-def _folders_of(e: Evidence, model: Published) -> list[Path]:
-    """The folders of a version: its own, or one with a part of its id when two versions have the same labels."""
-    parent = e.mirror / model.name
-    return [path for path in parent.glob(f"{model.version}*") if path.is_dir() and not path.is_symlink()]
 
 
 def _stored(e: Evidence) -> set[bytes]:

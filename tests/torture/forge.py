@@ -54,6 +54,7 @@ class Order:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     descriptors: int = 0  # limit of open files; 0 leaves it
     memory: int = 0  # limit of address space, in bytes; 0 leaves it
+    group: str = ""  # file that takes the process into a control group
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def _live(order: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (order["descriptors"],) * 2)
     if order["memory"]:
         resource.setrlimit(resource.RLIMIT_AS, (order["memory"],) * 2)
+    if order["group"]:
+        Path(order["group"]).write_text(str(os.getpid()))
     strike, folders = order["strike"], "".join(f"{folder}/\n" for folder in order["folders"])
     sys.argv = ["axomsync", *order["arguments"]]
     code = UNCAUGHT

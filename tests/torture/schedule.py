@@ -1,24 +1,23 @@
 """What a seed means: a world, and the steps of one run against it. Pure.
 
 A world is drawn from `seed % WORLDS`, so that many seeds share one and its number of calls is counted once. Everything else
-is drawn from the seed: what kind of trouble, in which lives, at which share of a life's calls, with which knobs.
+is drawn from the seed: its story, what kind of trouble, in which lives, at which share of a life's calls, with which knobs.
 """
 
 import errno
-import gzip
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 from tests.torture.forge import CHANGES, KILL_AFTER, KILL_BEFORE, LOOKS, SHORT
+from tests.torture.steps import Attack, Blow, Step, Wire
+from tests.torture.stories import STORIES, told
+from tests.torture.worlds import WORLDS, world_of
 
-WORLDS = 48
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EDQUOT, errno.EINTR, errno.EACCES)
-KINDS = ("kill", "power", "error", "wire", "ledger", "limits")
-DISKS = {"ext4": ("mkfs.ext4", "-b", "4096"), "xfs": ("mkfs.xfs",), "btrfs": ("mkfs.btrfs", "--mixed")}
+KINDS = ("kill", "power", "error", "wire", "ledger", "limits", "room", "oom")
+DISKS = {"power": ("ext4", "ext4", "xfs", "btrfs"), "room": ("ext4",), "oom": ("ext4",)}  # by kind; else the machine's own
 
 # Each is drawn in a quarter of the runs. The first value is near the agent's own.
 KNOBS: dict[str, tuple[Any, ...]] = {
@@ -38,78 +37,12 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "HASHED_BY_ONE_LANE": (1, 100_000),
     "WORTH_ASKING": (1,),
 }
-ALWAYS: dict[str, Any] = {"BACKOFF_BASE": 0.01, "LONGEST_QUICK_PAUSE_SECONDS": 0.05}  # nobody waits for nothing
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A file that a person drops. `data` are its bytes; `content` is what storage must get, None if it is invalid."""
-
-    path: str
-    data: bytes
-    content: bytes | None
-
-
-@dataclass(frozen=True)
-class Published:
-    """A version that the console lists: for each file its size and the number that its bytes follow from."""
-
-    name: str
-    version: str
-    files: tuple[tuple[str, int, int], ...]
-    part: int | None  # size of the parts of its multipart uploads
-    etag: bool
-
-
-@dataclass(frozen=True)
-class World:
-    """What there is before the first life."""
-
-    number: int
-    config: dict[str, dict[str, Any]]
-    dropped: tuple[Dropped, ...]
-    published: tuple[Published, ...]
-
-
-@dataclass(frozen=True)
-class Blow:
-    """A strike at the share `place` (0 to 1) of the calls of its kind."""
-
-    place: float
-    how: int
-    kind: int = CHANGES
-    lasts: int = 1
-
-
-@dataclass(frozen=True)
-class Wire:
-    """A fault of the far side: the `number`-th of `world.FAULTS`, for `times` requests after `skip` of them."""
-
-    number: int
-    skip: int
-    times: int
-
-
-@dataclass(frozen=True)
-class Attack:
-    """What happens to the ledger between two lives, at the share `place` of its bytes."""
-
-    how: str  # flip, cut, zero, lose, wal (flips a byte of the write-ahead log)
-    place: float
-    length: int
-
-
-@dataclass(frozen=True)
-class Step:
-    """One life and what surrounds it; all parts but the life may be absent."""
-
-    blow: Blow | None = None
-    wire: tuple[Wire, ...] = ()
-    attack: Attack | None = None  # before the life
-    arrives: int = 0  # so many of the world's files and versions appear before the life
-    power_fails: bool = False  # after the blow; else the disk keeps what was written
-    descriptors: int = 0
-    memory: int = 0
+ALWAYS: dict[str, Any] = {  # nobody waits for nothing
+    "BACKOFF_BASE": 0.01,
+    "LONGEST_QUICK_PAUSE_SECONDS": 0.05,
+    "GONE_POLLS": 1,
+    "GONE_SECONDS": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -122,60 +55,10 @@ class Schedule:
     disk: str  # of DISKS, "" for the machine's own
     steps: tuple[Step, ...]
     knobs: dict[str, Any] = field(default_factory=dict)
+    story: str = ""  # of STORIES, "" for a world in which nothing changes
 
     def __str__(self) -> str:
-        return f"SEED={self.seed} KIND={self.kind} world {self.world} {self.disk} {self.steps} {self.knobs}"
-
-
-def world_of(number: int) -> World:
-    """The world of this number."""
-    dice = Random(f"world {number}")
-    drop: dict[str, Any] = {"settle": "20ms", "after": dice.choice(("archive", "archive", "keep", "delete"))}
-    if dice.random() < 0.3:
-        drop["shard"] = "2KiB"
-    if dice.random() < 0.3:
-        drop["include"] = ["*.jsonl", "*.jsonl.gz"]
-    mirror: dict[str, Any] = {"reserve": "1MiB", "verify": dice.choice(("etag", "etag", "size"))}
-    if dice.random() < 0.25:
-        mirror["keep"] = 1
-    if dice.random() < 0.4:
-        mirror["views"] = [f"{dice.choice(('flat', 'hf'))}:VIEW"]
-    dropped = tuple(_dropped(dice, packed="include" in drop)) if number % 3 != 1 else ()
-    published = tuple(_published(dice)) if number % 3 != 0 or not dropped else ()
-    transfer = {"connections": dice.choice((1, 4, 16)), "stall": "2s"}
-    return World(number, {"drop": drop, "mirror": mirror, "transfer": transfer, "web": {"listen": ""}}, dropped, published)
-
-
-def _dropped(dice: Random, *, packed: bool) -> Iterator[Dropped]:
-    seen: list[tuple[str, bytes]] = []
-    for index in range(dice.randint(1, 5)):
-        name = dice.choice((f"{index}.jsonl", f"deep/er/{index}.jsonl", f"ä b+{index}%2F.jsonl"))
-        kind = dice.random()
-        if kind < 0.2 and seen:
-            first, data = dice.choice(seen)  # the content of another file, perhaps under its name, which is no new upload
-            name = dice.choice((name, f"again/{index}/{os.path.basename(first)}"))
-        else:
-            texts = ({"text": f"{dice.getrandbits(64):x} " * dice.randint(1, 30)} for _ in range(dice.randint(1, 40)))
-            data = b"".join(json.dumps(text).encode() + b"\n" for text in texts)
-        if kind > 0.85:
-            yield Dropped(name, data + b"no JSON\n", None)
-        elif packed and kind > 0.6:
-            yield Dropped(f"{name}.gz", gzip.compress(data, mtime=0), data)
-        else:
-            seen.append((name, data))
-            yield Dropped(name, data, data)
-
-
-def _published(dice: Random) -> Iterator[Published]:
-    for index in range(dice.randint(1, 3)):
-        files = tuple(
-            (dice.choice(("{}.bin", "sub/{}.json", "tokenizer-{}.txt")).format(number), size, dice.getrandbits(30))
-            for number, size in enumerate(
-                dice.choice((0, 1, 900, 70_000, 300_000, 1_200_000)) for _ in range(dice.randint(1, 4))
-            )
-        )
-        part = dice.choice((None, None, 100_000, 65_536))
-        yield Published(dice.choice(("chassis", "wheel")), f"v{index}", files, part, etag=dice.random() < 0.85)
+        return f"SEED={self.seed} KIND={self.kind} world {self.world} {self.story} {self.disk} {self.steps} {self.knobs}"
 
 
 def kind_of(seed: int, kinds: Sequence[str]) -> str:
@@ -183,12 +66,19 @@ def kind_of(seed: int, kinds: Sequence[str]) -> str:
     return Random(f"kind of {seed}").choice(kinds)
 
 
-def drawn(seed: int, kind: str) -> Schedule:
-    """The schedule of a seed, with trouble of one of KINDS."""
+def story_of(seed: int) -> str:
+    """The story that a campaign gives to a seed: half of the seeds have one."""
+    return Random(f"story of {seed}").choice((*STORIES, *("" for _ in STORIES)))
+
+
+def drawn(seed: int, kind: str, story: str = "") -> Schedule:
+    """The schedule of a seed, with trouble of one of KINDS in a story of STORIES."""
+    if story:
+        return _story_drawn(seed, kind, story)
     dice = Random(f"{kind} {seed}")
     world = world_of(seed % WORLDS)
     knobs = ALWAYS | {name: dice.choice(values) for name, values in KNOBS.items() if dice.random() < 0.25}
-    disk = dice.choice(("ext4", "ext4", "xfs", "btrfs")) if kind == "power" else ""
+    disk = dice.choice(DISKS[kind]) if kind in DISKS else ""
     lives = dice.choice((2, 2, 3) if kind == "ledger" else (1, 1, 2, 3))
     late = dice.randint(0, (len(world.dropped) + len(world.published)) // 2) if lives > 1 else 0
     steps = []
@@ -196,6 +86,25 @@ def drawn(seed: int, kind: str) -> Schedule:
         step = Step(arrives=late if number == 1 else 0)
         steps.append(_troubled(step, kind, dice, first=number == 0))
     return Schedule(seed, kind, world.number, disk, tuple(steps), knobs)
+
+
+def _story_drawn(seed: int, kind: str, story: str) -> Schedule:
+    dice = Random(f"{kind} {seed} {story}")
+    world, calm = told(seed % WORLDS, story)
+    knobs = ALWAYS | {name: dice.choice(values) for name, values in KNOBS.items() if dice.random() < 0.25}
+    disk = dice.choice(DISKS[kind]) if kind in DISKS else ""
+    most = (len(world.dropped) + len(world.published)) // 2
+    calm = (calm[0], replace(calm[1], arrives=dice.randint(0, most) if dice.random() < 0.3 else 0), *calm[2:])
+    always = dice.randrange(len(calm))  # this step is troubled in any case
+    steps: list[Step] = []
+    for number, step in enumerate(calm):
+        if number != always and dice.random() < 0.4:
+            steps.append(step)
+            continue
+        steps.append(_troubled(step, kind, dice, first=not steps))
+        if dice.random() < 0.3:  # the same again, and struck again
+            steps.append(_troubled(replace(step, happens=(), arrives=0), kind, dice, first=False))
+    return Schedule(seed, kind, world.number, disk, tuple(steps), knobs, story)
 
 
 def _troubled(step: Step, kind: str, dice: Random, *, first: bool) -> Step:
@@ -222,6 +131,13 @@ def _troubled(step: Step, kind: str, dice: Random, *, first: bool) -> Step:
             if dice.random() < 0.7:
                 return replace(step, descriptors=dice.randint(12, 60))
             return replace(step, memory=dice.randint(150, 900) << 20)
+        case "room":
+            step = replace(step, blow=Blow(place, KILL_BEFORE) if dice.random() < 0.2 else None)
+            if dice.random() < 0.6:
+                return replace(step, room=dice.choice((0, 8_192, 100_000, 1 << 20, dice.randint(0, 4 << 20))))
+            return replace(step, inodes=dice.choice((0, 1, dice.randint(2, 60))))
+        case "oom":
+            return replace(step, group=dice.randint(2 << 20, 48 << 20))
     raise ValueError(kind)
 
 
@@ -235,5 +151,8 @@ def simpler(schedule: Schedule) -> Iterator[Schedule]:
         less = [replace(step, wire=step.wire[:n] + step.wire[n + 1 :]) for n in range(len(step.wire))]
         less += [replace(step, arrives=0)] if step.arrives else []
         less += [replace(step, blow=None)] if step.blow else []
+        less += [replace(step, power_fails=False)] if step.power_fails else []
+        less += [replace(step, room=None, inodes=None)] if step.room is not None or step.inodes is not None else []
+        less += [replace(step, happens=step.happens[:n] + step.happens[n + 1 :]) for n in range(len(step.happens))]
         for one in less:
             yield replace(schedule, steps=(*schedule.steps[:index], one, *schedule.steps[index + 1 :]))

@@ -7,11 +7,13 @@ ledger), a model that is removed meanwhile.
 
 import logging
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from axomsync.core.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
 from axomsync.core.filesystems import is_folder
 from axomsync.core.records import Model, ModelState
+from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
 from axomsync.mirror.check.repair import check_manifest, check_room, repair
 from axomsync.mirror.check.verify import Damage, HalfSpeed, Step, examine
@@ -80,10 +82,32 @@ class Upkeep:
 
     def repair(self, model_id: str, beat: Beat) -> None:
         """Read one model now and repair it. Raises the failure of the repair."""
-        model = self._context.ledger.read.model(model_id)
+        model = self._on_disk(model_id)
         record, damages = self.verify(model, self._step(beat))
         if damages:
             self.mend(model, record, damages, beat)
+        if model.state is ModelState.BLOCKED:  # it was not adopted as it was
+            self._context.ledger.record_wanted(model.id, pulled=model.pulled)
+
+    def _on_disk(self, model_id: str) -> Model:
+        """Return a published model with its path, also one of whose folder the ledger does not know. Raises `Rejected`.
+
+        Such a folder appeared before a crash, or before the ledger was lost, and was damaged before it was adopted.
+        """
+        row = next((row for row in self._context.ledger.read.models() if row.id == model_id), None)
+        if row is not None and row.path is not None:
+            return row
+        for folder, record in self._context.mirror_folder.published():
+            if isinstance(record, LocalFault) or record.model.id != model_id:
+                continue
+            if row is not None:
+                return replace(row, path=str(folder))
+            proofs = record.proofs.values()
+            self._context.ledger.record_found(
+                record.model, str(folder), record.files, record.left_out, record.remarks, proofs
+            )
+            return self._context.ledger.read.model(model_id)
+        raise Rejected(f"{printable(model_id)}: no published model has this id")
 
     def look_after(self, model: Model, step: Step, beat: Beat) -> list[Damage]:
         """Read one model and repair it if needed; returns the damage. Failures become problems."""

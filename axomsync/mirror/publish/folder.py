@@ -171,7 +171,7 @@ class MirrorFolder:
         Raises `Rejected` if a file of it is missing or has another size, and `LocalFault`.
         """
         if (rel := self.lacks(folder, record)) is not None:
-            raise Rejected(f"{folder}: {printable(rel)} was changed or removed; remove the folder")
+            raise Rejected(f"{folder}: {printable(rel)} was changed or removed; `axomsync verify --repair` fetches it again")
         if read_record(folder) != record:
             try:
                 write_record(folder, record, self.access)

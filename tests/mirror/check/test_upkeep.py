@@ -13,6 +13,7 @@ import pytest
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.records import Manifest, ManifestFile, ModelFile, ModelState
+from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.fetch.partial import Job, PartialFile
 from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.mirror.publish.record import read_record
@@ -188,6 +189,22 @@ def test_adopted_model_is_read_soon(server: FaultyServer, mirror: MirrorHere, fo
     assert next(iter(mirror.models())).state == ModelState.PUBLISHED
     mirror.scrub()
     assert is_whole(folder)
+
+
+@pytest.mark.parametrize("blocked", [True, False], ids=["blocked", "unknown to the ledger"])
+def test_damaged_folder_that_was_not_adopted_is_repaired(
+    server: FaultyServer, mirror: MirrorHere, folder: Path, blocked: bool
+) -> None:
+    (folder / "sub/b.bin").unlink()
+    shutil.rmtree(mirror.state)
+    if blocked:
+        mirror.sync()
+        assert next(iter(mirror.models())).state == ModelState.BLOCKED
+    with mirror.context() as context:
+        Upkeep(context).repair(server.models[0]["id"], lambda: None)
+    assert is_whole(folder)
+    mirror.sync()
+    assert next(iter(mirror.models())).state == ModelState.PUBLISHED
 
 
 @pytest.mark.parametrize(("days", "is_due"), [(0.0, False), (29.0, False), (31.0, True), (-1.0, True), (-400.0, True)])

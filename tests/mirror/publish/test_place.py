@@ -164,7 +164,11 @@ def test_a_published_folder_that_is_not_whole_is_not_adopted(server: FaultyServe
     (mirror.folder / "chassis" / "v1" / "a.bin").unlink()
     shutil.rmtree(mirror.state)
     mirror.sync()
-    blocked(mirror, model_id, f"{mirror.folder / 'chassis' / 'v1'}: a.bin was changed or removed; remove the folder")
+    blocked(
+        mirror,
+        model_id,
+        f"{mirror.folder / 'chassis' / 'v1'}: a.bin was changed or removed; `axomsync verify --repair` fetches it again",
+    )
 
 
 def test_files_selects_the_wanted_files(server: FaultyServer, mirror: MirrorHere) -> None:
