@@ -11,6 +11,7 @@ ON ?=# the legs of `make matrix`; all when empty
 N ?=# how many runs of the tortures `make stress` makes
 SEED ?=# the first seed of these runs
 MUTANTS ?=# deliberate faults that `make stress` looks for: all, or words of their names
+SOAK ?=# for how many minutes `make stress` has one agent live, fail and be killed; ARGS='--folder F' goes on there
 CASE ?=# what `make bench` measures; everything when empty
 UV := $(shell command -v uv)
 
@@ -63,12 +64,13 @@ bench: .venv/bench  ## measures against other clients, on loopback; CASE=name on
 	pip install -q --no-build-isolation -e '.[bench]'
 	touch $@
 
-stress: .venv/ready .venv/deploy/ready  ## the long tortures; N=600 (SEED=1) instead so many runs that a seed repeats; MUTANTS=all deliberate faults
+stress: .venv/ready .venv/deploy/ready  ## the long tortures; N=600 (SEED=1) instead so many runs that a seed repeats; MUTANTS=all deliberate faults; SOAK=60 one agent for an hour
 	@tests/rig/debian-packages.sh
 	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs buildah:buildah crun:crun \
 		debootstrap:debootstrap setfacl:acl
 	if [ -n "$(MUTANTS)" ]; then exec .venv/bin/python -m tests.torture.mutants $(filter-out all,$(MUTANTS)); fi
 	if [ -n "$(N)" ]; then exec .venv/bin/python -m tests.torture.campaign --count $(N) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
+	if [ -n "$(SOAK)" ]; then exec .venv/bin/python -m tests.soak --minutes $(SOAK) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
 clean:  ## removes whatever these verbs made
