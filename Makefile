@@ -71,16 +71,13 @@ bench: .venv/bench  ## measures against other clients, on loopback; CASE=name on
 	pip install -q --no-build-isolation -e '.[fuzz]'
 	touch $@
 
-stress: .venv/ready .venv/deploy/ready  ## the long tortures; N=600 (SEED=1) instead so many runs that a seed repeats; MUTANTS=all deliberate faults; SOAK=60 one agent for an hour; FUZZ=1000000 hostile inputs
+stress: .venv/ready .venv/deploy/ready $(if $(FUZZ),.venv/fuzz)  ## the long tortures; or N=600 (SEED=1) runs that a seed repeats, MUTANTS=all, SOAK=60 minutes of one agent, FUZZ=1000000 inputs
 	@tests/rig/debian-packages.sh
 	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs buildah:buildah crun:crun \
 		debootstrap:debootstrap setfacl:acl
 	if [ -n "$(MUTANTS)" ]; then exec .venv/bin/python -m tests.torture.mutants $(filter-out all,$(MUTANTS)); fi
 	if [ -n "$(N)" ]; then exec .venv/bin/python -m tests.torture.campaign --count $(N) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
-	if [ -n "$(FUZZ)" ]; then
-	    $(MAKE) --no-print-directory .venv/fuzz
-	    exec .venv/bin/python -m tests.fuzz --inputs $(FUZZ) $(if $(SEED),--seed $(SEED)) $(ARGS)
-	fi
+	if [ -n "$(FUZZ)" ]; then exec .venv/bin/python -m tests.fuzz --inputs $(FUZZ) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
 	if [ -n "$(SOAK)" ]; then exec .venv/bin/python -m tests.soak --minutes $(SOAK) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
