@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.rig.faults import Content
 from tests.soak.plan import KEEP, Progress, Published, dropped
-from tests.torture.schedule import Dropped
+from tests.torture.worlds import Dropped
 
 RECORD = ".axomsync.json"
 

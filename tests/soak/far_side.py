@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.rig.faults import Content, Fault, FaultyServer, Request
 from tests.soak.plan import Progress, Published
-from tests.torture.world import FAULTS
+from tests.torture.wrong_answers import FAULTS
 
 
 class SoakServer(FaultyServer):

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.torture.schedule import Dropped
+from tests.torture.worlds import Dropped
 
 FILES, FILES_A_MINUTE = 20_000, 56.0  # six hours until the end
 VERSIONS, CHANGES_A_MINUTE = 200, 1.0
