@@ -139,7 +139,7 @@ def _shape(text: str | None) -> Shape | None:
     if text is None:
         return None
     try:
-        columns = json.loads(text)
+        columns = orjson.loads(text)
         found = [fitting(ShapeFinding, **each) for each in columns["findings"]]
         return fitting(Shape, **columns | {"findings": tuple(found)})
     except (KeyError, TypeError, ValueError):
