@@ -11,6 +11,8 @@ ON ?=# the legs of `make matrix`; all when empty
 N ?=# how many runs of the tortures `make stress` makes
 SEED ?=# the first seed of these runs
 MUTANTS ?=# deliberate faults that `make stress` looks for: all, or words of their names
+SOAK ?=# for how many minutes `make stress` has one agent live, fail and be killed; ARGS='--folder F' goes on there
+FUZZ ?=# how many inputs `make stress` gives to the parsers of outside bytes
 CASE ?=# what `make bench` measures; everything when empty
 UV := $(shell command -v uv)
 
@@ -63,12 +65,20 @@ bench: .venv/bench  ## measures against other clients, on loopback; CASE=name on
 	pip install -q --no-build-isolation -e '.[bench]'
 	touch $@
 
-stress: .venv/ready .venv/deploy/ready  ## the long tortures; N=600 (SEED=1) instead so many runs that a seed repeats; MUTANTS=all deliberate faults
+# It leads searches by what they reach; its wheels are for some Pythons only, and nothing else needs it.
+.venv/fuzz: .venv/ready
+	@if [ -n "$(UV)" ]; then pip() { "$(UV)" pip "$$@" -p .venv/bin/python; }; else pip() { .venv/bin/python -m pip "$$@"; }; fi
+	pip install -q --no-build-isolation -e '.[fuzz]'
+	touch $@
+
+stress: .venv/ready .venv/deploy/ready $(if $(FUZZ),.venv/fuzz)  ## the long tortures; or N=600 (SEED=1) runs that a seed repeats, MUTANTS=all, SOAK=60 minutes of one agent, FUZZ=1000000 inputs
 	@tests/rig/debian-packages.sh
 	tests/rig/debian-packages.sh mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs buildah:buildah crun:crun \
 		debootstrap:debootstrap setfacl:acl
 	if [ -n "$(MUTANTS)" ]; then exec .venv/bin/python -m tests.torture.mutants $(filter-out all,$(MUTANTS)); fi
 	if [ -n "$(N)" ]; then exec .venv/bin/python -m tests.torture.campaign --count $(N) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
+	if [ -n "$(FUZZ)" ]; then exec .venv/bin/python -m tests.fuzz --inputs $(FUZZ) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
+	if [ -n "$(SOAK)" ]; then exec .venv/bin/python -m tests.soak --minutes $(SOAK) $(if $(SEED),--seed $(SEED)) $(ARGS); fi
 	exec .venv/bin/python -m pytest -m stress $(ARGS)
 
 clean:  ## removes whatever these verbs made

@@ -4,39 +4,35 @@ Failures handled: the failure of one direction (it sets the exit code; the other
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from axomsync.agent.agent import Agent
 from axomsync.agent.guard import collect
-from axomsync.agent.outcome import codes_of_what_is_left, exit_code
+from axomsync.agent.outcome import undone
 from axomsync.agent.requests import Request
 from axomsync.config import MirrorSettings
 from axomsync.core.errors import AxomsyncError, Bug, Interrupted, LocalFault, Transient, interrupted_by
-from axomsync.core.policy import same_but_for_numbers
-from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
-from axomsync.drop.source import shown as shown_path
-from axomsync.mirror.publish.folder import shown
+from axomsync.ledger import Trouble, ledger_fault
+from axomsync.runtime.problems import LEDGER
 
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 60.0
 NO_MIRROR = MirrorSettings(enabled=False)
+BEARABLE = frozenset({Trouble.SLOW, Trouble.HELD})  # all writes succeed
 
 
 def sync(agent: Agent) -> int:
     """Run one pass of both directions; returns the exit code."""
     agent.begin(agent.settings, PATIENCE_SECONDS)
     before = agent.ledger.read.rejections()
-    stuck = _stuck(agent)
     agent.steer()
     failures = {} if agent.pause.is_on else _pass(agent)
     interrupted = agent.ended
     agent.end_workers()
     code = 0 if interrupted else _outcome(agent, failures, before)
-    still = _stuck(agent)
-    _tell_of({(name, still[name]) for name, why in stuck.items() if same_but_for_numbers(why, still.get(name, ""))})
     if agent.ended_by is not None:
         code = interrupted_by(agent.ended_by)
     elif agent.pause.is_on:
@@ -59,38 +55,26 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
     return failures | workers.follow_up()
 
 
-def _stuck(agent: Agent) -> dict[str, str]:
-    """What waits for a person, by file or model: its state and the reason."""
-    try:
-        rows = agent.ledger.read.uploads_in_drop()
-        uploads = (row for row in rows if row.state in STUCK_UPLOADS and row.next_attempt is None)  # else it is tried again
-        models = (model for model in agent.ledger.read.models() if model.state in STUCK_MODELS)
-        files = {shown_path(row.path): f"{row.state}: {row.reason}" for row in uploads}
-        return files | {shown(model): f"{model.state}: {model.reason}" for model in models}
-    except LocalFault:
-        return {}  # the pass itself meets it, and tells it
-
-
-def _tell_of(stuck: Set[tuple[str, str]]) -> None:
-    """Tell once a pass what an earlier pass has told in the same words, but for numbers: the exit code is of it, too."""
-    for name, reason in sorted(stuck)[:1]:
-        more = f" (and {len(stuck) - 1} more, see `axomsync uploads` and `axomsync models`)" if len(stuck) > 1 else ""
-        log.warning("%s: still %s%s", name, reason, more)
-
-
 def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> int:
-    """The exit code. Failures become problems; rejections `before` the pass don't count."""
+    """The exit code, told with its reason. Failures become problems; rejections `before` the pass don't count."""
     for folder, failure in failures.items():
         agent.problems.report(folder if isinstance(failure, LocalFault | Bug) else "console", str(failure))
     agent.watch.turn()  # report the ledger's problems before the end
-    read = agent.ledger.read
+    read, trouble = agent.ledger.read, agent.watch.told
+    if trouble is not None and trouble not in BEARABLE:  # then what it says of uploads and models may be old
+        failures = {LEDGER: ledger_fault(agent.ledger.path, trouble), **failures}
     try:
         rejected = bool(read.rejections() - before)
-        left = codes_of_what_is_left(agent.problems.all(), read.uploads_in_drop(), read.models(), rejected=rejected)
+        left = undone(failures, agent.problems.all(), read.uploads_in_drop(), read.models(), rejected=rejected)
     except LocalFault as fault:
         log.error("%s", fault)
         return fault.exit_code
-    return exit_code(failures.values(), left)
+    if not left:
+        return 0
+    # Perhaps an earlier pass told it, and this one has nothing new to say of it: the exit code is of it all the same.
+    more = f" (and {len(left) - 1} more, see `axomsync uploads` and `axomsync models`)" if len(left) > 1 else ""
+    log.warning("ends with %d: %s%s", left[0].code, left[0].words, more)
+    return left[0].code
 
 
 def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> Any:

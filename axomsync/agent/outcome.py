@@ -1,44 +1,70 @@
-"""The exit code of one pass. Pure.
+"""What one pass leaves undone, in words, and the exit code that follows from it. Pure.
 
 0: nothing is left to do. 1: a person must act. 4: the console refuses the key. 75: a later pass may do the rest.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from axomsync.core.errors import AxomsyncError, KeyRefused, Transient
 from axomsync.core.records import Model, ModelState, Problem, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
+from axomsync.core.text import printable
 
 HIDING = frozenset({"drop folder", "mirror folder"})  # an unreadable folder may hide work
 _BEGUN = frozenset({UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
+_URGENT_FIRST = (KeyRefused.exit_code, 1, Transient.exit_code)
 
 
-def exit_code(failures: Iterable[AxomsyncError], left: Set[int]) -> int:
-    """The most important code among the failures of a pass and the codes of unfinished work."""
-    codes = {failure.exit_code for failure in failures} | left
-    for code in (KeyRefused.exit_code, 1, Transient.exit_code):
-        if code in codes:
-            return code
-    return max(codes, default=0)
+@dataclass(frozen=True)
+class Undone:
+    """Something that a pass left undone: the exit code that it asks for, and what it is, for a person."""
+
+    code: int
+    words: str
 
 
-def codes_of_what_is_left(
-    problems: Iterable[Problem], uploads: Iterable[Upload], models: Iterable[Model], *, rejected: bool
-) -> set[int]:
-    """Exit codes of unfinished work. `uploads`: those in the drop folder; `rejected`: this pass rejected a file."""
-    codes = {Transient.exit_code for problem in problems if problem.subject in HIDING}
+def undone(
+    failures: Mapping[str, AxomsyncError],
+    problems: Iterable[Problem],
+    uploads: Iterable[Upload],
+    models: Iterable[Model],
+    *,
+    rejected: bool,
+) -> list[Undone]:
+    """What a pass left undone, the most urgent first.
+
+    `failures`: of its directions; `uploads`: those in the drop folder; `rejected`: this pass rejected a file.
+    """
+    found = [Undone(failure.exit_code, f"{subject}: {failure}") for subject, failure in failures.items()]
+    found += [Undone(Transient.exit_code, f"{one.subject}: {one.reason}") for one in problems if one.subject in HIDING]
     if rejected:
-        codes.add(1)
+        found.append(Undone(1, "a file was rejected"))
+    found += [*_of_uploads(uploads), *_of_models(models)]
+    return sorted(found, key=lambda one: (_urgency(one.code), one.words))
+
+
+def _of_uploads(uploads: Iterable[Upload]) -> Iterator[Undone]:
     for upload in uploads:
-        if upload.next_attempt is not None:
-            codes.add(Transient.exit_code)
-        elif upload.state in STUCK_UPLOADS:
-            codes.add(1)
-        elif upload.state in _BEGUN:
-            codes.add(Transient.exit_code)
+        words = _words(upload.path.decode("utf-8", "surrogateescape"), upload.state, upload.reason)
+        if upload.next_attempt is None and upload.state in STUCK_UPLOADS:
+            yield Undone(1, words)
+        elif upload.next_attempt is not None or upload.state in _BEGUN:
+            yield Undone(Transient.exit_code, words)
+
+
+def _of_models(models: Iterable[Model]) -> Iterator[Undone]:
     for model in models:
+        words = _words(f"{model.name}/{model.version}", model.state, model.reason)
         if model.state in STUCK_MODELS:
-            codes.add(1)
+            yield Undone(1, words)
         elif model.state is ModelState.QUEUED:
-            codes.add(Transient.exit_code)
-    return codes
+            yield Undone(Transient.exit_code, words)
+
+
+def _words(name: str, state: str, reason: str | None) -> str:
+    return f"{printable(name)}: {state}" + (f": {reason}" if reason else "")
+
+
+def _urgency(code: int) -> int:
+    return _URGENT_FIRST.index(code) if code in _URGENT_FIRST else len(_URGENT_FIRST)

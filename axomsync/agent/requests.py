@@ -97,7 +97,7 @@ def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
     outcome = _object_in(row["outcome"]) or {}
     try:
         return Outcome(outcome["answer"], outcome.get("error"), int(outcome.get("exit_code", 0)))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise LocalFault("the agent's answer can't be read; ask again") from None
 
 

@@ -52,6 +52,8 @@ def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadConfig(*_in_order([_syntax_error(path, text, str(error))])) from None
+    except RecursionError:
+        raise BadConfig(*_in_order([f"{path}: not valid TOML: its lists lie too deep in one another"])) from None
     origins = {key: f"{path}:{line}" for key, line in _key_lines(text).items()}
     errors = overlay(tree, origins, environ)
     name = instance_of(path, environ)

@@ -1,8 +1,8 @@
 """The five console calls: documented answers in, records out.
 
 Failures handled: entries that do not fit their form (left out and named, never a crash), a list in pages by a Link header,
-wrapped in an object, or endless, a list that continues on another host (the key is not sent there), the manifest of another
-model. `session` handles the failures of one exchange, `shapes` those of the forms.
+wrapped in an object, or endless, or at URLs that grow, or that continues on another host (the key is not sent there), the
+manifest of another model. `session` handles the failures of one exchange, `shapes` those of the forms.
 
 The source of facts is the vendor's page "Models & datasets".
 """
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 MOST_ENTRIES = 200_000  # of one list
 PAGE_LIMIT = 1000
+LONGEST_URL = 8192  # characters; servers refuse longer ones
 
 R = TypeVar("R")
 
@@ -183,4 +184,9 @@ class Console:
             foreign = True
         if foreign:
             raise Rejected("the console's list goes on at another host; the key is not sent there")
-        return urlunsplit((own.scheme, own.netloc, parts.path, parts.query, ""))
+        found = urlunsplit((own.scheme, own.netloc, parts.path, parts.query, ""))
+        if len(found) > LONGEST_URL:  # a link that repeats its own path grows with each page
+            raise Rejected(
+                f"the console's list goes on at a URL of more than {LONGEST_URL} characters; tell whoever runs it"
+            )
+        return found

@@ -25,10 +25,11 @@ UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
 _M = ModelState
 # The console or the configuration may change at any time, and any step may fail.
 _ANY_TIME = frozenset({_M.WAITING, _M.IGNORED, _M.QUEUED, _M.BLOCKED, _M.FAILED, _M.GONE})
-_BEGIN = frozenset({_M.DOWNLOADING, _M.PUBLISHED})  # published at once when the folder was found complete
+_FOUND = frozenset({_M.PUBLISHED})  # its folder was found complete
+_BEGIN = frozenset({_M.DOWNLOADING}) | _FOUND
 MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
-    _M.WAITING: _ANY_TIME,
-    _M.IGNORED: _ANY_TIME,
+    _M.WAITING: _ANY_TIME | _FOUND,
+    _M.IGNORED: _ANY_TIME | _FOUND,
     _M.QUEUED: _ANY_TIME | _BEGIN,
     _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING},
     _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.DOWNLOADING},
@@ -36,7 +37,7 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.PUBLISHED: frozenset({_M.PRUNED, _M.QUEUED, _M.IGNORED, _M.WAITING, _M.GONE}),
     _M.BLOCKED: _ANY_TIME | _BEGIN,
     _M.FAILED: _ANY_TIME | _BEGIN,
-    _M.GONE: _ANY_TIME,
+    _M.GONE: _ANY_TIME | _FOUND,
     _M.PRUNED: _ANY_TIME,
 }
 

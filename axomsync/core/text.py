@@ -1,6 +1,9 @@
 """Text of unknown origin and times, made safe to show. Pure."""
 
+import re
 from datetime import UTC, datetime
+
+_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # halves of surrogate pairs that stand for no undecodable byte
 
 
 def printable(text: str) -> str:
@@ -11,6 +14,7 @@ def printable(text: str) -> str:
 
 
 def _whole(text: str) -> str:
+    text = _LONE.sub(lambda half: half[0].encode("unicode_escape").decode(), text)
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -30,7 +30,9 @@ class Backlog:
         self._waiting: dict[bool, list[_Place]] = {False: [], True: []}  # by largeness
         self._members: set[int] = set()
         self._large: set[int] = set()
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._emptied = threading.Condition(lock)  # apart: who waits for the end is not woken by each file
 
     def members(self) -> frozenset[int]:
         """All uploads that wait or are carried now."""
@@ -71,13 +73,16 @@ class Backlog:
         """Mark an upload as no longer carried, after success or failure."""
         with self._changed:
             self._members.discard(upload)
-            self._large.discard(upload)
-            self._changed.notify_all()
+            if upload in self._large:
+                self._large.remove(upload)
+                self._changed.notify()  # another large one may be taken
+            if not self._members:
+                self._emptied.notify_all()
 
     def wait_until_empty(self, patience: float) -> bool:
         """Wait at most `patience` seconds; True if nothing waits and nothing is carried then."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._members, patience)
+            return self._emptied.wait_for(lambda: not self._members, patience)
 
     def clear(self) -> None:
         """Remove all waiting uploads."""
@@ -86,3 +91,5 @@ class Backlog:
                 self._members.difference_update(place.upload for place in queue)
                 queue.clear()
             self._changed.notify_all()
+            if not self._members:
+                self._emptied.notify_all()

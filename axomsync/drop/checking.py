@@ -51,9 +51,7 @@ class Checker:
             except (BrokenArchive, jsonl.InvalidDataset) as fault:
                 source.demand_unchanged(root, upload.path, file, stamp)
                 invalid = as_invalid(fault, packed=packing_of(upload.path) is not None)
-                reason = f"{invalid}; {correction(upload)}"
-                changes = {"reason": reason, "next_attempt": None}
-                return self._ledger.move_upload(upload.id, UploadState.REJECTED, **changes).result(), invalid
+                return self._ledger.record_rejected(upload.id, f"{invalid}; {correction(upload)}"), invalid
             source.demand_unchanged(root, upload.path, file, stamp)
         names = [shards.shard_name(upload.filename, number, len(planned)) for number in range(1, len(planned) + 1)]
         named = zip(names, planned, strict=True)

@@ -145,8 +145,7 @@ class Uploader:
         return True
 
     def _reject(self, upload: Upload, no: NotPassed, beat: Beat) -> None:
-        reason = f"{no}; {correction(upload)}"
-        upload = self._ledger.move_upload(upload.id, UploadState.REJECTED, reason=reason, next_attempt=None).result()
+        upload = self._ledger.record_rejected(upload.id, f"{no}; {correction(upload)}")
         self._put_away.rejected(upload, InvalidDataset([Fault(str(no))], Counter({str(no): 1})), self._step(beat))
 
     def _hold(self, upload: Upload, size: str, **changes: Any) -> None:

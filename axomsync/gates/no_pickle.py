@@ -9,6 +9,7 @@ Failures handled: all of these, and links and devices in the folder (a `Finding`
 
 import ast
 import bz2
+import errno
 import gzip
 import lzma
 import os
@@ -117,9 +118,10 @@ def _look(stream: IO[bytes], place: tuple[str, ...], *, on_disk: bool) -> bool:
     except _BROKEN as broken:
         raise _Found(f"can't be looked into: {type(broken).__name__}", place) from None
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):
             raise
-        raise _Found(f"can't be looked into: {error}", place) from None  # the words of bz2
+        # The words of bz2, or a place before the beginning of a file, to which an archive leads.
+        raise _Found(f"can't be looked into: {error}", place) from None
 
 
 def _look_by(head: bytes, stream: IO[bytes], place: tuple[str, ...], *, on_disk: bool) -> bool:

@@ -24,6 +24,7 @@ from axomsync.ledger.database import (
     Trouble,
     check_ledger,
     closed_on_failure,
+    fetched,
     read_only_uri,
     sqlite_fault,
 )
@@ -85,7 +86,7 @@ class Queries:
     ) -> list[Any]:
         with self._lock:
             try:
-                return [make(row) for row in self._db.query(sql, list(parameters))]  # fifty thousand dicts are 100 MB
+                return [make(row) for row in fetched(self._db, sql, parameters)]  # fifty thousand dicts are 100 MB
             except (sqlite3.Error, *DAMAGE) as error:
                 self._end_transaction()
                 raise sqlite_fault(error, self.path) from None

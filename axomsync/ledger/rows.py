@@ -124,7 +124,7 @@ def _repeated(text: str | None) -> RepeatedLines | None:
     if text is None:
         return None
     try:
-        document = json.loads(text)
+        document = orjson.loads(text)
         return RepeatedLines(int(document["count"]), int(document["compared"]), tuple(map(int, document["first"])))
     except (KeyError, TypeError, ValueError):
         raise Misfit("repeated_lines") from None
@@ -139,7 +139,7 @@ def _shape(text: str | None) -> Shape | None:
     if text is None:
         return None
     try:
-        columns = json.loads(text)
+        columns = orjson.loads(text)
         found = [fitting(ShapeFinding, **each) for each in columns["findings"]]
         return fitting(Shape, **columns | {"findings": tuple(found)})
     except (KeyError, TypeError, ValueError):
@@ -148,7 +148,7 @@ def _shape(text: str | None) -> Shape | None:
 
 def _names(text: str) -> list[str]:
     try:
-        names = json.loads(text)
+        names = orjson.loads(text)
     except (TypeError, ValueError):
         raise Misfit("left_out") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -163,7 +163,7 @@ def json_counts(words: Iterable[str]) -> str:
 
 def _proofs(text: str) -> tuple[tuple[str, int], ...]:
     try:
-        counts = json.loads(text)
+        counts = orjson.loads(text)
     except (TypeError, ValueError):
         raise Misfit("proofs") from None
     if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):

@@ -13,6 +13,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from axomsync.core.records import Checked, Receipt, Segment, Stamp, Stored, Upload, UploadState
+from axomsync.ledger.database import fetched
 from axomsync.ledger.rows import shape_column, stamp_row, to_upload
 from axomsync.ledger.signed_urls import SignedUrlWrites, insert_shards
 
@@ -105,9 +106,14 @@ class UploadWrites(SignedUrlWrites):
 
         self.write(work)
 
-    def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[Upload]:
-        """Move an upload to `state` and set columns; the future has the new row. It raises `IllegalTransition`."""
-        return self.submit(lambda db: self._move_upload(db, upload, state, changes), upload)
+    def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[None]:
+        """Move an upload to `state` and set columns. The future raises `IllegalTransition`."""
+        return self.submit(lambda db: self._move(db, "uploads", upload, state, changes), upload)
+
+    def record_rejected(self, upload: int, reason: str) -> Upload:
+        """Record that a file is no dataset, or that a gate does not let it pass; returns the new row."""
+        changes = {"reason": reason, "next_attempt": None}
+        return self.write(lambda db: self._move_upload(db, upload, UploadState.REJECTED, changes), upload)
 
     def record_check(
         self,
@@ -252,7 +258,7 @@ class UploadWrites(SignedUrlWrites):
 
 
 def _row(db: Database, upload: int) -> Upload:
-    [row] = db.query("SELECT * FROM uploads WHERE id = ?", [upload])
+    [row] = fetched(db, "SELECT * FROM uploads WHERE id = ?", [upload])
     return to_upload(row)
 
 

@@ -5,7 +5,6 @@ log that goes to a terminal or a pipe, a file that is cut off while it is follow
 the line before).
 """
 
-import json
 import os
 import stat
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 import click
+import orjson
 
 from axomsync.config import Loaded
 from axomsync.core.errors import LocalFault
@@ -171,9 +171,9 @@ def _chosen(stream: IO[str], wanted: Wanted) -> "deque[str]":
 
 def time_in(line: str) -> float | None:
     """Return the time at the beginning of a line of the log, in any of its formats; None for a line without one."""
-    with suppress(ValueError, OverflowError):
+    with suppress(ValueError, OverflowError, KeyError):
         if line.startswith("{"):
-            told = json.loads(line)["time"] if '"time"' in line else ""
+            told = orjson.loads(line)["time"] if '"time"' in line else ""
             return datetime.fromisoformat(str(told)).timestamp()
         return datetime.fromisoformat(line.partition(" ")[0]).timestamp()
     return None

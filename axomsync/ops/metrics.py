@@ -87,7 +87,7 @@ def _of_gateways(ring: Ring) -> Iterator[Metric]:
         "wrong ones are counted twice.",
         came,
     )
-    yield _gauge("gateway_up", "1 while a gateway of [transfer] gateways is asked, 0 while it is held out.", [
+    yield _gauge("gateway_up", "1, or 0 since a request through the gateway failed and until one succeeds.", [
         ({"gateway": state.gateway}, state.up) for state in ring.states()
     ])  # fmt: skip
 

@@ -3,12 +3,13 @@
 The document of `status` is made in `report`, those of `explain` in `explain`. Pure, but for `current`, which the disk says.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from axomsync.core.errors import Transient
 from axomsync.core.paths import CURRENT
@@ -180,7 +181,7 @@ def transfer_document(transfer: Transfer) -> Document:
 def gateway_documents(configured: Iterable[str], fact: str | None) -> list[Document]:
     """Return the gateways as the agent that runs has told; without one, nothing is known of them."""
     try:
-        told = json.loads(fact or "null")
+        told = orjson.loads(fact or "null")
     except ValueError:
         told = None
     if not isinstance(told, list):

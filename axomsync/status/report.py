@@ -1,11 +1,12 @@
 """The document of `axomsync status --json`. Reads the ledger only, so it works without an agent."""
 
-import json
 import math
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
+
+import orjson
 
 from axomsync import __version__
 from axomsync.config import Settings
@@ -110,7 +111,7 @@ def _status(
 
 def _left_alone(fact: str | None) -> list[Document]:
     try:
-        told = json.loads(fact or "[]")
+        told = orjson.loads(fact or "[]")
     except ValueError:
         return []
     return told if isinstance(told, list) else []
@@ -119,7 +120,7 @@ def _left_alone(fact: str | None) -> list[Document]:
 def put_away(fact: str | None) -> Document:
     """Return what the drop's own folders hold: `{"uploaded": {"files": 3, "bytes": 300}, …}`; `{}` until an agent looked."""
     try:
-        told = json.loads(fact or "{}")
+        told = orjson.loads(fact or "{}")
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}

@@ -57,13 +57,13 @@ def test_1_again_says_again_what_waits_for_a_person(server: FaultyServer, agent:
     server.inject(Fault(status=404, body=b"{}"), "/presign", method="POST", times=2)
     for name in ("a", "b"):
         (agent.drop / f"{name}.jsonl").write_text(f'{{"text": "{name}"}}\n')
-    assert call(agent, ("sync",), 1).count("does not know it") == 2
+    assert call(agent, ("sync",), 1).count("does not know it") == 3, "each file, and the reason of the exit code"
     told = call(agent, ("sync",), 1)
     assert told.count("does not know it") == 1
-    assert "a.jsonl: still failed: POST /api/uploads/presign: the console does not know it" in told
+    assert "ends with 1: a.jsonl: failed: POST /api/uploads/presign: the console does not know it" in told
     assert "(and 1 more, see `axomsync uploads` and `axomsync models`)" in told
     agent.call("retry")
-    assert "still" not in call(agent, ("sync",), 0)
+    assert "ends with" not in call(agent, ("sync",), 0)
 
 
 @pytest.mark.parametrize("verb", [("run",), *ASKING, *LOCAL])

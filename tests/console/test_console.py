@@ -381,6 +381,12 @@ def test_endless_pages_fail_instead_of_giving_half_a_list(server: FaultyServer, 
     assert "more than 1000 pages" in str(failure_of(connect(), Transient))
 
 
+def test_pages_whose_links_grow_end_early(server: FaultyServer, connect: Connect) -> None:
+    server.inject(json_answer([MODEL], Link=f"<{'x' * 200}/y>; rel=next"), "/api", times=1001)
+    assert "goes on at a URL of more than 8192 characters" in str(failure_of(connect(), Rejected))
+    assert len(server.requests) < 50
+
+
 @pytest.mark.parametrize(
     "link",
     ["{elsewhere}/models", "//elsewhere.example/models", "https://127.0.0.1:1/x", "http://[::1", "file:///etc/passwd"],

@@ -231,22 +231,40 @@ def test_stop_while_storage_hangs_ends_in_time(agent: AgentProcess, server: Faul
     assert time.monotonic() - began < 10
 
 
-def test_kill_between_the_rename_and_the_ledger(agent: AgentProcess, server: FaultyServer) -> None:
+def kill_between_rename_and_ledger(agent: AgentProcess, folder: Path) -> None:
     """The name's folder is opened when it is made, and then for the fsync after the rename: the process is killed there."""
-    files = {"a.bin": Content(100_000, 1)}
-    server.add_model("chassis", "v1", files)
-    folder = agent.mirror / "chassis"
     kill = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(folder), "-e", "trace=openat"]
     agent.launch("sync", prefix=(*kill, "-e", "inject=openat:signal=KILL:when=2"))
     assert agent.wait() != 0
     assert [path.name for path in folder.iterdir()] == ["v1"], "killed too early or too late to prove anything"
     assert [model["state"] for model in agent.models()] != ["published"]
+
+
+def test_kill_between_the_rename_and_the_ledger(agent: AgentProcess, server: FaultyServer) -> None:
+    files = {"a.bin": Content(100_000, 1)}
+    server.add_model("chassis", "v1", files)
+    folder = agent.mirror / "chassis"
+    kill_between_rename_and_ledger(agent, folder)
     server.requests.clear()
     agent.sync()
     assert server.storage_requests() == []
     assert (folder / "current").readlink() == Path("v1")
     assert [(m["state"], m["bytes_done"]) for m in agent.models()] == [("published", 100_000)]
     assert faults_in(folder / "v1", files) == []
+
+
+def test_version_that_is_published_when_the_agent_is_killed_and_then_not_wanted_is_pruned(
+    agent: AgentProcess, server: FaultyServer
+) -> None:
+    """Else no pass would look at its folder again, and it would fill the disk for ever."""
+    agent.configure({"mirror": {"keep": 1}})
+    server.add_model("chassis", "v1", {"a.bin": Content(100_000, 1)})
+    folder = agent.mirror / "chassis"
+    kill_between_rename_and_ledger(agent, folder)
+    server.add_model("chassis", "v2", {"a.bin": Content(100_000, 2)})
+    agent.sync()
+    assert sorted(path.name for path in folder.iterdir()) == ["current", "v2"]
+    assert [(m["version"], m["state"]) for m in agent.models()] == [("v1", "pruned"), ("v2", "published")]
 
 
 def test_lost_ledger_is_rebuilt_without_fetching_a_byte(agent: AgentProcess, server: FaultyServer) -> None:

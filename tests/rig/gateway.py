@@ -65,6 +65,10 @@ class Gateway:
             assert time.monotonic() < deadline, self.errors.read_text()
             time.sleep(0.02)
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def edit(self, old: str, new: str) -> None:
         """Change its configuration before its start."""
         text = self._file.read_text()
@@ -73,7 +77,7 @@ class Gateway:
 
     def kill(self) -> None:
         """End it as a lost machine does: all of its processes at once."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 

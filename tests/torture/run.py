@@ -231,7 +231,7 @@ def durable_ranges(ledger: Path, place: Path) -> dict[tuple[str, str], list[tupl
     place.mkdir()
     for file in ledger.parent.glob("state.db*"):
         shutil.copyfile(file, place / file.name)
-    with suppress(sqlite3.Error), closing(sqlite3.connect(place / ledger.name)) as db:
+    with suppress(sqlite3.Error, UnicodeError), closing(sqlite3.connect(place / ledger.name)) as db:
         sql = 'SELECT f.model, f.rel, start, "end" FROM files f JOIN segments s ON s.file = f.id'
         for model, rel, start, end in db.execute(sql):
             found.setdefault((model, rel), []).append((start, end))

@@ -151,6 +151,8 @@ def _tensors_by_shard(path: Path, rel: str) -> dict[str, set[str]]:
         with path.open("rb") as file:
             index: Any = decode(file.read(LARGEST))
         for tensor, shard in index["weight_map"].items():
+            if not shard:
+                raise KeyError(tensor)
             tensors[os.path.join(os.path.dirname(rel), shard)].add(tensor)
     except (NotADocument, KeyError, TypeError, AttributeError):
         raise Broken(rel, "it is not a JSON index with a weight_map of file names") from None
