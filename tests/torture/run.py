@@ -122,7 +122,8 @@ class Run:
         for step, life in zip(self.schedule.steps, self.lives, strict=True):
             ends[step.verb] = life.code
         for verb in [verb for verb, code in ends.items() if code and verb != SYNC]:
-            self._live(SYNC, Strike())  # what it needs is there
+            if verb[0] != "import":
+                self._live(SYNC, Strike())  # what it needs is there
             life = self._live(verb, Strike())
             if found := broken_promises(self._evidence(at_rest=False)):
                 return found
