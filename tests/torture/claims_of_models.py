@@ -20,7 +20,7 @@ def never_partial(e: Evidence) -> Iterator[str]:
     for model in e.published:
         least, most = _selected(model, e.truth.took), _selected(model, e.truth.takes)
         for folder in folders_of(e.mirror, model):
-            found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and f.name != RECORD}
+            found = _files_of(folder)
             removed = {rel for rel in most if e.truth.damaged.get(folder / rel, b"") is None}
             if not (folder / RECORD).is_file():
                 yield f"{folder} has no record"
@@ -122,7 +122,7 @@ def every_folder_is_as_it_should_be(e: Evidence) -> Iterator[str]:
     """A version's folder has all selected files, undamaged, and its record lists these."""
     for model in e.published:
         for folder in folders_of(e.mirror, model):
-            found = {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and f.name != RECORD}
+            found = _files_of(folder)
             wanted = _selected(model, e.truth.takes)
             late = e.truth.grown.get(model.version)
             had_all = _selected(model, e.truth.took) >= wanted - {late}  # then its list is not asked for again
@@ -138,6 +138,12 @@ ALWAYS = (
     views_lead_to_whole_versions, what_a_gate_refuses_appears_nowhere, nothing_imported_is_fetched,
 )  # fmt: skip
 AT_REST = (every_ready_model_is_there, every_folder_is_as_it_should_be)
+
+
+def _files_of(folder: Path) -> set[str]:
+    """The files of a published folder, but for its record, and what a killed life was writing, which goes after an hour."""
+    own = (RECORD, ".axomsync-unfinished-")
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(own)}
 
 
 def _leads(e: Evidence, name: str) -> str | None:
