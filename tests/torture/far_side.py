@@ -1,7 +1,9 @@
 """The far side of one run: what the console lists, what storage has, and the gateways before it."""
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,6 +21,7 @@ class FarSide:
     def __init__(self, server: FaultyServer, gateways: Sequence[Gateway], truth: Truth, mirror: Path, dice: Random) -> None:
         self._server, self._gateways, self._truth, self._mirror, self._dice = server, gateways, truth, mirror, dice
         self.ids: dict[str, str] = {}  # version → the console's id
+        self._one_at_a_time = threading.Lock()  # gateways come and go in threads of the server, too
         self._unlisted: list[tuple[int, dict[str, Any]]] = []
 
     def publish(self, one: Published) -> None:
@@ -81,13 +84,22 @@ class FarSide:
 
     def gateway_dies(self, happening: Happening) -> None:
         """A gateway is lost: now, or when storage was asked a few times more (`how` is "meanwhile")."""
-        self._soon(happening, self._gateways[happening.of % len(self._gateways)].kill)
+        self._soon(happening, partial(self._end, self._gateways[happening.of % len(self._gateways)]))
 
     def gateway_comes(self, happening: Happening) -> None:
         """A gateway is there again."""
         gateway = self._gateways[happening.of % len(self._gateways)]
-        gateway.kill()
-        self._soon(happening, gateway.start)
+        self._end(gateway)
+        self._soon(happening, partial(self._begin, gateway))
+
+    def _end(self, gateway: Gateway) -> None:
+        with self._one_at_a_time:
+            gateway.kill()
+
+    def _begin(self, gateway: Gateway) -> None:
+        with self._one_at_a_time:
+            gateway.kill()  # it may have come already
+            gateway.start()
 
     def bits_flip(self, happening: Happening) -> None:
         """The disk of a gateway changes a bit in each slice of its cache."""
