@@ -106,3 +106,16 @@ def test_configuration_of_the_role_is_toml(tmp_path: Path) -> None:
     settings = config.parse(written.read_text(encoding="utf-8"), written, {}).settings
     assert (settings.mirror.keep, settings.drop.enabled) == (2, False)
     assert settings.mirror.include[1] == 'with "quotes" and ä'
+
+
+def test_the_build_of_the_image_sees_what_it_copies_and_all_that_links_lead_to() -> None:
+    """`make stress` builds it. Of the checkout, the build sees only what `.containerignore` lets through."""
+    root = DEPLOY.parent
+    seen = {line[1:] for line in (root / ".containerignore").read_text().splitlines() if line.startswith("!")}
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", (DEPLOY / "Containerfile").read_text(), re.MULTILINE)
+    assert {source for copy in copies for source in copy.split()} == seen
+    copied = [root / source for source in seen]
+    links = [path for top in copied for path in top.rglob("*") if path.is_symlink()]
+    assert links, "the package has links to files outside it"
+    for link in links:
+        assert any(link.resolve().is_relative_to(top) for top in copied), link
