@@ -2,8 +2,8 @@
 
 A series is flat when two things hold. Over the lives: the median life of the last third of all lives has no more than the
 largest of the first third, and a bound. Within the long lives: the last third of a life has, in the median, no more than the
-most in its first third (after its start), and the same bound. A transfer of a moment is no leak, and the first one of a life
-begins threads that stay: so a later median is compared with an earlier most.
+most in its first third (after its start), and the same bound. A transfer of a moment is no leak, and the first ones of a life
+begin threads and fill caches that stay: so a later median is compared with an earlier most, and long is a quarter of an hour.
 """
 
 import csv
@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 WARM_SECONDS = 20.0  # of a life; what its start takes is not counted
-FEWEST, FEWEST_WITHIN = 6, 24  # samples of a life after that, to be judged; and to be looked at within
+FEWEST, FEWEST_WITHIN = 6, 80  # samples of a life after that, to be judged; and to be looked at within
 MIB = 1 << 20
 # How much more is still flat: so much, or so large a share of what there was.
 BOUNDS: dict[str, tuple[float, float]] = {

@@ -20,10 +20,10 @@ def samples(grows: int = 0, grows_within: int = 0) -> list[series.Sample]:
     """Nine lives, each third one long, that differ by chance; memory that grows by so much over all, or within each."""
     dice, found = Random(1), []
     for life in range(9):
-        length = 60 if life % 3 == 0 else 9
+        length = 90 if life % 3 == 0 else 9
         for number in range(length):
             memory = CALM.memory + dice.randrange(3 << 20) + grows * life // 8 + grows_within * number // length
-            found.append(replace(CALM, at=600.0 * life + 10 * number, life=life, age=10.0 * number, memory=memory))
+            found.append(replace(CALM, at=900.0 * life + 10 * number, life=life, age=10.0 * number, memory=memory))
     return found
 
 
