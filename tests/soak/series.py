@@ -2,8 +2,9 @@
 
 A series is flat when two things hold. Over the lives: the median life of the last third of all lives has no more than the
 largest of the first third, and a bound. Within the long lives: the last third of a life has, in the median, no more than the
-most in its first third (after its start), and the same bound. A transfer of a moment is no leak, and the first ones of a life
-begin threads and fill caches that stay: so a later median is compared with an earlier most, and long is a quarter of an hour.
+most in its first third (after its start), and the same bound. A transfer of a moment is no leak, and the first
+ones of a life begin threads and fill caches that stay: so a later median is compared with an earlier most, and a long life
+is a quarter of an hour.
 """
 
 import csv
