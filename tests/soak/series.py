@@ -109,9 +109,9 @@ def plot(samples: Sequence[Sample]) -> str:
     lines = []
     for row, name in enumerate(BOUNDS):
         values = [float(getattr(sample, name)) for sample in samples]
-        most, below = max(values) or 1.0, height * (row + 1) - 10
+        most, below = max(values), height * (row + 1) - 10
         points = " ".join(
-            f"{width * sample.at / ends:.1f},{below - (height - 25) * value / most:.1f}"
+            f"{width * sample.at / ends:.1f},{below - (height - 25) * value / (most or 1.0):.1f}"
             for sample, value in zip(samples, values, strict=True)
         )
         lines.append(f'<text x="2" y="{below - height + 22}">{name}: at most {most:,.0f}</text>')
