@@ -84,6 +84,6 @@ def _environment_value(section: str, key: str, value: str) -> object:
         return value
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return value
     return parsed["value"] if len(parsed) == 1 else value

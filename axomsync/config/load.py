@@ -50,7 +50,7 @@ def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
     """Read the text of a file that need not exist yet, like `load`."""
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also for a number of thousands of digits
         raise BadConfig(*_in_order([_syntax_error(path, text, str(error))])) from None
     except RecursionError:
         raise BadConfig(*_in_order([f"{path}: not valid TOML: its lists lie too deep in one another"])) from None

@@ -50,7 +50,7 @@ _NPY = b"\x93NUMPY"
 _PLAIN_TYPE = re.compile(r"[<>=|]?[biufcmMSUV?]\d*(\[[^\]]*\])?")
 _BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError, RuntimeError,
-    NotImplementedError, struct.error, UnicodeError, SyntaxError, MemoryError, RecursionError,
+    NotImplementedError, struct.error, UnicodeError, SyntaxError, MemoryError, RecursionError, LookupError, ArithmeticError,
 )  # fmt: skip
 
 

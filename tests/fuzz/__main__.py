@@ -50,6 +50,7 @@ def main() -> int:
     found = []
     for parser in chosen:
         counts[parser.name], told = searched(parser, -(-arguments.inputs // len(chosen)), arguments.seed)
+        print(f"{parser.name}: {counts[parser.name]} inputs", file=sys.stderr, flush=True)
         if told is not None:
             found.append(told)
             print(told, file=sys.stderr, flush=True)

@@ -19,6 +19,8 @@ FOUND = {
     ),
     "an archive that leads before its beginning was tried again for ever": ("no-pickle", ZIP[:10] + ZIP[13:]),
     "a configuration with lists in lists was a traceback": ("config.toml", b"a = " + b"[" * 2000),
+    "an archive with a file without a name was a traceback": ("no-pickle", ZIP[:60] + b"\0\0\1\0" + ZIP[64:]),
+    "a configuration with a number of 5000 digits was a traceback": ("config.toml", b"a = " + b"9" * 5000),
     "half a surrogate pair could not be shown": ("labels", "a\ud800b".encode("utf-8", "surrogatepass")),
     "a column with lists in lists was a traceback": ("ledger models", b'{"left_out": "' + b"[" * 5000 + b'"}'),
     "a column with half a surrogate pair was a traceback on the page": (

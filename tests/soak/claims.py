@@ -44,6 +44,11 @@ def is_put_away(progress: Progress, drop: Path) -> bool:
     return not any(_open_files(drop)) and len(progress.uploads) > 0
 
 
+def digest_of(data: bytes) -> str:
+    """The SHA-256 of a content, as uploads and receipts are compared by it."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _models(progress: Progress, mirror: Path) -> Iterator[str]:
     wanted = {(version.name, version.version) for version in due(progress)}
     for version in progress.versions:
@@ -75,8 +80,8 @@ def _files(files: list[Dropped], progress: Progress, drop: Path) -> Iterator[str
         yield f"{path} was not put away"
     kept = Counter(_digest(path) for path in drop.rglob("*") if path.is_file() and not path.is_symlink())
     stored = set(progress.uploads.values())
-    contents = {hashlib.sha256(file.content).hexdigest() for file in files if file.content is not None}
-    for digest, number in Counter(hashlib.sha256(file.data).hexdigest() for file in files).items():
+    contents = {digest_of(file.content) for file in files if file.content is not None}
+    for digest, number in Counter(digest_of(file.data) for file in files).items():
         if kept[digest] < number:
             yield f"{number - kept[digest]} of {digest} are nowhere"
     for digest in contents - stored:

@@ -1,8 +1,10 @@
 """What is measured of an agent from outside, and whether it stays flat. Pure, but for the reading of /proc and of folders.
 
-A series is flat when two things hold. Within the lives: from the first third of a life (after its start) to the last third,
-the median of the medians grows by no more than its bound. Over the lives: the median of the lives' medians grows from the
-first third of all lives to the last by no more than the same bound. Medians, as a transfer of a moment is no leak.
+A series is flat when two things hold. Over the lives: the median life of the last third of all lives has no more than the
+largest of the first third, and a bound. Within the long lives: the last third of a life has, in the median, no more than the
+most in its first third (after its start), and the same bound. A transfer of a moment is no leak, and the first
+ones of a life begin threads and fill caches that stay: so a later median is compared with an earlier most, and a long life
+is a quarter of an hour.
 """
 
 import csv
@@ -15,7 +17,7 @@ from statistics import median
 from typing import Any
 
 WARM_SECONDS = 20.0  # of a life; what its start takes is not counted
-FEWEST = 6  # samples of a life after that, to be judged
+FEWEST, FEWEST_WITHIN = 6, 80  # samples of a life after that, to be judged; and to be looked at within
 MIB = 1 << 20
 # How much more is still flat: so much, or so large a share of what there was.
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -85,16 +87,18 @@ def growth(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
         for _, life in groupby(samples, key=lambda sample: sample.life)
         if len(warm := [asdict(sample) for sample in life if sample.age >= WARM_SECONDS]) >= FEWEST
     ]
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, (most, share) in BOUNDS.items() if lives else ():
         series = [[life_sample[name] for life_sample in life] for life in lives]
-        within = median(median(_last(life)) - median(_first(life)) for life in series)
+        long = [life for life in series if len(life) >= FEWEST_WITHIN]
+        within = median([median(_last(life)) - max(_first(life)) for life in long] or [0])
         middles = [median(life) for life in series]
-        first, last = median(_first(middles)), median(_last(middles))
+        first, last = max(_first(middles)), median(_last(middles))
         bound = max(most, share * first)
         flat = within <= bound and last - first <= bound
         found[name] = {
-            "first": first, "last": last, "within": within, "most": max(map(max, series)), "bound": bound, "flat": flat,
+            "lives": len(lives), "first": first, "last": last, "long lives": len(long), "within": within,
+            "most": max(map(max, series)), "bound": bound, "flat": flat,
         }  # fmt: skip
     return found
 
@@ -105,9 +109,9 @@ def plot(samples: Sequence[Sample]) -> str:
     lines = []
     for row, name in enumerate(BOUNDS):
         values = [float(getattr(sample, name)) for sample in samples]
-        most, below = max(values) or 1.0, height * (row + 1) - 10
+        most, below = max(values), height * (row + 1) - 10
         points = " ".join(
-            f"{width * sample.at / ends:.1f},{below - (height - 25) * value / most:.1f}"
+            f"{width * sample.at / ends:.1f},{below - (height - 25) * value / (most or 1.0):.1f}"
             for sample, value in zip(samples, values, strict=True)
         )
         lines.append(f'<text x="2" y="{below - height + 22}">{name}: at most {most:,.0f}</text>')
