@@ -12,7 +12,8 @@ from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
 from axomsync.core.text import printable
 
 HIDING = frozenset({"drop folder", "mirror folder"})  # an unreadable folder may hide work
-_BEGUN = frozenset({UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
+_BEGUN_UPLOADS = frozenset({UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
+_BEGUN_MODELS = frozenset({ModelState.QUEUED, ModelState.DOWNLOADING, ModelState.VERIFYING})
 _URGENT_FIRST = (KeyRefused.exit_code, 1, Transient.exit_code)
 
 
@@ -49,7 +50,7 @@ def _of_uploads(uploads: Iterable[Upload]) -> Iterator[Undone]:
         words = _words(upload.path.decode("utf-8", "surrogateescape"), upload.state, upload.reason)
         if upload.next_attempt is None and upload.state in STUCK_UPLOADS:
             yield Undone(1, words)
-        elif upload.next_attempt is not None or upload.state in _BEGUN:
+        elif upload.next_attempt is not None or upload.state in _BEGUN_UPLOADS:
             yield Undone(Transient.exit_code, words)
 
 
@@ -58,7 +59,7 @@ def _of_models(models: Iterable[Model]) -> Iterator[Undone]:
         words = _words(f"{model.name}/{model.version}", model.state, model.reason)
         if model.state in STUCK_MODELS:
             yield Undone(1, words)
-        elif model.state is ModelState.QUEUED:
+        elif model.state in _BEGUN_MODELS:
             yield Undone(Transient.exit_code, words)
 
 

@@ -272,12 +272,19 @@ class Mirror:
 
     def _carry(self, model_id: str) -> None:
         """Carry one model as far as possible, in a thread of the pool. Failures go into the ledger."""
-        model = self._context.ledger.read.model(model_id)
+        try:
+            self._carry_known(self._context.ledger.read.model(model_id))
+        except LocalFault as fault:  # of the ledger; the model is tried again
+            self._context.problems.report("ledger", str(fault))
+
+    def _carry_known(self, model: Model) -> None:
         try:
             with self._context.liveness.worker("model") as beat:
                 self._try(model, beat)
-        except (Stopping, LedgerFault):  # the ledger watch reports ledger faults; the model is tried again
+        except Stopping:
             return
+        except LedgerFault:
+            raise
         except NotThere:
             if is_there(model, []):
                 self._set_back(
@@ -285,7 +292,7 @@ class Mirror:
                 )
             else:
                 self._context.ledger.move_model(
-                    model_id, ModelState.GONE, reason="it vanished from the console", next_attempt=None
+                    model.id, ModelState.GONE, reason="it vanished from the console", next_attempt=None
                 )
         except KeyRefused as refused:
             self._key_refused = refused
