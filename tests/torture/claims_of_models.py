@@ -95,13 +95,14 @@ def every_ready_model_is_there(e: Evidence) -> Iterator[str]:
     """Every ready version is on disk, or the older ones are pruned as `keep` says; `current` leads to the newest."""
     mirror = e.world.config["mirror"]
     keep, keep_gone = mirror.get("keep", 0), mirror.get("keep_gone", True)
-    listed = [model for model in e.published if model.version not in e.truth.unlisted | e.truth.refused]
+    listed = [model for model in e.published if model.version not in e.truth.unlisted]
     for name in {model.name for model in e.published}:
         versions = [model for model in e.published if model.name == name and model.version not in e.truth.refused]
         ready = [model for model in listed if model.name == name]
         there = [model for model in versions if folders_of(e.mirror, model)]
         leading = [each for each in there if each.version == _leads(e, name)]  # it is never removed
-        wanted = ready[-keep:] if keep else ready
+        newest = ready[-keep:] if keep else ready  # also one that a gate refuses: it takes the place of an older one
+        wanted = [model for model in newest if model.version not in e.truth.refused]
         for model in wanted:
             newer = [each for each in there if versions.index(each) > versions.index(model)]  # one may be gone upstream
             if model not in there and not (keep and len(newer) >= keep):

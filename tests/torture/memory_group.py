@@ -1,9 +1,12 @@
 """A control group whose processes are killed when they take more memory than it may have. Needs root."""
 
+import errno
 import itertools
 import os
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CONTROL = Path("/sys/fs/cgroup")
@@ -22,4 +25,21 @@ def memory_group(size: int) -> Iterator[str]:
         (folder / ("memory.limit_in_bytes" if first.is_dir() else "memory.max")).write_text(str(size))
         yield str(folder / "cgroup.procs")
     finally:
-        folder.rmdir()
+        _end(folder)
+
+
+def _end(folder: Path) -> None:
+    """Remove a group, with what a killed process had begun; the kernel takes a moment to let go of the dead."""
+    deadline = time.monotonic() + 10
+    while True:
+        for process in (folder / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        try:
+            folder.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
