@@ -4,6 +4,7 @@ Failures handled: a list that is empty or incomplete (no model counts as removed
 be read now (`LocalFault`; unreadable folders count as present), a ledger that was lost (`recovery`).
 """
 
+import shutil
 from collections.abc import Callable
 
 from axomsync.core.errors import LocalFault
@@ -12,6 +13,7 @@ from axomsync.core.records import Model, ModelState
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.labels import Labels
+from axomsync.mirror.publish.abandoned import changed_since
 from axomsync.mirror.publish.space import Space
 from axomsync.mirror.recovery import recover
 from axomsync.mirror.retention import GONE_SECONDS
@@ -54,10 +56,8 @@ class Poller:
                     self._let_go(change.model.id)
         there = {model.id for model in listed}
         self._note_presence(there, known)
-        for row in known:
-            gone = row.state is ModelState.GONE and self._context.now() - row.updated_at > GONE_SECONDS
-            if gone and row.bytes_done and there and row.id not in there:
-                self._let_go(row.id)
+        if there:  # an empty list proves nothing
+            self._let_go_of_the_gone(known, there)
         self._context.ledger.set_facts(last_poll=str(self._context.now()))
         self._space.retain()
         self._labels.follow(busy)
@@ -69,6 +69,23 @@ class Poller:
         if self._context.mirror_folder.staging.discard(model_id):
             for file in self._context.ledger.read.files(model_id):
                 self._context.ledger.discard_file(model_id, file.rel)
+
+    def _let_go_of_the_gone(self, known: list[Model], listed: set[str]) -> None:
+        """Discard what was received of models that are not listed, a day after that was seen.
+
+        The folders tell, since a ledger that was damaged, or came back from a backup, may not know of their bytes.
+        """
+        staging, then = self._context.mirror_folder.staging, self._context.now() - GONE_SECONDS
+        wanted = {staging.path(model_id).name for model_id in listed}
+        rows = {staging.path(row.id).name: row for row in known}
+        for folder in staging.collected():
+            row = rows.get(folder.name)
+            if folder.name in wanted:
+                continue
+            if row is None and not changed_since(folder, then):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif row is not None and row.state is ModelState.GONE and row.updated_at < then:
+                self._let_go(row.id)
 
     def _note_presence(self, listed: set[str], known: list[Model]) -> None:
         """Count absences; an empty or incomplete list does not show that a model was removed."""

@@ -57,6 +57,14 @@ class Staging:
             raise local_fault(error) from None
         return staging
 
+    def collected(self) -> list[Path]:
+        """The folders with collected files, one for each model."""
+        try:
+            entries = [entry for entry in os.scandir(self._internal) if not entry.name.startswith(".")]
+        except OSError:
+            return []  # none yet; a fault is met when one is made
+        return [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
+
     def discard(self, model_id: str) -> bool:
         """Delete the collected files of a model; True if there were any."""
         staging = self.path(model_id)

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -278,6 +280,28 @@ def test_staging_of_an_unwanted_model_is_removed(server: FaultyServer, mirror: M
     mirror.settings["exclude"] = []
     mirror.sync()
     assert (mirror.model(wanted).state, mirror.model(wanted).bytes_done) == (ModelState.BLOCKED, 306_000)
+
+
+@pytest.mark.parametrize("lost", ["DELETE FROM segments", "DELETE FROM files", "DELETE FROM models"])
+def test_staging_that_the_ledger_does_not_know_goes_with_its_model(
+    server: FaultyServer, mirror: MirrorHere, lost: str
+) -> None:
+    """A ledger that was damaged, or came back from a backup, may have lost its rows."""
+    server.add_model("chassis", "v1", {**FILES, "weights.safetensors": Content(1000)})  # noise: it is blocked
+    mirror.sync()
+    (staging,) = [entry for entry in (mirror.folder / ".axomsync" / "here").iterdir() if entry.is_dir()]
+    server.models.clear()
+    server.add_model("other", "v1", FILES)
+    mirror.sync()
+    with closing(sqlite3.connect(mirror.state / "state.db")) as db:
+        db.execute(lost)
+        db.commit()
+    mirror.later = 23 * 3600.0
+    mirror.sync()
+    assert staging.exists()
+    mirror.later = 25 * 3600.0
+    mirror.sync()
+    assert not staging.exists()
 
 
 def test_staging_of_a_model_gone_for_a_day_is_removed(server: FaultyServer, mirror: MirrorHere) -> None:
