@@ -125,6 +125,9 @@ class Run:
             if verb[0] != "import":
                 self._live(SYNC, Strike())  # what it needs is there
             life = self._live(verb, Strike())
+            if self._obey(life):  # and the first pass with a new ledger finds what there is
+                self._live(SYNC, Strike())
+                life = self._live(verb, Strike())
             if found := broken_promises(self._evidence(at_rest=False)):
                 return found
             if life.code and not self._scene.orders.has_come_about(verb):
@@ -150,12 +153,14 @@ class Run:
             ]
         return broken_promises(after)
 
-    def _obey(self, life: Life) -> None:
-        """Do what a person does whom the agent tells so."""
-        if life.code and "move it away, a new one loses no data" in life.words:
+    def _obey(self, life: Life) -> bool:
+        """Do what a person does whom the agent tells so; True if the ledger was moved away."""
+        is_damaged = bool(life.code) and "move it away, a new one loses no data" in life.words
+        if is_damaged:
             self._scene.damages.lose_ledger()
         if "`axomsync retry`" in life.words:
             self.forge.live(replace(self._order(("retry",), "retry.log"), folders=[]))
+        return is_damaged
 
     def _live(self, verb: tuple[str, ...], strike: Strike, limits: Step = UNLIMITED) -> Life:
         output = self.home / f"life-{len(self.lives)}.log"

@@ -294,6 +294,7 @@ def test_staging_that_the_ledger_does_not_know_goes_with_its_model(
     server.add_model("other", "v1", FILES)
     mirror.sync()
     with closing(sqlite3.connect(mirror.state / "state.db")) as db:
+        db.execute("PRAGMA foreign_keys = ON")
         db.execute(lost)
         db.commit()
     mirror.later = 23 * 3600.0
