@@ -21,7 +21,6 @@ from pyreqwest.client import SyncClient, SyncClientBuilder
 from pyreqwest.compatibility.httpx import SyncHttpxTransport
 from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
-from pyreqwest.request import SyncRequestBuilder
 
 from axomsync.core.errors import BadConfig, LocalFault
 from axomsync.core.oserrors import local_fault
@@ -187,13 +186,6 @@ class RustClients:
             raise _unbuilt(error) from None
 
 
-class _NothingAhead(SyncHttpxTransport):
-    """Reads no bytes before they are asked for: each of many lanes would hold them, and the blocks they lie in."""
-
-    def _map_body(self, builder: SyncRequestBuilder, request: httpx.Request) -> SyncRequestBuilder:
-        return super()._map_body(builder, request).streamed_read_buffer_limit(0)
-
-
 class Downloads(httpx.BaseTransport):
     """The Rust clients as a transport of httpx."""
 
@@ -204,7 +196,7 @@ class Downloads(httpx.BaseTransport):
         """Send the request to the next address of its host, or through its proxy."""
         url = str(request.url)
         try:
-            return _NothingAhead(self._clients.leading_to(url)).handle_request(request)
+            return SyncHttpxTransport(self._clients.leading_to(url)).handle_request(request)
         except httpx.ConnectError:
             self._clients.forget_addresses(url)
             raise
