@@ -87,9 +87,10 @@ class _Judge:
         here = [row for row in known if row.state is ModelState.PUBLISHED]
         self._there = {row.id for row in here if is_published(row)}
         self._published_bytes = sum(row.bytes_total or 0 for row in here if row.id in self._there)
-        wanted = {model.id: model for model in listed if model.status == READY and self._selects(model)}
+        labels = {model.id: model for model in listed}
+        wanted = {model.id: model for model in labels.values() if model.status == READY and self._selects(model)}
         # What is here counts for retention, listed or not: no older version may be fetched that it would remove at once.
-        there = {row.id: _remote(row) for row in here if row.id in self._there}
+        there = {row.id: labels.get(row.id) or _remote(row) for row in here if row.id in self._there}
         self._newest = _newest((there | wanted).values(), selection.keep)
 
     def state(self, model: RemoteModel, row: Model | None) -> tuple[ModelState, str | None]:

@@ -264,7 +264,7 @@ def test_version_that_is_published_when_the_agent_is_killed_and_then_not_wanted_
     server.add_model("chassis", "v2", {"a.bin": Content(100_000, 2)})
     agent.sync()
     assert sorted(path.name for path in folder.iterdir()) == ["current", "v2"]
-    assert [(m["version"], m["state"]) for m in agent.models()] == [("v1", "pruned"), ("v2", "published")]
+    assert {m["version"]: m["state"] for m in agent.models()} == {"v1": "pruned", "v2": "published"}
 
 
 def test_lost_ledger_is_rebuilt_without_fetching_a_byte(agent: AgentProcess, server: FaultyServer) -> None:

@@ -37,7 +37,7 @@ class _Rclone:
 
     def start(self) -> None:
         host, port = self.address
-        words = ["serve", "s3", "--addr", f"{host}:{port}", "--config", "", "--dir-cache-time", "0"]
+        words = ["serve", "s3", "--addr", f"{host}:{port}", "--config", ""]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [PROGRAM, *words, self._folder / "data"],
