@@ -116,7 +116,7 @@ def rows_of(ledger: Path) -> dict[str, list[Any]]:
                 "segments": "SELECT * FROM segments",
             }
             return {table: sorted(map(repr, db.execute(statement))) for table, statement in sql.items()}
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeError):
         return {}
     finally:
         shutil.rmtree(place)

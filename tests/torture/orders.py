@@ -33,7 +33,7 @@ class Orders:
     def has_come_about(self, verb: tuple[str, ...]) -> bool:
         """Check that what a command was to do is so, though it ended with another code than 0."""
         if verb[0] == "import":
-            return self.disk_is_spoilt
+            return self.disk_is_spoilt or not self.on_disk
         if verb[0] == "promote":
             pinned = (self._mirror / verb[1] / ".pinned").is_symlink()
             return pinned or not self._targets(verb) or self._leads(verb[1]) in self._newer(verb)
