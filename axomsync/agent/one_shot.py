@@ -10,7 +10,7 @@ from typing import Any
 
 from axomsync.agent.agent import Agent
 from axomsync.agent.guard import collect
-from axomsync.agent.outcome import undone
+from axomsync.agent.outcome import Undone, undone
 from axomsync.agent.requests import Request
 from axomsync.config import MirrorSettings
 from axomsync.core.errors import AxomsyncError, Bug, Interrupted, LocalFault, Transient, interrupted_by
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 60.0
 NO_MIRROR = MirrorSettings(enabled=False)
-BEARABLE = frozenset({Trouble.SLOW, Trouble.HELD})  # all writes succeed
+# With these, writes succeed, though late; what a lock has kept from being written shows in the rows.
+BEARABLE = frozenset({Trouble.SLOW, Trouble.HELD, Trouble.LOCKED})
 
 
 def sync(agent: Agent) -> int:
@@ -32,12 +33,14 @@ def sync(agent: Agent) -> int:
     failures = {} if agent.pause.is_on else _pass(agent)
     interrupted = agent.ended
     agent.end_workers()
-    code = 0 if interrupted else _outcome(agent, failures, before)
+    left = [] if interrupted else _left(agent, failures, before)
     if agent.ended_by is not None:
         code = interrupted_by(agent.ended_by)
     elif agent.pause.is_on:
         log.warning("paused; run `axomsync resume` to end the pause")
         code = Transient.exit_code
+    else:
+        code = _told(left)
     agent.close()
     return code or agent.exit_code
 
@@ -55,26 +58,33 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
     return failures | workers.follow_up()
 
 
-def _outcome(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> int:
-    """The exit code, told with its reason. Failures become problems; rejections `before` the pass don't count."""
-    for folder, failure in failures.items():
-        agent.problems.report(folder if isinstance(failure, LocalFault | Bug) else "console", str(failure))
+def _left(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> list[Undone]:
+    """What the pass left undone. Failures become problems; rejections `before` the pass don't count."""
+    failures = {
+        folder if isinstance(failure, LocalFault | Bug) else "console": failure for folder, failure in failures.items()
+    }
+    for subject, failure in failures.items():
+        agent.problems.report(subject, str(failure))
     agent.watch.turn()  # report the ledger's problems before the end
     read, trouble = agent.ledger.read, agent.watch.told
     if trouble is not None and trouble not in BEARABLE:  # then what it says of uploads and models may be old
         failures = {LEDGER: ledger_fault(agent.ledger.path, trouble), **failures}
     try:
         rejected = bool(read.rejections() - before)
-        left = undone(failures, agent.problems.all(), read.uploads_in_drop(), read.models(), rejected=rejected)
+        return undone(failures, agent.problems.all(), read.uploads_in_drop(), read.models(), rejected=rejected)
     except LocalFault as fault:
-        log.error("%s", fault)
-        return fault.exit_code
+        return [Undone(fault.exit_code, str(fault))]
+
+
+def _told(left: Sequence[Undone]) -> int:
+    """The exit code, told with its reason: perhaps an earlier pass told that, and this one had nothing new to say of it."""
     if not left:
         return 0
-    # Perhaps an earlier pass told it, and this one has nothing new to say of it: the exit code is of it all the same.
-    more = f" (and {len(left) - 1} more, see `axomsync uploads` and `axomsync models`)" if len(left) > 1 else ""
-    log.warning("ends with %d: %s%s", left[0].code, left[0].words, more)
-    return left[0].code
+    first, *others = left
+    listed = sum(one.is_listed for one in others)
+    more = f" (and {listed} more, see `axomsync uploads` and `axomsync models`)" if listed else ""
+    log.warning("ends with %d: %s%s", first.code, first.words, more)
+    return first.code
 
 
 def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> Any:

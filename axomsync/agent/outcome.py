@@ -23,6 +23,7 @@ class Undone:
 
     code: int
     words: str
+    is_listed: bool = False  # in `axomsync uploads` or `axomsync models`
 
 
 def undone(
@@ -35,12 +36,13 @@ def undone(
 ) -> list[Undone]:
     """What a pass left undone, the most urgent first.
 
-    `failures`: of its directions; `uploads`: those in the drop folder; `rejected`: this pass rejected a file.
+    `failures`: by the subject of their problem; `uploads`: those in the drop folder; `rejected`: this pass rejected a file.
     """
     found = [Undone(failure.exit_code, f"{subject}: {failure}") for subject, failure in failures.items()]
-    found += [Undone(Transient.exit_code, f"{one.subject}: {one.reason}") for one in problems if one.subject in HIDING]
+    hiding = (problem for problem in problems if problem.subject in HIDING - failures.keys())
+    found += [Undone(Transient.exit_code, f"{problem.subject}: {problem.reason}") for problem in hiding]
     if rejected:
-        found.append(Undone(1, "a file was rejected"))
+        found.append(Undone(1, "a file was rejected; see `axomsync uploads`"))
     found += [*_of_uploads(uploads), *_of_models(models)]
     return sorted(found, key=lambda one: (_urgency(one.code), one.words))
 
@@ -49,18 +51,18 @@ def _of_uploads(uploads: Iterable[Upload]) -> Iterator[Undone]:
     for upload in uploads:
         words = _words(upload.path.decode("utf-8", "surrogateescape"), upload.state, upload.reason)
         if upload.next_attempt is None and upload.state in STUCK_UPLOADS:
-            yield Undone(1, words)
+            yield Undone(1, words, is_listed=True)
         elif upload.next_attempt is not None or upload.state in _BEGUN_UPLOADS:
-            yield Undone(Transient.exit_code, words)
+            yield Undone(Transient.exit_code, words, is_listed=True)
 
 
 def _of_models(models: Iterable[Model]) -> Iterator[Undone]:
     for model in models:
         words = _words(f"{model.name}/{model.version}", model.state, model.reason)
         if model.state in STUCK_MODELS:
-            yield Undone(1, words)
+            yield Undone(1, words, is_listed=True)
         elif model.state in _BEGUN_MODELS:
-            yield Undone(Transient.exit_code, words)
+            yield Undone(Transient.exit_code, words, is_listed=True)
 
 
 def _words(name: str, state: str, reason: str | None) -> str:

@@ -50,8 +50,10 @@ def parse(text: str, path: Path, environ: Mapping[str, str]) -> Loaded:
     """Read the text of a file that need not exist yet, like `load`."""
     try:
         tree = tomllib.loads(text)
-    except ValueError as error:  # also for a number of thousands of digits
+    except tomllib.TOMLDecodeError as error:
         raise BadConfig(*_in_order([_syntax_error(path, text, str(error))])) from None
+    except ValueError:
+        raise BadConfig(*_in_order([f"{path}: not valid TOML: one of its numbers has too many digits"])) from None
     except RecursionError:
         raise BadConfig(*_in_order([f"{path}: not valid TOML: its lists lie too deep in one another"])) from None
     origins = {key: f"{path}:{line}" for key, line in _key_lines(text).items()}

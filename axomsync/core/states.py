@@ -25,11 +25,10 @@ UPLOAD_TRANSITIONS: Mapping[UploadState, frozenset[UploadState]] = {
 _M = ModelState
 # The console or the configuration may change at any time, and any step may fail.
 _ANY_TIME = frozenset({_M.WAITING, _M.IGNORED, _M.QUEUED, _M.BLOCKED, _M.FAILED, _M.GONE})
-_FOUND = frozenset({_M.PUBLISHED})  # its folder was found complete
-_BEGIN = frozenset({_M.DOWNLOADING}) | _FOUND
+_BEGIN = frozenset({_M.DOWNLOADING, _M.PUBLISHED})  # published at once when the folder was found complete
 MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
-    _M.WAITING: _ANY_TIME | _FOUND,
-    _M.IGNORED: _ANY_TIME | _FOUND,
+    _M.WAITING: _ANY_TIME,
+    _M.IGNORED: _ANY_TIME,
     _M.QUEUED: _ANY_TIME | _BEGIN,
     _M.DOWNLOADING: _ANY_TIME | {_M.VERIFYING},
     _M.VERIFYING: _ANY_TIME | {_M.PUBLISHED, _M.DOWNLOADING},
@@ -37,7 +36,7 @@ MODEL_TRANSITIONS: Mapping[ModelState, frozenset[ModelState]] = {
     _M.PUBLISHED: frozenset({_M.PRUNED, _M.QUEUED, _M.IGNORED, _M.WAITING, _M.GONE}),
     _M.BLOCKED: _ANY_TIME | _BEGIN,
     _M.FAILED: _ANY_TIME | _BEGIN,
-    _M.GONE: _ANY_TIME | _FOUND,
+    _M.GONE: _ANY_TIME,
     _M.PRUNED: _ANY_TIME,
 }
 
@@ -49,6 +48,7 @@ ENDS = frozenset({_U.UPLOADED, _U.REJECTED, _U.DUPLICATE, _M.PUBLISHED, _M.GONE,
 # Final until a person acts.
 STUCK_UPLOADS = frozenset({_U.HELD, _U.FAILED, _U.REJECTED})
 STUCK_MODELS = frozenset({_M.BLOCKED, _M.FAILED})
+DUE_MODELS = frozenset({_M.QUEUED, _M.BLOCKED, _M.FAILED})  # they are tried, now or later
 SETBACKS = frozenset({_U.QUEUED, _U.HELD, _U.FAILED, _M.QUEUED, _M.BLOCKED, _M.FAILED})
 
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from axomsync.core.records import Model, ModelState, RemoteModel
+from axomsync.core.states import DUE_MODELS
 from axomsync.mirror.layout import age, is_called, matches, selected
 from axomsync.mirror.retention import is_within
 
 READY = "ready"
 _NOT_BEGUN = frozenset({ModelState.WAITING, ModelState.IGNORED, ModelState.GONE, ModelState.PRUNED})
-_UNDECIDED = _NOT_BEGUN | {ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED}
+_UNDECIDED = _NOT_BEGUN | DUE_MODELS
 _TURNED_DOWN = frozenset({ModelState.IGNORED, ModelState.PRUNED})
-_TO_BE_TRIED = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class _Judge:
         here = [row for row in known if row.state is ModelState.PUBLISHED]
         self._there = {row.id for row in here if is_published(row)}
         self._published_bytes = sum(row.bytes_total or 0 for row in here if row.id in self._there)
-        labels = {model.id: model for model in listed}
-        wanted = {model.id: model for model in labels.values() if model.status == READY and self._selects(model)}
+        by_id = {model.id: model for model in listed}
+        wanted = {model.id: model for model in by_id.values() if model.status == READY and self._selects(model)}
         # What is here counts for retention, listed or not: no older version may be fetched that it would remove at once.
-        there = {row.id: labels.get(row.id) or _remote(row) for row in here if row.id in self._there}
-        self._newest = _newest((there | wanted).values(), selection.keep)
+        kept = {row.id: by_id.get(row.id) or _remote(row) for row in here if row.id in self._there}
+        self._newest = _newest((kept | wanted).values(), selection.keep)
 
     def state(self, model: RemoteModel, row: Model | None) -> tuple[ModelState, str | None]:
         if row is not None and row.state is ModelState.PUBLISHED and row.id in self._there:
@@ -146,7 +146,7 @@ class _Judge:
 
     def _is_extended(self, row: Model) -> bool:
         """Check that the model is published and only lacks files."""
-        return row.state in _TO_BE_TRIED and row.path is not None and self._is_published(row)
+        return row.state in DUE_MODELS and row.path is not None and self._is_published(row)
 
     def _would_stay(self, row: Model) -> bool:
         """Check that retention would keep a removed version now."""

@@ -32,6 +32,7 @@ from axomsync.core.errors import (
 from axomsync.core.oserrors import unforeseen
 from axomsync.core.policy import QUICK_TRIES, backoff, same_but_for_numbers
 from axomsync.core.records import Model, ModelState
+from axomsync.core.states import DUE_MODELS
 from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
 from axomsync.mirror import layout
@@ -58,7 +59,6 @@ SHORTEST_PAUSE_SECONDS = 1.0  # between two polls, even if more are requested
 REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same request; upstream may correct it within the hour
 DISK_PAUSE_SECONDS = 10.0  # a check costs one statvfs and no request to the console
 WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
-DUE = frozenset({ModelState.QUEUED, ModelState.BLOCKED, ModelState.FAILED})
 UNWANTED = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 
 
@@ -249,7 +249,7 @@ class Mirror:
         for model in self._context.ledger.read.models_due(WORKED_ON, math.inf):
             if model.id not in self._in_flight:  # its end could not be recorded, such as on a full disk
                 self._context.ledger.move_model(model.id, ModelState.QUEUED)
-        for model in self._context.ledger.read.models_due(DUE, math.inf):
+        for model in self._context.ledger.read.models_due(DUE_MODELS, math.inf):
             if model.id in self._in_flight:
                 continue
             if everything or self._waits.left(model.id, model.next_attempt) == 0:
@@ -259,7 +259,7 @@ class Mirror:
         """Start again the models that made way for others; this time they make way for none. For `run_once`."""
         self._gives_way = False
         with self._begin_lock:
-            for model in self._context.ledger.read.models_due(DUE, math.inf):
+            for model in self._context.ledger.read.models_due(DUE_MODELS, math.inf):
                 if model.id in self._gave_way:
                     self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
 
@@ -275,7 +275,8 @@ class Mirror:
         try:
             self._carry_known(self._context.ledger.read.model(model_id))
         except LocalFault as fault:  # of the ledger; the model is tried again
-            self._context.problems.report("ledger", str(fault))
+            if not self._context.stop.is_set():  # else the ledger may have been closed meanwhile
+                self._context.problems.report("ledger", str(fault))
 
     def _carry_known(self, model: Model) -> None:
         try:

@@ -71,7 +71,7 @@ class Poller:
                 self._context.ledger.discard_file(model_id, file.rel)
 
     def _let_go_of_the_gone(self, known: list[Model], listed: set[str]) -> None:
-        """Discard what was received of models that are not listed, a day after that was seen.
+        """Discard what was received of models that have been missing in the list for a day.
 
         The folders tell, since a ledger that was damaged, or came back from a backup, may not know of their bytes.
         """
@@ -91,8 +91,9 @@ class Poller:
         """Count absences; an empty or incomplete list does not show that a model was removed."""
         if self._context.settings.keep_gone or not listed or self._context.console.models_left_out:
             return
-        # Of a model that was removed since it was absent, the absence must end, too: else it is removed when it is back.
-        if any(row.absent_since if row.id in listed else row.state is ModelState.PUBLISHED for row in known):
+        # A model that is listed again is no longer absent, also if it was removed meanwhile: else it would be removed again.
+        is_back = any(row.absent_since is not None for row in known if row.id in listed)
+        if is_back or any(row.state is ModelState.PUBLISHED for row in known if row.id not in listed):
             self._context.ledger.note_presence(listed)
 
 

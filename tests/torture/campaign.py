@@ -116,7 +116,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", type=int, help="one seed, to repeat it")
     parser.add_argument("--kind", action="append", choices=KINDS, help="only trouble of this kind")
     parser.add_argument(
-        "--story", action="append", choices=("", *STORIES), help='only in this story; "" is one without changes'
+        "--story", action="append", choices=("none", *STORIES), help="only in this story; none is one without changes"
     )
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no schedule after that")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)

@@ -26,7 +26,7 @@ class Blow(Short):
 
 @dataclass(frozen=True)
 class Wire:
-    """A fault of the far side: the `number`-th of `world.FAULTS`, for `times` requests after `skip` of them."""
+    """A fault of the far side: the `number`-th of `wrong_answers.FAULTS`, for `times` requests after `skip` of them."""
 
     number: int
     skip: int

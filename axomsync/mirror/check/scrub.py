@@ -13,6 +13,7 @@ from pathlib import Path
 from axomsync.core.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
 from axomsync.core.filesystems import is_folder
 from axomsync.core.records import Model, ModelState
+from axomsync.core.states import DUE_MODELS
 from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
 from axomsync.mirror.check.repair import check_manifest, check_room, repair
@@ -86,13 +87,14 @@ class Upkeep:
         record, damages = self.verify(model, self._step(beat))
         if damages:
             self.mend(model, record, damages, beat)
-        if model.state is ModelState.BLOCKED:  # it was not adopted as it was
+        is_unknown = self._context.ledger.read.model(model.id).path is None
+        if is_unknown and model.state in DUE_MODELS:  # as it was, it could not be adopted
             self._context.ledger.record_wanted(model.id, pulled=model.pulled)
 
     def _on_disk(self, model_id: str) -> Model:
-        """Return a published model with its path, also one of whose folder the ledger does not know. Raises `Rejected`.
+        """Return a published model with its path, also when the ledger does not know its folder. Raises `Rejected`.
 
-        Such a folder appeared before a crash, or before the ledger was lost, and was damaged before it was adopted.
+        Such a folder was published before a crash, or before the ledger was lost, and was damaged before it was adopted.
         """
         row = next((row for row in self._context.ledger.read.models() if row.id == model_id), None)
         if row is not None and row.path is not None:
