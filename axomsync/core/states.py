@@ -49,6 +49,7 @@ ENDS = frozenset({_U.UPLOADED, _U.REJECTED, _U.DUPLICATE, _M.PUBLISHED, _M.GONE,
 STUCK_UPLOADS = frozenset({_U.HELD, _U.FAILED, _U.REJECTED})
 STUCK_MODELS = frozenset({_M.BLOCKED, _M.FAILED})
 DUE_MODELS = frozenset({_M.QUEUED, _M.BLOCKED, _M.FAILED})  # they are tried, now or later
+UNWANTED_MODELS = frozenset({_M.IGNORED, _M.PRUNED})
 SETBACKS = frozenset({_U.QUEUED, _U.HELD, _U.FAILED, _M.QUEUED, _M.BLOCKED, _M.FAILED})
 
 

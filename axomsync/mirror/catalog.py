@@ -10,14 +10,13 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from axomsync.core.records import Model, ModelState, RemoteModel
-from axomsync.core.states import DUE_MODELS
+from axomsync.core.states import DUE_MODELS, UNWANTED_MODELS
 from axomsync.mirror.layout import age, is_called, matches, selected
 from axomsync.mirror.retention import is_within
 
 READY = "ready"
 _NOT_BEGUN = frozenset({ModelState.WAITING, ModelState.IGNORED, ModelState.GONE, ModelState.PRUNED})
 _UNDECIDED = _NOT_BEGUN | DUE_MODELS
-_TURNED_DOWN = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class _Judge:
             return row.state, row.reason
         was_removed = row is not None and row.state is ModelState.PUBLISHED
         # A removed folder also cancels the earlier pull of its model.
-        pulled = row is not None and row.pulled and not was_removed and row.state not in _TURNED_DOWN
+        pulled = row is not None and row.pulled and not was_removed and row.state not in UNWANTED_MODELS
         if not pulled and not self._selects(model):
             return ModelState.IGNORED, "left out by [mirror] include and exclude"
         if model.status != READY:

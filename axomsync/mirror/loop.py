@@ -32,7 +32,7 @@ from axomsync.core.errors import (
 from axomsync.core.oserrors import unforeseen
 from axomsync.core.policy import QUICK_TRIES, backoff, same_but_for_numbers
 from axomsync.core.records import Model, ModelState
-from axomsync.core.states import DUE_MODELS
+from axomsync.core.states import DUE_MODELS, UNWANTED_MODELS
 from axomsync.core.text import printable
 from axomsync.ledger import LedgerFault
 from axomsync.mirror import layout
@@ -59,7 +59,6 @@ SHORTEST_PAUSE_SECONDS = 1.0  # between two polls, even if more are requested
 REFUSED_PAUSE_SECONDS = 3600.0  # a refusal is final for the same request; upstream may correct it within the hour
 DISK_PAUSE_SECONDS = 10.0  # a check costs one statvfs and no request to the console
 WORKED_ON = frozenset({ModelState.DOWNLOADING, ModelState.VERIFYING})
-UNWANTED = frozenset({ModelState.IGNORED, ModelState.PRUNED})
 
 
 class Mirror:
@@ -137,7 +136,7 @@ class Mirror:
             with self._begin_lock:
                 future = self._in_flight.get(model.id)
                 if future is None or future.done():
-                    self._context.ledger.record_wanted(model.id, pulled=model.state in UNWANTED)
+                    self._context.ledger.record_wanted(model.id, pulled=model.state in UNWANTED_MODELS)
                     future = self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
             while wait_for([future], timeout=1.0).not_done:
                 beat()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from axomsync.core.errors import LocalFault
 from axomsync.core.filesystems import is_folder
 from axomsync.core.records import Model, ModelState
+from axomsync.core.states import UNWANTED_MODELS
 from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.labels import Labels
@@ -56,8 +57,7 @@ class Poller:
                     self._let_go(change.model.id)
         there = {model.id for model in listed}
         self._note_presence(there, known)
-        if there:  # an empty list proves nothing
-            self._let_go_of_the_gone(known, there)
+        self._tidy_up([row for row in known if row.id not in busy], busy, there)
         self._context.ledger.set_facts(last_poll=str(self._context.now()))
         self._space.retain()
         self._labels.follow(busy)
@@ -70,22 +70,26 @@ class Poller:
             for file in self._context.ledger.read.files(model_id):
                 self._context.ledger.discard_file(model_id, file.rel)
 
-    def _let_go_of_the_gone(self, known: list[Model], listed: set[str]) -> None:
-        """Discard what was received of models that have been missing in the list for a day.
+    def _tidy_up(self, at_rest: list[Model], busy: set[str], listed: set[str]) -> None:
+        """Discard what was received of models that are not wanted, or have been missing in the list for a day.
 
-        The folders tell, since a ledger that was damaged, or came back from a backup, may not know of their bytes.
+        The folders tell: a ledger that was damaged, or came back from a backup, may not know of their bytes; and when power
+        fails, a folder that was discarded may come back.
         """
         staging, then = self._context.mirror_folder.staging, self._context.now() - GONE_SECONDS
-        wanted = {staging.path(model_id).name for model_id in listed}
-        rows = {staging.path(row.id).name: row for row in known}
+        rows = {staging.path(row.id).name: row for row in at_rest}
+        others = {staging.path(model_id).name for model_id in busy | listed} - rows.keys()
         for folder in staging.collected():
             row = rows.get(folder.name)
-            if folder.name in wanted:
-                continue
-            if row is None and not changed_since(folder, then):
-                shutil.rmtree(folder, ignore_errors=True)
-            elif row is not None and row.state is ModelState.GONE and row.updated_at < then:
+            if row is None:
+                if listed and folder.name not in others and not changed_since(folder, then):
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif row.state is ModelState.PUBLISHED:  # its extension makes it queued
+                staging.discard(row.id)
+            elif row.state in UNWANTED_MODELS:
                 self._let_go(row.id)
+            elif row.state is ModelState.GONE and row.updated_at < then and listed and row.id not in listed:
+                self._let_go(row.id)  # an empty list proves nothing
 
     def _note_presence(self, listed: set[str], known: list[Model]) -> None:
         """Count absences; an empty or incomplete list does not show that a model was removed."""

@@ -305,6 +305,20 @@ def test_staging_that_the_ledger_does_not_know_goes_with_its_model(
     assert not staging.exists()
 
 
+def test_staging_of_an_unwanted_model_that_came_back_after_a_power_failure_is_removed(
+    server: FaultyServer, mirror: MirrorHere
+) -> None:
+    server.add_model("chassis", "v1", FILES)
+    mirror.settings["exclude"] = ["chassis"]
+    mirror.sync()
+    (row,) = mirror.models()
+    staging = mirror.folder / ".axomsync" / "here" / row.id
+    staging.mkdir(parents=True)
+    (staging / "a.bin").write_bytes(b"half")
+    mirror.sync()
+    assert not staging.exists()
+
+
 def test_staging_of_a_model_gone_for_a_day_is_removed(server: FaultyServer, mirror: MirrorHere) -> None:
     gone = server.add_model("chassis", "v1", {**FILES, "weights.safetensors": Content(1000)})  # noise: it is blocked
     mirror.sync()
