@@ -240,7 +240,9 @@ def test_reload_rotates_the_key_without_interrupting_transfers(sandbox: Sandbox,
         eventually("a download", lambda: transfers(agent))
         sandbox.revoke_key(first)
         eventually("the refusal", lambda: "the console refuses the API key" in agent.log())
-        assert agent.status()["console"]["ok"] is False
+        eventually(
+            "status to say so", lambda: agent.status()["console"]["ok"] is False
+        )  # the ledger is written after the log
         key_file.write_text(sandbox.key)
         began = time.monotonic()
         agent.hangup()

@@ -1,6 +1,7 @@
 import hashlib
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -280,15 +281,33 @@ def test_serve_announces_itself_and_stops_everything(tmp_path: Path) -> None:
     server = threading.Thread(target=serve, args=arguments)
     server.start()
     assert ready.wait(20)
-    answer = httpx.get(announced["console"] + "/models", headers={"Authorization": f"Bearer {announced['key']}"})
-    assert answer.json() == []
+    assert is_served(announced)
     assert httpx.get(announced["storage"]).status_code == 403
     assert announced["folder"] == str(tmp_path)
+    assert working_in(tmp_path)
     stop.set()
     server.join(10)
-    for url in (announced["console"], announced["storage"]):
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(url)
+    assert not is_served(announced)
+    assert not working_in(tmp_path)
+
+
+def is_served(announced: dict[str, str]) -> bool:
+    """Whether this console answers: its port may be another program's meanwhile, which does not know the key."""
+    try:
+        return (
+            httpx.get(f"{announced['console']}/models", headers={"Authorization": f"Bearer {announced['key']}"}).text == "[]"
+        )
+    except httpx.TransportError:
+        return False
+
+
+def working_in(folder: Path) -> list[str]:
+    """Command lines of processes that name this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in found if str(folder) in line]
 
 
 def test_a_failed_start_leaves_nothing_behind(tmp_path: Path) -> None:
