@@ -94,7 +94,12 @@ def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
         if time.monotonic() >= deadline:
             return None
         time.sleep(ASK_AGAIN_SECONDS)
-    outcome = _object_in(row["outcome"]) or {}
+    return read_outcome(row["outcome"])
+
+
+def read_outcome(text: str) -> Outcome:
+    """Read a result as the agent wrote it. Raises `LocalFault`."""
+    outcome = _object_in(text) or {}
     try:
         return Outcome(outcome["answer"], outcome.get("error"), int(outcome.get("exit_code", 0)))
     except (KeyError, TypeError, ValueError, OverflowError):

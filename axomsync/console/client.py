@@ -58,10 +58,18 @@ class Console:
         clock: Callable[[], float] = time.monotonic,
         timeout: httpx.Timeout = TIMEOUT,
         answer_seconds: float = ANSWER_SECONDS,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._now = now
         self._session = Session(
-            url, read_key, ca_file=ca_file, now=now, clock=clock, timeout=timeout, answer_seconds=answer_seconds
+            url,
+            read_key,
+            ca_file=ca_file,
+            now=now,
+            clock=clock,
+            timeout=timeout,
+            answer_seconds=answer_seconds,
+            transport=transport,
         )
         self._left_out: dict[str, list[str]] = {}
 

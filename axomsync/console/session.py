@@ -63,6 +63,7 @@ class Session:
         clock: Callable[[], float],
         timeout: httpx.Timeout,
         answer_seconds: float,
+        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._read_key = read_key
@@ -75,7 +76,7 @@ class Session:
         context = tls_context(ca_file)
         self._timeout = timeout.as_dict()
         # The transport alone: httpx's client adds redirects, cookies and authentication, and doubles the CPU time.
-        self._transport = httpx.HTTPTransport(
+        self._transport = transport or httpx.HTTPTransport(
             verify=context,
             proxy=None if self.proxy is None else with_context(self.proxy, context),
             trust_env=False,  # httpx would read the same variables in its own way

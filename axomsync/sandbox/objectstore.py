@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import obstore
 from obstore.exceptions import BaseError
@@ -46,6 +46,24 @@ class StoredObject:
     etag: str  # as the server writes it, with its double quotes
 
 
+class S3Server(Protocol):
+    """The process that serves; what each part means is told by `Weed`."""
+
+    @property
+    def address(self) -> tuple[str, int]: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def log(self) -> Path: ...
+    @property
+    def is_supervised(self) -> bool: ...
+    def claim_folder(self) -> None: ...
+    def start(self) -> None: ...
+    def keep_running(self) -> None: ...
+    def stop(self) -> None: ...
+    def end_of_log(self) -> str: ...
+
+
 class ObjectStore:
     """SeaweedFS in `folder`, from `start()` to `stop()`; a context manager.
 
@@ -53,10 +71,10 @@ class ObjectStore:
     endpoint: host and port are part of a signature.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, serve: Callable[[Path, Identity], S3Server] = Weed) -> None:
         self.folder = folder
         self._identity = Identity(secrets.token_hex(10), secrets.token_urlsafe(30), BUCKET)
-        self._weed = Weed(folder, self._identity)
+        self._server = serve(folder, self._identity)
         self._clients: dict[str, S3Store] = {}  # by endpoint: each holds a connection pool
 
     def __enter__(self) -> Self:
@@ -68,7 +86,7 @@ class ObjectStore:
 
     @property
     def address(self) -> tuple[str, int]:
-        return self._weed.address
+        return self._server.address
 
     @property
     def endpoint(self) -> str:
@@ -78,22 +96,22 @@ class ObjectStore:
     @property
     def pid(self) -> int | None:
         """The process id of weed as it runs now; another one after a restart."""
-        return self._weed.pid
+        return self._server.pid
 
     @property
     def log(self) -> Path:
-        return self._weed.log
+        return self._server.log
 
     def start(self, timeout: float = 30.0) -> None:
         """Return when the bucket takes an object. Raises `ObjectStoreError` after `timeout` seconds."""
-        self._weed.claim_folder()
+        self._server.claim_folder()
         try:  # from here on, as an interrupt may come between any two lines
-            self._weed.start()
+            self._server.start()
             self.wait_ready(timeout)
         except BaseException:
             self.stop()
             raise
-        self._weed.keep_running()
+        self._server.keep_running()
 
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Block until the bucket takes an object, for instance after weed was killed. Raises `ObjectStoreError`."""
@@ -105,17 +123,17 @@ class ObjectStore:
                 self.delete("tmp/ready")
                 return
             except (ObjectStoreError, FileNotFoundError):
-                if not self._weed.is_supervised:
+                if not self._server.is_supervised:
                     raise ObjectStoreError(
-                        f"weed stopped before the object store was ready{self._weed.end_of_log()}"
+                        f"weed stopped before the object store was ready{self._server.end_of_log()}"
                     ) from None
                 if time.monotonic() > deadline:
-                    raise ObjectStoreError(f"weed is not ready after {timeout:g} s{self._weed.end_of_log()}") from None
+                    raise ObjectStoreError(f"weed is not ready after {timeout:g} s{self._server.end_of_log()}") from None
             time.sleep(0.02)
 
     def stop(self) -> None:
         """End weed, leaving its data. Takes about a second, five at most; harmless when nothing runs."""
-        self._weed.stop()
+        self._server.stop()
         self._clients.clear()
 
     def put_bytes(self, key: str, data: bytes) -> str:

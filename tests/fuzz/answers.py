@@ -44,9 +44,8 @@ class _Scripted(httpx.BaseTransport):
 
 
 _transport = _Scripted()
-_console = Console("https://console.test/api", lambda: "axom_live_0123456789", now=lambda: NOW)
-_console.close()
-_console._session._transport = _transport  # type: ignore[assignment]  # a million answers need no sockets
+# A million answers need no sockets.
+_console = Console("https://console.test/api", lambda: "axom_live_0123456789", now=lambda: NOW, transport=_transport)
 
 
 def _asked(call: Callable[[], Any]) -> Callable[[bytes], Any]:

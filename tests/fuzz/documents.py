@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from axomsync.agent import requests
+from axomsync.agent.requests import read_outcome
 from axomsync.core.documents import NotADocument
 from axomsync.core.folders import Folder
 from axomsync.core.paths import RECORD
@@ -83,16 +83,8 @@ def _model(data: bytes) -> None:
     orjson.dumps(model_document(rows.to_model(_columns(data, _MODEL))))
 
 
-class _OneRow:
-    def __init__(self, outcome: str) -> None:
-        self._outcome = outcome
-
-    def request(self, number: int) -> dict[str, str]:
-        return {"outcome": self._outcome}
-
-
 def _outcome(data: bytes) -> None:
-    requests.wait_for(_OneRow(data.decode("utf-8", "replace")), 1, 0.0)  # type: ignore[arg-type]  # all that it asks
+    read_outcome(data.decode("utf-8", "replace"))
 
 
 _COUNTED = {"count": 1, "compared": 2, "first": [2]}

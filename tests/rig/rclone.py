@@ -16,17 +16,24 @@ PROGRAM = Path(sys.executable).with_name("rclone")
 
 
 class _Rclone:
-    """The process; what an `ObjectStore` asks of one."""
+    """The process, as an `ObjectStore` asks for it."""
 
     def __init__(self, folder: Path, identity: Identity) -> None:
         self._folder, self._identity = folder, identity
         self._port = ReservedPort()
-        self.log = folder / "rclone.log"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> tuple[str, int]:
         return self._port.address
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def log(self) -> Path:
+        return self._folder / "rclone.log"
 
     @property
     def is_supervised(self) -> bool:
@@ -65,5 +72,4 @@ class RcloneStore(ObjectStore):
     """The sandbox's object store with this server in place of SeaweedFS."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        self._weed = _Rclone(folder, self._identity)  # type: ignore[assignment]  # it has all that is asked of one
+        super().__init__(folder, _Rclone)

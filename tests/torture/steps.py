@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 from tests.torture.forge import CHANGES
 
 
+@dataclass(frozen=True, repr=False)
 class Short:
     """A dataclass whose words leave out what is as always."""
 
     def __repr__(self) -> str:
-        everything = ((each, getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
+        everything = ((each, getattr(self, each.name)) for each in fields(self))
         told = (f"{each.name}={value!r}" for each, value in everything if value != each.default)
         return f"{type(self).__name__}({', '.join(told)})"
 
