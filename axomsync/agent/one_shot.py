@@ -58,17 +58,17 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
     return failures | workers.follow_up()
 
 
-def _left(agent: Agent, failures: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> list[Undone]:
+def _left(agent: Agent, by_folder: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> list[Undone]:
     """What the pass left undone. Failures become problems; rejections `before` the pass don't count."""
-    failures = {
-        folder if isinstance(failure, LocalFault | Bug) else "console": failure for folder, failure in failures.items()
-    }
-    for subject, failure in failures.items():
+    failures = [
+        (folder if isinstance(failure, LocalFault | Bug) else "console", failure) for folder, failure in by_folder.items()
+    ]
+    for subject, failure in failures:
         agent.problems.report(subject, str(failure))
     agent.watch.turn()  # report the ledger's problems before the end
     read, trouble = agent.ledger.read, agent.watch.told
     if trouble is not None and trouble not in BEARABLE:  # then what it says of uploads and models may be old
-        failures = {LEDGER: ledger_fault(agent.ledger.path, trouble), **failures}
+        failures.append((LEDGER, ledger_fault(agent.ledger.path, trouble)))
     try:
         rejected = bool(read.rejections() - before)
         return undone(failures, agent.problems.all(), read.uploads_in_drop(), read.models(), rejected=rejected)

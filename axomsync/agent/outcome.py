@@ -3,7 +3,7 @@
 0: nothing is left to do. 1: a person must act. 4: the console refuses the key. 75: a later pass may do the rest.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from axomsync.core.errors import AxomsyncError, KeyRefused, Transient
@@ -27,7 +27,7 @@ class Undone:
 
 
 def undone(
-    failures: Mapping[str, AxomsyncError],
+    failures: Sequence[tuple[str, AxomsyncError]],
     problems: Iterable[Problem],
     uploads: Iterable[Upload],
     models: Iterable[Model],
@@ -36,10 +36,10 @@ def undone(
 ) -> list[Undone]:
     """What a pass left undone, the most urgent first.
 
-    `failures`: by the subject of their problem; `uploads`: those in the drop folder; `rejected`: this pass rejected a file.
+    `failures`: each with the subject of its problem; `uploads`: those in the drop folder; `rejected`: a file, in this pass.
     """
-    found = [Undone(failure.exit_code, f"{subject}: {failure}") for subject, failure in failures.items()]
-    hiding = (problem for problem in problems if problem.subject in HIDING - failures.keys())
+    found = [Undone(failure.exit_code, f"{subject}: {failure}") for subject, failure in failures]
+    hiding = (problem for problem in problems if problem.subject in HIDING.difference(subject for subject, _ in failures))
     found += [Undone(Transient.exit_code, f"{problem.subject}: {problem.reason}") for problem in hiding]
     if rejected:
         found.append(Undone(1, "a file was rejected; see `axomsync uploads`"))

@@ -63,21 +63,25 @@ class ModelWrites(Moves):
         remarks: Iterable[str],
         proofs: Iterable[str],
     ) -> None:
-        """Record a model that exists in the mirror folder but not in this ledger; `proofs` has one word for each file."""
+        """Record a model that exists in the mirror folder but not in this ledger; `proofs` has one word for each file.
+
+        A poll and a repair may find it at once: the second one changes nothing.
+        """
         found, others, odd, shown = list(files), json_list(left_out), tuple(remarks), json_counts(proofs)
 
         def work(db: Database) -> None:
-            db.conn.execute(
+            made = db.conn.execute(
                 "INSERT INTO models (id, name, version, params, base_model_id, remote_status, created_at, state, path,"
                 " left_out, remarks, reason, proofs, bytes_total, digest, first_seen, updated_at)"
-                " VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?,?,?,?,?)",
+                " VALUES (?,?,?,?,?,?,?,'published',?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING",
                 (
                     model.id, model.name, model.version, model.params, model.base_model_id, model.status, model.created_at,
                     path, others, json_list(odd), "; ".join(odd) or None, shown, sum(file.size for file in found),
                     digest_of(found), self._now(), self._now(),
                 ),
             )  # fmt: skip
-            insert_files(db, model.id, found)
+            if made.rowcount:
+                insert_files(db, model.id, found)
 
         self.write(work)
 

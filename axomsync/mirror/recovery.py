@@ -13,7 +13,7 @@ from axomsync.core.records import Model, ModelState
 from axomsync.core.states import DUE_MODELS
 from axomsync.core.text import printable
 from axomsync.mirror.context import MirrorContext
-from axomsync.mirror.publish import current
+from axomsync.mirror.found import record_found
 from axomsync.mirror.publish.record import Record
 
 log = logging.getLogger(__name__)
@@ -51,11 +51,10 @@ def _is_overlooked(row: Model | None) -> bool:
 
 
 def _record(context: MirrorContext, row: Model | None, folder: Path, record: Record) -> None:
-    what = (str(folder), record.files, record.left_out)
-    if row is not None:
-        context.mirror_folder.adopt(folder, record)
-        context.ledger.record_published(row.id, *what, None, record.remarks, record.proofs.values())
+    if row is None:
+        record_found(context, folder, record)
         return
-    context.ledger.record_found(record.model, *what, record.remarks, record.proofs.values())
-    if current.is_led_to(str(folder)):  # that is no move
-        context.ledger.record_current(str(folder.parent), record.model.id, told=False, trial=False, guarded=False)
+    context.mirror_folder.adopt(folder, record)
+    context.ledger.record_published(
+        row.id, str(folder), record.files, record.left_out, None, record.remarks, record.proofs.values()
+    )

@@ -21,6 +21,7 @@ from axomsync.mirror.check.verify import Damage, HalfSpeed, Step, examine
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.fetch.partial import Job
 from axomsync.mirror.fetch.urls import SignedUrls
+from axomsync.mirror.found import record_found
 from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.record import Record, read_record
 from axomsync.runtime.heartbeat import Beat
@@ -104,10 +105,7 @@ class Upkeep:
                 continue
             if row is not None:
                 return replace(row, path=str(folder))
-            proofs = record.proofs.values()
-            self._context.ledger.record_found(
-                record.model, str(folder), record.files, record.left_out, record.remarks, proofs
-            )
+            record_found(self._context, folder, record)
             return self._context.ledger.read.model(model_id)
         raise Rejected(f"{printable(model_id)}: no published model has this id")
 
