@@ -84,6 +84,10 @@ class ModelTask:
             wanted = self._wanted(manifest, published)
             self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
             staging = self._context.mirror_folder.staging.prepare(model.id, [file.rel for file in wanted])
+            if published is not None:
+                self._context.mirror_folder.take_back(
+                    target, staging, filter(_is_whole, self._context.ledger.read.files(model.id))
+                )
             linked = self._link_unchanged(manifest, wanted, staging, target.parent)
             files, proofs, odd = self._fetch_and_prove(manifest, staging, linked)
             remarks = odd + self._check_structure(staging, files, {file.rel for file in manifest.files}, proofs)
@@ -329,6 +333,10 @@ class ModelTask:
         self._beat()
         if self._context.stop.is_set():
             raise Stopping("the agent is stopping")
+
+
+def _is_whole(file: ModelFile) -> bool:
+    return _durable(file) == file.size
 
 
 def _durable(file: ModelFile) -> int:

@@ -165,6 +165,22 @@ class MirrorFolder:
             raise local_fault(error) from None
         self.staging.discard(record.model.id)
 
+    def take_back(self, folder: Path, staging: Path, files: Iterable[ModelFile]) -> None:
+        """Move those of `files` back to staging that a crash of `extend` left in a published folder without a record.
+
+        Raises `LocalFault`.
+        """
+        for file in files:
+            here, there = folder / file.rel, staging / file.rel
+            parents = here.relative_to(folder).parents
+            if kind_of(there) is not None or any(kind_of(folder / parent) != stat.S_IFDIR for parent in parents):
+                continue
+            try:
+                if _is_plain(here, file.size):
+                    os.rename(here, there)
+            except OSError as error:
+                raise local_fault(error) from None
+
     def adopt(self, folder: Path, record: Record) -> None:
         """Take over a folder that was published before this ledger knew its model; `record` has its labels of today.
 
@@ -305,6 +321,15 @@ class MirrorFolder:
             if self.owner(target) != model_id:
                 raise
             shutil.rmtree(staging, ignore_errors=True)  # another agent was faster
+
+
+def _is_plain(path: Path, size: int) -> bool:
+    """Check that a file of this size, which has no other name, is there. Raises `OSError`."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size == size
 
 
 def shown(model: Model) -> str:

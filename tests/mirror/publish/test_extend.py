@@ -114,6 +114,37 @@ def test_crash_between_two_renames_is_finished_later(server: FaultyServer, mirro
     assert rels(folder) == set(FILES)
 
 
+def test_a_file_that_a_crash_left_moved_is_not_fetched_again(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
+    mirror.settings["files"], mirror.patience = ["*"], 0.5
+    server.inject(Fault(status=500), f"/{mirror.models()[0].id}/3", times=1000)
+    mirror.sync()
+    staging = next((mirror.folder / ".axomsync" / "here").iterdir())
+    (folder / "sub").mkdir()
+    (staging / "sub" / "b.bin").rename(folder / "sub" / "b.bin")
+    server.heal()
+    server.requests.clear()
+    mirror.sync()
+    assert rels(folder) == set(FILES)
+    assert server.sent() < 100, "the rest, and a byte of each object, to see that it is the same"
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed_to_a_moved_file(
+    server: FaultyServer, mirror: MirrorHere, folder: Path, tmp_path: Path
+) -> None:
+    mirror.settings["files"], mirror.patience = ["*"], 0.5
+    server.inject(Fault(status=500), f"/{mirror.models()[0].id}/3", times=1000)
+    mirror.sync()
+    staging = next((mirror.folder / ".axomsync" / "here").iterdir())
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (staging / "sub" / "b.bin").rename(outside / "b.bin")
+    (folder / "sub").symlink_to(outside)
+    server.heal()
+    mirror.sync()
+    assert not FILES["sub/b.bin"].fault_in(outside / "b.bin"), "it is somebody's"
+    assert mirror.models()[0].state == ModelState.BLOCKED
+
+
 def test_files_with_other_bytes_do_not_join(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     server.models.clear()
     server.add_model("chassis", "v1", {**FILES, "a.bin": Content(19 * MIB, 9)})
