@@ -47,7 +47,7 @@ def no_durable_byte_is_fetched_twice(e: Evidence) -> Iterator[str]:
         or any(life.how is not None and (life.how > 0 or life.how == -3) for life in e.lives)
     ):
         return  # there the bytes on disk may be damaged, or the ledger may be wrong
-    if any(sign in e.lives[-1].words for sign in ("; fetched again", "fetched twice", "it gave wrong bytes")):
+    if any(sign in e.lives[-1].words for sign in ("; fetched again", "has to agree", "it gave wrong bytes")):
         return  # it says that nothing proves what it has
     yield from e.lives[-1].fetched_again
 
