@@ -28,7 +28,7 @@ check: lint  ## the inner loop: lint, types, and all tests that need no server, 
 test: .venv/ready .venv/mlserver/ready .venv/deploy/ready  ## the whole test suite, with the servers that it needs
 	@tests/rig/debian-packages.sh
 	# Tests wait half of their time for processes, disks and pauses: two workers share a core.
-	exec .venv/bin/python -m pytest -n $$(( 2 * $$(nproc) )) --maxprocesses=8 -m "not stress" $(ARGS)
+	exec .venv/bin/python -m pytest -n $$(( 2 * $$(nproc) )) --maxprocesses=8 --dist worksteal -m "not stress" $(ARGS)
 
 matrix:  ## demo and test on Debian 12 and 13, and with the lowest versions allowed; ON='trixie lowest' only these; takes long
 	@TEST_ARGS="$(ARGS)"; export TEST_ARGS; unset ARGS MAKEFLAGS

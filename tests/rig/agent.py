@@ -31,14 +31,18 @@ _QUICK: Config = {
 
 
 def eventually(what: str, probe: Callable[..., T | None], *, patience: float = PATIENCE) -> T:
-    """The first true value of `probe`, which is asked again and again. `what` is what the failure says was missing."""
+    """The first true value of `probe`, which is asked again and again. `what` is what the failure says was missing.
+
+    A probe that starts a process leaves as much time to what it waits for as it takes itself.
+    """
     deadline = time.monotonic() + patience
     while True:
+        began = time.monotonic()
         value = probe()
         if value:
             return value
         assert time.monotonic() < deadline, f"not within {patience:g} s: {what}; last seen: {value!r}"
-        time.sleep(POLL)
+        time.sleep(max(POLL, time.monotonic() - began))
 
 
 class AgentProcess:
