@@ -79,12 +79,6 @@ def mirror_folder(loaded: "Loaded") -> "MirrorFolder":
     return MirrorFolder(settings.folder, "by-hand", settings.promote, views=settings.views, access=access)
 
 
-def follow_by_views(loaded: "Loaded", parent: Path) -> None:
-    """Have the views show where `current` below `parent` leads now. Faults are told; the agent's next poll tries again."""
-    for fault in mirror_folder(loaded).views.follow(parent):
-        click.echo(f"axomsync: {fault}", err=True)
-
-
 def find_published(
     loaded: "Loaded", target: str | None, unread: list[LocalFault] | None = None
 ) -> "list[tuple[Path, Record]]":
@@ -109,14 +103,20 @@ def find_published(
     return found
 
 
-def print_current(parent: Path, as_json: bool, remark: str = "") -> None:
-    """Print the version that `current` below `parent` leads to, and `remark` for people."""
+def show_current(loaded: "Loaded", parent: Path, as_json: bool, remark: str = "") -> None:
+    """Have the views show where `current` below `parent` leads now, and print that, with `remark` for people.
+
+    Raises `LocalFault` when a view can't follow: who loads through it has what was there before.
+    """
     from axomsync.mirror.publish import current
     from axomsync.status.documents import current_document
 
+    faults = mirror_folder(loaded).views.follow(parent)
     version, pinned = current.leads_to(parent), current.pinned(parent) is not None
     if as_json:
         print_json(current_document(parent, version, pinned=pinned))
-        return
-    text = f"{parent / 'current'} -> {version}" + (", pinned" if pinned else "")
-    click.echo(f"{text}; {remark}" if remark else text)
+    else:
+        text = f"{parent / 'current'} -> {version}" + (", pinned" if pinned else "")
+        click.echo(f"{text}; {remark}" if remark else text)
+    if faults:
+        raise LocalFault(f"a view does not show that yet: {'; '.join(faults)}; the agent's next poll tries again")

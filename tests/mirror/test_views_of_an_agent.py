@@ -46,6 +46,19 @@ def test_the_life_of_views(server: FaultyServer, agent: AgentProcess) -> None:
     assert agent.call("rollback", "bot").returncode == 0
     assert version() == "v1", "verbs move the views, also when no agent runs"
 
+    main = hf / "models--bot" / "refs" / "main"
+    main.unlink()
+    main.mkdir()
+    (main / "mine").touch()
+    for verb in (("unpin", "bot"), ("pin", "bot/v1"), ("rollback", "bot", "v1")):
+        done = agent.call(*verb)
+        assert done.returncode == 1, "a script must not go on to load an engine through the view"
+        assert f"{agent.mirror}/bot/current -> v" in done.stdout
+        assert f"a view does not show that yet: {main}: " in done.stderr
+    (main / "mine").unlink()
+    assert agent.call("rollback", "bot", "v1").returncode == 0
+    assert version() == "v1"
+
 
 def test_a_pass_keeps_views(server: FaultyServer, mirror: MirrorHere, tmp_path: Path) -> None:
     flat, hf = tmp_path / "serving", tmp_path / "hf"

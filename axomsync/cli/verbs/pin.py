@@ -3,7 +3,7 @@
 import click
 
 from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, follow_by_views, mirror_folder, print_current
+from axomsync.cli.published import find_published, mirror_folder, show_current
 
 
 @click.command()
@@ -20,5 +20,4 @@ def pin(config_file: str | None, as_json: bool, model: str) -> None:
     held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
     place = mirror_folder(loaded)
     current.pin(parent, held.name, place.staging.scratch(), place.choose)
-    follow_by_views(loaded, parent)
-    print_current(parent, as_json)
+    show_current(loaded, parent, as_json)

@@ -3,7 +3,7 @@
 import click
 
 from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, follow_by_views, mirror_folder, print_current
+from axomsync.cli.published import find_published, mirror_folder, show_current
 
 
 @click.command()
@@ -22,5 +22,4 @@ def promote(config_file: str | None, as_json: bool, name: str, version: str | No
     folders = (folder.name for folder, record in found if version in (folder.name, record.model.version))
     wanted = promoted(current.place(parent), version and next(folders, version))
     current.promote(parent, wanted, mirror_folder(loaded).staging.scratch())
-    follow_by_views(loaded, parent)
-    print_current(parent, as_json)
+    show_current(loaded, parent, as_json)

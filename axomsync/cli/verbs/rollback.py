@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, follow_by_views, mirror_folder, print_current
+from axomsync.cli.published import find_published, mirror_folder, show_current
 from axomsync.core.errors import Rejected
 from axomsync.core.text import printable
 
@@ -36,8 +36,7 @@ def rollback(config_file: str | None, as_json: bool, name: str, version: str | N
         )
     place = mirror_folder(loaded)
     current.pin(parent, wanted, place.staging.scratch(), place.choose)
-    follow_by_views(loaded, parent)
-    print_current(parent, as_json, f"`axomsync unpin {printable(name)}` undoes that")
+    show_current(loaded, parent, as_json, f"`axomsync unpin {printable(name)}` undoes that")
 
 
 def _one_before(parent: "Path", folders: list[str]) -> str | None:

@@ -3,7 +3,7 @@
 import click
 
 from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, follow_by_views, mirror_folder, print_current
+from axomsync.cli.published import find_published, mirror_folder, show_current
 
 
 @click.command()
@@ -18,5 +18,4 @@ def unpin(config_file: str | None, as_json: bool, name: str) -> None:
     parent = find_published(loaded, name)[0][0].parent
     place = mirror_folder(loaded)
     had = current.unpin(parent, place.staging.scratch(), place.choose)
-    follow_by_views(loaded, parent)
-    print_current(parent, as_json, "" if had else "it was not pinned")
+    show_current(loaded, parent, as_json, "" if had else "it was not pinned")
