@@ -48,6 +48,7 @@ class _Turn(NamedTuple):
     """Result of one scan of the drop folder."""
 
     found: Container[bytes]
+    unreadable: Mapping[bytes, LocalFault]
     is_last: bool  # no carrier was busy before it, and it began no file
 
 
@@ -111,12 +112,12 @@ class Intake:
         """
         try:
             self._ledger.make_uploads_due()
-            first = self._turn(once=True).found
+            first = self._turn(once=True)
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._context.stop.is_set():
                 self._context.stop.wait(left)
             # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass.
-            while not self._turn(only=first, once=True).is_last and self._goes_on():
+            while not self._turn_of_pass(first).is_last and self._goes_on():
                 while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
             with suppress(Stopping):
@@ -158,6 +159,10 @@ class Intake:
         if (failure := self._carriers.stopped_by()) is not None:
             raise failure
 
+    def _turn_of_pass(self, first: _Turn) -> _Turn:
+        """A further turn of a pass: what its first turn could not read is not in this pass, even if it can be read now."""
+        return self._turn(first.found, first.unreadable, once=True)
+
     def _goes_on(self) -> bool:
         return self._carriers.stopped_by() is None and not self._context.stop.is_set()
 
@@ -191,8 +196,14 @@ class Intake:
         else:
             self._problems.clear("watching the drop folder")
 
-    def _turn(self, only: Container[bytes] | None = None, *, once: bool = False) -> "_Turn":
-        """Scan once and act on the result. Raises `LocalFault`.
+    def _turn(
+        self,
+        only: Container[bytes] | None = None,
+        unreadable: Mapping[bytes, LocalFault] | None = None,
+        *,
+        once: bool = False,
+    ) -> _Turn:
+        """Scan once and act on the result; `unreadable` is told besides what the scan can't read. Raises `LocalFault`.
 
         Due rows are begun, limited to `only`; with `once`, failed rows do not become due again.
         """
@@ -201,7 +212,7 @@ class Intake:
         hidden = self._get_ready()  # this may give files back the name that a crash changed
         began = self._clock()
         seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
-        seen.unreadable |= hidden
+        seen.unreadable |= {**hidden, **(unreadable or {})}
         rows = self._ledger.read.uploads_in_drop()
         pushed = {row.path: row for row in rows if is_pushed(row.path)}
         for path in pushed:
@@ -236,7 +247,7 @@ class Intake:
             begun = self._carriers.begin((known[path] for path in finished if not self._still_written(known[path])), only)
         begun = self._carriers.begin(meaning.unfinished, only) or begun
         begun = self._carriers.begin(self._worth_reading_again(meaning.doubtful), only) or begun
-        return _Turn(seen.found.keys(), is_last=not busy and not begun)
+        return _Turn(seen.found.keys(), seen.unreadable, is_last=not busy and not begun)
 
     def _seconds_left(self, once: bool, row: Upload) -> float:
         """Seconds until a row is due."""

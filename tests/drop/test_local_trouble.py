@@ -145,6 +145,22 @@ def test_unreadable_files_are_named_and_the_others_go_on(sandbox: Sandbox, agent
     }  # fmt: skip
 
 
+def test_a_folder_that_can_be_read_in_the_middle_of_a_pass_is_told_and_left_to_the_next(
+    sandbox: Sandbox, make_agent: AgentFactory
+) -> None:
+    agent = make_agent(sandbox, settle="3s")
+    (agent.drop / "locked").mkdir()
+    (agent.drop / "locked" / "a.jsonl").write_bytes(dataset("a"))
+    (agent.drop / "locked").chmod(0)
+    agent.launch("sync", prefix=WITHOUT_PRIVILEGE)
+    eventually("the message", lambda: "root may not look into" in agent.log())
+    (agent.drop / "locked").chmod(0o755)
+    assert agent.wait() == 75
+    assert f"ends with 75: drop folder: {agent.drop}/locked: root may not look into" in agent.log()
+    agent.sync()
+    assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+
+
 def test_running_agent_takes_a_file_once_it_is_readable(sandbox: Sandbox, make_agent: AgentFactory) -> None:
     agent = make_agent(sandbox, rescan="500ms")
     (agent.drop / "secret.jsonl").write_bytes(dataset("secret"))
