@@ -112,12 +112,14 @@ class Intake:
         """
         try:
             self._ledger.make_uploads_due()
-            first = self._turn(once=True)
+            turn = self._turn(once=True)
+            first = turn.found
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._context.stop.is_set():
                 self._context.stop.wait(left)
-            # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass.
-            while not self._turn_of_pass(first).is_last and self._goes_on():
+            # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass. What a turn could
+            # not read has not settled when a later one can read it: so it is told at the end, too.
+            while not (turn := self._turn(first, turn.unreadable, once=True)).is_last and self._goes_on():
                 while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
             with suppress(Stopping):
@@ -158,10 +160,6 @@ class Intake:
             self._carriers.end()
         if (failure := self._carriers.stopped_by()) is not None:
             raise failure
-
-    def _turn_of_pass(self, first: _Turn) -> _Turn:
-        """A further turn of a pass: what its first turn could not read is not in this pass, even if it can be read now."""
-        return self._turn(first.found, first.unreadable, once=True)
 
     def _goes_on(self) -> bool:
         return self._carriers.stopped_by() is None and not self._context.stop.is_set()

@@ -15,6 +15,7 @@ import pytest
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, stored, tree
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, Fault, FaultyServer
 
 WITHOUT_PRIVILEGE = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 
@@ -145,20 +146,27 @@ def test_unreadable_files_are_named_and_the_others_go_on(sandbox: Sandbox, agent
     }  # fmt: skip
 
 
-def test_a_folder_that_can_be_read_in_the_middle_of_a_pass_is_told_and_left_to_the_next(
-    sandbox: Sandbox, make_agent: AgentFactory
+@pytest.mark.parametrize("closed", ["before the pass", "while it settles"])
+def test_a_folder_that_one_look_of_a_pass_can_not_read_is_told_and_left_to_the_next(
+    server: FaultyServer, tmp_path: Path, closed: str
 ) -> None:
-    agent = make_agent(sandbox, settle="3s")
-    (agent.drop / "locked").mkdir()
-    (agent.drop / "locked" / "a.jsonl").write_bytes(dataset("a"))
-    (agent.drop / "locked").chmod(0)
-    agent.launch("sync", prefix=WITHOUT_PRIVILEGE)
-    eventually("the message", lambda: "root may not look into" in agent.log())
-    (agent.drop / "locked").chmod(0o755)
-    assert agent.wait() == 75
-    assert f"ends with 75: drop folder: {agent.drop}/locked: root may not look into" in agent.log()
-    agent.sync()
-    assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
+    settings = {"drop": {"settle": "3s"}, "mirror": {"enabled": False}}
+    with AgentProcess(tmp_path / "box", server.url, KEY, settings) as agent:
+        locked = agent.drop / "locked"
+        locked.mkdir()
+        for path in (locked / "a.jsonl", agent.drop / "b.jsonl"):
+            path.write_bytes(dataset(path.name))
+        server.inject(Fault(first=lambda: locked.chmod(0o755)), "/b.jsonl", method="PUT")
+        if closed == "before the pass":
+            locked.chmod(0)
+        agent.launch("sync", prefix=WITHOUT_PRIVILEGE)
+        if closed == "while it settles":
+            eventually("both", lambda: len(agent.uploads()) == 2)
+            locked.chmod(0)
+        assert agent.wait() == 75
+        assert f"ends with 75: drop folder: {locked}: root may not look into" in agent.log()
+        agent.sync()
+        assert {row["state"] for row in agent.uploads()} == {"uploaded"}
 
 
 def test_running_agent_takes_a_file_once_it_is_readable(sandbox: Sandbox, make_agent: AgentFactory) -> None:
