@@ -117,8 +117,8 @@ class Intake:
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._context.stop.is_set():
                 self._context.stop.wait(left)
-            # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass. What a turn could
-            # not read has not settled when a later one can read it: so it is told at the end, too.
+            # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass. What one turn
+            # could not read has not settled when the next one can: so it is told at the end, too.
             while not (turn := self._turn(first, turn.unreadable, once=True)).is_last and self._goes_on():
                 while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                     pass
