@@ -85,14 +85,14 @@ class DropSettings(_Section):
     )
     settle: Duration = _key("5s", "a file counts as finished when it has not changed for this long", ge=0)
     rescan: Duration = _key("1m", "the folder is scanned at least this often, also without events", gt=0)
-    done_marker: str = _key("", 'such as ".done": a file is taken only when <file>.done lies beside it and is newer')
+    done_marker: str = _key("", 'such as ".done": a file is taken only when <file>.done lies beside it and is not older')
     observer: Literal["auto", "inotify", "polling"] = _key("auto", "polling also finds files on network filesystems")
     validate_: Literal["full", "sample", "off"] = _key(
         "full", "full parses every line; sample the first and last 1 MiB; off trusts the exporter", alias="validate"
     )
     schema_: Literal["report", "off", "chat", "pairs", "preference", "text"] = _key(
         "report",
-        "report tells what a trainer would stumble over; the last four reject files that have another shape, or break it",
+        "report tells what a trainer would stumble over; chat, pairs, preference and text reject files of another shape",
         alias="schema",
     )
     dedupe: Literal["name", "content"] = _key(
