@@ -2,8 +2,8 @@
 
 Heavy modules are imported inside the verb that needs them, so that `--help` and `status` answer at once.
 
-Failures handled: every expected failure (one line a problem, without secrets, and the exit code that `interface.md`
-fixes), an output whose reader goes away, an output that can't show every character.
+Failures handled: every expected failure (one line a problem, without secrets, and the exit code of
+`core/errors`), an output whose reader goes away, an output that can't show every character.
 """
 
 import io
@@ -24,7 +24,7 @@ USAGE_EXIT_CODE = 2
 
 
 def main() -> None:
-    """Run the command line and end the process with the exit code that `interface.md` fixes."""
+    """Run the command line and end the process with the exit code of the error that ended it."""
     _fill_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

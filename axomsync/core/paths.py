@@ -3,15 +3,18 @@
 # In the state folder
 LEDGER_FILE = "state.db"
 LOCK_FILE = "agent.lock"
+IDENTITY_FILE = b"identity"  # who this agent is to others on the same folders
 SPOOL = b"spool"  # of unpacked files, which have no names
 
 # In the drop folder
 ARCHIVE, REJECTS, CLAIMS = b"uploaded", b"rejected", b".axomsync"
 RECEIPT = b".receipt.json"  # appended to the name of the uploaded file
 REASON = b".reason.txt"  # appended to the name of the rejected file
+DELETING = b".axomsync-deleting-"  # a confirmed file on its way to deletion, before the number of its row
 
 # In the mirror folder
 CURRENT = "current"
+PIN, FAILED = ".pinned", ".failed"  # beside `current`: the version that holds it, and the one that was not healthy
 RECORD = ".axomsync.json"
 INTERNAL = ".axomsync"
 REMOVED, REPAIRED, IMPORTED = ".removed-", ".repaired-", ".imported-"  # in INTERNAL; no staging folder begins with a dot

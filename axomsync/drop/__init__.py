@@ -1,0 +1,1 @@
+"""The drop folder: each finished file is checked, uploaded once, and put away with a receipt."""

@@ -26,7 +26,7 @@ from axomsync.core.documents import is_ours
 from axomsync.core.errors import AxomsyncError, LocalFault, SourceChanged, Transient
 from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import ARCHIVE, REASON, RECEIPT, REJECTS
+from axomsync.core.paths import ARCHIVE, DELETING, REASON, RECEIPT, REJECTS
 from axomsync.core.records import Shard, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop.digests import digest_of
@@ -43,7 +43,7 @@ USUAL_LONGEST_NAME = 255
 LONGEST_EXTENSION = 32  # a longer one is no extension, but a name with a dot in it
 
 RIGHTS = 0o777  # of a new folder, before umask or default ACL; `_open_to_droppers` corrects the umask
-_DOOMED = re.compile(rb"\.axomsync-deleting-([0-9]+)(-[0-9a-f]{32})?")
+_DOOMED = re.compile(re.escape(DELETING) + rb"([0-9]+)(-[0-9a-f]{32})?")
 
 
 def _no_step() -> None:
@@ -113,7 +113,7 @@ def delete(root: Path, upload: Upload, step: Step = _no_step) -> None:
 
 def _remove(upload: Upload, folder: Folder, name: bytes, step: Step) -> None:
     """Rename the file to a name that marks it for deletion, then delete it: after a crash it is put back or deleted."""
-    doomed = b".axomsync-deleting-%d-%s" % (upload.id, secrets.token_hex(16).encode())
+    doomed = DELETING + b"%d-%s" % (upload.id, secrets.token_hex(16).encode())
     _move(upload, folder, name, folder, doomed, step)
     folder.unlink(doomed)
     folder.sync()

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import ARCHIVE, CLAIMS, REJECTS, UNFINISHED
+from axomsync.core.paths import ARCHIVE, CLAIMS, DELETING, REJECTS, UNFINISHED
 from axomsync.core.text import printable
 from axomsync.drop.names import ENDINGS
 
@@ -161,7 +161,7 @@ def rule_for_any(name: bytes) -> Rule | None:
 
 def is_ours(name: bytes) -> bool:
     """Check for a name that the agent itself uses, to inform other agents or for a file that it renames soon."""
-    return name == CLAIMS or name.startswith((UNFINISHED, b".axomsync-deleting-"))
+    return name == CLAIMS or name.startswith((UNFINISHED, DELETING))
 
 
 @dataclass(frozen=True, slots=True)

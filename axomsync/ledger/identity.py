@@ -14,9 +14,8 @@ from pathlib import Path
 
 from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import UNFINISHED
+from axomsync.core.paths import IDENTITY_FILE, UNFINISHED
 
-FILE = b"identity"
 _FORM = re.compile(r"[0-9a-f]{12}")
 
 
@@ -33,14 +32,14 @@ def identity_of(folder: Path, known: str | None) -> str:
                 return kept
             identity = known if known and _FORM.fullmatch(known) else uuid.uuid4().hex[:12]
             with suppress(OSError):
-                state.replace(FILE, f"{identity}\n".encode(), 0o640)
+                state.replace(IDENTITY_FILE, f"{identity}\n".encode(), 0o640)
             return identity
     except OSError as error:
         raise local_fault(error) from None
 
 
 def _kept(state: Folder) -> str:
-    status = state.status(FILE)
+    status = state.status(IDENTITY_FILE)
     if status is None or not stat.S_ISREG(status.st_mode):
         return ""
-    return state.read(FILE, 100).decode("ascii", "replace").strip()
+    return state.read(IDENTITY_FILE, 100).decode("ascii", "replace").strip()

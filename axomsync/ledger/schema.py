@@ -264,7 +264,7 @@ CREATE TRIGGER model_removed AFTER UPDATE OF state ON models
 """
 
 _REQUESTS = """
-CREATE TABLE requests (             -- written by other processes, see steering.py
+CREATE TABLE requests (             -- written by other processes, see agent/requests.py
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   verb TEXT NOT NULL, argument TEXT, parameters TEXT NOT NULL,
   asked_at REAL NOT NULL, begun_at REAL, ended_at REAL,

@@ -1,0 +1,1 @@
+"""The mirror folder: each ready model of the console, complete and verified, with `current` beside its versions."""

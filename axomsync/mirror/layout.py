@@ -12,13 +12,12 @@ from itertools import pairwise
 from urllib.parse import unquote
 
 from axomsync.core.errors import Rejected
-from axomsync.core.paths import CURRENT
+from axomsync.core.paths import CURRENT, INTERNAL
 from axomsync.core.records import ManifestFile, Model, RemoteModel
 from axomsync.core.text import printable
 
 Age = tuple[float, str]
 
-OURS = ".axomsync"  # first part of the names of axomsync's own files, in the mirror and in each model's folder
 LONGEST_COMPONENT = 255  # bytes, the limit of every common Linux filesystem
 LONGEST_LABEL = 240  # leaves room for "--" and 8 characters of the id
 MOST_FOLDERS = 100  # nested folders of a path
@@ -109,8 +108,8 @@ def _path_fault(rel: str) -> str | None:
         return "would leave the model's folder"
     if "" in parts or "." in parts:
         return "is not a plain relative path"
-    if parts[0].casefold().startswith(OURS):
-        return f"has a name that is reserved for axomsync ({OURS}…)"
+    if parts[0].casefold().startswith(INTERNAL):
+        return f"has a name that is reserved for axomsync ({INTERNAL}…)"
     try:
         too_long = len(rel.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_COMPONENT for part in parts)
     except UnicodeEncodeError:

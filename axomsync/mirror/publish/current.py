@@ -19,14 +19,12 @@ from pathlib import Path
 from axomsync.core.errors import LocalFault, Rejected
 from axomsync.core.filesystems import sync_folder
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import CURRENT, NEW_LINK, RECORD
+from axomsync.core.paths import CURRENT, FAILED, NEW_LINK, PIN, RECORD
 from axomsync.core.records import RemoteModel
 from axomsync.core.text import printable
 from axomsync.mirror.layout import age, folder_names
 from axomsync.mirror.promotion import Choose, Place, at_once
 from axomsync.mirror.publish.record import Record, read_record
-
-PIN, FAILED = ".pinned", ".failed"
 
 
 def records(parent: Path) -> dict[str, Record | LocalFault]:
