@@ -22,7 +22,6 @@ Foreign exceptions are mapped to these at one boundary each: `console` and `stor
 operating system. A message is one line, names the thing and the remedy, and never holds a key or a signed URL.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Self
 
@@ -47,7 +46,8 @@ class AxomsyncError(Exception):
 
     def about(self, subject: str) -> Self:
         """The same failure with its file or model in front of the message."""
-        failure = copy.copy(self)
+        failure = type(self).__new__(type(self))  # `copy` would call `__init__` with the message alone
+        vars(failure).update(vars(self))
         failure.args = (f"{subject}: {self}",)
         return failure
 
