@@ -9,7 +9,7 @@ from axomsync.mirror.check.structure import Broken
 
 @pytest.mark.parametrize(
     "failure",
-    [Transient("busy", 7.0, congestion=True), Refused("no"), Interrupted(2), Broken("a/w.bin", "it is cut"), Tampered(["a"])],
+    [Transient("busy", 7.0, congestion=True), Refused("no"), Interrupted(2), Broken("w.bin", "it is cut"), Tampered(["a"])],
     ids=lambda failure: type(failure).__name__,
 )
 def test_a_subject_in_front_changes_the_message_alone(failure: AxomsyncError) -> None:
