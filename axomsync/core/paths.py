@@ -14,6 +14,7 @@ REASON = b".reason.txt"  # appended to the name of the rejected file
 CURRENT = "current"
 RECORD = ".axomsync.json"
 INTERNAL = ".axomsync"
+LOST_FOUND = "lost+found"  # root's, at the top of a disk; the folder of no model has this name
 REMOVED, REPAIRED, IMPORTED = ".removed-", ".repaired-", ".imported-"  # in INTERNAL; no staging folder begins with a dot
 NEW_LINK = ".new-link-"  # name of a new `current` until it replaces the old one
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 from urllib.parse import unquote
 
 from axomsync.core.errors import Rejected
-from axomsync.core.paths import CURRENT
+from axomsync.core.paths import CURRENT, LOST_FOUND
 from axomsync.core.records import ManifestFile, Model, RemoteModel
 from axomsync.core.text import printable
 
@@ -29,7 +29,7 @@ LARGEST_MODEL = 1 << 62  # bytes; more fits neither a filesystem nor the ledger
 def escape(label: str) -> str:
     """Turn a label into one safe path component; `unescape` reverses it. Harmless labels stay as they are."""
     text = "".join(c if c.isprintable() and c not in "/\\%" else _percent(c) for c in label)
-    if text.startswith(".") or text == CURRENT:
+    if text.startswith(".") or text in (CURRENT, LOST_FOUND):
         text = _percent(text[0]) + text[1:]
     return text
 

@@ -113,7 +113,7 @@ class Mirror:
     def run_once(self) -> None:
         """Run one pass: mirror every ready model as far as possible. Raises refusals of the console and folder faults."""
         try:
-            self.poll()
+            unread = self.poll()
             self._begin_due(everything=True)
             wait_for(self._in_flight.values())
             if self._gave_way and not self._context.stop.is_set():
@@ -124,6 +124,8 @@ class Mirror:
             self._pool.shutdown(cancel_futures=True)
         if self._key_refused is not None:
             raise self._key_refused
+        if unread:
+            raise unread[0]
 
     def pull(self, target: str, beat: Beat) -> Model:
         """Mirror the newest model that `target` names, whatever the selection says, and wait for it.
@@ -185,11 +187,14 @@ class Mirror:
         )
         return removed if dry_run else self._space.retain(), [f"{line}, but it is open" for line in spared]
 
-    def poll(self, tries: int = QUICK_TRIES) -> None:
-        """Ask the console for the catalog, `tries` times at most, and bring the ledger in agreement."""
+    def poll(self, tries: int = QUICK_TRIES) -> list[LocalFault]:
+        """Ask the console for the catalog, `tries` times at most, and bring the ledger in agreement.
+
+        Returns the faults of folders that can't be read now.
+        """
         with self._poll_lock:
             try:
-                self._poller.poll(self._under_way, tries)
+                return self._poller.poll(self._under_way, tries)
             finally:
                 self._rights_keeper.tend()  # also while the console is down
                 self._view_keeper.tend()
@@ -212,7 +217,7 @@ class Mirror:
     def _poll_and_tell(self, began: float) -> None:
         """Poll and report problems."""
         try:
-            self.poll(self._times.tries)
+            unread = self.poll(self._times.tries)
         except Stopping:
             return
         except KeyRefused as refused:
@@ -227,7 +232,12 @@ class Mirror:
         else:
             self._times.answered(began)
             self._context.problems.clear("console")
-            self._context.problems.clear(self.subject)
+            if unread:
+                self._context.problems.report(
+                    self.subject, str(unread[0]), self._context.now() + self._context.settings.poll
+                )
+            else:
+                self._context.problems.clear(self.subject)
 
     def _begin_due_and_tell(self) -> None:
         try:

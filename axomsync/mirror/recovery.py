@@ -1,7 +1,7 @@
 """Recovery at the start: bring ledger and mirror folder in agreement after the loss of a ledger or a record.
 
 Failures handled: leftovers of a killed agent (removed), a published folder without its record (written again), a folder
-whose publication the ledger does not know (adopted when complete), folders that can't be read now (returned: they
+whose publication the ledger does not know (adopted when complete), folders that can't be read or listed now (returned: they
 are tried again).
 """
 

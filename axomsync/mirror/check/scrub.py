@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from axomsync.core.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
-from axomsync.core.filesystems import is_folder
+from axomsync.core.filesystems import is_folder, may_be_folder
 from axomsync.core.records import Model, ModelState
 from axomsync.core.states import DUE_MODELS
 from axomsync.core.text import printable
@@ -166,7 +166,7 @@ class Upkeep:
         log.info("%s: repaired: %d bytes in %d files were downloaded again", shown(model), bad, len(damages))
 
     def _is_due(self, model: Model) -> bool:
-        if self._context.settings.scrub is None or not is_folder(model.path):
+        if self._context.settings.scrub is None or not may_be_folder(model.path):
             return False
         pause = self._context.settings.scrub if model.damage is None else min(self._context.settings.scrub, AGAIN_SECONDS)
         if model.verified_at is None:

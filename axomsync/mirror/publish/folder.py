@@ -7,7 +7,7 @@ Failures handled: a crash between any two steps (the next start finds the folder
 belongs to another model or to none (the model gets another name, or `Rejected` if that is taken too), a symlink in the place
 of the model's folder (`Rejected`), a folder that a process opens while it is removed or renamed (put back), a link or a FIFO
 that another user put among the collected files (removed, never followed), a record that can't be read now (`LocalFault`: the
-folder counts as present), a full disk.
+folder counts as present), the folder of a name that can't be listed (told, the other names go on), a full disk.
 """
 
 import os
@@ -270,15 +270,18 @@ class MirrorFolder:
         return fault
 
     def published(self) -> Iterator[tuple[Path, Record | LocalFault]]:
-        """Yields every folder below the mirror, with its record or the reason why it can't be read. Raises `LocalFault`."""
-        try:
-            names = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
-        except OSError as error:
-            raise local_fault(error, str(self.root)) from None
-        for entry in names:
-            if entry.name != INTERNAL:
-                for version, record in current.records(Path(entry.path)).items():
-                    yield Path(entry.path, version), record
+        """Yields every folder of a version, with its record or the reason why it can't be read. Raises `LocalFault`.
+
+        The folder of a name that can't be listed is told in the place of its versions.
+        """
+        for parent in current.parents(self.root):
+            try:
+                records = current.records(parent)
+            except LocalFault as fault:
+                yield parent, fault
+                continue
+            for version, record in records.items():
+                yield parent / version, record
 
     def remove(self, folder: Path, model_id: str) -> str | None:
         """Move a published model out of sight by one rename, then delete it. Raises `LocalFault`.

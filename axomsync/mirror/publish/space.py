@@ -2,7 +2,8 @@
 
 The whole model must fit, beside the rest of all models in work. Failures handled: a disk or `max_size` without room
 (retention removes versions if it may and if the model fits then; else `LocalFault` with the missing bytes), a version that a
-process reads (spared, logged once), a crash between a removal and its record (the next list finds the folder gone).
+process reads (spared, logged once), a crash between a removal and its record (the next list finds the folder gone), a
+version that can't be looked at now (it counts, and stays).
 """
 
 import logging
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from axomsync.config import MirrorSettings
 from axomsync.core.errors import LocalFault
-from axomsync.core.filesystems import is_folder
+from axomsync.core.filesystems import may_be_folder
 from axomsync.core.records import Model, ModelFile, ModelState
 from axomsync.ledger import Ledger
 from axomsync.mirror.layout import age
@@ -153,7 +154,8 @@ class Space:
 
 
 def _is_there(row: Model) -> bool:
-    return is_folder(row.path)
+    """One that can't be looked at now has its bytes all the same."""
+    return may_be_folder(row.path)
 
 
 def _reader(row: Model) -> str | None:
@@ -162,13 +164,17 @@ def _reader(row: Model) -> str | None:
 
 def _version(row: Model, *, on_trial: bool) -> Version:
     folder = Path(row.path or "")
+    try:
+        pinned, leads = current.pinned(folder.parent) == folder.name, current.leads_to(folder.parent) == folder.name
+    except LocalFault:
+        pinned = leads = True  # nobody knows now
     return Version(
         row.id,
         row.name,
         age(row.created_at, row.id),
         row.bytes_total or 0,
-        pinned=current.pinned(folder.parent) == folder.name,
-        current=current.leads_to(folder.parent) == folder.name,
+        pinned=pinned,
+        current=leads,
         pulled=row.pulled,
         on_trial=on_trial,
         absent_polls=row.absent_polls,
