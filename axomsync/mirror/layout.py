@@ -5,6 +5,7 @@ path that would leave its model's folder, or clash with another, rejects the who
 """
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -53,6 +54,14 @@ def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
         if not label or len(label.encode()) > LONGEST_LABEL:
             raise Rejected(f"its label {printable(label)[:40]!r} can't be a folder name (1 to {LONGEST_LABEL} bytes)")
     return name, f"{version}--{escape(model.id)[:8]}" if clash else version
+
+
+def staging_name(model_id: str) -> str:
+    """The path component for what is collected of a model. Every id has one; a long one is known by its digest."""
+    name = escape(model_id)
+    if len(name.encode()) <= LONGEST_LABEL:
+        return name
+    return f"%-{hashlib.sha256(model_id.encode('utf-8', 'surrogatepass')).hexdigest()}"  # no escape is like that
 
 
 def is_called(path: str, model: RemoteModel | Model) -> bool:

@@ -16,8 +16,7 @@ from pathlib import Path
 from axomsync.core.errors import Rejected
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import IMPORTED, INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
-from axomsync.core.records import RemoteModel
-from axomsync.mirror.layout import folder_names
+from axomsync.mirror.layout import staging_name
 from axomsync.mirror.publish.abandoned import changed_since, remove_abandoned
 from axomsync.mirror.publish.access import FOLDER_FOR_OWNER, FOR_EVERYBODY, Access
 
@@ -38,8 +37,7 @@ class Staging:
 
     def path(self, model_id: str) -> Path:
         """The folder for a model's collected files; on the filesystem where they will stay."""
-        name, _ = folder_names(RemoteModel(model_id, model_id, "-", None, None, "", None), clash=False)
-        return self._internal / name
+        return self._internal / staging_name(model_id)
 
     def imported(self, model_id: str) -> Path:
         """The folder for the files of a model that is imported: beside a download of the same model."""
