@@ -63,8 +63,10 @@ class Poller:
         self._note_presence(there, known)
         self._tidy_up([row for row in known if row.id not in busy], busy, there)
         self._context.ledger.set_facts(last_poll=str(self._context.now()))
-        self._space.retain()
-        self._labels.follow(busy)
+        try:
+            self._space.retain()
+        finally:
+            self._labels.follow(busy)
         return unread
 
     def _let_go(self, model_id: str) -> None:

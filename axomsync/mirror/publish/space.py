@@ -109,17 +109,24 @@ class Space:
         return plan(versions, policy, self._now(), is_open, self._coming(booking), has_room)
 
     def retain(self, booking: Booking | None = None) -> list[str]:
-        """Remove versions by the rules of retention; returns a line for each. Raises `LocalFault`.
+        """Remove versions by the rules of retention; returns a line for each. Raises `LocalFault` when one
+        can't be removed, after the others.
 
         `booking` is of a model that lacks room: versions are removed for it if it fits then.
         """
         removed = []
+        faults = []
         with self._lock:
             planned = self.plan(booking)
             published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED)}
             for removal in planned.removals:
                 model = published[removal.version.id]
-                if self._mirror_folder.remove(Path(model.path or ""), model.id) is None:
+                try:
+                    reader = self._mirror_folder.remove(Path(model.path or ""), model.id)
+                except LocalFault as fault:
+                    faults.append(fault)
+                    continue
+                if reader is None:
                     self._ledger.record_pruned(model.id, removal.reason)
                     removed.append(f"{shown(model)}: removed, {removal.reason}")
                     log.info("%s", removed[-1])
@@ -128,6 +135,8 @@ class Space:
                 if model.id not in self._spared:
                     log.info("%s: to be removed, %s, but %s has it open", shown(model), removal.reason, _reader(model))
             self._spared = {removal.version.id for removal in planned.spared}
+        if faults:
+            raise faults[0]
         return removed
 
     def _why_not(self, booking: Booking) -> str | None:
@@ -159,7 +168,10 @@ def _is_there(row: Model) -> bool:
 
 
 def _reader(row: Model) -> str | None:
-    return reader_of(Path(row.path or ""))
+    try:
+        return reader_of(Path(row.path or ""))
+    except LocalFault as fault:
+        return f"perhaps a process ({fault})"
 
 
 def _version(row: Model, *, on_trial: bool) -> Version:
