@@ -195,8 +195,9 @@ class Mirror:
         with self._poll_lock:
             try:
                 return self._poller.poll(self._under_way, tries)
-            finally:
-                self._rights_keeper.tend()  # also while the console is down
+            finally:  # also while the console is down
+                self._context.mirror_folder.staging.sweep_imports(self._context.now(), self._under_way())
+                self._rights_keeper.tend()
                 self._view_keeper.tend()
 
     def _under_way(self) -> set[str]:

@@ -1,8 +1,8 @@
 """One poll: the console's list of models, and its consequences in the ledger and in the mirror folder.
 
-Failures handled: a list that is empty or incomplete (no model counts as removed because of it), a mirror folder that can't
-be read now (`LocalFault`), folders in it that can't (returned, they count as present; the other models go on), a
-ledger that was lost (`recovery`).
+Failures handled: a list that is empty or incomplete (no model counts as removed because of it), leftovers of a killed agent
+(removed by the first poll), a mirror folder that can't be read now (`LocalFault`), folders in it that can't (returned, they
+count as present; the other models go on), a ledger that was lost (`recovery`).
 """
 
 import shutil
@@ -29,10 +29,14 @@ class Poller:
         self._context = context
         self._space = space
         self._labels = labels
+        self._swept = False
         self._recovered = False  # True once the models in the mirror folder are known
 
     def take_stock(self) -> list[LocalFault]:
         """Make the models in the mirror folder known; returns what can't be read now. Raises `LocalFault`."""
+        if not self._swept:
+            self._context.mirror_folder.staging.sweep(self._context.now())
+            self._swept = True
         unread = [] if self._recovered else recover(self._context)
         self._recovered = not unread
         return unread

@@ -91,8 +91,11 @@ def test_published_models_that_can_not_be_looked_at_keep_no_other_from_coming(
     assert (agent.mirror / "bot" / "v2").is_dir()
     assert len({request.path for request in server.storage_requests()}) == 1, "what can't be looked at is not fetched again"
     agent.start(*NOBODY)
+    inner = next(path for path in agent.mirror.glob(".axomsync/*") if path.name != "by-hand")
+    (inner / ".repaired-bot").mkdir()  # a repair begins
     add(server, "bot", 3)
     eventually("the next version", (agent.mirror / "bot" / "v3").is_dir)
+    assert (inner / ".repaired-bot").is_dir(), "what is at work is no leftover"
     eventually("the fault", lambda: str(agent.mirror / "closed") in problems(agent).get("mirror folder", ""))
     assert agent.terminate() == 0
 

@@ -62,7 +62,6 @@ class Upkeep:
 
     def scrub(self, beat: Beat) -> None:
         """Read all due models slowly, and repair damage. Raises `Stopping`, `LocalFault`."""
-        self._context.mirror_folder.staging.sweep_imports()
         for model in self._context.ledger.read.models(ModelState.PUBLISHED):
             if self._is_due(model) and self._context.clock() >= self._put_off.get(model.id, -math.inf):
                 self._look_after_alone(model, beat)

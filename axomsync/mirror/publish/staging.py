@@ -94,14 +94,21 @@ class Staging:
             raise local_fault(error) from None
         return folder
 
-    def sweep_imports(self) -> None:
-        """Delete what imports left that were ended in their middle and not begun again since."""
-        for left in self._internal.glob(f"{IMPORTED}*"):
-            if not changed_since(left, time.time() - ABANDONED_SECONDS):
+    def sweep_imports(self, now: float, busy: Iterable[str]) -> None:
+        """Delete what imports left that were ended in their middle and not begun again since, except of `busy` models.
+
+        An import may change nothing for long: a gate looks at it, or what an earlier try has copied is read again.
+        """
+        at_work = {self.imported(model_id) for model_id in busy}
+        for left in set(self._internal.glob(f"{IMPORTED}*")) - at_work:
+            if not changed_since(left, now - ABANDONED_SECONDS):
                 shutil.rmtree(left, ignore_errors=True)
 
     def sweep(self, now: float) -> None:
-        """Delete leftovers: of removals and repairs that a crash interrupted, and of agents that are gone."""
+        """Delete leftovers: of removals and repairs that a crash interrupted, and of agents that are gone.
+
+        For the start of a life: later ones may be at work.
+        """
         remove_abandoned(self._internal, now)
         for kind in (REMOVED, REPAIRED):
             for left in self._internal.glob(f"{kind}*"):
