@@ -130,7 +130,7 @@ class Mirror:
     def pull(self, target: str, beat: Beat) -> Model:
         """Mirror the newest model that `target` names, whatever the selection says, and wait for it.
 
-        Raises refusals of the console, and the reason why the model is not published.
+        Raises refusals of the console, the reason why the model is not published, and `Transient` during a pause.
         """
         self.poll()
         model = _choose(self._context.ledger.read.models(), target)
@@ -138,6 +138,7 @@ class Mirror:
             with self._begin_lock:
                 future = self._in_flight.get(model.id)
                 if future is None or future.done():
+                    self._context.demand_no_pause()
                     self._context.ledger.record_wanted(model.id, pulled=model.state in UNWANTED_MODELS)
                     future = self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
             while wait_for([future], timeout=1.0).not_done:

@@ -2,7 +2,7 @@
 
 Failures handled: damage (shown in `status`, recorded, repaired from storage), a model that can't be read or repaired now or
 that meets a bug (reported, tried again after an hour; the others go on), an unreadable record (written again from the
-ledger), a model that is removed meanwhile.
+ledger), a model that is removed meanwhile, a pause (models are read; the repair comes later).
 """
 
 import logging
@@ -134,7 +134,8 @@ class Upkeep:
         return record, damages
 
     def mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
-        """Fetch the damaged segments and replace the damaged files."""
+        """Fetch the damaged segments and replace the damaged files. Raises `Transient` during a pause."""
+        self._context.demand_no_pause()
         with self._context.mirror_folder.alone(self._step(beat)):
             if read_record(Path(model.path or "")) != record:
                 raise SourceChanged("its files have changed since they were read")
