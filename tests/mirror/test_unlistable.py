@@ -78,6 +78,19 @@ def test_a_name_that_can_not_be_listed_is_told_and_the_others_go_on(agent: Agent
     assert agent.terminate() == 0
 
 
+def test_a_name_whose_folder_the_disk_can_not_read_keeps_no_other_from_coming(
+    agent: AgentProcess, server: FaultyServer
+) -> None:
+    add(server, "bot", 1)
+    folder = agent.mirror / "x"
+    folder.mkdir()
+    fails = ("strace", "-f", "-qq", "-o", "/dev/null", "-P", str(folder), "-e", "inject=openat:error=EIO")
+    agent.launch("sync", prefix=fails)
+    assert agent.wait() == 1
+    assert f"mirror folder: {folder}: the disk reported an I/O error" in agent.log()
+    assert (agent.mirror / "bot" / "v1").is_dir()
+
+
 def test_published_models_that_can_not_be_looked_at_keep_no_other_from_coming(
     agent: AgentProcess, server: FaultyServer
 ) -> None:

@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -113,12 +113,22 @@ class Staging:
         for kind in (REMOVED, REPAIRED):
             for left in self._internal.glob(f"{kind}*"):
                 shutil.rmtree(left, ignore_errors=True)
-        unfinished = os.fsdecode(UNFINISHED)
-        links = self._root.glob(f"{INTERNAL}/*/{NEW_LINK}*")  # of this agent, and of commands that have ended
-        for path in [*links, *self._root.glob(f"*/*/{unfinished}*"), *self._root.glob(f"{INTERNAL}/*/*/{unfinished}*")]:
+        unfinished, inner = os.fsdecode(UNFINISHED), self._root / INTERNAL
+        links = _named(NEW_LINK, inner, 2)  # of this agent, and of commands that have ended
+        for path in [*links, *_named(unfinished, self._root, 3), *_named(unfinished, inner, 3)]:
             with suppress(OSError):
                 if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
                     path.unlink()
+
+
+def _named(beginning: str, folder: Path, depth: int) -> Iterator[Path]:
+    """Yields the paths `depth` levels below a folder whose names begin so; a folder that can't be listed has none."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if depth > 1 and entry.is_dir(follow_symlinks=False):
+                yield from _named(beginning, Path(entry.path), depth - 1)
+            elif depth == 1 and entry.name.startswith(beginning):
+                yield Path(entry.path)
 
 
 def free_bytes(root: Path) -> int:
