@@ -90,6 +90,7 @@ def _told(left: Sequence[Undone]) -> int:
 def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> Any:
     """Do the command of `verb` in this process; returns its answer. Raises the command's failures."""
     agent.begin(agent.settings, PATIENCE_SECONDS)
+    agent.workers.paused = agent.pause.is_on
     answers: list[Any] = []
 
     def do() -> None:

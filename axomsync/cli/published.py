@@ -84,21 +84,22 @@ def find_published(
 ) -> "list[tuple[Path, Record]]":
     """Return the published models that `target` names, or all without a target. Raises `Rejected` if it names none.
 
-    Faults of folders that can't be read now are added to `unread`.
+    Faults of folders that can't be read now are added to `unread`; once the target is found, those of its name alone.
     """
     from axomsync.mirror.layout import is_named
 
     found, faults = [], []
     for folder, record in mirror_folder(loaded).published():
         if isinstance(record, LocalFault):
-            faults.append(record)
+            faults.append((folder, record))
         elif target is None or is_named(record.model, target):
             found.append((folder, record))
     if unread is not None:
-        unread += faults
+        names = {folder.parent for folder, _ in found}
+        unread += [fault for folder, fault in faults if target is None or folder.parent in names]
     if target is not None and not found:
         if faults:
-            raise faults[0]
+            raise faults[0][1]
         raise Rejected(f"{printable(target)}: no such model is published in {loaded.settings.mirror.folder}")
     return found
 

@@ -8,6 +8,7 @@ import re
 import stat
 from pathlib import Path
 
+from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
 
 # Several machines may write there at once; locks and inotify cover this machine alone, if they work at all.
@@ -48,6 +49,14 @@ def is_folder(path: Path | str | None) -> bool:
         return False
     except OSError as error:
         raise local_fault(error, str(path)) from None
+
+
+def may_be_folder(path: Path | str | None) -> bool:
+    """Check whether `path` is a folder, where one that can't be looked at now counts as one."""
+    try:
+        return is_folder(path)
+    except LocalFault:
+        return True
 
 
 def sync_folder(folder: Path) -> None:

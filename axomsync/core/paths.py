@@ -17,6 +17,7 @@ CURRENT = "current"
 PIN, FAILED = ".pinned", ".failed"  # beside `current`: the version that holds it, and the one that was not healthy
 RECORD = ".axomsync.json"
 INTERNAL = ".axomsync"
+LOST_FOUND = "lost+found"  # root's, at the top of a disk; the folder of no model has this name
 REMOVED, REPAIRED, IMPORTED = ".removed-", ".repaired-", ".imported-"  # in INTERNAL; no staging folder begins with a dot
 NEW_LINK = ".new-link-"  # name of a new `current` until it replaces the old one
 

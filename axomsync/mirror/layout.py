@@ -5,6 +5,7 @@ path that would leave its model's folder, or clash with another, rejects the who
 """
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from itertools import pairwise
 from urllib.parse import unquote
 
 from axomsync.core.errors import Rejected
-from axomsync.core.paths import CURRENT, INTERNAL
+from axomsync.core.paths import CURRENT, INTERNAL, LOST_FOUND
 from axomsync.core.records import ManifestFile, Model, RemoteModel
 from axomsync.core.text import printable
 
@@ -28,7 +29,7 @@ LARGEST_MODEL = 1 << 62  # bytes; more fits neither a filesystem nor the ledger
 def escape(label: str) -> str:
     """Turn a label into one safe path component; `unescape` reverses it. Harmless labels stay as they are."""
     text = "".join(c if c.isprintable() and c not in "/\\%" else _percent(c) for c in label)
-    if text.startswith(".") or text == CURRENT:
+    if text.startswith(".") or text in (CURRENT, LOST_FOUND):
         text = _percent(text[0]) + text[1:]
     return text
 
@@ -52,6 +53,14 @@ def folder_names(model: RemoteModel, *, clash: bool) -> tuple[str, str]:
         if not label or len(label.encode()) > LONGEST_LABEL:
             raise Rejected(f"its label {printable(label)[:40]!r} can't be a folder name (1 to {LONGEST_LABEL} bytes)")
     return name, f"{version}--{escape(model.id)[:8]}" if clash else version
+
+
+def staging_name(model_id: str) -> str:
+    """The path component for what is collected of a model. Every id has one; a long one is known by its digest."""
+    name = escape(model_id)
+    if len(name.encode()) <= LONGEST_LABEL:
+        return name
+    return f"%-{hashlib.sha256(model_id.encode('utf-8', 'surrogatepass')).hexdigest()}"  # no escape is like that
 
 
 def is_called(path: str, model: RemoteModel | Model) -> bool:

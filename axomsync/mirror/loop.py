@@ -113,7 +113,7 @@ class Mirror:
     def run_once(self) -> None:
         """Run one pass: mirror every ready model as far as possible. Raises refusals of the console and folder faults."""
         try:
-            self.poll()
+            unread = self.poll()
             self._begin_due(everything=True)
             wait_for(self._in_flight.values())
             if self._gave_way and not self._context.stop.is_set():
@@ -124,11 +124,13 @@ class Mirror:
             self._pool.shutdown(cancel_futures=True)
         if self._key_refused is not None:
             raise self._key_refused
+        if unread:
+            raise unread[0]
 
     def pull(self, target: str, beat: Beat) -> Model:
         """Mirror the newest model that `target` names, whatever the selection says, and wait for it.
 
-        Raises refusals of the console, and the reason why the model is not published.
+        Raises refusals of the console, the reason why the model is not published, and `Transient` during a pause.
         """
         self.poll()
         model = _choose(self._context.ledger.read.models(), target)
@@ -136,6 +138,7 @@ class Mirror:
             with self._begin_lock:
                 future = self._in_flight.get(model.id)
                 if future is None or future.done():
+                    self._context.demand_no_pause()
                     self._context.ledger.record_wanted(model.id, pulled=model.state in UNWANTED_MODELS)
                     future = self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
             while wait_for([future], timeout=1.0).not_done:
@@ -185,13 +188,17 @@ class Mirror:
         )
         return removed if dry_run else self._space.retain(), [f"{line}, but it is open" for line in spared]
 
-    def poll(self, tries: int = QUICK_TRIES) -> None:
-        """Ask the console for the catalog, `tries` times at most, and bring the ledger in agreement."""
+    def poll(self, tries: int = QUICK_TRIES) -> list[LocalFault]:
+        """Ask the console for the catalog, `tries` times at most, and bring the ledger in agreement.
+
+        Returns the faults of folders that can't be read now.
+        """
         with self._poll_lock:
             try:
-                self._poller.poll(self._under_way, tries)
-            finally:
-                self._rights_keeper.tend()  # also while the console is down
+                return self._poller.poll(self._under_way, tries)
+            finally:  # also while the console is down
+                self._context.mirror_folder.staging.sweep_imports(self._context.now(), self._under_way())
+                self._rights_keeper.tend()
                 self._view_keeper.tend()
 
     def _under_way(self) -> set[str]:
@@ -212,7 +219,7 @@ class Mirror:
     def _poll_and_tell(self, began: float) -> None:
         """Poll and report problems."""
         try:
-            self.poll(self._times.tries)
+            unread = self.poll(self._times.tries)
         except Stopping:
             return
         except KeyRefused as refused:
@@ -227,7 +234,12 @@ class Mirror:
         else:
             self._times.answered(began)
             self._context.problems.clear("console")
-            self._context.problems.clear(self.subject)
+            if unread:
+                self._context.problems.report(
+                    self.subject, str(unread[0]), self._context.now() + self._context.settings.poll
+                )
+            else:
+                self._context.problems.clear(self.subject)
 
     def _begin_due_and_tell(self) -> None:
         try:

@@ -1,7 +1,8 @@
 """One poll: the console's list of models, and its consequences in the ledger and in the mirror folder.
 
-Failures handled: a list that is empty or incomplete (no model counts as removed because of it), a mirror folder that can't
-be read now (`LocalFault`; unreadable folders count as present), a ledger that was lost (`recovery`).
+Failures handled: a list that is empty or incomplete (no model counts as removed because of it), leftovers of a killed agent
+(removed by the first poll), a mirror folder that can't be read now (`LocalFault`), folders in it that can't (returned, they
+count as present; the other models go on), a ledger that was lost (`recovery`).
 """
 
 import shutil
@@ -28,16 +29,23 @@ class Poller:
         self._context = context
         self._space = space
         self._labels = labels
+        self._swept = False
         self._recovered = False  # True once the models in the mirror folder are known
 
     def take_stock(self) -> list[LocalFault]:
         """Make the models in the mirror folder known; returns what can't be read now. Raises `LocalFault`."""
+        if not self._swept:
+            self._context.mirror_folder.staging.sweep(self._context.now())
+            self._swept = True
         unread = [] if self._recovered else recover(self._context)
         self._recovered = not unread
         return unread
 
-    def poll(self, under_way: Callable[[], set[str]], tries: int) -> None:
-        """Fetch the list and act on it; models under way are left alone. Raises the errors of console and mirror folder."""
+    def poll(self, under_way: Callable[[], set[str]], tries: int) -> list[LocalFault]:
+        """Fetch the list and act on it; models under way are left alone. Returns what can't be read now.
+
+        Raises the errors of the console and of the mirror folder itself.
+        """
         listed = persist(self._context.console.models, self._context.stop, self._context.random, tries)
         if left_out := self._context.console.models_left_out:
             self._context.problems.report("list of models", left_out)
@@ -59,10 +67,11 @@ class Poller:
         self._note_presence(there, known)
         self._tidy_up([row for row in known if row.id not in busy], busy, there)
         self._context.ledger.set_facts(last_poll=str(self._context.now()))
-        self._space.retain()
-        self._labels.follow(busy)
-        if unread:
-            raise unread[0]
+        try:
+            self._space.retain()
+        finally:
+            self._labels.follow(busy)
+        return unread
 
     def _let_go(self, model_id: str) -> None:
         """Discard the received bytes of a model that is not wanted any more: they would only fill the disk."""

@@ -1,8 +1,7 @@
 """Recovery at the start: bring ledger and mirror folder in agreement after the loss of a ledger or a record.
 
-Failures handled: leftovers of a killed agent (removed), a published folder without its record (written again), a folder
-whose publication the ledger does not know (adopted when complete), folders that can't be read now (returned: they
-are tried again).
+Failures handled: a published folder without its record (written again), a folder whose publication the ledger does not know
+(adopted when complete), folders that can't be read or listed now (returned: they are tried again).
 """
 
 import logging
@@ -21,7 +20,6 @@ log = logging.getLogger(__name__)
 
 def recover(context: MirrorContext) -> list[LocalFault]:
     """Bring ledger and folder in agreement. Returns the folders' faults, to be tried again."""
-    context.mirror_folder.staging.sweep(context.now())
     unread: list[LocalFault] = []
     known = {row.id: row for row in context.ledger.read.models()}
     for published in (row for row in known.values() if row.state is ModelState.PUBLISHED):

@@ -2,11 +2,12 @@
 
 Pinned versions, the target of `current`, the version before it while it is on trial, versions pulled by name and versions
 that a process has open are never removed. A model counts as gone upstream only after it was missing from `GONE_POLLS` lists
-in a row over `GONE_SECONDS`, and only with `keep_gone = false`.
+in a row over `GONE_SECONDS`, and only with `keep_gone = false`. For a version that is coming nothing is removed unless it
+fits then: else the removed ones would be fetched again, and removed again, for nothing.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from axomsync.mirror.layout import Age
@@ -62,13 +63,34 @@ def plan(
     now: float,
     is_open: Callable[[Version], bool],
     coming: Version | None = None,
+    has_room: Callable[[Iterable[Version]], bool] = lambda removed: True,
 ) -> Plan:
     """Plan the removals at `now`; after them a second plan is empty.
 
-    `coming` is a version that lacks room: it counts as published, and no younger version is removed for it. `is_open` is
+    `coming` is a version that lacks room: it counts as published, and no younger version is removed for it. `has_room` tells
+    whether the disk can take it without the removed ones; if it fits nowhere, the plan is the one without it. `is_open` is
     called only for versions that would be removed.
     """
     versions = sorted(published, key=lambda version: version.age)
+    if coming is None:
+        return _plan(versions, policy, now, is_open, None)
+    for_it = _plan(versions, policy, now, is_open, coming)
+
+    def fits(removals: Sequence[Removal]) -> bool:
+        removed = {removal.version.id: removal.version for removal in removals}
+        others = sum(version.size for version in versions if version.id not in removed)
+        return is_within(coming.size, others, policy.max_size) and has_room(removed.values())
+
+    if fits(for_it.removals):
+        return for_it
+    without = _plan(versions, policy, now, is_open, None)
+    awaited = [*for_it.removals, *for_it.spared]  # it fits once the open ones are closed
+    return Plan(without.removals, for_it.spared) if for_it.spared and fits(awaited) else without
+
+
+def _plan(
+    versions: Sequence[Version], policy: Policy, now: float, is_open: Callable[[Version], bool], coming: Version | None
+) -> Plan:
     removals: list[Removal] = []
     spared: list[Removal] = []
 
@@ -118,7 +140,7 @@ def _is_gone(version: Version, now: float) -> bool:
     return since is not None and version.absent_polls >= GONE_POLLS and now - since >= GONE_SECONDS
 
 
-def _newest(by_age: list[Version], keep: int) -> set[str]:
+def _newest(by_age: Sequence[Version], keep: int) -> set[str]:
     names: dict[str, list[str]] = defaultdict(list)
     for version in by_age:
         names[version.name].append(version.id)

@@ -23,6 +23,7 @@ from axomsync.core.documents import NotADocument
 from axomsync.core.errors import AxomsyncError, Rejected, SourceChanged
 from axomsync.core.folders import Folder
 from axomsync.core.oserrors import local_fault
+from axomsync.core.paths import LOST_FOUND
 from axomsync.core.records import ModelFile
 from axomsync.core.text import printable
 from axomsync.mirror.check.verify import examine_file
@@ -76,8 +77,8 @@ def _find(opened: Folder, named: Path, below: bytes, step: Step) -> Iterator[Sou
     if record is not None:
         yield Source(named, below.strip(b"/"), record)
     for name in names:
-        if name.startswith(b"."):
-            continue  # no label does; the inner part of a mirror folder
+        if name.startswith(b".") or name == os.fsencode(LOST_FOUND):
+            continue  # no label is like that; the inner part of a mirror folder, and what belongs to a disk
         try:
             status = opened.status(name)
             if status is None or not stat.S_ISDIR(status.st_mode):

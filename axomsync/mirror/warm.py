@@ -19,7 +19,7 @@ from pathlib import Path
 
 from axomsync.core.errors import LocalFault, Stopping
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import CURRENT, INTERNAL
+from axomsync.core.paths import CURRENT
 from axomsync.core.text import printable
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.publish import current
@@ -198,12 +198,11 @@ class Warmer:
     def _leads(self) -> dict[str, str]:
         """The version that `current` leads to, by name. A folder that can't be read now has none."""
         found: dict[str, str] = {}
-        with suppress(OSError), os.scandir(self._root) as names:
-            for entry in names:
-                if entry.name != INTERNAL and entry.is_dir(follow_symlinks=False):
-                    with suppress(LocalFault):
-                        if (target := current.leads_to(Path(entry.path))) is not None:
-                            found[entry.name] = target
+        with suppress(LocalFault):
+            for parent in current.parents(self._root):
+                with suppress(LocalFault):
+                    if (target := current.leads_to(parent)) is not None:
+                        found[parent.name] = target
         return found
 
 

@@ -147,6 +147,31 @@ def test_pause_ends_transfers_keeping_their_bytes_and_resume_goes_on(agent: Agen
     assert not agent.status()["agent"]["paused"]
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_nothing_is_fetched_during_a_pause_though_it_is_asked_for(
+    running: bool, agent: AgentProcess, server: FaultyServer
+) -> None:
+    server.add_model("bot", "v1", {"w": Content(1000)})
+    agent.start()
+    eventually("the model", lambda: (agent.mirror / "bot/current").exists())
+    say(agent, "pause")
+    server.add_model("bot", "v2", {"w": Content(1000, 2)})
+    damaged = agent.mirror / "bot/v1/w"
+    damaged.write_bytes(bytes(1000))
+    if not running:
+        agent.terminate()
+    server.requests.clear()
+    for words in (("pull", "bot/v2"), ("verify", "bot/v1", "--repair")):
+        assert "transfers are paused; `axomsync resume` ends the pause" in say(agent, *words, expect=75)
+    assert say(agent, "pull", "bot/v1").split() == [str(agent.mirror / "bot/v1")], "it is here"
+    assert server.storage_requests() == []
+    say(agent, "resume")
+    if running:
+        assert str(agent.mirror / "bot/v2") in say(agent, "pull", "bot/v2")
+        say(agent, "verify", "bot/v1", "--repair")
+        assert damaged.read_bytes() != bytes(1000)
+
+
 def test_pause_with_a_length_ends_by_itself(agent: AgentProcess) -> None:
     agent.start()
     assert json.loads(say(agent, "pause", "--for", "2s", "--json"))["paused_until"] is not None

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from axomsync.core.errors import LocalFault, Rejected
+from axomsync.core.errors import LocalFault, Rejected, Transient
 from axomsync.core.records import ModelState
+from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.imports import Arrival
 from axomsync.mirror.loop import Mirror
 from axomsync.runtime.gates import Gates
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import remount, small_disk
-from tests.rig.faults import KEY, Content, FaultyServer
+from tests.rig.faults import FOREVER, KEY, Content, Fault, FaultyServer
 from tests.rig.gatekeepers import Gatekeeper
 
 MIB = 1 << 20
@@ -144,6 +145,46 @@ def test_hooks_hear_of_it_and_a_gate_looks_first(
     assert inner(mirror) == []
     events = [(event.kind, event.subject) for event in mirror.reader().events_due(1e12)]
     assert events == [("model_published", mirror.models()[0].id)]
+
+
+def test_what_a_gate_looks_at_for_long_is_not_taken_for_a_leftover(
+    mirror: MirrorHere, origin: MirrorHere, server: FaultyServer, tmp_path: Path
+) -> None:
+    disk = carried(origin, server)
+    server.models.clear()  # else the poll would want to fetch it
+    keeper, gate = Gatekeeper(tmp_path), tmp_path / "gate"
+    os.mkfifo(gate)
+    mirror.gates = keeper.gates(f"open({str(gate)!r}).read()")
+    with mirror.context() as context:
+        loop, arrivals = Mirror(context), list[Arrival]()
+        importing = threading.Thread(target=lambda: arrivals.extend(loop.take_in([disk], lambda: None)))
+        importing.start()
+        try:
+            eventually("the gate", keeper.asked)
+            mirror.later = 2 * 3600.0
+            assert len(inner(mirror)) == 1
+            loop.poll()
+            Upkeep(context).scrub(lambda: None)
+            assert len(inner(mirror)) == 1
+        finally:
+            gate.write_text("")
+            importing.join()
+    assert known(arrivals) == [("v1", "imported")]
+
+
+def test_what_an_import_left_is_removed_after_an_hour(
+    mirror: MirrorHere, origin: MirrorHere, server: FaultyServer, tmp_path: Path
+) -> None:
+    disk = carried(origin, server)
+    server.models.clear()
+    mirror.gates = Gatekeeper(tmp_path).gates("sys.exit(75)")
+    assert known(mirror.take_in(disk)) == [("v1", "failed")]
+    server.inject(Fault(503), "/api/models", times=FOREVER)  # it needs no console
+    for hours, left in ((0.5, 1), (1.5, 0)):
+        mirror.later = hours * 3600.0
+        with pytest.raises(Transient):
+            mirror.sync()
+        assert len(inner(mirror)) == left
 
 
 def test_the_selection_takes_its_part_of_a_mirror_and_a_named_model_comes_all_the_same(

@@ -1,12 +1,14 @@
 """Names from the console: reversible as folders, refused as paths when they could do harm."""
 
+import os
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from axomsync.core.errors import Rejected
 from axomsync.core.records import ManifestFile, ModelState, RemoteModel
-from axomsync.mirror.layout import check_manifest, escape, folder_names, unescape
+from axomsync.mirror.layout import check_manifest, escape, folder_names, staging_name, unescape
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.faults import Content, FaultyServer
 
@@ -37,6 +39,15 @@ def test_different_labels_have_different_components(several: list[str]) -> None:
 @given(st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_ +@=~äß日", min_size=1))
 def test_unremarkable_labels_stay_as_they_are(label: str) -> None:
     assert escape(label) == label
+
+
+def test_every_id_has_a_name_of_its_own_in_staging() -> None:
+    assert staging_name("bot/v1") == "bot%2Fv1"
+    ids = ["/" * 81, "/" * 82, "漢" * 81, "x" * 200, "\ud800" * 100, "漢" * 200]
+    names = {staging_name(each) for each in ids}
+    assert len(names) == len(ids)
+    assert all(len(os.fsencode(f".imported-{name}")) <= 255 and "/" not in name for name in names)
+    assert staging_name(staging_name("/" * 81)) not in names, "an id that looks like one"
 
 
 @pytest.mark.parametrize(("name", "version"), [("x" * 241, "v1"), ("n", "ü" * 121), ("/" * 81, "v")])

@@ -1,5 +1,6 @@
 """Retention never removes a version in use, whatever the console says, and its removals then suffice."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
@@ -26,8 +27,11 @@ def version(number: int, **facts: object) -> Version:
     return Version(**{"id": str(number), "name": "n", "age": (float(number), str(number)), "size": 100, **facts})  # type: ignore[arg-type]
 
 
-def removed(versions: list[Version], policy: Policy, coming: Version | None = None, *opened: str) -> list[str]:
-    return [r.version.id for r in plan(versions, policy, NOW, lambda v: v.id in opened, coming).removals]
+def removed(
+    versions: list[Version], policy: Policy, coming: Version | None = None, *opened: str, room: bool = True
+) -> list[str]:
+    planned = plan(versions, policy, NOW, lambda v: v.id in opened, coming, lambda gone: room)
+    return [r.version.id for r in planned.removals]
 
 
 def test_keep_keeps_the_newest() -> None:
@@ -48,6 +52,44 @@ def test_max_size_removes_the_oldest() -> None:
     assert removed(versions, Policy(max_size=300), version(4)) == ["1"]
     assert removed([version(5), version(6)], Policy(max_size=200), version(4)) == [], "the younger make no room"
     assert removed(versions, Policy(keep=3), version(4)) == ["1"], "what is coming counts"
+
+
+def test_nothing_is_removed_for_a_version_that_does_not_fit_then() -> None:
+    versions = [version(1), version(2, current=True)]
+    assert removed(versions, Policy(max_size=250), version(3)) == ["1"]
+    assert removed(versions, Policy(max_size=250), version(3, size=200)) == []
+    assert removed(versions, Policy(keep=2), version(3), room=False) == []
+    assert removed([version(0), *versions], Policy(keep=2), version(3), room=False) == ["0"], "it goes whatever comes"
+    planned = plan([version(0), *versions], Policy(max_size=300), NOW, lambda v: v.id == "1", version(3, size=200))
+    assert ([*planned.removals], [r.version.id for r in planned.spared]) == ([], ["1"]), "it fits once that is closed"
+
+
+flags = st.sets(st.sampled_from(["pinned", "current", "pulled", "on_trial"]), max_size=1)
+sizes = st.sampled_from([10, 60, 150])
+anything_published = st.lists(st.tuples(st.sampled_from("nm"), sizes, flags, st.booleans()), max_size=6)
+
+
+@settings(max_examples=some(2000), deadline=None, suppress_health_check=list(HealthCheck))
+@given(anything_published, st.sampled_from(POLICIES), st.integers(0, 6), sizes, st.integers(0, 200))
+def test_what_is_removed_for_a_version_lets_it_fit(
+    drawn: list[tuple[str, int, set[str], bool]], policy: Policy, place: int, size: int, lacking: int
+) -> None:
+    versions = [version(n, name=name, size=of, **dict.fromkeys(is_, True)) for n, (name, of, is_, _) in enumerate(drawn)]
+    opened = {str(n) for n, (*_, is_open) in enumerate(drawn) if is_open}
+    coming = version(9, age=(place - 0.5, "9"), size=size)
+
+    def planned(coming: Version | None) -> set[str]:
+        found = plan(versions, policy, NOW, lambda v: v.id in opened, coming, lambda gone: size_of(gone) >= lacking)
+        return {removal.version.id for removal in found.removals}
+
+    gone = planned(coming)
+    freed = size_of(v for v in versions if v.id in gone)
+    fits = policy.max_size is None or size_of(versions) - freed + size <= policy.max_size
+    assert gone == planned(None) or (fits and freed >= lacking)
+
+
+def size_of(versions: Iterable[Version]) -> int:
+    return sum(version.size for version in versions)
 
 
 def test_open_versions_are_spared_and_listed() -> None:

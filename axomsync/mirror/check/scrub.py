@@ -2,7 +2,7 @@
 
 Failures handled: damage (shown in `status`, recorded, repaired from storage), a model that can't be read or repaired now or
 that meets a bug (reported, tried again after an hour; the others go on), an unreadable record (written again from the
-ledger), a model that is removed meanwhile.
+ledger), a model that is removed meanwhile, a pause (models are read; the repair comes later).
 """
 
 import logging
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from axomsync.core.errors import AxomsyncError, LocalFault, Rejected, SourceChanged, Stopping
-from axomsync.core.filesystems import is_folder
+from axomsync.core.filesystems import is_folder, may_be_folder
 from axomsync.core.records import Model, ModelState
 from axomsync.core.states import DUE_MODELS
 from axomsync.core.text import printable
@@ -62,7 +62,6 @@ class Upkeep:
 
     def scrub(self, beat: Beat) -> None:
         """Read all due models slowly, and repair damage. Raises `Stopping`, `LocalFault`."""
-        self._context.mirror_folder.staging.sweep_imports()
         for model in self._context.ledger.read.models(ModelState.PUBLISHED):
             if self._is_due(model) and self._context.clock() >= self._put_off.get(model.id, -math.inf):
                 self._look_after_alone(model, beat)
@@ -135,7 +134,8 @@ class Upkeep:
         return record, damages
 
     def mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
-        """Fetch the damaged segments and replace the damaged files."""
+        """Fetch the damaged segments and replace the damaged files. Raises `Transient` during a pause."""
+        self._context.demand_no_pause()
         with self._context.mirror_folder.alone(self._step(beat)):
             if read_record(Path(model.path or "")) != record:
                 raise SourceChanged("its files have changed since they were read")
@@ -166,7 +166,7 @@ class Upkeep:
         log.info("%s: repaired: %d bytes in %d files were downloaded again", shown(model), bad, len(damages))
 
     def _is_due(self, model: Model) -> bool:
-        if self._context.settings.scrub is None or not is_folder(model.path):
+        if self._context.settings.scrub is None or not may_be_folder(model.path):
             return False
         pause = self._context.settings.scrub if model.damage is None else min(self._context.settings.scrub, AGAIN_SECONDS)
         if model.verified_at is None:

@@ -19,12 +19,21 @@ from pathlib import Path
 from axomsync.core.errors import LocalFault, Rejected
 from axomsync.core.filesystems import sync_folder
 from axomsync.core.oserrors import local_fault
-from axomsync.core.paths import CURRENT, FAILED, NEW_LINK, PIN, RECORD
+from axomsync.core.paths import CURRENT, FAILED, INTERNAL, LOST_FOUND, NEW_LINK, PIN, RECORD
 from axomsync.core.records import RemoteModel
 from axomsync.core.text import printable
 from axomsync.mirror.layout import age, folder_names
 from axomsync.mirror.promotion import Choose, Place, at_once
 from axomsync.mirror.publish.record import Record, read_record
+
+
+def parents(root: Path) -> list[Path]:
+    """The folders of names in the mirror folder. Raises `LocalFault`."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
+    except OSError as error:
+        raise local_fault(error, str(root)) from None
+    return [root / name for name in names if name not in (INTERNAL, LOST_FOUND)]
 
 
 def records(parent: Path) -> dict[str, Record | LocalFault]:

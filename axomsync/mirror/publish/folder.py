@@ -5,9 +5,10 @@ written into; files that are selected later join it, each by a rename.
 
 Failures handled: a crash between any two steps (the next start finds the folder by its record and continues), a folder that
 belongs to another model or to none (the model gets another name, or `Rejected` if that is taken too), a symlink in the place
-of the model's folder (`Rejected`), a folder that a process opens while it is removed or renamed (put back), a link or a FIFO
-that another user put among the collected files (removed, never followed), a record that can't be read now (`LocalFault`: the
-folder counts as present), a full disk.
+of the model's folder (`Rejected`), a folder that a process opens while it is removed or renamed (put back), a removal that
+fails (the model and its place in the views stay), a link or a FIFO that another user put among the collected files (removed,
+never followed), a record that can't be read now (`LocalFault`: the folder counts as present), a name's folder that can't be
+listed (told, the other names go on), a full disk.
 """
 
 import os
@@ -270,34 +271,44 @@ class MirrorFolder:
         return fault
 
     def published(self) -> Iterator[tuple[Path, Record | LocalFault]]:
-        """Yields every folder below the mirror, with its record or the reason why it can't be read. Raises `LocalFault`."""
-        try:
-            names = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
-        except OSError as error:
-            raise local_fault(error, str(self.root)) from None
-        for entry in names:
-            if entry.name != INTERNAL:
-                for version, record in current.records(Path(entry.path)).items():
-                    yield Path(entry.path, version), record
+        """Yields every folder of a version, with its record or the reason why it can't be read. Raises `LocalFault`.
+
+        The folder of a name that can't be listed is told in the place of its versions.
+        """
+        for parent in current.parents(self.root):
+            try:
+                records = current.records(parent)
+            except LocalFault as fault:
+                yield parent, fault
+                continue
+            for version, record in records.items():
+                yield parent / version, record
 
     def remove(self, folder: Path, model_id: str) -> str | None:
         """Move a published model out of sight by one rename, then delete it. Raises `LocalFault`.
 
-        Returns the process that opened it at that moment, if there was one: the model is back in its place then.
+        Returns the process that opened it at that moment, if there was one: the model is back in its place then, also after
+        a fault.
         """
         grave = self.staging.grave(model_id)
         self.views.follow(folder.parent, without=folder.name)
         try:
             os.rename(folder, grave)
-            sync_folder(folder.parent)
-            if reader := reader_of(grave):  # it will open more of the model
+            try:
+                sync_folder(folder.parent)
+                reader = reader_of(grave)
+            except (LocalFault, OSError):
                 os.rename(grave, folder)
-                self.views.follow(folder.parent)
+                raise
+            if reader is not None:  # it will open more of the model
+                os.rename(grave, folder)
                 return reader
         except FileNotFoundError:
             return None  # another process has removed it
         except OSError as error:
             raise local_fault(error) from None
+        finally:
+            self.views.follow(folder.parent)
         shutil.rmtree(grave, ignore_errors=True)
         return None
 

@@ -9,15 +9,14 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from axomsync.core.errors import Rejected
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import IMPORTED, INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
-from axomsync.core.records import RemoteModel
-from axomsync.mirror.layout import folder_names
+from axomsync.mirror.layout import staging_name
 from axomsync.mirror.publish.abandoned import changed_since, remove_abandoned
 from axomsync.mirror.publish.access import FOLDER_FOR_OWNER, FOR_EVERYBODY, Access
 
@@ -38,8 +37,7 @@ class Staging:
 
     def path(self, model_id: str) -> Path:
         """The folder for a model's collected files; on the filesystem where they will stay."""
-        name, _ = folder_names(RemoteModel(model_id, model_id, "-", None, None, "", None), clash=False)
-        return self._internal / name
+        return self._internal / staging_name(model_id)
 
     def imported(self, model_id: str) -> Path:
         """The folder for the files of a model that is imported: beside a download of the same model."""
@@ -96,24 +94,41 @@ class Staging:
             raise local_fault(error) from None
         return folder
 
-    def sweep_imports(self) -> None:
-        """Delete what imports left that were ended in their middle and not begun again since."""
-        for left in self._internal.glob(f"{IMPORTED}*"):
-            if not changed_since(left, time.time() - ABANDONED_SECONDS):
+    def sweep_imports(self, now: float, busy: Iterable[str]) -> None:
+        """Delete what imports left that were ended in their middle and not begun again since, except of `busy` models.
+
+        An import may change nothing for long: a gate looks at it, or what an earlier try has copied is read again.
+        """
+        at_work = {self.imported(model_id) for model_id in busy}
+        for left in set(self._internal.glob(f"{IMPORTED}*")) - at_work:
+            if not changed_since(left, now - ABANDONED_SECONDS):
                 shutil.rmtree(left, ignore_errors=True)
 
     def sweep(self, now: float) -> None:
-        """Delete leftovers: of removals and repairs that a crash interrupted, and of agents that are gone."""
+        """Delete leftovers: of removals and repairs that a crash interrupted, and of agents that are gone.
+
+        For the start of a life: later ones may be at work.
+        """
         remove_abandoned(self._internal, now)
         for kind in (REMOVED, REPAIRED):
             for left in self._internal.glob(f"{kind}*"):
                 shutil.rmtree(left, ignore_errors=True)
-        unfinished = os.fsdecode(UNFINISHED)
-        links = self._root.glob(f"{INTERNAL}/*/{NEW_LINK}*")  # of this agent, and of commands that have ended
-        for path in [*links, *self._root.glob(f"*/*/{unfinished}*"), *self._root.glob(f"{INTERNAL}/*/*/{unfinished}*")]:
+        unfinished, inner = os.fsdecode(UNFINISHED), self._root / INTERNAL
+        links = _named(NEW_LINK, inner, 2)  # of this agent, and of commands that have ended
+        for path in [*links, *_named(unfinished, self._root, 3), *_named(unfinished, inner, 3)]:
             with suppress(OSError):
                 if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
                     path.unlink()
+
+
+def _named(beginning: str, folder: Path, depth: int) -> Iterator[Path]:
+    """Yields the paths `depth` levels below a folder whose names begin so; a folder that can't be listed has none."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if depth > 1 and entry.is_dir(follow_symlinks=False):
+                yield from _named(beginning, Path(entry.path), depth - 1)
+            elif depth == 1 and entry.name.startswith(beginning):
+                yield Path(entry.path)
 
 
 def free_bytes(root: Path) -> int:

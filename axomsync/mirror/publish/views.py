@@ -80,15 +80,11 @@ class Views:
         return names, unread
 
     def _parents(self) -> list[Path] | None:
-        """The folders of all names; None when nothing was mirrored yet, or the filesystem is not mounted."""
-        try:
-            with os.scandir(self._root) as entries:
-                parents = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise local_fault(error, str(self._root)) from None
-        return [self._root / name for name in parents if name != INTERNAL] if INTERNAL in parents else None
+        """The folders of all names; None when nothing was mirrored yet, or the filesystem is not mounted.
+
+        Raises `LocalFault`.
+        """
+        return current.parents(self._root) if is_folder(self._root / INTERNAL) else None
 
     def _published(self, parent: Path) -> Published:
         """What is published at `parent`. Raises `LocalFault` if that can't be known now."""

@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,22 @@ def test_damage_is_named_and_repaired_by_fetching_its_segments_alone(
     mirror.later += 31 * DAY
     mirror.scrub()
     assert server.requests == []
+
+
+def test_damage_that_is_found_during_a_pause_is_repaired_after_it(
+    server: FaultyServer, mirror: MirrorHere, folder: Path
+) -> None:
+    flip(folder / "sub/b.bin", 1000)
+    with mirror.context() as context:
+        Upkeep(replace(context, paused=lambda: True)).scrub(lambda: None)
+    assert server.requests == []
+    assert mirror.told == [
+        "chassis/v1: damaged, and can't be repaired now: transfers are paused; `axomsync resume` ends the pause"
+    ]
+    mirror.later += 3600.0
+    mirror.scrub()
+    assert is_whole(folder)
+    assert mirror.told == []
 
 
 def test_changed_object_is_not_mixed_in(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:

@@ -197,7 +197,10 @@ def test_max_size_limits_the_bytes(server: FaultyServer, mirror: MirrorHere) -> 
     (large,) = add(server, 4, size=900_000)
     mirror.sync()
     assert "bytes too many for [mirror] max_size with this model" in (mirror.model(large).reason or "")
-    assert there(mirror) == ["current", "v3"], "what may go went; what servers see stays"
+    assert there(mirror) == ["current", "v2", "v3"], "without v2 it would not fit either"
+    asked = len(server.storage_requests())
+    mirror.sync()
+    assert (there(mirror), len(server.storage_requests())) == (["current", "v2", "v3"], asked)
 
 
 def test_full_disk_is_freed_by_retention(server: FaultyServer, mirror: MirrorHere) -> None:
@@ -209,6 +212,21 @@ def test_full_disk_is_freed_by_retention(server: FaultyServer, mirror: MirrorHer
         add(server, 3, size=3 * MIB)
         mirror.sync()
         assert there(mirror) == ["current", "v2", "v3"]
+
+
+def test_nothing_is_removed_for_a_model_that_the_disk_can_not_take(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["max_size"] = f"{9 * MIB}B"
+    with small_disk(mirror.folder, "size=8m"):
+        add(server, 1, 2, size=2 * MIB)
+        mirror.sync()
+        (large,) = add(server, 3, size=7 * MIB)
+        mirror.sync()
+        assert "more bytes must be free" in (mirror.model(large).reason or "")
+        assert there(mirror) == ["current", "v1", "v2"], "without v1 there would be no room either"
+        mirror.settings["keep"] = 1
+        (small,) = add(server, 4, size=5 * MIB)
+        mirror.sync()
+        assert mirror.model(small).state is ModelState.PUBLISHED, "without v1 there is"
 
 
 def test_lost_ledger_knows_published_models_again_without_a_list(server: FaultyServer, mirror: MirrorHere) -> None:

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 
 from axomsync.config import View
+from axomsync.core.errors import LocalFault
 from axomsync.mirror.appearance import commit_of
 from axomsync.mirror.publish import current
 from axomsync.mirror.publish.view_folder import ViewFolder
 from tests.mirror.published import BASE, PublishedHere, model_of
+from tests.rig.disks import small_disk
 from tests.rig.pollers import hub, triton, vllm
 
 LOOK_SECONDS = 0.02
@@ -255,6 +257,36 @@ def test_a_user_without_the_right(tmp_path: Path) -> None:
                 f"{folder}: the folder of this view is not there, and its parent is not ours; as root: install -d -o USER "
                 f"-g GROUP {folder}, with user and group of the agent"
             )
+
+
+def test_a_version_that_can_not_be_removed_stays_in_the_views(here: PublishedHere) -> None:
+    for number in (1, 2):
+        here.publish("bot", number)
+    snapshots = here.hf / "models--bot" / "snapshots"
+    shown = {path.name: path.resolve() for path in snapshots.iterdir()}
+    with small_disk(here.folder.staging.inner, "size=1m"), pytest.raises(LocalFault):  # no rename goes there
+        here.folder.remove(here.parent("bot") / "v1", model_of("bot", 1).id)
+    assert (here.parent("bot") / "v1").is_dir()
+    assert {path.name: path.resolve() for path in snapshots.iterdir()} == shown
+
+
+def test_a_version_whose_readers_nobody_can_tell_stays() -> None:
+    assert os.geteuid() == 0, "only root can become somebody else"
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o777)
+        if (child := os.fork()) == 0:
+            try:
+                os.setuid(65534)
+                here = PublishedHere(Path(place))
+                closed = here.publish("bot", 1) / "1"
+                closed.chmod(0)
+                with pytest.raises(LocalFault, match="permission denied"):
+                    here.folder.remove(closed.parent, model_of("bot", 1).id)
+                assert here.served("bot") == "v1"  # else the code below is 1
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_no_link_is_followed(here: PublishedHere, tmp_path: Path) -> None:
