@@ -94,7 +94,7 @@ class Agent:
         self.workers: Workers  # from `begin` on
         self.commands = Commands(self._shared, lambda: self.workers, self.pause)
         verbs = {**self.commands.verbs(), "reload": Verb(self._reload_on_request)}
-        self._steering = Steering(self.ledger, verbs, self._shared.liveness)
+        self._steering = Steering(self.ledger, verbs, self._shared.liveness, lambda: not self.workers.stop.is_set())
         self._page = StatusPage(self._shared, self._throughput, facts)
 
     @property
@@ -162,6 +162,11 @@ class Agent:
             self.problems.report_bug("steering", bug)
         else:
             self.problems.clear("steering")
+
+    @property
+    def is_asked(self) -> bool:
+        """True while it does a long request of another process."""
+        return self._steering.works
 
     def end_workers(self) -> None:
         """Stop the workers and wait for them, at most `STOP_SECONDS`."""
