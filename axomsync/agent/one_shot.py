@@ -55,7 +55,18 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
         agent.steer()
         if agent.pause.is_on:
             workers.end()
-    return failures | workers.follow_up()
+    return failures | _follow_up(agent, agent.steer)
+
+
+def _follow_up(agent: Agent, steer: Callable[[], None] = lambda: None) -> dict[str, AxomsyncError]:
+    """Tell of moves and run hooks, unless a signal came; one that comes meanwhile ends that. Returns the failures."""
+    if agent.ended:
+        return {}
+    failures = agent.workers.begin_follow_up()
+    while (agent.workers.working or agent.is_asked) and not agent.ended:
+        agent.tick()
+        steer()
+    return failures
 
 
 def _left(agent: Agent, by_folder: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> list[Undone]:
@@ -98,7 +109,7 @@ def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[st
     failures = agent.workers.begin_errand(verb, do)
     while agent.workers.working and not agent.ended:
         agent.tick()
-    agent.workers.follow_up()
+    _follow_up(agent)
     agent.end_workers()
     agent.close()
     if answers:
