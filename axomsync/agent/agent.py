@@ -1,8 +1,9 @@
 """The composition root: builds the shared objects, starts and stops the workers, reacts to signals and systemd.
 
 Failures handled: a worker that dies (the agent ends), a worker that hangs (the watchdog gets no more feeds), a bad new
-configuration (the old one stays), a stop while storage hangs (the process still ends in time), a state folder that can't be
-written for a while (reported and tried again) or that was removed (the agent ends with 75).
+configuration (the old one stays), a stop while storage hangs (the process still ends in time), workers that can't be
+exchanged now (reported and tried again; requests, signals and the watchdog go on), a state folder that can't be written for
+a while (the same) or that was removed (the agent ends with 75).
 """
 
 import logging
@@ -11,7 +12,6 @@ import os
 import queue
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 STOP_SECONDS = 7.0  # of the 10 that a stop may take
 PATIENCE_SECONDS = 600.0
+TRY_AGAIN_SECONDS = 5.0  # somebody has asked for the step that failed, and waits
 SILENCE_SECONDS = 10.0  # for the status; calls of the console wait longer
 SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; other calls wait for it"
 
@@ -65,6 +66,9 @@ class Agent:
         self._reload_asked = False
         self._may_reload = False  # one pass or one command reads its configuration once
         self._new: NewConfiguration | None = None  # read, and not yet in use
+        self._in_use_untold = False  # a configuration is in use, and nobody knows it yet
+        self._failed = False  # the last step of the main thread
+        self._next_step = -math.inf
         self._shown_transfers = False
         self._next_feed = -math.inf
         # Not an Event: a signal handler could wait for the Event's lock while the interrupted thread holds it.
@@ -94,7 +98,7 @@ class Agent:
         self.workers: Workers  # from `begin` on
         self.commands = Commands(self._shared, lambda: self.workers, self.pause)
         verbs = {**self.commands.verbs(), "reload": Verb(self._reload_on_request)}
-        self._steering = Steering(self.ledger, verbs, self._shared.liveness)
+        self._steering = Steering(self.ledger, verbs, self._shared.liveness, lambda: not self.workers.stop.is_set())
         self._page = StatusPage(self._shared, self._throughput, facts)
 
     @property
@@ -112,7 +116,7 @@ class Agent:
         self._add_history("started")
         log.info("axomsync %s works with %s", __version__, self._loaded.path)
         systemd.ready("working")
-        self._shared.guard.run("agent", "agent", self._work, threading.Event())
+        self._shared.guard.run("agent", "agent", self._work)
         systemd.stopping()
         self._page.close()
         self.end_workers()
@@ -163,6 +167,11 @@ class Agent:
         else:
             self.problems.clear("steering")
 
+    @property
+    def is_asked(self) -> bool:
+        """True while it does a long request of another process."""
+        return self._steering.works
+
     def end_workers(self) -> None:
         """Stop the workers and wait for them, at most `STOP_SECONDS`."""
         self.workers.end()
@@ -184,13 +193,29 @@ class Agent:
         while not self.ended:
             self._turn()
             self.steer()
-            self._follow_pause()
-            if self._reload_asked:
-                with suppress(BadConfig, LocalFault):  # it was reported
-                    self._read_again()
-            if self._new is not None:
-                new, self._new = self._new, None
-                self._use(new)
+            if time.monotonic() >= self._next_step:
+                self._step_and_tell()
+
+    def _step_and_tell(self) -> None:
+        """Follow what was asked for. After a failure the rest is done at a later turn."""
+        try:
+            self._step()
+        except Exception as failure:  # noqa: BLE001  # whatever it is, requests, signals and the watchdog go on
+            self._failed, self._next_step = True, time.monotonic() + TRY_AGAIN_SECONDS
+            self.problems.report_bug("agent", failure, time.time() + TRY_AGAIN_SECONDS)
+        else:
+            self._failed = False
+
+    def _step(self) -> None:
+        if self._reload_asked:
+            with suppress(BadConfig, LocalFault):  # it was reported
+                self._read_again()
+        if self._new is not None:  # first: it may be the remedy
+            new, self._new = self._new, None
+            self._use(new)
+        self._follow_pause()
+        if self._in_use_untold and not self.workers.stop.is_set():
+            self._tell_in_use()
 
     def _turn(self) -> None:
         self.tick()
@@ -220,7 +245,8 @@ class Agent:
         if hanging:
             self.problems.report("agent", f"no progress of: {', '.join(hanging)}; waiting for the watchdog to restart it")
             return
-        self.problems.clear("agent")
+        if not self._failed:
+            self.problems.clear("agent")
         systemd.watchdog()
         systemd.status(self._summary())
         if self.workers.intake is not None:
@@ -297,7 +323,9 @@ class Agent:
         return self._new
 
     def _use(self, new: NewConfiguration) -> None:
-        self._loaded = loaded = new.loaded
+        self._loaded, self._in_use_untold = new.loaded, True
+        if new.workers is not None:
+            self.workers.end()  # whatever fails from here on, `_follow_pause` ends the exchange
         logs.set_up(self.settings.log.format, self.settings.log.level, self._environ)
         self._shared.throttle.change(self.settings.transfer.bandwidth)
         self._shared.ring.change(self.settings.transfer.gateways)
@@ -307,11 +335,12 @@ class Agent:
             self.workers.hurry()
         else:
             self._replace_workers(new.workers)
-        if self.ended:
-            return
+
+    def _tell_in_use(self) -> None:
+        self._in_use_untold = False
         self._page.close()
         self._page.open(self.settings)
-        log.info("reloaded %s", loaded.path)
+        log.info("reloaded %s", self._loaded.path)
         systemd.ready("working")
 
     def _replace_workers(self, workers: Workers) -> None:
@@ -324,8 +353,8 @@ class Agent:
             self._take_over(workers)
 
     def _take_over(self, workers: Workers) -> None:
-        self.workers.close()
         self.ledger.recover()
+        self.workers.close()
         self._shared.liveness.limit = _silence_allowed(workers.settings)
         self.workers = workers
         self.workers.start(paused=self.pause.is_on)

@@ -13,7 +13,7 @@ from axomsync.agent.guard import collect
 from axomsync.agent.outcome import Undone, undone
 from axomsync.agent.requests import Request
 from axomsync.config import MirrorSettings
-from axomsync.core.errors import AxomsyncError, Bug, Interrupted, LocalFault, Transient, interrupted_by
+from axomsync.core.errors import AxomsyncError, Bug, Interrupted, LocalFault, Stopping, Transient, interrupted_by
 from axomsync.ledger import Trouble, ledger_fault
 from axomsync.runtime.problems import LEDGER
 
@@ -50,12 +50,23 @@ def _pass(agent: Agent) -> dict[str, AxomsyncError]:
     if workers.promotion is not None:
         collect("promotion", workers.promotion.look, {})  # what was moved before this pass
     failures = workers.begin_pass()
-    while workers.working and not agent.ended:
+    while (workers.working or agent.is_asked) and not agent.ended:
         agent.tick()
         agent.steer()
         if agent.pause.is_on:
             workers.end()
-    return failures | workers.follow_up()
+    return failures | _follow_up(agent, agent.steer)
+
+
+def _follow_up(agent: Agent, steer: Callable[[], None] = lambda: None) -> dict[str, AxomsyncError]:
+    """Tell of moves and run hooks, unless a signal came; one that comes meanwhile ends that. Returns the failures."""
+    if agent.ended:
+        return {}
+    failures = agent.workers.begin_follow_up()
+    while (agent.workers.working or agent.is_asked) and not agent.ended:
+        agent.tick()
+        steer()
+    return failures
 
 
 def _left(agent: Agent, by_folder: Mapping[str, AxomsyncError], before: set[tuple[int, float]]) -> list[Undone]:
@@ -99,14 +110,17 @@ def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[st
     failures = agent.workers.begin_errand(verb, do)
     while agent.workers.working and not agent.ended:
         agent.tick()
-    agent.workers.follow_up()
+    _follow_up(agent)
     agent.end_workers()
     agent.close()
     if answers:
         return answers[0]
     if agent.ended_by is not None:
         raise Interrupted(agent.ended_by)
-    raise failures.get(verb) or Transient("it did not finish; run it again to resume")
+    failure = failures.get(verb)
+    if failure is None or isinstance(failure, Stopping):
+        raise Transient("it did not finish; run it again to resume")
+    raise failure
 
 
 def push(agent: Agent, files: Iterable[Path], show: Callable[[Sequence[int]], object]) -> list[int]:

@@ -4,7 +4,7 @@ There is no port and no socket: the right to write the ledger is the right to st
 waits for the next one. A request is a verb, an argument and parameters; its answer is any JSON.
 
 Failures handled: a user who may not write the ledger, a request that fails (its caller gets message and exit code), a verb
-that this version does not know, an agent that stops during a long request (the next agent starts it again), an agent that
+that this version does not know, workers that end during a long request (the next ones start it again), an agent that
 crashes during a request (the request fails, or it could crash the next agent too), unreadable requests and answers (they
 fail).
 """
@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ class Verb:
     """The implementation of a verb.
 
     `do` gets the request and a beat, which it must call like any worker. It returns JSON or raises `AxomsyncError`;
-    `Stopping` leaves the request to the next agent. Unless it is `long`, it runs on the agent's main thread and must return
-    within milliseconds.
+    `Stopping` leaves the request to the next workers, or the next agent. Unless it is `long`, it runs on the agent's main
+    thread and must return within milliseconds.
     """
 
     do: Callable[[Request, Beat], Any]
@@ -111,14 +111,19 @@ def read_outcome(text: str) -> Outcome:
 
 @dataclass
 class Steering:
-    """Executes the requests to an agent. `look` is called every tick, by one thread."""
+    """Executes the requests to an agent. `look` is called every tick, by one thread.
+
+    Long ones wait while `is_ready()` is false: the workers that would do them are ending.
+    """
 
     ledger: Ledger
     verbs: Mapping[str, Verb]
     liveness: Liveness
+    is_ready: Callable[[], bool] = lambda: True
     _pool: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(LONG_REQUESTS_AT_ONCE, thread_name_prefix="request")
     )
+    _long: list[Future[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ledger.recover_requests(json.dumps(_failed("the agent ended in the middle of it; ask again")), KEPT_SECONDS)
@@ -126,19 +131,27 @@ class Steering:
     def look(self) -> None:
         """Start all new requests. Raises `LocalFault` when the ledger can't be written."""
         for row in self.ledger.read.new_requests():
+            verb = self.verbs.get(row["verb"])
+            if verb is not None and verb.long and not self.is_ready():
+                continue
             parameters = _object_in(row["parameters"])
             request = Request(row["id"], row["verb"], row["argument"], parameters or {})
             self.ledger.begin_request(request.id)
             log.info("request: %s", request)
-            verb = self.verbs.get(request.verb)
             if parameters is None:
                 self._end(request, _failed("the request can't be read; ask again"))
             elif verb is None:
                 self._end(request, _failed(f"this agent does not know how to {request.verb}"))
             elif verb.long:
-                self._pool.submit(self._do_for_long, request, verb)
+                self._long = [other for other in self._long if not other.done()]
+                self._long.append(self._pool.submit(self._do_for_long, request, verb))
             else:
                 self._do(request, verb, lambda: None)
+
+    @property
+    def works(self) -> bool:
+        """True while a long request is not done."""
+        return any(not request.done() for request in self._long)
 
     def close(self) -> None:
         """Start no more requests; running ones end with the workers that they use."""

@@ -173,13 +173,17 @@ class Workers:
         if self.promotion is not None:
             self.promotion.change(promotes)
 
-    def follow_up(self) -> dict[str, AxomsyncError]:
-        """Do what the agent's other workers would do after a pass: tell of moves, run hooks; returns the failures."""
+    def begin_follow_up(self) -> dict[str, AxomsyncError]:
+        """Start what an agent would do after a pass: tell of moves, run hooks; returns like `begin_pass`."""
         failures: dict[str, AxomsyncError] = {}
-        look = self.promotion.look if self.promotion is not None else None
-        for subject, work in (("promotion", look), ("hooks", self.hooks.run_due), ("promotion", look)):
-            if work is not None:
-                collect(subject, work, failures)
+
+        def follow_up() -> None:
+            look = self.promotion.look if self.promotion is not None else None
+            for subject, work in (("promotion", look), ("hooks", self.hooks.run_due), ("promotion", look)):
+                if work is not None:
+                    collect(subject, work, failures)
+
+        self._spawn(self.hooks.name, self.hooks.subject, follow_up, None)
         return failures
 
     def end(self) -> None:

@@ -13,6 +13,7 @@ from axomsync.core.errors import KeyRefused, LocalFault, Stopping
 from axomsync.core.records import Upload, UploadState
 from axomsync.drop.backlog import Backlog
 from axomsync.drop.pipeline import Uploader
+from axomsync.drop.source import is_pushed
 from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
@@ -61,12 +62,12 @@ class Carriers:
         return self._backlog.wait_until_empty(patience)
 
     def begin(self, rows: Iterable[Upload], only: Container[bytes] | None) -> bool:
-        """Queue these rows for the carriers, limited to the paths in `only`; True if there was one."""
+        """Queue these rows for the carriers, limited to the paths in `only` and files of `push`; True if there was one."""
         if self._context.paused() or self._clock() < self._key_pause_ends or self._context.stop.is_set():
             return False
         begun = False
         for row in rows:
-            if only is None or row.path in only:
+            if only is None or row.path in only or is_pushed(row.path):
                 self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns, row.attempts)
                 begun = True
         if len(self._backlog) and not self._threads:

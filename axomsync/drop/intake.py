@@ -49,7 +49,7 @@ class _Turn(NamedTuple):
 
     found: Container[bytes]
     unreadable: Mapping[bytes, LocalFault]
-    is_last: bool  # no carrier was busy before it, and it began no file
+    is_last: bool  # no carrier was busy before it, it began no file, and none was pushed meanwhile
 
 
 class Intake:
@@ -69,6 +69,7 @@ class Intake:
         self._left = Accounts(context.ledger)
         self._read_again: dict[int, float] = {}  # time when files were compared with their digests, by row
         self._wake = threading.Event()
+        self._pushed = threading.Event()  # since the last scan
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
         self._carriers = Carriers(self._uploader, context, self._wake.set)
         self._ready = False
@@ -106,7 +107,7 @@ class Intake:
         self._carriers.end()
 
     def run_once(self) -> None:
-        """Run one pass, for `sync`: every file that is unchanged for `settle` goes as far as it can.
+        """Run one pass, for `sync`: every file that is unchanged for `settle`, or was pushed, goes as far as it can.
 
         Raises `KeyRefused`, and `LocalFault` if the folder can't be read or the ledger can't be written.
         """
@@ -120,8 +121,9 @@ class Intake:
             # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass. What one turn
             # could not read has not settled when the next one can: so it is told at the end, too.
             while not (turn := self._turn(first, turn.unreadable, once=True)).is_last and self._goes_on():
-                while self._goes_on() and not self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
-                    pass
+                while self._goes_on() and not self._pushed.is_set():
+                    if self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
+                        break
             with suppress(Stopping):
                 Expiry(self._settings, self._context).look(lambda: None)
         finally:
@@ -141,6 +143,7 @@ class Intake:
                     raise LocalFault(f"{name}: it is no regular file; push the file itself")
                 raise LocalFault(f"{name}: the agent finds no file there; correct the path, or give it access")
             rows.append(self._ledger.push_upload(whole, console_name(whole), stamp))
+        self._pushed.set()
         self._wake.set()
         return rows
 
@@ -203,8 +206,9 @@ class Intake:
     ) -> _Turn:
         """Scan once and act on the result; `unreadable` is told besides what the scan can't read. Raises `LocalFault`.
 
-        Due rows are begun, limited to `only`; with `once`, failed rows do not become due again.
+        Due rows are begun, limited as `Carriers.begin` says; with `once`, failed rows do not become due again.
         """
+        self._pushed.clear()
         busy = self._carriers.busy()  # before the scan: a file that is archived after it must not look like a new one
         settings = self._settings
         hidden = self._get_ready()  # this may give files back the name that a crash changed
@@ -245,7 +249,7 @@ class Intake:
             begun = self._carriers.begin((known[path] for path in finished if not self._still_written(known[path])), only)
         begun = self._carriers.begin(meaning.unfinished, only) or begun
         begun = self._carriers.begin(self._worth_reading_again(meaning.doubtful), only) or begun
-        return _Turn(seen.found.keys(), seen.unreadable, is_last=not busy and not begun)
+        return _Turn(seen.found.keys(), seen.unreadable, is_last=not (busy or begun or self._pushed.is_set()))
 
     def _seconds_left(self, once: bool, row: Upload) -> float:
         """Seconds until a row is due."""

@@ -4,7 +4,7 @@ Failures handled: a console that is down (reported once, tried again), a refused
 on), a model that vanishes or changes during its download (listed again), a manifest that can't be trusted (`blocked`), a
 disk without room (`blocked` with the missing bytes, continues by itself), models without progress while others wait (they
 go to the end of the queue), a crash (the next try resumes at the durable bytes), a bug that one model triggers (the
-model is `failed`, the others go on).
+model is `failed`, the others go on), a stop while somebody waits for a model (`Stopping`).
 """
 
 import logging
@@ -12,9 +12,9 @@ import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from axomsync.console.session import NotThere
@@ -108,10 +108,15 @@ class Mirror:
                     next_poll = max(self._times.due, self._context.clock() + SHORTEST_PAUSE_SECONDS)
                 self._begin_due_and_tell()
                 self._wake.wait(min(max(0.0, next_poll - self._context.clock()), LONGEST_NAP_SECONDS))
-        self._pool.shutdown(cancel_futures=True)
+        with self._begin_lock:  # a `pull` has begun before it, or sees the stop
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown()
 
     def run_once(self) -> None:
-        """Run one pass: mirror every ready model as far as possible. Raises refusals of the console and folder faults."""
+        """Run one pass: mirror every ready model as far as possible. Raises refusals of the console and folder faults.
+
+        A `pull` may still come after it, as long as the other direction works.
+        """
         try:
             unread = self.poll()
             self._begin_due(everything=True)
@@ -121,7 +126,7 @@ class Mirror:
                 wait_for(self._in_flight.values())
             self._space.retain()
         finally:
-            self._pool.shutdown(cancel_futures=True)
+            wait_for(self._in_flight.values())
         if self._key_refused is not None:
             raise self._key_refused
         if unread:
@@ -130,20 +135,35 @@ class Mirror:
     def pull(self, target: str, beat: Beat) -> Model:
         """Mirror the newest model that `target` names, whatever the selection says, and wait for it.
 
-        Raises refusals of the console, the reason why the model is not published, and `Transient` during a pause.
+        Raises refusals of the console, the reason why it is not published, `Transient` during a pause, and `Stopping`.
         """
         self.poll()
         model = _choose(self._context.ledger.read.models(), target)
         if model.state is not ModelState.PUBLISHED:
-            with self._begin_lock:
-                future = self._in_flight.get(model.id)
-                if future is None or future.done():
-                    self._context.demand_no_pause()
-                    self._context.ledger.record_wanted(model.id, pulled=model.state in UNWANTED_MODELS)
-                    future = self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
-            while wait_for([future], timeout=1.0).not_done:
+            future = self._begin_wanted(model)
+            while not future.done():
                 beat()
-        return _outcome(self._context.ledger.read.model(model.id))
+                with suppress(TimeoutError, CancelledError):  # `wait_for` would never count a cancelled one as done
+                    future.exception(timeout=1.0)
+            model = self._context.ledger.read.model(model.id)
+            if model.state is not ModelState.PUBLISHED:
+                self._raise_if_stopping()
+        return _outcome(model)
+
+    def _begin_wanted(self, model: Model) -> Future[None]:
+        """Begin to carry a model that somebody waits for, unless that was begun already."""
+        with self._begin_lock:
+            self._raise_if_stopping()
+            future = self._in_flight.get(model.id)
+            if future is None or future.done():
+                self._context.demand_no_pause()
+                self._context.ledger.record_wanted(model.id, pulled=model.state in UNWANTED_MODELS)
+                future = self._in_flight[model.id] = self._pool.submit(self._carry, model.id)
+        return future
+
+    def _raise_if_stopping(self) -> None:
+        if self._context.stop.is_set():
+            raise Stopping("the agent is stopping")
 
     def take_in(self, places: Iterable[Path], beat: Beat) -> list[Arrival]:
         """Import the models in these folders; returns what became of each. Raises `Rejected` when there is none."""
@@ -156,8 +176,7 @@ class Mirror:
         mine.set_running_or_notify_cancel()
         while not self._begin_mine(model_id, mine):
             beat()
-            if self._context.stop.is_set():
-                raise Stopping("the agent is stopping")
+            self._raise_if_stopping()
         try:
             yield
         finally:
@@ -202,7 +221,7 @@ class Mirror:
                 self._view_keeper.tend()
 
     def _under_way(self) -> set[str]:
-        return {model for model, future in self._in_flight.items() if not future.done()}
+        return {model for model, future in list(self._in_flight.items()) if not future.done()}
 
     def _begin_polls(self) -> float:
         """Return the time of the first poll; if it is later, find out now what is in the mirror folder."""

@@ -74,6 +74,27 @@ def test_signal_that_ends_a_command_sets_the_exit_code(
     assert "interrupted; run it again to resume" in agent.log()
 
 
+@pytest.mark.parametrize(("verb", "event", "code"), [(("sync",), "upload_done", 130), (("pull", "m"), "model_published", 0)])
+def test_signal_ends_the_hooks_of_a_command_that_ends(
+    verb: tuple[str, ...], event: str, code: int, agent: AgentProcess, server: FaultyServer
+) -> None:
+    """Of a command whose work is done: its hooks run again when the next one, or an agent, comes."""
+    begun = agent.home / "begun"
+    agent.configure({"hooks": {event: ["sh", "-c", f"echo >> {begun}; exec sleep 600"], "timeout": "10m"}})
+    server.add_model("m", "v1", {"w": Content(100)})
+    for name in ("a.jsonl", "b.jsonl"):
+        (agent.drop / name).write_bytes(name.encode().join((b'{"text": "', b'"}\n')))
+    agent.launch(*verb)
+    eventually("a hook", begun.exists)
+    if verb == ("sync",):
+        assert agent.call("poll").returncode == 0, "it takes no requests"
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGINT)
+    assert agent.wait(10) == code, agent.log()
+    assert begun.read_text() == "\n", "the next hook began after the signal"
+    assert "Traceback" not in agent.log()
+
+
 @pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.6])
 def test_signal_during_the_start_stops_cleanly(moment: float, agent: AgentProcess) -> None:
     agent.launch("run")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.transport.authorities import NOBODY
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, FaultyServer
 
@@ -14,6 +15,30 @@ from tests.rig.faults import KEY, Content, FaultyServer
 def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
     with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"poll": "60s", "include": ["nothing"]}}) as agent:
         yield agent
+
+
+def test_an_agent_that_can_not_exchange_its_workers_answers_and_tries_again(tmp_path: Path, agent: AgentProcess) -> None:
+    authority = tmp_path / "ca.pem"
+    authority.write_bytes(NOBODY)
+    agent.configure({"console": {"ca_file": str(authority)}})
+    agent.start()
+    authority.rename(tmp_path / "away")
+    assert agent.call("pause").returncode == 0
+    eventually("the reason", lambda: "agent: [console] ca_file" in agent.log())
+    for _ in range(12):  # its failures would have begun to take longer than a request waits
+        assert agent.call("poll").returncode == 0, agent.log()
+    (problem,) = agent.status()["problems"]
+    assert (problem["subject"], str(authority) in problem["reason"]) == ("agent", True)
+    agent.configure({})
+    assert agent.call("reload").returncode == 0, "the remedy is not taken"
+    eventually("the end of the problem", lambda: agent.status()["problems"] == [])
+    assert agent.status()["agent"]["paused"]
+    assert agent.call("resume").returncode == 0
+    (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+    eventually("the upload", (agent.drop / "uploaded" / "a.jsonl").exists)
+    assert "Traceback" not in agent.log()
+    assert agent.log().count("agent: [console] ca_file") == 1
+    assert agent.terminate() == 0
 
 
 def test_the_outcome_of_a_reload_is_told(server: FaultyServer, agent: AgentProcess) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +93,20 @@ def test_long_request_is_repeated_after_a_stop_and_fails_after_a_crash(ledger: L
     assert outcome.error == "the agent ended in the middle of it; ask again"
 
 
+def test_long_requests_wait_for_workers_that_do_them(ledger: Ledger) -> None:
+    ready: list[bool] = []
+    verbs = {"long": Verb(echo, long=True), "echo": Verb(echo)}
+    agent = Steering(ledger, verbs, Liveness(60, time.monotonic), lambda: bool(ready))
+    long, short = ask(ledger.path, "long"), ask(ledger.path, "echo")
+    agent.look()
+    assert wait_for(ledger.read, short, SOON) == Outcome([None, {}])
+    assert (agent.works, wait_for(ledger.read, long, 0.0)) == (False, None)
+    ready.append(True)
+    agent.look()
+    assert wait_for(ledger.read, long, SOON) == Outcome([None, {}])
+    eventually("its end", lambda: not agent.works)
+
+
 def test_answers_are_forgotten_after_a_day(tmp_path: Path) -> None:
     clock = [time.time()]
     with Ledger(tmp_path / "state", lambda: clock[0]) as ledger:
@@ -170,6 +185,60 @@ def test_nothing_is_fetched_during_a_pause_though_it_is_asked_for(
         assert str(agent.mirror / "bot/v2") in say(agent, "pull", "bot/v2")
         say(agent, "verify", "bot/v1", "--repair")
         assert damaged.read_bytes() != bytes(1000)
+
+
+def test_pull_that_waits_for_a_place_outlives_a_reload_and_ends_with_a_pause(
+    agent: AgentProcess, server: FaultyServer
+) -> None:
+    server.rate = 20_000
+    for number in range(4):
+        server.add_model("big", f"v{number}", {"w": Content(100_000_000)})
+    agent.start()
+    eventually("four downloads", lambda: [m["state"] for m in agent.models()] == ["downloading"] * 4)
+    server.add_model("fifth", "v1", {"w": Content(1000)})
+    with subprocess.Popen(agent.command("pull", "fifth"), env=agent.environ, stderr=subprocess.PIPE, text=True) as pull:
+        eventually("the request", lambda: "queued" in [model["state"] for model in agent.models()])
+        agent.configure({"transfer": {"connections": 3}, "mirror": {"poll": "1h"}})
+        say(agent, "reload")
+        eventually("the request, once more", lambda: agent.log().count("request: pull fifth") == 2)
+        assert pull.poll() is None
+        say(agent, "pause")
+        told = pull.communicate(timeout=SOON)[1]
+        assert (pull.returncode, "transfers are paused; `axomsync resume` ends the pause" in told) == (75, True), told
+    assert agent.terminate() == 0
+
+
+def test_a_pass_does_a_pull_that_comes_after_its_own_models(agent: AgentProcess, server: FaultyServer) -> None:
+    agent.configure({"mirror": {"include": ["nothing"]}})
+    server.add_model("left-out", "v1", {"w": Content(1000)})
+    pulled = threading.Event()
+    server.inject(Fault(first=pulled.wait), "/bucket/", method="PUT")
+    (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+    agent.launch("sync")
+    eventually("the models' part of the pass", lambda: (agent.state / "state.db").exists() and agent.models())
+    eventually("the file's part", lambda: [r for r in server.storage_requests() if r.method == "PUT"])
+    assert say(agent, "pull", "left-out").strip() == str(agent.mirror / "left-out" / "v1")
+    pulled.set()
+    assert agent.wait() == 0, agent.log()
+    assert "Traceback" not in agent.log()
+
+
+def test_a_pass_lasts_as_long_as_what_it_was_asked_for(agent: AgentProcess, server: FaultyServer) -> None:
+    agent.configure({"mirror": {"include": ["nothing"]}})
+    server.add_model("left-out", "v1", {"w": Content(1000)})
+    asked, over = threading.Event(), threading.Event()
+    server.inject(Fault(first=asked.wait), "/bucket/", method="PUT")
+    server.inject(Fault(first=over.wait), "/bucket/")
+    (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
+    agent.launch("sync")
+    eventually("the file's part", lambda: [r for r in server.storage_requests() if r.method == "PUT"])
+    with subprocess.Popen(agent.command("pull", "left-out"), env=agent.environ, stdout=subprocess.DEVNULL) as pull:
+        eventually("the download", lambda: [r for r in server.storage_requests() if r.method == "GET"])
+        asked.set()
+        eventually("the upload", lambda: (agent.drop / "uploaded/a.jsonl").exists())
+        over.set()
+        assert pull.wait(SOON) == 0
+    assert agent.wait() == 0, agent.log()
 
 
 def test_pause_with_a_length_ends_by_itself(agent: AgentProcess) -> None:

@@ -4,11 +4,16 @@ import json
 import os
 import shlex
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import dataset, stored
-from tests.rig.agent import AgentProcess
+from tests.rig.agent import AgentProcess, eventually
+from tests.rig.faults import KEY, Fault, FaultyServer
 
 
 def test_given_files_are_uploaded_once_and_stay(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -63,6 +68,44 @@ def test_a_running_agent_uploads_what_it_is_given(tmp_path: Path, sandbox: Sandb
         assert (row["path"], row["state"]) == (str(file), "uploaded")
         assert stored(sandbox) == {"a.jsonl": [dataset("a")]}
         assert agent.terminate() == 0
+
+
+@pytest.fixture
+def agent(tmp_path: Path, server: FaultyServer) -> Iterator[AgentProcess]:
+    with AgentProcess(tmp_path / "box", server.url, KEY, {"mirror": {"enabled": False}}) as agent:
+        yield agent
+
+
+def puts(server: FaultyServer) -> int:
+    return sum(request.method == "PUT" for request in server.storage_requests())
+
+
+def test_a_pass_uploads_what_it_is_given_beside_its_own_files(agent: AgentProcess, server: FaultyServer) -> None:
+    pushed = threading.Event()
+    server.inject(Fault(first=pushed.wait), "/bucket/", method="PUT")
+    (agent.drop / "own.jsonl").write_bytes(dataset("own"))
+    (agent.home / "given.jsonl").write_bytes(dataset("given"))
+    agent.launch("sync")
+    eventually("its own upload", lambda: puts(server))
+    done = agent.call("push", str(agent.home / "given.jsonl"))
+    assert (done.returncode, puts(server)) == (0, 2), done.stderr
+    pushed.set()
+    assert agent.wait() == 0, agent.log()
+    assert [row["state"] for row in agent.uploads()] == ["uploaded"] * 2
+
+
+def test_a_push_goes_on_by_itself_when_the_agent_that_took_it_is_gone(agent: AgentProcess, server: FaultyServer) -> None:
+    killed = threading.Event()
+    server.inject(Fault(first=killed.wait), "/bucket/", method="PUT")
+    file = agent.home / "a.jsonl"
+    file.write_bytes(dataset("a"))
+    agent.start()
+    with subprocess.Popen(agent.command("push", str(file)), env=agent.environ, stdout=subprocess.DEVNULL) as push:
+        eventually("the upload", lambda: puts(server))
+        agent.kill()
+        killed.set()
+        assert push.wait(60) == 0
+    assert [row["state"] for row in agent.uploads()] == ["uploaded"]
 
 
 def test_a_bar_for_each_file_on_a_terminal_whatever_its_name(tmp_path: Path, sandbox: Sandbox) -> None:

@@ -1,6 +1,7 @@
 """`push`: upload files now, whether or not an agent runs.
 
-Failures handled: an agent that runs already (it does the work), and one that ends before it has answered (`Transient`).
+Failures handled: an agent that runs already (it does the work), one that ends before it has answered (`Transient`), and one
+that ends after that (the next one goes on with the files, or this process does).
 """
 
 import os
@@ -41,16 +42,18 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
 
     loaded = load_and_log(config_file, level="warning")
     ended_by: int | None = None
-    ledger = loaded.settings.state.folder / LEDGER_FILE
-    try:
-        agent = Agent(loaded, as_owner(loaded))
-    except AlreadyRunning:
-        with Bars(Reader(ledger)) as bars:
-            rows = _push_by_agent(loaded, files, bars)
-    else:
-        with Bars(Reader(ledger)) as bars:
-            rows = one_shot.push(agent, files, bars.show)
-        ended_by = agent.ended_by
+    ledger, environ = loaded.settings.state.folder / LEDGER_FILE, as_owner(loaded)
+    rows: list[int] | None = None
+    while rows is None:
+        try:
+            agent = Agent(loaded, environ)
+        except AlreadyRunning:
+            with Bars(Reader(ledger)) as bars:
+                rows = _push_by_agent(loaded, files, bars)
+        else:
+            with Bars(Reader(ledger)) as bars:
+                rows = one_shot.push(agent, files, bars.show)
+            ended_by = agent.ended_by
     documents = uploads_of(loaded, Among(ids=rows))
     print_documents(documents, as_json, tables.uploads)
     states = {document["state"] for document in documents}
@@ -62,14 +65,20 @@ def push(files: tuple[Path, ...], config_file: str | None, as_json: bool) -> Non
         sys.exit(Transient.exit_code)
 
 
-def _push_by_agent(loaded: "Loaded", files: Sequence[Path], bars: "Bars") -> list[int]:
-    """Have the running agent upload these files, and wait until it has."""
-    from axomsync.cli.control import steer
+def _push_by_agent(loaded: "Loaded", files: Sequence[Path], bars: "Bars") -> list[int] | None:
+    """Have the running agent upload these files, and wait until it has; None when it ended before, and no other began."""
+    from axomsync.cli.control import RESTART_SECONDS, steer
+    from axomsync.ledger import holder
 
     paths = [os.path.realpath(file) for file in files]
     rows: list[int] | None = steer(loaded, "push", None, {"paths": paths}, ANSWER_SECONDS)
     if rows is None:
         raise Transient("the agent has just ended; the files are uploaded when it starts again")
+    held_at = time.monotonic()
     while bars.show(rows):
+        if holder(loaded.settings.state.folder) is not None:
+            held_at = time.monotonic()
+        elif time.monotonic() - held_at >= RESTART_SECONDS:
+            return None
         time.sleep(LOOK_AGAIN_SECONDS)
     return rows
