@@ -150,12 +150,12 @@ class _Archived:
         if written is None or written.st_mtime >= oldest:  # a duplicate's receipt names the time of the first upload
             return False
         receipt = self._receipt()
-        if receipt is None or receipt.bytes != size or receipt.at >= oldest:
+        if receipt is None or receipt.file_bytes != size or receipt.at >= oldest:
             return False
         file = self.folder.open_file(self.name)
         try:
             before = stamp_of(os.fstat(file))
-            same = digest_of(file, size, step) == receipt.sha256
+            same = digest_of(file, size, step) == receipt.file_sha256
             there = self.folder.status(self.name)  # the file may have been changed or replaced
             return same and there is not None and stamp_of(there) == before
         finally:

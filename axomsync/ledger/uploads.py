@@ -271,7 +271,7 @@ def _adopt(db: Database, receipt: Receipt) -> None:
         " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines, shape, unpacked,"
         " packed_sha256) VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?)",
         (
-            receipt.path, receipt.filename, packed.bytes if packed else receipt.bytes,
+            receipt.path, receipt.filename, receipt.file_bytes,
             receipt.sha256, receipt.md5, receipt.lines,
             UploadState.UPLOADED if twin is None else UploadState.DUPLICATE,
             stored.upload_id, stored.key, stored.etag, twin and twin[0],

@@ -1,5 +1,6 @@
 """`[drop] archive_for`: archived files that it removes, files that stay, and their amount in `status`."""
 
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 
 from axomsync.core.errors import Stopping
 from axomsync.drop.expiry import Expiry
+from axomsync.drop.unpacking import zstd
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PUT_AWAY
 from tests.drop.inprocess import DropHere, Stop, ledger_template
@@ -66,6 +68,22 @@ def test_archive_for_removes_the_file_at_that_age_and_keeps_the_receipt(drop: Dr
     (drop.folder / "sub" / "a.jsonl").write_bytes(DATA)
     drop.finish()
     assert drop.far.puts == puts, "the content is known from the receipt"
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zstd.compress)])
+def test_archive_for_removes_compressed_files_whose_own_bytes_the_receipt_names(
+    tmp_path: Path, template: Path, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    drop = DropHere(tmp_path, template, archive_for="30d", include=["*.jsonl.*"])
+    for name, data in (("a", DATA), ("same", DATA), ("other", DATA * 2)):
+        (drop.folder / f"{name}.jsonl{ending}").write_bytes(pack(data))
+        os.utime(drop.folder / f"{name}.jsonl{ending}", (drop.clocks.wall - 1, drop.clocks.wall - 1))
+    drop.finish()
+    changed = drop.folder / "uploaded" / f"other.jsonl{ending}"
+    changed.write_bytes(pack(DATA * 3))
+    later(drop, 31)
+    left = {path.name for path in changed.parent.iterdir()}
+    assert left == {changed.name} | {f"{name}.jsonl{ending}.receipt.json" for name in ("a", "same", "other")}
 
 
 def test_archive_for_unset_removes_nothing(tmp_path: Path, template: Path) -> None:
