@@ -3,8 +3,8 @@
 Failures handled: a console that is down (reported once, tried again), a refused key (the same; downloads with signed URLs go
 on), a model that vanishes or changes during its download (listed again), a manifest that can't be trusted (`blocked`), a
 disk without room (`blocked` with the missing bytes, continues by itself), models without progress while others wait (they
-go to the end of the queue), a crash (the next try resumes at the durable bytes), a bug that one model triggers (the
-model is `failed`, the others go on).
+go to the end of the queue), a model that a person had forgotten meanwhile (its work ends), a crash (the next try resumes at
+the durable bytes), a bug that one model triggers (the model is `failed`, the others go on).
 """
 
 import logging
@@ -21,6 +21,7 @@ from axomsync.console.session import NotThere
 from axomsync.core.errors import (
     AxomsyncError,
     Bug,
+    Forgotten,
     KeyRefused,
     LocalFault,
     Rejected,
@@ -189,13 +190,14 @@ class Mirror:
         """Ask the console for the catalog, `tries` times at most, and bring the ledger in agreement."""
         with self._poll_lock:
             try:
-                self._poller.poll(self._under_way, tries)
+                self._poller.poll(self.busy, tries)
             finally:
                 self._rights_keeper.tend()  # also while the console is down
                 self._view_keeper.tend()
 
-    def _under_way(self) -> set[str]:
-        return {model for model, future in self._in_flight.items() if not future.done()}
+    def busy(self) -> set[str]:
+        """The models that wait for a thread or are carried now, or that are imported."""
+        return {model for model, future in list(self._in_flight.items()) if not future.done()}
 
     def _begin_polls(self) -> float:
         """Return the time of the first poll; if it is later, find out now what is in the mirror folder."""
@@ -273,6 +275,8 @@ class Mirror:
         """Carry one model as far as possible, in a thread of the pool. Failures go into the ledger."""
         try:
             self._carry_known(self._context.ledger.read.model(model_id))
+        except Forgotten:
+            return
         except LocalFault as fault:  # of the ledger; the model is tried again
             if not self._context.stop.is_set():  # else the ledger may have been closed meanwhile
                 self._context.problems.report("ledger", str(fault))
@@ -283,7 +287,7 @@ class Mirror:
                 self._try(model, beat)
         except Stopping:
             return
-        except LedgerFault:
+        except (LedgerFault, Forgotten):
             raise
         except NotThere:
             if is_there(model, []):

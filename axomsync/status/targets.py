@@ -43,7 +43,7 @@ def may_be_retried(row: Upload | Model) -> bool:
 
 
 def is_under_way(row: Upload | Model) -> bool:
-    """True when a thread works on the row."""
+    """True when the row's state says that it is carried; its thread or its place in a queue is known to the agent alone."""
     return row.state in _UNDER_WAY
 
 
