@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +43,29 @@ def current(agent: AgentProcess) -> str:
 def damage(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(b"?")
+
+
+def test_what_root_does_to_current_leaves_nothing_of_roots(server: FaultyServer) -> None:
+    """The agent runs as another user, and could not keep it."""
+    assert os.geteuid() == 0, "verbs are to run as root"
+    place = Path(tempfile.mkdtemp())  # pytest's own folders are root's
+    try:
+        add(server, "v1", "v2")
+        views = [f"hf:{place}/box/hf", f"flat:{place}/box/flat"]
+        config = {"drop": {"enabled": False}, "mirror": {"promote": "manual", "views": views}}
+        with AgentProcess(place / "box", server.url, KEY, config) as agent:
+            agent.state.mkdir()
+            subprocess.run(["chown", "-R", "65534:65534", place], check=True)
+            assert agent.call("pull", "chassis/v1").returncode == agent.call("pull", "chassis/v2").returncode == 0
+            for verb in (("promote", "chassis", "v2"), ("rollback", "chassis"), ("pin", "chassis/v2"), ("unpin", "chassis")):
+                for each in ("hf", "flat", "models/.axomsync"):
+                    shutil.rmtree(place / "box" / each, ignore_errors=True)
+                done = agent.call(*verb)
+                assert (done.returncode, done.stderr) == (0, "")
+                assert (place / "box" / "hf" / "models--chassis" / "refs" / "main").exists()
+                assert [path for path in place.rglob("*") if path.lstat().st_uid == 0] == []
+    finally:
+        shutil.rmtree(place)
 
 
 def test_wait_is_patient_while_an_agent_brings_its_ledger_up_to_date(agent: AgentProcess, server: FaultyServer) -> None:
