@@ -133,6 +133,28 @@ def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
     assert FILES["a.bin"].fault_in(agent.mirror / "chassis" / "v4" / "a.bin") is None
 
 
+def test_verify_tells_of_all_models_whatever_is_wrong_with_some(agent: AgentProcess, server: FaultyServer) -> None:
+    agent.configure({"drop": {"enabled": False}, "mirror": {"keep": 9}})
+    add(server, "v1", "v2", "v3", "v4")
+    agent.sync()
+    (agent.mirror / "chassis" / "v4" / "a.bin").chmod(0)
+    for version in ("v2", "v3"):
+        damage(agent.mirror / "chassis" / version / "a.bin")
+    (gone,) = (model["id"] for model in agent.models() if model["version"] == "v3")
+    server.inject(Fault(status=404), f"/models/{gone}/download", times=9)
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *agent.command("verify", "--repair")],
+        env=agent.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    states = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.startswith("chassis/")}
+    assert states == {"chassis/v1": "whole", "chassis/v2": "repaired", "chassis/v3": "damaged"}
+    repair, reading, damaged = (line for line in done.stderr.splitlines() if line.startswith("axomsync: "))
+    assert repair.startswith("axomsync: chassis/v3: ")
+    assert "v4/a.bin: " in reading
+    assert damaged.endswith("1 of 3 models are damaged")
+
+
 def test_with_a_running_agent(agent: AgentProcess, server: FaultyServer) -> None:
     add(server, "v1", "v2", "v3")
     agent.start()
