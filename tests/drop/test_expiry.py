@@ -15,7 +15,9 @@ from axomsync.drop.unpacking import zstd
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PUT_AWAY
 from tests.drop.inprocess import DropHere, Stop, ledger_template
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.contexts import worker_context
+from tests.rig.faults import FOREVER, KEY, Fault, FaultyServer, http_date
 
 DAY = 86400.0
 DATA = b'{"text": "one"}\n'
@@ -162,7 +164,7 @@ def test_archive_for_looks_again_once_the_console_has_told_its_time(drop: DropHe
     drop.clocks.advance(31 * DAY)
     with drop.ledger() as ledger:
         expiry = Expiry(drop.settings, worker_context(ledger, drop.far, drop.far, now=lambda: drop.clocks.wall))
-        drop.far.clock_ahead = None
+        drop.far.clock_ahead, drop.far.console_refuses = None, "not now"
         expiry.look(lambda: None)
         assert archived(drop).exists()
         assert json.loads(ledger.read.facts()[PUT_AWAY] or "")["uploaded"]["files"] == 1, "counted all the same"
@@ -175,9 +177,21 @@ def test_archive_for_trusts_no_clock_that_is_ahead_of_the_consoles(drop: DropHer
     drop.far.clock_ahead = -400 * DAY
     later(drop, 400)
     assert archived(drop).exists()
-    drop.far.clock_ahead = None
+    drop.far.clock_ahead, drop.far.console_refuses = None, "not now"
     later(drop, 1)
     assert archived(drop).exists(), "the console has not told its time"
-    drop.far.clock_ahead = 0.0
+    drop.far.console_refuses = None
     later(drop, 1)
     assert not archived(drop).exists()
+
+
+@pytest.mark.parametrize("status", [200, 401, 403])
+def test_passes_that_send_and_mirror_nothing_remove_files_too(server: FaultyServer, tmp_path: Path, status: int) -> None:
+    config = {"drop": {"archive_for": "1s"}, "mirror": {"enabled": False}}
+    with AgentProcess(tmp_path / "box", server.url, KEY, config) as agent:
+        (agent.drop / "a.jsonl").write_bytes(DATA)
+        agent.sync()
+        file = agent.drop / "uploaded" / "a.jsonl"
+        server.inject(Fault(status, {"Date": http_date(3600)}, b"[]"), "/base-models", times=FOREVER)
+        eventually("its removal", lambda: (agent.sync(), not file.exists())[1])
+        assert file.with_name("a.jsonl.receipt.json").exists()
