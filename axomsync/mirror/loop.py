@@ -84,7 +84,8 @@ class Mirror:
         self._publishing = threading.Lock()  # held while a folder gets its name
         self._space = Space(context.settings, context.mirror_folder, context.ledger, context.now)
         self._rights_keeper, self._view_keeper = RightsKeeper(context), ViewKeeper(context)
-        self._poller = Poller(context, self._space, Labels(context, self._publishing))
+        self._labels = Labels(context, self._publishing)
+        self._poller = Poller(context, self._space, self._labels)
 
     def wake(self) -> None:
         """Check for due work now."""
@@ -121,10 +122,17 @@ class Mirror:
                 self._begin_again()
                 wait_for(self._in_flight.values())
             self._space.retain()
+            self._look_again()
         finally:
             self._pool.shutdown(cancel_futures=True)
         if self._key_refused is not None:
             raise self._key_refused
+
+    def _look_again(self) -> None:
+        """Report what keeps versions of this pass from being served; `run` leaves that to its next poll."""
+        with self._poll_lock:
+            self._labels.follow(self.busy())
+            self._view_keeper.tend()
 
     def pull(self, target: str, beat: Beat) -> Model:
         """Mirror the newest model that `target` names, whatever the selection says, and wait for it.
