@@ -264,7 +264,9 @@ def _exit_codes() -> str:
         _table(("code", "meaning"), rows),
         "`axomsync run` does not end by itself, except with 75 when its ledger was removed, and for the reasons of 3 and "
         "78: a signal that stops it cleanly gives 0. `axomsync sync` also ends with 75 when a part of a folder can't be "
-        "read, since its content is unknown. After 78 systemd does not start the agent again.",
+        "read, since its content is unknown, and with 1 when a published model is not served as asked: a view can't follow, "
+        "something else is in the place of `current`, or group and mode of `[mirror]` can't be given. "
+        "After 78 systemd does not start the agent again.",
     )
 
 

@@ -70,7 +70,8 @@ class Commands:
     def _forget(self, request: Request, beat: Beat) -> dict[str, Any]:
         targets, drop, ledger = self._targets(request.argument), self._workers().settings.drop, self._shared.ledger
         targets = Targets(tuple(forgetting.all_of(targets.uploads, ledger.read, drop)), targets.models)
-        if busy := [name_of(row) for row in targets.only(is_under_way).rows]:
+        at_work = self._workers().at_work()
+        if busy := [name_of(row) for row in targets.rows if is_under_way(row) or row.id in at_work]:
             raise Rejected(f"{', '.join(busy)}: under way; `axomsync pause` first")
         forgetting.forget_on_disk(targets.uploads, drop, self._shared.identity, time.time(), beat)
         ledger.strike((row.id for row in targets.uploads), (row.id for row in targets.models))

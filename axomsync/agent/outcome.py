@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from axomsync.core.errors import AxomsyncError, KeyRefused, Transient
+from axomsync.core.paths import CURRENT
 from axomsync.core.records import Model, ModelState, Problem, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS, STUCK_UPLOADS
 from axomsync.core.text import printable
 
-HIDING = frozenset({"drop folder", "mirror folder"})  # an unreadable folder may hide work
+# Problems that a pass leaves, by subject: an unreadable folder may hide work; the others keep models from being served.
+_CODES = {"drop folder": 75, "mirror folder": 75, "views": 1, "rights of models": 1}
+_CURRENT = f"/{CURRENT}"  # the end of the subject of a name whose `current` can't be led: NAME/current
 _BEGUN_UPLOADS = frozenset({UploadState.CHECKING, UploadState.QUEUED, UploadState.UPLOADING})
 _BEGUN_MODELS = frozenset({ModelState.QUEUED, ModelState.DOWNLOADING, ModelState.VERIFYING})
 _URGENT_FIRST = (KeyRefused.exit_code, 1, Transient.exit_code)
@@ -39,8 +42,11 @@ def undone(
     `failures`: each with the subject of its problem; `uploads`: those in the drop folder; `rejected`: a file, in this pass.
     """
     found = [Undone(failure.exit_code, f"{subject}: {failure}") for subject, failure in failures]
-    hiding = (problem for problem in problems if problem.subject in HIDING.difference(subject for subject, _ in failures))
-    found += [Undone(Transient.exit_code, f"{problem.subject}: {problem.reason}") for problem in hiding]
+    told = {subject for subject, _ in failures}
+    for problem in problems:
+        code = 1 if problem.subject.endswith(_CURRENT) else _CODES.get(problem.subject)
+        if code is not None and problem.subject not in told:
+            found.append(Undone(code, f"{problem.subject}: {problem.reason}"))
     if rejected:
         found.append(Undone(1, "a file was rejected; see `axomsync uploads`"))
     found += [*_of_uploads(uploads), *_of_models(models)]

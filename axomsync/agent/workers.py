@@ -162,6 +162,11 @@ class Workers:
         """True while a thread is alive."""
         return any(thread.is_alive() for thread in self._threads)
 
+    def at_work(self) -> frozenset[int | str]:
+        """The rows of uploads and the models that threads carry, or that wait for one."""
+        files = frozenset[int]() if self.intake is None else self.intake.busy()
+        return files | (set[str]() if self.mirror is None else self.mirror.busy())
+
     def hurry(self) -> None:
         """Check everything now, and end the pauses after a refused key or console trouble."""
         for worker in (self.intake, self.mirror):

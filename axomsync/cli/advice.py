@@ -1,7 +1,7 @@
 """The next commands for a person: the last lines of `status`, `uploads` and `models`.
 
-They are made of the documents that these verbs print, and of the disk: it knows if a rejected file still lies where it was
-set aside. Failures handled: names that a shell needs quoted.
+They are made of the documents that these verbs print, of what the ledger has as parked, and of the disk, which knows if a
+rejected file still lies where it was set aside. Failures handled: names that a shell needs quoted.
 """
 
 import os
@@ -21,8 +21,8 @@ UNIT, TEMPLATE = "axomsync.service", "axomsync@.service"
 Document = Mapping[str, Any]
 
 
-def of_status(document: Document, *, units: Iterable[str] = PACKAGED_UNITS) -> list[str]:
-    """Return the next steps after `axomsync status`; none when all is well."""
+def of_status(document: Document, parked: Iterable[str], *, units: Iterable[str] = PACKAGED_UNITS) -> list[str]:
+    """Return the next steps after `axomsync status`; none when all is well. `parked`: see `status.targets`."""
     steps = []
     if not document["agent"]["running"]:
         name = document["instance"]
@@ -36,12 +36,9 @@ def of_status(document: Document, *, units: Iterable[str] = PACKAGED_UNITS) -> l
     if any(subject in SUBJECTS for subject in subjects):
         steps.append("to look into it: axomsync doctor")
     drop = Path(document["drop"]["folder"])
-    items = [subject for subject in subjects if subject not in SUBJECTS]
-    rejected = [subject for subject in items if _is_set_aside(drop, subject)]
-    waiting = {problem["subject"] for problem in document["problems"] if problem["next_attempt"] is not None}
-    steps += _of_rejected(rejected, drop)
-    parked = [subject for subject in items if subject not in rejected and subject not in waiting]
-    steps += _named("to know more, and try again once it is mended: axomsync retry", parked, "axomsync status")
+    steps += _of_rejected([s for s in subjects if s not in SUBJECTS and _is_set_aside(drop, s)], drop)
+    names = list(dict.fromkeys(parked))
+    steps += _named("to know more, and try again once it is mended: axomsync retry", names, "axomsync status")
     return [_for_instance(step, document["instance"]) for step in steps]
 
 

@@ -142,6 +142,16 @@ def status_of(loaded: "Loaded") -> dict[str, Any]:
         return status_document(loaded.settings, None, str(outdated))
 
 
+def parked_in(loaded: "Loaded") -> list[str]:
+    """Return the files and models that are tried again only when a person asks for it."""
+    from axomsync.ledger import UnreadyLedger
+    from axomsync.status.targets import parked
+
+    with suppress(UnreadyLedger), open_ledger(loaded) as ledger:
+        return parked(ledger) if ledger else []
+    return []
+
+
 @dataclass(frozen=True)
 class Among:
     """A choice of uploads: all, or those in one of `states`, changed `since`, the newest `limit`; or `ids` alone."""

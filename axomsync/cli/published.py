@@ -1,4 +1,4 @@
-"""Published models, as verbs name them: find them, wait for one, print one.
+"""Published models, as verbs name them: find them, wait for one, print one, show where `current` leads.
 
 Failures handled: a model that is unknown, one that is not published in time, a folder that can't be read now, a ledger that
 an agent is just making or bringing up to date.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from axomsync.cli.common import open_ledger
+from axomsync.cli.common import load, open_ledger
 from axomsync.cli.output import print_json
 from axomsync.core.errors import LocalFault, Rejected, Transient
 from axomsync.core.text import printable
@@ -67,6 +67,19 @@ def print_published(model: "Model", as_json: bool) -> None:
         print_json(model_document(model))
     else:
         click.echo(model.path)
+
+
+def load_to_move_current(config_file: str | None) -> "Loaded":
+    """Load the configuration; root becomes the service's user for good, who must be able to keep what is made from here on.
+
+    It is the owner of the state folder, or of the mirror folder where no agent has run. Raises `BadConfig`, `LocalFault`.
+    """
+    from axomsync.ledger import act_as_owner
+
+    loaded = load(config_file)
+    state, mirror = loaded.settings.state.folder, loaded.settings.mirror.folder
+    act_as_owner(state if os.path.isdir(state) else mirror)
+    return loaded
 
 
 def mirror_folder(loaded: "Loaded") -> "MirrorFolder":

@@ -10,6 +10,7 @@
     │   └── Refused          1     storage refused one URL: try a fresh one if this one was used before
     ├── LocalFault           1     this machine can't (disk, permission): name path and remedy, try again later
     │   └── Denied           1     rights, or a unit's sandbox, keep this process out: a person must act
+    ├── Forgotten            1     `axomsync forget` struck the file or model meanwhile: end its work, and note nothing
     ├── Stopping             0     the agent was asked to stop: leave everything so that work can resume
     ├── Interrupted    128 + n     signal n ended a command: run again, it resumes
     └── Fatal               any    the process must end
@@ -112,6 +113,13 @@ class LocalFault(AxomsyncError):
 
 class Denied(LocalFault):
     """Rights, or the sandbox of a unit, keep this process out, and will do so until a person acts."""
+
+
+class Forgotten(AxomsyncError):
+    """A person had the agent forget the file or model at which it works."""
+
+    def __init__(self, row: str) -> None:
+        super().__init__(f"{row}: it was forgotten meanwhile (`axomsync forget`)")
 
 
 class Stopping(AxomsyncError):

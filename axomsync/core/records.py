@@ -206,6 +206,16 @@ class Receipt:
     shape: Shape | None = None
     packed: Packed | None = None  # None unless the file is compressed
 
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the archived file itself; `bytes` is of what it holds."""
+        return self.bytes if self.packed is None else self.packed.bytes
+
+    @property
+    def file_sha256(self) -> str:
+        """Digest of the archived file itself; `sha256` is of what it holds."""
+        return self.sha256 if self.packed is None else self.packed.sha256
+
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:

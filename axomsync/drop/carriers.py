@@ -1,7 +1,8 @@
 """The threads that upload files in the order of the `backlog`, and the failures that stop all these threads.
 
 Failures handled: a key that the console refuses (no upload begins until a pause ends or a person asks for it), a ledger that
-can't be written for a while, a bug that one file triggers (the thread goes on with the next file).
+can't be written for a while, a row that a person had forgotten meanwhile, a bug that one file triggers (the thread goes on
+with the next file).
 """
 
 import logging
@@ -9,7 +10,7 @@ import math
 import threading
 from collections.abc import Callable, Container, Iterable
 
-from axomsync.core.errors import KeyRefused, LocalFault, Stopping
+from axomsync.core.errors import Forgotten, KeyRefused, LocalFault, Stopping
 from axomsync.core.records import Upload, UploadState
 from axomsync.drop.backlog import Backlog
 from axomsync.drop.pipeline import Uploader
@@ -93,7 +94,7 @@ class Carriers:
             went_on = False
             try:
                 went_on = self._carry(row)
-            except Exception:  # such as a row that another process removed; no failure may end the carrier
+            except Exception:  # no failure may end the carrier
                 log.exception("an upload failed in a way that was not foreseen")
             finally:
                 self._backlog.done(row)  # before the loop is woken, which must see it
@@ -115,7 +116,7 @@ class Carriers:
                 self._ledger_fault = None
                 self._problems.clear("ledger")
             return went_on
-        except Stopping:
+        except (Stopping, Forgotten):
             return False
         except KeyRefused as refused:
             self._key_refused = refused

@@ -19,7 +19,7 @@ from functools import partial
 from typing import NamedTuple
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import LocalFault, Rejected, SourceChanged, Stopping, Transient
+from axomsync.core.errors import Forgotten, LocalFault, Rejected, SourceChanged, Stopping, Transient
 from axomsync.core.records import Shard, Stamp, Stored, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop import source
@@ -99,7 +99,7 @@ class Delivery:
             upload = self._ledger.read.upload(upload.id)
         try:
             upload = self._send(upload, opening, self._touching(content, beat))
-        except (Rejected, SourceChanged):
+        except (Rejected, SourceChanged, Forgotten):
             self._claims.release(content)
             raise
         shards_of_it = tuple(self._ledger.read.shards(upload.id))

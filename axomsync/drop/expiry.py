@@ -4,9 +4,10 @@ A file is removed when its receipt is old enough and names the file's bytes: the
 stays. Only receipts that this agent's user or root has made count. Files in `rejected/` are for people, and stay.
 
 Failures handled: files without a receipt or with other bytes than it names (left alone), links, pipes and folders (never
-followed, left alone), a clock ahead of the console's (the console's is used), a console that has not sent its time yet
-(nothing is removed), a folder or file that can't be read or removed (logged once; the others go on), a ledger that can't be
-written (the agent reports that).
+followed, left alone), a clock ahead of the console's (the console's is used), a console that nobody has asked anything yet
+(it is asked, so that it tells its time), or that does not answer (nothing is removed until it has told its time), a folder
+or file that can't be read or removed (logged once; the others go on), a ledger that can't be written (the agent reports
+that).
 """
 
 import json
@@ -18,7 +19,7 @@ from contextlib import suppress
 
 from axomsync.config import DropSettings
 from axomsync.core.documents import NotADocument
-from axomsync.core.errors import LocalFault, Stopping
+from axomsync.core.errors import KeyRefused, LocalFault, Rejected, Stopping, Transient
 from axomsync.core.folders import Folder
 from axomsync.core.paths import ARCHIVE, REASON, RECEIPT, REJECTS, UNFINISHED
 from axomsync.core.records import Receipt
@@ -82,6 +83,9 @@ class Expiry:
         is_recent = self._looked_at is not None and clock - self._looked_at < LOOK_SECONDS
         if is_recent and (self._has_removed or oldest is None):
             return
+        if self._keep is not None and oldest is None:
+            self._ask_for_time()
+            oldest = self._oldest()
 
         def step() -> None:
             beat()
@@ -109,6 +113,11 @@ class Expiry:
             held_now = {os.fsdecode(ARCHIVE): archived.document(), os.fsdecode(REJECTS): rejected.document()}
             self._context.ledger.set_facts(**{PUT_AWAY: json.dumps(held_now)})
         self._looked_at, self._has_removed = clock, oldest is not None
+
+    def _ask_for_time(self) -> None:
+        """Have the console answer, with its time: who uploads nothing and mirrors nothing asks it nothing else."""
+        with suppress(Transient, Rejected, KeyRefused, LocalFault):  # a refusal has the time, too
+            self._context.console.base_models()
 
     def _oldest(self) -> float | None:
         """The time before which a receipt is old enough; None while no file may be removed."""
@@ -150,12 +159,12 @@ class _Archived:
         if written is None or written.st_mtime >= oldest:  # a duplicate's receipt names the time of the first upload
             return False
         receipt = self._receipt()
-        if receipt is None or receipt.bytes != size or receipt.at >= oldest:
+        if receipt is None or receipt.file_bytes != size or receipt.at >= oldest:
             return False
         file = self.folder.open_file(self.name)
         try:
             before = stamp_of(os.fstat(file))
-            same = digest_of(file, size, step) == receipt.sha256
+            same = digest_of(file, size, step) == receipt.file_sha256
             there = self.folder.status(self.name)  # the file may have been changed or replaced
             return same and there is not None and stamp_of(there) == before
         finally:

@@ -5,7 +5,8 @@ Files of `push` have rows with an absolute path; they lie elsewhere and need not
 Failures handled: a folder that is missing or unreadable (reported as a problem, tried again), sub-folders likewise (the
 others go on), files that vanish or change between scans, a ledger that can't be written for a while, a key that the console
 refuses (no file is begun until it is accepted again), a watcher that died, a mount point whose filesystem is not mounted (no
-row is forgotten because of it), a program that pauses while it writes, a ledger that was lost.
+row is forgotten because of it), a row that a person had forgotten meanwhile, a program that pauses while it writes, a ledger
+that was lost.
 """
 
 import logging
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import LocalFault, Stopping
+from axomsync.core.errors import Forgotten, LocalFault, Stopping
 from axomsync.core.records import UNDER_WAY, Stamp, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop.accounts import Accounts
@@ -80,6 +81,10 @@ class Intake:
     def observer(self) -> str:
         """The kind of watch on the folder, for `status`."""
         return self._watcher.kind
+
+    def busy(self) -> frozenset[int]:
+        """The rows that wait for a carrier or are carried now."""
+        return self._carriers.busy()
 
     def wake(self) -> None:
         """Scan the folder now."""
@@ -246,7 +251,8 @@ class Intake:
         begun = False
         if finished:
             known = {row.path: row for row in self._ledger.read.uploads_in_drop() if row.path in settling}
-            begun = self._carriers.begin((known[path] for path in finished if not self._still_written(known[path])), only)
+            there = (known[path] for path in finished if path in known)  # the others were forgotten meanwhile
+            begun = self._carriers.begin((row for row in there if not self._still_written(row)), only)
         begun = self._carriers.begin(meaning.unfinished, only) or begun
         begun = self._carriers.begin(self._worth_reading_again(meaning.doubtful), only) or begun
         return _Turn(seen.found.keys(), seen.unreadable, is_last=not (busy or begun or self._pushed.is_set()))
@@ -312,9 +318,11 @@ class Intake:
         for row in meaning.replaced:
             self._ledger.record_moved_away(row.id).result()
         if meaning.touched:
-            self._ledger.touch_uploads((row.id, found[row.path]) for row in meaning.touched)
+            with suppress(Forgotten):  # the next scan tells of the others again
+                self._ledger.touch_uploads((row.id, found[row.path]) for row in meaning.touched)
         for row in meaning.changed:
-            self._ledger.restamp(row.id, found[row.path], UploadState.SETTLING).result()
+            with suppress(Forgotten):
+                self._ledger.restamp(row.id, found[row.path], UploadState.SETTLING).result()
         unknown = [*meaning.new, *(row.path for row in meaning.replaced)]
         unknown.sort(key=lambda path: (found[path].mtime_ns, path))  # a folder lists its names in any order
         if unknown:

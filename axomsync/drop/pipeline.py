@@ -16,7 +16,7 @@ from contextlib import closing
 from typing import Any
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import Bug, Fatal, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
+from axomsync.core.errors import Bug, Fatal, Forgotten, LocalFault, Rejected, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.core.oserrors import unforeseen
 from axomsync.core.records import Upload, UploadState
 from axomsync.drop import source
@@ -78,7 +78,8 @@ class Uploader:
         """Carry one file as far as possible now. The ledger has the obstacle afterwards, if there is one.
 
         Returns False if nothing was done because the same content is on its way: try this row again after that. Raises
-        `KeyRefused`, `Stopping`, and `LocalFault` if the ledger can't be written; all other failures concern only this file.
+        `KeyRefused`, `Stopping`, `Forgotten`, and `LocalFault` if the ledger can't be written; all other failures concern
+        only this file.
         """
         upload = self._ledger.read.upload(upload_row)
         try:
@@ -93,7 +94,7 @@ class Uploader:
             self._setbacks.wait(upload, failure)
         except Rejected as refusal:
             self._setbacks.park(upload, UploadState.FAILED, f"{refusal}; when that is mended: `axomsync retry`")
-        except (Stopping, Fatal):
+        except (Stopping, Forgotten, Fatal):
             raise
         except Exception as bug:  # a bug that one file triggers must not stop the others
             met = unforeseen(bug)

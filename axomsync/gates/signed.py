@@ -5,10 +5,11 @@ The `model_signing` command of the OpenSSF verifies it, as its README has it (ht
 "Verification failed with error: …". By default it also refuses files that were not signed.
 
 Failures handled: a command that is not installed, or fails otherwise (`Transient`: nothing was judged), a model without a
-signature (`Rejected`), a signature that does not verify (`Rejected`).
+signature (`Rejected`), a signature that does not verify (`Rejected`), a model that is gone or can't be read (`OSError`).
 """
 
 import os
+import stat
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +25,11 @@ ITS_NO = "Verification failed"  # exit code 1 may also be a broken installation
 def verify(command: str, folder: Path, signature: str, method: str, trust: Sequence[str]) -> str:
     """Verify a model's signature; returns what the command said. `trust`: its options for `method`.
 
-    Raises `Rejected` and `Transient`.
+    Raises `Rejected` and `Transient`, and `OSError` when the model can't be looked at now.
     """
     file = folder / signature
-    if not file.is_file():
+    os.stat(folder)  # without the model there is nothing to judge
+    if not _is_there(file):
         raise Rejected(f"{printable(signature)} is missing: the model is not signed")
     # Its own record, which the agent writes, can't be in anybody's signature.
     ignored = ["--ignore-paths", str(folder / RECORD)] if os.path.lexists(folder / RECORD) else []
@@ -44,3 +46,10 @@ def verify(command: str, folder: Path, signature: str, method: str, trust: Seque
         raise Rejected(f"the signature was not accepted: {last}")
     why = "does not understand this question" if done.returncode == USAGE else f"ended with {done.returncode}"
     raise Transient(f"{printable(command)} {why}: {last}")
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(file).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 
+from axomsync.core.errors import Forgotten
 from axomsync.core.records import DurableSegment, Model, ModelFile, ModelState
+from axomsync.core.text import printable
 from axomsync.ledger.queries import Queries
 from axomsync.ledger.rows import Row, fitting, to_model
 
@@ -40,8 +42,10 @@ class ModelQueries(Queries):
         return self._rows(sql, (now,), make=to_model)
 
     def model(self, model_id: str) -> Model:
-        """One model by its id."""
-        return self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,), make=to_model)[0]
+        """One model by its id. Raises `Forgotten`."""
+        for row in self._rows(f"{_MODELS} WHERE m.id = ?", (model_id,), make=to_model):
+            return row
+        raise Forgotten(f"model {printable(model_id)}")
 
     def model_counts(self) -> dict[str, int]:
         """Number of models in each state, zero included."""

@@ -170,7 +170,7 @@ class ModelWrites(Moves):
         self.execute(sql, damage, self._now(), json_counts(proofs), model_id).result()
 
     def move_model(self, model_id: str, state: ModelState, **changes: Any) -> None:
-        """Move a model to `state` and set columns. Raises `IllegalTransition`."""
+        """Move a model to `state` and set columns. Raises `IllegalTransition` and `Forgotten`."""
         self.write(lambda db: self._move(db, "models", model_id, state, changes))
 
     def record_wanted(self, model_id: str, *, pulled: bool) -> None:

@@ -1,6 +1,7 @@
 """Transitions of uploads and models between states, with their lines in the history.
 
-Failures handled: an illegal transition (`IllegalTransition`, nothing is changed), a repeated setback (recorded once).
+Failures handled: an illegal transition (`IllegalTransition`, nothing is changed), a row that a person had struck meanwhile
+(`Forgotten`), a repeated setback (recorded once).
 """
 
 import os
@@ -11,6 +12,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from axomsync.core.errors import Forgotten
 from axomsync.core.policy import same_but_for_numbers
 from axomsync.core.records import ModelState, UploadState
 from axomsync.core.states import ENDS, SETBACKS, IllegalTransition, is_legal
@@ -37,7 +39,7 @@ class Moves(Committer):
             (row_id,),
         ).fetchone()
         if row is None:
-            raise IllegalTransition(f"{table} {row_id} is not in the ledger; this is a bug in axomsync")
+            raise Forgotten(f"{table.removesuffix('s')} {printable(str(row_id))}")
         if row[0] != state and not is_legal(table, known_state(table, row[0]), state):
             raise IllegalTransition(f"{table} {row_id} can't go from {row[0]} to {state}; this is a bug in axomsync")
         columns = {**changes, "state": str(state), "updated_at": self._now()}

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Collection, Iterable, Sequence
 
+from axomsync.core.errors import Forgotten
 from axomsync.core.records import Presigned, Shard, Stamp, Upload, UploadState
 from axomsync.ledger.queries import Queries
 from axomsync.ledger.rows import Row, fitting, stamp_row, to_upload
@@ -45,8 +46,10 @@ class UploadQueries(Queries):
         return self._rows(sql, (most, most), make=to_upload)
 
     def upload(self, upload: int) -> Upload:
-        """One upload by its row id."""
-        return self._rows("SELECT * FROM uploads WHERE id = ?", (upload,), make=to_upload)[0]
+        """One upload by its row id. Raises `Forgotten`."""
+        for row in self._rows("SELECT * FROM uploads WHERE id = ?", (upload,), make=to_upload):
+            return row
+        raise Forgotten(f"upload {upload}")
 
     def uploads_among(self, ids: Iterable[int]) -> list[Upload]:
         """The uploads with these row ids, as far as the ledger has them."""

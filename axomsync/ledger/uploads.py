@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from axomsync.core.errors import Forgotten
 from axomsync.core.records import Checked, Receipt, Segment, Stamp, Stored, Upload, UploadState
 from axomsync.ledger.database import fetched
 from axomsync.ledger.rows import shape_column, stamp_row, to_upload
@@ -107,7 +108,7 @@ class UploadWrites(SignedUrlWrites):
         self.write(work)
 
     def move_upload(self, upload: int, state: UploadState, **changes: Any) -> Future[None]:
-        """Move an upload to `state` and set columns. The future raises `IllegalTransition`."""
+        """Move an upload to `state` and set columns. The future raises `IllegalTransition` and `Forgotten`."""
         return self.submit(lambda db: self._move(db, "uploads", upload, state, changes), upload)
 
     def record_rejected(self, upload: int, reason: str) -> Upload:
@@ -243,7 +244,10 @@ class UploadWrites(SignedUrlWrites):
         return self.submit(work, upload)
 
     def touch_uploads(self, touched: Iterable[tuple[int, Stamp]]) -> list[Upload]:
-        """Record changes of rights, owner or links that left the bytes unchanged; returns the new rows."""
+        """Record changes of rights, owner or links that left the bytes unchanged; returns the new rows.
+
+        Raises `Forgotten`, and records none, if one of them is gone.
+        """
         rows = [(stamp_row(stamp)[-1], upload) for upload, stamp in touched]
 
         def work(db: Database) -> list[Upload]:
@@ -258,8 +262,9 @@ class UploadWrites(SignedUrlWrites):
 
 
 def _row(db: Database, upload: int) -> Upload:
-    [row] = fetched(db, "SELECT * FROM uploads WHERE id = ?", [upload])
-    return to_upload(row)
+    for row in fetched(db, "SELECT * FROM uploads WHERE id = ?", [upload]):
+        return to_upload(row)
+    raise Forgotten(f"upload {upload}")
 
 
 def _adopt(db: Database, receipt: Receipt) -> None:
@@ -271,7 +276,7 @@ def _adopt(db: Database, receipt: Receipt) -> None:
         " upload_id, key, etag, duplicate_of, in_drop, created_at, updated_at, repeated_lines, shape, unpacked,"
         " packed_sha256) VALUES (?,?,0,0,?,0,0,?,?,?,?,?,?,?,?,0,?,?,?,?,?,?)",
         (
-            receipt.path, receipt.filename, packed.bytes if packed else receipt.bytes,
+            receipt.path, receipt.filename, receipt.file_bytes,
             receipt.sha256, receipt.md5, receipt.lines,
             UploadState.UPLOADED if twin is None else UploadState.DUPLICATE,
             stored.upload_id, stored.key, stored.etag, twin and twin[0],

@@ -3,8 +3,9 @@
 Failures handled: a console that is down (reported once, tried again), a refused key (the same; downloads with signed URLs go
 on), a model that vanishes or changes during its download (listed again), a manifest that can't be trusted (`blocked`), a
 disk without room (`blocked` with the missing bytes, continues by itself), models without progress while others wait (they
-go to the end of the queue), a crash (the next try resumes at the durable bytes), a bug that one model triggers (the
-model is `failed`, the others go on), a stop while somebody waits for a model (`Stopping`).
+go to the end of the queue), a model that a person had forgotten meanwhile (its work ends), a crash (the next try resumes at
+the durable bytes), a bug that one model triggers (the model is `failed`, the others go on), a stop while somebody waits for
+a model (`Stopping`).
 """
 
 import logging
@@ -21,6 +22,7 @@ from axomsync.console.session import NotThere
 from axomsync.core.errors import (
     AxomsyncError,
     Bug,
+    Forgotten,
     KeyRefused,
     LocalFault,
     Rejected,
@@ -83,7 +85,8 @@ class Mirror:
         self._publishing = threading.Lock()  # held while a folder gets its name
         self._space = Space(context.settings, context.mirror_folder, context.ledger, context.now)
         self._rights_keeper, self._view_keeper = RightsKeeper(context), ViewKeeper(context)
-        self._poller = Poller(context, self._space, Labels(context, self._publishing))
+        self._labels = Labels(context, self._publishing)
+        self._poller = Poller(context, self._space, self._labels)
 
     def wake(self) -> None:
         """Check for due work now."""
@@ -125,12 +128,19 @@ class Mirror:
                 self._begin_again()
                 wait_for(self._in_flight.values())
             self._space.retain()
+            self._look_again()
         finally:
             wait_for(self._in_flight.values())
         if self._key_refused is not None:
             raise self._key_refused
         if unread:
             raise unread[0]
+
+    def _look_again(self) -> None:
+        """Report what keeps versions of this pass from being served; `run` leaves that to its next poll."""
+        with self._poll_lock:
+            self._labels.follow(self.busy())
+            self._view_keeper.tend()
 
     def pull(self, target: str, beat: Beat) -> Model:
         """Mirror the newest model that `target` names, whatever the selection says, and wait for it.
@@ -214,13 +224,14 @@ class Mirror:
         """
         with self._poll_lock:
             try:
-                return self._poller.poll(self._under_way, tries)
+                return self._poller.poll(self.busy, tries)
             finally:  # also while the console is down
-                self._context.mirror_folder.staging.sweep_imports(self._context.now(), self._under_way())
+                self._context.mirror_folder.staging.sweep_imports(self._context.now(), self.busy())
                 self._rights_keeper.tend()
                 self._view_keeper.tend()
 
-    def _under_way(self) -> set[str]:
+    def busy(self) -> set[str]:
+        """The models that wait for a thread or are carried now, or that are imported."""
         return {model for model, future in list(self._in_flight.items()) if not future.done()}
 
     def _begin_polls(self) -> float:
@@ -304,6 +315,8 @@ class Mirror:
         """Carry one model as far as possible, in a thread of the pool. Failures go into the ledger."""
         try:
             self._carry_known(self._context.ledger.read.model(model_id))
+        except Forgotten:
+            return
         except LocalFault as fault:  # of the ledger; the model is tried again
             if not self._context.stop.is_set():  # else the ledger may have been closed meanwhile
                 self._context.problems.report("ledger", str(fault))
@@ -314,7 +327,7 @@ class Mirror:
                 self._try(model, beat)
         except Stopping:
             return
-        except LedgerFault:
+        except (LedgerFault, Forgotten):
             raise
         except NotThere:
             if is_there(model, []):

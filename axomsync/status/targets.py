@@ -42,8 +42,14 @@ def may_be_retried(row: Upload | Model) -> bool:
     return row.next_attempt is not None or row.state in _PARKED
 
 
+def parked(ledger: Reader) -> list[str]:
+    """Names of the files and models that are tried again only when a person asks for it."""
+    rows: tuple[Upload | Model, ...] = (*ledger.uploads_in_drop(), *ledger.models())
+    return [name_of(row) for row in rows if row.state in _PARKED and row.next_attempt is None]
+
+
 def is_under_way(row: Upload | Model) -> bool:
-    """True when a thread works on the row."""
+    """True when the row's state says that it is carried; its thread or its place in a queue is known to the agent alone."""
     return row.state in _UNDER_WAY
 
 

@@ -37,6 +37,10 @@ sys.exit(verdict == "no")
         agent.start()
         eventually("both gates", lambda: len(keeper.asked()) == 2)
         assert "before_publish looks at it" in agent.call("explain", "bot/v1").stdout
+        assert states(agent) == ("verifying", "queued")
+        for target in ("bot/v1", "a.jsonl"):
+            done = agent.call("forget", target)
+            assert (done.returncode, f"{target}: under way; `axomsync pause` first" in done.stderr) == (1, True), done.stderr
         agent.kill()
         assert (list(agent.mirror.glob("*")), puts(server)) == ([agent.mirror / ".axomsync"], [])
         agent.start()

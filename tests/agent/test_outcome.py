@@ -1,12 +1,14 @@
 """What a pass leaves undone: which reason comes first, and what is told once."""
 
+import shutil
 import time
+from typing import Any
 
 from axomsync.agent.outcome import undone
 from axomsync.core.errors import KeyRefused, LocalFault, Transient
 from axomsync.core.records import Model, ModelState, Problem, RemoteModel
 from tests.rig.agent import AgentProcess
-from tests.rig.faults import Fault, FaultyServer
+from tests.rig.faults import Content, Fault, FaultyServer
 
 REFUSED, DOWN = KeyRefused("the key is refused"), Transient("it answered 503")
 
@@ -28,6 +30,35 @@ def test_a_folder_that_can_not_be_read_is_told_once() -> None:
     for failures, code in (([("drop folder", LocalFault("it is missing"))], 1), ([], 75)):
         left = undone(failures, [problem], [], [], rejected=False)
         assert [(one.code, one.words, one.is_listed) for one in left] == [(code, "drop folder: it is missing", False)]
+
+
+def test_each_problem_asks_for_its_code() -> None:
+    codes = {"drop folder": 75, "views": 1, "rights of models": 1, "bot/current": 1, "upkeep": None, "bot/v1": None}
+    for subject, code in codes.items():
+        left = undone([], [Problem(subject, "why", time.time(), None)], [], [], rejected=False)
+        assert [(one.code, one.words) for one in left] == ([] if code is None else [(code, f"{subject}: why")])
+
+
+def test_a_model_that_is_not_served_as_asked_is_for_a_person(server: FaultyServer, agent: AgentProcess) -> None:
+    """Also when only the models of this pass meet the obstacle."""
+    flat, current = agent.home / "flat", agent.mirror / "bot" / "current"
+    off: dict[str, Any] = {"drop": {"enabled": False}}
+    agent.configure({**off, "mirror": {"views": [f"flat:{flat}"]}})
+    agent.sync(expect=0)  # it makes the view
+    server.add_model("bot", "v1", {"a.bin": Content(10)})
+    (flat / "bot").mkdir()
+    (flat / "bot" / "mine").touch()
+    assert "ends with 1: views: " in agent.sync(expect=1).stderr
+    (flat / "bot" / "mine").unlink()
+    agent.sync(expect=0)
+    current.unlink()
+    current.mkdir()
+    assert "ends with 1: bot/current: " in agent.sync(expect=1).stderr
+    current.rmdir()
+    agent.sync(expect=0)
+    shutil.rmtree(agent.mirror)
+    current.mkdir(parents=True)
+    assert "ends with 1: bot/current: " in agent.sync(expect=1).stderr
 
 
 def test_a_model_that_a_failing_ledger_left_under_way_is_undone() -> None:

@@ -300,6 +300,18 @@ def test_forget_makes_a_file_new_again(agent: AgentProcess) -> None:
     eventually("the upload anew", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
 
 
+def test_a_model_that_waits_for_a_place_is_forgotten_in_a_pause(agent: AgentProcess, server: FaultyServer) -> None:
+    for number in range(5):  # one more than are mirrored at once
+        server.add_model(f"m{number}", "v1", {"a.bin": Content(1000)})
+    server.inject(Fault(cut=1, ending="stall"), "/download", times=99)
+    agent.start()
+    eventually("as many as there are places", lambda: len(server.console_requests("/download")) == 4)
+    [waiting] = [row["name"] for row in agent.models() if row["state"] == "queued"]
+    assert f"{waiting}/v1: under way; `axomsync pause` first" in say(agent, "forget", waiting, expect=1)
+    assert "paused" in say(agent, "pause")
+    assert f"forgot: {waiting}/v1" in say(agent, "forget", waiting)
+
+
 def test_requests_are_answered_while_a_reload_waits_for_a_hanging_console(agent: AgentProcess, server: FaultyServer) -> None:
     server.inject(Fault(cut=1, ending="stall"), "/models", times=99)
     agent.start()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from axomsync.cli import advice, tables
-from tests.rig.agent import AgentProcess
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import Content, Fault, FaultyServer
 
 
@@ -19,8 +19,8 @@ def model(name: str, state: str, damage: str | None = None) -> dict[str, Any]:
     return {"name": name, "version": "v1", "state": state, "damage": damage}
 
 
-def status(drop: Path, *subjects: str, running: bool = True, paused: bool = False, waits: bool = False) -> dict[str, Any]:
-    problems = [{"subject": subject, "next_attempt": "2027-01-01T00:00:00+00:00" if waits else None} for subject in subjects]
+def status(drop: Path, *subjects: str, running: bool = True, paused: bool = False) -> dict[str, Any]:
+    problems = [{"subject": subject, "next_attempt": None} for subject in subjects]
     agent = {"running": running, "paused": paused}
     return {"instance": None, "agent": agent, "drop": {"folder": str(drop)}, "problems": problems}
 
@@ -37,8 +37,8 @@ def drop(tmp_path: Path) -> Path:
 def test_an_instance_has_its_name_in_each_step(drop: Path, tmp_path: Path) -> None:
     (tmp_path / "axomsync@.service").touch()
     stopped = {**status(drop, running=False), "instance": "eu"}
-    assert advice.of_status(stopped, units=[str(tmp_path)]) == ["to start the agent: systemctl start axomsync@eu"]
-    steps = advice.of_status({**status(drop, "console", "llama/v1", paused=True), "instance": "eu"})
+    assert advice.of_status(stopped, [], units=[str(tmp_path)]) == ["to start the agent: systemctl start axomsync@eu"]
+    steps = advice.of_status({**status(drop, "console", "llama/v1", paused=True), "instance": "eu"}, ["llama/v1"])
     assert [step.partition(": ")[2] for step in steps] == [
         "axomsync --instance eu resume",
         "axomsync --instance eu doctor",
@@ -47,16 +47,16 @@ def test_an_instance_has_its_name_in_each_step(drop: Path, tmp_path: Path) -> No
 
 
 def test_when_all_is_well_nothing_is_to_be_done(drop: Path) -> None:
-    assert advice.of_status(status(drop)) == []
+    assert advice.of_status(status(drop), []) == []
     assert advice.of_uploads([upload("a.jsonl", "uploaded"), upload("b.jsonl", "queued")], drop) == []
     assert advice.of_models([model("llama", "published"), model("soon", "waiting")]) == []
 
 
 def test_the_agent_is_started_as_it_is_installed(drop: Path, tmp_path: Path) -> None:
     stopped = status(drop, running=False)
-    assert advice.of_status(stopped, units=[str(tmp_path)]) == ["to start the agent: axomsync run"]
+    assert advice.of_status(stopped, [], units=[str(tmp_path)]) == ["to start the agent: axomsync run"]
     (tmp_path / "axomsync.service").touch()
-    assert advice.of_status(stopped, units=[str(tmp_path)]) == ["to start the agent: systemctl start axomsync"]
+    assert advice.of_status(stopped, [], units=[str(tmp_path)]) == ["to start the agent: systemctl start axomsync"]
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,36 @@ def test_the_agent_is_started_as_it_is_installed(drop: Path, tmp_path: Path) -> 
     ],
 )
 def test_status_says_what_comes_next(document: dict[str, Any], step: str, drop: Path) -> None:
-    assert advice.of_status(status(drop, *document.pop("subjects", ()), **document)) == [step]
+    subjects = document.pop("subjects", ())
+    assert advice.of_status(status(drop, *subjects, **document), [s for s in subjects if "/" in s]) == [step]
 
 
-def test_what_goes_on_by_itself_needs_nobody(drop: Path) -> None:
-    assert advice.of_status(status(drop, "llama/v1", waits=True)) == []
+def test_what_retry_does_not_take_is_not_advised(drop: Path) -> None:
+    subjects = ("llama/v1", "llama/current", "hook current_moved", "health of llama/v2")
+    assert advice.of_status(status(drop, *subjects), []) == []
+
+
+def test_each_retry_that_status_advises_is_taken(server: FaultyServer, agent: AgentProcess) -> None:
+    """What goes on by itself, what is carried, and what the agent tells of besides files and models needs no retry."""
+    agent.configure({"drop": {"max_put": "100B"}, "mirror": {"exclude": ["*"]}})
+    server.add_model("bot", "v1", {"a.bin": Content(10)})
+    (agent.drop / "held.jsonl").write_text('{"a": 1}\n' * 100)
+    agent.sync(expect=1)
+    agent.call("pull", "bot")
+    (agent.mirror / "bot" / "current").unlink()
+    (agent.mirror / "bot" / "current").mkdir()
+
+    def subjects() -> set[str]:
+        return {problem["subject"] for problem in agent.status()["problems"]}
+
+    with (agent.drop / "open.jsonl").open("w") as writing:
+        writing.write('{"a": 2}\n')
+        writing.flush()
+        agent.start()
+        eventually("all of these", lambda: subjects() >= {"bot/current", "held.jsonl", "open.jsonl"})
+        advised = [step for step in agent.call("status").stdout.splitlines() if "axomsync retry" in step]
+        assert [step.rpartition(": ")[2] for step in advised] == ["axomsync retry held.jsonl"]
+        assert agent.call("retry", "held.jsonl").returncode == 0
 
 
 def test_the_command_that_moves_a_file_back_does_so_in_a_shell(drop: Path) -> None:

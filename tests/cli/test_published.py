@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +43,29 @@ def current(agent: AgentProcess) -> str:
 def damage(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(b"?")
+
+
+def test_what_root_does_to_current_leaves_nothing_of_roots(server: FaultyServer) -> None:
+    """The agent runs as another user, and could not keep it."""
+    assert os.geteuid() == 0, "verbs are to run as root"
+    place = Path(tempfile.mkdtemp())  # pytest's own folders are root's
+    try:
+        add(server, "v1", "v2")
+        views = [f"hf:{place}/box/hf", f"flat:{place}/box/flat"]
+        config = {"drop": {"enabled": False}, "mirror": {"promote": "manual", "views": views}}
+        with AgentProcess(place / "box", server.url, KEY, config) as agent:
+            agent.state.mkdir()
+            subprocess.run(["chown", "-R", "65534:65534", place], check=True)
+            assert agent.call("pull", "chassis/v1").returncode == agent.call("pull", "chassis/v2").returncode == 0
+            for verb in (("promote", "chassis", "v2"), ("rollback", "chassis"), ("pin", "chassis/v2"), ("unpin", "chassis")):
+                for each in ("hf", "flat", "models/.axomsync"):
+                    shutil.rmtree(place / "box" / each, ignore_errors=True)
+                done = agent.call(*verb)
+                assert (done.returncode, done.stderr) == (0, "")
+                assert (place / "box" / "hf" / "models--chassis" / "refs" / "main").exists()
+                assert [path for path in place.rglob("*") if path.lstat().st_uid == 0] == []
+    finally:
+        shutil.rmtree(place)
 
 
 def test_wait_is_patient_while_an_agent_brings_its_ledger_up_to_date(agent: AgentProcess, server: FaultyServer) -> None:
@@ -106,6 +131,28 @@ def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
     assert [file["proof"] for file in document["files"]] == ["proven", "proven"]
     assert "repaired" in say(agent, "verify", "chassis/v4", "--repair")
     assert FILES["a.bin"].fault_in(agent.mirror / "chassis" / "v4" / "a.bin") is None
+
+
+def test_verify_tells_of_all_models_whatever_is_wrong_with_some(agent: AgentProcess, server: FaultyServer) -> None:
+    agent.configure({"drop": {"enabled": False}, "mirror": {"keep": 9}})
+    add(server, "v1", "v2", "v3", "v4")
+    agent.sync()
+    (agent.mirror / "chassis" / "v4" / "a.bin").chmod(0)
+    for version in ("v2", "v3"):
+        damage(agent.mirror / "chassis" / version / "a.bin")
+    (gone,) = (model["id"] for model in agent.models() if model["version"] == "v3")
+    server.inject(Fault(status=404), f"/models/{gone}/download", times=9)
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *agent.command("verify", "--repair")],
+        env=agent.environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    states = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.startswith("chassis/")}
+    assert states == {"chassis/v1": "whole", "chassis/v2": "repaired", "chassis/v3": "damaged"}
+    repair, reading, damaged = (line for line in done.stderr.splitlines() if line.startswith("axomsync: "))
+    assert repair.startswith("axomsync: chassis/v3: ")
+    assert "v4/a.bin: " in reading
+    assert damaged.endswith("1 of 3 models are damaged")
 
 
 def test_with_a_running_agent(agent: AgentProcess, server: FaultyServer) -> None:

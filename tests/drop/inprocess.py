@@ -17,7 +17,7 @@ from sqlite_utils import Database
 from axomsync.config import DropSettings
 from axomsync.console.client import Console
 from axomsync.core.errors import LocalFault, Stopping, Transient, UrlExpired
-from axomsync.core.records import UNDER_WAY, Presigned, Shard, Upload
+from axomsync.core.records import UNDER_WAY, BaseModel, Presigned, Shard, Upload
 from axomsync.drop.intake import Intake
 from axomsync.ledger import Ledger, Reader
 from axomsync.ledger.committer import Write
@@ -68,6 +68,12 @@ class FarSide:
         self.puts = 0
         self.clock_ahead: float | None = 0.0
         self.console_refuses: str | None = None  # with these words
+
+    def base_models(self) -> list[BaseModel]:
+        if self.console_refuses is not None:
+            raise Transient(self.console_refuses)
+        self.clock_ahead = 0.0
+        return []
 
     def presign(self, filename: str, content_type: str) -> Presigned:
         if self.console_refuses is not None:

@@ -1,5 +1,6 @@
 """`[drop] archive_for`: archived files that it removes, files that stay, and their amount in `status`."""
 
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -10,10 +11,13 @@ import pytest
 
 from axomsync.core.errors import Stopping
 from axomsync.drop.expiry import Expiry
+from axomsync.drop.unpacking import zstd
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PUT_AWAY
 from tests.drop.inprocess import DropHere, Stop, ledger_template
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.contexts import worker_context
+from tests.rig.faults import FOREVER, KEY, Fault, FaultyServer, http_date
 
 DAY = 86400.0
 DATA = b'{"text": "one"}\n'
@@ -66,6 +70,22 @@ def test_archive_for_removes_the_file_at_that_age_and_keeps_the_receipt(drop: Dr
     (drop.folder / "sub" / "a.jsonl").write_bytes(DATA)
     drop.finish()
     assert drop.far.puts == puts, "the content is known from the receipt"
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zstd.compress)])
+def test_archive_for_removes_compressed_files_whose_own_bytes_the_receipt_names(
+    tmp_path: Path, template: Path, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    drop = DropHere(tmp_path, template, archive_for="30d", include=["*.jsonl.*"])
+    for name, data in (("a", DATA), ("same", DATA), ("other", DATA * 2)):
+        (drop.folder / f"{name}.jsonl{ending}").write_bytes(pack(data))
+        os.utime(drop.folder / f"{name}.jsonl{ending}", (drop.clocks.wall - 1, drop.clocks.wall - 1))
+    drop.finish()
+    changed = drop.folder / "uploaded" / f"other.jsonl{ending}"
+    changed.write_bytes(pack(DATA * 3))
+    later(drop, 31)
+    left = {path.name for path in changed.parent.iterdir()}
+    assert left == {changed.name} | {f"{name}.jsonl{ending}.receipt.json" for name in ("a", "same", "other")}
 
 
 def test_archive_for_unset_removes_nothing(tmp_path: Path, template: Path) -> None:
@@ -144,7 +164,7 @@ def test_archive_for_looks_again_once_the_console_has_told_its_time(drop: DropHe
     drop.clocks.advance(31 * DAY)
     with drop.ledger() as ledger:
         expiry = Expiry(drop.settings, worker_context(ledger, drop.far, drop.far, now=lambda: drop.clocks.wall))
-        drop.far.clock_ahead = None
+        drop.far.clock_ahead, drop.far.console_refuses = None, "not now"
         expiry.look(lambda: None)
         assert archived(drop).exists()
         assert json.loads(ledger.read.facts()[PUT_AWAY] or "")["uploaded"]["files"] == 1, "counted all the same"
@@ -157,9 +177,21 @@ def test_archive_for_trusts_no_clock_that_is_ahead_of_the_consoles(drop: DropHer
     drop.far.clock_ahead = -400 * DAY
     later(drop, 400)
     assert archived(drop).exists()
-    drop.far.clock_ahead = None
+    drop.far.clock_ahead, drop.far.console_refuses = None, "not now"
     later(drop, 1)
     assert archived(drop).exists(), "the console has not told its time"
-    drop.far.clock_ahead = 0.0
+    drop.far.console_refuses = None
     later(drop, 1)
     assert not archived(drop).exists()
+
+
+@pytest.mark.parametrize("status", [200, 401, 403])
+def test_passes_that_send_and_mirror_nothing_remove_files_too(server: FaultyServer, tmp_path: Path, status: int) -> None:
+    config = {"drop": {"archive_for": "1s"}, "mirror": {"enabled": False}}
+    with AgentProcess(tmp_path / "box", server.url, KEY, config) as agent:
+        (agent.drop / "a.jsonl").write_bytes(DATA)
+        agent.sync()
+        file = agent.drop / "uploaded" / "a.jsonl"
+        server.inject(Fault(status, {"Date": http_date(3600)}, b"[]"), "/base-models", times=FOREVER)
+        eventually("its removal", lambda: (agent.sync(), not file.exists())[1])
+        assert file.with_name("a.jsonl.receipt.json").exists()

@@ -82,6 +82,18 @@ def test_a_gate_that_did_not_judge_keeps_the_file_waiting(tmp_path: Path, templa
     assert [row.state for row, _ in here.uploads()] == [UploadState.UPLOADED]
 
 
+def test_a_row_that_goes_while_the_gate_looks_ends_that_try_quietly(
+    tmp_path: Path, template: Path, keeper: Gatekeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = DropHere(tmp_path / "here", template)
+    (here.folder / "x.jsonl").write_bytes(GOOD)
+    strike = 'import sqlite3; ledger = sqlite3.connect({!r}); ledger.execute("DELETE FROM uploads"); ledger.commit()'
+    here.gates = keeper.gates(strike.format(str(here.state / "state.db")))
+    here.finish()
+    assert [record.levelname for record in caplog.records if record.exc_info or "lines repeat" not in record.message] == []
+    assert (here.far.puts, [row.state for row, _ in here.uploads()]) == (1, [UploadState.UPLOADED]), "as a new file"
+
+
 def test_a_file_that_changes_under_the_gate_is_judged_anew(
     tmp_path: Path, template: Path, keeper: Gatekeeper, caplog: pytest.LogCaptureFixture
 ) -> None:

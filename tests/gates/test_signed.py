@@ -1,5 +1,7 @@
 """The gate `signed`: what it asks of the command that verifies, and what it makes of its answers."""
 
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,6 +61,20 @@ def test_without_a_signature_or_the_command(tmp_path: Path, model: Path) -> None
         verify(str(tmp_path / "nothing"), model, "model.sig", "key", [])
     with pytest.raises(Rejected, match=r"other\.sig is missing: the model is not signed"):
         verify("true", model, "other.sig", "key", [])
+    with pytest.raises(Rejected, match="the model is not signed"):
+        verify("true", model, "signatures/model.sig", "key", [])
+
+
+def test_a_failure_that_is_no_judgement_is_no_no(tmp_path: Path, model: Path) -> None:
+    event = {"model": {"path": str(model)}}
+    key = ("signed", "--public-key", "/etc/key.pub", "--command", program(tmp_path, "print('Verification succeeded')"))
+    assert gate(*key, "--signature", "x" * 300, event=event)[0] == 75, "it could not be looked at"
+    assert gate(*key, event={"model": {"path": str(tmp_path / "gone")}})[0] == 75
+    with open("/dev/full", "w") as full:  # a yes that nobody hears
+        done = subprocess.run(
+            [sys.executable, "-m", "axomsync", "gate", *key], input=json.dumps(event), stdout=full, text=True, check=False
+        )
+    assert done.returncode == 75
 
 
 def test_the_options_say_whose_signature_counts(tmp_path: Path, model: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from sqlite_utils import Database
 
 from axomsync import __version__
-from axomsync.core.errors import AlreadyRunning, LocalFault, NewerLedger
+from axomsync.core.errors import AlreadyRunning, Forgotten, LocalFault, NewerLedger
 from axomsync.core.filesystems import filesystem_type
 from axomsync.core.records import (
     Checked,
@@ -270,8 +270,15 @@ def test_final_states_allow_no_transition_back() -> None:
 
 
 def test_missing_row_can_not_move(ledger: Ledger) -> None:
-    with pytest.raises(IllegalTransition, match="uploads 99 is not in the ledger"):
+    with pytest.raises(Forgotten, match="upload 99: it was forgotten"):
         ledger.move_upload(99, UploadState.CHECKING).result()
+    with pytest.raises(Forgotten, match="upload 99: it was forgotten"):
+        ledger.touch_uploads([(99, STAMP)])
+    with pytest.raises(Forgotten, match="model bot: it was forgotten"):
+        ledger.move_model("bot", ModelState.QUEUED)
+    for read in (lambda: ledger.read.upload(99), lambda: ledger.read.model("bot")):
+        with pytest.raises(Forgotten):
+            read()
 
 
 def test_finished_upload_leaves_no_signed_url(ledger: Ledger) -> None:

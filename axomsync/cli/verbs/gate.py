@@ -1,15 +1,36 @@
 """`gate`: judge a model or a file; to be named in `[hooks]`.
 
-Failures handled: what the gates' modules handle; a file that can't be read now; options that make no sense.
+Failures handled: what the gates' modules handle; options that make no sense; and all others, which are no judgement: a file
+that can't be read now, too little memory, a bug, an output that takes nothing (`Transient`).
 """
 
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 import click
 
+from axomsync.core.errors import Bug, Rejected, Transient
+from axomsync.core.oserrors import local_fault, unforeseen
 
-@click.group()
+
+class _Judging(click.Group):
+    """A group in which only `Rejected` is a no: the exit code of any other failure would be taken for one."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Rejected, click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001  # told by this exit code
+            failure = local_fault(error, error.filename or "a file") if isinstance(error, OSError) else unforeseen(error)
+            if isinstance(failure, Bug):
+                traceback.print_exception(error)
+            raise Transient(str(failure)) from None
+
+
+@click.group(cls=_Judging)
 def gate() -> None:
     """Judge what the event on standard input names: exit code 0 lets it pass.
 
@@ -24,13 +45,9 @@ def no_pickle(allow: tuple[str, ...]) -> None:
     """No file may hold a pickle, by its content."""
     from fnmatch import fnmatchcase
 
-    from axomsync.core.errors import Rejected, Transient
     from axomsync.gates.no_pickle import findings
 
-    try:
-        found = [each for each in findings(_place()) if not any(fnmatchcase(each.file, glob) for glob in allow)]
-    except OSError as error:
-        raise Transient(f"{error.filename or 'a file'}: it can't be read: {error.strerror or error}") from None
+    found = [each for each in findings(_place()) if not any(fnmatchcase(each.file, glob) for glob in allow)]
     if found:
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         raise Rejected(f"{found[0]}{more}")

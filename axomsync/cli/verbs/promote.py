@@ -2,8 +2,8 @@
 
 import click
 
-from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, mirror_folder, show_current
+from axomsync.cli.common import config_option, json_option
+from axomsync.cli.published import find_published, load_to_move_current, mirror_folder, show_current
 
 
 @click.command()
@@ -16,7 +16,7 @@ def promote(config_file: str | None, as_json: bool, name: str, version: str | No
     from axomsync.mirror.promotion import promoted
     from axomsync.mirror.publish import current
 
-    loaded = load(config_file)
+    loaded = load_to_move_current(config_file)
     found = find_published(loaded, name)
     parent = found[0][0].parent
     folders = (folder.name for folder, record in found if version in (folder.name, record.model.version))

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from axomsync.cli.common import config_option, json_option, load
-from axomsync.cli.published import find_published, mirror_folder, show_current
+from axomsync.cli.common import config_option, json_option
+from axomsync.cli.published import find_published, load_to_move_current, mirror_folder, show_current
 from axomsync.core.errors import Rejected
 from axomsync.core.text import printable
 
@@ -22,7 +22,7 @@ def rollback(config_file: str | None, as_json: bool, name: str, version: str | N
     """Lead `current` of NAME to VERSION, or to the one before, and pin it there; `unpin` undoes that."""
     from axomsync.mirror.publish import current
 
-    loaded = load(config_file)
+    loaded = load_to_move_current(config_file)
     found = find_published(loaded, name)
     parent = found[0][0].parent
     folders = list(current.versions(parent))  # newest first

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from axomsync.cli.common import config_option, json_option, load, status_of
+from axomsync.cli.common import config_option, json_option, load, parked_in, status_of
 from axomsync.cli.output import print_documents, print_json, print_json_line
 from axomsync.core.errors import AxomsyncError
 
@@ -75,7 +75,7 @@ def _parts(loaded: "Loaded") -> list[Any]:
     from axomsync.cli import advice, tables
 
     document = status_of(loaded)
-    return [*tables.status(document), *tables.steps(advice.of_status(document))]
+    return [*tables.status(document), *tables.steps(advice.of_status(document, parked_in(loaded)))]
 
 
 def _watch(loaded: "Loaded", as_json: bool) -> None:
