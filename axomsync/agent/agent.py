@@ -35,7 +35,7 @@ from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import shield_memory
 from axomsync.runtime.heartbeat import Beat, Liveness
 from axomsync.runtime.meter import Meter
-from axomsync.runtime.problems import LedgerWatch, Problems
+from axomsync.runtime.problems import OF_AGENT, LedgerWatch, Problems
 from axomsync.runtime.ring import Ring
 from axomsync.runtime.throttle import Throttle
 from axomsync.runtime.throughput import Throughput
@@ -353,7 +353,8 @@ class Agent:
             self._take_over(workers)
 
     def _take_over(self, workers: Workers) -> None:
-        self.ledger.recover()
+        self.ledger.recover(OF_AGENT)
+        self.problems.forget_workers()
         self.workers.close()
         self._shared.liveness.limit = _silence_allowed(workers.settings)
         self.workers = workers

@@ -1,6 +1,7 @@
 """One thing, then the end: one pass (`sync`), one command (`pull`, `prune`, …), or one push.
 
-Failures handled: the failure of one direction (it sets the exit code; the other direction goes on), a pause, a signal.
+Failures handled: the failure of one direction (it sets the exit code; the other direction goes on), a failure after a
+command (told; the command is done), a pause, a signal.
 """
 
 import logging
@@ -110,7 +111,8 @@ def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[st
     failures = agent.workers.begin_errand(verb, do)
     while agent.workers.working and not agent.ended:
         agent.tick()
-    _follow_up(agent)
+    for subject, missed in _follow_up(agent).items():
+        agent.problems.report(subject, str(missed))
     agent.end_workers()
     agent.close()
     if answers:

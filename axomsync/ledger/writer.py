@@ -5,10 +5,11 @@ are closed again), a crash of the last agent (`recover`), a ledger that can't be
 never ends and so makes the WAL grow (`held_by_reader`), a state folder that is removed (`is_removed`).
 """
 
+import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
@@ -120,8 +121,12 @@ class Ledger(UploadWrites, ModelWrites, PromotionWrites, AgentWrites):
             raise sqlite_fault(error, self.path) from None
         return bool(moved < frames)
 
-    def recover(self) -> None:
-        """Move the interrupted work of the last agent back to states from which it can continue; called at the start."""
+    def recover(self, kept: Iterable[str] = ()) -> None:
+        """Move interrupted work of the last workers back to states from which it can continue; called before the next begin.
+
+        Their problems go; those of the subjects `kept` stay.
+        """
+        subjects = json.dumps(sorted(kept))
 
         def work(db: Database) -> None:
             for upload_state, goes_back in UPLOAD_INTERRUPTED.items():
@@ -129,7 +134,7 @@ class Ledger(UploadWrites, ModelWrites, PromotionWrites, AgentWrites):
             for model_state, back in MODEL_INTERRUPTED.items():
                 self._move_all(db, "models", model_state, back)
             db.conn.execute("DELETE FROM transfers")
-            db.conn.execute("DELETE FROM problems")
+            db.conn.execute("DELETE FROM problems WHERE subject NOT IN (SELECT value FROM json_each(?))", (subjects,))
 
         self.write(work)
 

@@ -45,6 +45,8 @@ SUBJECTS = (
     "watching the drop folder",
 )
 LEDGER = "ledger"
+# These are of the agent itself, or of what outlives its workers, and are told at a change only.
+OF_AGENT = frozenset({"agent", "configuration", "gateways", LEDGER, "status page", "steering"})
 LOOK_SECONDS = 1.0
 CALM_SECONDS = 5.0  # time without failure before the ledger's problem ends: a full disk still takes some writes
 OTHER_TURNS = 10  # looks in a row with another cause before that cause is shown instead
@@ -101,6 +103,11 @@ class Problems:
         if self._ledger.trouble() is None:
             with suppress(LocalFault):
                 self._ledger.clear_problem(subject)
+
+    def forget_workers(self) -> None:
+        """Forget what workers have told that are no more, and can't end it; those that begin tell it anew if it lasts."""
+        with self._lock:
+            self._known = {subject: problem for subject, problem in self._known.items() if subject in OF_AGENT}
 
     def keep_ledger(self, trouble: Trouble | None) -> None:
         """Set or end the ledger's trouble; when it ends, all problems are copied into the ledger."""

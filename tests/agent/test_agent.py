@@ -202,6 +202,17 @@ def test_sync_leaves_its_failures_for_status(server: FaultyServer, agent: AgentP
     assert agent.status()["problems"] == []
 
 
+def test_a_command_tells_what_fails_after_its_work(server: FaultyServer, agent: AgentProcess) -> None:
+    server.add_model("m", "v1", {"w": Content(100)})
+    assert agent.call("pull", "m").returncode == 0
+    agent.mirror.rename(agent.home / "away")
+    agent.mirror.symlink_to(agent.mirror.name)  # not even root can look into it
+    done = agent.call("prune", "--dry-run")
+    (told,) = [line for line in done.stderr.splitlines() if "promotion: " in line]
+    assert str(agent.mirror / "m") in told
+    assert "promotion" in {problem["subject"] for problem in agent.status()["problems"]}
+
+
 # Reloading
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from axomsync.transport.authorities import NOBODY
@@ -38,6 +39,33 @@ def test_an_agent_that_can_not_exchange_its_workers_answers_and_tries_again(tmp_
     eventually("the upload", (agent.drop / "uploaded" / "a.jsonl").exists)
     assert "Traceback" not in agent.log()
     assert agent.log().count("agent: [console] ca_file") == 1
+    assert agent.terminate() == 0
+
+
+def test_problems_end_with_the_workers_that_told_them_and_those_of_the_agent_stay(agent: AgentProcess) -> None:
+    page: dict[str, object] = {"listen": "127.0.0.1:0"}
+    agent.configure({"web": page})
+    agent.drop.rmdir()
+    agent.start()
+
+    def told() -> set[str]:
+        url = eventually("the page", lambda: agent.status()["agent"]["page"])  # a reload gives it another port
+        lines = httpx.get(url + "metrics").text.splitlines()
+        return {line.split('"')[1] for line in lines if line.startswith("axomsync_problem{") and line.endswith(" 1.0")}
+
+    eventually("the folder's problem", lambda: "drop folder" in told())
+    agent.configure({"console": {"ca_file": "/nowhere/ca.pem"}})
+    assert agent.call("reload").returncode == 78
+    for verb in ("pause", "resume"):
+        assert agent.call(verb).returncode == 0
+        eventually("the workers", lambda: told() >= {"configuration", "drop folder"})
+        assert {problem["subject"] for problem in agent.status()["problems"]} >= {"configuration", "drop folder"}
+
+    agent.configure({"web": page, "drop": {"enabled": False}})
+    assert agent.call("reload").returncode == 0
+    eventually("the reload", lambda: "reloaded" in agent.log())
+    eventually("the end of both", lambda: told() == set())
+    assert agent.status()["problems"] == []
     assert agent.terminate() == 0
 
 
