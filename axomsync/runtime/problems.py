@@ -59,6 +59,7 @@ class Problems:
     def __init__(self, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
         self._ledger, self._now = ledger, now
         self._known: dict[str, Problem] = {}
+        self._former: dict[str, Problem] = {}  # of workers that are no more: not shown, yet the log has not told their end
         self._lock = threading.RLock()
         self._ledgers = {str(ledger_fault(ledger.path, trouble)): trouble for trouble in Trouble}
         self.met: tuple[Trouble, float] | None = None  # last trouble met by the ledger's users, by `awake_seconds`
@@ -82,7 +83,7 @@ class Problems:
         """Report an unforeseen exception like `report`; the traceback of a bug is logged once."""
         failure = unforeseen(bug)
         with self._lock:
-            known = self._known.get(subject)
+            known = self._told(subject)
         if isinstance(failure, Bug) and (known is None or known.reason != str(failure)):
             log.error("%s: a bug was met", subject, exc_info=bug)
         self.report(subject, str(failure), next_attempt)
@@ -90,8 +91,8 @@ class Problems:
     def keep(self, subject: str, reason: str, *, holds: bool) -> None:
         """Report or clear this problem as `holds` says, unless `subject` has another problem."""
         with self._lock:
-            known = self._known.get(subject)
-            if holds and known is None:
+            known = self._told(subject)
+            if holds and subject not in self._known:
                 self.report(subject, reason)
             elif not holds and known is not None and known.reason == reason:
                 self.clear(subject)
@@ -105,9 +106,13 @@ class Problems:
                 self._ledger.clear_problem(subject)
 
     def forget_workers(self) -> None:
-        """Forget what workers have told that are no more, and can't end it; those that begin tell it anew if it lasts."""
+        """Show no more what workers have told that are no more, and can't end it.
+
+        Those that begin show it again if it lasts, or end it; the log tells neither a second time.
+        """
         with self._lock:
-            self._known = {subject: problem for subject, problem in self._known.items() if subject in OF_AGENT}
+            for subject in self._known.keys() - OF_AGENT:
+                self._former[subject] = self._known.pop(subject)
 
     def keep_ledger(self, trouble: Trouble | None) -> None:
         """Set or end the ledger's trouble; when it ends, all problems are copied into the ledger."""
@@ -118,14 +123,21 @@ class Problems:
 
     def _keep(self, subject: str, reason: str, next_attempt: float | None) -> None:
         with self._lock:
-            known = self._known.get(subject)
+            known = self._told(subject)
+            self._former.pop(subject, None)
             self._known[subject] = Problem(subject, reason, known.since if known else self._now(), next_attempt)
         if known is None or without_request(known.reason) != without_request(reason):
             log.warning("%s: %s", subject, reason)
 
+    def _told(self, subject: str) -> Problem | None:
+        """The problem of which the log has told the begin and not the end."""
+        return self._known.get(subject) or self._former.get(subject)
+
     def _end(self, subject: str) -> Problem | None:
         with self._lock:
-            had = self._known.pop(subject, None)
+            had = self._told(subject)
+            self._known.pop(subject, None)
+            self._former.pop(subject, None)
         if had is not None:
             log.info("%s: works again", subject)
         return had
