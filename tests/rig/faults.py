@@ -190,6 +190,11 @@ class _Answer:
     end: int
 
 
+def id_of(name: str, version: str) -> str:
+    """The id that a model with these labels gets unless it is given one."""
+    return str(uuid.UUID(int=Random(f"{name}/{version}").getrandbits(128), version=4))
+
+
 class FaultyServer:
     """From `start()` to `stop()`; a context manager. Settings may be changed at any time.
 
@@ -263,7 +268,7 @@ class FaultyServer:
         etag: bool = True,
     ) -> str:
         """List a model, newer than all that are listed, and store its files; returns its id."""
-        identity = model_id or str(uuid.UUID(int=Random(f"{name}/{version}").getrandbits(128), version=4))
+        identity = model_id or id_of(name, version)
         entries: list[dict[str, Any]] = []
         for rel, content in files.items():
             key = f"{identity}/{len(entries)}"

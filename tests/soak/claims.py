@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.rig.faults import Content
+from tests.rig.faults import Content, id_of
 from tests.soak.plan import KEEP, Progress, Published, dropped
 from tests.torture.worlds import Dropped
 
@@ -24,7 +24,7 @@ def broken(progress: Progress, box: Path, words: str, secrets: tuple[str, ...]) 
         *_models(progress, box / "models"),
         *_files(files, progress, box / "drop"),
         *_receipts(progress, box / "drop"),
-        *_left_over(box),
+        *_left_over(progress, box),
         *(f"it wrote {secret}" for secret in secrets if secret in words),
         *(f"it wrote: {_around(words, sign)}" for sign in ("Traceback (most recent", "please report it") if sign in words),
     ]
@@ -110,14 +110,15 @@ def _receipts(progress: Progress, drop: Path) -> Iterator[str]:
             yield f"{path} names {told['key']}, which has other bytes or is not there"
 
 
-def _left_over(box: Path) -> Iterator[str]:
+def _left_over(progress: Progress, box: Path) -> Iterator[str]:
     for folder in (box / "drop", box / "state"):
         yield from (f"{path} is left" for path in folder.rglob(".axomsync-*"))
     claims = box / "drop" / ".axomsync" / "claims"
     if claims.exists() and (left := [path.name for path in claims.iterdir() if path.is_symlink() and not path.suffix]):
         yield f"the claims {left[:5]} are left"
-    staging = [path for path in (box / "models" / ".axomsync").rglob("*") if path.is_file() and path.stat().st_size]
-    if staging:
+    kept = {id_of(version.name, version.version) for version in progress.versions if not version.listed}  # for a day
+    received = (path for path in (box / "models" / ".axomsync").rglob("*") if path.is_file() and path.stat().st_size)
+    if staging := [path for path in received if kept.isdisjoint(path.parts)]:
         yield f"{[str(path) for path in staging[:5]]} are left in staging"
 
 
