@@ -230,7 +230,7 @@ def run(sequences: int, home: Path) -> None:
 
 
 def test_storage_has_every_finished_file_after_any_sequence(tmp_path: Path) -> None:
-    run(some(150), tmp_path)
+    run(some(100), tmp_path)
 
 
 @pytest.mark.stress

@@ -23,7 +23,7 @@ from axomsync.status.targets import Targets
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.anything import some
 
-FLIPS = some(200)
+FLIPS = some(120)
 NOW = 1_900_000_000.0
 ADVICE = "move it away, a new one loses no data"
 

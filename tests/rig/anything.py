@@ -15,7 +15,7 @@ def some(count: int) -> int:
     return max(1, count // 10) if few else count
 
 
-def how_many(quick: int = 500) -> pytest.MarkDecorator:
+def how_many(quick: int = 300) -> pytest.MarkDecorator:
     """`examples`: so many in `make test`."""
     return pytest.mark.parametrize(
         "examples", [some(quick), pytest.param(20_000, marks=[pytest.mark.stress, pytest.mark.timeout(3600)])]

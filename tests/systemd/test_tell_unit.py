@@ -82,7 +82,7 @@ def test_the_service_may_restart_what_the_rule_names(engines: Engines) -> None:
     assert engines.pid(unit) == before
 
     engines.machine.run("install", "-D", "-m", "644", f"{SOURCES}/systemd/examples/50-axomsync-vllm.rules", RULES)
-    eventually("the rule", lambda: engines.tell("v1", "--name", "vllm@{name}.service")[0] == 0, patience=20)
+    eventually("the rule", lambda: engines.tell("v1", "--name", "vllm@{name}.service")[0] == 0, patience=90)
     after = engines.pid(unit)
     assert after not in (0, before)
     assert engines.tell("v1", "--name", "vllm@{name}.service", age=-5)[0] == 0  # a later event
