@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.rig.agent import PATIENCE
 from tests.rig.container import Container
 from tests.rig.inside import SandboxInside
 from tests.rig.installation import PREFIX, PROGRAM
@@ -14,7 +15,7 @@ from tests.systemd.conftest import CONFIG, DROP_IN, GOOD_CONFIG, KEY, UNIT, WHEE
 PASS, TIMER, INSTANCE = "axomsync-sync.service", "axomsync-sync.timer", "axomsync@eu.service"
 
 
-def until(condition: Callable[[], bool], what: str, patience: float) -> None:
+def until(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {patience} s"
@@ -65,7 +66,7 @@ def test_reload_keeps_the_process(machine: Container) -> None:
     pid = machine.show(UNIT, "MainPID")
     machine.write(CONFIG, GOOD_CONFIG + '[log]\nlevel = "debug"\n')
     machine.systemctl("reload", UNIT)
-    until(lambda: is_running(machine), "running after the reload", patience=10)
+    until(lambda: is_running(machine), "running after the reload")
     assert machine.show(UNIT, "MainPID") == pid
 
 
@@ -77,13 +78,13 @@ def test_a_key_is_rotated_by_a_reload(machine: Container, sandbox: SandboxInside
     machine.write(KEY, sandbox.key + "\n", mode=0o600)
     machine.systemctl("start", UNIT)
     pid = machine.show(UNIT, "MainPID")
-    until(console_is(True), "a console that takes the key", patience=10)
+    until(console_is(True), "a console that takes the key")
     sandbox.steer("keys/revoke", key=sandbox.key)
-    until(console_is(False), "the refusal", patience=10)
+    until(console_is(False), "the refusal")
     fresh = sandbox.steer("keys", scopes=["read", "models", "datasets"])["key"]
     machine.write(KEY, fresh + "\n", mode=0o600)
     machine.systemctl("reload", UNIT)
-    until(console_is(True), "a console that takes the new key", patience=10)
+    until(console_is(True), "a console that takes the new key")
     assert machine.show(UNIT, "MainPID") == pid
     assert (
         machine.run("stat", "-c", "%U %a", "/run/axomsync", "/run/axomsync/axom_key").stdout
@@ -100,8 +101,8 @@ def test_reload_with_a_bad_configuration_keeps_the_old_one_and_says_why(machine:
     done = machine.systemctl("reload", UNIT, check=False)
     assert done.returncode != 0, "whoever asked must see it"
     assert f"journalctl -xeu {UNIT}" in done.stderr
-    until(lambda: "settel" in machine.journal(UNIT), "the reason in the journal", patience=10)
-    until(lambda: is_running(machine), "running after the reload", patience=10)
+    until(lambda: "settel" in machine.journal(UNIT), "the reason in the journal")
+    until(lambda: is_running(machine), "running after the reload")
     assert machine.show(UNIT, "MainPID") == pid
 
 
@@ -133,7 +134,7 @@ def test_a_reload_hands_the_key_to_whomever_the_unit_runs_as(machine: Container)
     machine.systemctl("reload", UNIT)
     told = machine.run("stat", "-c", "%U:%G %a", "/run/axomsync/axom_key").stdout
     assert told == "runner:runner 600\n"
-    until(lambda: is_running(machine), "running after the reload", patience=10)
+    until(lambda: is_running(machine), "running after the reload")
 
 
 def test_folders_that_the_sandbox_hides_are_told_with_the_line_that_opens_them(
@@ -158,13 +159,13 @@ def test_folders_that_the_sandbox_hides_are_told_with_the_line_that_opens_them(
     def told(line: str) -> Callable[[], bool]:
         return lambda: f"run: systemctl edit axomsync, add below [Service]: {line}" in machine.run(PROGRAM, "status").stdout
 
-    until(told("ReadWritePaths=/data/drop"), "what opens the drop folder", patience=20)
-    until(told("ProtectHome=no"), "what opens the mirror", patience=20)
+    until(told("ReadWritePaths=/data/drop"), "what opens the drop folder")
+    until(told("ProtectHome=no"), "what opens the mirror")
     opened = "[Service]\nReadWritePaths=/data/drop /home/shared/models\nProtectHome=no\n"
     machine.write(DROP_IN, opened)
     machine.systemctl("daemon-reload")
     machine.systemctl("restart", UNIT)
-    until(lambda: machine.run("test", "-e", "/data/drop/rejected/a.jsonl", check=False).returncode == 0, "it", patience=20)
+    until(lambda: machine.run("test", "-e", "/data/drop/rejected/a.jsonl", check=False).returncode == 0, "it")
     found = json.loads(machine.run(PROGRAM, "doctor", "--json", "--no-write", check=False).stdout)
     assert [f["verdict"] for f in found if f["subject"] == "unit"] == ["ok"]
 
@@ -173,7 +174,7 @@ def test_an_agent_that_was_killed_comes_back(machine: Container) -> None:
     machine.systemctl("start", UNIT)
     pid = machine.show(UNIT, "MainPID")
     machine.systemctl("kill", "--signal=KILL", UNIT)
-    until(lambda: is_running(machine) and machine.show(UNIT, "MainPID") != pid, "a new process", patience=20)
+    until(lambda: is_running(machine) and machine.show(UNIT, "MainPID") != pid, "a new process")
 
 
 def test_the_watchdog_spares_an_idle_agent_and_replaces_a_frozen_one(machine: Container) -> None:
@@ -184,7 +185,7 @@ def test_the_watchdog_spares_an_idle_agent_and_replaces_a_frozen_one(machine: Co
     time.sleep(5)
     assert machine.show(UNIT, "MainPID") == pid, "an idle agent was taken for a frozen one"
     machine.systemctl("kill", "--signal=STOP", UNIT)
-    until(lambda: is_running(machine) and machine.show(UNIT, "MainPID") != pid, "a new process", patience=20)
+    until(lambda: is_running(machine) and machine.show(UNIT, "MainPID") != pid, "a new process")
 
 
 def test_stop_is_clean_and_takes_less_than_ten_seconds(machine: Container) -> None:
@@ -226,7 +227,7 @@ def test_without_a_key_the_service_runs_and_says_what_it_lacks(machine: Containe
     before = machine.journal(UNIT)
     machine.run("rm", KEY)
     machine.systemctl("start", UNIT)
-    until(lambda: "API key" in machine.journal(UNIT).removeprefix(before), "the complaint in the journal", patience=10)
+    until(lambda: "API key" in machine.journal(UNIT).removeprefix(before), "the complaint in the journal")
     assert is_running(machine)
 
 
@@ -345,11 +346,11 @@ def test_a_persons_dataset_goes_up_and_a_model_comes_down(machine: Container, sa
     writing = 'exec 3>/srv/axom/drop/slow.jsonl; echo "{}" >&3; exec sleep 1000'
     machine.run("systemd-run", "--quiet", "--unit=slow-writer", "--uid=alice", "sh", "-c", writing)
     until(lambda: exists(machine, "/srv/axom/models/tiny/current"), "the model", patience=30)
-    until(lambda: exists(machine, "/srv/axom/drop/uploaded/chat.jsonl"), "the upload", patience=20)
+    until(lambda: exists(machine, "/srv/axom/drop/uploaded/chat.jsonl"), "the upload")
 
     # CAP_LEASE: that this user still has it open is known, though nothing was written for long.
     why = "a program still has it open for writing"
-    until(lambda: why in machine.run(PROGRAM, "explain", "slow.jsonl", check=False).stdout, why, patience=20)
+    until(lambda: why in machine.run(PROGRAM, "explain", "slow.jsonl", check=False).stdout, why)
     (upload,) = sandbox.steer("uploads")
     assert upload["filename"] == "chat.jsonl"
     machine.systemctl("stop", "slow-writer")
