@@ -191,20 +191,20 @@ class Agent:
 
     def _work(self) -> None:
         while not self.ended:
-            self._turn()
+            self._done(self._turn)
             self.steer()
             if time.monotonic() >= self._next_step:
-                self._step_and_tell()
+                self._failed = not self._done(self._step)
+                self._next_step = time.monotonic() + TRY_AGAIN_SECONDS if self._failed else -math.inf
 
-    def _step_and_tell(self) -> None:
-        """Follow what was asked for. After a failure the rest is done at a later turn."""
+    def _done(self, part: Callable[[], None]) -> bool:
+        """Do a part of the main thread's work; a failure is told, and the part is done again at a later turn."""
         try:
-            self._step()
+            part()
         except Exception as failure:  # noqa: BLE001  # whatever it is, requests, signals and the watchdog go on
-            self._failed, self._next_step = True, time.monotonic() + TRY_AGAIN_SECONDS
             self.problems.report_bug("agent", failure, time.time() + TRY_AGAIN_SECONDS)
-        else:
-            self._failed = False
+            return False
+        return True
 
     def _step(self) -> None:
         if self._reload_asked:

@@ -109,10 +109,10 @@ class Space:
         return plan(versions, policy, self._now(), is_open, self._coming(booking), has_room)
 
     def retain(self, booking: Booking | None = None) -> list[str]:
-        """Remove versions by the rules of retention; returns a line for each. Raises `LocalFault` when one
-        can't be removed, after the others.
+        """Remove versions by the rules of retention; returns a line for each.
 
-        `booking` is of a model that lacks room: versions are removed for it if it fits then.
+        `booking` is of a model that lacks room: versions are removed for it if it fits then. Raises `LocalFault` when one
+        can't be removed, after the others.
         """
         removed = []
         faults = []
