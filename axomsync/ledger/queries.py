@@ -28,6 +28,7 @@ from axomsync.ledger.database import (
     read_only_uri,
     sqlite_fault,
 )
+from axomsync.ledger.lock import holder
 from axomsync.ledger.rows import Row, known_state
 from axomsync.ledger.schema import migrations, refuse_newer
 
@@ -105,7 +106,9 @@ class Queries:
 
 
 def _why_pending(db: Database, path: Path) -> str:
-    """Tell why the ledger is not ready: an older version wrote it, or a failed start left a file without any fact."""
+    """Tell why the ledger is not ready: an agent starts, an older version wrote it, or a start that failed left it empty."""
+    if holder(path.parent) is not None:
+        return "the agent has not made it ready; it starts at this moment, or its log says what holds it up; try again"
     if "facts" in db.table_names() and db.execute("SELECT EXISTS (SELECT 1 FROM facts)").fetchone()[0]:
         return "of an older version; start the agent anew, which brings it up to date"
     disk = os.statvfs(path.parent)

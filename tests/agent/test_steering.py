@@ -197,7 +197,7 @@ def test_pull_that_waits_for_a_place_outlives_a_reload_and_ends_with_a_pause(
     eventually("four downloads", lambda: [m["state"] for m in agent.models()] == ["downloading"] * 4)
     server.add_model("fifth", "v1", {"w": Content(1000)})
     with subprocess.Popen(agent.command("pull", "fifth"), env=agent.environ, stderr=subprocess.PIPE, text=True) as pull:
-        eventually("the request", lambda: "queued" in [model["state"] for model in agent.models()])
+        eventually("the request", lambda: agent.log().count("request: pull fifth") == 1)
         agent.configure({"transfer": {"connections": 3}, "mirror": {"poll": "1h"}})
         say(agent, "reload")
         eventually("the request, once more", lambda: agent.log().count("request: pull fifth") == 2)
@@ -215,7 +215,7 @@ def test_a_pass_does_a_pull_that_comes_after_its_own_models(agent: AgentProcess,
     server.inject(Fault(first=pulled.wait), "/bucket/", method="PUT")
     (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
     agent.launch("sync")
-    eventually("the models' part of the pass", lambda: (agent.state / "state.db").exists() and agent.models())
+    eventually("the models' part of the pass", lambda: agent.call("models", "--json").stdout not in ("", "[]\n"))
     eventually("the file's part", lambda: [r for r in server.storage_requests() if r.method == "PUT"])
     assert say(agent, "pull", "left-out").strip() == str(agent.mirror / "left-out" / "v1")
     pulled.set()

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from axomsync.ledger import Trouble
+from axomsync.ledger.lock import hold
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import fill, loop_disk, small_disk
 from tests.rig.faults import KEY, FaultyServer
@@ -183,3 +184,13 @@ def test_start_on_a_full_disk_leaves_no_file_that_is_misreported_later(room: int
         assert "the start that was to make it failed" in agent.call("status").stdout
         assert agent.call("sync").returncode == 75, "only the console is missing"
         assert "ledger" not in agent.call("status").stdout
+
+
+def test_a_ledger_that_an_agent_is_making_is_not_told_as_a_failed_start(tmp_path: Path) -> None:
+    with AgentProcess(tmp_path / "box", "http://127.0.0.1:9/api", KEY) as agent:
+        lock = hold(agent.state)
+        (agent.state / "state.db").touch(0o600)
+        told = agent.call("models")
+        assert (told.returncode, "starts at this moment" in told.stderr) == (1, True), told.stderr
+        os.close(lock)
+        assert "failed" in agent.call("models").stderr

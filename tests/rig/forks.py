@@ -1,7 +1,7 @@
 """`axomsync …` as processes of their own, forks of one that has loaded the program: that saves the time of loading it.
 
-A fork has the arguments, environment, folder, signals and streams of a process that is started anew. Variables that a Python,
-its C library or its allocator reads when it starts can't be given to a fork: `Forks.fits` says so.
+A fork has the arguments, environment, folder, signals and streams of a process that is started anew. Variables that a
+Python, its C library or its allocator reads when it starts can't be given to a fork: `Forks.fits` says so.
 """
 
 import gc
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -118,7 +119,7 @@ def _serve(control: socket.socket) -> list[int] | None:
                     answer = socket.socket(fileno=order.pop())
                     for descriptor in order:
                         os.close(descriptor)
-                    answer.send(str(process).encode())
+                    _answer(answer, process)
                     alive = os.pidfd_open(process)
                     answers[alive] = (process, answer)
                     selector.register(alive, selectors.EVENT_READ)
@@ -128,7 +129,12 @@ def _serve(control: socket.socket) -> list[int] | None:
                     _, status = os.waitpid(process, 0)
                     os.close(key.fd)
                     with answer:
-                        answer.send(str(os.waitstatus_to_exitcode(status)).encode())
+                        _answer(answer, os.waitstatus_to_exitcode(status))
+
+
+def _answer(answer: socket.socket, number: int) -> None:
+    with suppress(BrokenPipeError):  # a test that failed may not wait for it
+        answer.send(str(number).encode())
 
 
 def _live(order: int, output: int, errors: int) -> None:
