@@ -14,8 +14,8 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import Any, Self
 
 from axomsync import __version__, config
 from axomsync.agent.commands import Commands
@@ -67,6 +67,7 @@ class Agent:
         self._may_reload = False  # one pass or one command reads its configuration once
         self._new: NewConfiguration | None = None  # read, and not yet in use
         self._in_use_untold = False  # a configuration is in use, and nobody knows it yet
+        self._begun = False  # it has workers
         self._failed = False  # the last step of the main thread
         self._next_step = -math.inf
         self._shown_transfers = False
@@ -75,10 +76,15 @@ class Agent:
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
 
         self.ledger = Ledger(settings.state.folder, time.time)
-        self.ledger.recover()
-        facts = self.ledger.read.facts()
-        identity = identity_of(settings.state.folder, facts.get("identity"))
-        self.ledger.set_facts(identity=identity, started_at=iso(time.time()), version=__version__, observer=None, page=None)
+        with ExitStack() as undo:
+            undo.callback(self.ledger.close)  # it holds the state folder, which the next repair of this process needs
+            self.ledger.recover()
+            facts = self.ledger.read.facts()
+            identity = identity_of(settings.state.folder, facts.get("identity"))
+            self.ledger.set_facts(
+                identity=identity, started_at=iso(time.time()), version=__version__, observer=None, page=None
+            )
+            undo.pop_all()
         self._meter, self._throughput = Meter(time.monotonic), Throughput(time.monotonic())
         self.problems = Problems(self.ledger)
         self._shared = Shared(
@@ -100,6 +106,14 @@ class Agent:
         verbs = {**self.commands.verbs(), "reload": Verb(self._reload_on_request)}
         self._steering = Steering(self.ledger, verbs, self._shared.liveness, lambda: not self.workers.stop.is_set())
         self._page = StatusPage(self._shared, self._throughput, facts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._begun:
+            self.end_workers()
+        self.close()
 
     @property
     def settings(self) -> Settings:
@@ -141,6 +155,7 @@ class Agent:
         ):
             log.warning("%s", line)
         self.workers = Workers(settings, self._shared, patience)
+        self._begun = True
 
     def tick(self) -> None:
         """One turn of the main thread: publish transfers, and watch the console and the ledger."""
@@ -179,13 +194,15 @@ class Agent:
         self._watch_console()  # the last answer may have come just now
 
     def close(self) -> None:
-        """Close requests, ledger watch and ledger."""
-        self._steering.close()
-        self.watch.stop()
-        if self.watch.told is None:
-            with suppress(LocalFault):
-                self.ledger.show_transfers([])
-        self.ledger.close()
+        """Close requests and ledger watch, and let go of the state folder."""
+        try:
+            self._steering.close()
+            self.watch.stop()
+            if self.watch.told is None:
+                with suppress(LocalFault):
+                    self.ledger.show_transfers([])
+        finally:
+            self.ledger.close()
 
     # The main thread
 

@@ -28,21 +28,21 @@ BEARABLE = frozenset({Trouble.SLOW, Trouble.HELD, Trouble.LOCKED})
 
 def sync(agent: Agent) -> int:
     """Run one pass of both directions; returns the exit code."""
-    agent.begin(agent.settings, PATIENCE_SECONDS)
-    before = agent.ledger.read.rejections()
-    agent.steer()
-    failures = {} if agent.pause.is_on else _pass(agent)
-    interrupted = agent.ended
-    agent.end_workers()
-    left = [] if interrupted else _left(agent, failures, before)
-    if agent.ended_by is not None:
-        code = interrupted_by(agent.ended_by)
-    elif agent.pause.is_on:
-        log.warning("paused; run `axomsync resume` to end the pause")
-        code = Transient.exit_code
-    else:
-        code = _told(left)
-    agent.close()
+    with agent:
+        agent.begin(agent.settings, PATIENCE_SECONDS)
+        before = agent.ledger.read.rejections()
+        agent.steer()
+        failures = {} if agent.pause.is_on else _pass(agent)
+        interrupted = agent.ended
+        agent.end_workers()
+        left = [] if interrupted else _left(agent, failures, before)
+        if agent.ended_by is not None:
+            code = interrupted_by(agent.ended_by)
+        elif agent.pause.is_on:
+            log.warning("paused; run `axomsync resume` to end the pause")
+            code = Transient.exit_code
+        else:
+            code = _told(left)
     return code or agent.exit_code
 
 
@@ -101,20 +101,20 @@ def _told(left: Sequence[Undone]) -> int:
 
 def errand(agent: Agent, verb: str, argument: str | None, parameters: Mapping[str, Any]) -> Any:
     """Do the command of `verb` in this process; returns its answer. Raises the command's failures."""
-    agent.begin(agent.settings, PATIENCE_SECONDS)
-    agent.workers.paused = agent.pause.is_on
-    answers: list[Any] = []
+    with agent:
+        agent.begin(agent.settings, PATIENCE_SECONDS)
+        agent.workers.paused = agent.pause.is_on
+        answers: list[Any] = []
 
-    def do() -> None:
-        answers.append(agent.commands.verbs()[verb].do(Request(0, verb, argument, parameters), lambda: None))
+        def do() -> None:
+            answers.append(agent.commands.verbs()[verb].do(Request(0, verb, argument, parameters), lambda: None))
 
-    failures = agent.workers.begin_errand(verb, do)
-    while agent.workers.working and not agent.ended:
-        agent.tick()
-    for subject, missed in _follow_up(agent).items():
-        agent.problems.report(subject, str(missed))
-    agent.end_workers()
-    agent.close()
+        failures = agent.workers.begin_errand(verb, do)
+        while agent.workers.working and not agent.ended:
+            agent.tick()
+        for subject, missed in _follow_up(agent).items():
+            agent.problems.report(subject, str(missed))
+        agent.end_workers()
     if answers:
         return answers[0]
     if agent.ended_by is not None:
@@ -131,16 +131,16 @@ def push(agent: Agent, files: Iterable[Path], show: Callable[[Sequence[int]], ob
     Raises the failure that stopped it.
     """
     drop = agent.settings.drop.model_copy(update={"enabled": True})
-    agent.begin(agent.settings.model_copy(update={"drop": drop, "mirror": NO_MIRROR}), PATIENCE_SECONDS)
-    assert agent.workers.intake is not None  # noqa: S101  # for mypy: it was enabled above
-    rows = agent.workers.intake.push(files)
-    failures = agent.workers.begin_push(rows)
-    while agent.workers.working and not agent.ended:
-        show(rows)
-        agent.tick()
-    agent.end_workers()
-    show(rows)  # the final states
-    agent.close()
+    with agent:
+        agent.begin(agent.settings.model_copy(update={"drop": drop, "mirror": NO_MIRROR}), PATIENCE_SECONDS)
+        assert agent.workers.intake is not None  # noqa: S101  # for mypy: it was enabled above
+        rows = agent.workers.intake.push(files)
+        failures = agent.workers.begin_push(rows)
+        while agent.workers.working and not agent.ended:
+            show(rows)
+            agent.tick()
+        agent.end_workers()
+        show(rows)  # the final states
     for failure in failures.values():
         raise failure
     return rows

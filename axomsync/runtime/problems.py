@@ -166,9 +166,10 @@ class LedgerWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and wait for its end."""
+        """Stop the thread, if it was started, and wait for its end."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def turn(self) -> None:
         """Look once, without waiting."""

@@ -38,6 +38,7 @@ FOUND = {
     "a folder that was damaged before its ledger knew it could not be repaired": Schedule(
         5, "kill", 5, "", (Step(Blow(0.875, -1)), *told(5, "repair")[1][1:]), ALWAYS, "repair"
     ),
+    "a repair that could not begin kept the state folder, for which the next one waited": drawn(1201713, "error", "repair"),
     "no certificates were found, as no descriptor was free": Schedule(1, "limits", 41, "", (Step(descriptors=14),), ALWAYS),
 }
 
