@@ -36,7 +36,10 @@ class Forks:
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # -P, as a folder of the tests would else be the first place for modules.
         command = [sys.executable, "-P", __file__, str(far_end.fileno())]
-        self._process = subprocess.Popen(command, env=self._environ, stdin=subprocess.DEVNULL, pass_fds=[far_end.fileno()])
+        self._said = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            command, env=self._environ, stdin=subprocess.DEVNULL, stderr=self._said, pass_fds=[far_end.fileno()]
+        )
         far_end.close()
 
     def fits(self, environ: Mapping[str, str]) -> bool:
@@ -59,7 +62,10 @@ class Forks:
             order.flush()
             with far_end:
                 given = [order.fileno(), output.fileno(), errors.fileno(), far_end.fileno()]
-                socket.send_fds(self._control, [b"."], given)
+                try:
+                    socket.send_fds(self._control, [b"."], given)
+                except BrokenPipeError:
+                    raise AssertionError(f"the forks ended with {self._process.wait()}: {_text(self._said)}") from None
             process = int(answers.recv(ANSWER_BYTES))
             if not select.select([answers], [], [], timeout)[0]:
                 os.kill(process, signal.SIGKILL)
