@@ -170,11 +170,12 @@ def test_processes_that_die_are_replaced_or_done_without(
 
 
 def children_of(pid: int) -> list[int]:
+    """The processes that parse lines for process `pid`: other tests of this process have others."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+        with suppress(FileNotFoundError):  # a thread that has ended
             children += map(int, (task / "children").read_text().split())
-    return children
+    return [child for child in children if b"line_worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_a_stop_ends_the_check_and_its_processes_at_once(workers: LineWorkers) -> None:

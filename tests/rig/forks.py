@@ -36,9 +36,8 @@ class Forks:
         self._control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # -P, as a folder of the tests would else be the first place for modules.
         command = [sys.executable, "-P", __file__, str(far_end.fileno())]
-        self._said = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            command, env=self._environ, stdin=subprocess.DEVNULL, stderr=self._said, pass_fds=[far_end.fileno()]
+            command, env=self._environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[far_end.fileno()]
         )
         far_end.close()
 
@@ -65,7 +64,8 @@ class Forks:
                 try:
                     socket.send_fds(self._control, [b"."], given)
                 except BrokenPipeError:
-                    raise AssertionError(f"the forks ended with {self._process.wait()}: {_text(self._said)}") from None
+                    _, said = self._process.communicate()
+                    raise AssertionError(f"the forks ended with {self._process.returncode}: {said.decode()}") from None
             process = int(answers.recv(ANSWER_BYTES))
             if not select.select([answers], [], [], timeout)[0]:
                 os.kill(process, signal.SIGKILL)
