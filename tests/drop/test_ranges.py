@@ -173,7 +173,7 @@ def children_of(pid: int) -> list[int]:
     """The processes that parse lines for process `pid`: other tests of this process have others."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread that has ended
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             children += map(int, (task / "children").read_text().split())
     return [child for child in children if b"line_worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
