@@ -54,7 +54,7 @@ MUTANTS = (
     Mutant("claims of files that stay are kept", "drop/recovery.py",
            "if self._keeps and claimed", "if False and claimed", "kill"),
     Mutant("what a killed life was writing stays", "ledger/identity.py", "if name.startswith(UNFINISHED)",
-           "if False", "kill"),
+           "if False", "tests/ledger/test_identity.py"),  # a kill meets that one write about once in two hundred runs
     Mutant("lines are not checked", "drop/checking.py",
            "mode, shapes = self._settings.validate_, self._shapes()", 'mode, shapes = "off", None', "wire"),
     Mutant("the same content is sent again", "drop/delivery.py", "        if twin is not None:\n",
