@@ -61,7 +61,7 @@ MUTANTS = (
            "        if False:\n", "kill"),
     Mutant("the oldest version is kept", "mirror/retention.py",
            "sorted(published, key=lambda version: version.age)",
-           "sorted(published, key=lambda version: version.age, reverse=True)", "kill"),
+           "sorted(published, key=lambda version: version.age, reverse=True)", "kill", "retention"),
     Mutant("a short answer counts as whole", "storage/client.py",
            "_exactly(_chunks(response) if has_body else iter(()), extent.end - extent.start, gateway)",
            "_chunks(response)", "wire"),
