@@ -76,7 +76,8 @@ class Run:
         return self._finish() or self._rest()
 
     def _fill_disk(self) -> None:
-        """Another box mirrors what there is, onto a disk."""
+        """Another box mirrors what there is, onto a disk; wrong answers are for this box alone."""
+        self._server.heal()
         other = self._scene.other_box()
         order = Order(["sync", "--config", str(other)], self._environ, [], str(self.home / "other.log"))
         code = self.forge.live(order).code
