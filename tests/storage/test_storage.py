@@ -223,6 +223,17 @@ def test_requests_carry_only_needed_headers(storage: Storage, server: FaultyServ
     assert set(put.headers) - {"connection", "accept"} == {"host", "user-agent", "accept-encoding", "content-length"}
 
 
+@pytest.mark.parametrize("asked", ['"the first"', 'W/"the first"'])
+def test_object_that_was_replaced_is_told_by_a_store_without_conditions(
+    storage: Storage, server: FaultyServer, asked: str
+) -> None:
+    server.inject(Fault(headers={"ETag": '"the second"'}, ignores_if_match=True))
+    with pytest.raises(
+        SourceChanged, match=r"the object changed while it was fetched \(ETag .*the first.* became .*the second"
+    ):
+        get(storage, server.presign("GET", "object"), 0, 10, etag=asked)
+
+
 def test_weak_etag_is_not_sent_as_a_condition(storage: Storage, server: FaultyServer) -> None:
     server.objects["object"].etag = weak = 'W/"1"'
     assert get(storage, server.presign("GET", "object"), 0, 10, etag=weak) == CONTENT.read(0, 10)
