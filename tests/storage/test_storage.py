@@ -223,14 +223,12 @@ def test_requests_carry_only_needed_headers(storage: Storage, server: FaultyServ
     assert set(put.headers) - {"connection", "accept"} == {"host", "user-agent", "accept-encoding", "content-length"}
 
 
-@pytest.mark.parametrize("asked", ['"the first"', 'W/"the first"'])
+@pytest.mark.parametrize("asked", ['"first"', 'W/"first"'])
 def test_object_that_was_replaced_is_told_by_a_store_without_conditions(
     storage: Storage, server: FaultyServer, asked: str
 ) -> None:
-    server.inject(Fault(headers={"ETag": '"the second"'}, ignores_if_match=True))
-    with pytest.raises(
-        SourceChanged, match=r"the object changed while it was fetched \(ETag .*the first.* became .*the second"
-    ):
+    server.inject(Fault(headers={"ETag": '"second"'}, ignores_if_match=True))
+    with pytest.raises(SourceChanged, match=r"the object changed while it was fetched \(ETag .*first.* became .*second"):
         get(storage, server.presign("GET", "object"), 0, 10, etag=asked)
 
 
