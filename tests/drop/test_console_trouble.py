@@ -38,8 +38,11 @@ def test_unreachable_console_ends_a_pass_with_75_and_a_running_agent_waits(sandb
     (agent.drop / "a.jsonl").write_bytes(dataset("a"))
     agent.start()
     eventually("the message", lambda: "a.jsonl: http" in agent.log())
-    problems = {problem["subject"]: problem for problem in agent.status()["problems"]}
-    assert problems["a.jsonl"]["next_attempt"] is not None
+
+    def problem() -> Any:
+        return next((problem for problem in agent.status()["problems"] if problem["subject"] == "a.jsonl"), None)
+
+    assert eventually("the problem", problem)["next_attempt"] is not None
     sandbox.start_console()
     eventually("the receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
     assert agent.terminate() == 0

@@ -62,7 +62,7 @@ def told(machine: Container, subject: str) -> str:
         reasons[:] = [p["reason"] for p in problems if p["subject"] == subject or subject in p["reason"]]
         return bool(reasons)
 
-    eventually(f"a problem of {subject}", probe, patience=20)
+    eventually(f"a problem of {subject}", probe)
     return reasons[0]
 
 

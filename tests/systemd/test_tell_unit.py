@@ -129,6 +129,6 @@ def test_a_hook_of_the_hardened_service_restarts_the_unit(engines: Engines, sand
     machine.write(KEY, sandbox.key + "\n", mode=0o600)
     before = engines.pid(unit)
     machine.systemctl("start", UNIT)
-    eventually("the hook", lambda: "vllm@bot.service serves bot/v7" in machine.journal(UNIT), patience=20)
+    eventually("the hook", lambda: "vllm@bot.service serves bot/v7" in machine.journal(UNIT), patience=90)
     assert engines.pid(unit) not in (0, before)
     machine.systemctl("stop", UNIT)
