@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, stored, tree
