@@ -67,7 +67,7 @@ class Agent:
         self._may_reload = False  # one pass or one command reads its configuration once
         self._new: NewConfiguration | None = None  # read, and not yet in use
         self._in_use_untold = False  # a configuration is in use, and nobody knows it yet
-        self._begun = False  # it has workers
+        self._has_workers = False  # from `begin` to `end_workers`
         self._failed = False  # the last step of the main thread
         self._next_step = -math.inf
         self._shown_transfers = False
@@ -111,7 +111,7 @@ class Agent:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._begun:
+        if self._has_workers:
             self.end_workers()
         self.close()
 
@@ -155,7 +155,7 @@ class Agent:
         ):
             log.warning("%s", line)
         self.workers = Workers(settings, self._shared, patience)
-        self._begun = True
+        self._has_workers = True
 
     def tick(self) -> None:
         """One turn of the main thread: publish transfers, and watch the console and the ledger."""
@@ -191,6 +191,7 @@ class Agent:
         """Stop the workers and wait for them, at most `STOP_SECONDS`."""
         self.workers.end()
         self.workers.wait(time.monotonic() + STOP_SECONDS)
+        self._has_workers = False
         self._watch_console()  # the last answer may have come just now
 
     def close(self) -> None:

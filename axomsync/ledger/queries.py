@@ -106,11 +106,11 @@ class Queries:
 
 
 def _why_pending(db: Database, path: Path) -> str:
-    """Tell why the ledger is not ready: an agent starts, an older version wrote it, or a start that failed left it empty."""
-    if holder(path.parent) is not None:
-        return "the agent has not made it ready; it starts at this moment, or its log says what holds it up; try again"
+    """Tell why the ledger is not ready: an older version wrote it, an agent makes it, or a failed start left it empty."""
     if "facts" in db.table_names() and db.execute("SELECT EXISTS (SELECT 1 FROM facts)").fetchone()[0]:
         return "of an older version; start the agent anew, which brings it up to date"
+    if holder(path.parent) is not None:
+        return "the agent has not made it ready; it starts at this moment, or its log says what holds it up; try again"
     disk = os.statvfs(path.parent)
     if disk.f_bavail * disk.f_frsize < ROOM_BYTES or (disk.f_files and not disk.f_favail):
         return "the start that was to make it failed, since the disk is full; free some space, and start the agent again"

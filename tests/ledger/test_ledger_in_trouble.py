@@ -22,6 +22,7 @@ from axomsync.ledger.lock import hold
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import fill, loop_disk, small_disk
 from tests.rig.faults import KEY, FaultyServer
+from tests.rig.old_ledger import old_ledger
 
 SOON = 5.0  # seconds in which the trouble must be reported
 LISTEN = {"web": {"listen": "127.0.0.1:0"}}
@@ -194,3 +195,11 @@ def test_a_ledger_that_an_agent_is_making_is_not_told_as_a_failed_start(tmp_path
         assert (told.returncode, "starts at this moment" in told.stderr) == (1, True), told.stderr
         os.close(lock)
         assert "failed" in agent.call("models").stderr
+
+
+def test_an_agent_that_runs_since_before_an_upgrade_is_not_told_as_one_that_starts(tmp_path: Path) -> None:
+    with AgentProcess(tmp_path / "box", "http://127.0.0.1:9/api", KEY) as agent:
+        old_ledger(agent.state)
+        lock = hold(agent.state)
+        assert "of an older version; start the agent anew" in agent.call("models").stderr
+        os.close(lock)

@@ -11,12 +11,18 @@ from tests.torture.campaign import PROGRAM, Bench
 from tests.torture.disk import COMMANDS
 from tests.torture.forge import LOOKS, forged, place_for_runs
 from tests.torture.schedule import ALWAYS, KINDS, Schedule, drawn, kind_of, story_of
-from tests.torture.steps import Blow, Step, Wire
+from tests.torture.steps import Blow, Happening, Step, Wire
 from tests.torture.stories import STORIES, told
 from tests.torture.worlds import WORLDS, world_of
 
 SAMPLE = 3  # seeds of each kind
 SAMPLED = [kind for kind in KINDS if kind != "oom"]  # containers of CI may make no control group
+REPAIR_OF_SEVERAL = Step(
+    Blow(0.138, errno.EDQUOT, lasts=3),
+    verb=("verify", "--repair"),
+    happens=tuple(Happening("damage", of, place, "zero") for of, place in ((1, 0.76), (2, 0.33), (1, 0.46), (8, 0.67))),
+    like=1,
+)
 FOUND = {
     "a killed life left what it was writing in the state folder": Schedule(
         0, "kill", 0, "", (Step(Blow(0.02, -1)),), ALWAYS
@@ -38,7 +44,9 @@ FOUND = {
     "a folder that was damaged before its ledger knew it could not be repaired": Schedule(
         5, "kill", 5, "", (Step(Blow(0.875, -1)), *told(5, "repair")[1][1:]), ALWAYS, "repair"
     ),
-    "a repair that could not begin kept the state folder, for which the next one waited": drawn(1201713, "error", "repair"),
+    "a repair that could not begin kept the state folder, for which the next one waited": Schedule(
+        1201713, "error", 33, "", (Step(), REPAIR_OF_SEVERAL), ALWAYS, "repair"
+    ),
     "no certificates were found, as no descriptor was free": Schedule(1, "limits", 41, "", (Step(descriptors=14),), ALWAYS),
 }
 
