@@ -32,6 +32,7 @@ class Requests:
     def serve(self, lease: Lease[PartialFile], beat: Callable[[], None]) -> None:
         """Fetch the bytes of a lease, or as many of them as one request may ask for."""
         file, began, begun = lease.file, self._clock(), lease.position
+        of_file = file.generation
         url, generation, fresh = file.job.urls.url(file.rel)
         way = self._way(url, lease)
         lease.gateway = way.gateway
@@ -39,7 +40,7 @@ class Requests:
             self._receive(lease, url, way, began, beat, fresh=fresh)
         except GatewayFault as fault:
             received = lease.position - begun
-            if fault.is_contradicted or not received or self._would_answer(file, url):
+            if fault.is_contradicted or not received or self._would_answer(file, url, of_file):
                 self._blame(way.gateway or "", url, fault, received)
             raise
         except RangeIgnored:
@@ -66,6 +67,7 @@ class Requests:
         self, lease: Lease[PartialFile], url: str, way: Way, began: float, beat: Callable[[], None], *, fresh: bool
     ) -> None:
         file, begun = lease.file, lease.position
+        of_file = file.generation
         etag = None if file.ignores_etags else file.etag
         handle = file.acquire()
         try:
@@ -74,7 +76,7 @@ class Requests:
                 Reception(self._tools, lease, handle.descriptor, beat).receive(reply)
         except (SourceChanged, UrlExpired, Refused) as failure:
             if way.gateway is not None and (fresh or isinstance(failure, SourceChanged)):
-                self._ask_storage(file, url, begun, way.gateway, failure)
+                self._ask_storage(file, url, begun, way.gateway, failure, of_file)
             raise
         finally:
             file.release(handle)
@@ -92,19 +94,29 @@ class Requests:
         else:
             self._ring.broke_off(gateway, str(fault))
 
-    def _ask_storage(self, file: PartialFile, url: str, position: int, gateway: str, failure: AxomsyncError) -> None:
-        """Have storage confirm what a gateway said. Raises what storage says, or `GatewayFault` if it does not confirm."""
+    def _ask_storage(
+        self, file: PartialFile, url: str, position: int, gateway: str, failure: AxomsyncError, generation: int
+    ) -> None:
+        """Have storage confirm what a gateway said of `generation` of the file.
+
+        Raises what storage says, `GatewayFault` if it does not confirm, and the failure if the file has started over.
+        """
         self._touch(file, url)
+        if isinstance(failure, SourceChanged) and file.generation != generation:
+            raise failure  # another lane met it before, and storage was asked for the new object
         file.bar(gateway, position)
         raise GatewayFault(f"storage contradicts it: {failure}", is_contradicted=True)
 
-    def _would_answer(self, file: PartialFile, url: str) -> bool:
-        """Check whether storage itself would have given the rest. Raises `SourceChanged` if it has another object by now."""
+    def _would_answer(self, file: PartialFile, url: str, generation: int) -> bool:
+        """Check whether storage itself would have given the rest of `generation` of the file.
+
+        Raises `SourceChanged` if it has another object by now.
+        """
         try:
             self._touch(file, url)
         except (Transient, UrlExpired, Refused):
             return False
-        return True
+        return file.generation == generation
 
     def _touch(self, file: PartialFile, url: str) -> None:
         """Fetch one byte from storage itself. Raises what storage says."""

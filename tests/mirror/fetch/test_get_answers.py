@@ -200,7 +200,13 @@ def test_bytes_changed_on_disk_between_two_processes_are_fetched_again(
     model_id = server.add_model("m", "v1", files, etag=etag)
     server.longest_answer = MIB
     mirror.patience = 0.2
-    server.inject(Fault(503), server.key_of(model_id, "a.json"), times=FOREVER)
+    big = server.key_of(model_id, "big.bin")
+
+    def big_is_sent() -> bool:
+        return sum(request.sent for request in server.storage_requests(big)) >= 6 * MIB
+
+    no = Fault(503, first=lambda: eventually("the other file", big_is_sent))
+    server.inject(no, server.key_of(model_id, "a.json"), times=FOREVER)
     mirror.sync()
     (partial,) = (mirror.folder / ".axomsync" / "here").rglob("big.bin")
     with partial.open("r+b") as file:
@@ -211,7 +217,7 @@ def test_bytes_changed_on_disk_between_two_processes_are_fetched_again(
     mirror.later = 600.0
     mirror.sync()
     assert fault_of(mirror, model_id, files) == []
-    fetched = sum(request.sent for request in server.storage_requests(server.key_of(model_id, "big.bin")))
+    fetched = sum(request.sent for request in server.storage_requests(big))
     assert 0 < fetched < 6 * MIB, "only the damaged segments"
 
 
