@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +24,9 @@ from axomsync.runtime.gates import Gates
 from axomsync.runtime.problems import Problems
 from axomsync.runtime.ring import Ring
 from axomsync.storage.client import Storage
+from tests.rig.agent import eventually
 from tests.rig.contexts import worker_context
-from tests.rig.faults import KEY, FaultyServer
+from tests.rig.faults import KEY, Content, FaultyServer
 
 
 class MirrorHere:
@@ -109,6 +110,16 @@ class MirrorHere:
                 self.told = [f"{problem.subject}: {problem.reason}" for problem in problems.all()]
                 console.close()
                 storage.close()
+
+    def once_whole(self, files: dict[str, Content]) -> Callable[[], object]:
+        """For `Fault.first`: a fault that comes when staging has these files whole, so that it never overtakes them."""
+        staging = self.folder / ".axomsync" / self.identity
+
+        def whole() -> bool:
+            found = ((content, path) for rel, content in files.items() for path in staging.glob(f"*/{rel}"))
+            return sum(content.fault_in(path) is None for content, path in found) == len(files)
+
+        return lambda: eventually(f"whole: {', '.join(files)}", whole)
 
     def model(self, model_id: str) -> Model:
         """The ledger's row of a model."""

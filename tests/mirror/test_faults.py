@@ -171,7 +171,8 @@ def test_a_complete_partial_is_compared_with_storage_after_a_restart(
     server: FaultyServer, mirror: MirrorHere, model_id: str
 ) -> None:
     """All bytes were durable at the power loss; one of them has changed after it."""
-    server.inject(Fault(status=500), server.key_of(model_id, "config.json"), times=FOREVER)
+    no = Fault(status=500, first=mirror.once_whole({"weights/big.bin": FILES["weights/big.bin"]}))
+    server.inject(no, server.key_of(model_id, "config.json"), times=FOREVER)
     mirror.patience = 0.5
     mirror.sync()
     partial = mirror.folder / ".axomsync" / "here" / model_id / "weights" / "big.bin"

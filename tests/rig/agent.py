@@ -194,7 +194,13 @@ class AgentProcess:
         return rows
 
     def _json(self, verb: str) -> Any:
-        done = self.call(verb, "--json")
+        """What the verb prints. A process that was launched just now may still be making the ledger."""
+
+        def answer() -> subprocess.CompletedProcess[str] | None:
+            done = self.call(verb, "--json")
+            return None if "it starts at this moment" in done.stderr else done
+
+        done = eventually("a ledger", answer)
         assert done.returncode == 0, f"{verb} ended with {done.returncode}:\n{done.stderr}"
         return json.loads(done.stdout)
 

@@ -124,7 +124,8 @@ def half_mirrored(server: FaultyServer, mirror: MirrorHere) -> str:
     model_id = server.add_model("m", "v1", OLD)
     server.longest_answer = MIB
     mirror.patience = 0.2
-    server.inject(Fault(503), server.key_of(model_id, "big.bin"), skip=2, times=FOREVER)
+    no = Fault(503, first=mirror.once_whole({"a.json": OLD["a.json"], "b.json": OLD["b.json"]}))
+    server.inject(no, server.key_of(model_id, "big.bin"), skip=2, times=FOREVER)
     mirror.sync()
     assert mirror.model(model_id).bytes_done > 1700, "the small ones are complete"
     server.heal()
@@ -201,11 +202,7 @@ def test_bytes_changed_on_disk_between_two_processes_are_fetched_again(
     server.longest_answer = MIB
     mirror.patience = 0.2
     big = server.key_of(model_id, "big.bin")
-
-    def big_is_sent() -> bool:
-        return sum(request.sent for request in server.storage_requests(big)) >= 6 * MIB
-
-    no = Fault(503, first=lambda: eventually("the other file", big_is_sent))
+    no = Fault(503, first=mirror.once_whole({"big.bin": files["big.bin"]}))
     server.inject(no, server.key_of(model_id, "a.json"), times=FOREVER)
     mirror.sync()
     (partial,) = (mirror.folder / ".axomsync" / "here").rglob("big.bin")

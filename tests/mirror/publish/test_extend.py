@@ -116,7 +116,8 @@ def test_crash_between_two_renames_is_finished_later(server: FaultyServer, mirro
 
 def test_a_file_that_a_crash_left_moved_is_not_fetched_again(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     mirror.settings["files"], mirror.patience = ["*"], 0.5
-    server.inject(Fault(status=500), f"/{mirror.models()[0].id}/3", times=1000)
+    no = Fault(status=500, first=mirror.once_whole({rel: FILES[rel] for rel in ("sub/b.bin", "c.txt")}))
+    server.inject(no, f"/{mirror.models()[0].id}/3", times=1000)
     mirror.sync()
     staging = next((mirror.folder / ".axomsync" / "here").iterdir())
     (folder / "sub").mkdir()
@@ -132,7 +133,8 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed_to_a_moved_file(
     server: FaultyServer, mirror: MirrorHere, folder: Path, tmp_path: Path
 ) -> None:
     mirror.settings["files"], mirror.patience = ["*"], 0.5
-    server.inject(Fault(status=500), f"/{mirror.models()[0].id}/3", times=1000)
+    no = Fault(status=500, first=mirror.once_whole({rel: FILES[rel] for rel in ("sub/b.bin", "c.txt")}))
+    server.inject(no, f"/{mirror.models()[0].id}/3", times=1000)
     mirror.sync()
     staging = next((mirror.folder / ".axomsync" / "here").iterdir())
     outside = tmp_path / "outside"
