@@ -8,7 +8,7 @@ import os
 import resource
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -77,11 +77,15 @@ def closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def fetched(db: Database, sql: str, parameters: Sequence[object] = ()) -> Iterator[Row]:
-    """Yield the rows of a query as dicts. Not `Database.query`: its savepoint for each query doubles the cost."""
-    cursor = db.conn.execute(sql, parameters)
-    names = [column[0] for column in cursor.description]
-    return (dict(zip(names, row, strict=True)) for row in cursor)
+def fetched(db: Database, sql: str, parameters: Sequence[object] = ()) -> Generator[Row]:
+    """Yield the rows of a query as dicts. Not `Database.query`: its savepoint for each query doubles the cost.
+
+    While it is neither at its end nor closed, later queries of this connection see the state that it sees.
+    """
+    with closing(db.conn.execute(sql, parameters)) as cursor:
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
 
 
 class Trouble(StrEnum):

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -87,15 +87,10 @@ class Queries:
     ) -> list[Any]:
         with self._lock:
             try:
-                return [make(row) for row in fetched(self._db, sql, parameters)]  # fifty thousand dicts are 100 MB
+                with closing(fetched(self._db, sql, parameters)) as rows:
+                    return [make(row) for row in rows]  # fifty thousand dicts are 100 MB
             except (sqlite3.Error, *DAMAGE) as error:
-                self._end_transaction()
                 raise sqlite_fault(error, self.path) from None
-
-    def _end_transaction(self) -> None:
-        """After a read error the transaction of the query may stay open, and later queries would see its old state."""
-        with suppress(sqlite3.Error):  # such as: there is none
-            self._db.conn.execute("ROLLBACK")
 
     def _counts(self, table: str, states: Iterable[str]) -> dict[str, int]:
         def counted(row: Row) -> tuple[str, int]:

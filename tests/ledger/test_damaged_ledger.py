@@ -152,6 +152,22 @@ def test_unknown_words_and_columns_are_damage(
     assert verdict(met_by, path) == f"{path}: it is damaged; {ADVICE}"
 
 
+@pytest.mark.parametrize("damage", ["state = 'upmoaded'", "filename = CAST(x'ff41' AS TEXT)"])
+def test_reading_damage_leaves_no_old_state_behind(damage: str, tmp_path: Path) -> None:
+    """The failure is kept, as whoever tells of it keeps it; later readings see what was written meanwhile."""
+    with Ledger(tmp_path, lambda: NOW) as ledger:
+        ledger.see_uploads([(b"a", "a", Stamp(1, 2, 3, 4, 5)), (b"b", "b", Stamp(1, 3, 3, 4, 5))])
+        reader = Reader(ledger.path)
+        try:
+            ledger.execute(f"UPDATE uploads SET {damage} WHERE id = 1").result()
+            with pytest.raises(LocalFault, match="it is damaged") as kept:
+                reader.uploads()
+            ledger.execute("UPDATE uploads SET state = 'settling', filename = 'c'").result()
+            assert [upload.filename for upload in reader.uploads()] == ["c", "c"], kept
+        finally:
+            reader.close()
+
+
 def test_every_verb_prints_one_line_about_a_damaged_ledger(filled: Path, tmp_path: Path) -> None:
     with AgentProcess(tmp_path, "http://127.0.0.1:9", "axom_live_x") as agent:
         agent.state.mkdir()
