@@ -188,8 +188,11 @@ def test_refused_old_url_is_replaced_by_a_new_one(tmp_path: Path, server: Faulty
         server.inject(Fault(503), "/bucket/", method="PUT", times=FOREVER)
         here.live()
         kept = sum(request.method == "POST" for request in server.requests)
+        old = {request.path for request in server.requests if request.method == "PUT"}
+        assert len(old) == kept
         server.heal()
-        server.inject(Fault(status, {}, b""), "/bucket/", method="PUT", times=kept)
+        for path in old:
+            server.inject(Fault(status, {}, b""), path, method="PUT", times=FOREVER)
         server.requests.clear()
         here.live()
         assert [row.state for row, _ in here.uploads()] == [UploadState.UPLOADED]

@@ -111,7 +111,7 @@ class AgentProcess:
     def start(self, *prefix: str) -> None:
         """Start `axomsync run`, and return when it works. `prefix` is a command to run it under."""
         self.launch("run", prefix=prefix)
-        eventually("a running agent", self._runs)
+        eventually("a running agent", self._runs, patience=2 * PATIENCE)  # a busy disk syncs a new ledger late
 
     def launch(self, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         """Start any verb without waiting for anything. What it writes is appended to `log_file`."""
