@@ -119,7 +119,7 @@ def _remove(upload: Upload, folder: Folder, name: bytes, step: Step) -> None:
     folder.sync()
 
 
-def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) -> None:
+def finish_deletions(root: Path, uploads: Iterable[Upload], step: Step, *, deletes: bool) -> None:
     """Finish deletions that a crash interrupted, for these uploads from the drop folder.
 
     A file that is not the expected one goes back to its place; so does every file if the agent no longer `deletes`. Raises
@@ -130,23 +130,24 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], *, deletes: bool) ->
         by_folder.setdefault(os.path.dirname(upload.path), {})[upload.id] = upload
         by_folder[b""][upload.id] = upload
     for place, there in by_folder.items():
+        step()
         try:
             with Folder.open(root) as top, top.descend(place) as folder:
                 doomed = [(name, int(match[1])) for name in folder.names() if (match := _DOOMED.fullmatch(name))]
                 for name, row in doomed:
                     if row in there:
-                        _finish_deletion(top, folder, name, there[row], deletes)
+                        _finish_deletion(top, folder, name, there[row], step, deletes)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise local_fault(error) from None
 
 
-def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, deletes: bool) -> None:
+def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, step: Step, deletes: bool) -> None:
     status = folder.status(name)
     # A rejected file may be on its way to another filesystem, and storage does not have it.
     deletes = deletes and upload.state is not UploadState.REJECTED
-    if deletes and status is not None and _is_the_same(folder, name, status, upload, _no_step):
+    if deletes and status is not None and _is_the_same(folder, name, status, upload, step):
         folder.unlink(name)
         return
     with suppress(FileExistsError), top.descend(os.path.dirname(upload.path)) as home:

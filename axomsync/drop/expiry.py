@@ -97,9 +97,9 @@ class Expiry:
         try:
             with Folder.open(self._root) as top:
                 for area, held, before in ((ARCHIVE, archived, oldest), (REJECTS, rejected, None)):
-                    for rel, folder, names in folders_below(top, area, faults):
-                        step()
+                    for rel, folder, names in folders_below(top, area, faults, step):
                         for name in names:
+                            step()
                             if not (name.endswith(NOTES) or name.startswith(UNFINISHED)):
                                 self._take(_Archived(folder, rel, name), before, held, removed, step)
         except OSError as error:

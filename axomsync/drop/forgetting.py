@@ -10,7 +10,7 @@ receipt's name or belongs to another user (left alone), a crash in the middle (t
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from axomsync.config import DropSettings
@@ -24,6 +24,7 @@ from axomsync.drop.claims import Claims
 from axomsync.drop.receipts import folders_below, read_receipt
 from axomsync.drop.watch import folder_fault
 from axomsync.ledger import Reader
+from axomsync.runtime.heartbeat import Beat
 
 
 def all_of(uploads: Iterable[Upload], ledger: Reader, settings: DropSettings) -> list[Upload]:
@@ -37,20 +38,15 @@ def all_of(uploads: Iterable[Upload], ledger: Reader, settings: DropSettings) ->
     return [found[row] for row in sorted(found)]
 
 
-def forget_on_disk(
-    uploads: Iterable[Upload], settings: DropSettings, identity: str, now: float, step: Callable[[], None]
-) -> None:
-    """Remove the records of these uploads and invalidate their receipts; `step` is called for each folder.
-
-    Raises `LocalFault`.
-    """
+def forget_on_disk(uploads: Iterable[Upload], settings: DropSettings, identity: str, now: float, beat: Beat) -> None:
+    """Remove the records of these uploads and invalidate their receipts. Raises `LocalFault`."""
     contents = {(upload.sha256, upload.filename if settings.dedupe == "name" else "") for upload in uploads if upload.sha256}
     if not contents:
         return
     claims = Claims(settings.folder, identity, keeps=settings.after == "keep")
     for sha256, filename in contents:
         claims.forget(content_of(sha256, filename, named=settings.dedupe == "name"))
-    _mark_receipts(settings.folder, contents, named=settings.dedupe == "name", now=now, step=step)
+    _mark_receipts(settings.folder, contents, named=settings.dedupe == "name", now=now, beat=beat)
 
 
 def content_of(sha256: str | None, filename: str, *, named: bool) -> str:
@@ -58,14 +54,14 @@ def content_of(sha256: str | None, filename: str, *, named: bool) -> str:
     return f"{sha256}/{filename}" if named else f"{sha256}"
 
 
-def _mark_receipts(root: Path, contents: set[tuple[str, str]], *, named: bool, now: float, step: Callable[[], None]) -> None:
+def _mark_receipts(root: Path, contents: set[tuple[str, str]], *, named: bool, now: float, beat: Beat) -> None:
     digests = {sha256.encode() for sha256, _ in contents}
     faults: dict[bytes, LocalFault] = {}
     try:
         with Folder.open(root) as top:
-            for rel, folder, names in folders_below(top, ARCHIVE, faults):
-                step()
+            for rel, folder, names in folders_below(top, ARCHIVE, faults, beat):
                 for name in names:
+                    beat()
                     if name.endswith(RECEIPT):
                         place = os.path.join(rel, name).removeprefix(ARCHIVE + b"/")
                         _mark(folder, name, place, digests, contents, named=named, now=now)

@@ -6,7 +6,7 @@ Failures handled: a folder that is missing or unreadable (reported as a problem,
 others go on), files that vanish or change between scans, a ledger that can't be written for a while, a key that the console
 refuses (no file is begun until it is accepted again), a watcher that died, a mount point whose filesystem is not mounted (no
 row is forgotten because of it), a row that a person had forgotten meanwhile, a program that pauses while it writes, a ledger
-that was lost.
+that was lost, a folder so slow that one look takes longer than a worker may be silent.
 """
 
 import logging
@@ -43,6 +43,10 @@ LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
 READ_AGAIN_SECONDS = 3600.0
 HEAL_SECONDS = 60.0  # shortest pause before an early scan after the watch died; it may die again at once
 STILL_WRITTEN = "a program still has it open for writing"
+
+
+def _no_beat() -> None:
+    """One pass that ends is not watched."""
 
 
 class _Turn(NamedTuple):
@@ -104,7 +108,7 @@ class Intake:
                 self._wake.clear()
                 began = self._clock()
                 try:
-                    self._turn()
+                    self._turn(beat)
                 except LocalFault as fault:
                     self._problems.report(self.subject, str(fault), self._context.now() + self._settings.rescan)
                 self._nap(began, beat)
@@ -118,19 +122,19 @@ class Intake:
         """
         try:
             self._ledger.make_uploads_due()
-            turn = self._turn(once=True)
+            turn = self._turn(_no_beat, once=True)
             first = turn.found
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._context.stop.is_set():
                 self._context.stop.wait(left)
             # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass. What one turn
             # could not read has not settled when the next one can: so it is told at the end, too.
-            while not (turn := self._turn(first, turn.unreadable, once=True)).is_last and self._goes_on():
+            while not (turn := self._turn(_no_beat, first, turn.unreadable, once=True)).is_last and self._goes_on():
                 while self._goes_on() and not self._pushed.is_set():
                     if self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                         break
             with suppress(Stopping):
-                Expiry(self._settings, self._context).look(lambda: None)
+                Expiry(self._settings, self._context).look(_no_beat)
         finally:
             self._carriers.end()
         if (failure := self._carriers.stopped_by()) is not None:
@@ -155,7 +159,7 @@ class Intake:
     def run_pushed(self, rows: Sequence[int]) -> None:
         """Carry these rows as far as possible, for `push` without an agent. Raises `KeyRefused` and `LocalFault`."""
         try:
-            self._get_ready()
+            self._get_ready(_no_beat)
             while self._carriers.stopped_by() is None and not self._context.stop.is_set():
                 left = [row for row in self._ledger.read.uploads_among(rows) if row.state in UNDER_WAY]
                 left = [row for row in left if row.next_attempt is None]
@@ -204,6 +208,7 @@ class Intake:
 
     def _turn(
         self,
+        beat: Beat,
         only: Container[bytes] | None = None,
         unreadable: Mapping[bytes, LocalFault] | None = None,
         *,
@@ -216,9 +221,9 @@ class Intake:
         self._pushed.clear()
         busy = self._carriers.busy()  # before the scan: a file that is archived after it must not look like a new one
         settings = self._settings
-        hidden = self._get_ready()  # this may give files back the name that a crash changed
+        hidden = self._get_ready(beat)  # this may give files back the name that a crash changed
         began = self._clock()
-        seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker)
+        seen = scan(settings.folder, settings.include, settings.exclude, settings.done_marker, beat)
         seen.unreadable |= {**hidden, **(unreadable or {})}
         rows = self._ledger.read.uploads_in_drop()
         pushed = {row.path: row for row in rows if is_pushed(row.path)}
@@ -252,7 +257,7 @@ class Intake:
         if finished:
             known = {row.path: row for row in self._ledger.read.uploads_in_drop() if row.path in settling}
             there = (known[path] for path in finished if path in known)  # the others were forgotten meanwhile
-            begun = self._carriers.begin((row for row in there if not self._still_written(row)), only)
+            begun = self._carriers.begin((row for row in there if not self._still_written(row, beat)), only)
         begun = self._carriers.begin(meaning.unfinished, only) or begun
         begun = self._carriers.begin(self._worth_reading_again(meaning.doubtful), only) or begun
         return _Turn(seen.found.keys(), seen.unreadable, is_last=not (busy or begun or self._pushed.is_set()))
@@ -268,16 +273,17 @@ class Intake:
         self._read_again.update((row.id, now) for row in due)
         return due
 
-    def _get_ready(self) -> Mapping[bytes, LocalFault]:
+    def _get_ready(self, beat: Beat) -> Mapping[bytes, LocalFault]:
         """Finish recovery before the first file is taken; returns the paths that can't be read."""
         if self._ready:
             return {}
-        faults = self._uploader.recover()
+        faults = self._uploader.recover(beat)
         self._ready = self._uploader.is_recovered
         return faults
 
-    def _still_written(self, row: Upload) -> bool:
+    def _still_written(self, row: Upload, beat: Beat) -> bool:
         """Check whether a program may still write to a settled file; records that once in its row."""
+        beat()
         try:
             with folder_of(self._settings.folder, row.path) as (folder, name):
                 if not being_written(name, folder=folder.descriptor):

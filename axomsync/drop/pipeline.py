@@ -60,10 +60,10 @@ class Uploader:
         self.waits = self._setbacks.waits
         self._recovery = Recovery(settings, context.ledger, claims, self._delivery.content, context.now)
 
-    def recover(self) -> Mapping[bytes, LocalFault]:
+    def recover(self, beat: Beat) -> Mapping[bytes, LocalFault]:
         """Recover earlier lives' work in the drop folder; returns the obstacles, which need another call."""
         self._spool.sweep()
-        return self._recovery.go_on()
+        return self._recovery.go_on(beat)
 
     def room(self) -> int:
         """Bytes that the content of a compressed file may have now."""

@@ -38,6 +38,7 @@ from axomsync.core.records import Receipt, RepeatedLines, Shard, Stored, Upload
 from axomsync.core.text import iso, printable
 from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
 from axomsync.drop.watch import folder_fault
+from axomsync.runtime.heartbeat import Beat
 
 LARGEST_NUMBER = 2**63 - 1  # that SQLite holds
 LONGEST_PATH = 4096  # bytes; PATH_MAX of Linux
@@ -227,12 +228,13 @@ class Survey:
     faults: dict[bytes, LocalFault] = field(default_factory=dict)  # what could not be looked at now
 
 
-def survey(root: Path, known: Mapping[bytes, str]) -> Survey:
+def survey(root: Path, known: Mapping[bytes, str], beat: Beat) -> Survey:
     """Every receipt in the archive; those whose mark is `known` are not read again."""
     result = Survey()
     with Folder.open(root) as top:
-        for rel, folder, names in folders_below(top, ARCHIVE, result.faults):
+        for rel, folder, names in folders_below(top, ARCHIVE, result.faults, beat):
             for name in names:
+                beat()
                 if name.startswith(UNFINISHED):
                     result.unfinished.append(os.path.join(rel, name))
                 elif name.endswith(RECEIPT):
@@ -259,7 +261,9 @@ def _look(result: Survey, known: Mapping[bytes, str], folder: Folder, name: byte
     result.marks[path] = mark
 
 
-def folders_below(top: Folder, rel: bytes, faults: dict[bytes, LocalFault]) -> Iterator[tuple[bytes, Folder, list[bytes]]]:
+def folders_below(
+    top: Folder, rel: bytes, faults: dict[bytes, LocalFault], beat: Beat
+) -> Iterator[tuple[bytes, Folder, list[bytes]]]:
     """The folder `rel` and all below it, with what lies in each but its folders; what can't be looked at is in `faults`.
 
     Each is open until the next is asked for. No link is followed, and no path longer than those that the agent makes.
@@ -272,6 +276,7 @@ def folders_below(top: Folder, rel: bytes, faults: dict[bytes, LocalFault]) -> I
                 names = []
                 with os.scandir(folder.descriptor) as entries:
                     for entry in entries:
+                        beat()
                         name = os.fsencode(entry.name)
                         if not entry.is_dir(follow_symlinks=False):
                             names.append(name)

@@ -25,6 +25,7 @@ from axomsync.drop.receipts import Survey, folders_below, survey
 from axomsync.drop.settle import FINISHED
 from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
 from axomsync.ledger import Ledger
+from axomsync.runtime.heartbeat import Beat
 
 log = logging.getLogger(__name__)
 
@@ -50,19 +51,19 @@ class Recovery:
     ) -> None:
         self._root, self._deletes, self._keeps = settings.folder, settings.after == "delete", settings.after == "keep"
         self._ledger, self._claims, self._content_of, self._now = ledger, claims, content_of, now
-        self._steps: dict[bytes, Callable[[], Faults]] = {
+        self._steps: dict[bytes, Callable[[Beat], Faults]] = {
             CLAIMS: self._register,
             REJECTS: self._sweep,
             ARCHIVE: self._take_stock,
             b".": self._finish_deletions,
         }
 
-    def go_on(self) -> Mapping[bytes, LocalFault]:
+    def go_on(self, beat: Beat) -> Mapping[bytes, LocalFault]:
         """Do the remaining steps; returns the obstacles."""
         faults: Faults = {}
         for place, step in list(self._steps.items()):
             try:
-                found = step()
+                found = step(beat)
             except LocalFault as fault:
                 found = {place: fault}
             except FileNotFoundError:
@@ -80,10 +81,11 @@ class Recovery:
         """True if no step is left."""
         return not self._steps
 
-    def _register(self) -> Faults:
+    def _register(self, beat: Beat) -> Faults:
         rows = self._ledger.read.uploads_in_drop()
         claimed = {self._content_of(row): row for row in rows if row.sha256 and row.state in _CLAIMED}
         for content in self._claims.register(claimed):
+            beat()
             if self._keeps and claimed[content].state in _DONE:
                 self._settle(content, claimed[content])
         return {}
@@ -95,12 +97,13 @@ class Recovery:
             self._claims.settle(content, Stored(upload.upload_id, upload.key, upload.etag, shards))
         self._claims.release(content)
 
-    def _sweep(self) -> Faults:
+    def _sweep(self, beat: Beat) -> Faults:
         faults: Faults = {}
         with Folder.open(self._root) as top:
             for area in (REJECTS, CLAIMS):
-                for rel, folder, names in folders_below(top, area, faults):
+                for rel, folder, names in folders_below(top, area, faults, beat):
                     for name in names:
+                        beat()
                         if name.startswith(UNFINISHED):
                             self._remove_leftover(os.path.join(rel, name))
                         elif area == REJECTS and name.endswith(REASON):
@@ -130,9 +133,9 @@ class Recovery:
             if self._claims.alone or self._now() - status.st_mtime > STALE_SECONDS:
                 folder.unlink(name)
 
-    def _take_stock(self) -> Faults:
+    def _take_stock(self, beat: Beat) -> Faults:
         known = self._ledger.read.receipts()
-        found = survey(self._root, known)
+        found = survey(self._root, known, beat)
         for path in found.unfinished:
             self._remove_leftover(path)
         for path in [path for path in found.none if self._write_again(path, found)]:
@@ -163,7 +166,7 @@ class Recovery:
         log.info("%s: it had no usable content; the agent wrote it again", printable(os.fsdecode(path)))
         return True
 
-    def _finish_deletions(self) -> Faults:
+    def _finish_deletions(self, beat: Beat) -> Faults:
         done = (row for row in self._ledger.read.uploads_in_drop() if row.state in FINISHED)
-        archive.finish_deletions(self._root, done, deletes=self._deletes)
+        archive.finish_deletions(self._root, done, beat, deletes=self._deletes)
         return {}

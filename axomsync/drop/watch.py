@@ -46,6 +46,7 @@ from axomsync.core.records import Stamp
 from axomsync.core.text import printable
 from axomsync.drop.rules import LeftAlone, Rule, Selection, is_ours, rule_for_any, rule_for_marked
 from axomsync.ledger import stored
+from axomsync.runtime.heartbeat import Beat
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Scan:
         return any(path == folder or path.startswith(folder + b"/") for folder in self.unreadable)
 
 
-def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker: str = "") -> Scan:
+def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker: str, beat: Beat) -> Scan:
     """Scan for regular files below `root` to upload, and count the files that each rule leaves alone (see `rules`).
 
     Raises `LocalFault` if the root can't be read.
@@ -102,13 +103,13 @@ def scan(root: Path, include: Sequence[str], exclude: Sequence[str], done_marker
             result = Scan(device=os.fstat(top.descriptor).st_dev, left=LeftAlone(every))
             pending = [b""]
             while pending:
-                _look_into(top, pending, result, selection)
+                _look_into(top, pending, result, selection, beat)
     except OSError as error:
         raise local_fault(error, os.fsencode(root)) from None
     return result
 
 
-def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selection) -> None:
+def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selection, beat: Beat) -> None:
     """Scan the last of the `pending` folders; its sub-folders become pending."""
     rel = pending.pop()
     try:
@@ -121,7 +122,10 @@ def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selec
     with folder:
         try:
             with os.scandir(folder.descriptor) as listing:
-                entries = {os.fsencode(entry.name): entry for entry in listing}
+                entries = {}
+                for entry in listing:
+                    beat()
+                    entries[os.fsencode(entry.name)] = entry
         except OSError as error:
             if not rel:
                 raise
@@ -129,6 +133,7 @@ def _look_into(top: Folder, pending: list[bytes], result: Scan, selection: Selec
             _note(result, rel, error, is_folder=True)
             return
         for name, entry in entries.items():
+            beat()
             path = os.path.join(rel, name)
             try:
                 rule = _rule_for(path, name, entry, entries, pending, result, selection)

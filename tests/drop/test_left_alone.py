@@ -12,6 +12,7 @@ from axomsync.drop.rules import EXAMPLES, LeftAlone, Rule, Selection, account_fo
 from axomsync.drop.watch import scan
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset
+from tests.drop.inprocess import nothing
 
 INCLUDE, EXCLUDE = ["*.jsonl", "sub/*.ndjson"], ["draft-*", "old/*"]
 
@@ -105,7 +106,7 @@ def test_scan_counts_by_the_same_rules(tmp_path: Path) -> None:
     for name in ("TRAIN.JSONL", "Train.jsonl", "sub/a.ndjson"):
         (drop / name).parent.mkdir(exist_ok=True)
         (drop / name).write_bytes(dataset(name))
-    seen = scan(drop, INCLUDE, EXCLUDE)
+    seen = scan(drop, INCLUDE, EXCLUDE, "", nothing)
     assert set(seen.found) == {b"TRAIN.JSONL", b"Train.jsonl", b"sub/a.ndjson"}
     assert seen.left.counts == {  # a folder that is not entered counts once; files that the agent put away do not count
         Rule.NOT_INCLUDED: 10, Rule.EXCLUDED: 3, Rule.HIDDEN: 2, Rule.TEMPORARY: 5, Rule.LOCK: 2, Rule.SYMLINK: 2,
@@ -127,7 +128,7 @@ def test_scan_counts_markers_by_the_same_rules(tmp_path: Path) -> None:
     fill(drop, tmp_path / "elsewhere", marked=True)
     (drop / "whole.jsonl").write_bytes(dataset("whole"))
     (drop / "whole.jsonl.done").touch()
-    seen = scan(drop, INCLUDE, EXCLUDE, ".done")
+    seen = scan(drop, INCLUDE, EXCLUDE, ".done", nothing)
     assert set(seen.found) == {b"whole.jsonl"}
     assert seen.left.counts == {Rule.NO_MARKER: 1, Rule.OLD_MARKER: 1, Rule.MARKER: 1}
 

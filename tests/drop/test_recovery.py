@@ -20,7 +20,7 @@ from axomsync.drop.receipts import survey
 from axomsync.drop.watch import stamp_at, unmounted
 from axomsync.ledger import Reader
 from tests.drop.conftest import dataset, receipt, sha256, tree
-from tests.drop.inprocess import DropHere, ledger_template
+from tests.drop.inprocess import DropHere, ledger_template, nothing
 
 UNFINISHED = ".axomsync-unfinished-0123"
 STRANGER = 65534
@@ -77,9 +77,9 @@ def test_receipts_that_are_known_are_not_read_again(tmp_path: Path, template: Pa
     here.finish()
     known = here.read(Reader.receipts)
     assert known.keys() == {f"uploaded/{name}.receipt.json".encode() for name in NAMES}
-    found = survey(here.folder, known)
+    found = survey(here.folder, known, nothing)
     assert (found.marks, found.new, found.none, found.faults) == (known, [], {}, {})
-    assert len(survey(here.folder, {}).new) == 5
+    assert len(survey(here.folder, {}, nothing).new) == 5
 
 
 def test_what_was_forgotten_stays_forgotten_although_its_receipt_is_there(tmp_path: Path, template: Path) -> None:
