@@ -119,10 +119,13 @@ def _remove(upload: Upload, folder: Folder, name: bytes, step: Step) -> None:
     folder.sync()
 
 
-def finish_deletions(root: Path, uploads: Iterable[Upload], step: Step, *, deletes: bool) -> None:
-    """Finish deletions that a crash interrupted, for these uploads from the drop folder.
+def finish_deletions(
+    root: Path, uploads: Iterable[Upload], others: Callable[[int], Upload | None], step: Step, *, deletes: bool
+) -> None:
+    """Finish deletions that a crash or an error interrupted, for these uploads from the drop folder.
 
-    A file that is not the expected one goes back to its place; so does every file if the agent no longer `deletes`. Raises
+    A file that is not the expected one goes back to its place; so does every file if the agent no longer `deletes`. Of
+    `others`, by their rows, the place may be another file's by now: only what is the expected file is deleted. Raises
     `LocalFault`.
     """
     by_folder: dict[bytes, dict[int, Upload]] = {b"": {}}
@@ -137,6 +140,8 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], step: Step, *, delet
                 for name, row in doomed:
                     if row in there:
                         _finish_deletion(top, folder, name, there[row], step, deletes)
+                    elif deletes and (other := others(row)) is not None:
+                        _delete_if_same(folder, name, other, step)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -144,14 +149,20 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], step: Step, *, delet
 
 
 def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, step: Step, deletes: bool) -> None:
-    status = folder.status(name)
-    # A rejected file may be on its way to another filesystem, and storage does not have it.
-    deletes = deletes and upload.state is not UploadState.REJECTED
-    if deletes and status is not None and _is_the_same(folder, name, status, upload, step):
-        folder.unlink(name)
+    if deletes and _delete_if_same(folder, name, upload, step):
         return
     with suppress(FileExistsError), top.descend(os.path.dirname(upload.path)) as home:
         folder.move(name, home, os.path.basename(upload.path))
+
+
+def _delete_if_same(folder: Folder, name: bytes, upload: Upload, step: Step) -> bool:
+    """Delete a file if it is the one that was read, and storage has it; True if it was deleted."""
+    # A rejected file may be on its way to another filesystem, and storage does not have it.
+    status = folder.status(name) if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE) else None
+    if status is None or not _is_the_same(folder, name, status, upload, step):
+        return False
+    folder.unlink(name)
+    return True
 
 
 def _move_away(root: Path, upload: Upload, area: bytes, suffix: bytes, note: str, step: Step) -> tuple[bytes, str]:
