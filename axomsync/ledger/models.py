@@ -6,6 +6,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from axomsync.core.records import DurableSegment, ModelFile, ModelState, RemoteModel
+from axomsync.core.states import NOT_BEGUN_MODELS
 from axomsync.ledger.digests import digest_of
 from axomsync.ledger.rows import json_counts, json_list
 from axomsync.ledger.states import Moves
@@ -30,7 +31,9 @@ class ModelWrites(Moves):
                     " created_at = excluded.created_at",
                     (model.id, *labels, state, reason, now, now),
                 )
-                self._move(db, "models", model.id, state, {"reason": reason})
+                # What held up an earlier download says nothing about the next one.
+                setbacks = {"attempts": 0, "next_attempt": None} if state in NOT_BEGUN_MODELS else {}
+                self._move(db, "models", model.id, state, {"reason": reason, **setbacks})
 
         self.write(work)
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from axomsync.core.records import Model, ModelState, RemoteModel
-from axomsync.core.states import DUE_MODELS, UNWANTED_MODELS
+from axomsync.core.states import DUE_MODELS, NOT_BEGUN_MODELS, UNWANTED_MODELS
 from axomsync.mirror.layout import age, is_called, matches, selected
 from axomsync.mirror.retention import is_within
 
 READY = "ready"
-_NOT_BEGUN = frozenset({ModelState.WAITING, ModelState.IGNORED, ModelState.GONE, ModelState.PRUNED})
-_UNDECIDED = _NOT_BEGUN | DUE_MODELS
+_UNDECIDED = NOT_BEGUN_MODELS | DUE_MODELS
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ class _Judge:
             return ModelState.IGNORED, f"not among the newest {keep} of its name ([mirror] keep)"
         if was_removed:
             return ModelState.QUEUED, "its folder was removed; it is fetched again"
-        if row is None or row.state in _NOT_BEGUN:
+        if row is None or row.state in NOT_BEGUN_MODELS:
             return ModelState.QUEUED, None
         return row.state, row.reason
 

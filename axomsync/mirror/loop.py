@@ -335,8 +335,11 @@ class Mirror:
                     model, ModelState.BLOCKED, "it vanished from the console; its copy stays", REFUSED_PAUSE_SECONDS
                 )
             else:
-                self._context.ledger.move_model(
-                    model.id, ModelState.GONE, reason="it vanished from the console", next_attempt=None
+                self._set_back(  # the next list tells whether it is gone
+                    model,
+                    ModelState.QUEUED,
+                    "the console lists it as ready, and does not know it when asked for its files (404)",
+                    backoff(model.attempts + 1, self._context.random),
                 )
         except KeyRefused as refused:
             self._key_refused = refused

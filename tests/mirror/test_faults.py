@@ -12,6 +12,7 @@ import pytest
 from axomsync.core.errors import Rejected, Transient
 from axomsync.core.records import ModelState
 from tests.mirror.inprocess import MirrorHere
+from tests.rig.agent import eventually
 from tests.rig.faults import EXPIRED, FOREVER, Content, Fault, FaultyServer, http_date, json_answer, s3_error
 
 MIB = 1 << 20
@@ -505,13 +506,47 @@ def test_an_id_that_is_listed_twice_counts_once(server: FaultyServer, mirror: Mi
     assert len(server.console_requests("/download")) == 1
 
 
-def test_a_model_that_vanishes_before_its_manifest_is_gone_and_comes_back(
+def test_a_listed_model_whose_manifest_is_not_there_is_told_and_tried_again(
     server: FaultyServer, mirror: MirrorHere, model_id: str
 ) -> None:
-    server.inject(Fault(404, body=b'{"detail": "not found"}'), "/download")
+    server.inject(Fault(404, body=b'{"detail": "not found"}'), "/download", times=2)
+    for _ in range(2):
+        mirror.sync()
+        set_back(mirror, model_id, ModelState.QUEUED, "does not know it when asked for its files (404)")
     mirror.sync()
-    assert mirror.model(model_id).state == ModelState.GONE
+    published(mirror, model_id)
+
+
+def test_a_model_that_vanishes_before_its_manifest_is_gone(
+    server: FaultyServer, mirror: MirrorHere, model_id: str
+) -> None:
+    server.inject(Fault(404, body=b'{"detail": "not found"}', first=server.models.clear), "/download")
     mirror.sync()
+    mirror.sync()
+    model = mirror.model(model_id)
+    assert (model.state, model.next_attempt) == (ModelState.GONE, None)
+
+
+@pytest.mark.parametrize("meanwhile", ["building", "not listed"])
+def test_a_model_that_was_corrected_is_fetched_at_once(
+    server: FaultyServer, mirror: MirrorHere, model_id: str, meanwhile: str
+) -> None:
+    """Its old files were refused for an hour; it was taken back, and published anew."""
+    good, listed = server.manifests[model_id], list(server.models)
+    server.manifests[model_id] = [{**good[0], "rel": "../x"}]
+    mirror.sync()
+    assert mirror.model(model_id).state == ModelState.BLOCKED
+    assert mirror.model(model_id).next_attempt is not None
+    if meanwhile == "building":
+        server.models[0]["status"] = meanwhile
+    else:
+        server.models.clear()
+    mirror.sync()
+    server.manifests[model_id], server.models = good, listed
+    server.models[0]["status"] = "ready"
+    mirror.settings["poll"] = "1s"
+    with mirror.running():
+        eventually("the model", lambda: mirror.model(model_id).state == ModelState.PUBLISHED)
     published(mirror, model_id)
 
 
@@ -526,9 +561,9 @@ def test_a_model_that_vanishes_half_way_leaves_what_it_brought(
 
     server.inject(Fault(first=vanish), skip=5)
     mirror.sync()
-    assert mirror.model(model_id).state == ModelState.GONE
     server.models.clear()
     mirror.sync()
+    assert mirror.model(model_id).state == ModelState.GONE
     kept = mirror.model(model_id).bytes_done
     assert kept > 0
     server.manifests[model_id], server.models = manifest, listed
