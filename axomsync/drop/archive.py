@@ -119,17 +119,15 @@ def _remove(upload: Upload, folder: Folder, name: bytes, step: Step) -> None:
     folder.sync()
 
 
-def finish_deletions(
-    root: Path, uploads: Iterable[Upload], others: Callable[[int], Upload | None], step: Step, *, deletes: bool
-) -> None:
+def finish_deletions(root: Path, uploads: Iterable[Upload], failed: Iterable[Upload], step: Step, *, deletes: bool) -> None:
     """Finish deletions that a crash or an error interrupted, for these uploads from the drop folder.
 
-    A file that is not the expected one goes back to its place; so does every file if the agent no longer `deletes`. Of
-    `others`, by their rows, the place may be another file's by now: only what is the expected file is deleted. Raises
-    `LocalFault`.
+    A file that is not the expected one goes back to its place; so does every file if the agent no longer `deletes`. The
+    place of a `failed` one may be another file's by now: it is only deleted. Raises `LocalFault`.
     """
-    by_folder: dict[bytes, dict[int, Upload]] = {b"": {}}
-    for upload in uploads:
+    in_place, by_folder = list(uploads), dict[bytes, dict[int, Upload]]({b"": {}})
+    kept = {upload.id for upload in in_place}
+    for upload in (*in_place, *failed):
         by_folder.setdefault(os.path.dirname(upload.path), {})[upload.id] = upload
         by_folder[b""][upload.id] = upload
     for place, there in by_folder.items():
@@ -138,19 +136,15 @@ def finish_deletions(
             with Folder.open(root) as top, top.descend(place) as folder:
                 doomed = [(name, int(match[1])) for name in folder.names() if (match := _DOOMED.fullmatch(name))]
                 for name, row in doomed:
-                    if row in there:
-                        _finish_deletion(top, folder, name, there[row], step, deletes)
-                    elif deletes and (other := others(row)) is not None:
-                        _delete_if_same(folder, name, other, step)
+                    if row in there and not (deletes and _delete_if_same(folder, name, there[row], step)) and row in kept:
+                        _put_back(top, folder, name, there[row])
         except FileNotFoundError:
             continue
         except OSError as error:
             raise local_fault(error) from None
 
 
-def _finish_deletion(top: Folder, folder: Folder, name: bytes, upload: Upload, step: Step, deletes: bool) -> None:
-    if deletes and _delete_if_same(folder, name, upload, step):
-        return
+def _put_back(top: Folder, folder: Folder, name: bytes, upload: Upload) -> None:
     with suppress(FileExistsError), top.descend(os.path.dirname(upload.path)) as home:
         folder.move(name, home, os.path.basename(upload.path))
 

@@ -166,11 +166,7 @@ class Recovery:
         log.info("%s: it had no usable content; the agent wrote it again", printable(os.fsdecode(path)))
         return True
 
-    def _known(self, row: int) -> Upload | None:
-        found = self._ledger.read.uploads_among([row])
-        return found[0] if found else None
-
     def _finish_deletions(self, beat: Beat) -> Faults:
         done = (row for row in self._ledger.read.uploads_in_drop() if row.state in FINISHED)
-        archive.finish_deletions(self._root, done, self._known, beat, deletes=self._deletes)
+        archive.finish_deletions(self._root, done, self._ledger.read.once_failed(), beat, deletes=self._deletes)
         return {}

@@ -28,6 +28,11 @@ class UploadQueries(Queries):
         """Files that lie in the drop folder according to the ledger, and files of `push`."""
         return self._rows("SELECT * FROM uploads WHERE in_drop ORDER BY id", make=to_upload)
 
+    def once_failed(self) -> list[Upload]:
+        """Files that storage has, that were tried more than once, and that do not lie in the drop folder any more."""
+        sql = "SELECT * FROM uploads WHERE state IN ('uploaded', 'duplicate') AND attempts AND NOT in_drop ORDER BY id"
+        return self._rows(sql, make=to_upload)
+
     def latest_rejected(self, most: int) -> list[Upload]:
         """At most `most` of the rejected files that were set aside, latest first."""
         sql = "SELECT * FROM uploads WHERE state = 'rejected' AND NOT in_drop ORDER BY id DESC LIMIT ?"

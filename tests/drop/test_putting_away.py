@@ -215,6 +215,34 @@ def test_file_that_replaces_another_at_the_last_moment_is_not_lost(
     assert files == ([dataset("b")] if after == "archive" else [])
 
 
+@pytest.mark.parametrize("place", ["a.jsonl", "x/y/a.jsonl"])
+@pytest.mark.parametrize("then", ["nothing", "a new file"])
+def test_a_file_that_the_disk_did_not_delete_is_deleted_by_the_next_life(
+    sandbox: Sandbox, make_agent: AgentFactory, place: str, then: str
+) -> None:
+    """Meanwhile nothing has its name, or a new file."""
+    agent = make_agent(sandbox, after="delete")
+    drop(agent.drop / place, dataset("a"))
+    trace = agent.home / "trace"
+    inject = ("-e", "trace=unlinkat", "-e", "inject=unlinkat:error=EIO:when=1")
+    agent.launch("run", prefix=("strace", "-f", "-qq", "-o", str(trace), *inject))
+    eventually("the failure", lambda: "it can't be put away" in agent.log())
+    if then == "a new file":
+        drop(agent.drop / place, dataset("b"))
+        eventually("the new file", lambda: len(puts(sandbox)) == 2)
+    eventually("a look without the file", lambda: all(not row["in_drop"] for row in rows(agent)))
+    kill_traced(agent)
+    assert sum(".axomsync-deleting-" in name for name in tree(agent.drop)) >= 1
+    agent.sync()
+    assert [name for name in tree(agent.drop) if ".axomsync/" not in name] == []
+
+
+def rows(agent: AgentProcess) -> list[sqlite3.Row]:
+    with closing(sqlite3.connect(agent.state / "state.db")) as database:
+        database.row_factory = sqlite3.Row
+        return database.execute("SELECT * FROM uploads").fetchall()
+
+
 def strace(agent: AgentProcess, fault: str) -> tuple[str, ...]:
     """Make strace tamper with renameat2(2) in the command that follows."""
     trace = agent.home / "trace"

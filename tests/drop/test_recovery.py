@@ -313,23 +313,6 @@ def test_a_deletion_that_a_crash_cut_off_is_finished(tmp_path: Path, template: P
     assert not (here.folder / "x" / "a.jsonl").exists()
 
 
-@pytest.mark.parametrize("state", ["uploaded", "rejected"])
-def test_a_deletion_that_an_error_cut_off_is_finished_when_a_new_file_has_the_name(
-    tmp_path: Path, template: Path, state: str
-) -> None:
-    """The ledger does not look for the old file under that name any more."""
-    here = DropHere(tmp_path / "here", template, after="delete")
-    (here.folder / "a.jsonl").write_bytes(dataset("a") if state == "uploaded" else b"no dataset")
-    doomed = here.folder / f".axomsync-deleting-1-{'0' * 32}"
-    os.link(here.folder / "a.jsonl", doomed)
-    here.finish()
-    assert states(here) == [UploadState(state)]
-    (here.folder / "a.jsonl").write_bytes(dataset("b"))
-    here.finish()
-    assert (here.folder / doomed.name).exists() == (state == "rejected"), "storage has no rejected file"
-    assert dataset("b") in here.far.objects.values()
-
-
 @pytest.mark.parametrize("name", ["uploaded", "rejected", ".axomsync"])
 @pytest.mark.parametrize("plant", ["link", "file"])
 def test_what_lies_in_the_place_of_our_folders_is_named_with_its_fix(

@@ -517,9 +517,7 @@ def test_a_listed_model_whose_manifest_is_not_there_is_told_and_tried_again(
     published(mirror, model_id)
 
 
-def test_a_model_that_vanishes_before_its_manifest_is_gone(
-    server: FaultyServer, mirror: MirrorHere, model_id: str
-) -> None:
+def test_a_model_that_vanishes_before_its_manifest_is_gone(server: FaultyServer, mirror: MirrorHere, model_id: str) -> None:
     server.inject(Fault(404, body=b'{"detail": "not found"}', first=server.models.clear), "/download")
     mirror.sync()
     mirror.sync()
