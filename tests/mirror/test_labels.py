@@ -14,7 +14,7 @@ import pytest
 from axomsync.mirror.publish import current
 from axomsync.mirror.publish.record import read_record
 from tests.mirror.inprocess import MirrorHere
-from tests.rig.agent import AgentProcess
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import Content, FaultyServer
 
 OLD, NEW = {"a.bin": Content(3000, 1)}, {"a.bin": Content(3000, 2)}
@@ -42,6 +42,21 @@ def reading(path: Path) -> Iterator[int]:
         process.stdout.readline()
         yield process.pid
         process.communicate()
+
+
+def test_current_leaves_a_version_that_a_person_removed(server: FaultyServer, mirror: MirrorHere) -> None:
+    mirror.settings["views"] = [f"flat:{mirror.folder.parent / 'view'}"]
+    for version, files in (("v1", OLD), ("v2", NEW)):
+        server.add_model("chassis", version, files)
+    mirror.sync()
+    assert current.leads_to(mirror.folder / "chassis") == "v2"
+    shutil.rmtree(mirror.folder / "chassis" / "v2")
+    server.models = [document for document in server.models if document["version"] == "v1"]
+    mirror.settings["poll"] = "1s"
+    with mirror.running():
+        eventually("v1", lambda: current.leads_to(mirror.folder / "chassis") == "v1")
+        eventually("the view", (mirror.folder.parent / "view" / "chassis" / "a.bin").exists)
+    assert problems(mirror) == {}
 
 
 def test_a_label_that_moves_to_another_model(server: FaultyServer, mirror: MirrorHere) -> None:

@@ -139,6 +139,23 @@ def test_a_pinned_name_stays_when_a_window_opens(names: Names) -> None:
     assert waiting_documents(names.ledger.read, "manual", 0.0) == []
 
 
+@pytest.mark.parametrize("promotes", ["now", "manual"])
+def test_a_version_that_a_person_removed_is_not_led_to(names: Names, promotes: Any) -> None:
+    names.publish("bot", "v1")
+    names.promotes = promotes
+    again(names).publish("bot", "v2")
+    names.turn()
+    parent, led = names.root / "bot", str(names.leads("bot")[0])
+    shutil.rmtree(parent / led)
+    fault = names.folder.tend_current(parent)
+    if promotes == "manual":
+        assert fault == "it leads to v1, which is not there; `axomsync promote` leads it to another version"
+        assert not current.is_led_to(str(parent / led))
+    else:
+        assert fault is None
+        assert names.leads("bot") == ("v1", None)
+
+
 @pytest.mark.parametrize("first", ["v1", "v2"])
 @pytest.mark.parametrize("promotes", ["manual", ()])  # () is no window at all
 def test_a_new_name_promotes_nothing(names: Names, promotes: Any, first: str) -> None:

@@ -75,6 +75,12 @@ def leads_to(parent: Path) -> str | None:
     return _target(parent / CURRENT)
 
 
+def leads_somewhere(parent: Path) -> bool:
+    """Whether `current` leads to something that is there. Raises `LocalFault`."""
+    target = leads_to(parent)
+    return target is not None and _exists(parent / target)
+
+
 def pinned(parent: Path) -> str | None:
     """Folder that is pinned."""
     return _target(parent / PIN)
@@ -109,11 +115,11 @@ def is_version(folder: Path) -> bool:
 
 
 def is_led_to(folder: str | None) -> bool:
-    """Whether `current` leads to this version's folder; no if that can't be read now."""
+    """Whether `current` leads to this version's folder; no if that is not there, or can't be read now."""
     if folder is None:
         return False
     with suppress(LocalFault):
-        return leads_to(Path(folder).parent) == os.path.basename(folder)
+        return leads_to(Path(folder).parent) == os.path.basename(folder) and leads_somewhere(Path(folder).parent)
     return False
 
 

@@ -265,10 +265,17 @@ class MirrorFolder:
         return wanted(place, self.promotes, self._now())
 
     def tend_current(self, parent: Path) -> str | None:
-        """Make `current` of a name if it is missing; returns a remark if another file has its place. Raises `LocalFault`."""
-        if (fault := current.foreign(parent)) is None and current.leads_to(parent) is None:
-            self.point_current(parent)
-        return fault
+        """Make `current` of a name if it is missing or leads nowhere. Raises `LocalFault`.
+
+        Returns a remark if another file has its place, or if only a person may lead it elsewhere.
+        """
+        if (fault := current.foreign(parent)) is not None or current.leads_somewhere(parent):
+            return fault
+        self.point_current(parent)
+        led = current.leads_to(parent)
+        if led is None or current.leads_somewhere(parent):
+            return None
+        return f"it leads to {printable(led)}, which is not there; `axomsync promote` leads it to another version"
 
     def published(self) -> Iterator[tuple[Path, Record | LocalFault]]:
         """Yields every folder of a version, with its record or the reason why it can't be read. Raises `LocalFault`.
