@@ -330,7 +330,7 @@ class Mirror:
         except (LedgerFault, Forgotten):
             raise
         except NotThere:
-            if is_there(model, []):
+            if is_there(model, self._context.mirror_folder, []):
                 self._set_back(
                     model, ModelState.BLOCKED, "it vanished from the console; its copy stays", REFUSED_PAUSE_SECONDS
                 )

@@ -16,6 +16,7 @@ from axomsync.mirror.catalog import Selection, reconcile
 from axomsync.mirror.context import MirrorContext
 from axomsync.mirror.labels import Labels
 from axomsync.mirror.publish.abandoned import changed_since
+from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.space import Space
 from axomsync.mirror.recovery import recover
 from axomsync.mirror.retention import GONE_SECONDS
@@ -57,7 +58,7 @@ class Poller:
         self._context.mirror_folder.check([row for row in known if row.state is ModelState.PUBLISHED])
         settings = self._context.settings
         selection = Selection(settings.include, settings.exclude, settings.keep, settings.max_size, settings.files)
-        changes = reconcile(listed, known, selection, lambda row: is_there(row, unread), busy)
+        changes = reconcile(listed, known, selection, lambda row: is_there(row, self._context.mirror_folder, unread), busy)
         if changes:
             self._context.ledger.record_catalog((change.model, change.state, change.reason) for change in changes)
             for change in changes:
@@ -110,13 +111,13 @@ class Poller:
             self._context.ledger.note_presence(listed)
 
 
-def is_there(row: Model, unread: list[LocalFault]) -> bool:
-    """Check that a model's folder exists. An unreadable one counts as present, else it would be fetched again.
+def is_there(row: Model, mirror_folder: MirrorFolder, unread: list[LocalFault]) -> bool:
+    """Check that a model's folder exists in the mirror folder. An unreadable one counts as present: it is not fetched again.
 
     The reason why it can't be read is added to `unread`.
     """
     try:
-        return is_folder(row.path)
+        return mirror_folder.holds(row) and is_folder(row.path)
     except LocalFault as fault:
         unread.append(fault)
         return True

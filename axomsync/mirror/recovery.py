@@ -1,7 +1,8 @@
 """Recovery at the start: bring ledger and mirror folder in agreement after the loss of a ledger or a record.
 
 Failures handled: a published folder without its record (written again), a folder whose publication the ledger does not know
-(adopted when complete), folders that can't be read or listed now (returned: they are tried again).
+(adopted when complete), a mirror folder that was moved or copied (the paths follow), folders that can't be read or listed
+now (returned: they are tried again).
 """
 
 import logging
@@ -22,19 +23,25 @@ def recover(context: MirrorContext) -> list[LocalFault]:
     """Bring ledger and folder in agreement. Returns the folders' faults, to be tried again."""
     unread: list[LocalFault] = []
     known = {row.id: row for row in context.ledger.read.models()}
-    for published in (row for row in known.values() if row.state is ModelState.PUBLISHED):
+    place = context.mirror_folder
+    for published in (row for row in known.values() if row.state is ModelState.PUBLISHED and place.holds(row)):
         try:
-            context.mirror_folder.restore_record(published, context.ledger.read.files(published.id))
+            place.restore_record(published, context.ledger.read.files(published.id))
         except LocalFault as fault:
             unread.append(fault)
-    for folder, record in context.mirror_folder.published():
+    for folder, record in place.published():
         try:
             if isinstance(record, LocalFault):
                 raise record
             row = known.get(record.model.id)
-            if _is_overlooked(row) and context.mirror_folder.lacks(folder, record) is None:
+            was_elsewhere = row is not None and row.path is not None and not place.holds(row)
+            if not (was_elsewhere or _is_overlooked(row)) or place.lacks(folder, record) is not None:
+                continue
+            if was_elsewhere:
+                context.ledger.record_moved(record.model.id, str(folder))
+            else:
                 _record(context, row, folder, record)
-                log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
+            log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
         except LocalFault as fault:
             unread.append(fault)
     return unread

@@ -91,6 +91,10 @@ class MirrorFolder:
                 f"or, to have all of them fetched again, create {internal}"
             )
 
+    def holds(self, model: Model) -> bool:
+        """Whether the ledger's path of a model lies in this folder; not after `[mirror] folder` was changed."""
+        return model.path is not None and Path(model.path).parent.parent == self.root
+
     def room(self, reserve: int) -> int:
         """Bytes that mirroring may still use. Raises `LocalFault` if the folder is missing."""
         return free_bytes(self.root) - reserve
@@ -217,7 +221,7 @@ class MirrorFolder:
         Raises `LocalFault`, `Rejected`. After a crash it is done again, or the folder is found in its place.
         """
         old, labels = Path(model.path or ""), RemoteModel(model.id, model.name, model.version, None, None, "", None)
-        if old == self.root.joinpath(*folder_names(labels, clash=False)) or old.parent.parent != self.root:
+        if old == self.root.joinpath(*folder_names(labels, clash=False)) or not self.holds(model):
             return old, None
         if (new := self.find(model)) == old:
             return old, None

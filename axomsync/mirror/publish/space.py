@@ -92,7 +92,7 @@ class Space:
         """Plan of retention for now, or for a model that lacks room."""
         settings = self._settings
         policy = Policy(settings.keep, settings.max_size, settings.keep_gone)
-        published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED) if _is_there(row)}
+        published = {row.id: row for row in self._ledger.read.models(ModelState.PUBLISHED) if self._is_there(row)}
         kept = self._ledger.read.kept_for_trials()
         versions = [_version(row, on_trial=row.id in kept) for row in published.values()]
 
@@ -139,11 +139,15 @@ class Space:
             raise faults[0]
         return removed
 
+    def _is_there(self, row: Model) -> bool:
+        """One that can't be looked at now has its bytes all the same. What lies elsewhere is not this folder's."""
+        return self._mirror_folder.holds(row) and may_be_folder(row.path)
+
     def _why_not(self, booking: Booking) -> str | None:
         if (lacking := self._lacking_on_disk(booking)) > 0:
             return f"{lacking} more bytes must be free for this model and the [mirror] reserve"
         limit = self._settings.max_size
-        others = sum(row.bytes_total or 0 for row in self._ledger.read.models(ModelState.PUBLISHED) if _is_there(row))
+        others = sum(row.bytes_total or 0 for row in self._ledger.read.models(ModelState.PUBLISHED) if self._is_there(row))
         size = sum(booked.size for booked in self._with_booked(booking))
         if limit is None or is_within(size, others, limit):
             return None
@@ -160,11 +164,6 @@ class Space:
         """The version that lacks room; all models in work count with it, since they keep what they have reserved."""
         model, size = booking.model, sum(booked.size for booked in self._with_booked(booking))
         return Version(model.id, model.name, age(model.created_at, model.id), size)
-
-
-def _is_there(row: Model) -> bool:
-    """One that can't be looked at now has its bytes all the same."""
-    return may_be_folder(row.path)
 
 
 def _reader(row: Model) -> str | None:
