@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
-from axomsync.core.filesystems import is_folder
+from axomsync.core.filesystems import is_folder, may_be_folder
 from axomsync.core.records import Published, Trial
 from axomsync.core.text import printable
 from axomsync.core.windows import Promotes, is_open
@@ -104,7 +104,8 @@ class Promotion:
             except LocalFault as fault:
                 faults.append(fault)
         for folder in known.keys() - set(rows.parents):
-            self._ledger.forget_current(folder)
+            if not may_be_folder(folder):  # else its only version waits for more files, and serves meanwhile
+                self._ledger.forget_current(folder)
         if faults:
             self._changed.set()  # not all names were pointed
             raise faults[0]

@@ -1,4 +1,4 @@
-"""`[mirror] folder` is changed: the agent works in the new one, and with what came along; the old one is nobody's any more."""
+"""`[mirror] folder` is changed: the agent works in the new one, with what came along, and leaves the old one alone."""
 
 import os
 import shutil

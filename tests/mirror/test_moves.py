@@ -77,6 +77,19 @@ def test_every_move_is_told_once_whoever_makes_it(names: Names) -> None:
     assert rows == {"v1": False, "v2": False, "v3": True}
 
 
+def test_a_version_that_waits_for_more_files_did_not_move(names: Names) -> None:
+    """`[mirror] files` selects more of its files, and storage is busy; it serves meanwhile."""
+    names.publish("bot", "v1")
+    names.turn()
+    [row] = names.ledger.read.models()
+    names.ledger.end_trial(str(names.root / "bot"), row.id)
+    names.ledger.move_model(row.id, ModelState.QUEUED, reason="more files")
+    names.turn()
+    names.ledger.move_model(row.id, ModelState.PUBLISHED)
+    names.turn()
+    assert (names.told(), trials(names)) == (["bot/v1"], [])
+
+
 def test_a_move_between_two_lives_is_told_and_what_an_older_version_made_is_not(names: Names) -> None:
     names.publish("bot", "v1", "v2")
     names.ledger.set_facts(currents_unknown="1")  # as the migration does for a ledger with models
