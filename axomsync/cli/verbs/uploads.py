@@ -41,5 +41,6 @@ def uploads(
     if as_csv:
         print_csv(handover.COLUMNS, handover.objects(documents))
     else:
-        steps = partial(advice.of_uploads, drop=loaded.settings.drop.folder, instance=loaded.settings.instance)
+        drop, instance = loaded.settings.drop, loaded.settings.instance
+        steps = partial(advice.of_uploads, drop=drop.folder, done_marker=drop.done_marker, instance=instance)
         print_documents(documents, as_json, tables.uploads, steps)
