@@ -24,6 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 INSTANCE = "axomsync.instance"  # where a click context has the name that `--instance` gave
+MOST_SHOWN = 1_000_000_000  # lines or rows that an option may ask for; journalctl takes no number above 2^31
 
 
 def config_option(function: F) -> F:
