@@ -21,7 +21,9 @@ UNIT, TEMPLATE = "axomsync.service", "axomsync@.service"
 Document = Mapping[str, Any]
 
 
-def of_status(document: Document, parked: Iterable[str], *, units: Iterable[str] = PACKAGED_UNITS) -> list[str]:
+def of_status(
+    document: Document, parked: Iterable[str], done_marker: str = "", *, units: Iterable[str] = PACKAGED_UNITS
+) -> list[str]:
     """Return the next steps after `axomsync status`; none when all is well. `parked`: see `status.targets`."""
     steps = []
     if not document["agent"]["running"]:
@@ -36,7 +38,7 @@ def of_status(document: Document, parked: Iterable[str], *, units: Iterable[str]
     if any(subject in SUBJECTS for subject in subjects):
         steps.append("to look into it: axomsync doctor")
     drop = Path(document["drop"]["folder"])
-    steps += _of_rejected([s for s in subjects if s not in SUBJECTS and _is_set_aside(drop, s)], drop)
+    steps += _of_rejected([s for s in subjects if s not in SUBJECTS and _is_set_aside(drop, s)], drop, done_marker)
     names = list(dict.fromkeys(parked))
     steps += _named("to know more, and try again once it is mended: axomsync retry", names, "axomsync status")
     return [_for_instance(step, document["instance"]) for step in steps]
@@ -47,11 +49,11 @@ def _for_instance(step: str, name: str | None) -> str:
     return step if name is None else step.replace(": axomsync ", f": axomsync --instance {name} ")
 
 
-def of_uploads(documents: Sequence[Document], drop: Path, instance: str | None = None) -> list[str]:
+def of_uploads(documents: Sequence[Document], drop: Path, done_marker: str = "", instance: str | None = None) -> list[str]:
     """Return the next steps after `axomsync uploads`, for the agent of this name."""
     paths = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] == "rejected")
     parked = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] in ("failed", "held"))
-    steps = _of_rejected([path for path in paths if _is_set_aside(drop, path)], drop)
+    steps = _of_rejected([path for path in paths if _is_set_aside(drop, path)], drop, done_marker)
     steps += _named("mend what the reason says, then: axomsync retry", list(parked), "axomsync uploads --state failed")
     return [_for_instance(step, instance) for step in steps]
 
@@ -68,13 +70,13 @@ def of_models(documents: Sequence[Document], instance: str | None = None) -> lis
     return [_for_instance(step, instance) for step in steps]
 
 
-def _of_rejected(paths: Sequence[str], drop: Path) -> list[str]:
-    """Return the command that moves each file back to its place in the drop folder."""
-    rejects = drop / os.fsdecode(REJECTS)
-    steps = [
-        f"correct it and move it back: mv {shlex.quote(str(rejects / path))} {shlex.quote(str(drop / path))}"
-        for path in paths[:MOST]
-    ]
+def _of_rejected(paths: Sequence[str], drop: Path, done_marker: str) -> list[str]:
+    """Return the command that moves each file back to its place in the drop folder, and marks it as complete."""
+    steps = []
+    for path in paths[:MOST]:
+        back = f"mv {shlex.quote(str(drop / os.fsdecode(REJECTS) / path))} {shlex.quote(str(drop / path))}"
+        mark = f" && touch {shlex.quote(f'{drop / path}{done_marker}')}" if done_marker else ""
+        steps.append(f"correct it and move it back: {back}{mark}")
     more = len(paths) - MOST
     return steps + [f"and {more} more: axomsync uploads --state rejected"] * (more > 0)
 

@@ -24,6 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 INSTANCE = "axomsync.instance"  # where a click context has the name that `--instance` gave
+MOST_SHOWN = 1_000_000_000  # lines or rows that an option may ask for; journalctl takes no number above 2^31
 
 
 def config_option(function: F) -> F:
@@ -174,7 +175,7 @@ def uploads_of(loaded: "Loaded", among: Among = Among()) -> list[dict[str, Any]]
             rows = ledger.uploads(among.states, among.since, among.limit)
         else:
             rows = ledger.uploads_among(among.ids)
-        return [upload_document(row, shards.get(row.id, ()), orphans.get(row.id, ())) for row in rows]
+        return [upload_document(row, shards.get(row.duplicate_of or row.id, ()), orphans.get(row.id, ())) for row in rows]
 
 
 def ca_file_of(loaded: "Loaded") -> str | None:

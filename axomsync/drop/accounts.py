@@ -27,7 +27,7 @@ class Accounts:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._written: str | None = None
-        self._rules: frozenset[Rule] = frozenset()
+        self._rules: set[Rule] = set()
         self._named: set[bytes] = set()
 
     def observe(self, left: LeftAlone) -> None:
@@ -42,7 +42,7 @@ class Accounts:
                 )
         for rule, path in left.every or ():
             self._name(path, rule)
-        self._rules = frozenset(left.counts)
+        self._rules |= left.counts.keys()  # also rules of files that come and go, such as x.jsonl.part
         told = json.dumps(document(left))
         if told != self._written:
             with suppress(LocalFault):

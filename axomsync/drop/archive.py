@@ -70,10 +70,10 @@ def write_receipt_again(root: Path, path: bytes, upload: Upload, confirmed: Uplo
         raise folder_fault(error) from None
 
 
-def write_reason_again(root: Path, path: bytes, upload: Upload) -> None:
+def write_reason_again(root: Path, path: bytes, upload: Upload, done_marker: str) -> None:
     """Replace a reason without usable content, from the ledger. Raises `LocalFault`."""
     name = printable(os.fsdecode(upload.path))
-    lines = [f"{name} was not uploaded: {upload.reason}", "", _how_to_try_again(root, name), ""]
+    lines = [f"{name} was not uploaded: {upload.reason}", "", _how_to_try_again(root, name, done_marker), ""]
     try:
         with folder_of(root, path) as (folder, own):
             folder.replace(own, "\n".join(lines).encode("utf-8", "backslashreplace"))
@@ -81,11 +81,13 @@ def write_reason_again(root: Path, path: bytes, upload: Upload) -> None:
         raise folder_fault(error) from None
 
 
-def _how_to_try_again(root: Path, name: str) -> str:
-    return f"To try again, correct the file and move it back to {printable(str(root))}/{name}"
+def _how_to_try_again(root: Path, name: str, done_marker: str) -> str:
+    place = f"{printable(str(root))}/{name}"
+    mark = f"; then create {place}{printable(done_marker)}" if done_marker else ""
+    return f"To try again, correct the file and move it back to {place}{mark}"
 
 
-def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, step: Step = _no_step) -> None:
+def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, done_marker: str, step: Step = _no_step) -> None:
     """Move an invalid file to `rejected/` and write a file with the faults and their fixes."""
     name = printable(os.fsdecode(upload.path))
     lines = [f"{name} was not uploaded: {invalid.total} problem{'s' if invalid.total > 1 else ''} found.", ""]
@@ -94,7 +96,7 @@ def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, step: Step = 
         lines.append(f"- … and {invalid.total - len(invalid.faults)} more")
     if invalid.total > 1:
         lines += ["", "In all:", *(f"{count:8} x {kind}" for kind, count in invalid.counts.most_common())]
-    lines += ["", _how_to_try_again(root, name), ""]
+    lines += ["", _how_to_try_again(root, name, done_marker), ""]
     _move_away(root, upload, REJECTS, REASON, "\n".join(lines), step)
 
 

@@ -5,10 +5,12 @@ and why), a file that changes while it is read (`SourceChanged`), a file that ca
 """
 
 import logging
+import os
 from collections.abc import Callable
 
 from axomsync.config import DropSettings
 from axomsync.core.records import Segment, Upload, UploadState
+from axomsync.core.text import printable
 from axomsync.drop import jsonl, ranges, shards, source
 from axomsync.drop.content import Content
 from axomsync.drop.documents import repeated_document, shape_document
@@ -51,7 +53,9 @@ class Checker:
             except (BrokenArchive, jsonl.InvalidDataset) as fault:
                 source.demand_unchanged(root, upload.path, file, stamp)
                 invalid = as_invalid(fault, packed=packing_of(upload.path) is not None)
-                return self._ledger.record_rejected(upload.id, f"{invalid}; {correction(upload)}"), invalid
+                return self._ledger.record_rejected(
+                    upload.id, f"{invalid}; {correction(upload, self._settings.done_marker)}"
+                ), invalid
             source.demand_unchanged(root, upload.path, file, stamp)
         names = [shards.shard_name(upload.filename, number, len(planned)) for number in range(1, len(planned) + 1)]
         named = zip(names, planned, strict=True)
@@ -79,8 +83,11 @@ class Checker:
         return [] if shard is None or size <= shard else shards.plan(file, size, shard)
 
 
-def correction(upload: Upload) -> str:
-    """What to do about a rejected file."""
+def correction(upload: Upload, done_marker: str) -> str:
+    """What to do about a rejected file. Its marker was removed with it, and without a new one it would not be taken."""
     if source.is_pushed(upload.path):
         return "correct it, and push it again"
-    return "correct it, and move it from rejected/ back into the drop folder"
+    if not done_marker:
+        return "correct it, and move it from rejected/ back into the drop folder"
+    marker = os.path.basename(source.shown(upload.path)) + printable(done_marker)
+    return f"correct it, move it from rejected/ back into the drop folder, and then create {marker} beside it"

@@ -40,11 +40,11 @@ def objects(uploads: Iterable[Document]) -> list[dict[str, Any]]:
 
 
 def batches(uploads: Iterable[Document]) -> list[Batch]:
-    """Group the stored objects by their future dataset; the same content twice in a folder counts once."""
-    found: dict[str, dict[str, Document]] = {}
-    for upload in uploads:
+    """Group the stored objects by their future dataset; an upload and its duplicates in one folder count once."""
+    found: dict[str, dict[tuple[str, ...], Document]] = {}
+    for upload in sorted(uploads, key=lambda upload: str(upload["created_at"])):
         if upload["state"] in ("uploaded", "duplicate"):
-            found.setdefault(upload["folder"] or upload["path"], {})[upload["sha256"]] = upload
+            found.setdefault(upload["folder"] or upload["path"], {}).setdefault(_stored_as(upload), upload)
     return [
         Batch(
             place,
@@ -54,6 +54,12 @@ def batches(uploads: Iterable[Document]) -> list[Batch]:
         )
         for place, contents in sorted(found.items())
     ]
+
+
+def _stored_as(upload: Document) -> tuple[str, ...]:
+    """Ids of the objects, which a duplicate shares with its original: equal contents can be several objects."""
+    ids = [stored["upload_id"] for stored in (upload, *upload["shards"]) if stored["upload_id"]]
+    return tuple(ids or [upload["sha256"]])  # a duplicate whose original was forgotten may have no ids
 
 
 def appeared(found: Iterable[Batch], datasets: Iterable[Dataset]) -> dict[str, str]:

@@ -146,7 +146,7 @@ class Uploader:
         return True
 
     def _reject(self, upload: Upload, no: NotPassed, beat: Beat) -> None:
-        upload = self._ledger.record_rejected(upload.id, f"{no}; {correction(upload)}")
+        upload = self._ledger.record_rejected(upload.id, f"{no}; {correction(upload, self._settings.done_marker)}")
         self._put_away.rejected(upload, InvalidDataset([Fault(str(no))], Counter({str(no): 1})), self._step(beat))
 
     def _hold(self, upload: Upload, size: str, **changes: Any) -> None:

@@ -64,7 +64,7 @@ class PutAway:
             self._ledger.record_moved_away(upload.id)
             return
         try:
-            archive.set_aside(root, upload, invalid, step)
+            archive.set_aside(root, upload, invalid, self._settings.done_marker, step)
             archive.remove_marker(root, upload, self._settings.done_marker)
         except LocalFault as fault:
             raise LocalFault(f"rejected: {invalid}; it can't be moved to rejected/: {fault}") from None

@@ -50,6 +50,7 @@ class Recovery:
         now: Callable[[], float],
     ) -> None:
         self._root, self._deletes, self._keeps = settings.folder, settings.after == "delete", settings.after == "keep"
+        self._done_marker = settings.done_marker
         self._ledger, self._claims, self._content_of, self._now = ledger, claims, content_of, now
         self._steps: dict[bytes, Callable[[Beat], Faults]] = {
             CLAIMS: self._register,
@@ -119,7 +120,7 @@ class Recovery:
             return
         upload = self._ledger.read.put_away_as(stamp_of(file), {UploadState.REJECTED})
         if upload is not None:
-            archive.write_reason_again(self._root, os.path.join(rel, name), upload)
+            archive.write_reason_again(self._root, os.path.join(rel, name), upload, self._done_marker)
             log.info(
                 "%s: it had no usable content; the agent wrote it again", printable(os.fsdecode(os.path.join(rel, name)))
             )

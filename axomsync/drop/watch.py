@@ -6,8 +6,9 @@ or the root was deleted during the watch. A scan finds everything, whatever even
 Failures handled: a root that is missing or can't be read (`LocalFault`), files that vanish between listing and stat, folders
 that become links (not followed), files that can't be read now (`LocalFault`: they do not count as gone), sub-folders without
 permission (named in the scan; their files do not count as gone), a filesystem that is not mounted, an observer that can't
-start or can't watch every folder (inotify limits): reported, and restarted by `heal`; a thread of the observer that dies
-(noticed by `works`, logged by `ops/logs`).
+start or can't watch every folder (inotify limits, folders nested too deep): reported, and restarted by `heal`; a folder that
+answers late or never (the watch begins in a thread of its own, and the scans do not wait for it); a thread of the observer
+that dies (noticed by `works`, logged by `ops/logs`).
 """
 
 import ctypes
@@ -34,7 +35,7 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
-from watchdog.observers.polling import PollingObserver
+from watchdog.observers.polling import PollingObserverVFS
 from watchdog.utils import BaseThread
 
 from axomsync.core.errors import LocalFault
@@ -51,7 +52,10 @@ from axomsync.runtime.heartbeat import Beat
 log = logging.getLogger(__name__)
 
 POLLING_SECONDS = 5.0
+START_SECONDS = 2.0  # usually a watch has begun by then, and the first scan misses no file
 END_SECONDS = 2.0
+SLOW = "its folders are still being read, one after the other; if this stays, a folder below it does not answer"
+TOO_DEEP = "a folder lies too deep in it to be watched; use fewer folders within folders"
 
 _LIMITS = {
     errno.ENOSPC: "too many folders are watched; raise fs.inotify.max_user_watches",
@@ -259,76 +263,144 @@ class _Hint(FileSystemEventHandler):
             self._wake()
 
 
+class _Poller:
+    """Lists folders for a polling observer: those that the scan enters, and never what a link leads to."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def entries(self, path: str | None) -> Iterator[os.DirEntry[str]]:
+        """List one folder; one below `target` that can't be read counts as empty, as the scan reports it."""
+        rel = os.path.relpath(os.fsencode(path or self._target), os.fsencode(self._target))
+        is_top = rel == b"."
+        try:
+            with (
+                Folder.open(self._target) as top,
+                top.descend(b"" if is_top else rel) as folder,
+                os.scandir(folder.descriptor) as listing,
+            ):
+                return iter([entry for entry in listing if not _is_left_out(os.fsencode(entry.name), is_top)])
+        except OSError:
+            if is_top:
+                raise
+            return iter(())
+
+
+def _is_left_out(name: bytes, is_top: bool) -> bool:
+    return rule_for_any(name) is not None or (is_top and name in (ARCHIVE, REJECTS))
+
+
+class _Watch(threading.Thread):
+    """One observer. This thread only starts it: that reads all folders, which takes as long as the disk needs.
+
+    `kind` and `fault` are valid when this thread has ended; `wake` is called when the watch has begun.
+    """
+
+    def __init__(self, target: Path, wake: Callable[[], None], *, polling: bool) -> None:
+        super().__init__(name="start of a watch", daemon=True)
+        self.kind = "polling" if polling else "inotify"
+        self.fault: str | None = None
+        self._target, self._wake = target, wake
+        self._observer: BaseObserver | None = None
+        self._threads: list[threading.Thread] = []
+
+    def run(self) -> None:
+        """Start the observer."""
+        before = set(threading.enumerate())
+        observer: BaseObserver | None = None
+        try:
+            observer = self._made()
+            observer.schedule(_Hint(self._wake, self._target), str(self._target), recursive=True, event_filter=HINTS)
+            observer.start()
+        except (OSError, RecursionError) as error:
+            if observer is not None:
+                observer.stop()  # it has an inotify instance, started or not
+            self.fault = TOO_DEEP if isinstance(error, RecursionError) else self._words(error)
+            return
+        self._observer = observer
+        # Not only the observer and its emitters: one more reads from inotify behind them, and no attribute leads to it.
+        self._threads = [thread for thread in set(threading.enumerate()) - before if isinstance(thread, BaseThread)]
+        self._wake()  # a file may have appeared after a scan that did not wait for this
+
+    def works(self) -> bool:
+        """True if no thread of the observer has died since its start."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def end(self) -> None:
+        """Stop the observer, also one that has yet to start."""
+        self.join()
+        try:
+            if self._observer is not None:
+                self._observer.stop()
+                self._observer.join()
+        except Exception as error:  # noqa: BLE001  # failures of a half-dead observer need no action
+            log.debug("the end of a watch: %s", error)
+
+    def _made(self) -> BaseObserver:
+        if self.kind == "inotify":
+            return Observer()
+        return PollingObserverVFS(os.lstat, _Poller(self._target).entries, polling_interval=POLLING_SECONDS)
+
+    def _words(self, error: OSError) -> str:
+        return _LIMITS.get(error.errno or 0) or str(local_fault(error, str(self._target)))
+
+
 class Watcher:
     """Calls `wake` when new files may exist below `root`. `kind` is the kind of watch, `fault` the reason if it fails."""
 
     def __init__(self, root: Path, mode: Literal["auto", "inotify", "polling"], wake: Callable[[], None]) -> None:
         self._root, self._mode, self._wake = root, mode, wake
-        self._observer: BaseObserver | None = None
-        self._threads: list[threading.Thread] = []
+        self._watch: _Watch | None = None
         self._watched: tuple[int, int] | None = None
         self.kind = "not watching"
         self.fault: str | None = None
 
     def heal(self) -> None:
-        """Start watching; start again if the observer died or the folder was replaced."""
+        """Start watching; start again if the observer died or the folder was replaced. Does not wait for a slow folder."""
         target = Path(os.path.realpath(self._root))  # a watch on a symlink raises no event
         try:
             status = os.stat(target)
         except OSError as error:
             self.stop()
-            self.fault = str(local_fault(error, str(self._root)))
+            self._watched, self.fault = None, str(local_fault(error, str(self._root)))
             return
         identity = (status.st_dev, status.st_ino)
-        if self._observer is not None and self._watched == identity and self.works():
-            limit = _limit_on_watches(target) if self.kind == "inotify" else None
-            if limit == self.fault:
-                return
-            if limit is not None:
-                self.fault = limit
-                return
-        self.stop()
-        self._start(target)
-        self._watched = identity
+        if self._watch is None or self._watched != identity or not self.works() or self._may_watch_more(target):
+            self.stop()
+            if self._watched != identity:
+                self.fault = None  # it was another folder's
+            polling = self._mode == "polling" or (self._mode == "auto" and filesystem_type(target) in REMOTE_FILESYSTEMS)
+            self._watch, self._watched = _Watch(target, self._wake, polling=polling), identity
+            self._watch.start()
+            self._watch.join(START_SECONDS)
+        self._judge(self._watch, target)
 
     def works(self) -> bool:
         """True if no thread of the observer has died since its start; also true without an observer."""
-        return all(thread.is_alive() for thread in self._threads)
+        return self._watch is None or self._watch.works()
 
     def stop(self) -> None:
         """Stop watching."""
-        if self._observer is not None:
+        if self._watch is not None:
             # In another thread: if an observer's thread died, it may have left a lock behind, and this call would hang.
-            end = threading.Thread(target=_end, args=(self._observer,), name="end of a watch", daemon=True)
+            end = threading.Thread(target=self._watch.end, name="end of a watch", daemon=True)
             end.start()
             end.join(timeout=END_SECONDS)
-        self._observer, self.kind, self._threads = None, "not watching", []
+        self._watch, self.kind = None, "not watching"
 
-    def _start(self, target: Path) -> None:
-        polling = self._mode == "polling" or (self._mode == "auto" and filesystem_type(target) in REMOTE_FILESYSTEMS)
-        observer: BaseObserver | None = None
-        before = set(threading.enumerate())
-        try:
-            observer = PollingObserver(timeout=POLLING_SECONDS) if polling else Observer()
-            observer.schedule(_Hint(self._wake, target), str(target), recursive=True, event_filter=HINTS)
-            observer.start()
-        except OSError as error:
-            if observer is not None:
-                observer.stop()  # it has an inotify instance, started or not
-            self.fault = _LIMITS.get(error.errno or 0) or str(local_fault(error, str(target)))
-            return
-        self._observer, self.kind = observer, "polling" if polling else "inotify"
-        # Not only the observer and its emitters: one more reads from inotify behind them, and no attribute leads to it.
-        self._threads = [thread for thread in set(threading.enumerate()) - before if isinstance(thread, BaseThread)]
-        self.fault = None if polling else _limit_on_watches(target)
+    def _judge(self, watch: _Watch, target: Path) -> None:
+        """Set `kind` and `fault`; a watch that could not begin is dropped, and the next call of `heal` tries again."""
+        if watch.is_alive():
+            self.fault = self.fault or SLOW  # the fault of an earlier try says more
+        elif watch.fault is not None:
+            self.fault, self._watch = watch.fault, None
+        else:
+            self.kind = watch.kind
+            self.fault = _limit_on_watches(target) if self.kind == "inotify" else None
 
-
-def _end(observer: BaseObserver) -> None:
-    try:
-        observer.stop()
-        observer.join()
-    except Exception as error:  # noqa: BLE001  # failures of a half-dead observer need no action
-        log.debug("the end of a watch: %s", error)
+    def _may_watch_more(self, target: Path) -> bool:
+        """True if a limit kept the observer from watching every folder, and does so no longer."""
+        return self.kind == "inotify" and self.fault is not None and _limit_on_watches(target) is None
 
 
 def _limit_on_watches(folder: Path) -> str | None:

@@ -93,7 +93,9 @@ def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, runnin
         *(["the agent is paused: `axomsync resume`"] if paused else []),
         *([f"console: {console}"] if console else []),
     ]
-    facts = upload_document(row, ledger.shards(row.id)) if isinstance(row, Upload) else model_document(row)
+    facts = (
+        upload_document(row, ledger.shards(row.duplicate_of or row.id)) if isinstance(row, Upload) else model_document(row)
+    )
     unread = None
     try:
         facts |= {} if isinstance(row, Upload) else _files_of_model(row)

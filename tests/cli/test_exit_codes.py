@@ -157,6 +157,9 @@ def test_1_when_the_state_folder_is_not_there_yet_since_its_disk_may_come(of_nob
         ("config",),
         ("config", "nonsense"),
         ("sync", "--json=1"),
+        ("uploads", "--limit", "9" * 20),
+        ("logs", "--lines", "9" * 20),
+        ("logs", "--lines", str(2**31)),
     ],
 )
 def test_2_when_the_command_line_is_wrong(verb: tuple[str, ...], agent: AgentProcess) -> None:

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from axomsync.core.records import UploadState
 from axomsync.drop.intake import STILL_WRITTEN
 from axomsync.drop.open_files import being_written
 from axomsync.ledger import Reader
+from axomsync.sandbox.console import Sandbox
 from axomsync.storage.s3 import Confirmation
-from tests.drop.conftest import dataset
+from tests.drop.conftest import AgentFactory, dataset
 from tests.drop.inprocess import DropHere, ledger_template
 
 Make = Callable[..., DropHere]
@@ -116,3 +118,30 @@ def test_done_marker_older_than_its_file_does_not_count(make: Make) -> None:
     here.live()
     assert list(here.far.objects.values()) == [dataset("a"), dataset("b")]
     assert marker.exists()
+
+
+def test_rejected_file_goes_its_way_again_by_any_of_the_words_about_it(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+    """Its marker is removed with it: who follows the words, the reason or the printed command must make a new one."""
+    agent = make_agent(sandbox, done_marker=".done")
+    (agent.drop / "sub folder").mkdir()
+    path = agent.drop / "sub folder" / "a.jsonl"
+    reason = agent.drop / "rejected" / "sub folder" / "a.jsonl.reason.txt"
+
+    path.write_bytes(b"broken\n")
+    path.with_name("a.jsonl.done").touch()
+    agent.sync(expect=1)
+    assert not path.with_name("a.jsonl.done").exists()
+    assert reason.read_text().endswith(f"move it back to {path}; then create {path}.done\n")
+    asked = "correct it, move it from rejected/ back into the drop folder, and then create a.jsonl.done beside it"
+    assert agent.uploads()[0]["reason"].endswith(asked)
+    reason.write_bytes(b"\0" * 10)  # as a power loss leaves it
+    agent.sync(expect=None)
+    assert reason.read_text().endswith(f"; then create {path}.done\n")
+
+    shown = [agent.call(verb).stdout.splitlines() for verb in ("uploads", "status")]
+    step, same = (line for lines in shown for line in lines if line.startswith("correct it and move it back: "))
+    assert step == same
+    (agent.drop / "rejected" / "sub folder" / "a.jsonl").write_bytes(dataset("a"))
+    subprocess.run(["sh", "-c", step.partition(": ")[2]], check=True)
+    agent.sync()
+    assert [row["state"] for row in agent.uploads()] == ["rejected", "uploaded"]

@@ -59,3 +59,40 @@ def test_uploads_are_exported_by_folder_and_datasets_say_what_has_appeared(
     assert waiting.keys() == {"z.jsonl", "chats"}
     assert (waiting["chats"]["shard_count"], waiting["chats"]["bytes"], waiting["chats"]["id"]) == (3, chats.bytes, None)
     assert root.place == "z.jsonl"
+
+
+def test_registered_datasets_are_recognised_whatever_the_files_have_in_common(
+    sandbox: Sandbox, make_agent: AgentFactory
+) -> None:
+    """Equal contents under two names are two objects; a duplicate adds none, also one of a file in shards."""
+    agent = make_agent(sandbox, shard="80B")
+
+    def drop(*paths: str, lines: int) -> None:
+        for path in paths:
+            (agent.drop / path).parent.mkdir(exist_ok=True)
+            (agent.drop / path).write_bytes(dataset("the same", lines))
+        agent.sync()
+
+    drop("names/a.jsonl", "names/b.jsonl", lines=1)
+    drop("shards/c.jsonl", lines=5)
+    drop("again/c.jsonl", lines=5)
+    listed = json.loads(agent.call("datasets", "--json").stdout)
+    size = {1: len(dataset("the same", 1)), 5: len(dataset("the same", 5))}
+    waiting = {row["uploaded_from"]: (row["shard_count"], row["bytes"]) for row in listed}
+    (parts,) = {waiting[place][0] for place in ("shards", "again")}
+    assert parts > 1
+    assert waiting == {"names": (2, 2 * size[1]), "shards": (parts, size[5]), "again": (parts, size[5])}
+
+    by_folder: dict[str, list[str]] = {}
+    for row in csv.DictReader(io.StringIO(agent.call("uploads", "--csv").stdout)):
+        by_folder.setdefault(row["folder"], []).append(row["upload_id"])
+    assert by_folder["again"] == by_folder["shards"]
+    for place, upload_ids in by_folder.items():
+        sandbox.register_dataset(place, "1", upload_ids)
+    drop("names/a.jsonl", lines=1)  # a duplicate of later changes nothing
+    drop("shards/c.jsonl", lines=5)
+    listed = json.loads(agent.call("datasets", "--json").stdout)
+    assert sorted((row["name"], row["uploaded_from"]) for row in listed) == [(name, name) for name in sorted(by_folder)]
+
+    (explained,) = json.loads(agent.call("explain", "again/c.jsonl", "--json").stdout)
+    assert [shard["upload_id"] for shard in explained["facts"]["shards"]] == by_folder["again"]

@@ -13,6 +13,7 @@ from axomsync.drop.watch import scan
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset
 from tests.drop.inprocess import nothing
+from tests.rig.agent import eventually
 
 INCLUDE, EXCLUDE = ["*.jsonl", "sub/*.ndjson"], ["draft-*", "old/*"]
 
@@ -195,3 +196,22 @@ def test_unreadable_file_is_reported_with_its_folder(tmp_path: Path) -> None:
     told = os.read(reader, 1000).decode()
     assert "unreadable" in told
     assert "may not look into" in told
+
+
+def test_files_that_come_and_go_are_told_of_once(sandbox: Sandbox, make_agent: AgentFactory) -> None:
+    agent = make_agent(sandbox)
+    agent.start()
+    for number in range(3):
+        part = agent.drop / f"{number}.jsonl.part"
+        part.write_bytes(dataset(str(number)))
+
+        def counted() -> int:
+            agent.call("poll")
+            return sum(left["files"] for left in agent.status()["drop"]["left_alone"])
+
+        eventually("a look at the unfinished file", lambda: counted() == 1)
+        part.rename(part.with_suffix(""))
+        eventually("a look without it", lambda: counted() == 0)
+        eventually("its receipt", (agent.drop / "uploaded" / f"{number}.jsonl.receipt.json").exists)
+    assert agent.terminate() == 0
+    assert agent.log().count("left alone (temporary)") == 1

@@ -1,6 +1,7 @@
 """Failures of the watch: limits of inotify are named, scans find files that an overflowing queue missed.
 
-Network filesystems are polled, and the death of any thread of the watch is noticed.
+Network filesystems are polled, no link is followed, a folder that does not answer delays no scan, and the death of any
+thread of the watch is noticed.
 """
 
 import ctypes
@@ -10,11 +11,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from axomsync.drop.watch import Watcher
+from axomsync.drop.watch import SLOW, TOO_DEEP, Watcher
 from axomsync.ops import logs
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, stored
@@ -114,6 +117,124 @@ def test_network_filesystem_is_polled(sandbox: Sandbox, make_agent: AgentFactory
     assert agent.terminate() == 0
 
 
+def test_polling_follows_no_link(sandbox: Sandbox, make_agent: AgentFactory, tmp_path: Path) -> None:
+    agent = make_agent(sandbox, rescan="1h", observer="polling")
+    (tmp_path / "elsewhere").mkdir()
+    for name, target in (("one", "."), ("two", "."), ("root", "/"), ("elsewhere", tmp_path / "elsewhere")):
+        (agent.drop / name).symlink_to(target)
+    (agent.drop / "early.jsonl").write_bytes(dataset("early"))
+    agent.start()
+    eventually("the file of before", (agent.drop / "uploaded" / "early.jsonl.receipt.json").exists)
+    eventually("a watch", lambda: agent.status()["drop"]["observer"] == "polling")
+    (agent.drop / "sub").mkdir()
+    (agent.drop / "sub" / "late.jsonl").write_bytes(dataset("late"))
+    eventually("a new file", (agent.drop / "uploaded" / "sub" / "late.jsonl.receipt.json").exists)
+    assert set(stored(sandbox)) == {"early.jsonl", "late.jsonl"}
+    assert not problems(agent)
+    assert agent.terminate() == 0
+
+
+POLL = """
+import os, sys, threading
+from pathlib import Path
+from axomsync.drop.watch import Watcher
+opened, main = set(), threading.main_thread()
+def note(event, args):
+    if event == "open" and threading.current_thread() is not main:
+        opened.add(os.fsdecode(args[0]))
+sys.addaudithook(note)
+watcher = Watcher(Path(sys.argv[1]), "polling", lambda: None)
+watcher.heal()
+print(watcher.kind, watcher.fault, sorted(opened & {"a", "b", "uploaded", "rejected", ".axomsync", ".git", "c.part"}))
+"""
+
+
+def test_polling_reads_the_folders_that_the_scan_reads(tmp_path: Path) -> None:
+    for name in ("a/b/uploaded", "uploaded/b", "rejected", ".axomsync", ".git", "a/.git", "c.part"):
+        (tmp_path / name).mkdir(parents=True)
+    poll = subprocess.run([sys.executable, "-c", POLL, tmp_path], capture_output=True, text=True, check=True)
+    assert (poll.stdout, poll.stderr) == ("polling None ['a', 'b', 'uploaded']\n", "")  # only the one below a/b
+    (tmp_path / "a" / "b" / "uploaded").rmdir()
+    poll = subprocess.run([sys.executable, "-c", POLL, tmp_path], capture_output=True, text=True, check=True)
+    assert poll.stdout == "polling None ['a', 'b']\n"
+
+
+# A disk that does not answer: outside of the main thread, which scans, the first look into a folder waits for an event.
+SLOW_DISK = """
+import sys, threading
+from pathlib import Path
+from axomsync.drop.watch import Watcher, scan
+root, mode = Path(sys.argv[1]), sys.argv[2]
+answers, woken, main = threading.Event(), threading.Event(), threading.main_thread()
+def wait(event, args):
+    if event in ("os.scandir", "os.listdir") and threading.current_thread() is not main:
+        answers.wait()
+sys.addaudithook(wait)
+watcher = Watcher(root, mode, woken.set)
+for _ in range(2):
+    watcher.heal()
+    print(watcher.kind, watcher.works(), woken.is_set(), watcher.fault)
+    print(sorted(scan(root, ["*"], [], "", lambda: None).found))
+answers.set()
+assert woken.wait(10), "a file that came meanwhile waits for the next scan"
+watcher.heal()
+print(watcher.kind, watcher.works(), watcher.fault)
+answers.clear()
+gone = Watcher(root, mode, woken.set)
+gone.heal()
+gone.stop()
+watcher.stop()
+answers.set()
+for thread in threading.enumerate():
+    if thread is not main:
+        thread.join(10)
+print(threading.enumerate() == [main])
+"""
+
+
+@pytest.mark.parametrize("mode", ["inotify", "polling"])
+def test_folder_that_does_not_answer_delays_no_scan(tmp_path: Path, mode: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.jsonl").touch()
+    script = [sys.executable, "-c", SLOW_DISK, str(tmp_path), mode]
+    told = subprocess.run(script, capture_output=True, text=True, check=True, timeout=60)
+    waiting = [f"not watching True False {SLOW}", "[b'a/b.jsonl']"]
+    assert told.stdout.splitlines() == [*waiting, *waiting, f"{mode} True None", "True"], told.stderr
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """A folder with more folders within folders than Python may have calls within calls; so pytest can't remove it."""
+    top = tmp_path / "deep"
+    top.mkdir()
+    folder = os.open(top, os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("a", dir_fd=folder)
+        inner = os.open("a", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    yield top
+    subprocess.run(["rm", "-r", top], check=True)
+
+
+@pytest.mark.parametrize("mode", ["inotify", "polling"])
+def test_folders_that_are_nested_too_deep_are_told_and_end_nothing(deep: Path, mode: Literal["inotify", "polling"]) -> None:
+    watcher = Watcher(deep, mode, lambda: None)
+
+    def fault() -> str | None:
+        watcher.heal()
+        return watcher.fault
+
+    eventually("the fault", lambda: fault() == TOO_DEEP)
+    assert watcher.kind == "not watching"
+    assert fault() == TOO_DEEP  # also while it is tried again
+    subprocess.run(["rm", "-r", deep / "a"], check=True)
+    eventually("a watch", lambda: fault() is None)
+    assert watcher.kind == mode
+    watcher.stop()
+
+
 MAKE_FOLDERS = """
 import sys, threading
 from pathlib import Path
@@ -121,6 +242,7 @@ from axomsync.drop.watch import Watcher
 root, woken = Path(sys.argv[1]), threading.Event()
 watcher = Watcher(root, "inotify", woken.set)
 watcher.heal()
+woken.clear()
 for number in range(200):
     (root / f"{number}/a/b/c").mkdir(parents=True)
 assert woken.wait(10)

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from axomsync.cli.common import config_option, load
+from axomsync.cli.common import MOST_SHOWN, config_option, load
 from axomsync.cli.times import time_of
 
 
@@ -16,7 +16,11 @@ from axomsync.cli.times import time_of
 @click.option("-f", "--follow", is_flag=True, help="Go on with new lines, until Ctrl-C.")
 @click.option("--since", metavar="TIME", help="Show only lines since then: 2h, 7d, 2027-01-31 or 2027-01-31T08:00.")
 @click.option(
-    "-n", "--lines", type=click.IntRange(min=0), metavar="N", help="Show only the last N lines; 200 without --since."
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0, max=MOST_SHOWN),
+    metavar="N",
+    help="Show only the last N lines; 200 without --since.",
 )
 def logs(config_file: str | None, follow: bool, since: str | None, lines: int | None) -> None:
     """Print what the agent has logged: from the journal of its unit, or from its log file."""

@@ -75,7 +75,10 @@ def _parts(loaded: "Loaded") -> list[Any]:
     from axomsync.cli import advice, tables
 
     document = status_of(loaded)
-    return [*tables.status(document), *tables.steps(advice.of_status(document, parked_in(loaded)))]
+    return [
+        *tables.status(document),
+        *tables.steps(advice.of_status(document, parked_in(loaded), loaded.settings.drop.done_marker)),
+    ]
 
 
 def _watch(loaded: "Loaded", as_json: bool) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 
 import click
 
-from axomsync.cli.common import Among, config_option, json_option, load, uploads_of
+from axomsync.cli.common import MOST_SHOWN, Among, config_option, json_option, load, uploads_of
 from axomsync.cli.output import print_csv, print_documents
 from axomsync.cli.times import time_of
 from axomsync.core.records import UploadState
@@ -19,7 +19,7 @@ STATE = click.Choice([str(state) for state in UploadState])
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each object in storage.")
 @click.option("--state", "states", multiple=True, type=STATE, help="Show only this state; can be given several times.")
 @click.option("--since", metavar="TIME", help="Show only changes since then: 2h, 7d, 2027-01-31 or 2027-01-31T08:00.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Show only the newest N.")
+@click.option("--limit", type=click.IntRange(min=1, max=MOST_SHOWN), metavar="N", help="Show only the newest N.")
 def uploads(
     config_file: str | None,
     as_json: bool,
@@ -41,5 +41,6 @@ def uploads(
     if as_csv:
         print_csv(handover.COLUMNS, handover.objects(documents))
     else:
-        steps = partial(advice.of_uploads, drop=loaded.settings.drop.folder, instance=loaded.settings.instance)
+        drop, instance = loaded.settings.drop, loaded.settings.instance
+        steps = partial(advice.of_uploads, drop=drop.folder, done_marker=drop.done_marker, instance=instance)
         print_documents(documents, as_json, tables.uploads, steps)
