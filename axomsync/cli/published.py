@@ -117,6 +117,27 @@ def find_published(
     return found
 
 
+def folder_of_version(found: "list[tuple[Path, Record]]", version: str) -> str:
+    """Return the folder of `version` among those of one name: the folder or id that is called so, else the only such label.
+
+    Raises `Rejected` if there is none, or several have that label.
+    """
+    from axomsync.mirror.publish import current
+
+    for folder, record in found:
+        if version in (folder.name, record.model.id):
+            return folder.name
+    labelled = {folder.name: record.model.id for folder, record in found if record.model.version == version}
+    if len(labelled) == 1:
+        return next(iter(labelled))
+    parent = found[0][0].parent
+    if labelled:
+        told = printable(", ".join(f"{folder} (id {labelled[folder]})" for folder in sorted(labelled)))
+        raise Rejected(f"{parent}: several versions are called {printable(version)}: {told}; name one by its id")
+    there = ", ".join(map(printable, current.versions(parent)))
+    raise Rejected(f"{parent}: there is no {printable(version)}; there are {there}")
+
+
 def show_current(loaded: "Loaded", parent: Path, as_json: bool, remark: str = "") -> None:
     """Have the views show where `current` below `parent` leads now, and print that, with `remark` for people.
 

@@ -180,7 +180,7 @@ class HookSettings(_Section):
     """`[hooks]`: commands that run when something happens."""
 
     model_published: Command = _key([], "argument list that runs when a model has been published")
-    model_removed: Command = _key([], "argument list that runs when retention has removed a published model")
+    model_removed: Command = _key([], "argument list that runs when a published model was removed, or got another name")
     current_moved: Command = _key([], "argument list that runs when `current` of a name leads to another version")
     upload_done: Command = _key([], "argument list that runs when a file has been uploaded")
     failed: Command = _key([], "argument list that runs when a transfer is parked")

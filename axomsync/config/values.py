@@ -26,6 +26,7 @@ from axomsync.config.units import (
     show_size,
     shown,
 )
+from axomsync.core.hosts import host_fault
 from axomsync.core.policy import BandwidthRule
 from axomsync.core.windows import Promotes
 
@@ -92,7 +93,14 @@ def console_url(value: str) -> str:
         raise ValueError(f'{shown(value)} is not a URL; write it like "https://console.axomlabs.ai/api"')
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("the URL must not hold a user, a password, a query or a fragment")
+    _check_host(value, parts.hostname)
     return value.rstrip("/")
+
+
+def _check_host(value: str, host: str | None) -> None:
+    """Raise `ValueError` for a host that no resolver takes."""
+    if (fault := host_fault(host or "")) is not None:
+        raise ValueError(f"{shown(value)}: {fault}; correct it")
 
 
 def parse_listen(value: str) -> str:
@@ -100,6 +108,8 @@ def parse_listen(value: str) -> str:
     match = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", value)
     if value and (match is None or int(match[1]) > 65535):
         raise ValueError(f'{shown(value)} is not host:port; write it like "127.0.0.1:9464", or "" for off')
+    if value:
+        _check_host(value, listen_address(value)[0])
     return value
 
 
@@ -144,6 +154,7 @@ def parse_gateways(value: object) -> tuple[str, ...]:
             raise ValueError(f'{shown(text)} is not a gateway; write it like "http://box1:9080"')
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError("the URL of a gateway must not hold a user, a password, a query or a fragment")
+        _check_host(text, parts.hostname)
         gateways.append(f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}")
     for one in gateways:
         if gateways.count(one) > 1:
@@ -158,6 +169,7 @@ def host_names(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", name):
             raise ValueError(f'{shown(name)} is not a host name; write it without scheme, port and path: "axom.example"')
+        _check_host(name, name)
     return tuple(name.lower() for name in names)
 
 

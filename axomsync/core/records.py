@@ -379,7 +379,7 @@ class Event:
     at: float
     attempts: int
     next_attempt: float | None = None
-    path: str | None = None  # of a removed model's folder
+    path: str | None = None  # of the folder that a removed or renamed model had
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from axomsync import __version__
 from axomsync.config import may_use_plain_http
 from axomsync.core.documents import NotADocument, parse_document
 from axomsync.core.errors import Rejected, Transient
+from axomsync.core.hosts import host_fault
 from axomsync.core.text import printable
 from axomsync.transport.authorities import tls_context
 from axomsync.transport.http import NETWORK_TROUBLE, network_reason, proxy_answered, retry_after, with_context
@@ -199,4 +200,6 @@ def check_url(url: str) -> str:
         raise ValueError("write it like http://localhost:8000")
     if parts.username or parts.password or parts.query or parts.fragment or not url.isprintable() or " " in url:
         raise ValueError("it may have a host, a port and a path, nothing else; tokens go into --token-file")
+    if (fault := host_fault(parts.hostname)) is not None:
+        raise ValueError(f"{fault}; write it like http://localhost:8000")
     return url

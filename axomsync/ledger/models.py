@@ -1,6 +1,7 @@
 """Writes of models: the catalog, their files, durable segments, publishing and retention."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database
@@ -149,9 +150,23 @@ class ModelWrites(Moves):
 
         self.write(work)
 
-    def record_moved(self, model_id: str, path: str) -> None:
-        """Record the new name of a published model's folder, after the console renamed the model."""
-        self.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", path, model_id).result()
+    def record_moved(self, model_id: str, old: Path, new: Path, *, leads: bool) -> None:
+        """Record the new name of a published model's folder, after the console renamed the model. Hooks hear of it.
+
+        `leads`: `current` leads there. Below the folder of another name it is noticed as any other move; below the same one
+        it is not, since the model is the same: it is told here, unless a move to this model has not been noticed yet.
+        """
+
+        def work(db: Database) -> None:
+            db.conn.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", (str(new), model_id))
+            sql = "SELECT 1 FROM currents WHERE folder = ? AND model = ?"
+            noticed = db.conn.execute(sql, (str(new.parent), model_id)).fetchone()
+            if new.parent != old.parent:
+                self._tell(db, "model_removed", model_id, str(old))
+            elif leads and noticed:
+                self._tell(db, "current_moved", model_id)
+
+        self.write(work)
 
     def record_pruned(self, model_id: str, reason: str) -> None:
         """Record that retention has removed the folder of a model: none of its bytes are on disk any more."""

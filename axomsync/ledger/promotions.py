@@ -76,6 +76,4 @@ class PromotionWrites(Moves):
         now = self._now()
         db.conn.execute("INSERT OR REPLACE INTO currents VALUES (?,?,?,?)", (folder, model_id, now, int(guarded)))
         if told:
-            db.conn.execute(
-                "INSERT INTO events (kind, \"table\", subject, at) VALUES ('current_moved', 'models', ?, ?)", (model_id, now)
-            )
+            self._tell(db, "current_moved", model_id)

@@ -54,6 +54,11 @@ class Moves(Committer):
         for (row_id,) in rows:
             self._move(db, table, row_id, state, {})
 
+    def _tell(self, db: Database, kind: str, model_id: str, path: str | None = None) -> None:
+        """Add an event of a model for hooks; `path` is the folder that it had, if it is no longer there."""
+        sql = "INSERT INTO events (kind, \"table\", subject, at, path) VALUES (?, 'models', ?, ?, ?)"
+        db.conn.execute(sql, (kind, model_id, self._now(), path))
+
     def _note_transition(self, db: Database, table: str, row: tuple[Any, ...], state: str, reason: str | None) -> None:
         _, attempts, label = row
         self.transitions[table, state] += 1

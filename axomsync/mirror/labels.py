@@ -13,6 +13,7 @@ from axomsync.core.errors import LocalFault, Rejected
 from axomsync.core.records import Model, ModelState
 from axomsync.core.text import printable
 from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.publish.current import is_led_to
 from axomsync.mirror.publish.folder import shown
 
 log = logging.getLogger(__name__)
@@ -57,5 +58,5 @@ class Labels:
         if obstacle is not None:
             told[subject] = f"{folder} holds {shown(row)}; it is renamed once no process reads it: {obstacle}"
         elif place != folder:
-            self._context.ledger.record_moved(row.id, str(place))
+            self._context.ledger.record_moved(row.id, folder, place, leads=is_led_to(str(place)))
             log.info("%s: renamed %s to %s", shown(row), folder, place)

@@ -70,6 +70,12 @@ def is_called(path: str, model: RemoteModel | Model) -> bool:
     return name == called and version in (plain, f"{plain}--{escape(model.id)[:8]}")
 
 
+def labels_at(path: str, model_id: str) -> tuple[str, str]:
+    """Name and version of a model at the time when its folder was at `path`; it may have others by now."""
+    version, name, *_ = reversed(path.split("/"))
+    return unescape(name), unescape(version.removesuffix(f"--{escape(model_id)[:8]}"))
+
+
 def check_manifest(files: Sequence[ManifestFile]) -> None:
     """Check that every `rel` is safe and no two clash. Raises `Rejected` with the path and the fault."""
     if not files:

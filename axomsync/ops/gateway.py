@@ -18,6 +18,7 @@ from pathlib import Path
 
 from axomsync.config import parse_size
 from axomsync.core.errors import LocalFault
+from axomsync.core.hosts import host_fault
 from axomsync.core.oserrors import local_fault
 from axomsync.core.text import printable
 from axomsync.ops.service import (
@@ -142,7 +143,7 @@ def _read(path: Path) -> str:
 def _parts(host: str) -> tuple[str, str, str]:
     """Scheme, name and port of a host of storage, as `storage.example`, `storage.example:9000` or `http://10.0.0.5:9000`."""
     match = re.fullmatch(r"(?:(https?)://)?((?:\*\.)?[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(?::(\d{1,5}))?/?", host)
-    if match is None:
+    if match is None or host_fault(match[2]) is not None:
         raise LocalFault(
             f"{printable(host)}: this is not a host of storage; write it like storage.example, *.storage.example or "
             "http://10.0.0.5:9000"

@@ -17,6 +17,7 @@ from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening,
 from axomsync.core.text import iso, printable
 from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
 from axomsync.drop.handover import Batch, appeared
+from axomsync.mirror.layout import labels_at
 from axomsync.mirror.publish.current import is_led_to
 
 if TYPE_CHECKING:
@@ -201,10 +202,16 @@ def event_document(event: Happening) -> Document:
 
 
 def hook_document(event: Event, row: Model | Upload, shards: Iterable[Shard] = ()) -> Document:
-    """Return what a hook gets on standard input: the event, and the row as `--json` shows it."""
+    """Return what a hook gets on standard input: the event, and the row as `--json` shows it.
+
+    A model that left its folder is told with the name that this folder had: by that, engines know it.
+    """
     head = {"event": event.kind, "at": iso(event.at)}
     if isinstance(row, Model):
-        return {**head, "model": model_document(replace(row, path=event.path or row.path))}
+        if event.path is not None:
+            name, version = labels_at(event.path, row.id)
+            row = replace(row, name=name, version=version, path=event.path)
+        return {**head, "model": model_document(row)}
     return {**head, "upload": upload_document(row, shards)}
 
 

@@ -26,6 +26,7 @@ from pyreqwest.exceptions import PyreqwestError
 from axomsync import __version__
 from axomsync.config import Settings, is_loopback, may_use_plain_http
 from axomsync.core.errors import GatewayFault, Rejected, SourceChanged, Transient
+from axomsync.core.hosts import host_fault
 from axomsync.storage.connections import CONNECT_SECONDS, NO_HTTP, Downloads, LongBodies, RustClients
 from axomsync.storage.s3 import (
     DOCUMENT_LIMIT,
@@ -219,7 +220,7 @@ class Storage:
             return judge_put(answer, all_sent=sent == length)
 
     def _check(self, url: str) -> None:
-        """Reject URLs that are not http(s) or carry a user name or password, and forbidden addresses."""
+        """Reject URLs that are not http(s) or carry a user name or password, hosts without a name, forbidden addresses."""
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -229,7 +230,11 @@ class Storage:
             raise Rejected("the console gave something that is not a signed URL of storage")
         if not may_use_plain_http(url, self._allow_http):
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
-        judge_literal(parts.hostname or "", loopback=self._loopback)  # also before a proxy is used
+        host = parts.hostname or ""
+        if (fault := host_fault(host)) is not None:
+            told = f"storage {host_of(url)[:100]}: {fault}, so it can't be resolved; tell the operator of the console"
+            raise Transient(told, unsent=True)
+        judge_literal(host, loopback=self._loopback)  # also before a proxy is used
 
     def _answer(
         self,

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from axomsync.core.hosts import host_fault
 from axomsync.core.text import printable
 
 SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -129,6 +130,8 @@ def _proxy(value: str, variable: str) -> Proxy:
         raise ValueError(f"this is not the address of a proxy; {example}") from None
     if not host or port == 0 or not url.isprintable() or " " in url:
         raise ValueError(f"this is not the address of a proxy; {example}")
+    if (fault := host_fault(host)) is not None:
+        raise ValueError(f"this is not the address of a proxy: {fault}; {example}")
     if scheme not in SCHEMES:
         raise ValueError(f"{printable(scheme)[:20]} proxies are not understood; name one of {', '.join(SCHEMES)}")
     shown = f"[{host}]" if ":" in host else host
@@ -157,7 +160,7 @@ def _exception(item: str) -> _Exception:
     if (network := _one(host.removeprefix("[").removesuffix("]"))) is not None:
         return _Exception(network=network, port=number)
     name = host.lower().removeprefix("*").strip(".")
-    if not re.fullmatch(r"[\w.-]+", name):
+    if not re.fullmatch(r"[\w.-]+", name) or host_fault(name) is not None:
         raise ValueError
     return _Exception(name=name, port=number)
 

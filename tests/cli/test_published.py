@@ -133,6 +133,41 @@ def test_without_an_agent(agent: AgentProcess, server: FaultyServer) -> None:
     assert FILES["a.bin"].fault_in(agent.mirror / "chassis" / "v4" / "a.bin") is None
 
 
+def test_pin_of_a_name_without_current_puts_nothing_into_service(agent: AgentProcess, server: FaultyServer) -> None:
+    agent.configure({"drop": {"enabled": False}, "mirror": {"promote": "manual"}})
+    add(server, "v1", "v2", "v3")
+    agent.sync()
+    told = say(agent, "pin", "chassis", expect=1)
+    assert "current leads to no version; name the one to hold, as in `axomsync pin chassis/VERSION`" in told
+    assert "there are v3, v2, v1" in told
+    assert {path.name for path in (agent.mirror / "chassis").iterdir()} == {"v1", "v2", "v3"}
+    assert "-> v2, pinned" in say(agent, "pin", "chassis/v2")
+    assert "-> v2, pinned" in say(agent, "pin", "chassis")
+
+
+def test_a_folder_or_an_id_counts_for_more_than_a_label(agent: AgentProcess, server: FaultyServer) -> None:
+    agent.configure({"drop": {"enabled": False}, "mirror": {"promote": "manual"}})
+    plain, *others = (f"{letter * 8}-1" for letter in "abc")
+    for model_id in (plain, *others):  # each folder but the first gets its id, since the labels are the same
+        server.add_model("chassis", "v1", FILES, model_id=model_id)
+        agent.sync()
+    folders = {model_id: f"v1--{model_id[:8]}" for model_id in others} | {plain: "v1"}
+    for model_id, folder in folders.items():
+        assert f"-> {folder}, pinned" in say(agent, "pin", model_id)
+        assert "-> v1, pinned" in say(agent, "pin", "chassis/v1")
+        assert f"-> {folder}, pinned" in say(agent, "rollback", "chassis", model_id)
+        assert f"-> {folder}, pinned" in say(agent, "rollback", "chassis", folder)
+        assert "-> v1, pinned" in say(agent, "rollback", "chassis", "v1")
+        say(agent, "unpin", "chassis")
+        assert f"-> {folder}\n" in say(agent, "promote", "chassis", folder)
+        say(agent, "rollback", "chassis", "v1")
+        say(agent, "unpin", "chassis")
+    shutil.rmtree(agent.mirror / "chassis" / "v1")
+    both = ", ".join(f"v1--{model_id[:8]} (id {model_id})" for model_id in others)
+    for verb in (("pin", "chassis/v1"), ("promote", "chassis", "v1"), ("rollback", "chassis", "v1")):
+        assert f"several versions are called v1: {both}; name one by its id" in say(agent, *verb, expect=1)
+
+
 def test_verify_tells_of_all_models_whatever_is_wrong_with_some(agent: AgentProcess, server: FaultyServer) -> None:
     agent.configure({"drop": {"enabled": False}, "mirror": {"keep": 9}})
     add(server, "v1", "v2", "v3", "v4")

@@ -67,6 +67,16 @@ def test_version_is_told_when_other_things_are_broken(damage: str, tmp_path: Pat
     assert (done.exit_code, told["version"], told["schema"], len(told["remarks"])) == (0, __version__, None, 1)
 
 
+def test_config_check_names_a_proxy_that_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text("[drop]\nenabled = false\n")
+    environ = {"http_proxy": "http://proxy..lan:3128"}
+    done = CliRunner().invoke(cli, ["config", "check", "--config", str(file)], env=environ)
+    remark, verdict = done.output.splitlines()
+    assert remark.startswith("$http_proxy: left out: this is not the address of a proxy: its host name has a dot too many")
+    assert (verdict, done.exit_code) == (f"{file}: good", 0)
+
+
 def test_the_general_options_may_stand_before_the_verb(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[drop]\nenabled = false\n")

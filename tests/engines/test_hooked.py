@@ -50,3 +50,19 @@ def test_the_engine_serves_what_current_leads_to_whoever_moved_it(tmp_path: Path
             assert agent.call("unpin", "bot").returncode == 0
             eventually("v2 again", lambda: engine.adapters == {"bot": str(bot / "v2")})
             assert agent.terminate() == 0
+
+
+def test_the_engine_follows_a_model_that_is_renamed_in_the_console(tmp_path: Path) -> None:
+    files = {"adapter_config.json": Content(20, head=b'{"r": 8}'), "adapter.bin": Content(5000)}
+    with FaultyServer() as server, Vllm() as engine:
+        tell = [sys.executable, "-m", "axomsync", "tell", "vllm-lora", "--url", engine.url]
+        config = {"drop": {"enabled": False}, "hooks": {"current_moved": tell, "model_removed": tell, "timeout": "1m"}}
+        with AgentProcess(tmp_path, server.url, KEY, config) as agent:
+            server.add_model("bot", "v1", files)
+            agent.start()
+            eventually("v1", lambda: engine.adapters == {"bot": str(agent.mirror / "bot" / "v1")})
+            server.models[0]["version"] = "v1.0"
+            eventually("its new label", lambda: engine.adapters == {"bot": str(agent.mirror / "bot" / "v1.0")})
+            server.models[0]["name"] = "chat"
+            eventually("its new name", lambda: engine.adapters == {"chat": str(agent.mirror / "chat" / "v1.0")})
+            assert agent.terminate() == 0

@@ -276,6 +276,7 @@ def test_a_model_that_is_none(change: dict[str, object], mirror: Mirror, teller:
     [
         ("--name", "{model}"), ("--name", ""), ("--wait", "5"), ("--timeout", "x"), ("--url", "localhost:8000"),
         ("--url", "http://user:secret@localhost"), ("--url", "http://localhost/?token=x"), ("--url", "ftp://localhost"),
+        ("--url", "http://engine..invalid:8000"), ("--url", f"http://{'a' * 64}.invalid"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense(options: tuple[str, str], mirror: Mirror, teller: Teller) -> None:

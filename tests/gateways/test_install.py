@@ -34,7 +34,9 @@ def test_hosts_become_the_list_of_what_may_be_asked() -> None:
     assert "storage.example" not in text
 
 
-@pytest.mark.parametrize("host", ["", "a b", "ftp://x", "https://x/bucket", 'x";', "x:y", "*", "a*.example", "x:1;", "x\n"])
+@pytest.mark.parametrize(
+    "host", ["", "a b", "ftp://x", "https://x/bucket", 'x";', "x:y", "*", "a*.example", "x:1;", "x\n", "a..b"]
+)
 def test_what_is_no_host_is_refused(host: str) -> None:
     with pytest.raises(LocalFault, match="this is not a host of storage; write it like"):
         made(host)

@@ -1,6 +1,7 @@
 """Names from the console: reversible as folders, refused as paths when they could do harm."""
 
 import os
+from contextlib import suppress
 
 import pytest
 from hypothesis import example, given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from axomsync.core.errors import Rejected
 from axomsync.core.records import ManifestFile, ModelState, RemoteModel
-from axomsync.mirror.layout import check_manifest, escape, folder_names, staging_name, unescape
+from axomsync.mirror.layout import check_manifest, escape, folder_names, labels_at, staging_name, unescape
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.faults import Content, FaultyServer
 
@@ -29,6 +30,15 @@ def test_escape_makes_one_safe_component_and_is_reversible(label: str) -> None:
     assert not component.startswith(".")
     assert not set(component) & set("/\0\n")
     assert component.isprintable()
+
+
+@given(labels, labels, st.booleans())
+@example("bot", "v1", True)
+def test_a_folder_tells_the_labels_that_its_model_had(name: str, version: str, clash: bool) -> None:
+    model = RemoteModel("an/id of it", name, version, None, None, "ready", None)
+    with suppress(Rejected):  # a label may be too long
+        path = "/".join(["/srv/models", *folder_names(model, clash=clash)])
+        assert labels_at(path, model.id) == (name, version)
 
 
 @given(st.lists(labels, unique=True, min_size=2, max_size=6))

@@ -58,6 +58,17 @@ def trials(names: Names) -> list[dict[str, object]]:
     return trial_documents(names.ledger.read)
 
 
+def rename(names: Names, version: str, to: str) -> None:
+    """The console gave a version of `bot` another name or label; the folder follows, as at a poll."""
+    name, _, label = to.rpartition("/")
+    (row,) = (row for row in names.ledger.read.models() if row.version == version)
+    remote = RemoteModel(row.id, name or row.name, label, None, None, "ready", row.created_at)
+    names.ledger.record_catalog([(remote, ModelState.PUBLISHED, None)])
+    place, obstacle = names.folder.follow_labels(names.ledger.read.model(row.id))
+    assert obstacle is None
+    names.ledger.record_moved(row.id, Path(row.path or ""), place, leads=current.is_led_to(str(place)))
+
+
 def test_every_move_is_told_once_whoever_makes_it(names: Names) -> None:
     names.hooks = {}
     again(names)
@@ -179,15 +190,52 @@ def test_a_new_name_promotes_nothing(names: Names, promotes: Any, first: str) ->
     assert names.leads("bot") == ("v1", None)
     rows = sorted(names.ledger.read.models(), key=lambda row: row.version != first)
     for row in rows:
-        remote = RemoteModel(row.id, "robot", row.version, None, None, "ready", row.created_at)
-        names.ledger.record_catalog([(remote, ModelState.PUBLISHED, None)])
-        place, _ = names.folder.follow_labels(names.ledger.read.model(row.id))
-        names.ledger.record_moved(row.id, str(place))
+        rename(names, row.version, f"robot/{row.version}")
     names.folder.tend_current(names.root / "robot")
     names.turn()
     assert names.leads("robot") == ("v1", None)
     assert not (names.root / "bot").exists()
     assert names.told()[-1] == "robot/v1"
+
+
+def test_a_new_label_of_the_version_that_leads_is_told_and_is_no_trial(names: Names) -> None:
+    names.publish("bot", "v1", "v2")
+    names.turn()
+    names.ledger.end_trial(str(names.root / "bot"), "id-0001")
+    rename(names, "v1", "v1.0")
+    names.turn()
+    assert names.told() == ["bot/v2"], "it does not lead"
+    rename(names, "v2", "v2.0")
+    names.turn()
+    names.turn()
+    assert names.told() == ["bot/v2", "bot/v2.0"]
+    assert names.leads("bot") == ("v2.0", None)
+    assert trials(names) == []
+
+
+def test_a_move_that_was_not_noticed_before_the_new_label_is_told_once(names: Names) -> None:
+    names.publish("bot", "v1")
+    rename(names, "v1", "v1.0")
+    names.turn()
+    names.turn()
+    assert names.told() == ["bot/v1.0"]
+
+
+def test_a_new_name_tells_that_the_old_one_is_gone(names: Names) -> None:
+    gone = names.root.parent / "gone"
+    names.hooks = {"model_removed": ["sh", "-c", f'echo "$AXOMSYNC_NAME/$AXOMSYNC_VERSION $AXOMSYNC_PATH" >>{gone}']}
+    again(names).publish("bot", "v1")
+    names.turn()
+    rename(names, "v1", "v1.0")
+    names.turn()
+    assert not gone.exists()
+    rename(names, "v1.0", "a%b/v2")
+    names.turn()
+    assert gone.read_text() == f"bot/v1.0 {names.root}/bot/v1.0\n"
+    rename(names, "v2", "chat/v2")
+    names.turn()
+    assert gone.read_text().splitlines()[1:] == [f"a%b/v2 {names.root}/a%25b/v2"]
+    assert names.told() == ["bot/v1", "bot/v1.0", "a%b/v2", "chat/v2"]
 
 
 def test_a_healthy_version_is_checked_again_and_again_then_its_trial_is_over(names: Names, clock: Clock) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from axomsync.core.errors import Rejected, SourceChanged, Transient, UrlExpired
 from axomsync.sandbox.console import Sandbox
-from axomsync.storage.client import RangeIgnored, Storage
+from axomsync.storage.client import SHORT_BODY, RangeIgnored, Storage
 from axomsync.storage.s3 import Confirmation
 from tests.rig.faults import EXPIRED, Content, Fault, FaultyServer, http_date, s3_error
 
@@ -254,3 +254,18 @@ def test_unreachable_store_is_transient(storage: Storage) -> None:
     with pytest.raises(Transient, match="can't connect: no service listens there"):
         get(storage, url, 0, 10)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("host", ["a..b.invalid", f"{'a' * 64}.invalid", "\u00fc" * 60 + ".invalid", "a." * 150 + "invalid"])
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_a_host_that_can_have_no_address_is_transient(host: str, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    storage, url = Storage(stall=1.0), f"https://{host}/object?X-Amz-Signature=1"
+    told = f"^storage {host[:100]}: its host name .*, so it can't be resolved; tell the operator of the console$"
+    with pytest.raises(Transient, match=told):
+        get(storage, url, 0, 10)
+    for size in (1, SHORT_BODY + 1):
+        with pytest.raises(Transient, match=told) as failure:
+            storage.put(url, iter([b"x" * size]), size, "application/jsonl")
+        assert failure.value.unsent
+    storage.close()

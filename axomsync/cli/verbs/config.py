@@ -21,10 +21,11 @@ def check(config_file: str | None, as_json: bool) -> None:
     from axomsync.config import misspelt
     from axomsync.status.documents import configuration_document
     from axomsync.transport.authorities import tls_context
+    from axomsync.transport.proxies import Proxies
 
     loaded = load(config_file)
     tls_context(ca_file_of(loaded))
-    remarks = misspelt(os.environ)
+    remarks = [*misspelt(os.environ), *Proxies.of(os.environ).warnings]
     if as_json:
         print_json(configuration_document(loaded.path, remarks))
         return

@@ -1,9 +1,16 @@
-"""`pin`: hold `current` at one version."""
+"""`pin`: hold `current` at one version. Failures handled: a name alone whose `current` leads to no version (`Rejected`)."""
+
+from typing import TYPE_CHECKING
 
 import click
 
 from axomsync.cli.common import config_option, json_option
-from axomsync.cli.published import find_published, load_to_move_current, mirror_folder, show_current
+from axomsync.cli.published import find_published, folder_of_version, load_to_move_current, mirror_folder, show_current
+from axomsync.core.errors import Rejected
+from axomsync.core.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command()
@@ -16,8 +23,22 @@ def pin(config_file: str | None, as_json: bool, model: str) -> None:
 
     loaded = load_to_move_current(config_file)
     found = find_published(loaded, model)
-    parent = found[0][0].parent
-    held = next((folder for folder, _ in found if folder.name == current.leads_to(parent)), found[0][0])
+    folder, record = found[0]
+    parent = folder.parent
+    held = _led_to(parent, model) if model == record.model.name else folder_of_version(found, record.model.version)
     place = mirror_folder(loaded)
-    current.pin(parent, held.name, place.staging.scratch(), place.choose)
+    current.pin(parent, held, place.staging.scratch(), place.choose)
     show_current(loaded, parent, as_json)
+
+
+def _led_to(parent: "Path", name: str) -> str:
+    """Return the version that `current` leads to. Raises `Rejected` if there is none: a pin would put one into service."""
+    from axomsync.mirror.publish import current
+
+    place = current.place(parent)
+    if place.served is None:
+        raise Rejected(
+            f"{parent}: current leads to no version; name the one to hold, as in `axomsync pin {printable(name)}/VERSION`, "
+            f"or its id; there are {', '.join(map(printable, place.versions))}"
+        )
+    return place.served

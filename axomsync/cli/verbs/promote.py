@@ -3,7 +3,7 @@
 import click
 
 from axomsync.cli.common import config_option, json_option
-from axomsync.cli.published import find_published, load_to_move_current, mirror_folder, show_current
+from axomsync.cli.published import find_published, folder_of_version, load_to_move_current, mirror_folder, show_current
 
 
 @click.command()
@@ -19,7 +19,6 @@ def promote(config_file: str | None, as_json: bool, name: str, version: str | No
     loaded = load_to_move_current(config_file)
     found = find_published(loaded, name)
     parent = found[0][0].parent
-    folders = (folder.name for folder, record in found if version in (folder.name, record.model.version))
-    wanted = promoted(current.place(parent), version and next(folders, version))
+    wanted = promoted(current.place(parent), version and folder_of_version(found, version))
     current.promote(parent, wanted, mirror_folder(loaded).staging.scratch())
     show_current(loaded, parent, as_json)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from axomsync.cli.common import config_option, json_option
-from axomsync.cli.published import find_published, load_to_move_current, mirror_folder, show_current
+from axomsync.cli.published import find_published, folder_of_version, load_to_move_current, mirror_folder, show_current
 from axomsync.core.errors import Rejected
 from axomsync.core.text import printable
 
@@ -25,24 +25,18 @@ def rollback(config_file: str | None, as_json: bool, name: str, version: str | N
     loaded = load_to_move_current(config_file)
     found = find_published(loaded, name)
     parent = found[0][0].parent
-    folders = list(current.versions(parent))  # newest first
-    if version is None:
-        wanted = _one_before(parent, folders)
-    else:
-        wanted = next((folder.name for folder, record in found if version in (folder.name, record.model.version)), None)
-    if wanted is None:
-        raise Rejected(
-            f"{parent}: there is no {printable(version) if version else 'older version'}; there are {', '.join(folders)}"
-        )
+    wanted = _one_before(parent) if version is None else folder_of_version(found, version)
     place = mirror_folder(loaded)
     current.pin(parent, wanted, place.staging.scratch(), place.choose)
     show_current(loaded, parent, as_json, f"`axomsync unpin {printable(name)}` undoes that")
 
 
-def _one_before(parent: "Path", folders: list[str]) -> str | None:
-    """Return the first of `folders` (newest first) that is older than the one that `current` leads to."""
+def _one_before(parent: "Path") -> str:
+    """Return the newest version that is older than the one that `current` leads to. Raises `Rejected` if there is none."""
     from axomsync.mirror.publish import current
 
-    now = current.leads_to(parent)
+    now, folders = current.leads_to(parent), list(current.versions(parent))  # newest first
     older = folders[folders.index(now) + 1 :] if now in folders else []
-    return older[0] if older else None
+    if not older:
+        raise Rejected(f"{parent}: there is no older version; there are {', '.join(map(printable, folders))}")
+    return older[0]
