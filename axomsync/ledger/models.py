@@ -150,6 +150,10 @@ class ModelWrites(Moves):
 
         self.write(work)
 
+    def record_path(self, model_id: str, path: str) -> None:
+        """Record where the folder of a published model lies, after `[mirror] folder` was changed."""
+        self.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", path, model_id).result()
+
     def record_moved(self, model_id: str, old: Path, new: Path, *, leads: bool) -> None:
         """Record the new name of a published model's folder, after the console renamed the model. Hooks hear of it.
 

@@ -38,7 +38,7 @@ def recover(context: MirrorContext) -> list[LocalFault]:
             if not (was_elsewhere or _is_overlooked(row)) or place.lacks(folder, record) is not None:
                 continue
             if was_elsewhere:
-                context.ledger.record_moved(record.model.id, str(folder))
+                context.ledger.record_path(record.model.id, str(folder))
             else:
                 _record(context, row, folder, record)
             log.info("%s: found at %s", printable(f"{record.model.name}/{record.model.version}"), folder)
