@@ -39,6 +39,7 @@ class Run:
     counts: dict[str, list[tuple[int, int]]]  # of the calls of a story's lives when nothing goes wrong; filled here
     lives: list[Life] = field(default_factory=list)
     struck: int = 0
+    _obeyed: int = 0  # lives whose advice was followed
 
     def broken(self) -> list[str]:
         """Run it; returns the promises that it broke, in words."""
@@ -159,7 +160,8 @@ class Run:
         is_damaged = bool(life.code) and "move it away, a new one loses no data" in life.words
         if is_damaged:
             self._scene.damages.lose_ledger()
-        if "`axomsync retry`" in life.words:
+        if any("`axomsync retry`" in told.words for told in self.lives[self._obeyed :]):  # a later line may not repeat it
+            self._obeyed = len(self.lives)
             self.forge.live(replace(self._order(("retry",), "retry.log"), folders=[]))
         return is_damaged
 
