@@ -4,7 +4,7 @@ Failures handled: a target that names nothing known (`Rejected`, with the accept
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Of several uploads of one path
     the newest counts.
     """
-    below_drop, below_mirror = below(target, drop), below(target, mirror)
+    below_drop, below_mirror = below(target, drop), list(_ways_below(target, mirror))
     asked = below_drop or target
     dropped = {os.fsencode(asked).removeprefix(area) for area in (b"", ARCHIVE + b"/", REJECTS + b"/")}
     uploads = {
@@ -77,6 +77,10 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
         for folder, kind in ((drop, "drop folder"), (mirror, "mirror folder")):
             if os.path.isabs(target) and os.path.realpath(target) == os.path.realpath(folder):
                 raise Rejected(f"{printable(target)}: it is the {kind} itself; name something in it")
+        if below_mirror:
+            raise Rejected(
+                f"{printable(target)}: it belongs to no published model; `axomsync models` lists the models and their paths"
+            )
         if os.path.isabs(target) and below_drop is None and os.path.lexists(target):
             raise Rejected(
                 f"{printable(target)}: it lies outside of the drop folder {printable(str(drop))}; move it there, or "
@@ -89,21 +93,23 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     return Targets(tuple(uploads.values()), tuple(models))
 
 
-def _names(model: Model, target: str, below_mirror: str | None, mirror: str) -> bool:
+def _names(model: Model, target: str, below_mirror: Iterable[str], mirror: str) -> bool:
     if target in (model.id, model.name, f"{model.name}/{model.version}"):
         return True
-    if below_mirror is None:
-        return False
     folder = below(model.path, Path(mirror)) if model.path else f"{model.name}/{model.version}"
-    return folder is not None and f"{below_mirror}/".startswith(f"{folder}/")
+    return folder is not None and any(f"{way}/".startswith(f"{folder}/") for way in below_mirror)
 
 
 def below(path: str, folder: Path) -> str | None:
-    """The part of `path` below `folder`; None for a relative path and for one elsewhere."""
+    """The part of `path` below `folder`, with its own links as they are; None for a relative path and for one elsewhere."""
+    return next(_ways_below(path, folder), None)
+
+
+def _ways_below(path: str, folder: Path) -> Iterator[str]:
+    """The parts of `path` below `folder`: as it is spelled, and where its links lead, such as `current` to a version."""
     if not os.path.isabs(path):
-        return None
+        return
     for root in (os.path.abspath(folder), os.path.realpath(folder)):
         for spelled in (os.path.normpath(path), os.path.realpath(path)):
             if spelled.startswith(f"{root}{os.sep}"):
-                return spelled[len(root) + 1 :]
-    return None
+                yield spelled[len(root) + 1 :]

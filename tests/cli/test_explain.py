@@ -66,3 +66,28 @@ def test_what_is_not_known_is_told(agent: AgentProcess) -> None:
     done = agent.call("explain", "nonsense")
     assert done.returncode == 1
     assert "neither a file of the drop folder nor a model" in done.stderr
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path) -> Iterator[AgentProcess]:
+    with FaultyServer() as server:
+        server.add_model("bot", "v1", {"w.bin": Content(1000)})
+        with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+            agent.sync()
+            yield agent
+
+
+@pytest.mark.parametrize("path", ["bot/v1/w.bin", "bot/current", "bot/current/w.bin", "bot/current/.axomsync.json"])
+def test_a_path_by_current_names_its_model(mirrored: AgentProcess, path: str) -> None:
+    (document,) = json.loads(mirrored.call("explain", str(mirrored.mirror / path), "--json").stdout)
+    assert (document["kind"], document["name"], document["state"]) == ("model", "bot/v1", "published")
+
+
+@pytest.mark.parametrize("path", ["bot", "bot/next", "own.bin", ".axomsync", "never/v1"])
+def test_what_belongs_to_no_model_is_not_to_be_moved_or_pushed(mirrored: AgentProcess, path: str) -> None:
+    (mirrored.mirror / "own.bin").touch()
+    (mirrored.mirror / "bot" / "next").symlink_to("v2")
+    done = mirrored.call("explain", str(mirrored.mirror / path))
+    assert done.returncode == 1
+    assert "it belongs to no published model; `axomsync models` lists the models and their paths" in done.stderr
+    assert "push" not in done.stderr
