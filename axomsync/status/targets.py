@@ -13,6 +13,7 @@ from axomsync.core.paths import ARCHIVE, REJECTS
 from axomsync.core.records import Model, ModelState, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.ledger import Reader
+from axomsync.mirror.layout import is_named
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,19 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     """Find the rows that `target` names; `drop` and `mirror` are the two folders. Raises `Rejected` when there are none.
 
     A file is named by its path (in the drop folder, archive or rejects; absolute or below the drop folder), its name, its
-    `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Of several uploads of one path
-    the newest counts.
+    `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Each may also be spelled as the
+    program prints it. Of several uploads of one path the newest counts.
     """
     below_drop, below_mirror = below(target, drop), list(_ways_below(target, mirror))
     asked = below_drop or target
     dropped = {os.fsencode(asked).removeprefix(area) for area in (b"", ARCHIVE + b"/", REJECTS + b"/")}
+    printed = {os.fsdecode(path) for path in dropped}
     uploads = {
         upload.path: upload
         for upload in ledger.uploads()
-        if upload.path in dropped or target in (os.fsdecode(os.path.basename(upload.path)), upload.upload_id, upload.key)
+        if upload.path in dropped
+        or name_of(upload) in printed
+        or target in (*_names_of(upload), upload.upload_id, upload.key)
     }
     models = [model for model in ledger.models() if _names(model, target, below_mirror, str(mirror))]
     if not (uploads or models):
@@ -93,8 +97,14 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     return Targets(tuple(uploads.values()), tuple(models))
 
 
+def _names_of(upload: Upload) -> tuple[str, str]:
+    """Names of the file without its folder: as it is, and as it is printed."""
+    name = os.fsdecode(os.path.basename(upload.path))
+    return name, printable(name)
+
+
 def _names(model: Model, target: str, below_mirror: Iterable[str], mirror: str) -> bool:
-    if target in (model.id, model.name, f"{model.name}/{model.version}"):
+    if is_named(model, target):
         return True
     folder = below(model.path, Path(mirror)) if model.path else f"{model.name}/{model.version}"
     return folder is not None and any(f"{way}/".startswith(f"{folder}/") for way in below_mirror)

@@ -91,3 +91,19 @@ def test_what_belongs_to_no_model_is_not_to_be_moved_or_pushed(mirrored: AgentPr
     assert done.returncode == 1
     assert "it belongs to no published model; `axomsync models` lists the models and their paths" in done.stderr
     assert "push" not in done.stderr
+
+
+def test_a_file_is_named_as_it_is_or_as_it_is_printed(mirrored: AgentProcess) -> None:
+    for name in ("caf\udce9/caf\udce9.jsonl", "caf\udce9/line\nline.txt"):  # one becomes an upload, the other is left alone
+        (mirrored.drop / name).parent.mkdir(exist_ok=True)
+        (mirrored.drop / name).write_text('{"text": "a"}\n')
+    for _ in ("before its row", "after that"):
+        for exact, printed in (
+            ("caf\udce9/caf\udce9.jsonl", r"caf\xe9/caf\xe9.jsonl"),
+            ("caf\udce9/line\nline.txt", r"caf\xe9/line\nline.txt"),
+        ):
+            for target in (exact, printed, f"{mirrored.drop}/{printed}"):
+                (document,) = json.loads(mirrored.call("explain", target, "--json").stdout)
+                assert document["name"] == printed
+        mirrored.sync()
+    assert json.loads(mirrored.call("explain", r"caf\xe9.jsonl", "--json").stdout)[0]["state"] == "uploaded"
