@@ -63,19 +63,11 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
 
     A file is named by its path (in the drop folder, archive or rejects; absolute or below the drop folder), its name, its
     `upload_id` or its key; a model by `name`, `name/version`, id or a path in the mirror. Each may also be spelled as the
-    program prints it. Of several uploads of one path the newest counts.
+    program prints it. A name without its folder counts only when nothing has it as its path. Of several uploads of one
+    path the newest counts.
     """
     below_drop, below_mirror = below(target, drop), list(_ways_below(target, mirror))
-    asked = below_drop or target
-    dropped = {os.fsencode(asked).removeprefix(area) for area in (b"", ARCHIVE + b"/", REJECTS + b"/")}
-    printed = {os.fsdecode(path) for path in dropped}
-    uploads = {
-        upload.path: upload
-        for upload in ledger.uploads()
-        if upload.path in dropped
-        or name_of(upload) in printed
-        or target in (*_names_of(upload), upload.upload_id, upload.key)
-    }
+    uploads = {upload.path: upload for upload in _uploads(ledger, target, below_drop or target)}
     models = [model for model in ledger.models() if _names(model, target, below_mirror, str(mirror))]
     if not (uploads or models):
         for folder, kind in ((drop, "drop folder"), (mirror, "mirror folder")):
@@ -97,10 +89,18 @@ def find(ledger: Reader, target: str, drop: Path, mirror: Path) -> Targets:
     return Targets(tuple(uploads.values()), tuple(models))
 
 
-def _names_of(upload: Upload) -> tuple[str, str]:
-    """Names of the file without its folder: as it is, and as it is printed."""
-    name = os.fsdecode(os.path.basename(upload.path))
-    return name, printable(name)
+def _uploads(ledger: Reader, target: str, asked: str) -> list[Upload]:
+    """The uploads by the first reading of `target` that names any; `asked` is that target below the drop folder."""
+    paths = {os.fsencode(asked).removeprefix(area) for area in (b"", ARCHIVE + b"/", REJECTS + b"/")}
+    printed = {os.fsdecode(path) for path in paths}
+    readings: tuple[Callable[[Upload], bool], ...] = (
+        lambda upload: upload.path in paths or target in (upload.upload_id, upload.key),
+        lambda upload: name_of(upload) in printed,
+        lambda upload: os.fsdecode(os.path.basename(upload.path)) == target,
+        lambda upload: os.path.basename(name_of(upload)) == target,
+    )
+    uploads = ledger.uploads()
+    return next((found for reading in readings if (found := list(filter(reading, uploads)))), [])
 
 
 def _names(model: Model, target: str, below_mirror: Iterable[str], mirror: str) -> bool:

@@ -308,6 +308,23 @@ def test_forget_makes_a_file_new_again(agent: AgentProcess) -> None:
     eventually("the upload anew", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
 
 
+def test_a_path_is_forgotten_alone_and_a_name_of_several_contents_not_at_all(agent: AgentProcess) -> None:
+    contents = {"train.jsonl": "top", "a/train.jsonl": "a", "b/train.jsonl": "b", "b/same.jsonl": "s", "c/same.jsonl": "s"}
+    for path, text in contents.items():
+        (agent.drop / path).parent.mkdir(exist_ok=True)
+        (agent.drop / path).write_text(f'{{"text": "{text}"}}\n')
+    agent.start()
+    eventually("the uploads", lambda: len([row for row in agent.uploads() if row["upload_id"]]) == 5)
+    assert say(agent, "forget", "train.jsonl") == "forgot: train.jsonl\n"
+    told = say(agent, "forget", "train.jsonl", expect=1)
+    assert "2 files with different contents have this name: a/train.jsonl, b/train.jsonl; name one by its path" in told
+    assert {row["path"] for row in agent.uploads()} == contents.keys() - {"train.jsonl"}
+    for path in ("uploaded/a/train.jsonl", str(agent.drop / "b/train.jsonl")):
+        assert say(agent, "forget", path).count("forgot: ") == 1
+    assert say(agent, "forget", "same.jsonl") == "forgot: b/same.jsonl\nforgot: c/same.jsonl\n", "it is one content"
+    assert agent.uploads() == []
+
+
 @pytest.mark.parametrize("name", ["caf\udce9.jsonl", "line\nline.jsonl", "no\xa0break.jsonl"])
 def test_a_file_is_steered_by_its_name_as_it_is_or_as_it_is_printed(agent: AgentProcess, name: str) -> None:
     agent.start()

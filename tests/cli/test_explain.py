@@ -107,3 +107,16 @@ def test_a_file_is_named_as_it_is_or_as_it_is_printed(mirrored: AgentProcess) ->
                 assert document["name"] == printed
         mirrored.sync()
     assert json.loads(mirrored.call("explain", r"caf\xe9.jsonl", "--json").stdout)[0]["state"] == "uploaded"
+
+
+def test_a_name_stands_for_every_file_of_that_name_unless_it_is_a_path(mirrored: AgentProcess) -> None:
+    for folder in ("a", "b"):
+        (mirrored.drop / folder).mkdir()
+        (mirrored.drop / folder / "train.jsonl").write_text(f'{{"text": "{folder}"}}\n')
+    mirrored.sync()
+    named = json.loads(mirrored.call("explain", "train.jsonl", "--json").stdout)
+    assert [document["name"] for document in named] == ["a/train.jsonl", "b/train.jsonl"]
+    (mirrored.drop / "train.jsonl").write_text('{"text": "top"}\n')
+    mirrored.sync()
+    (document,) = json.loads(mirrored.call("explain", "train.jsonl", "--json").stdout)
+    assert document["name"] == "train.jsonl"
