@@ -1,7 +1,7 @@
 """Commands for a running agent from other processes, see `requests`.
 
-Failures handled: a target that names nothing, or whose state does not allow the command (`Rejected`), a direction that is
-off.
+Failures handled: a target that names nothing, or whose state does not allow the command, one name of several contents that
+are to be forgotten (`Rejected`), a direction that is off.
 """
 
 import time
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from axomsync.agent.pause import Pause
-from axomsync.agent.requests import Request, Verb
+from axomsync.agent.requests import NAMED_MOST, Request, Verb
 from axomsync.agent.workers import Shared, Workers
 from axomsync.core.errors import Rejected
-from axomsync.core.text import iso
+from axomsync.core.text import iso, printable
 from axomsync.drop import forgetting
 from axomsync.mirror.check.scrub import Upkeep
 from axomsync.mirror.loop import Mirror
@@ -69,6 +69,13 @@ class Commands:
 
     def _forget(self, request: Request, beat: Beat) -> dict[str, Any]:
         targets, drop, ledger = self._targets(request.argument), self._workers().settings.drop, self._shared.ledger
+        if len({upload.sha256 or upload.path for upload in targets.uploads}) > 1:
+            named = sorted(map(name_of, targets.uploads))
+            more = f" and {len(named) - NAMED_MOST} more" * (len(named) > NAMED_MOST)
+            raise Rejected(
+                f"{printable(request.argument or '')}: {len(named)} files with different contents have this name: "
+                f"{', '.join(named[:NAMED_MOST])}{more}; name one by its path"
+            )
         targets = Targets(tuple(forgetting.all_of(targets.uploads, ledger.read, drop)), targets.models)
         at_work = self._workers().at_work()
         if busy := [name_of(row) for row in targets.rows if is_under_way(row) or row.id in at_work]:

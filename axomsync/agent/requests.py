@@ -30,6 +30,7 @@ LONG_REQUESTS_AT_ONCE = 2
 KEPT_SECONDS = 24 * 3600.0  # for callers that still wait; no caller waits longer
 ASK_AGAIN_SECONDS = 0.1
 NAMED_MOST = 20  # forgotten or retried rows named in the log
+_EXACT = "argument"  # parameter with an argument that is not printable: SQLite's text holds no bytes that are no UTF-8
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ class Outcome:
 
 def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mapping[str, Any] | None = None) -> int:
     """Put a request into the ledger (the path of its file); returns its id. Raises `LocalFault`."""
+    shown = None if argument is None else printable(argument)
+    exact = {} if argument == shown else {_EXACT: argument}
     with request_transaction(ledger) as connection:
         row = connection.execute(
             "INSERT INTO requests (verb, argument, parameters, asked_at) VALUES (?, ?, ?, ?)",
-            (verb, argument, json.dumps(parameters or {}), time.time()),
+            (verb, shown, json.dumps({**(parameters or {}), **exact}), time.time()),
         ).lastrowid
     assert row is not None  # noqa: S101  # for mypy: an INSERT has one
     return row
@@ -135,7 +138,8 @@ class Steering:
             if verb is not None and verb.long and not self.is_ready():
                 continue
             parameters = _object_in(row["parameters"])
-            request = Request(row["id"], row["verb"], row["argument"], parameters or {})
+            argument = (parameters or {}).pop(_EXACT, row["argument"])
+            request = Request(row["id"], row["verb"], argument, parameters or {})
             self.ledger.begin_request(request.id)
             log.info("request: %s", request)
             if parameters is None:

@@ -148,8 +148,9 @@ def age(created_at: str | None, model_id: str) -> Age:
 
 
 def is_named(model: RemoteModel | Model, target: str) -> bool:
-    """Check whether `target` is the model's name, name/version or id."""
-    return target in (model.id, model.name, f"{model.name}/{model.version}")
+    """Check whether `target` is the model's name, name/version or id, as it is or as the program prints it."""
+    names = (model.id, model.name, f"{model.name}/{model.version}")
+    return target in names or target in map(printable, names)
 
 
 def selected(model: RemoteModel, include: Sequence[str], exclude: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ Failures handled: a published model whose record can't be read (the reason is sh
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
@@ -59,15 +60,28 @@ def explain(ledger: Reader, targets: Targets, promotes: Promotes = "now", *, run
 def explain_file(root: Path, target: str, selection: Selection) -> Document | None:
     """Explain a path below the drop folder `root` by the drop's rules, with or without a row; None when nothing lies there.
 
-    A relative path is looked up below the drop folder first, then below the caller's folder.
+    A relative path is looked up below the drop folder first, then below the caller's folder. A path may also be spelled as
+    the program prints it.
     """
     candidates = [target] if os.path.isabs(target) else [str(root / target), os.path.abspath(target)]
     for candidate in candidates:
         path = below(candidate, root)
-        account = None if path is None else account_for(root, os.fsencode(path), selection)
+        account = None if path is None else account_for(root, os.fsencode(_on_disk(root, path)), selection)
         if account is not None:
             return _file_document(account)
     return None
+
+
+def _on_disk(root: Path, printed: str) -> str:
+    """The path below `root` that the program prints as `printed`; `printed` itself if that exists, or if there is none."""
+    way = ""
+    for part in printed.split(os.sep):
+        name, folder = part, root / way
+        if "\\" in part and not os.path.lexists(folder / part):
+            with suppress(OSError):
+                name = next((each for each in os.listdir(folder) if printable(each) == part), part)
+        way = os.path.join(way, name)
+    return way
 
 
 def _file_document(account: Account) -> Document:

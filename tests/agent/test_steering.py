@@ -11,6 +11,7 @@ import pytest
 
 from axomsync.agent.requests import Outcome, Request, Steering, Verb, ask, wait_for
 from axomsync.core.errors import LocalFault, Rejected, Stopping
+from axomsync.core.text import printable
 from axomsync.ledger import Ledger
 from axomsync.runtime.heartbeat import Beat, Liveness
 from tests.rig.agent import AgentProcess, eventually
@@ -40,6 +41,13 @@ def test_requests_are_answered_in_order(ledger: Ledger) -> None:
     steering(ledger, echo=Verb(echo)).look()
     assert wait_for(ledger.read, first, SOON) == Outcome(["a", {"n": 1}])
     assert wait_for(ledger.read, second, SOON) == Outcome([None, {}])
+
+
+@pytest.mark.parametrize("argument", ["caf\udce9.jsonl", "line\nline", "no\xa0break", "caf\\xe9.jsonl", "", '"a"'])
+def test_an_argument_arrives_as_it_is(argument: str, ledger: Ledger) -> None:
+    asked = ask(ledger.path, "echo", argument, {"n": 1})
+    steering(ledger, echo=Verb(echo)).look()
+    assert wait_for(ledger.read, asked, SOON) == Outcome([argument, {"n": 1}])
 
 
 def test_wait_for_gives_up_in_time(ledger: Ledger) -> None:
@@ -298,6 +306,41 @@ def test_forget_makes_a_file_new_again(agent: AgentProcess) -> None:
     assert agent.uploads() == []
     (agent.drop / "uploaded/a.jsonl").rename(agent.drop / "a.jsonl")
     eventually("the upload anew", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
+
+
+def test_a_path_is_forgotten_alone_and_a_name_of_several_contents_not_at_all(agent: AgentProcess) -> None:
+    contents = {"train.jsonl": "top", "a/train.jsonl": "a", "b/train.jsonl": "b", "b/same.jsonl": "s", "c/same.jsonl": "s"}
+    for path, text in contents.items():
+        (agent.drop / path).parent.mkdir(exist_ok=True)
+        (agent.drop / path).write_text(f'{{"text": "{text}"}}\n')
+    agent.start()
+    eventually("the uploads", lambda: len([row for row in agent.uploads() if row["upload_id"]]) == 5)
+    assert say(agent, "forget", "train.jsonl") == "forgot: train.jsonl\n"
+    told = say(agent, "forget", "train.jsonl", expect=1)
+    assert "2 files with different contents have this name: a/train.jsonl, b/train.jsonl; name one by its path" in told
+    assert {row["path"] for row in agent.uploads()} == contents.keys() - {"train.jsonl"}
+    for path in ("uploaded/a/train.jsonl", str(agent.drop / "b/train.jsonl")):
+        assert say(agent, "forget", path).count("forgot: ") == 1
+    assert say(agent, "forget", "same.jsonl") == "forgot: b/same.jsonl\nforgot: c/same.jsonl\n", "it is one content"
+    assert agent.uploads() == []
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.jsonl", "line\nline.jsonl", "no\xa0break.jsonl"])
+def test_a_file_is_steered_by_its_name_as_it_is_or_as_it_is_printed(agent: AgentProcess, name: str) -> None:
+    agent.start()
+    for spelled in (name, printable(name)):
+        (agent.drop / name).write_text('{"text": "a"}\n')
+        eventually("the upload", lambda: [row["state"] for row in agent.uploads()] == ["uploaded"])
+        assert f"{printable(name)} is uploaded" in say(agent, "retry", spelled, expect=1)
+        assert say(agent, "forget", spelled) == f"forgot: {printable(name)}\n"
+
+
+def test_a_model_is_steered_by_its_name_as_it_is_or_as_it_is_printed(agent: AgentProcess, server: FaultyServer) -> None:
+    server.add_model("no\xa0break", "v1", {"w": Content(1000)})
+    agent.start()
+    for spelled in ("no\xa0break", r"no\xa0break/v1"):
+        assert say(agent, "pull", spelled) == say(agent, "wait", spelled)
+        assert say(agent, "forget", spelled) == "forgot: no\\xa0break/v1\n"
 
 
 def test_a_model_that_waits_for_a_place_is_forgotten_in_a_pause(agent: AgentProcess, server: FaultyServer) -> None:

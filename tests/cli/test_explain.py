@@ -66,3 +66,57 @@ def test_what_is_not_known_is_told(agent: AgentProcess) -> None:
     done = agent.call("explain", "nonsense")
     assert done.returncode == 1
     assert "neither a file of the drop folder nor a model" in done.stderr
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path) -> Iterator[AgentProcess]:
+    with FaultyServer() as server:
+        server.add_model("bot", "v1", {"w.bin": Content(1000)})
+        with AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+            agent.sync()
+            yield agent
+
+
+@pytest.mark.parametrize("path", ["bot/v1/w.bin", "bot/current", "bot/current/w.bin", "bot/current/.axomsync.json"])
+def test_a_path_by_current_names_its_model(mirrored: AgentProcess, path: str) -> None:
+    (document,) = json.loads(mirrored.call("explain", str(mirrored.mirror / path), "--json").stdout)
+    assert (document["kind"], document["name"], document["state"]) == ("model", "bot/v1", "published")
+
+
+@pytest.mark.parametrize("path", ["bot", "bot/next", "own.bin", ".axomsync", "never/v1"])
+def test_what_belongs_to_no_model_is_not_to_be_moved_or_pushed(mirrored: AgentProcess, path: str) -> None:
+    (mirrored.mirror / "own.bin").touch()
+    (mirrored.mirror / "bot" / "next").symlink_to("v2")
+    done = mirrored.call("explain", str(mirrored.mirror / path))
+    assert done.returncode == 1
+    assert "it belongs to no published model; `axomsync models` lists the models and their paths" in done.stderr
+    assert "push" not in done.stderr
+
+
+def test_a_file_is_named_as_it_is_or_as_it_is_printed(mirrored: AgentProcess) -> None:
+    for name in ("caf\udce9/caf\udce9.jsonl", "caf\udce9/line\nline.txt"):  # one becomes an upload, the other is left alone
+        (mirrored.drop / name).parent.mkdir(exist_ok=True)
+        (mirrored.drop / name).write_text('{"text": "a"}\n')
+    for _ in ("before its row", "after that"):
+        for exact, printed in (
+            ("caf\udce9/caf\udce9.jsonl", r"caf\xe9/caf\xe9.jsonl"),
+            ("caf\udce9/line\nline.txt", r"caf\xe9/line\nline.txt"),
+        ):
+            for target in (exact, printed, f"{mirrored.drop}/{printed}"):
+                (document,) = json.loads(mirrored.call("explain", target, "--json").stdout)
+                assert document["name"] == printed
+        mirrored.sync()
+    assert json.loads(mirrored.call("explain", r"caf\xe9.jsonl", "--json").stdout)[0]["state"] == "uploaded"
+
+
+def test_a_name_stands_for_every_file_of_that_name_unless_it_is_a_path(mirrored: AgentProcess) -> None:
+    for folder in ("a", "b"):
+        (mirrored.drop / folder).mkdir()
+        (mirrored.drop / folder / "train.jsonl").write_text(f'{{"text": "{folder}"}}\n')
+    mirrored.sync()
+    named = json.loads(mirrored.call("explain", "train.jsonl", "--json").stdout)
+    assert [document["name"] for document in named] == ["a/train.jsonl", "b/train.jsonl"]
+    (mirrored.drop / "train.jsonl").write_text('{"text": "top"}\n')
+    mirrored.sync()
+    (document,) = json.loads(mirrored.call("explain", "train.jsonl", "--json").stdout)
+    assert document["name"] == "train.jsonl"
