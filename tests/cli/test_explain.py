@@ -1,5 +1,6 @@
 """`explain`: one command that says why."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_a_published_model_says_what_could_be_proven_of_each_file(tmp_path: Path
 def test_a_file_is_named_by_its_path_or_name(agent: AgentProcess) -> None:
     for target in ("bad.jsonl", str(agent.drop / "bad.jsonl")):
         (document,) = json.loads(agent.call("explain", target, "--json").stdout)
-        assert (document["kind"], document["state"]) == ("upload", "rejected")
+        assert (document["kind"], document["state"], document["keeps"]) == ("upload", "rejected", []), "no agent changes it"
         assert document["reason"].startswith("line 1, column 1: the line is a text and no object; write an object, {…}")
         assert "write an object" in agent.call("uploads").stdout
     file, upload = json.loads(agent.call("explain", "rejected/bad.jsonl", "--json").stdout)
@@ -120,3 +121,13 @@ def test_a_name_stands_for_every_file_of_that_name_unless_it_is_a_path(mirrored:
     mirrored.sync()
     (document,) = json.loads(mirrored.call("explain", "train.jsonl", "--json").stdout)
     assert document["name"] == "train.jsonl"
+
+
+def test_a_held_file_has_one_cause(mirrored: AgentProcess) -> None:
+    mirrored.configure({"drop": {"include": ["*.jsonl*"]}, "mirror": {"reserve": "900TB"}})
+    (mirrored.drop / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    mirrored.sync(expect=1)
+    said = mirrored.call("explain", "packed.jsonl.gz").stdout
+    assert said.startswith("packed.jsonl.gz: held: it can't be uploaded as things are: the reason says what to change\n")
+    assert "[mirror] reserve" in said
+    assert "shard" not in said

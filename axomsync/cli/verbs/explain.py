@@ -36,22 +36,22 @@ def explain(config_file: str | None, as_json: bool, target: str) -> None:
 
 def _explained(loaded: "Loaded", target: str) -> list[dict[str, Any]]:
     """Return a document for each row that `target` names, after that of the file at this path, if it adds something."""
+    from axomsync.cli import advice
     from axomsync.drop.rules import Selection
     from axomsync.status.explain import explain as explain_targets
-    from axomsync.status.explain import explain_file
+    from axomsync.status.explain import explain_file, obstacles
     from axomsync.status.targets import find
 
-    settings, agent = loaded.settings, status_of(loaded)["agent"]
+    settings = loaded.settings
     drop = settings.drop
+    general = obstacles(status_of(loaded)["agent"], advice.start(settings.instance))
     file = explain_file(drop.folder, target, Selection(drop.include, drop.exclude, os.fsencode(drop.done_marker)))
     documents = []
     with open_ledger(loaded) as ledger:
         if ledger is not None:
             try:
                 targets = find(ledger, target, drop.folder, settings.mirror.folder)
-                documents = explain_targets(
-                    ledger, targets, settings.mirror.promote, running=agent["running"], paused=agent["paused"]
-                )
+                documents = explain_targets(ledger, targets, settings.mirror.promote, general=general)
             except Rejected:
                 if file is None:
                     raise
@@ -59,4 +59,21 @@ def _explained(loaded: "Loaded", target: str) -> list[dict[str, Any]]:
             raise Rejected(f"{printable(target)}: nothing is known yet, since no agent has run; `axomsync run` begins")
     if file is not None and (file["facts"]["rule"] is not None or not documents):
         documents.insert(0, file)
-    return documents
+    return [_for_instance(document, settings.instance) for document in documents]
+
+
+def _for_instance(document: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The same document, with commands for the agent of this name."""
+    from axomsync.cli.advice import for_instance
+
+    def own(words: str | None) -> str | None:
+        return None if words is None else for_instance(words, name)
+
+    facts = document["facts"]
+    return {
+        **document,
+        "means": own(document["means"]),
+        "reason": own(document["reason"]),
+        "keeps": list(map(own, document["keeps"])),
+        "facts": {**facts, "fix": own(facts["fix"])} if "fix" in facts else facts,
+    }
