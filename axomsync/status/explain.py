@@ -58,21 +58,36 @@ class Obstacle(NamedTuple):
         return f"{self.cause}: {self.remedy}"
 
 
-def obstacles(agent: Document, start: str) -> list[Obstacle]:
-    """What keeps everything; `agent` is that of `status --json`, and `start` the command that starts it."""
+def obstacles(agent: Document, start: str, off: str | None) -> list[Obstacle]:
+    """What keeps everything of one direction; `agent` is that of `status --json`, and `start` the command that starts it.
+
+    `off` is the section of a direction that is off.
+    """
+    then = ", then `axomsync reload`" if agent["running"] else ""
     return [
+        *([Obstacle(f"[{off}] enabled is false", f"set [{off}] enabled = true{then}")] if off is not None else []),
         *([Obstacle("no agent runs", f"`{start}`")] if not agent["running"] else []),
         *([Obstacle("the agent is paused", "`axomsync resume`")] if agent["paused"] else []),
     ]
 
 
 def explain(
-    ledger: Reader, targets: Targets, promotes: Promotes = "now", *, general: Sequence[Obstacle] = ()
+    ledger: Reader,
+    targets: Targets,
+    promotes: Promotes = "now",
+    *,
+    of_files: Sequence[Obstacle] = (),
+    of_models: Sequence[Obstacle] = (),
 ) -> list[Document]:
-    """One document for each of `targets`: `{kind, name, state, means, reason, keeps, next_attempt, facts}`."""
+    """One document for each of `targets`: `{kind, name, state, means, reason, keeps, next_attempt, facts}`.
+
+    `of_files` and `of_models` keep all files, or all models.
+    """
     problems = {problem.subject: problem.reason for problem in ledger.problems()}
     console = [Obstacle("console", problems["console"])] if "console" in problems else []
-    documents = [_explain(ledger, row, [*general, *console]) for row in targets.rows]
+    documents = [
+        _explain(ledger, row, [*(of_files if isinstance(row, Upload) else of_models), *console]) for row in targets.rows
+    ]
     waits = {row["id"]: row for row in waiting_documents(ledger, promotes, time.time())}
     for row, document in zip(targets.rows, documents, strict=True):
         if (waiting := waits.get(row.id)) is not None:
@@ -81,9 +96,10 @@ def explain(
     return documents
 
 
-def explain_file(root: Path, target: str, selection: Selection) -> Document | None:
+def explain_file(root: Path, target: str, selection: Selection, of_files: Sequence[Obstacle]) -> Document | None:
     """Explain a path below the drop folder `root` by the drop's rules, with or without a row; None when nothing lies there.
 
+    `of_files` keeps all files that no rule leaves alone.
     A relative path is looked up below the drop folder first, then below the caller's folder. A path may also be spelled as
     the program prints it.
     """
@@ -92,7 +108,7 @@ def explain_file(root: Path, target: str, selection: Selection) -> Document | No
         path = below(candidate, root)
         account = None if path is None else account_for(root, os.fsencode(_on_disk(root, path)), selection)
         if account is not None:
-            return _file_document(account)
+            return _file_document(account, of_files if account.is_due else ())
     return None
 
 
@@ -108,17 +124,20 @@ def _on_disk(root: Path, printed: str) -> str:
     return way
 
 
-def _file_document(account: Account) -> Document:
+def _file_document(account: Account, keeping: Sequence[Obstacle]) -> Document:
     name = printable(os.fsdecode(account.path))
     return {
         "kind": "file",
         "name": name,
         "state": "left alone" if account.rule is not None else "no upload yet",
         "means": f"is left alone ({account.rule})" if account.rule is not None else "is not left alone by any rule",
-        "reason": account.what,
-        "keeps": [],
+        "reason": "no agent looks at the folder now" if keeping else account.what,
+        "keeps": list(map(str, keeping)),
         "next_attempt": None,
-        "facts": {"rule": account.rule and str(account.rule), "fix": account.fix},
+        "facts": {
+            "rule": account.rule and str(account.rule),
+            "fix": ", then ".join(obstacle.remedy for obstacle in keeping) or account.fix,
+        },
     }
 
 

@@ -4,12 +4,13 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from axomsync.core.records import ModelState, UploadState
 from axomsync.status.explain import _MODEL_MEANS, _UPLOAD_MEANS
-from tests.rig.agent import AgentProcess
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, FaultyServer, StoredObject
 
 
@@ -131,3 +132,40 @@ def test_a_held_file_has_one_cause(mirrored: AgentProcess) -> None:
     assert said.startswith("packed.jsonl.gz: held: it can't be uploaded as things are: the reason says what to change\n")
     assert "[mirror] reserve" in said
     assert "shard" not in said
+
+
+def test_a_new_file_says_what_keeps_it(tmp_path: Path) -> None:
+    with FaultyServer() as server, AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+
+        def explained(name: str) -> dict[str, Any]:
+            (agent.drop / name).write_text('{"text": "a"}\n')
+            document: dict[str, Any]
+            (document,) = json.loads(agent.call("explain", name, "--json").stdout)
+            return document
+
+        stopped = explained("first.jsonl")
+        assert [kept.partition(": ")[0] for kept in stopped["keeps"]] == ["no agent runs"]
+        assert (stopped["state"], stopped["reason"]) == ("no upload yet", "no agent looks at the folder now")
+        assert f"no agent runs: {stopped['facts']['fix']}" in stopped["keeps"]
+        agent.call("pause")
+        agent.start()
+        eventually("the pause", lambda: agent.status()["agent"]["paused"])
+        assert explained("second.jsonl")["keeps"] == ["the agent is paused: `axomsync resume`"]
+        agent.terminate()
+        agent.configure({"drop": {"enabled": False}})
+        agent.start()
+        agent.call("resume")
+        eventually("the end of the pause", lambda: not agent.status()["agent"]["paused"])
+        off = explained("third.jsonl")
+        assert off["facts"]["fix"] == "set [drop] enabled = true, then `axomsync reload`"
+        assert off["keeps"] == [f"[drop] enabled is false: {off['facts']['fix']}"]
+        agent.configure({"drop": {"settle": "1h"}})
+        agent.call("reload")
+        eventually("the row", lambda: "third.jsonl" in [row["path"] for row in agent.uploads()])
+        assert explained("third.jsonl")["keeps"] == []
+
+
+def test_a_model_says_that_this_agent_does_not_mirror(agent: AgentProcess) -> None:
+    agent.configure({"mirror": {"enabled": False}})
+    (document,) = json.loads(agent.call("explain", "m", "--json").stdout)
+    assert document["keeps"][0] == "[mirror] enabled is false: set [mirror] enabled = true"

@@ -42,16 +42,18 @@ def _explained(loaded: "Loaded", target: str) -> list[dict[str, Any]]:
     from axomsync.status.explain import explain_file, obstacles
     from axomsync.status.targets import find
 
-    settings = loaded.settings
-    drop = settings.drop
-    general = obstacles(status_of(loaded)["agent"], advice.start(settings.instance))
-    file = explain_file(drop.folder, target, Selection(drop.include, drop.exclude, os.fsencode(drop.done_marker)))
+    settings, agent = loaded.settings, status_of(loaded)["agent"]
+    drop, start = settings.drop, advice.start(settings.instance)
+    of_files = obstacles(agent, start, None if drop.enabled else "drop")
+    of_models = obstacles(agent, start, None if settings.mirror.enabled else "mirror")
+    selection = Selection(drop.include, drop.exclude, os.fsencode(drop.done_marker))
+    file = explain_file(drop.folder, target, selection, of_files)
     documents = []
     with open_ledger(loaded) as ledger:
         if ledger is not None:
             try:
                 targets = find(ledger, target, drop.folder, settings.mirror.folder)
-                documents = explain_targets(ledger, targets, settings.mirror.promote, general=general)
+                documents = explain_targets(ledger, targets, settings.mirror.promote, of_files=of_files, of_models=of_models)
             except Rejected:
                 if file is None:
                     raise
