@@ -1,10 +1,11 @@
-"""The next commands for a person: the last lines of `status`, `uploads` and `models`.
+"""The next commands for a person: the last lines of `status`, `uploads` and `models`, and those in `explain`.
 
 They are made of the documents that these verbs print, of what the ledger has as parked, and of the disk, which knows if a
 rejected file still lies where it was set aside. Failures handled: names that a shell needs quoted.
 """
 
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,11 +28,7 @@ def of_status(
     """Return the next steps after `axomsync status`; none when all is well. `parked`: see `status.targets`."""
     steps = []
     if not document["agent"]["running"]:
-        name = document["instance"]
-        unit = UNIT if name is None else TEMPLATE
-        is_service = any(os.path.exists(f"{folder}/{unit}") for folder in units)
-        called = "axomsync" if name is None else f"axomsync@{name}"
-        steps.append(f"to start the agent: {f'systemctl start {called}' if is_service else 'axomsync run'}")
+        steps.append(f"to start the agent: {start(document['instance'], units)}")
     elif document["agent"]["paused"]:
         steps.append("to go on: axomsync resume")
     subjects = [problem["subject"] for problem in document["problems"]]
@@ -41,12 +38,19 @@ def of_status(
     steps += _of_rejected([s for s in subjects if s not in SUBJECTS and _is_set_aside(drop, s)], drop, done_marker)
     names = list(dict.fromkeys(parked))
     steps += _named("to know more, and try again once it is mended: axomsync retry", names, "axomsync status")
-    return [_for_instance(step, document["instance"]) for step in steps]
+    return [for_instance(step, document["instance"]) for step in steps]
 
 
-def _for_instance(step: str, name: str | None) -> str:
-    """The same step for the agent of this name."""
-    return step if name is None else step.replace(": axomsync ", f": axomsync --instance {name} ")
+def start(instance: str | None, units: Iterable[str] = PACKAGED_UNITS) -> str:
+    """Return the command that starts the agent of this name, as it is installed; `for_instance` completes it."""
+    unit, called = (UNIT, "axomsync") if instance is None else (TEMPLATE, f"axomsync@{instance}")
+    is_service = any(os.path.exists(f"{folder}/{unit}") for folder in units)
+    return f"systemctl start {called}" if is_service else "axomsync run"
+
+
+def for_instance(words: str, name: str | None) -> str:
+    """Return the same words for the agent of this name: each command in them, after a colon or a backtick, is for it."""
+    return words if name is None else re.sub("(: |`)axomsync ", rf"\1axomsync --instance {name} ", words)
 
 
 def of_uploads(documents: Sequence[Document], drop: Path, done_marker: str = "", instance: str | None = None) -> list[str]:
@@ -55,7 +59,7 @@ def of_uploads(documents: Sequence[Document], drop: Path, done_marker: str = "",
     parked = dict.fromkeys(d["path"] for d in reversed(documents) if d["state"] in ("failed", "held"))
     steps = _of_rejected([path for path in paths if _is_set_aside(drop, path)], drop, done_marker)
     steps += _named("mend what the reason says, then: axomsync retry", list(parked), "axomsync uploads --state failed")
-    return [_for_instance(step, instance) for step in steps]
+    return [for_instance(step, instance) for step in steps]
 
 
 def of_models(documents: Sequence[Document], instance: str | None = None) -> list[str]:
@@ -67,7 +71,7 @@ def of_models(documents: Sequence[Document], instance: str | None = None) -> lis
             names[state].append(f"{d['name']}/{d['version']}")
     steps = _named("mend what the reason says, then: axomsync retry", names["blocked"] + names["failed"], "axomsync models")
     steps += _named("to have the damage mended: axomsync verify --repair", names["damaged"], "axomsync models")
-    return [_for_instance(step, instance) for step in steps]
+    return [for_instance(step, instance) for step in steps]
 
 
 def _of_rejected(paths: Sequence[str], drop: Path, done_marker: str) -> list[str]:

@@ -172,6 +172,7 @@ class Account:
     rule: Rule | None
     what: str
     fix: str
+    is_due: bool = False  # True if it is taken at the next look at the folder
 
 
 def account_for(root: Path, path: bytes, selection: Selection) -> Account | None:
@@ -221,7 +222,7 @@ def _account_for_last(top: bytes, path: bytes, status: os.stat_result, selection
         rule = _rule_for_marker(os.path.join(top, path + selection.marker), status.st_mtime_ns)
         if rule is not None:
             return _account(path, rule)
-    return Account(path, None, "it is taken at the next look at the folder", "nothing, or `axomsync poll`")
+    return Account(path, None, "it is taken at the next look at the folder", "nothing, or `axomsync poll`", is_due=True)
 
 
 def _rule_for_marker(marker: bytes, mtime_ns: int) -> Rule | None:

@@ -5,8 +5,10 @@ Failures handled: a published model whose record can't be read (the reason is sh
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.records import Model, ModelState, Upload, UploadState
@@ -28,7 +30,7 @@ _UPLOAD_MEANS = {
     UploadState.UPLOADED: "is in storage; register it in the console by its upload_id and key",
     UploadState.REJECTED: "is not a dataset as wanted: correct it, and move it from rejected/ back into the drop folder",
     UploadState.DUPLICATE: "was uploaded under this name before; nothing to do, unless you want to send it again",
-    UploadState.HELD: "is larger than one upload may be: set [drop] shard, or split it at line ends",
+    UploadState.HELD: "can't be uploaded as things are: the reason says what to change",
     UploadState.FAILED: "was refused for good: correct what the reason names, then run `axomsync retry`",
 }
 _MODEL_MEANS = {
@@ -43,12 +45,49 @@ _MODEL_MEANS = {
     ModelState.GONE: "is no longer listed by the console",
     ModelState.PRUNED: "was removed here by retention ([mirror] keep); `axomsync pull` fetches it again",
 }
+_FINISHED = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE, UploadState.REJECTED, ModelState.PUBLISHED})
 
 
-def explain(ledger: Reader, targets: Targets, promotes: Promotes = "now", *, running: bool, paused: bool) -> list[Document]:
-    """One document for each of `targets`: `{kind, name, state, means, reason, next_attempt, facts}`."""
+class Obstacle(NamedTuple):
+    """What keeps files or models, whatever they are, and the way to end that."""
+
+    cause: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.remedy}"
+
+
+def obstacles(agent: Document, start: str, off: str | None) -> list[Obstacle]:
+    """What keeps everything of one direction; `agent` is that of `status --json`, and `start` the command that starts it.
+
+    `off` is the section of a direction that is off.
+    """
+    then = ", then `axomsync reload`" if agent["running"] else ""
+    return [
+        *([Obstacle(f"[{off}] enabled is false", f"set [{off}] enabled = true{then}")] if off is not None else []),
+        *([Obstacle("no agent runs", f"`{start}`")] if not agent["running"] else []),
+        *([Obstacle("the agent is paused", "`axomsync resume`")] if agent["paused"] else []),
+    ]
+
+
+def explain(
+    ledger: Reader,
+    targets: Targets,
+    promotes: Promotes = "now",
+    *,
+    of_files: Sequence[Obstacle] = (),
+    of_models: Sequence[Obstacle] = (),
+) -> list[Document]:
+    """One document for each of `targets`: `{kind, name, state, means, reason, keeps, next_attempt, facts}`.
+
+    `of_files` and `of_models` keep all files, or all models.
+    """
     problems = {problem.subject: problem.reason for problem in ledger.problems()}
-    documents = [_explain(ledger, row, problems.get("console"), running=running, paused=paused) for row in targets.rows]
+    console = [Obstacle("console", problems["console"])] if "console" in problems else []
+    documents = [
+        _explain(ledger, row, [*(of_files if isinstance(row, Upload) else of_models), *console]) for row in targets.rows
+    ]
     waits = {row["id"]: row for row in waiting_documents(ledger, promotes, time.time())}
     for row, document in zip(targets.rows, documents, strict=True):
         if (waiting := waits.get(row.id)) is not None:
@@ -57,9 +96,10 @@ def explain(ledger: Reader, targets: Targets, promotes: Promotes = "now", *, run
     return documents
 
 
-def explain_file(root: Path, target: str, selection: Selection) -> Document | None:
+def explain_file(root: Path, target: str, selection: Selection, of_files: Sequence[Obstacle]) -> Document | None:
     """Explain a path below the drop folder `root` by the drop's rules, with or without a row; None when nothing lies there.
 
+    `of_files` keeps all files that no rule leaves alone.
     A relative path is looked up below the drop folder first, then below the caller's folder. A path may also be spelled as
     the program prints it.
     """
@@ -68,7 +108,7 @@ def explain_file(root: Path, target: str, selection: Selection) -> Document | No
         path = below(candidate, root)
         account = None if path is None else account_for(root, os.fsencode(_on_disk(root, path)), selection)
         if account is not None:
-            return _file_document(account)
+            return _file_document(account, of_files if account.is_due else ())
     return None
 
 
@@ -84,29 +124,26 @@ def _on_disk(root: Path, printed: str) -> str:
     return way
 
 
-def _file_document(account: Account) -> Document:
+def _file_document(account: Account, keeping: Sequence[Obstacle]) -> Document:
     name = printable(os.fsdecode(account.path))
     return {
         "kind": "file",
         "name": name,
         "state": "left alone" if account.rule is not None else "no upload yet",
         "means": f"is left alone ({account.rule})" if account.rule is not None else "is not left alone by any rule",
-        "reason": account.what,
-        "keeps": [],
+        "reason": "no agent looks at the folder now" if keeping else account.what,
+        "keeps": list(map(str, keeping)),
         "next_attempt": None,
-        "facts": {"rule": account.rule and str(account.rule), "fix": account.fix},
+        "facts": {
+            "rule": account.rule and str(account.rule),
+            "fix": ", then ".join(obstacle.remedy for obstacle in keeping) or account.fix,
+        },
     }
 
 
-def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, running: bool, paused: bool) -> Document:
+def _explain(ledger: Reader, row: Upload | Model, general: Sequence[Obstacle]) -> Document:
     upload = isinstance(row, Upload)
     means = _UPLOAD_MEANS[row.state] if isinstance(row, Upload) else _MODEL_MEANS[row.state]
-    unfinished = row.state not in (UploadState.UPLOADED, UploadState.DUPLICATE, ModelState.PUBLISHED)
-    keeps = [
-        *(["no agent runs: systemctl start axomsync, or `axomsync run`"] if not running else []),
-        *(["the agent is paused: `axomsync resume`"] if paused else []),
-        *([f"console: {console}"] if console else []),
-    ]
     facts = (
         upload_document(row, ledger.shards(row.duplicate_of or row.id)) if isinstance(row, Upload) else model_document(row)
     )
@@ -121,7 +158,7 @@ def _explain(ledger: Reader, row: Upload | Model, console: str | None, *, runnin
         "state": str(row.state),
         "means": means,
         "reason": row.reason,
-        "keeps": keeps if unfinished else [unread] if unread else [],
+        "keeps": [*(map(str, general) if row.state not in _FINISHED else ()), *([unread] if unread else [])],
         "next_attempt": next_try(row.next_attempt),
         "facts": facts,
     }

@@ -1,14 +1,16 @@
 """`explain`: one command that says why."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from axomsync.core.records import ModelState, UploadState
 from axomsync.status.explain import _MODEL_MEANS, _UPLOAD_MEANS
-from tests.rig.agent import AgentProcess
+from tests.rig.agent import AgentProcess, eventually
 from tests.rig.faults import KEY, Content, FaultyServer, StoredObject
 
 
@@ -55,7 +57,7 @@ def test_a_published_model_says_what_could_be_proven_of_each_file(tmp_path: Path
 def test_a_file_is_named_by_its_path_or_name(agent: AgentProcess) -> None:
     for target in ("bad.jsonl", str(agent.drop / "bad.jsonl")):
         (document,) = json.loads(agent.call("explain", target, "--json").stdout)
-        assert (document["kind"], document["state"]) == ("upload", "rejected")
+        assert (document["kind"], document["state"], document["keeps"]) == ("upload", "rejected", []), "no agent changes it"
         assert document["reason"].startswith("line 1, column 1: the line is a text and no object; write an object, {…}")
         assert "write an object" in agent.call("uploads").stdout
     file, upload = json.loads(agent.call("explain", "rejected/bad.jsonl", "--json").stdout)
@@ -120,3 +122,50 @@ def test_a_name_stands_for_every_file_of_that_name_unless_it_is_a_path(mirrored:
     mirrored.sync()
     (document,) = json.loads(mirrored.call("explain", "train.jsonl", "--json").stdout)
     assert document["name"] == "train.jsonl"
+
+
+def test_a_held_file_has_one_cause(mirrored: AgentProcess) -> None:
+    mirrored.configure({"drop": {"include": ["*.jsonl*"]}, "mirror": {"reserve": "900TB"}})
+    (mirrored.drop / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    mirrored.sync(expect=1)
+    said = mirrored.call("explain", "packed.jsonl.gz").stdout
+    assert said.startswith("packed.jsonl.gz: held: it can't be uploaded as things are: the reason says what to change\n")
+    assert "[mirror] reserve" in said
+    assert "shard" not in said
+
+
+def test_a_new_file_says_what_keeps_it(tmp_path: Path) -> None:
+    with FaultyServer() as server, AgentProcess(tmp_path / "box", server.url, KEY) as agent:
+
+        def explained(name: str) -> dict[str, Any]:
+            (agent.drop / name).write_text('{"text": "a"}\n')
+            document: dict[str, Any]
+            (document,) = json.loads(agent.call("explain", name, "--json").stdout)
+            return document
+
+        stopped = explained("first.jsonl")
+        assert [kept.partition(": ")[0] for kept in stopped["keeps"]] == ["no agent runs"]
+        assert (stopped["state"], stopped["reason"]) == ("no upload yet", "no agent looks at the folder now")
+        assert f"no agent runs: {stopped['facts']['fix']}" in stopped["keeps"]
+        agent.call("pause")
+        agent.start()
+        eventually("the pause", lambda: agent.status()["agent"]["paused"])
+        assert explained("second.jsonl")["keeps"] == ["the agent is paused: `axomsync resume`"]
+        agent.terminate()
+        agent.configure({"drop": {"enabled": False}})
+        agent.start()
+        agent.call("resume")
+        eventually("the end of the pause", lambda: not agent.status()["agent"]["paused"])
+        off = explained("third.jsonl")
+        assert off["facts"]["fix"] == "set [drop] enabled = true, then `axomsync reload`"
+        assert off["keeps"] == [f"[drop] enabled is false: {off['facts']['fix']}"]
+        agent.configure({"drop": {"settle": "1h"}})
+        agent.call("reload")
+        eventually("the row", lambda: "third.jsonl" in [row["path"] for row in agent.uploads()])
+        assert explained("third.jsonl")["keeps"] == []
+
+
+def test_a_model_says_that_this_agent_does_not_mirror(agent: AgentProcess) -> None:
+    agent.configure({"mirror": {"enabled": False}})
+    (document,) = json.loads(agent.call("explain", "m", "--json").stdout)
+    assert document["keeps"][0] == "[mirror] enabled is false: set [mirror] enabled = true"

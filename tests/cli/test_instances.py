@@ -120,6 +120,23 @@ def test_two_agents_have_nothing_in_common(box: Box) -> None:
         assert not box.json("status", "--instance", "us")["agent"]["paused"]
 
 
+def test_explain_names_the_commands_of_the_instance(box: Box) -> None:
+    for part in ("drop", "models"):
+        (box.home / "axom" / "eu" / part).mkdir(parents=True)
+    box.servers["eu"].add_model("evil", "v1", {"../w": Content(1000)})
+    file = box.home / "axom" / "eu" / "drop" / "same.jsonl"
+    for _ in range(2):  # the second time it is a duplicate
+        file.write_text('{"text": "a"}\n')
+        assert box.call("--instance", "eu", "sync").returncode == 1
+    (model,) = box.json("--instance", "eu", "explain", "evil")
+    assert model["keeps"][0] in (
+        "no agent runs: `axomsync --instance eu run`",
+        "no agent runs: `systemctl start axomsync@eu`",
+    )
+    duplicate = box.json("--instance", "eu", "explain", "same.jsonl")[-1]
+    assert "`axomsync --instance eu forget same.jsonl`" in duplicate["reason"]
+
+
 def test_a_neighbour_in_trouble_hides_nobody(box: Box) -> None:
     (box.folder / "us.toml").write_text("[drop]\nnonsense = 1\n")
     done = box.call("status", "--all", "--json")

@@ -65,7 +65,7 @@ def read_all(path: Path) -> None:
         assert all(isinstance(document["state"], str) for document in (*uploads, *models))
         for model in reader.models():
             reader.files(model.id)
-        explain(reader, Targets(tuple(reader.uploads()), tuple(reader.models())), running=False, paused=False)
+        explain(reader, Targets(tuple(reader.uploads()), tuple(reader.models())))
         [event_document(line) for line in reader.history(100)]
         reader.events_due(NOW)
         reader.orphans()

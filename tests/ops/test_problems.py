@@ -196,7 +196,7 @@ class Scene:
     def explained(self, name: str) -> str:
         """`axomsync explain`."""
         targets = find(self._ledger, name, self.agent.drop, self.agent.mirror)
-        (document,) = explain(self._ledger, targets, running=True, paused=False)
+        (document,) = explain(self._ledger, targets)
         return self._rendered(tables.explanation(document))
 
     def polls(self) -> int:

@@ -36,22 +36,24 @@ def explain(config_file: str | None, as_json: bool, target: str) -> None:
 
 def _explained(loaded: "Loaded", target: str) -> list[dict[str, Any]]:
     """Return a document for each row that `target` names, after that of the file at this path, if it adds something."""
+    from axomsync.cli import advice
     from axomsync.drop.rules import Selection
     from axomsync.status.explain import explain as explain_targets
-    from axomsync.status.explain import explain_file
+    from axomsync.status.explain import explain_file, obstacles
     from axomsync.status.targets import find
 
     settings, agent = loaded.settings, status_of(loaded)["agent"]
-    drop = settings.drop
-    file = explain_file(drop.folder, target, Selection(drop.include, drop.exclude, os.fsencode(drop.done_marker)))
+    drop, start = settings.drop, advice.start(settings.instance)
+    of_files = obstacles(agent, start, None if drop.enabled else "drop")
+    of_models = obstacles(agent, start, None if settings.mirror.enabled else "mirror")
+    selection = Selection(drop.include, drop.exclude, os.fsencode(drop.done_marker))
+    file = explain_file(drop.folder, target, selection, of_files)
     documents = []
     with open_ledger(loaded) as ledger:
         if ledger is not None:
             try:
                 targets = find(ledger, target, drop.folder, settings.mirror.folder)
-                documents = explain_targets(
-                    ledger, targets, settings.mirror.promote, running=agent["running"], paused=agent["paused"]
-                )
+                documents = explain_targets(ledger, targets, settings.mirror.promote, of_files=of_files, of_models=of_models)
             except Rejected:
                 if file is None:
                     raise
@@ -59,4 +61,21 @@ def _explained(loaded: "Loaded", target: str) -> list[dict[str, Any]]:
             raise Rejected(f"{printable(target)}: nothing is known yet, since no agent has run; `axomsync run` begins")
     if file is not None and (file["facts"]["rule"] is not None or not documents):
         documents.insert(0, file)
-    return documents
+    return [_for_instance(document, settings.instance) for document in documents]
+
+
+def _for_instance(document: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The same document, with commands for the agent of this name."""
+    from axomsync.cli.advice import for_instance
+
+    def own(words: str | None) -> str | None:
+        return None if words is None else for_instance(words, name)
+
+    facts = document["facts"]
+    return {
+        **document,
+        "means": own(document["means"]),
+        "reason": own(document["reason"]),
+        "keeps": list(map(own, document["keeps"])),
+        "facts": {**facts, "fix": own(facts["fix"])} if "fix" in facts else facts,
+    }
