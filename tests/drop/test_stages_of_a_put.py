@@ -19,7 +19,7 @@ from tests.drop.inprocess import DropHere, ledger_template
 from tests.rig.fixtures import SandboxFactory
 from tests.rig.moody import Mood, MoodyStorage, nothing, refusal, the_whole
 
-SILENCE = 1.0  # seconds
+SILENCE = 3.0  # seconds; a busy machine is silent for a second where nothing stalls
 LINES = 600
 SHARD = 8_000
 
