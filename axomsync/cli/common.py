@@ -175,7 +175,7 @@ def uploads_of(loaded: "Loaded", among: Among = Among()) -> list[dict[str, Any]]
             rows = ledger.uploads(among.states, among.since, among.limit)
         else:
             rows = ledger.uploads_among(among.ids)
-        return [upload_document(row, shards.get(row.duplicate_of or row.id, ()), orphans.get(row.id, ())) for row in rows]
+        return [upload_document(row, shards.get(row.stored_by, ()), orphans.get(row.id, ())) for row in rows]
 
 
 def ca_file_of(loaded: "Loaded") -> str | None:

@@ -151,6 +151,11 @@ class Upload:
         return self.packed_sha256 or self.sha256
 
     @property
+    def stored_by(self) -> int:
+        """Row of the upload that brought the content into storage: of a duplicate, its original's."""
+        return self.duplicate_of or self.id
+
+    @property
     def was_seen(self) -> bool:
         """True when this ledger stored the file's own stamp, not only data from a receipt."""
         return bool(self.stamp.dev or self.stamp.ino)

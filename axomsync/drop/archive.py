@@ -35,6 +35,7 @@ from axomsync.drop.open_files import being_written
 from axomsync.drop.receipts import mark_of, receipt_text
 from axomsync.drop.settle import same_file
 from axomsync.drop.watch import folder_fault, folder_of, stamp_at, stamp_of
+from axomsync.runtime.heartbeat import unwatched
 
 Step = Callable[[], None]
 
@@ -46,12 +47,8 @@ RIGHTS = 0o777  # of a new folder, before umask or default ACL; `_open_to_droppe
 _DOOMED = re.compile(re.escape(DELETING) + rb"([0-9]+)(-[0-9a-f]{32})?")
 
 
-def _no_step() -> None:
-    pass
-
-
 def archive(
-    root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shard], step: Step = _no_step
+    root: Path, upload: Upload, confirmed: Upload, shards: Iterable[Shard], step: Step = unwatched
 ) -> tuple[bytes, str]:
     """Move an uploaded file to the archive and write its receipt; `confirmed` is the upload that storage has.
 
@@ -87,7 +84,7 @@ def _how_to_try_again(root: Path, name: str, done_marker: str) -> str:
     return f"To try again, correct the file and move it back to {place}{mark}"
 
 
-def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, done_marker: str, step: Step = _no_step) -> None:
+def set_aside(root: Path, upload: Upload, invalid: InvalidDataset, done_marker: str, step: Step = unwatched) -> None:
     """Move an invalid file to `rejected/` and write a file with the faults and their fixes."""
     name = printable(os.fsdecode(upload.path))
     lines = [f"{name} was not uploaded: {invalid.total} problem{'s' if invalid.total > 1 else ''} found.", ""]
@@ -107,7 +104,7 @@ def remove_marker(root: Path, upload: Upload, suffix: str) -> None:
             folder.unlink(name)
 
 
-def delete(root: Path, upload: Upload, step: Step = _no_step) -> None:
+def delete(root: Path, upload: Upload, step: Step = unwatched) -> None:
     """Delete a file whose content storage has confirmed, unless it has changed since."""
     with _source(root, upload) as (folder, name):
         _remove(upload, folder, name, step)
@@ -127,9 +124,9 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], failed: Iterable[Upl
     A file that is not the expected one goes back to its place; so does every file if the agent no longer `deletes`. The
     place of a `failed` one may be another file's by now: it is only deleted. Raises `LocalFault`.
     """
-    in_place, by_folder = list(uploads), dict[bytes, dict[int, Upload]]({b"": {}})
-    kept = {upload.id for upload in in_place}
-    for upload in (*in_place, *failed):
+    by_folder: dict[bytes, dict[int, Upload]] = {b"": {}}
+    in_place = {upload.id: upload for upload in uploads}
+    for upload in (*in_place.values(), *failed):
         by_folder.setdefault(os.path.dirname(upload.path), {})[upload.id] = upload
         by_folder[b""][upload.id] = upload
     for place, there in by_folder.items():
@@ -138,7 +135,9 @@ def finish_deletions(root: Path, uploads: Iterable[Upload], failed: Iterable[Upl
             with Folder.open(root) as top, top.descend(place) as folder:
                 doomed = [(name, int(match[1])) for name in folder.names() if (match := _DOOMED.fullmatch(name))]
                 for name, row in doomed:
-                    if row in there and not (deletes and _delete_if_same(folder, name, there[row], step)) and row in kept:
+                    if row not in there or (deletes and _delete_if_same(folder, name, there[row], step)):
+                        continue
+                    if row in in_place:
                         _put_back(top, folder, name, there[row])
         except FileNotFoundError:
             continue

@@ -32,7 +32,7 @@ from axomsync.drop.pipeline import Uploader
 from axomsync.drop.settle import Meaning, Settler, interpret
 from axomsync.drop.source import is_pushed
 from axomsync.drop.watch import Scan, Watcher, folder_of, scan, stamp_at, unmounted
-from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.heartbeat import Beat, unwatched
 from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,6 @@ LONGEST_PAUSE_SECONDS = 60.0  # after a scan, however long it took
 READ_AGAIN_SECONDS = 3600.0
 HEAL_SECONDS = 60.0  # shortest pause before an early scan after the watch died; it may die again at once
 STILL_WRITTEN = "a program still has it open for writing"
-
-
-def _no_beat() -> None:
-    """One pass that ends is not watched."""
 
 
 class _Turn(NamedTuple):
@@ -122,19 +118,19 @@ class Intake:
         """
         try:
             self._ledger.make_uploads_due()
-            turn = self._turn(_no_beat, once=True)
+            turn = self._turn(unwatched, once=True)
             first = turn.found
             settled_at = self._clock() + self._settings.settle
             while (left := settled_at - self._clock()) > 0 and not self._context.stop.is_set():
                 self._context.stop.wait(left)
             # Until a scan finds no more work. Files that fail in this pass are tried again in the next pass. What one turn
             # could not read has not settled when the next one can: so it is told at the end, too.
-            while not (turn := self._turn(_no_beat, first, turn.unreadable, once=True)).is_last and self._goes_on():
+            while not (turn := self._turn(unwatched, first, turn.unreadable, once=True)).is_last and self._goes_on():
                 while self._goes_on() and not self._pushed.is_set():
                     if self._carriers.wait_until_idle(LONGEST_NAP_SECONDS):
                         break
             with suppress(Stopping):
-                Expiry(self._settings, self._context).look(_no_beat)
+                Expiry(self._settings, self._context).look(unwatched)
         finally:
             self._carriers.end()
         if (failure := self._carriers.stopped_by()) is not None:
@@ -159,7 +155,7 @@ class Intake:
     def run_pushed(self, rows: Sequence[int]) -> None:
         """Carry these rows as far as possible, for `push` without an agent. Raises `KeyRefused` and `LocalFault`."""
         try:
-            self._get_ready(_no_beat)
+            self._get_ready(unwatched)
             while self._carriers.stopped_by() is None and not self._context.stop.is_set():
                 left = [row for row in self._ledger.read.uploads_among(rows) if row.state in UNDER_WAY]
                 left = [row for row in left if row.next_attempt is None]

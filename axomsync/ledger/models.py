@@ -12,6 +12,8 @@ from axomsync.ledger.digests import digest_of
 from axomsync.ledger.rows import json_counts, json_list
 from axomsync.ledger.states import Moves
 
+_SET_PATH = "UPDATE models SET path = ?, reason = NULL WHERE id = ?"
+
 
 class ModelWrites(Moves):
     """Writes of models."""
@@ -152,7 +154,7 @@ class ModelWrites(Moves):
 
     def record_path(self, model_id: str, path: str) -> None:
         """Record where the folder of a published model lies, after `[mirror] folder` was changed."""
-        self.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", path, model_id).result()
+        self.execute(_SET_PATH, path, model_id).result()
 
     def record_moved(self, model_id: str, old: Path, new: Path, *, leads: bool) -> None:
         """Record the new name of a published model's folder, after the console renamed the model. Hooks hear of it.
@@ -162,7 +164,7 @@ class ModelWrites(Moves):
         """
 
         def work(db: Database) -> None:
-            db.conn.execute("UPDATE models SET path = ?, reason = NULL WHERE id = ?", (str(new), model_id))
+            db.conn.execute(_SET_PATH, (str(new), model_id))
             sql = "SELECT 1 FROM currents WHERE folder = ? AND model = ?"
             noticed = db.conn.execute(sql, (str(new.parent), model_id)).fetchone()
             if new.parent != old.parent:

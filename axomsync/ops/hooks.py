@@ -133,7 +133,7 @@ class Hooks:
             model = next((row for row in read.models() if row.id == event.subject), None)
             return hook_document(event, model) if model else None
         upload = next(iter(read.uploads_among([int(event.subject)])), None)
-        return hook_document(event, upload, read.shards(upload.duplicate_of or upload.id)) if upload else None
+        return hook_document(event, upload, read.shards(upload.stored_by)) if upload else None
 
     def _execute(self, command: tuple[str, ...], document: Document, beat: Beat) -> Outcome:
         """Run a command."""

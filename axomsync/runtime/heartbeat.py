@@ -11,6 +11,10 @@ from contextlib import contextmanager
 Beat = Callable[[], None]
 
 
+def unwatched() -> None:
+    """The beat of work that no watchdog watches."""
+
+
 class Liveness:
     """The beats of all workers. `clock` gives monotonic seconds; `limit` is in seconds and may change at any time."""
 

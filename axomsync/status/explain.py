@@ -15,6 +15,7 @@ from axomsync.core.records import Model, ModelState, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.core.windows import Promotes
 from axomsync.drop.rules import Account, Selection, account_for
+from axomsync.drop.settle import FINISHED
 from axomsync.ledger import Reader
 from axomsync.mirror.publish.record import file_documents, read_record
 from axomsync.status.documents import Document, model_document, upload_document
@@ -45,7 +46,7 @@ _MODEL_MEANS = {
     ModelState.GONE: "is no longer listed by the console",
     ModelState.PRUNED: "was removed here by retention ([mirror] keep); `axomsync pull` fetches it again",
 }
-_FINISHED = frozenset({UploadState.UPLOADED, UploadState.DUPLICATE, UploadState.REJECTED, ModelState.PUBLISHED})
+_FINISHED = FINISHED | {ModelState.PUBLISHED}
 
 
 class Obstacle(NamedTuple):
@@ -144,9 +145,7 @@ def _file_document(account: Account, keeping: Sequence[Obstacle]) -> Document:
 def _explain(ledger: Reader, row: Upload | Model, general: Sequence[Obstacle]) -> Document:
     upload = isinstance(row, Upload)
     means = _UPLOAD_MEANS[row.state] if isinstance(row, Upload) else _MODEL_MEANS[row.state]
-    facts = (
-        upload_document(row, ledger.shards(row.duplicate_of or row.id)) if isinstance(row, Upload) else model_document(row)
-    )
+    facts = upload_document(row, ledger.shards(row.stored_by)) if isinstance(row, Upload) else model_document(row)
     unread = None
     try:
         facts |= {} if isinstance(row, Upload) else _files_of_model(row)

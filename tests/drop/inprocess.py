@@ -31,10 +31,6 @@ T = TypeVar("T")
 URL_SECONDS = 900.0
 
 
-def nothing() -> None:
-    """The beat of one that nobody watches."""
-
-
 class Clocks:
     """Monotonic and wall time; only `advance` and waiting move them."""
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from axomsync.drop.claims import Claims
 from axomsync.drop.receipts import survey
 from axomsync.ledger import Ledger
+from axomsync.runtime.heartbeat import unwatched
 from axomsync.status.documents import upload_document
-from tests.drop.inprocess import nothing
 from tests.rig.anything import ANYTHING, for_any, how_many, nearly
 
 CONTENT = f"{'a' * 64}/a.jsonl"
@@ -42,7 +42,7 @@ def take(folder: Path, ledger: Ledger, documents: list[bytes]) -> None:
         (folder / "uploaded" / f"{number}.receipt.json").write_bytes(text)
         record.write_bytes(text)
         claims.record(CONTENT)
-    found = survey(folder, {}, nothing)
+    found = survey(folder, {}, unwatched)
     for number in range(len(documents)):
         (folder / "uploaded" / f"{number}.receipt.json").unlink()
     assert found.faults == {}
@@ -81,7 +81,7 @@ def test_a_whole_document_is_a_receipt(place: tuple[Path, Ledger]) -> None:
     (folder / "uploaded" / NAME).write_text(json.dumps(WHOLE))
     record = claims_record(folder)
     record.write_text(json.dumps(WHOLE))
-    (receipt,) = survey(folder, {}, nothing).new
+    (receipt,) = survey(folder, {}, unwatched).new
     (folder / "uploaded" / NAME).unlink()
     assert (receipt.path, receipt.bytes, receipt.at) == (b"a.jsonl", 10, 1767225600.0)
     stored = Claims(folder, "here", keeps=False).record(CONTENT)

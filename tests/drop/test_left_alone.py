@@ -10,9 +10,9 @@ import pytest
 
 from axomsync.drop.rules import EXAMPLES, LeftAlone, Rule, Selection, account_for
 from axomsync.drop.watch import scan
+from axomsync.runtime.heartbeat import unwatched
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset
-from tests.drop.inprocess import nothing
 from tests.rig.agent import eventually
 
 INCLUDE, EXCLUDE = ["*.jsonl", "sub/*.ndjson"], ["draft-*", "old/*"]
@@ -107,7 +107,7 @@ def test_scan_counts_by_the_same_rules(tmp_path: Path) -> None:
     for name in ("TRAIN.JSONL", "Train.jsonl", "sub/a.ndjson"):
         (drop / name).parent.mkdir(exist_ok=True)
         (drop / name).write_bytes(dataset(name))
-    seen = scan(drop, INCLUDE, EXCLUDE, "", nothing)
+    seen = scan(drop, INCLUDE, EXCLUDE, "", unwatched)
     assert set(seen.found) == {b"TRAIN.JSONL", b"Train.jsonl", b"sub/a.ndjson"}
     assert seen.left.counts == {  # a folder that is not entered counts once; files that the agent put away do not count
         Rule.NOT_INCLUDED: 10, Rule.EXCLUDED: 3, Rule.HIDDEN: 2, Rule.TEMPORARY: 5, Rule.LOCK: 2, Rule.SYMLINK: 2,
@@ -129,7 +129,7 @@ def test_scan_counts_markers_by_the_same_rules(tmp_path: Path) -> None:
     fill(drop, tmp_path / "elsewhere", marked=True)
     (drop / "whole.jsonl").write_bytes(dataset("whole"))
     (drop / "whole.jsonl.done").touch()
-    seen = scan(drop, INCLUDE, EXCLUDE, ".done", nothing)
+    seen = scan(drop, INCLUDE, EXCLUDE, ".done", unwatched)
     assert set(seen.found) == {b"whole.jsonl"}
     assert seen.left.counts == {Rule.NO_MARKER: 1, Rule.OLD_MARKER: 1, Rule.MARKER: 1}
 

@@ -19,8 +19,9 @@ from axomsync.drop.open_files import being_written
 from axomsync.drop.receipts import survey
 from axomsync.drop.watch import stamp_at, unmounted
 from axomsync.ledger import Reader
+from axomsync.runtime.heartbeat import unwatched
 from tests.drop.conftest import dataset, receipt, sha256, tree
-from tests.drop.inprocess import DropHere, ledger_template, nothing
+from tests.drop.inprocess import DropHere, ledger_template
 
 UNFINISHED = ".axomsync-unfinished-0123"
 STRANGER = 65534
@@ -77,9 +78,9 @@ def test_receipts_that_are_known_are_not_read_again(tmp_path: Path, template: Pa
     here.finish()
     known = here.read(Reader.receipts)
     assert known.keys() == {f"uploaded/{name}.receipt.json".encode() for name in NAMES}
-    found = survey(here.folder, known, nothing)
+    found = survey(here.folder, known, unwatched)
     assert (found.marks, found.new, found.none, found.faults) == (known, [], {}, {})
-    assert len(survey(here.folder, {}, nothing).new) == 5
+    assert len(survey(here.folder, {}, unwatched).new) == 5
 
 
 def test_what_was_forgotten_stays_forgotten_although_its_receipt_is_there(tmp_path: Path, template: Path) -> None:

@@ -119,7 +119,7 @@ def is_led_to(folder: str | None) -> bool:
     if folder is None:
         return False
     with suppress(LocalFault):
-        return leads_to(Path(folder).parent) == os.path.basename(folder) and leads_somewhere(Path(folder).parent)
+        return leads_to(Path(folder).parent) == os.path.basename(folder) and _exists(Path(folder))
     return False
 
 
