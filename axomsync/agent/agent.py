@@ -1,9 +1,10 @@
 """The composition root: builds the shared objects, starts and stops the workers, reacts to signals and systemd.
 
 Failures handled: a worker that dies (the agent ends), a worker that hangs (the watchdog gets no more feeds), a bad new
-configuration (the old one stays), a stop while storage hangs (the process still ends in time), workers that can't be
-exchanged now (reported and tried again; requests, signals and the watchdog go on), a state folder that can't be written for
-a while (the same) or that was removed (the agent ends with 75).
+configuration (the old one stays), a stop while storage hangs or another program locks the ledger (the process still ends in
+time), workers that can't be exchanged now (reported and tried again; requests, signals and the watchdog go on), workers that
+do not end, as a dead filesystem holds them (reported; the other parts are exchanged without them), a state folder that can't
+be written for a while (reported and tried again) or that was removed (the agent ends with 75).
 """
 
 import logging
@@ -13,7 +14,7 @@ import queue
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
@@ -24,9 +25,11 @@ from axomsync.agent.pause import Pause
 from axomsync.agent.reload import NewConfiguration, read_again
 from axomsync.agent.requests import Request, Steering, Verb
 from axomsync.agent.status_page import StatusPage
-from axomsync.agent.workers import Shared, Workers
+from axomsync.agent.workers import DROP, MIRROR, Shared, Workers
 from axomsync.config import Loaded, Settings
+from axomsync.console import session
 from axomsync.core.awake import awake_seconds
+from axomsync.core.disks import disk_of
 from axomsync.core.errors import BadConfig, Fatal, LocalFault, Rejected, Transient
 from axomsync.core.text import iso
 from axomsync.ledger import Ledger, Trouble, ledger_fault
@@ -39,7 +42,7 @@ from axomsync.runtime.problems import OF_AGENT, LedgerWatch, Problems
 from axomsync.runtime.ring import Ring
 from axomsync.runtime.throttle import Throttle
 from axomsync.runtime.throughput import Throughput
-from axomsync.storage.client import ANSWER_SECONDS
+from axomsync.storage import client
 from axomsync.transport import authorities
 from axomsync.transport.proxies import Proxies
 
@@ -47,8 +50,10 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 STOP_SECONDS = 7.0  # of the 10 that a stop may take
+LOCK_SECONDS = 2.0  # of these: no longer is another program's lock on the ledger waited for
 PATIENCE_SECONDS = 600.0
 TRY_AGAIN_SECONDS = 5.0  # somebody has asked for the step that failed, and waits
+EXCHANGE_SECONDS = 10.0  # so long the new workers wait for all old ones; from then on each part begins by itself
 SILENCE_SECONDS = 10.0  # for the status; calls of the console wait longer
 SILENT = f"no answer for more than {SILENCE_SECONDS:.0f} s; other calls wait for it"
 
@@ -68,9 +73,12 @@ class Agent:
         self._new: NewConfiguration | None = None  # read, and not yet in use
         self._in_use_untold = False  # a configuration is in use, and nobody knows it yet
         self._has_workers = False  # from `begin` to `end_workers`
+        self._former: list[Workers] = []  # exchanged ones of which threads are alive
+        self._held_up: frozenset[str] = frozenset()  # the parts of which these are, as it was told
         self._failed = False  # the last step of the main thread
         self._next_step = -math.inf
         self._shown_transfers = False
+        self._stop_by = math.inf  # monotonic time
         self._next_feed = -math.inf
         # Not an Event: a signal handler could wait for the Event's lock while the interrupted thread holds it.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -84,28 +92,28 @@ class Agent:
             self.ledger.set_facts(
                 identity=identity, started_at=iso(time.time()), version=__version__, observer=None, page=None
             )
+            self._meter, self._throughput = Meter(time.monotonic), Throughput(time.monotonic())
+            self.problems = Problems(self.ledger)
+            self._shared = Shared(
+                ledger=self.ledger,
+                identity=identity,
+                meter=self._meter,
+                throttle=Throttle(settings.transfer.bandwidth),
+                ring=Ring(settings.transfer.gateways, self.ledger, self.problems),
+                liveness=Liveness(_silence_allowed(settings), awake_seconds),
+                problems=self.problems,
+                random=chance,
+                environ=environ,
+                guard=Guard(self.problems, lambda: self.ended, self._die, lambda: self._wakes.put(None)),
+            )
+            self.watch = LedgerWatch(self.ledger, self.problems, lambda: systemd.status(self._summary()))
+            self.pause = Pause(self.ledger)
+            self.workers: Workers  # from `begin` on
+            self.commands = Commands(self._shared, lambda: self.workers, self.pause)
+            verbs = {**self.commands.verbs(), "reload": Verb(self._reload_on_request)}
+            self._steering = Steering(self.ledger, verbs, self._shared.liveness, self._takes_long_requests)
+            self._page = StatusPage(self._shared, self._throughput)
             undo.pop_all()
-        self._meter, self._throughput = Meter(time.monotonic), Throughput(time.monotonic())
-        self.problems = Problems(self.ledger)
-        self._shared = Shared(
-            ledger=self.ledger,
-            identity=identity,
-            meter=self._meter,
-            throttle=Throttle(settings.transfer.bandwidth),
-            ring=Ring(settings.transfer.gateways, self.ledger, self.problems),
-            liveness=Liveness(_silence_allowed(settings), awake_seconds),
-            problems=self.problems,
-            random=chance,
-            environ=environ,
-            guard=Guard(self.problems, lambda: self.ended, self._die, lambda: self._wakes.put(None)),
-        )
-        self.watch = LedgerWatch(self.ledger, self.problems, lambda: systemd.status(self._summary()))
-        self.pause = Pause(self.ledger)
-        self.workers: Workers  # from `begin` on
-        self.commands = Commands(self._shared, lambda: self.workers, self.pause)
-        verbs = {**self.commands.verbs(), "reload": Verb(self._reload_on_request)}
-        self._steering = Steering(self.ledger, verbs, self._shared.liveness, lambda: not self.workers.stop.is_set())
-        self._page = StatusPage(self._shared, self._throughput, facts)
 
     def __enter__(self) -> Self:
         return self
@@ -132,6 +140,7 @@ class Agent:
         systemd.ready("working")
         self._shared.guard.run("agent", "agent", self._work)
         systemd.stopping()
+        self.workers.end()  # while the page waits for its clients
         self._page.close()
         self.end_workers()
         self._add_history("stopped")
@@ -169,7 +178,7 @@ class Agent:
         if transfers or self._shown_transfers:
             with suppress(LocalFault):  # the ledger watch reports it
                 self.ledger.show_transfers(transfers)
-        self._shown_transfers = bool(transfers)
+                self._shown_transfers = bool(transfers)
 
     def steer(self) -> None:
         """Do the requests of other processes."""
@@ -187,10 +196,19 @@ class Agent:
         """True while it does a long request of another process."""
         return self._steering.works
 
+    def _takes_long_requests(self) -> bool:
+        """False while the workers that do them end, or wait for old ones. What a disk holds up, the answer tells."""
+        if self.workers.stop.is_set():
+            return False
+        folders = {workers.settings.mirror.folder for workers in self._former}
+        return MIRROR not in self.workers.waiting or any(disk_of(folder).look().disk == "silent" for folder in folders)
+
     def end_workers(self) -> None:
-        """Stop the workers and wait for them, at most `STOP_SECONDS`."""
+        """Stop the workers and wait for them, at most `STOP_SECONDS`, after a signal from that on."""
         self.workers.end()
-        self.workers.wait(time.monotonic() + STOP_SECONDS)
+        deadline = min(time.monotonic() + STOP_SECONDS, self._stop_by)
+        for workers in (*self._former, self.workers):
+            workers.wait(deadline)
         self._has_workers = False
         self._watch_console()  # the last answer may have come just now
 
@@ -231,7 +249,9 @@ class Agent:
         if self._new is not None:  # first: it may be the remedy
             new, self._new = self._new, None
             self._use(new)
-        self._follow_pause()
+        self._exchange_workers()
+        self._end_former()
+        self.pause.correct()
         if self._in_use_untold and not self.workers.stop.is_set():
             self._tell_in_use()
 
@@ -242,7 +262,8 @@ class Agent:
             self._feed_watchdog()
 
     def _watch_console(self) -> None:
-        self.problems.keep("console", SILENT, holds=self.workers.console.silence() > SILENCE_SECONDS)
+        silence = max(workers.console.silence() for workers in (*self._former, self.workers))
+        self.problems.keep("console", SILENT, holds=silence > SILENCE_SECONDS)
 
     def _watch_ledger(self) -> None:
         """End when the ledger was removed: the next start by the service manager makes a new one."""
@@ -250,13 +271,16 @@ class Agent:
             self.exit_code = Transient.exit_code
             self._end()
 
-    def _follow_pause(self) -> None:
-        """Exchange the workers when a pause begins or ends, without waiting: requests must still be answered."""
-        if self.pause.is_on != self.workers.paused or self.workers.stop.is_set():
+    def _exchange_workers(self) -> None:
+        """Exchange the workers when a pause begins or ends, or `_use` has ended them.
+
+        The old ones end first: two workers on one file would undo each other's work. Nobody waits here for that: requests
+        must still be answered.
+        """
+        if not self.ended and (self.pause.is_on != self.workers.paused or self.workers.stop.is_set()):
             self.workers.end()
-            if not self.workers.working:
+            if not self.workers.working or time.monotonic() - self.workers.ended_at > EXCHANGE_SECONDS:
                 self._take_over(Workers(self.settings, self._shared, PATIENCE_SECONDS))
-        self.pause.correct()
 
     def _feed_watchdog(self) -> None:
         hanging = self._shared.liveness.hanging()
@@ -298,7 +322,10 @@ class Agent:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a parent may have left it, it hides exit codes
 
     def _end_by(self, number: int, _: object) -> None:
-        self.ended_by = self.ended_by or number
+        if self.ended_by is None:
+            self.ended_by = number
+            self._stop_by = time.monotonic() + STOP_SECONDS
+            self.ledger.end_waits(time.monotonic() + LOCK_SECONDS)
         self._end()
 
     def _die(self, death: BaseException) -> None:
@@ -343,16 +370,14 @@ class Agent:
     def _use(self, new: NewConfiguration) -> None:
         self._loaded, self._in_use_untold = new.loaded, True
         if new.workers is not None:
-            self.workers.end()  # whatever fails from here on, `_follow_pause` ends the exchange
+            new.workers.close()  # they have shown that it can be used
+            self.workers.end()  # `_exchange_workers` does the rest, whatever fails from here on
         logs.set_up(self.settings.log.format, self.settings.log.level, self._environ)
         self._shared.throttle.change(self.settings.transfer.bandwidth)
         self._shared.ring.change(self.settings.transfer.gateways)
         self.workers.promote_by(self.settings.mirror.promote)
         self.workers.console.forget_key()  # it may have been rotated
-        if new.workers is None:
-            self.workers.hurry()
-        else:
-            self._replace_workers(new.workers)
+        self.workers.hurry()
 
     def _tell_in_use(self) -> None:
         self._in_use_untold = False
@@ -361,28 +386,57 @@ class Agent:
         log.info("reloaded %s", self._loaded.path)
         systemd.ready("working")
 
-    def _replace_workers(self, workers: Workers) -> None:
-        """Let the old workers end first: two workers on one file would undo each other's work."""
-        self.workers.end()
-        while self.workers.working and not self.ended:
-            self._turn()
-            self.steer()
-        if not self.ended:
-            self._take_over(workers)
-
     def _take_over(self, workers: Workers) -> None:
-        self.ledger.recover(OF_AGENT)
+        former = [*self._former, self.workers]
+        held = _held(former, workers.settings)
+        self.ledger.recover(OF_AGENT, uploads=DROP not in held, models=MIRROR not in held)
         self.problems.forget_workers()
-        self.workers.close()
         self._shared.liveness.limit = _silence_allowed(workers.settings)
-        self.workers = workers
-        self.workers.start(paused=self.pause.is_on)
+        self._former, self.workers = former, workers
+        self.workers.start(paused=self.pause.is_on, held=held)
         self.workers.hurry()  # somebody has asked for something, and waits
+
+    def _end_former(self) -> None:
+        """Close the exchanged workers that have ended, begin what has waited for them, and tell what still waits."""
+        former = [(workers, workers.alive()) for workers in self._former]
+        for workers, alive in former:
+            if not alive:
+                self._former.remove(workers)
+                workers.close()
+        begin = self.workers.waiting - _held(self._former, self.workers.settings)
+        if begin and not (self.ended or self.workers.stop.is_set()):
+            self.ledger.take_back(uploads=DROP in begin, models=MIRROR in begin)
+            self.workers.start_waiting(begin)
+            self.workers.hurry()
+        held_up = frozenset(part for _, alive in former for part in alive)
+        if held_up == self._held_up:
+            return
+        self._held_up = held_up
+        if held_up:
+            told = (_held_up(part, workers.settings) for workers, alive in former for part in sorted(alive))
+            self.problems.report("reload", f"a reload, pause or resume waits for {' · '.join(told)}")
+        else:
+            self.problems.clear("reload")
+
+
+def _held(former: Iterable[Workers], new: Settings) -> frozenset[str]:
+    """The parts that workers by the settings `new` must not begin yet."""
+    return frozenset(part for workers in former for part in workers.held(new))
+
+
+def _held_up(part: str, settings: Settings) -> str:
+    """What workers of this part wait for, that do not end."""
+    name, folder = {DROP: ("the drop", settings.drop.folder), MIRROR: ("the mirror", settings.mirror.folder)}.get(
+        part, (f"the {part}", None)
+    )
+    if folder is not None and disk_of(folder).look().disk == "silent":
+        return f"{name}: {disk_of(folder).fault()}"
+    return f"{name}: its old work has not ended"
 
 
 def _silence_allowed(settings: Settings) -> float:
-    """Seconds of silence allowed to a worker: storage's longest silence and a margin for the worker itself."""
-    return settings.transfer.stall + ANSWER_SECONDS + 60.0
+    """Seconds of silence allowed to a worker: the longest wait for one answer, and a margin for the worker itself."""
+    return settings.transfer.stall + max(client.ANSWER_SECONDS, session.ANSWER_SECONDS) + 60.0
 
 
 def exit_now(code: int) -> None:

@@ -1,7 +1,7 @@
 """Commands for a running agent from other processes, see `requests`.
 
 Failures handled: a target that names nothing, or whose state does not allow the command, one name of several contents that
-are to be forgotten (`Rejected`), a direction that is off.
+are to be forgotten (`Rejected`), a direction that is off, a mirror whose old workers have not ended (`Transient`).
 """
 
 import time
@@ -11,8 +11,8 @@ from typing import Any
 
 from axomsync.agent.pause import Pause
 from axomsync.agent.requests import NAMED_MOST, Request, Verb
-from axomsync.agent.workers import Shared, Workers
-from axomsync.core.errors import Rejected
+from axomsync.agent.workers import MIRROR, Shared, Workers
+from axomsync.core.errors import Rejected, Transient
 from axomsync.core.text import iso, printable
 from axomsync.drop import forgetting
 from axomsync.mirror.check.scrub import Upkeep
@@ -117,4 +117,6 @@ class Commands:
         workers = self._workers()
         if workers.mirror is None or workers.upkeep is None:
             raise Rejected("this agent does not mirror ([mirror] enabled = false)")
+        if MIRROR in workers.waiting:
+            raise Transient("the mirror waits for the end of its old work, see `axomsync status`; ask again after that")
         return workers.mirror, workers.upkeep

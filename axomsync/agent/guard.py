@@ -1,7 +1,7 @@
 """Guards for work: a bug is reported and does not end the agent.
 
-Failures handled: a bug (reported; the work starts again after a growing pause), any other exception (passed to `died`,
-which ends the agent).
+Failures handled: a bug (reported; the work starts again after a growing pause), a failure of a worker that was told to stop
+(logged; it has ended), any other exception (passed to `died`, which ends the agent).
 """
 
 import logging
@@ -48,12 +48,16 @@ class Guard:
             self.turned()  # the pass may have ended
 
     def _works(self, subject: str, work: Callable[[], None], stop: threading.Event | None, pause: float) -> bool:
-        """Run `work`; False after a bug, which is reported with the next start in `pause` seconds."""
+        """Run `work`; False after a bug before `stop`, which is reported with the next start in `pause` seconds."""
         try:
             work()
         except Exception as bug:
-            if stop is None or stop.is_set() or self.ended():
+            if stop is None or self.ended():
                 raise
+            if stop.is_set():  # the next workers wait for its end alone
+                failure = unforeseen(bug)
+                log.warning("%s: ended with: %s", subject, failure, exc_info=bug if isinstance(failure, Bug) else None)
+                return True
             self.problems.report_bug(subject, bug, time.time() + pause)
             return False
         return True

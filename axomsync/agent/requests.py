@@ -6,7 +6,7 @@ waits for the next one. A request is a verb, an argument and parameters; its ans
 Failures handled: a user who may not write the ledger, a request that fails (its caller gets message and exit code), a verb
 that this version does not know, workers that end during a long request (the next ones start it again), an agent that
 crashes during a request (the request fails, or it could crash the next agent too), unreadable requests and answers (they
-fail).
+fail), a ledger that does not take an answer (it is written later).
 """
 
 import json
@@ -14,7 +14,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from axomsync.core.oserrors import unforeseen
 from axomsync.core.text import printable
 from axomsync.ledger import Ledger, Reader, request_transaction
 from axomsync.runtime.heartbeat import Beat, Liveness
+from axomsync.runtime.owed_writes import OwedWrites
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +87,11 @@ def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mappin
     return row
 
 
-def withdraw(ledger: Path, request: int) -> None:
-    """Take a request back that no agent has begun. Raises `LocalFault`."""
+def withdraw(ledger: Path, request: int) -> bool:
+    """Take a request back; False when an agent has begun with it. Raises `LocalFault`."""
     with request_transaction(ledger) as connection:
-        connection.execute("DELETE FROM requests WHERE id = ? AND begun_at IS NULL", (request,))
+        taken = connection.execute("DELETE FROM requests WHERE id = ? AND begun_at IS NULL", (request,)).rowcount
+    return taken > 0
 
 
 def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
@@ -127,12 +131,14 @@ class Steering:
         default_factory=lambda: ThreadPoolExecutor(LONG_REQUESTS_AT_ONCE, thread_name_prefix="request")
     )
     _long: list[Future[None]] = field(default_factory=list)
+    _owed: OwedWrites = field(default_factory=OwedWrites)  # answers, and requests for the next workers
 
     def __post_init__(self) -> None:
         self.ledger.recover_requests(json.dumps(_failed("the agent ended in the middle of it; ask again")), KEPT_SECONDS)
 
     def look(self) -> None:
         """Start all new requests. Raises `LocalFault` when the ledger can't be written."""
+        self._owed.catch_up()
         for row in self.ledger.read.new_requests():
             verb = self.verbs.get(row["verb"])
             if verb is not None and verb.long and not self.is_ready():
@@ -140,7 +146,8 @@ class Steering:
             parameters = _object_in(row["parameters"])
             argument = (parameters or {}).pop(_EXACT, row["argument"])
             request = Request(row["id"], row["verb"], argument, parameters or {})
-            self.ledger.begin_request(request.id)
+            if not self.ledger.begin_request(request.id):
+                continue  # its caller has just taken it back
             log.info("request: %s", request)
             if parameters is None:
                 self._end(request, _failed("the request can't be read; ask again"))
@@ -160,6 +167,8 @@ class Steering:
     def close(self) -> None:
         """Start no more requests; running ones end with the workers that they use."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(LocalFault):
+            self._owed.catch_up()
 
     def _do_for_long(self, request: Request, verb: Verb) -> None:
         with self.liveness.worker(f"request to {request}") as beat:
@@ -169,7 +178,7 @@ class Steering:
         try:
             outcome = {"answer": verb.do(request, beat)}
         except Stopping:
-            self.ledger.set_request_back(request.id)
+            self._write(request, partial(self.ledger.set_request_back, request.id))
             return
         except Exception as error:  # one request must not end the agent
             failure = unforeseen(error)
@@ -186,10 +195,13 @@ class Steering:
         if named := [name for names in lists for name in names]:  # the caller may be gone, so the log names them
             more = f" and {len(named) - NAMED_MOST} more" * (len(named) > NAMED_MOST)
             log.info("request %s done: %s%s", request, ", ".join(map(str, named[:NAMED_MOST])), more)
+        self._write(request, partial(self.ledger.end_request, request.id, json.dumps(outcome)))
+
+    def _write(self, request: Request, write: Callable[[], None]) -> None:
         try:
-            self.ledger.end_request(request.id, json.dumps(outcome))
+            self._owed.add(write)
         except LocalFault as fault:
-            log.warning("request %s: the answer is lost: %s", request, fault)
+            log.warning("request %s: its outcome is written later: %s", request, fault)
 
 
 def _object_in(text: str) -> dict[str, Any] | None:

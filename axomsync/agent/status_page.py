@@ -3,7 +3,6 @@
 Failures handled: a ledger that can't store the page's address (the page still works); all others: see `web`.
 """
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,11 +18,10 @@ if TYPE_CHECKING:
 
 
 class StatusPage:
-    """The page between `open` and `close`, if configured. `facts`: the ledger's facts at the agent's start."""
+    """The page between `open` and `close`, if configured."""
 
-    def __init__(self, shared: Shared, throughput: Throughput, facts: Mapping[str, str | None]) -> None:
+    def __init__(self, shared: Shared, throughput: Throughput) -> None:
         self._shared, self._throughput = shared, throughput
-        self._polled_before = facts.get("last_poll")
         self._page: Page | None = None
 
     def open(self, settings: Settings) -> None:
@@ -61,7 +59,7 @@ class StatusPage:
             shared.liveness,
             self._throughput,
             shared.problems,
-            self._polled_before,
+            shared.ledger.facts_set,
         )
         told = AgentCollector(
             facts.status,
@@ -69,9 +67,10 @@ class StatusPage:
             shared.meter.totals,
             shared.ledger.transitions,
             facts.free_bytes,
-            shared.problems.all,
+            facts.problems,
             ring=shared.ring,
             published=facts.published,
+            led=facts.led,
             poll_seconds=settings.mirror.poll if settings.mirror.enabled else 0.0,
         )
         return Server(facts, registry(told), token)

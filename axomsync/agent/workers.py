@@ -1,14 +1,18 @@
 """The workers of one configuration, each in its own thread.
 
 A reload replaces all of them; the shared objects, such as the ledger, stay. Failures handled: a bug in a worker (see
-`guard`), a worker that waits for storage at the end (waited for until a deadline).
+`guard`), a worker that waits for storage at the end (waited for until a deadline), one that a dead filesystem holds (the
+next workers begin without its part, and begin that when it has ended).
 """
 
+import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from axomsync import config
@@ -42,6 +46,11 @@ from axomsync.transport.links import connections_for_links
 if TYPE_CHECKING:
     from axomsync.runtime.schedule import Schedule
 
+# The parts of the workers. None uses what another one uses, so each may begin and end by itself.
+DROP, MIRROR, HOOKS = "drop", "mirror", "hooks"
+PARTS = frozenset({DROP, MIRROR, HOOKS})
+ONCE = "once"  # work that is begun by `begin_…`
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
@@ -65,7 +74,9 @@ class Workers:
     def __init__(self, settings: Settings, shared: Shared, patience: float) -> None:
         self.settings, self._shared = settings, shared
         self.stop = threading.Event()
+        self.ended_at = math.inf  # monotonic time of `end`
         self.paused = False  # started during a pause
+        self.waiting = frozenset[str]()  # parts that `start` has left out, and that have not begun
         ca_file = str(settings.console.ca_file) if settings.console.ca_file else None
         self.console = Console(
             settings.console.url, lambda: config.load_key(settings, shared.environ), ca_file=ca_file, clock=awake_seconds
@@ -81,7 +92,7 @@ class Workers:
         if settings.mirror.enabled:
             self.mirror, self.upkeep, self.promotion, self.warmer = self._build_mirror(context, patience)
         self.hooks = Hooks(settings.hooks, context, shared.environ)
-        self._threads: list[threading.Thread] = []
+        self._threads: defaultdict[str, list[threading.Thread]] = defaultdict(list)  # by part
         self._schedule: Schedule | None = None
 
     def _context(self) -> WorkerContext:
@@ -120,8 +131,8 @@ class Workers:
         promotion = Promotion(context, mirror.mirror_folder, checked=bool(self.settings.hooks.health))
         return Mirror(mirror), Upkeep(mirror), promotion, Warmer(mirror) if settings.warm == "current" else None
 
-    def start(self, *, paused: bool) -> None:
-        """Start all workers; during a pause they start no transfer."""
+    def start(self, *, paused: bool, held: frozenset[str] = frozenset()) -> None:
+        """Start all workers but those of the parts in `held`; during a pause they start no transfer."""
         from axomsync.runtime.schedule import Schedule  # here, since a single pass needs none and this import is slow
 
         self.paused = paused
@@ -130,11 +141,24 @@ class Workers:
             self._schedule.every(self.settings.drop.rescan, self.intake.wake)
         if self.mirror is not None:
             self._schedule.every(self.settings.mirror.poll, self.mirror.wake)
-        mirroring: tuple[Worker | None, ...] = (self.promotion, self.mirror, self.upkeep, self.warmer)
-        everybody: tuple[Worker | None, ...] = (self.intake, self.archive, *mirroring, self.hooks)
-        for worker in everybody:
-            if worker is not None:
-                self._spawn(worker.name, worker.subject, worker.run, self.stop)
+        self.waiting = held
+        self._start_parts(PARTS - held)
+
+    def start_waiting(self, parts: frozenset[str]) -> None:
+        """Start the workers of these parts, which `start` has left out."""
+        self.waiting -= parts
+        self._start_parts(parts)
+
+    def _start_parts(self, parts: frozenset[str]) -> None:
+        everybody: Mapping[str, tuple[Worker | None, ...]] = {
+            DROP: (self.intake, self.archive),
+            MIRROR: (self.promotion, self.mirror, self.upkeep, self.warmer),
+            HOOKS: (self.hooks,),
+        }
+        for part, workers in everybody.items():
+            for worker in workers:
+                if worker is not None and part in parts:
+                    self._spawn(worker.name, worker.subject, worker.run, self.stop, part)
 
     def begin_pass(self) -> dict[str, AxomsyncError]:
         """Start one pass of both directions at once; returns a dictionary that gets the failure of each direction."""
@@ -160,7 +184,20 @@ class Workers:
     @property
     def working(self) -> bool:
         """True while a thread is alive."""
-        return any(thread.is_alive() for thread in self._threads)
+        return bool(self.alive())
+
+    def alive(self) -> frozenset[str]:
+        """The parts that have a thread which is alive."""
+        return frozenset(part for part, threads in self._threads.items() if any(thread.is_alive() for thread in threads))
+
+    def held(self, new: Settings) -> frozenset[str]:
+        """The parts that workers by the settings `new` must not begin yet, as these ones still work in their folders."""
+        held, old = self.alive(), self.settings
+        if DROP in held and _share_folders([old.drop.folder], _mirrored(new)):
+            held |= {MIRROR}
+        if MIRROR in held and _share_folders(_mirrored(old), [new.drop.folder]):
+            held |= {DROP}
+        return held
 
     def at_work(self) -> frozenset[int | str]:
         """The rows of uploads and the models that threads carry, or that wait for one."""
@@ -196,14 +233,16 @@ class Workers:
         if self.stop.is_set():
             return
         self.stop.set()
+        self.ended_at = time.monotonic()
         if self._schedule is not None:
             self._schedule.end()
         self.hurry()
 
     def wait(self, deadline: float) -> None:
         """Wait for the end of all threads, at most until `deadline` (monotonic seconds)."""
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for threads in self._threads.values():
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Close all connections."""
@@ -213,7 +252,18 @@ class Workers:
     def _once(self, name: str, subject: str, work: Callable[[], None], failures: dict[str, AxomsyncError]) -> None:
         self._spawn(name, subject, partial(collect, subject, work, failures), None)
 
-    def _spawn(self, name: str, subject: str, work: Callable[[], None], again: threading.Event | None) -> None:
+    def _spawn(
+        self, name: str, subject: str, work: Callable[[], None], again: threading.Event | None, part: str = ONCE
+    ) -> None:
         thread = threading.Thread(target=self._shared.guard.run, args=(name, subject, work, again), name=name, daemon=True)
-        self._threads.append(thread)
+        self._threads[part].append(thread)
         thread.start()
+
+
+def _mirrored(settings: Settings) -> list[Path]:
+    """The folders that the mirror writes to."""
+    return [settings.mirror.folder, *(view.folder for view in settings.mirror.views)]
+
+
+def _share_folders(some: list[Path], others: list[Path]) -> bool:
+    return any(config.overlap(folder, other) for folder in some for other in others)

@@ -6,6 +6,7 @@ Failures handled: every expected failure (one line a problem, without secrets, a
 `core/errors`), an output whose reader goes away, an output that can't show every character.
 """
 
+import errno
 import io
 import os
 import sys
@@ -18,7 +19,7 @@ from axomsync import __version__
 from axomsync.cli.common import INSTANCE, config_option, json_option
 from axomsync.cli.verbs import Verbs
 from axomsync.core.errors import AxomsyncError, LocalFault
-from axomsync.core.oserrors import foreseen, local_fault
+from axomsync.core.oserrors import GOES_ON, foreseen, local_fault
 
 USAGE_EXIT_CODE = 2
 
@@ -35,7 +36,7 @@ def main() -> None:
     except AxomsyncError as error:
         from axomsync.ops.logs import redact
 
-        _echo_error("\n".join(f"axomsync: {line}" for line in redact(str(error)).splitlines()))
+        _echo_error("\n".join(f"axomsync: {line}" for line in redact(_of_a_command(error)).splitlines()))
         code = error.exit_code
     except click.ClickException as error:
         error.show()
@@ -53,9 +54,18 @@ def main() -> None:
         code = failure.exit_code
     except OSError as error:
         code = LocalFault.exit_code
-        _echo_error(f"axomsync: {local_fault(error, error.filename or 'standard output')}")
+        if error.filename is None and error.errno == errno.ENOSPC:  # a redirection: nobody knows which disk it is on
+            fault = LocalFault("standard output: the disk is full; free some space where it goes to, or write elsewhere")
+        else:
+            fault = local_fault(error, error.filename or "standard output")
+        _echo_error(f"axomsync: {_of_a_command(fault)}")
         _give_up_output()
     sys.exit(code)
+
+
+def _of_a_command(failure: AxomsyncError) -> str:
+    """The message of the failure that ends this process: nothing of it goes on."""
+    return str(failure).replace(GOES_ON, "")
 
 
 def _echo_error(text: str) -> None:

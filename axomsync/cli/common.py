@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -72,18 +72,30 @@ def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
-def load(config_file: str | None) -> "Loaded":
-    """Return the effective configuration. Raises `BadConfig`."""
-    from axomsync import config
+def load(config_file: str | None, *needs: Literal["state", "drop", "mirror"]) -> "Loaded":
+    """Return the effective configuration, for a verb that can do nothing without the folders of these sections.
 
-    return config.load(config.find(config_file, os.environ), os.environ)
+    Raises `BadConfig`, and `LocalFault` when the filesystem of one of these folders does not answer.
+    """
+    from axomsync import config
+    from axomsync.core.disks import disk_of
+
+    loaded = config.load(config.find(config_file, os.environ), os.environ)
+    for section in needs:
+        part = getattr(loaded.settings, section)
+        if getattr(part, "enabled", True):
+            disk_of(part.folder).demand_answer()
+    return loaded
 
 
 def load_and_log(config_file: str | None, level: str | None = None) -> "Loaded":
-    """Load the configuration and set up its log from `level` on, for a verb that works for long. Raises `BadConfig`."""
+    """Load the configuration and set up its log from `level` on, for a verb that works for long.
+
+    Raises `BadConfig`, and `LocalFault` when the state folder's filesystem does not answer.
+    """
     from axomsync.ops import logs
 
-    loaded = load(config_file)
+    loaded = load(config_file, "state")
     logs.set_up(loaded.settings.log.format, level or loaded.settings.log.level)
     return loaded
 
@@ -132,10 +144,12 @@ def open_ledger(loaded: "Loaded") -> "Iterator[Reader | None]":
 
 
 def status_of(loaded: "Loaded") -> dict[str, Any]:
-    """Return the document that `status --json` prints."""
+    """Return the document that `status --json` prints. Raises `LocalFault`, also when the state folder's disk is silent."""
+    from axomsync.core.disks import disk_of
     from axomsync.ledger import UnreadyLedger
     from axomsync.status.report import status_document
 
+    disk_of(loaded.settings.state.folder).demand_answer()
     try:
         with open_ledger(loaded) as ledger:
             return status_document(loaded.settings, ledger)

@@ -1,7 +1,8 @@
 """The only way to have an agent do something: a request in the ledger, and its answer.
 
 Failures handled: no agent runs, or has ever run (the request takes effect when one starts), an agent that does not answer in
-time or ends meanwhile (`Transient`), an error of the agent (raised here, with its exit code).
+time or ends meanwhile (`Transient`; a request that it has not begun is taken back, or it is told that this failed), an error
+of the agent (raised here, with its exit code).
 """
 
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from axomsync.cli.output import print_json
-from axomsync.core.errors import AlreadyRunning, AxomsyncError, LocalFault
+from axomsync.core.errors import AlreadyRunning, AxomsyncError, LocalFault, Transient
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,10 @@ LOOK_SECONDS = 1.0
 START_SECONDS = 3.0  # an agent that starts has its ledger by then
 RESTART_SECONDS = 15.0  # a service manager has started an agent again by then (RestartSec=5, and its loading)
 LONG_SECONDS = 7 * 86400.0  # as long as a terabyte over a slow line may take
+
+
+class _NotBegun(Transient):
+    """No agent has begun with the request in time."""
 
 
 def steer(
@@ -43,8 +48,35 @@ def steer(
 
     folder = loaded.settings.state.folder
     act_as_owner(folder)
-    outcome = _wait(folder, _ask(folder, verb, argument, parameters), patience)
+    outcome = _wait_or_withdraw(folder, _ask(folder, verb, argument, parameters), patience)
     return None if outcome is None else _answer(outcome)
+
+
+def _wait_or_withdraw(folder: "Path", request: int, patience: float) -> "Outcome | None":
+    """Do `_wait`. Who gives up waiting wants it no more: it is taken back. What an agent has begun goes on.
+
+    Raises `Transient`, which tells whether it was taken back.
+    """
+    from axomsync.agent.requests import withdraw
+    from axomsync.core.paths import LEDGER_FILE
+
+    try:
+        return _wait(folder, request, patience)
+    except _NotBegun as late:
+        try:
+            is_taken_back = withdraw(folder / LEDGER_FILE, request)
+        except LocalFault as fault:
+            raise Transient(f"{late}; it can't be taken back, so it may still be done when one begins: {fault}") from None
+        if not is_taken_back:
+            raise Transient(_unended(patience)) from None
+        raise Transient(
+            f"{late}, so it was taken back: `axomsync status` says what the agent does; and a command such as `pull`, which "
+            "works without one, takes no requests"
+        ) from None
+    except BaseException:
+        with suppress(LocalFault):
+            withdraw(folder / LEDGER_FILE, request)
+        raise
 
 
 def _wait(folder: "Path", request: int, patience: float) -> "Outcome | None":
@@ -53,7 +85,6 @@ def _wait(folder: "Path", request: int, patience: float) -> "Outcome | None":
     An agent that has begun with it and ends is perhaps being restarted: the next one goes on with it.
     """
     from axomsync.agent.requests import wait_for
-    from axomsync.core.errors import Transient
     from axomsync.core.paths import LEDGER_FILE
     from axomsync.ledger import Reader, holder
 
@@ -67,11 +98,17 @@ def _wait(folder: "Path", request: int, patience: float) -> "Outcome | None":
             left = deadline - time.monotonic()
             if (outcome := wait_for(reader, request, min(left, LOOK_SECONDS))) is not None:
                 return outcome
+            if left <= 0 and begun:
+                raise Transient(_unended(patience))
             if left <= 0:
-                raise Transient(f"the agent has not answered within {patience:g} s; `axomsync status` says what it does")
+                raise _NotBegun(f"no agent has begun with it within {patience:g} s")
         return wait_for(reader, request, 0.0)  # its last answer
     finally:
         reader.close()
+
+
+def _unended(patience: float) -> str:
+    return f"the agent has begun with it, and not ended within {patience:g} s; `axomsync status` says what it does"
 
 
 def _answer(outcome: "Outcome") -> Any:
@@ -133,15 +170,12 @@ def errand(
     while True:
         if holder(folder) is not None:
             request = _ask(folder, verb, argument, parameters)
-            try:
-                outcome = _wait(folder, request, patience)
-            except BaseException:  # who gives up waiting wants it no more; what an agent has begun goes on
-                with suppress(LocalFault):
-                    withdraw(folder / LEDGER_FILE, request)
-                raise
+            while (outcome := _wait_or_withdraw(folder, request, patience)) is None:  # that agent is gone
+                # A new one may have begun with it: then it is waited for, and not done here a second time.
+                if withdraw(folder / LEDGER_FILE, request) or holder(folder) is None:
+                    break
             if outcome is not None:
                 return _answer(outcome)
-            withdraw(folder / LEDGER_FILE, request)
         try:
             agent = Agent(loaded, environ)
         except AlreadyRunning:

@@ -76,7 +76,7 @@ def load_to_move_current(config_file: str | None) -> "Loaded":
     """
     from axomsync.ledger import act_as_owner
 
-    loaded = load(config_file)
+    loaded = load(config_file, "state", "mirror")
     state, mirror = loaded.settings.state.folder, loaded.settings.mirror.folder
     act_as_owner(state if os.path.isdir(state) else mirror)
     return loaded

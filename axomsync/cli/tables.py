@@ -18,6 +18,7 @@ from axomsync.drop.shapes import shape_warning, shape_words
 GOOD = frozenset({"uploaded", "published", "ready", "whole", "repaired", "ok", "imported", "running"})
 BAD = frozenset({"rejected", "failed", "blocked", "held", "damaged", "fail", "refused"})
 DRAWN_ROWS = 1000  # that rich draws in a moment
+_DISK_WORDS = {"missing": "  (missing)", "silent": "  (does not answer)", "off": "  (off)"}
 
 
 def size(count: float | None) -> str:
@@ -226,13 +227,13 @@ def status(document: dict[str, Any]) -> list[Any]:
     facts.add_row("console", Text(printable(f"{console['url']}  {_reached(console, running=agent['running'])}")))
     orphans = f", {drop['orphans']} orphans in storage" * bool(drop["orphans"])
     watched = f"  ({drop['observer']})" * bool(drop["observer"])
-    missing = "  (missing)" * (drop["free_bytes"] is None)
-    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}{missing}")))
+    without = _DISK_WORDS.get(drop["disk"], "")
+    facts.add_row("drop", Text(printable(f"{drop['folder']}  {_counts(drop['counts'])}{orphans}{watched}{without}")))
     if held := [_held_words(name, amount) for name, amount in drop["put_away"].items() if amount["files"]]:
         facts.add_row("", Text("; ".join(held)))
     for left in drop["left_alone"]:
         facts.add_row("", Text(_left_alone_words(left)))
-    free = f"  {size(mirror['free_bytes'])} free" if mirror["free_bytes"] is not None else "  (missing)"
+    free = f"  {size(mirror['free_bytes'])} free" if mirror["disk"] == "ok" else _DISK_WORDS[mirror["disk"]]
     facts.add_row("mirror", Text(printable(f"{mirror['folder']}  {_counts(mirror['counts'])}{free}")))
     for line in (*map(waiting_words, mirror["waiting"]), *map(_trial_words, mirror["trials"])):
         facts.add_row("", Text(line))
@@ -289,9 +290,11 @@ def _trial_words(row: dict[str, Any]) -> str:
 
 def _reached(console: dict[str, Any], *, running: bool) -> str:
     """Return the state of the console: as it is when an agent runs, else as the last agent found it."""
-    answered = f"answered last at {console['last_poll']}" if console["last_poll"] else "never answered so far"
     if console["ok"] is None:
         return "not asked yet"
+    if console["ok"] and not console["last_poll"]:  # an agent that only uploads never polls
+        return "reachable" if running else "answered the last agent"
+    answered = f"answered last at {console['last_poll']}" if console["last_poll"] else "never answered so far"
     if running:
         return f"reachable, {answered}" if console["ok"] else f"trouble: {console['error']}, {answered}"
     return answered if console["ok"] else f"{answered}; trouble when the agent ended: {console['error']}"

@@ -1,7 +1,7 @@
 """Environment variables as configuration: `AXOMSYNC_<SECTION>__<KEY>` overrides a key of the file.
 
-Failures handled: a variable with one underscore where two are needed (an error), a name that resembles a variable of ours
-and is none (`misspelt`, a line of advice).
+Failures handled: a variable with one underscore where two are needed and a value that is not UTF-8 (errors), a name that
+resembles a variable of ours and is none (`misspelt`, a line of advice).
 """
 
 import difflib
@@ -12,7 +12,8 @@ from typing import Any
 
 from axomsync.config.keys import ENVIRONMENT_PREFIX, every_key, names_in, reference, variable_of
 from axomsync.config.settings import Settings
-from axomsync.core.text import printable
+from axomsync.config.units import shown
+from axomsync.core.text import is_utf8, printable
 
 
 def overlay(tree: dict[str, Any], origins: dict[str, str], environ: Mapping[str, str]) -> list[str]:
@@ -29,6 +30,9 @@ def overlay(tree: dict[str, Any], origins: dict[str, str], environ: Mapping[str,
         values = tree.setdefault(section, {})
         if not isinstance(values, dict):
             continue  # `load` reports it as misplaced
+        if not is_utf8(value):
+            errors.append(f"${name}: {shown(value)} is not UTF-8, so it can't be written down; set another value")
+            continue
         values[key] = _environment_value(section, key, value)
         origins[f"{section}.{key}"] = f"${name}"
         origins.setdefault(section, f"${name}")

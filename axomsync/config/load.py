@@ -4,7 +4,7 @@ Reports every error at once, each with file, line, key and the correct form. Unk
 ignored typing error would be found much later.
 
 Failures handled, all as `BadConfig`: a file that is missing, unreadable, not UTF-8 or not TOML; wrong values, and values
-that contradict each other.
+that contradict each other. A folder whose filesystem does not answer is taken as it is spelled.
 """
 
 import difflib
@@ -13,6 +13,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from axomsync.config.locations import ENVIRONMENT_ONLY, SYSTEM_CONFIG, defaults_
 from axomsync.config.settings import Settings
 from axomsync.config.units import shown
 from axomsync.config.values import is_loopback, listen_address, may_use_plain_http
+from axomsync.core.disks import disk_of
 from axomsync.core.errors import BadConfig
 from axomsync.core.named_files import read_named
 from axomsync.core.oserrors import local_fault
@@ -209,8 +211,10 @@ def _contradictions(settings: Settings, origins: Mapping[str, str], path: Path) 
 
 
 def overlap(folder: Path, other: Path) -> bool:
-    """Check whether two folders are one, or one lies in the other."""
-    real, other_real = (Path(os.path.realpath(each)) for each in (folder, other))
+    """Check whether two folders are one, or one lies in the other, by where their links lead, if their disks tell."""
+    real, other_real = (
+        Path(disk_of(each).ask(partial(os.path.realpath, each), os.path.abspath(each))) for each in (folder, other)
+    )
     return real == other_real or real in other_real.parents or other_real in real.parents
 
 

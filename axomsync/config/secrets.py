@@ -52,7 +52,7 @@ def _credential(environ: Mapping[str, str]) -> Path | None:
     if not at_start:
         return None
     since = Path(environ.get("RUNTIME_DIRECTORY", at_start).partition(":")[0]) / "axom_key"
-    return since if since.exists() else Path(at_start) / "axom_key"
+    return since if os.path.exists(since) else Path(at_start) / "axom_key"
 
 
 def _clean_key(text: str, source: str) -> str:

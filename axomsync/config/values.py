@@ -28,6 +28,7 @@ from axomsync.config.units import (
 )
 from axomsync.core.hosts import host_fault
 from axomsync.core.policy import BandwidthRule
+from axomsync.core.text import is_utf8
 from axomsync.core.windows import Promotes
 
 CONNECTIONS_MOST = 256
@@ -47,6 +48,8 @@ def _absolute(value: Path) -> Path:
         ) from None
     if not path.is_absolute():
         raise ValueError(f'{shown(str(value))} is a relative path; write the whole path, beginning with "/" or "~"')
+    if not is_utf8(str(path)):  # only now: the name of the home folder counts, too
+        raise ValueError(f"{shown(str(path))}: a path that is not UTF-8 can't be written down; name another one")
     return path
 
 

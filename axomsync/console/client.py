@@ -1,8 +1,8 @@
 """The five console calls: documented answers in, records out.
 
 Failures handled: entries that do not fit their form (left out and named, never a crash), a list in pages by a Link header,
-wrapped in an object, or endless, or at URLs that grow, or that continues on another host (the key is not sent there), the
-manifest of another model. `session` handles the failures of one exchange, `shapes` those of the forms.
+wrapped in an object, or endless, or slow, or at URLs that grow, or that continues on another host (the key is not sent
+there), the manifest of another model. `session` handles the failures of one exchange, `shapes` those of the forms.
 
 The source of facts is the vendor's page "Models & datasets".
 """
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 MOST_ENTRIES = 200_000  # of one list
 PAGE_LIMIT = 1000
+ANSWERS_OF_A_LIST = 10  # of the longest, in time; slow pages must not hold a worker for ever
 LONGEST_URL = 8192  # characters; servers refuse longer ones
 
 R = TypeVar("R")
@@ -60,7 +61,8 @@ class Console:
         answer_seconds: float = ANSWER_SECONDS,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._now = now
+        self._now, self._clock = now, clock
+        self._list_seconds = ANSWERS_OF_A_LIST * answer_seconds
         self._session = Session(
             url,
             read_key,
@@ -93,21 +95,21 @@ class Console:
         self._session.close()
 
     def silence(self) -> float:
-        """Seconds since the first unanswered call; 0 if a later call was answered. From any thread."""
+        """Seconds for which the oldest call under way has waited without an answer to any; 0 when none waits."""
         return self._session.silence()
 
     def forget_key(self) -> None:
         """Read the API key again from its source before the next call."""
         self._session.forget_key()
 
-    def base_models(self) -> list[BaseModel]:
-        """`GET /base-models` (scope read)."""
-        return [BaseModel(**shape.model_dump()) for shape in self._list("/base-models", BaseModelShape)]
+    def base_models(self, beat: Callable[[], None] = lambda: None) -> list[BaseModel]:
+        """`GET /base-models` (scope read). `beat` is called before each page."""
+        return [BaseModel(**shape.model_dump()) for shape in self._list("/base-models", BaseModelShape, beat)]
 
-    def models(self) -> list[RemoteModel]:
-        """`GET /models` (scope read), newest first, duplicates by id left out."""
+    def models(self, beat: Callable[[], None] = lambda: None) -> list[RemoteModel]:
+        """`GET /models` (scope read), newest first, duplicates by id left out. `beat` is called before each page."""
         shapes: dict[str, ModelShape] = {}
-        for shape in self._list("/models", ModelShape):
+        for shape in self._list("/models", ModelShape, beat):
             shapes.setdefault(shape.id, shape)
         return [RemoteModel(**shape.model_dump()) for shape in shapes.values()]
 
@@ -145,11 +147,11 @@ class Console:
         lifetime = url_lifetime(shape.url, date or self._now())
         return Presigned(shape.upload_id, shape.key, shape.url, None if lifetime is None else self._now() + lifetime)
 
-    def _list(self, path: str, shape: type[R]) -> list[R]:
+    def _list(self, path: str, shape: type[R], beat: Callable[[], None] = lambda: None) -> list[R]:
         entries: list[R] = []
         left_out: list[str] = []
         adapter = TypeAdapter(shape)
-        for page in self._pages(path):
+        for page in self._pages(path, beat):
             for entry in entries_of(page, path):
                 if len(entries) + len(left_out) == MOST_ENTRIES:  # half a list would make models look removed
                     raise Transient(f"{path}: the console's list has more than {MOST_ENTRIES} entries")
@@ -162,14 +164,17 @@ class Console:
         self._left_out[path] = left_out
         return entries
 
-    def _pages(self, path: str) -> Iterator[object]:
+    def _pages(self, path: str, beat: Callable[[], None]) -> Iterator[object]:
         url: str | None = self._session.url + path
         seen: set[str] = set()
-        left = ANSWER_LIMIT
+        left, began = ANSWER_LIMIT, self._clock()
         while url is not None and url not in seen:
+            if self._clock() - began > self._list_seconds:
+                raise Transient(f"{path}: the console's list took more than {self._list_seconds:g} s")
             if len(seen) == PAGE_LIMIT:
                 raise Transient(f"{path}: the console's list has more than {PAGE_LIMIT} pages")
             seen.add(url)
+            beat()
             try:
                 with self._session.request("GET", url, "read") as response:
                     body = self._session.body(response, left)

@@ -2,13 +2,13 @@
 
 Failures handled: 401 (the key source is read again once, then `KeyRefused`), 403 (`Rejected`, names the missing scope), 404,
 400/409/422 (`Rejected` with the server's `detail`), 429/5xx/connection failures (`Transient`, with Retry-After in both
-forms), answers that are HTML, empty, huge (as received or unpacked) or endless, a server that repeats our key in its answer.
+forms), answers that are HTML, empty, huge (as received or unpacked), slow or endless, a server that repeats our key in its
+answer.
 
 The sources of facts are the vendor's pages "Authentication" and "Errors & conventions".
 """
 
 import os
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,10 +19,13 @@ import httpx
 import orjson
 
 from axomsync import __version__
+from axomsync.console.silence import Silence
 from axomsync.core.documents import NotADocument, decode
 from axomsync.core.errors import KeyRefused, Rejected, Transient
+from axomsync.core.signatures import HIDDEN, without_queries
 from axomsync.core.text import printable
 from axomsync.transport.authorities import tls_context
+from axomsync.transport.deadlines import Deadline, limited
 from axomsync.transport.http import (
     NETWORK_TROUBLE,
     http_date,
@@ -69,17 +72,19 @@ class Session:
         self._read_key = read_key
         self._key: str | None = None
         self._now, self._clock = now, clock
-        self._silent_since: float | None = None
+        self._silence = Silence(clock)
         self._answer_seconds = answer_seconds
         self.clock_ahead: float | None = None  # seconds by which the console's clock was ahead of ours at its last answer
         self.proxy = Proxies.of(os.environ).leading_to(self.url)
         context = tls_context(ca_file)
         self._timeout = timeout.as_dict()
         # The transport alone: httpx's client adds redirects, cookies and authentication, and doubles the CPU time.
-        self._transport = transport or httpx.HTTPTransport(
-            verify=context,
-            proxy=None if self.proxy is None else with_context(self.proxy, context),
-            trust_env=False,  # httpx would read the same variables in its own way
+        self._transport = transport or limited(
+            httpx.HTTPTransport(
+                verify=context,
+                proxy=None if self.proxy is None else with_context(self.proxy, context),
+                trust_env=False,  # httpx would read the same variables in its own way
+            )
         )
 
     def close(self) -> None:
@@ -87,9 +92,8 @@ class Session:
         self._transport.close()
 
     def silence(self) -> float:
-        """Seconds since the first unanswered call; 0 if a later call was answered. From any thread."""
-        since = self._silent_since
-        return 0.0 if since is None else self._clock() - since
+        """Seconds for which the oldest call under way has waited without an answer to any; 0 when none waits."""
+        return self._silence.seconds()
 
     def forget_key(self) -> None:
         """Read the API key again from its source before the next call."""
@@ -104,13 +108,10 @@ class Session:
     def request(self, method: str, url: str, scope: str, body: object = None) -> Iterator[httpx.Response]:
         """Yields a successful response before its body is read. After a 401, the key is read again from its source once."""
         key = self._key or self._read_key()
-        if self._silent_since is None:
-            self._silent_since = self._clock()
         for last_try in (False, True):
             self._key = key
             try:
                 with self._exchange(method, url, key, body) as response:
-                    self._silent_since = None
                     if response.status_code == 401 and not last_try and (rotated := self._read_key()) != key:
                         key = rotated
                         continue
@@ -129,14 +130,18 @@ class Session:
         headers, content = _HEADERS | {"Authorization": f"Bearer {key}"}, None
         if body is not None:
             headers["Content-Type"], content = "application/json", orjson.dumps(body)
-        extensions = {"timeout": self._timeout}
+        extensions = {"timeout": {**self._timeout, "read": self._deadline(self._answer_seconds)}}
         request = httpx.Request(method, _parsed(url), headers=headers, content=content, extensions=extensions)
-        response = self._transport.handle_request(request)
+        with self._silence.until_answered():
+            response = self._transport.handle_request(request)
         response.request = request
         try:
             yield response
         finally:
             response.close()
+
+    def _deadline(self, seconds: float) -> Deadline:
+        return Deadline(seconds, silence=self._timeout["read"], clock=self._clock)
 
     def body(self, response: httpx.Response, most: int = ANSWER_LIMIT) -> bytearray:
         """Read and decompress the whole body of an answer. Raises `Transient` if it has more than `most` bytes."""
@@ -200,18 +205,20 @@ class Session:
 
     def _detail(self, response: httpx.Response) -> str:
         """The server's reason on one short line; proxies answer with HTML, with nothing, or with long texts."""
-        piece, ends = b"", time.monotonic() + DETAIL_SECONDS
-        with suppress(Transient):  # the refusal matters more than its reason
+        piece = b""
+        response.request.extensions["timeout"]["read"] = self._deadline(min(DETAIL_SECONDS, self._answer_seconds))
+        with suppress(Transient, *NETWORK_TROUBLE):  # the refusal matters more than its reason, which may be cut off
             for more in self._pieces(response):
                 piece += more
-                if len(piece) >= DETAIL_LIMIT or time.monotonic() > ends:
+                if len(piece) >= DETAIL_LIMIT:
                     break
         try:
             text = _words(orjson.loads(piece[:DETAIL_LIMIT])["detail"])
         except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
             text = ""
-        # The key is removed before the cut, which might leave most of it.
-        return printable(" ".join(text.replace(self._key or "\n", "…").split()))[:300] or "no detail given"
+        # The key, and signed URLs, are removed before the cut, which might leave most of them.
+        text = without_queries(text.replace(self._key or "\n", HIDDEN))
+        return printable(" ".join(text.split()))[:300] or "no detail given"
 
 
 def decoded(body: bytearray, path: str) -> object:

@@ -3,6 +3,7 @@
 Failures handled: no table of mounts ("" for the type), a path that can't be examined (`LocalFault`).
 """
 
+import errno
 import os
 import re
 import stat
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
+
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # what stat(2) says where nothing is, or a link that leads nowhere
 
 # Several machines may write there at once; locks and inotify cover this machine alone, if they work at all.
 REMOTE_FILESYSTEMS = frozenset({
@@ -49,6 +52,25 @@ def is_folder(path: Path | str | None) -> bool:
         return False
     except OSError as error:
         raise local_fault(error, str(path)) from None
+
+
+def leads_to_folder(path: Path | str) -> bool:
+    """Check whether `path` is a folder, or a link to one. Raises `LocalFault` when that can't be known now."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in ABSENT:
+            return False
+        raise local_fault(error, str(path)) from None
+
+
+def is_absent(path: Path | str) -> bool:
+    """Check that nothing is at `path`, or a link that leads nowhere; False when that can't be known now."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno in ABSENT
+    return False
 
 
 def may_be_folder(path: Path | str | None) -> bool:

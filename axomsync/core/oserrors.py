@@ -24,6 +24,8 @@ _ADVICE = {
     errno.EISDIR: "it is a folder; name a file",
     errno.EFBIG: "a file may not become so large here; raise LimitFSIZE= of the unit (ulimit -f)",
     errno.EIO: "the disk reported an I/O error; check the kernel log",
+    errno.ENOTCONN: "the program that serves this filesystem has ended; mount it anew",
+    errno.ESTALE: "the file server has replaced what was there; mount it anew",
     errno.EMFILE: "too many open files; raise LimitNOFILE",
     errno.ENFILE: "the system has too many open files; raise fs.file-max",
     errno.ENAMETOOLONG: "the name is too long for this filesystem",
@@ -32,14 +34,20 @@ _ADVICE = {
 
 NO_MEMORY = "there is no memory left for the agent; free some, or raise its limit (MemoryMax= of the unit, ulimit -v)"
 NO_THREADS = "the system starts no more threads for the agent; raise its limit (TasksMax= of the unit, ulimit -u)"
-NO_INODES = "no inodes are left on the disk, though bytes may be; remove small files (the agent goes on by itself)"
+GOES_ON = " (the agent goes on by itself)"
+NO_INODES = f"no inodes are left on the disk, though bytes may be; remove small files{GOES_ON}"
+
+
+class InWords(OSError):
+    """An error of our own: its `strerror` is for people, and says what to do."""
 
 
 def local_fault(error: OSError, path: str | bytes | None = None) -> LocalFault:
     """Map an operating-system error to a `LocalFault` that names the path and what is needed."""
     subject = path if path is not None else error.filename
     name = os.fsdecode(subject) if isinstance(subject, str | bytes) else None
-    known = full_disk(subject) if error.errno == errno.ENOSPC else _ADVICE.get(error.errno or 0)
+    known = None if isinstance(error, InWords) else _ADVICE.get(error.errno or 0)
+    known = full_disk(subject) if error.errno == errno.ENOSPC else known
     if name is not None and (denial := _who_forbids(error, name)) is not None:
         return Denied(f"{printable(name)}: {denial}")
     return LocalFault(f"{printable(name or 'local file')}: {known or error.strerror or error}")
@@ -88,4 +96,4 @@ def full_disk(path: str | bytes | None) -> str:
     while mount and not os.path.ismount(mount):
         mount = os.path.dirname(mount)
     where = f" on {printable(os.fsdecode(mount))}" * (len(mount) > 1)
-    return f"the disk is full; free some space{where} (the agent goes on by itself)"
+    return f"the disk is full; free some space{where}{GOES_ON}"

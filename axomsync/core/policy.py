@@ -1,4 +1,4 @@
-"""Pure decisions about time: back-off, the bandwidth at a time, URLs near their expiry, the number of lanes.
+"""Pure decisions about time: back-off, the bandwidth at a time, URLs near their expiry, when models were made, the lanes.
 
 Clock and randomness are arguments, so every decision can be tested without waiting.
 """
@@ -6,7 +6,7 @@ Clock and randomness are arguments, so every decision can be tested without wait
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 BACKOFF_BASE = 1.0
 BACKOFF_CAP = 300.0
@@ -25,6 +25,15 @@ def backoff(attempt: int, random: Callable[[], float], retry_after: float | None
     if retry_after is not None:
         wait = max(wait, min(retry_after, LONGEST_WAIT_SECONDS))
     return wait
+
+
+def made_at(created_at: str | None) -> float:
+    """When a model was made: what the console wrote, in seconds since the epoch. UTC without an offset, 0 if unreadable."""
+    try:
+        made = datetime.fromisoformat(created_at or "")
+    except (ValueError, TypeError):
+        return 0.0
+    return (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp()
 
 
 def worth_starting(age: float, expires_in: float | None, used: bool) -> bool:

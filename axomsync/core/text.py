@@ -18,6 +18,15 @@ def _whole(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def is_utf8(text: str) -> bool:
+    """Check that `text` can be written down: in the ledger, in JSON, in a file. It can't with bytes that were no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def iso(seconds: float | None) -> str | None:
     """Format seconds since the epoch as ISO-8601 UTC; None for None and for times outside the calendar."""
     try:

@@ -12,11 +12,12 @@ checked one (`SourceChanged`), a stop in the middle (`Stopping`, of `step`).
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.core.errors import AxomsyncError, SourceChanged
+from axomsync.core.locks import held
 from axomsync.core.records import Stamp, Upload
 from axomsync.drop import source
 from axomsync.drop.names import Packing, packing_of
@@ -25,7 +26,6 @@ from axomsync.drop.spool import Spool, SpoolFile
 from axomsync.drop.unpacking import BrokenArchive, Unpacked
 
 FRAMES_AT_ONCE = 2  # a zstd frame may need 128 MiB of memory
-LOOK_SECONDS = 1.0
 
 Step = Callable[[], None]
 
@@ -65,18 +65,9 @@ class Contents:
         """The content of one upload, to be closed when its carrier ends."""
         return Content(self, upload.path)
 
-    @contextmanager
-    def may_unpack(self, packing: Packing, step: Step) -> Iterator[None]:
+    def may_unpack(self, packing: Packing, step: Step) -> AbstractContextManager[None]:
         """Wait until memory for the unpacking is there."""
-        if packing is not Packing.ZSTD:
-            yield
-            return
-        while not self._frames.acquire(timeout=LOOK_SECONDS):
-            step()
-        try:
-            yield
-        finally:
-            self._frames.release()
+        return held(self._frames, step) if packing is Packing.ZSTD else nullcontext()
 
 
 class Content:

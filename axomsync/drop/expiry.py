@@ -84,7 +84,7 @@ class Expiry:
         if is_recent and (self._has_removed or oldest is None):
             return
         if self._keep is not None and oldest is None:
-            self._ask_for_time()
+            self._ask_for_time(beat)
             oldest = self._oldest()
 
         def step() -> None:
@@ -114,10 +114,10 @@ class Expiry:
             self._context.ledger.set_facts(**{PUT_AWAY: json.dumps(held_now)})
         self._looked_at, self._has_removed = clock, oldest is not None
 
-    def _ask_for_time(self) -> None:
+    def _ask_for_time(self, beat: Callable[[], None]) -> None:
         """Have the console answer, with its time: who uploads nothing and mirrors nothing asks it nothing else."""
         with suppress(Transient, Rejected, KeyRefused, LocalFault):  # a refusal has the time, too
-            self._context.console.base_models()
+            self._context.console.base_models(beat)
 
     def _oldest(self) -> float | None:
         """The time before which a receipt is old enough; None while no file may be removed."""

@@ -4,10 +4,12 @@ One sub-folder of the drop folder becomes one dataset; so does a file outside of
 which uploads a dataset has: they are found by the number of its shards, their bytes and its creation time.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from axomsync.core.policy import made_at
 from axomsync.core.records import Dataset
 
 Document = Mapping[str, Any]
@@ -66,7 +68,7 @@ def appeared(found: Iterable[Batch], datasets: Iterable[Dataset]) -> dict[str, s
     """Match batches with datasets; returns the place by dataset id. Each matches once, the oldest first."""
     left = sorted(found, key=lambda batch: batch.since)
     places = {}
-    for dataset in sorted(datasets, key=lambda dataset: dataset.created_at or ""):
+    for dataset in sorted(datasets, key=lambda dataset: made_at(dataset.created_at)):
         fitting = [batch for batch in left if _fits(batch, dataset)]
         if fitting:
             chosen = next((batch for batch in fitting if _is_named(batch, dataset)), fitting[0])
@@ -76,9 +78,9 @@ def appeared(found: Iterable[Batch], datasets: Iterable[Dataset]) -> dict[str, s
 
 
 def _fits(batch: Batch, dataset: Dataset) -> bool:
-    # Both times are ISO-8601 in UTC, and sort as text up to the second.
-    since = (dataset.created_at or "9999")[:19] >= batch.since[:19]
-    return since and (dataset.shard_count, dataset.bytes) == (batch.objects, batch.bytes)
+    # The console may write no fraction of a second.
+    later = (made_at(dataset.created_at) or math.inf) >= math.floor(made_at(batch.since))
+    return later and (dataset.shard_count, dataset.bytes) == (batch.objects, batch.bytes)
 
 
 def _is_named(batch: Batch, dataset: Dataset) -> bool:

@@ -39,16 +39,18 @@ class PutAway:
         if after == "keep":
             return
         confirmed = upload if upload.duplicate_of is None else self._ledger.read.upload(upload.duplicate_of)
+        # A file without proof from this agent itself is not deleted, for example if `after` had another value before.
+        seen = after == "delete" and confirmed.state is UploadState.UPLOADED and confirmed.was_seen
+        if seen and confirmed.doubtful:
+            log.warning("%s: %s", source.shown(upload.path), NOT_DELETED)
+        deletes = seen and not confirmed.doubtful
+        shards = [] if deletes else self._ledger.read.shards(confirmed.id)
         receipt = None
         try:
-            # A file without proof from this agent itself is not deleted, for example if `after` had another value before.
-            seen = after == "delete" and confirmed.state is UploadState.UPLOADED and confirmed.was_seen
-            if seen and confirmed.doubtful:
-                log.warning("%s: %s", source.shown(upload.path), NOT_DELETED)
-            if seen and not confirmed.doubtful:
+            if deletes:
                 archive.delete(root, upload, step)
             else:
-                receipt = archive.archive(root, upload, confirmed, self._ledger.read.shards(confirmed.id), step)
+                receipt = archive.archive(root, upload, confirmed, shards, step)
             archive.remove_marker(root, upload, self._settings.done_marker)
         except (LocalFault, Transient) as fault:
             raise type(fault)(f"uploaded, but it can't be put away: {fault}") from None

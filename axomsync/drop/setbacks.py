@@ -83,6 +83,6 @@ class Setbacks:
         return self._told.get(upload.id) != without_request(str(failure))
 
     def park(self, upload: Upload, state: UploadState, reason: str, **changes: Any) -> None:
-        """Leave the file in `state`, `held` or `failed`, until a person acts, with these `changes` of its row."""
+        """Leave the file `held` or `failed` until a person acts or there is room, with these `changes` of its row."""
         log.warning("%s: %s: %s", shown(upload.path), state, reason)
         self._ledger.move_upload(upload.id, state, reason=reason, next_attempt=None, **changes).result()

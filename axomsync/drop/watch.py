@@ -222,8 +222,12 @@ def folder_of(root: Path, path: bytes) -> Iterator[tuple[Folder, bytes]]:
     if os.path.isabs(path):
         with Folder.open(head) as folder:
             yield folder, name
-    else:
-        with Folder.open(root) as top, top.descend(head) as folder:
+        return
+    with Folder.open(root) as top:
+        if not head:
+            yield top, name
+            return
+        with top.descend(head) as folder:
             yield folder, name
 
 

@@ -24,6 +24,7 @@ from axomsync.core.errors import Rejected, Transient
 from axomsync.core.hosts import host_fault
 from axomsync.core.text import printable
 from axomsync.transport.authorities import tls_context
+from axomsync.transport.deadlines import Deadline, limited
 from axomsync.transport.http import NETWORK_TROUBLE, network_reason, proxy_answered, retry_after, with_context
 from axomsync.transport.proxies import Proxies, Proxy
 
@@ -34,6 +35,7 @@ WORDS = 300  # characters of an engine's words that are shown
 CONNECT_SECONDS = 10.0
 PAUSE_SECONDS = 0.5  # between two looks at an engine that is not ready
 _NOT_NOW = frozenset({408, 425, 429, 502, 503, 504})
+_DENIED = frozenset({401, 403})
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ class Client:
             raise Rejected(f"{self.url}: the token would cross the network in the clear; name an https URL")
         self._proxy = Proxies.of(os.environ).leading_to(self.url)
         context = _context(url, self._proxy)
+        proxy = None if self._proxy is None else with_context(self._proxy, context)
         self._http = httpx.Client(
-            verify=context,
+            transport=limited(httpx.HTTPTransport(verify=context, proxy=proxy, trust_env=False)),
             headers={"User-Agent": f"axomsync/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
             | ({} if token is None else {"Authorization": f"Bearer {token}"}),
             follow_redirects=False,
-            proxy=None if self._proxy is None else with_context(self._proxy, context),
             trust_env=False,
         )
 
@@ -122,14 +124,15 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         call = f"{method} {self.url}{printable(path)}"
-        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-        ends = time.monotonic() + seconds
+        deadline = Deadline(seconds)
+        limits = {"timeout": {"connect": min(seconds, CONNECT_SECONDS), "write": seconds, "read": deadline}}
+        if content is not None:
+            content = deadline.renewed_by(content)
         try:
             with self._http.stream(
-                method, self.url + path, json=json, content=content, headers=headers, timeout=timeout
+                method, self.url + path, json=json, content=content, headers=headers, extensions=limits
             ) as response:
-                body = b"" if method == "HEAD" else _body(response, call, ends)
-                return self._judged(call, response, body)
+                return self._judged(call, response, b"" if method == "HEAD" else _body(response, call))
         except NETWORK_TROUBLE as error:
             raise Transient(f"{self.url}: {network_reason(error, self._proxy, 'no answer in time')}") from None
         except httpx.InvalidURL:
@@ -144,7 +147,7 @@ class Client:
             raise Transient(f"{call}: through {self._proxy}: {proxy_answered(status, self._proxy)}")
         if 300 <= status < 400:
             raise Rejected(f"{call}: it redirects elsewhere ({status}), which is not followed; correct --url")
-        if status in (401, 403):
+        if status in _DENIED:
             what = "asks for a token; name a file with one by --token-file" if self._token is None else "refuses the token"
             raise Rejected(f"{call}: the engine {what} ({status}: {answer.words})")
         return answer
@@ -171,15 +174,20 @@ def _context(url: str, proxy: Proxy | None) -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def _body(response: httpx.Response, call: str, ends: float) -> bytes:
-    """The body as it was sent: what is packed is no JSON then, and can't unpack to gigabytes."""
+def _body(response: httpx.Response, call: str) -> bytes:
+    """The body as it was sent: what is packed is no JSON then, and can't unpack to gigabytes.
+
+    A refusal matters more than its reason, which may be cut off.
+    """
     body = bytearray()
-    for piece in response.iter_raw():
-        body += piece
-        if len(body) > LARGEST:
-            raise Transient(f"{call}: the answer has more than {LARGEST >> 20} MiB; does --url name the engine?")
-        if time.monotonic() > ends:
-            raise Transient(f"{call}: the answer takes too long")
+    try:
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) > LARGEST:
+                raise Transient(f"{call}: the answer has more than {LARGEST >> 20} MiB; does --url name the engine?")
+    except (Transient, *NETWORK_TROUBLE):
+        if response.status_code not in _DENIED and not 300 <= response.status_code < 400:
+            raise
     return bytes(body)
 
 

@@ -6,14 +6,15 @@ a unit with `Type=notify` says itself.
 
 Failures handled: a unit that is not there or fails to start, a user who may not (`Rejected` with the words of systemctl), a
 unit that does not run (left alone), one that was started after the event (nothing to do), a manager that can't be reached,
-and a start that takes too long (`Transient`; systemd goes on with it).
+and a start that takes too long (`Transient`; systemd goes on with it), a machine or container without systemctl
+(`LocalFault`).
 """
 
 import subprocess
 import time
 from datetime import datetime
 
-from axomsync.core.errors import Rejected, Transient
+from axomsync.core.errors import LocalFault, Rejected, Transient
 from axomsync.core.oserrors import local_fault
 from axomsync.core.text import printable
 from axomsync.engines.events import Load, Naming, Unload
@@ -60,6 +61,8 @@ class Manager:
             )
         except subprocess.TimeoutExpired:
             raise Transient(f"{printable(arguments[-1])}: systemctl {arguments[0]} took more than {seconds:g} s") from None
+        except FileNotFoundError:
+            raise LocalFault("systemctl: it is not here; it comes with systemd, so tell units where systemd runs") from None
         except OSError as error:
             raise local_fault(error, "systemctl") from None
 

@@ -34,9 +34,10 @@ class AgentWrites(Moves):
 
     # Requests of other processes
 
-    def begin_request(self, request: int) -> None:
-        """Mark the request as started."""
-        self.execute("UPDATE requests SET begun_at = ? WHERE id = ?", self._now(), request).result()
+    def begin_request(self, request: int) -> bool:
+        """Mark the request as started; False when its caller has taken it back."""
+        sql, values = "UPDATE requests SET begun_at = ? WHERE id = ? AND begun_at IS NULL", (self._now(), request)
+        return self.write(lambda db: db.conn.execute(sql, values).rowcount > 0)
 
     def end_request(self, request: int, outcome: str) -> None:
         """Mark the request as ended; the waiting command reads the outcome."""
@@ -82,6 +83,7 @@ class AgentWrites(Moves):
                 db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
         self.write(work)
+        self.facts_set.update(facts)
 
     def show_problems(self, problems: Iterable[Problem], over: Problem) -> Write[None]:
         """Replace the problems that other processes see; the problem that is `over` is added to the history."""
@@ -96,7 +98,7 @@ class AgentWrites(Moves):
 
         return self.submit(work)
 
-    def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> None:
+    def show_problem(self, subject: str, reason: str, next_attempt: float | None) -> Write[None]:
         """Add a problem or change its reason; it keeps its start time."""
 
         def work(db: Database) -> None:
@@ -109,16 +111,16 @@ class AgentWrites(Moves):
             if known is None:
                 self._add_history(db, "problem", subject, "began", reason)
 
-        self.write(work)
+        return self.submit(work)
 
-    def clear_problem(self, subject: str) -> None:
+    def clear_problem(self, subject: str) -> Write[None]:
         """Delete a problem."""
 
         def work(db: Database) -> None:
             if db.conn.execute("DELETE FROM problems WHERE subject = ?", (subject,)).rowcount:
                 self._add_history(db, "problem", subject, "over", None)
 
-        self.write(work)
+        return self.submit(work)
 
     def add_history(self, kind: str, subject: str, state: str, reason: str | None = None) -> None:
         """Add a line to the history."""

@@ -5,10 +5,11 @@ thousand fsyncs.
 
 Failures handled: a crash at any point and a function that fails (each is whole or absent), a disk that fails (all waiting
 threads get the error), a failed write that no thread waited for (the next write of the same row fails too, so that no row
-continues from a step that was not recorded), a lock or a disk that delays a write (`trouble` reports it meanwhile), any
-other failure (no thread waits for ever).
+continues from a step that was not recorded), a lock or a disk that delays a write (`trouble` reports it meanwhile), a lock
+at the end of the process (`end_waits`), any other failure (no thread waits for ever).
 """
 
+import math
 import queue
 import sqlite3
 import threading
@@ -30,6 +31,7 @@ T = TypeVar("T")
 GROUP_COMMIT_MOST = 256
 LOCKED_SECONDS = 3.0  # another program may hold the lock so long before it is reported; commands wait five seconds
 SLOW_SECONDS = 10.0  # a disk under load may be slow
+LOOK_SECONDS = 0.25  # while another program holds the lock
 
 # SQLite's errors for a wrong statement or value, not for the disk.
 _BUGS = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
@@ -64,6 +66,9 @@ class Committer:
     def __init__(self, path: Path, patience: float) -> None:
         self.path = path
         self._writer = open_for_writing(path, patience)
+        look = min(LOOK_SECONDS, patience)
+        self._writer.conn.execute(f"PRAGMA busy_timeout = {look * 1000:.0f}")  # `_begin` goes on waiting
+        self._patience, self._waits_end = patience, math.inf
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unheard: dict[Hashable, Write[Any]] = {}  # last failed write of a row; for the committing thread only
         self._fault: LedgerFault | None = None  # why the last commit failed
@@ -78,6 +83,10 @@ class Committer:
         self._jobs.put(None)
         self._thread.join()
         self._writer.close()
+
+    def end_waits(self, at: float) -> None:
+        """From `at` on (monotonic time), wait no more for another program's lock: writes fail at once."""
+        self._waits_end = at
 
     def submit(self, work: Callable[[Database], T], row: Hashable | None = None) -> Write[T]:
         """Submit `work` for a transaction; the write is done once it is synced to disk. `row` is the row it concerns."""
@@ -140,8 +149,7 @@ class Committer:
         connection = self._writer.conn
         try:
             self._waits_since = (awake_seconds(), Trouble.LOCKED)
-            # IMMEDIATE: a deferred transaction that reads first can fail at once with SQLITE_BUSY_SNAPSHOT.
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             self._waits_since = (awake_seconds(), Trouble.SLOW)
             outcomes = [self._in_savepoint(job) for job in jobs]
             changes = connection.total_changes
@@ -155,6 +163,20 @@ class Committer:
                 raise sqlite_fault(error, self.path) from None
             raise
         return outcomes
+
+    def _begin(self) -> None:
+        """Begin a transaction once no other program holds the lock. Raises `sqlite3.OperationalError` after the patience."""
+        ends = time.monotonic() + self._patience
+        while True:
+            try:
+                # IMMEDIATE: a deferred transaction that reads first can fail at once with SQLITE_BUSY_SNAPSHOT.
+                self._writer.conn.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() >= min(ends, self._waits_end):
+                    raise
+            else:
+                return
 
     def _in_savepoint(self, job: _Job) -> Any:
         """Run one job; returns its result, or `_Failed` if it changed nothing. Raises if the disk is at fault."""

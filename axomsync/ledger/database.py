@@ -187,7 +187,7 @@ def _is_limited(path: Path) -> bool:
     """Check whether the ledger's files have reached this process's limit on file sizes (RLIMIT_FSIZE)."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     files = (path, path.with_name(f"{path.name}-wal"))
-    largest = max((file.stat().st_size for file in files if file.is_file()), default=0)
+    largest = max((os.path.getsize(file) for file in files if os.path.isfile(file)), default=0)
     return limit != resource.RLIM_INFINITY and limit < largest + LARGEST_WRITE_BYTES
 
 

@@ -2,6 +2,7 @@
 
 PAUSE_ENDS = "pause_ends"  # end of the pause: seconds since the epoch, or "inf"
 PAUSE_SECONDS = "pause_seconds"  # requested length of the pause
+LAST_PRESIGN = "last_presign"  # when the console gave a signed URL for an upload last: seconds since the epoch
 PUT_AWAY = "put_away"  # files and bytes in uploaded/ and in rejected/: JSON
 CURRENTS_UNKNOWN = "currents_unknown"  # set by a migration until the links of an older version were read
 LEFT_ALONE = "left_alone"  # files of the drop folder that are not taken, by rule: JSON

@@ -26,19 +26,19 @@ class ModelQueries(Queries):
     def models(self, *states: ModelState) -> list[Model]:
         """Every model ever listed, or those in one of `states`; newest first."""
         among = _among(states) if states else ""
-        return self._rows(f"{_MODELS} {among} ORDER BY created_at DESC, id", make=to_model)
+        return self._rows(f"{_MODELS} {among} ORDER BY made_at(created_at) DESC, id DESC", make=to_model)
 
     def latest_models(self, most: int) -> list[Model]:
         """At most `most` of the newest models, and `most` of the unfinished ones; newest first."""
         states = "('queued', 'downloading', 'verifying', 'blocked', 'failed')"
         undone = f"SELECT id FROM models WHERE state IN {states} LIMIT ?"  # noqa: S608
-        latest = "SELECT id FROM models ORDER BY created_at DESC, id LIMIT ?"
-        sql = f"{_MODELS} WHERE m.id IN ({undone}) OR m.id IN ({latest}) ORDER BY created_at DESC, id"
+        latest = "SELECT id FROM models ORDER BY made_at(created_at) DESC, id DESC LIMIT ?"
+        sql = f"{_MODELS} WHERE m.id IN ({undone}) OR m.id IN ({latest}) ORDER BY made_at(created_at) DESC, id DESC"
         return self._rows(sql, (most, most), make=to_model)
 
     def models_due(self, states: Iterable[ModelState], now: float) -> list[Model]:
         """Models in one of `states` whose next attempt is due, oldest first."""
-        sql = f"{_MODELS} {_among(states)} AND coalesce(next_attempt, 0) <= ? ORDER BY created_at, id"
+        sql = f"{_MODELS} {_among(states)} AND coalesce(next_attempt, 0) <= ? ORDER BY made_at(created_at), id"
         return self._rows(sql, (now,), make=to_model)
 
     def model(self, model_id: str) -> Model:

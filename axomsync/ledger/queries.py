@@ -18,6 +18,7 @@ from sqlite_utils import Database
 
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
+from axomsync.core.policy import made_at
 from axomsync.ledger.database import (
     BUSY_TIMEOUT_SECONDS,
     DAMAGE,
@@ -59,6 +60,7 @@ class Queries:
                 check_same_thread=False,
                 timeout=BUSY_TIMEOUT_SECONDS,
             )
+            connection.create_function("made_at", 1, made_at, deterministic=True)
             self._db = Database(connection)
             with closed_on_failure(connection):
                 refuse_newer(self._db, path)

@@ -23,7 +23,7 @@ class Reader(UploadQueries, ModelQueries):
     def published(self) -> list[Published]:
         """Published models with their folders, newest first."""
         sql = "SELECT id, name, version, path, created_at, digest FROM models WHERE state = 'published' AND path IS NOT NULL"
-        return self._rows(f"{sql} ORDER BY created_at DESC, id DESC", make=partial(_plain, Published))
+        return self._rows(f"{sql} ORDER BY made_at(created_at) DESC, id DESC", make=partial(_plain, Published))
 
     def currents(self) -> list[Current]:
         """Where `current` of each name was last seen to lead."""

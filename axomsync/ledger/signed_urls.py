@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from sqlite_utils import Database
 
 from axomsync.core.records import Presigned, Shard, UploadState
+from axomsync.ledger.facts import LAST_PRESIGN
 from axomsync.ledger.states import Moves
 
 
@@ -26,6 +27,7 @@ class SignedUrlWrites(Moves):
                 "INSERT OR REPLACE INTO signed_urls (upload, url, expires_at) VALUES (?,?,?)",
                 (upload, presigned.url, presigned.expires_at),
             )
+            self._note_answer(db)
 
         self.write(work, upload)
 
@@ -68,8 +70,13 @@ class SignedUrlWrites(Moves):
                 "INSERT OR REPLACE INTO signed_shard_urls (upload, number, url, expires_at) VALUES (?,?,?,?)",
                 (upload, number, presigned.url, presigned.expires_at),
             )
+            self._note_answer(db)
 
         self.write(work)
+
+    def _note_answer(self, db: Database) -> None:
+        """Record that the console answered: an agent that only uploads never polls."""
+        db.conn.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (LAST_PRESIGN, str(self._now())))
 
     def forget_shard_presigned(self, upload: int, number: int) -> None:
         """Delete the signed URL of one shard, as `forget_presigned` does."""

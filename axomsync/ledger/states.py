@@ -32,6 +32,7 @@ class Moves(Committer):
         super().__init__(path, patience)
         self._now = now
         self.transitions: Counter[tuple[str, str]] = Counter()  # since the start, by table and new state
+        self.facts_set: set[str] = set()  # since the start; for those who may not wait for the file
 
     def _move(self, db: Database, table: str, row_id: int | str, state: str, changes: Mapping[str, Any]) -> None:
         row = db.conn.execute(

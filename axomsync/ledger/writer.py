@@ -121,22 +121,29 @@ class Ledger(UploadWrites, ModelWrites, PromotionWrites, AgentWrites):
             raise sqlite_fault(error, self.path) from None
         return bool(moved < frames)
 
-    def recover(self, kept: Iterable[str] = ()) -> None:
+    def recover(self, kept: Iterable[str] = (), *, uploads: bool = True, models: bool = True) -> None:
         """Move interrupted work of the last workers back to states from which it can continue; called before the next begin.
 
-        Their problems go; those of the subjects `kept` stay.
+        Their problems go; those of the subjects `kept` stay. Rows that `uploads` or `models` leaves out are for `take_back`.
         """
         subjects = json.dumps(sorted(kept))
 
         def work(db: Database) -> None:
-            for upload_state, goes_back in UPLOAD_INTERRUPTED.items():
-                self._move_all(db, "uploads", upload_state, goes_back)
-            for model_state, back in MODEL_INTERRUPTED.items():
-                self._move_all(db, "models", model_state, back)
+            self._take_back(db, uploads=uploads, models=models)
             db.conn.execute("DELETE FROM transfers")
             db.conn.execute("DELETE FROM problems WHERE subject NOT IN (SELECT value FROM json_each(?))", (subjects,))
 
         self.write(work)
+
+    def take_back(self, *, uploads: bool, models: bool) -> None:
+        """Do for these rows alone what `recover` has left, as workers of theirs had not ended."""
+        self.write(lambda db: self._take_back(db, uploads=uploads, models=models))
+
+    def _take_back(self, db: Database, *, uploads: bool, models: bool) -> None:
+        for upload_state, goes_back in UPLOAD_INTERRUPTED.items() if uploads else ():
+            self._move_all(db, "uploads", upload_state, goes_back)
+        for model_state, back in MODEL_INTERRUPTED.items() if models else ():
+            self._move_all(db, "models", model_state, back)
 
 
 def _is_short_of_room(path: Path) -> bool:

@@ -8,12 +8,12 @@ import fnmatch
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from urllib.parse import unquote
 
 from axomsync.core.errors import Rejected
 from axomsync.core.paths import CURRENT, INTERNAL, LOST_FOUND
+from axomsync.core.policy import made_at
 from axomsync.core.records import ManifestFile, Model, RemoteModel
 from axomsync.core.text import printable
 
@@ -139,12 +139,8 @@ def _quoted(rel: str) -> str:
 
 
 def age(created_at: str | None, model_id: str) -> Age:
-    """Sort key: the time of creation as the console gave it, then the id."""
-    try:
-        created = datetime.fromisoformat(created_at or "")
-    except (ValueError, TypeError):
-        return 0.0, model_id
-    return (created if created.tzinfo else created.replace(tzinfo=UTC)).timestamp(), model_id
+    """Sort key: the time of creation, then the id. The ledger's lists have the same order."""
+    return made_at(created_at), model_id
 
 
 def is_named(model: RemoteModel | Model, target: str) -> bool:

@@ -31,6 +31,7 @@ from axomsync.core.errors import (
     Transient,
     UrlExpired,
 )
+from axomsync.core.locks import held
 from axomsync.core.oserrors import unforeseen
 from axomsync.core.policy import QUICK_TRIES, backoff, same_but_for_numbers
 from axomsync.core.records import Model, ModelState
@@ -49,7 +50,7 @@ from axomsync.mirror.publish.folder import shown
 from axomsync.mirror.publish.space import Space
 from axomsync.mirror.rights_keeper import RightsKeeper
 from axomsync.mirror.view_keeper import ViewKeeper
-from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.heartbeat import Beat, unwatched
 from axomsync.runtime.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -101,13 +102,13 @@ class Mirror:
         """Work until the agent stops."""
         with self._context.liveness.worker(self.name) as beat:
             self._rights_keeper.tend()  # the first poll may be a minute away, and what is to be closed must not wait for it
-            next_poll = self._begin_polls()
+            next_poll = self._begin_polls(beat)
             while not self._context.stop.is_set():
                 beat()
                 self._wake.clear()
                 if self._hurry.is_set() or self._context.clock() >= next_poll:
                     self._hurry.clear()
-                    self._poll_and_tell(self._context.clock())
+                    self._poll_and_tell(self._context.clock(), beat)
                     next_poll = max(self._times.due, self._context.clock() + SHORTEST_PAUSE_SECONDS)
                 self._begin_due_and_tell()
                 self._wake.wait(min(max(0.0, next_poll - self._context.clock()), LONGEST_NAP_SECONDS))
@@ -121,7 +122,7 @@ class Mirror:
         A `pull` may still come after it, as long as the other direction works.
         """
         try:
-            unread = self.poll()
+            unread = self.poll(unwatched)
             self._begin_due(everything=True)
             wait_for(self._in_flight.values())
             if self._gave_way and not self._context.stop.is_set():
@@ -147,7 +148,7 @@ class Mirror:
 
         Raises refusals of the console, the reason why it is not published, `Transient` during a pause, and `Stopping`.
         """
-        self.poll()
+        self.poll(beat)
         model = _choose(self._context.ledger.read.models(), target)
         if model.state is not ModelState.PUBLISHED:
             future = self._begin_wanted(model)
@@ -217,14 +218,14 @@ class Mirror:
         )
         return removed if dry_run else self._space.retain(), [f"{line}, but it is open" for line in spared]
 
-    def poll(self, tries: int = QUICK_TRIES) -> list[LocalFault]:
+    def poll(self, beat: Beat, tries: int = QUICK_TRIES) -> list[LocalFault]:
         """Ask the console for the catalog, `tries` times at most, and bring the ledger in agreement.
 
         Returns the faults of folders that can't be read now.
         """
-        with self._poll_lock:
+        with held(self._poll_lock, beat):
             try:
-                return self._poller.poll(self.busy, tries)
+                return self._poller.poll(self.busy, tries, beat)
             finally:  # also while the console is down
                 self._context.mirror_folder.staging.sweep_imports(self._context.now(), self.busy())
                 self._rights_keeper.tend()
@@ -234,22 +235,22 @@ class Mirror:
         """The models that wait for a thread or are carried now, or that are imported."""
         return {model for model, future in list(self._in_flight.items()) if not future.done()}
 
-    def _begin_polls(self) -> float:
+    def _begin_polls(self, beat: Beat) -> float:
         """Return the time of the first poll; if it is later, find out now what is in the mirror folder."""
         try:
             polled_before = self._context.ledger.read.facts().get("last_poll") is not None
             self._times.begin(self._context.clock(), polled_before=polled_before)
             if polled_before:
-                with self._poll_lock:
+                with held(self._poll_lock, beat):
                     self._poller.take_stock()
         except LocalFault:
             self._times.begin(self._context.clock(), polled_before=False)  # the poll meets the fault, and reports it
         return self._times.due
 
-    def _poll_and_tell(self, began: float) -> None:
+    def _poll_and_tell(self, began: float, beat: Beat) -> None:
         """Poll and report problems."""
         try:
-            unread = self.poll(self._times.tries)
+            unread = self.poll(beat, self._times.tries)
         except Stopping:
             return
         except KeyRefused as refused:

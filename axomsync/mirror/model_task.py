@@ -79,8 +79,9 @@ class ModelTask:
         self._space.book_again(model.id)
         try:
             self._context.ledger.move_model(model.id, ModelState.DOWNLOADING, reason=None, next_attempt=None)
-            self._beat()
-            manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
+            manifest = persist(
+                lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random, self._beat
+            )
             wanted = self._wanted(manifest, published)
             self._context.ledger.plan_files(model.id, ((file.rel, file.size) for file in wanted))
             staging = self._context.mirror_folder.staging.prepare(model.id, [file.rel for file in wanted])

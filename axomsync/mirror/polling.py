@@ -20,6 +20,7 @@ from axomsync.mirror.publish.folder import MirrorFolder
 from axomsync.mirror.publish.space import Space
 from axomsync.mirror.recovery import recover
 from axomsync.mirror.retention import GONE_SECONDS
+from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.retry import persist
 
 
@@ -42,13 +43,14 @@ class Poller:
         self._recovered = not unread
         return unread
 
-    def poll(self, under_way: Callable[[], set[str]], tries: int) -> list[LocalFault]:
+    def poll(self, under_way: Callable[[], set[str]], tries: int, beat: Beat) -> list[LocalFault]:
         """Fetch the list and act on it; models under way are left alone. Returns what can't be read now.
 
-        Raises the errors of the console and of the mirror folder itself.
+        `beat` is called before each wait for an answer. Raises the errors of the console and of the mirror folder itself.
         """
-        listed = persist(self._context.console.models, self._context.stop, self._context.random, tries)
-        if left_out := self._context.console.models_left_out:
+        console = self._context.console
+        listed = persist(lambda: console.models(beat), self._context.stop, self._context.random, beat, tries)
+        if left_out := console.models_left_out:
             self._context.problems.report("list of models", left_out)
         else:
             self._context.problems.clear("list of models")

@@ -4,7 +4,7 @@ The kernel is asked for rights, by a process that has become the service's user:
 worked out. systemd is asked for the properties of a unit, drop-ins included.
 
 Failures handled: no systemd, no such unit or user (nothing is said of it), a folder tree that is endless (looked at up to
-`MOST_FOLDERS`), a user that one may not become (the rights of the caller are looked at).
+`MOST_FOLDERS`), a user that one may not become (told, and the rights of the caller are looked at).
 """
 
 import errno
@@ -161,19 +161,28 @@ def denied(folders: Mapping[str, Path], drop: Path | None, user: pwd.struct_pass
         return []
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
+        code = 1
         try:
             os.initgroups(user.pw_name, user.pw_gid)
             os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
             os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
             with open(writing, "w", encoding="utf-8") as stream:
                 json.dump(_closed(map(str, folders.values())) or _closed(_made_by_people(drop)), stream)
+            code = 0
         finally:
-            os._exit(0)
+            os._exit(code)
     os.close(writing)
     with open(reading, encoding="utf-8") as stream:
         text = stream.read()
-    os.waitpid(child, 0)
-    return [Obstacle(*pair) for pair in json.loads(text or "[]")]
+    _, status = os.waitpid(child, 0)
+    if status != 0:
+        return [_untried(user), *(Obstacle(*pair) for pair in _closed(_made_by_people(drop)))]
+    return [Obstacle(*pair) for pair in json.loads(text)]
+
+
+def _untried(user: pwd.struct_passwd) -> Obstacle:
+    found = f"the rights of {who(user.pw_uid)} could not be tried: this process may not become that user, as in a container"
+    return Obstacle(found, f"run doctor as {user.pw_name}", grave=False)
 
 
 def _closed(folders: Iterable[str]) -> list[tuple[str, str]]:

@@ -4,36 +4,48 @@ A part is a text with a name. Parts that axomsync itself tells come from its own
 limited time: so a damaged ledger, a dead console or a disk that hangs spoils one part and no other. `PARTS` has all of them:
 a new one needs a line there, and nothing else. Every text goes through `redaction`.
 
-Failures handled: programs that are missing, fail, hang or print too much (the part says so), a configuration that can't be
-read (`None` for the settings: parts that need them say so), a damaged ledger.
+Failures handled: programs that are missing, fail, hang or print too much (the part says so), a file or a disk that does not
+answer (the part says so; nothing waits for its thread), a configuration that can't be read (`None` for the settings: parts
+that need them say so), one that is no file or far too large, a damaged ledger.
 """
 
 import io
 import os
 import platform
+import select
 import signal
 import sqlite3
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from axomsync import __version__
 from axomsync.config import Settings, load_key, load_token
-from axomsync.core.errors import AxomsyncError
+from axomsync.core.bounded_call import BoundedCall, Late
+from axomsync.core.disks import disk_of
+from axomsync.core.errors import AxomsyncError, LocalFault, Transient
+from axomsync.core.named_files import beginning_of
+from axomsync.core.oserrors import unforeseen
+from axomsync.core.own_program import own_program
 from axomsync.core.paths import LEDGER_FILE
 from axomsync.ledger.extract import extract
 from axomsync.ops.redaction import redacted
 
+T = TypeVar("T")
+
 PART_SECONDS = 8.0
+MARGIN_SECONDS = 4.0  # that a part, whose program is ended after `PART_SECONDS`, may take more
 LARGEST_PART = 8 * 1024 * 1024  # bytes; of a log, the last ones
+LARGEST_FILE = 256 * 1024  # bytes; the first ones
+PIECE = 64 * 1024
 ROWS_A_TABLE = 10_000
 TABLES_WITH_KEYS = frozenset({"uploads", "shards", "orphans"})  # of objects in storage: no secrets
 JOURNAL_DAYS = 7
@@ -59,7 +71,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the archive. `foreign`: others wrote the text, so it may hold secrets of any form."""
+    """One file of the archive. `foreign`: others wrote all of it; if not, it is a document of ours with words of others."""
 
     name: str
     about: str
@@ -79,8 +91,9 @@ def write_bundle(box: Box, stream: IO[bytes], now: float) -> list[str]:
     """Write the archive (gzip'd tar) to `stream`; returns the names of the files in it. Raises `OSError`."""
     secrets = known_secrets(box)
     listed, names = [f"axomsync {__version__}, made {time.strftime('%FT%TZ', time.gmtime(now))}", ""], ["MANIFEST.txt"]
+    tables = _limited(partial(_tables, box))
     with tarfile.open(fileobj=stream, mode="w|gz") as archive:
-        for made in (*_texts(box), *_ledger_texts(box)):
+        for made in (*_texts(box), *_ledger_texts(tables)):
             data = redacted(made.text, secrets, foreign=made.foreign).encode(errors="backslashreplace")
             _add(archive, made.name, data, now)
             names.append(made.name)
@@ -100,26 +113,35 @@ def known_secrets(box: Box) -> set[str]:
             with suppress(ValueError):
                 parts = urlsplit(value if "://" in value else f"http://{value}")
                 found |= {text for word in (parts.password,) if word for text in (word, unquote(word))}
-    if box.settings is not None:
-        with suppress(AxomsyncError, OSError):
-            found.add(load_key(box.settings, box.environ))
-        with suppress(AxomsyncError, OSError):
-            found.add(load_token(box.settings.web) or "")
+    if (settings := box.settings) is not None:
+        for load in (lambda: load_key(settings, box.environ), lambda: load_token(settings.web) or ""):
+            with suppress(AxomsyncError, OSError):
+                found.add(_result(_limited(load)))
     return {value.strip() for value in found if value.strip()}
+
+
+def _limited(call: Callable[[], T]) -> BoundedCall[T]:
+    return BoundedCall(call, PART_SECONDS + MARGIN_SECONDS, "bundle")
+
+
+def _result(call: BoundedCall[T]) -> T:
+    """Return the result. Raises what the call raised, and `Transient` when it takes too long."""
+    try:
+        return call.result()
+    except Late:
+        raise Transient(f"it took more than {PART_SECONDS + MARGIN_SECONDS:g} s") from None
 
 
 def _texts(box: Box) -> Iterator[_Text]:
     """All parts, made at the same time: each may have to wait for something that hangs."""
-    with ThreadPoolExecutor(len(PARTS), thread_name_prefix="bundle") as pool:
-        for part, made in [(part, pool.submit(_made, part, box)) for part in PARTS]:
-            yield _Text(part.name, part.about, made.result(), part.foreign)
-
-
-def _made(part: Part, box: Box) -> str:
-    try:
-        return part.make(box)
-    except (OSError, AxomsyncError) as failure:
-        return f"can't be told: {failure}\n"
+    for part, made in [(part, _limited(partial(part.make, box))) for part in PARTS]:
+        try:
+            text = _result(made)
+        except (OSError, AxomsyncError) as failure:
+            text = f"can't be told: {failure}\n"
+        except Exception as bug:  # noqa: BLE001  # it is told, and the other parts come
+            text = f"can't be told: {unforeseen(bug)}\n"
+        yield _Text(part.name, part.about, text, part.foreign)
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes, now: float) -> None:
@@ -128,16 +150,23 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes, now: float) -> None:
     archive.addfile(entry, io.BytesIO(data))
 
 
-def _ledger_texts(box: Box) -> Iterator[_Text]:
-    """The tables of the ledger, read by one connection."""
+def _tables(box: Box) -> list[tuple[str, str]]:
+    """The tables of the ledger with their rows, read by one connection."""
     if box.settings is None:
-        return
+        return []
     path = box.settings.state.folder / LEDGER_FILE
     try:
-        for table, text in extract(path, ROWS_A_TABLE, PART_SECONDS):
-            yield _Text(f"ledger/{table}.jsonl", "a table of the ledger", text, table not in TABLES_WITH_KEYS)
+        return list(extract(path, ROWS_A_TABLE, PART_SECONDS))
     except (sqlite3.Error, OSError) as error:
-        yield _Text("ledger/error.txt", "why the ledger can't be read", f"{path}: {error}\n", foreign=True)
+        raise LocalFault(f"{path}: {error}") from None
+
+
+def _ledger_texts(tables: BoundedCall[list[tuple[str, str]]]) -> Iterator[_Text]:
+    try:
+        for table, text in _result(tables):
+            yield _Text(f"ledger/{table}.jsonl", "a table of the ledger", text, table not in TABLES_WITH_KEYS)
+    except AxomsyncError as failure:
+        yield _Text("ledger/error.txt", "why the ledger can't be read", f"{failure}\n", foreign=True)
 
 
 # What the parts say
@@ -147,12 +176,18 @@ def _command(*words: str) -> Callable[[Box], str]:
     """A part that one of axomsync's own commands prints."""
 
     def make(box: Box) -> str:
-        return _output([sys.executable, "-m", "axomsync", *words, *box.options], box.environ)
+        return _output(own_program(*words, *box.options), box.environ)
 
     return make
 
 
-def _output(command: list[str], environ: Mapping[str, str]) -> str:
+def _outputs(commands: Iterable[list[str]], environ: Mapping[str, str]) -> str:
+    """Return what programs print, one after the other. All of them together have the time of a part."""
+    ends = time.monotonic() + PART_SECONDS
+    return "\n".join(_output(command, environ, ends) for command in commands)
+
+
+def _output(command: list[str], environ: Mapping[str, str], ends: float | None = None) -> str:
     """Return what a program prints, and how it ended. It is ended after a while, with all that it began."""
     try:
         process = subprocess.Popen(
@@ -161,19 +196,41 @@ def _output(command: list[str], environ: Mapping[str, str]) -> str:
         )  # fmt: skip
     except OSError as error:
         return f"{command[0]}: {error.strerror}\n"
+    ends = ends or time.monotonic() + PART_SECONDS
+    with process.stdout or io.BytesIO() as stream:
+        output, left_out = _last_of(stream, ends)
     try:
-        output, ended = process.communicate(timeout=PART_SECONDS)[0], f"exit code {process.returncode}"
-    except subprocess.TimeoutExpired as slow:
+        if (left := ends - time.monotonic()) <= 0:
+            raise subprocess.TimeoutExpired(command, PART_SECONDS)
+        ended = f"exit code {process.wait(left)}"
+    except subprocess.TimeoutExpired:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        output, ended = slow.output or b"", f"ended after {PART_SECONDS:g} s"
+        ended = f"ended after {PART_SECONDS:g} s"
         process.wait()
-    cut = f"(the first {len(output) - LARGEST_PART} bytes are left out)\n" if len(output) > LARGEST_PART else ""
-    return cut + output[-LARGEST_PART:].decode(errors="replace") + f"\n({ended})\n"
+    cut = f"(the first {left_out} bytes are left out)\n" if left_out else ""
+    return cut + output.decode(errors="replace") + f"\n({ended})\n"
+
+
+def _last_of(stream: IO[bytes], ends: float) -> tuple[bytes, int]:
+    """Read until the end of a stream, or until that time. Returns the last bytes, and how many came before them."""
+    output, left_out = bytearray(), 0
+    while (left := ends - time.monotonic()) > 0 and select.select([stream], [], [], left)[0]:
+        if not (piece := os.read(stream.fileno(), PIECE)):
+            break
+        output += piece
+        if len(output) > 2 * LARGEST_PART:
+            left_out += len(output) - LARGEST_PART
+            del output[:-LARGEST_PART]
+    return bytes(output[-LARGEST_PART:]), left_out + max(0, len(output) - LARGEST_PART)
 
 
 def _configuration(box: Box) -> str:
-    return "there is none\n" if box.config is None else box.config.read_text(errors="replace")
+    if box.config is None:
+        return "there is none\n"
+    text = beginning_of(box.config, LARGEST_FILE + 1)
+    cut = f"\n(it has more than {LARGEST_FILE >> 10} KiB; the rest is left out)\n" if len(text) > LARGEST_FILE else ""
+    return text[:LARGEST_FILE].decode(errors="replace") + cut
 
 
 def _machine(box: Box) -> str:
@@ -192,19 +249,21 @@ def _packages(_: Box) -> str:
 
 def _first_bytes(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            return stream.read(64 * 1024).decode(errors="replace")
+        return beginning_of(file, LARGEST_FILE).decode(errors="replace")
     except OSError as error:
         return f"{error.strerror}"
 
 
 def _disks(box: Box) -> str:
-    lines = [_first_bytes(Path("/proc/self/mountinfo"))]
-    if box.settings is not None:
-        folders = (box.settings.state.folder, box.settings.drop.folder, box.settings.mirror.folder)
-        return "\n".join([*lines, _output(["df", "-hT", *map(str, folders)], box.environ),
-                          _output(["df", "-hi", *map(str, folders)], box.environ)])  # fmt: skip
-    return "\n".join(lines)
+    told = [_first_bytes(Path("/proc/self/mountinfo"))]
+    if (settings := box.settings) is not None:
+        disks = [disk_of(part.folder) for part in (settings.state, settings.drop, settings.mirror)]
+        silent = [disk for disk in disks if disk.look().disk == "silent"]  # `df` would wait for it, and tell nothing
+        told += [f"{disk.fault()}\n" for disk in silent]
+        folders = [str(disk.folder) for disk in disks if disk not in silent]
+        if folders:
+            told.append(_outputs((["df", words, *folders] for words in ("-hT", "-hi")), box.environ))
+    return "\n".join(told)
 
 
 def _journal(box: Box) -> str:
@@ -213,10 +272,8 @@ def _journal(box: Box) -> str:
 
 
 def _units(box: Box) -> str:
-    return "\n".join(
-        _output(["systemctl", "--no-pager", *words, *_for_units()], box.environ)
-        for words in (["cat"], ["show", "--property", PROPERTIES])
-    )
+    verbs = (["cat"], ["show", "--property", PROPERTIES])
+    return _outputs((["systemctl", "--no-pager", *words, *_for_units()] for words in verbs), box.environ)
 
 
 def _for_units(option: str = "") -> Iterator[str]:

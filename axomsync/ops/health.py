@@ -7,12 +7,14 @@ upon it.
 
 Failures handled: a check that hangs (ended at `[hooks] timeout`, a failure), a command that can't be run (tried until the
 end, then a failure: that is not a yes), a stop or a crash during a check (it runs again), a trial that ended while no agent
-ran (one check decides), a check that trips a bug (reported, tried again).
+ran (one check decides), a ledger that can't be written (no check runs before it has the verdict), a check that trips a bug
+(reported, tried again).
 """
 
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from axomsync.config import HookSettings
@@ -20,6 +22,7 @@ from axomsync.core.errors import LocalFault
 from axomsync.core.records import Event, ModelState, Trial
 from axomsync.core.text import printable
 from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.owed_writes import OwedWrites
 from axomsync.runtime.waits import Waits
 from axomsync.runtime.worker import WorkerContext
 from axomsync.status.documents import Document, hook_document
@@ -43,10 +46,10 @@ Execute = Callable[[tuple[str, ...], Document, Beat], _Outcome]
 
 
 class Health:
-    """Runs the checks that are due, in the thread of the hooks."""
+    """Runs the checks that are due, in the thread of the hooks, which catches up on what is `owed` to the ledger."""
 
-    def __init__(self, settings: HookSettings, context: WorkerContext, execute: Execute) -> None:
-        self._settings, self._execute = settings, execute
+    def __init__(self, settings: HookSettings, context: WorkerContext, execute: Execute, owed: OwedWrites) -> None:
+        self._settings, self._execute, self._owed = settings, execute, owed
         self._ledger, self._problems, self._stop, self._now = context.ledger, context.problems, context.stop, context.now
         self._waits = Waits(context.now, context.clock)
 
@@ -82,13 +85,13 @@ class Health:
         label, reason = printable(f"{row.name}/{row.version}"), _words(outcome)
         if outcome.failure is not None and (left == 0 or not outcome.early):
             log.warning("%s: the health check %s", label, reason)
-            self._ledger.judge_trial(trial.folder, trial.model, "failed", reason)
+            self._owed.add(partial(self._ledger.judge_trial, trial.folder, trial.model, "failed", reason))
         elif left == 0:
             log.info("%s: healthy for %g s", label, span)
-            self._ledger.end_trial(trial.folder, trial.model)
+            self._owed.add(partial(self._ledger.end_trial, trial.folder, trial.model))
         else:
             again = self._waits.begin((trial.folder, trial.model, "next"), min(CHECK_SECONDS, left))
-            self._ledger.plan_check(trial.folder, trial.model, ends_at, again, reason)
+            self._owed.add(partial(self._ledger.plan_check, trial.folder, trial.model, ends_at, again, reason))
 
 
 def _words(outcome: _Outcome) -> str | None:

@@ -7,7 +7,7 @@ can't read it in the agent's own environment or memory either (`shield_memory`).
 
 Failures handled: a command that is not there, fails or runs too long (tried again with back-off, then given up, told in
 `status`), output without end (its last part is kept), a row that is no longer there (nothing to tell), a ledger that can't
-be written (tried again), an event that trips a bug (told, the others go on).
+be written (the outcome is kept, and no hook runs before it is written), an event that trips a bug (told, the others go on).
 """
 
 import ctypes
@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from axomsync.config import HookSettings
 from axomsync.core.errors import LocalFault
@@ -25,6 +26,7 @@ from axomsync.core.text import printable
 from axomsync.ops.health import NOT_YET, Health
 from axomsync.runtime.gates import Gate, Gates
 from axomsync.runtime.heartbeat import Beat
+from axomsync.runtime.owed_writes import OwedWrites
 from axomsync.runtime.programs import reap_orphans, run, without_secrets
 from axomsync.runtime.waits import Waits
 from axomsync.runtime.worker import WorkerContext
@@ -66,7 +68,8 @@ class Hooks:
         self._liveness, self._stop, self._random, self._now = context.liveness, context.stop, context.random, context.now
         self._waits = Waits(context.now, context.clock)
         self._environ = without_secrets(environ)  # hooks talk to servers of this machine
-        self._health = Health(settings, context, self._execute)
+        self._owed = OwedWrites()
+        self._health = Health(settings, context, self._execute, self._owed)
 
     def run(self) -> None:
         """Work until the agent stops."""
@@ -84,6 +87,7 @@ class Hooks:
 
     def run_due(self, beat: Beat = lambda: None) -> None:
         """Run the hooks that are due, one after the other. Raises `LocalFault` for the ledger."""
+        self._owed.catch_up()  # else what has just run would run again
         undone = self._ledger.read.events_due(math.inf)
         due = [event for event in undone if self._waits.left(event.id, event.next_attempt) == 0]
         if unwanted := {event.kind for event in due if not self._command(event)}:
@@ -98,7 +102,7 @@ class Hooks:
             except Exception as bug:  # noqa: BLE001  # the others go on
                 again = self._waits.begin(event.id, backoff(event.attempts + 1, self._random))
                 self._problems.report_bug(self.subject, bug, again)
-                self._ledger.record_hook(event.id, f"unexpected {type(bug).__name__}", again)
+                self._record(event, f"unexpected {type(bug).__name__}", again)
         self._health.run_due(beat)
 
     def _run_for(self, event: Event, beat: Beat) -> None:
@@ -114,13 +118,16 @@ class Hooks:
         if failure is None:
             log.info("%s: done%s", subject, f": {output}" if output else "")
             self._problems.clear(subject)
-            self._ledger.record_hook(event.id, output, None)
+            self._record(event, output, None)
             return
         attempts = event.attempts + 1
         again = self._waits.begin(event.id, backoff(attempts, self._random)) if attempts < TRIES else None
         reason = f"{printable(self._command(event)[0])} {failure}" + (f"; it said: {output}" if output else "")
         self._problems.report(subject, reason if again is not None else f"{reason}; given up after {TRIES} tries", again)
-        self._ledger.record_hook(event.id, f"{failure}: {output}", again)
+        self._record(event, f"{failure}: {output}", again)
+
+    def _record(self, event: Event, output: str, again: float | None) -> None:
+        self._owed.add(partial(self._ledger.record_hook, event.id, output, again))
 
     def _command(self, event: Event) -> tuple[str, ...]:
         command: tuple[str, ...] = getattr(self._settings, event.kind)

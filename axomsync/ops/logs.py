@@ -18,11 +18,11 @@ from typing import Literal, TextIO
 
 import orjson
 
+from axomsync.core.signatures import without_queries
+
 Format = Literal["auto", "console", "json", "journal"]
 
 _SECRETS = (
-    (re.compile(r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>]*"), r"\1?…"),
-    (re.compile(r"(X-Amz-(?:Signature|Credential|Security-Token))=[^&\s\"'<>]+", re.IGNORECASE), r"\1=…"),
     (re.compile(r"\baxom_[a-z]+_[A-Za-z0-9_-]+"), "axom_…"),
     (re.compile(r"(Bearer)\s+\S+", re.IGNORECASE), r"\1 …"),
 )
@@ -36,7 +36,7 @@ def redact(text: str) -> str:
     """Return `text` without keys, signatures and the queries of URLs."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
-    return text
+    return without_queries(text)
 
 
 class _Console(logging.Formatter):

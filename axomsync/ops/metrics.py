@@ -6,7 +6,7 @@ scrape, and `axomsync_ledger_readable` is 0; the agent's own problems are told a
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -36,9 +36,10 @@ class AgentCollector(Collector):
     moved: Callable[[], Mapping[str, int]]  # bytes since the start, by direction
     transitions: Counter[tuple[str, str]]  # since the start, by table and new state
     folders: Callable[[], Mapping[str, int | None]]  # free bytes by the folder's section
-    problems: Callable[[], Iterable[Problem]]  # of the agent, from its memory
+    problems: Callable[[], Iterable[Problem]]  # of the agent, from its memory, and of the disks that `folders` asked
     ring: Ring = field(default_factory=Ring)
     published: Callable[[], Sequence[Published]] = list
+    led: Callable[[Collection[str]], Collection[str]] = frozenset  # of paths of models, those that `current` leads to
     poll_seconds: float = 0.0  # between two polls; 0 when nothing is mirrored
 
     def collect(self) -> Iterator[Metric]:
@@ -51,7 +52,9 @@ class AgentCollector(Collector):
             passed: list[Sample] = [({"state": str(s)}, self.transitions[f"{kind}s", str(s)]) for s in states]
             yield _counter(f"{kind}_transitions", f"Times that {kind}s came into a state since the start.", passed)
         free = [({"folder": folder}, count) for folder, count in self.folders().items() if count is not None]
-        yield _gauge("free_bytes", "Bytes that can still be written to the filesystem of a folder.", free)
+        yield _gauge(
+            "free_bytes", "Bytes that can still be written to the filesystem of a folder in use, while it answers.", free
+        )
         begun = {problem.subject for problem in self.problems()}
         yield _gauge("problem", "1 while a part of the agent has a problem; status says which.", [
             ({"subject": subject}, subject in begun) for subject in SUBJECTS
@@ -67,7 +70,7 @@ class AgentCollector(Collector):
             return
         yield _gauge("ledger_readable", "1 while the ledger can be read.", [({}, 1)])
         yield from _from_status(status)
-        yield from _of_models(model_samples(published))
+        yield from _of_models(model_samples(published, self.led))
 
 
 def registry(collector: AgentCollector) -> CollectorRegistry:

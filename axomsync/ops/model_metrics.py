@@ -4,13 +4,12 @@ Names and versions come from the console and become label values; so their numbe
 control characters (escaped), a time that is none (left out), a `current` that leads nowhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from axomsync.core.records import Published
 from axomsync.core.text import printable
 from axomsync.mirror.layout import age
-from axomsync.mirror.publish.current import is_led_to
 
 SERIES_MOST = 200
 
@@ -25,13 +24,14 @@ class ModelSamples:
     current_made: Sequence[Sample]
 
 
-def model_samples(published: Sequence[Published]) -> ModelSamples:
-    """The samples of the newest models."""
-    newest = sorted(published, key=lambda model: age(model.created_at, model.id), reverse=True)
+def model_samples(published: Sequence[Published], led: Callable[[Collection[str]], Collection[str]]) -> ModelSamples:
+    """The samples of the newest models; `led` chooses the paths that `current` leads to."""
+    newest = sorted(published, key=lambda model: age(model.created_at, model.id), reverse=True)[:SERIES_MOST]
+    shown = led([model.path for model in newest])
     info: list[Sample] = []
     made: dict[str, float] = {}
-    for model in newest[:SERIES_MOST]:
-        name, current = printable(model.name), is_led_to(model.path)
+    for model in newest:
+        name, current = printable(model.name), model.path in shown
         labels = {
             "name": name,
             "version": printable(model.version),

@@ -22,6 +22,7 @@ from axomsync import config
 from axomsync.core.confinement import HOMES
 from axomsync.core.errors import LocalFault
 from axomsync.core.oserrors import local_fault
+from axomsync.core.own_program import own_program
 from axomsync.ops.access import ONE_PASS, SERVICE, SERVICE_USER, TEMPLATE, TIMER, unit_of_instance
 
 SHIPPED = Path(__file__).parent / "units"  # the checkout's systemd/
@@ -42,7 +43,7 @@ def running_program(called_as: str) -> list[str]:
     path = Path(called_as).absolute()
     if path.name == "axomsync" and os.access(path, os.X_OK):
         return [str(path.resolve())]
-    return [sys.executable, "-m", "axomsync"]
+    return own_program()
 
 
 def install_for_machine(program: Sequence[str], echo: Echo, instance: str | None = None) -> None:
@@ -252,7 +253,7 @@ def _make_folders(tmpfiles: Path, echo: Echo) -> None:
 
 
 def _make_folder(folder: Path, echo: Echo) -> None:
-    before = folder.is_dir()
+    before = os.path.isdir(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -312,7 +313,7 @@ def place(path: Path, text: str, echo: Echo) -> bool:
 
 
 def _echo_next_steps(key: Path, echo: Echo, *steps: str) -> None:
-    if key.exists():
+    if os.path.exists(key):
         return  # these steps were done before
     echo("\nWhat remains:")
     for step in steps:

@@ -36,8 +36,11 @@ SUBJECTS = (
     "ledger",
     "list of models",
     "mirror folder",
+    "mirror folder's filesystem",
     "promotion",
+    "reload",
     "rights of models",
+    "state folder's filesystem",
     "status page",
     "steering",
     "upkeep",
@@ -46,7 +49,7 @@ SUBJECTS = (
 )
 LEDGER = "ledger"
 # These are of the agent itself, or of what outlives its workers, and are told at a change only.
-OF_AGENT = frozenset({"agent", "configuration", "gateways", LEDGER, "status page", "steering"})
+OF_AGENT = frozenset({"agent", "configuration", "gateways", LEDGER, "reload", "status page", "steering"})
 LOOK_SECONDS = 1.0
 CALM_SECONDS = 5.0  # time without failure before the ledger's problem ends: a full disk still takes some writes
 OTHER_TURNS = 10  # looks in a row with another cause before that cause is shown instead
@@ -59,6 +62,7 @@ class Problems:
     def __init__(self, ledger: Ledger, now: Callable[[], float] = time.time) -> None:
         self._ledger, self._now = ledger, now
         self._known: dict[str, Problem] = {}
+        self._unlogged: dict[str, Problem] = {}  # shown while there is none that is known; the log tells nothing of them
         self._former: dict[str, Problem] = {}  # of workers that are no more: not shown, yet the log has not told their end
         self._lock = threading.RLock()
         self._ledgers = {str(ledger_fault(ledger.path, trouble)): trouble for trouble in Trouble}
@@ -67,17 +71,17 @@ class Problems:
     def all(self) -> list[Problem]:
         """All problems, the oldest first."""
         with self._lock:
-            return sorted(self._known.values(), key=lambda problem: problem.since)
+            return sorted((self._unlogged | self._known).values(), key=lambda problem: problem.since)
 
     def report(self, subject: str, reason: str, next_attempt: float | None = None) -> None:
         """Report a problem of `subject`; logged again when the reason changes. A ledger fault is the ledger's problem."""
         if (trouble := self._ledgers.get(reason)) is not None:
             self.met = (trouble, awake_seconds())
             return
-        self._keep(subject, reason, next_attempt)
-        if self._ledger.trouble() is None:
-            with suppress(LocalFault):
-                self._ledger.show_problem(subject, reason, next_attempt)
+        with self._lock:
+            self._keep(subject, reason, next_attempt)
+            copy = self._copy(subject)
+        _wait_for(copy)
 
     def report_bug(self, subject: str, bug: Exception, next_attempt: float | None = None) -> None:
         """Report an unforeseen exception like `report`; the traceback of a bug is logged once."""
@@ -89,21 +93,23 @@ class Problems:
         self.report(subject, str(failure), next_attempt)
 
     def keep(self, subject: str, reason: str, *, holds: bool) -> None:
-        """Report or clear this problem as `holds` says, unless `subject` has another problem."""
+        """Show this problem or not, as `holds` says, unless `subject` has another problem.
+
+        The log tells nothing of it: it may come and go at each turn. What fails because of it is reported.
+        """
         with self._lock:
-            known = self._told(subject)
-            if holds and subject not in self._known:
-                self.report(subject, reason)
-            elif not holds and known is not None and known.reason == reason:
-                self.clear(subject)
+            begins = holds and subject not in self._known and subject not in self._unlogged
+            if begins:
+                self._unlogged[subject] = Problem(subject, reason, self._now(), None)
+            ends = not holds and self._unlogged.pop(subject, None) is not None
+            copy = self._copy(subject) if begins or ends else None
+        _wait_for(copy)
 
     def clear(self, subject: str) -> None:
         """End the problem of `subject`, if any. Only `LedgerWatch` ends the ledger's."""
-        if subject == LEDGER or self._end(subject) is None:
-            return
-        if self._ledger.trouble() is None:
-            with suppress(LocalFault):
-                self._ledger.clear_problem(subject)
+        with self._lock:
+            copy = self._copy(subject) if subject != LEDGER and self._end(subject) is not None else None
+        _wait_for(copy)
 
     def forget_workers(self) -> None:
         """Show no more what workers have told that are no more, and can't end it.
@@ -111,21 +117,36 @@ class Problems:
         Those that begin show it again if it lasts, or end it; the log tells neither a second time.
         """
         with self._lock:
+            self._unlogged.clear()
             for subject in self._known.keys() - OF_AGENT:
                 self._former[subject] = self._known.pop(subject)
 
     def keep_ledger(self, trouble: Trouble | None) -> None:
         """Set or end the ledger's trouble; when it ends, all problems are copied into the ledger."""
-        if trouble is not None:
-            self._keep(LEDGER, str(ledger_fault(self._ledger.path, trouble)), None)
-        elif (over := self._end(LEDGER)) is not None:
-            self._ledger.show_problems(self.all(), over)
+        with self._lock:
+            if trouble is not None:
+                self._keep(LEDGER, str(ledger_fault(self._ledger.path, trouble)), None)
+            elif (over := self._end(LEDGER)) is not None:
+                self._ledger.show_problems(self.all(), over)
+
+    def _copy(self, subject: str) -> Future[None] | None:
+        """Submit to the ledger what is known of `subject`, unless that is in trouble.
+
+        The lock is held, so that the ledger gets all changes in their order. Wait for the write without it: who reads the
+        problems must not wait for the ledger.
+        """
+        if self._ledger.trouble() is not None:
+            return None
+        if (problem := self._known.get(subject) or self._unlogged.get(subject)) is None:
+            return self._ledger.clear_problem(subject)
+        return self._ledger.show_problem(subject, problem.reason, problem.next_attempt)
 
     def _keep(self, subject: str, reason: str, next_attempt: float | None) -> None:
         with self._lock:
-            known = self._told(subject)
+            known, shown = self._told(subject), self._unlogged.pop(subject, None)
+            before = known or shown
             self._former.pop(subject, None)
-            self._known[subject] = Problem(subject, reason, known.since if known else self._now(), next_attempt)
+            self._known[subject] = Problem(subject, reason, before.since if before else self._now(), next_attempt)
         if known is None or without_request(known.reason) != without_request(reason):
             log.warning("%s: %s", subject, reason)
 
@@ -135,12 +156,18 @@ class Problems:
 
     def _end(self, subject: str) -> Problem | None:
         with self._lock:
-            had = self._told(subject)
+            had, shown = self._told(subject), self._unlogged.pop(subject, None)
             self._known.pop(subject, None)
             self._former.pop(subject, None)
         if had is not None:
             log.info("%s: works again", subject)
-        return had
+        return had or shown
+
+
+def _wait_for(copy: Future[None] | None) -> None:
+    if copy is not None:
+        with suppress(LocalFault):
+            copy.result()
 
 
 class LedgerWatch:

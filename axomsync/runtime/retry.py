@@ -9,18 +9,22 @@ from typing import TypeVar
 
 from axomsync.core.errors import Stopping, Transient
 from axomsync.core.policy import QUICK_TRIES, backoff
+from axomsync.runtime.heartbeat import Beat
 
 T = TypeVar("T")
 
 LONGEST_PAUSE_SECONDS = 10.0
 
 
-def persist(call: Callable[[], T], stop: threading.Event, random: Callable[[], float], tries: int = QUICK_TRIES) -> T:
+def persist(
+    call: Callable[[], T], stop: threading.Event, random: Callable[[], float], beat: Beat, tries: int = QUICK_TRIES
+) -> T:
     """Return the result of `call`; after a `Transient` it is tried again after a short pause, `tries` times in all.
 
-    When the far side asks for a longer pause than 10 s, its failure is raised at once.
+    `beat` is called before each try. When the far side asks for a longer pause than 10 s, its failure is raised at once.
     """
     for attempt in range(1, tries):
+        beat()
         try:
             return call()
         except Transient as failure:
@@ -29,4 +33,5 @@ def persist(call: Callable[[], T], stop: threading.Event, random: Callable[[], f
                 raise
             if stop.wait(pause):
                 raise Stopping("the agent is stopping") from failure
+    beat()
     return call()

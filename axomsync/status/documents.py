@@ -4,7 +4,7 @@ The document of `status` is made in `report`, those of `explain` in `explain`. P
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import orjson
 
 from axomsync.core.errors import Transient
 from axomsync.core.paths import CURRENT
+from axomsync.core.policy import made_at
 from axomsync.core.records import BaseModel, Checked, Dataset, Event, Happening, Model, ModelState, Shard, Transfer, Upload
 from axomsync.core.text import iso, printable
 from axomsync.drop.documents import packed_document, repeated_document, shape_document, shard_document
@@ -68,8 +69,8 @@ def checked_document(name: str, checked: Checked | None, faults: Sequence["Fault
     }
 
 
-def model_document(model: Model) -> Document:
-    """Return one row of `axomsync models --json`."""
+def model_document(model: Model, led: Container[str | None] | None = None) -> Document:
+    """Return one row of `axomsync models --json`. `led` are the paths that `current` leads to, if they are known."""
     total = model.bytes_total
     return {
         "id": model.id,
@@ -82,7 +83,7 @@ def model_document(model: Model) -> Document:
         "bytes_done": model.bytes_done if total is None else min(model.bytes_done, total),
         "bytes_total": total,
         "path": model.path,
-        "current": is_led_to(model.path),
+        "current": is_led_to(model.path) if led is None else model.path in led,
         "digest": model.digest if model.state is ModelState.PUBLISHED else None,
         "created_at": model.created_at,
         "damage": model.damage,
@@ -102,7 +103,7 @@ def model_documents(known: Iterable[Model], changes: "Iterable[Change]") -> list
     rows = [_changed(row, pending.pop(row.id, None)) for row in known]
     rows += (Model.listed(change.model, change.state, change.reason) for change in pending.values())
     documents = map(model_document, rows)
-    return sorted(documents, key=lambda document: (document["created_at"] or "", document["id"]), reverse=True)
+    return sorted(documents, key=lambda document: (made_at(document["created_at"]), document["id"]), reverse=True)
 
 
 def _changed(row: Model, change: "Change | None") -> Model:

@@ -30,7 +30,7 @@ _UPLOAD_MEANS = {
     UploadState.UPLOADING: "is being uploaded",
     UploadState.UPLOADED: "is in storage; register it in the console by its upload_id and key",
     UploadState.REJECTED: "is not a dataset as wanted: correct it, and move it from rejected/ back into the drop folder",
-    UploadState.DUPLICATE: "was uploaded under this name before; nothing to do, unless you want to send it again",
+    UploadState.DUPLICATE: "has content that was uploaded before; nothing to do, unless you want to send it again",
     UploadState.HELD: "can't be uploaded as things are: the reason says what to change",
     UploadState.FAILED: "was refused for good: correct what the reason names, then run `axomsync retry`",
 }
@@ -44,7 +44,7 @@ _MODEL_MEANS = {
     ModelState.BLOCKED: "can't go on until the cause in the reason is mended; it then continues by itself",
     ModelState.FAILED: "met an unexpected error; the log has the details",
     ModelState.GONE: "is no longer listed by the console",
-    ModelState.PRUNED: "was removed here by retention ([mirror] keep); `axomsync pull` fetches it again",
+    ModelState.PRUNED: "was removed here by retention, see its reason; `axomsync pull` fetches it again",
 }
 _FINISHED = FINISHED | {ModelState.PUBLISHED}
 

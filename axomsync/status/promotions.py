@@ -4,10 +4,12 @@ Reads the ledger for the versions, and the links on disk, so it works without an
 can't be read now, or whose folder is not there (left out).
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from axomsync.core.disks import Disk
 from axomsync.core.errors import LocalFault
 from axomsync.core.records import Published
 from axomsync.core.text import iso
@@ -21,20 +23,32 @@ from axomsync.status.documents import Document
 
 def waiting_documents(ledger: Reader, promotes: Promotes, now: float) -> list[Document]:
     """Return the versions that wait, newest first of each name; `until` is None when a person has to promote them."""
-    return [] if promotes == "now" else list(_waiting(ledger.published(), promotes, now))
+    return [] if promotes == "now" else waiting_among(ledger.published(), promotes, now)
 
 
-def _waiting(published: list[Published], promotes: Promotes, now: float) -> Iterator[Document]:
+def waiting_among(
+    published: Iterable[Published], promotes: Promotes, now: float, mirror: Disk | None = None
+) -> list[Document]:
+    """Like `waiting_documents`, of models that were read before: only the disk is asked, in a question to `mirror`."""
     names: dict[Path, dict[str, Published]] = {}
     for row in sorted(published, key=lambda row: age(row.created_at, row.id), reverse=True):
         names.setdefault(Path(row.path).parent, {})[Path(row.path).name] = row
-    for parent, rows in sorted(names.items()):
-        if not parent.is_dir():
+    documents, in_order = [], sorted(names.items())
+    for parent, rows in in_order if mirror is None else mirror.each(in_order):
+        if not os.path.isdir(parent):
             continue
         with suppress(LocalFault):
             for each in waiting(current.place(parent, rows), promotes, now):
                 row = rows[each.version]
-                yield {"name": row.name, "version": row.version, "id": row.id, "until": iso(each.until)}
+                documents.append({"name": row.name, "version": row.version, "id": row.id, "until": iso(each.until)})
+    return documents
+
+
+def led_among(paths: Collection[str], mirror: Disk, what: str) -> frozenset[str]:
+    """Those of `paths` that `current` leads to; while the mirror's disk does not answer, the last ones that `what` got."""
+    return mirror.ask_or_remember(
+        f"led: {what}", lambda: frozenset(path for path in mirror.each(paths) if current.is_led_to(path)), frozenset()
+    )
 
 
 def trial_documents(ledger: Reader) -> list[Document]:

@@ -1,24 +1,31 @@
-"""The document of `axomsync status --json`. Reads the ledger only, so it works without an agent."""
+"""The document of `axomsync status --json`. Reads the ledger, and asks the disks with patience; it works without an agent.
+
+Failures handled: a filesystem that does not answer (told as a problem; what it would have said is left out).
+"""
 
 import math
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import orjson
 
 from axomsync import __version__
 from axomsync.config import Settings
+from axomsync.core.disks import Disk, Look, disk_of
+from axomsync.core.errors import LocalFault
+from axomsync.core.filesystems import leads_to_folder
 from axomsync.core.paths import LEDGER_FILE, REJECTS
 from axomsync.core.policy import LONGEST_WAIT_SECONDS
 from axomsync.core.records import ModelState, Problem, Upload, UploadState
 from axomsync.core.states import STUCK_MODELS
 from axomsync.core.text import iso, printable
 from axomsync.ledger import Reader, holder, ledger_fault, trouble_of
-from axomsync.ledger.facts import GATEWAYS, LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
+from axomsync.ledger.facts import GATEWAYS, LAST_PRESIGN, LEFT_ALONE, PAUSE_ENDS, PAUSE_SECONDS, PUT_AWAY, number_in
 from axomsync.status.documents import Document, gateway_documents, transfer_document
-from axomsync.status.promotions import trial_documents, waiting_documents
+from axomsync.status.promotions import trial_documents, waiting_among
 
 REJECTS_MOST = 100  # rejected files listed as problems; `uploads` lists all
 
@@ -37,18 +44,59 @@ def status_document(
         of_agent.append(Problem("ledger", unready, time.time(), None))
     if pid is None and (ledger is not None or unready):
         of_agent += _problems_of_folders(settings, {problem.subject for problem in of_agent})
+    looks = {name: disk.look() for name, disk in disks_in_use(settings).items() if name != "state"}
+    of_rows = _problems_of_rows(ledger, settings) if ledger else []
+    waits = _waiting(ledger, settings) if ledger else []
+    of_agent += problems_of_disks(settings)  # last: each question above may be the one that gets no answer
     told = [_problem(p.subject, p.reason, p.since, p.next_attempt) for p in of_agent]
-    return _status(settings, ledger, pid, facts, told + (_problems_of_rows(ledger, settings.drop.folder) if ledger else []))
+    return _status(settings, ledger, pid, facts, told + of_rows, looks, waits)
+
+
+def disks_in_use(settings: Settings) -> dict[str, Disk]:
+    """Return the filesystems of the folders by section; one of a direction that is off is no concern of the agent's."""
+    parts = (("drop", settings.drop), ("mirror", settings.mirror))
+    folders = {name: part.folder for name, part in parts if part.enabled} | {"state": settings.state.folder}
+    return {name: disk_of(folder) for name, folder in folders.items()}
+
+
+def problems_of_disks(settings: Settings) -> list[Problem]:
+    """Return a problem for each filesystem that was asked and does not answer."""
+    silent = ((name, disk, disk.silent_since()) for name, disk in disks_in_use(settings).items())
+    return [
+        Problem(f"{name} folder's filesystem", str(disk.fault()), since, None)
+        for name, disk, since in silent
+        if since is not None
+    ]
 
 
 def _problems_of_folders(settings: Settings, known: Container[str]) -> Iterator[Problem]:
     """Yield the problems of folders that an agent would report. An agent makes no folder: it may be one to be mounted."""
     for section, part in (("drop", settings.drop), ("mirror", settings.mirror)):
         subject = f"{section} folder"
-        if not part.enabled or subject in known or part.folder.is_dir():
+        if not part.enabled or subject in known:
             continue
-        what = "not a folder; move it away" if os.path.lexists(part.folder) else "not there; create it"
-        yield Problem(subject, f"{part.folder}: it is {what}, or correct [{section}] folder", time.time(), None)
+        folder = part.folder
+        if (reason := disk_of(folder).ask(partial(_why_no_folder, folder, section), None)) is not None:
+            yield Problem(subject, reason, time.time(), None)
+
+
+def _why_no_folder(folder: Path, section: str) -> str | None:
+    try:
+        if leads_to_folder(folder):
+            return None
+        what = "not a folder; move it away" if os.path.lexists(folder) else "not there; create it"
+    except LocalFault as fault:
+        return str(fault)
+    return f"{folder}: it is {what}, or correct [{section}] folder"
+
+
+def _waiting(ledger: Reader, settings: Settings) -> list[Document]:
+    mirror = settings.mirror
+    if not mirror.enabled or mirror.promote == "now":
+        return []
+    disk = disk_of(mirror.folder)
+    look = partial(waiting_among, ledger.published(), mirror.promote, time.time(), disk)
+    return disk.ask_or_remember("waiting", look, [])
 
 
 def _problems_by_ledger(state: Path, ledger: Reader | None) -> list[Problem]:
@@ -65,9 +113,12 @@ def _status(
     pid: int | None,
     facts: Mapping[str, str | None],
     problems: list[Document],
+    looks: Mapping[str, Look],
+    waits: list[Document],
 ) -> Document:
     console_error = next((p["reason"] for p in problems if p["subject"] == "console"), None)
-    last_poll = facts.get("last_poll")
+    answered = facts.get("last_poll") or facts.get(LAST_PRESIGN)  # an agent that only uploads never polls
+    drop, mirror = (looks.get(section, Look("off")) for section in ("drop", "mirror"))
     return {
         "version": __version__,
         "instance": settings.instance,
@@ -81,7 +132,7 @@ def _status(
         },
         "console": {
             "url": settings.console.url,
-            "ok": None if last_poll is None and console_error is None else console_error is None,
+            "ok": None if answered is None and console_error is None else console_error is None,
             "last_poll": _when(facts.get("last_poll")),
             "error": console_error,
         },
@@ -91,7 +142,8 @@ def _status(
             "counts": ledger.upload_counts() if ledger else dict.fromkeys(map(str, UploadState), 0),
             "orphans": sum(map(len, ledger.orphans().values())) if ledger else 0,
             "last_success": _when(facts.get("last_success_up")),
-            "free_bytes": free_bytes(str(settings.drop.folder)),
+            "disk": drop.disk,
+            "free_bytes": drop.free_bytes,
             "left_alone": _left_alone(facts.get(LEFT_ALONE)),
             "put_away": put_away(facts.get(PUT_AWAY)),
         },
@@ -99,8 +151,9 @@ def _status(
             "folder": str(settings.mirror.folder),
             "counts": ledger.model_counts() if ledger else dict.fromkeys(map(str, ModelState), 0),
             "last_success": _when(facts.get("last_success_down")),
-            "free_bytes": free_bytes(str(settings.mirror.folder)),
-            "waiting": waiting_documents(ledger, settings.mirror.promote, time.time()) if ledger else [],
+            "disk": mirror.disk,
+            "free_bytes": mirror.free_bytes,
+            "waiting": waits,
             "trials": trial_documents(ledger) if ledger else [],
             "gateways": gateway_documents(settings.transfer.gateways, facts.get(GATEWAYS) if pid is not None else None),
         },
@@ -144,19 +197,14 @@ def _when(fact: str | None) -> str | None:
     return iso(number_in(fact))
 
 
-def free_bytes(folder: str) -> int | None:
-    """Free bytes for an ordinary user below `folder`; None when it is missing."""
-    try:
-        status = os.statvfs(folder)
-    except OSError:
-        return None
-    return status.f_bavail * status.f_frsize
-
-
-def _problems_of_rows(ledger: Reader, drop: Path) -> list[Document]:
+def _problems_of_rows(ledger: Reader, settings: Settings) -> list[Document]:
     problems = []
     set_aside = {upload.path: upload for upload in reversed(ledger.latest_rejected(REJECTS_MOST))}
-    rejected = [upload for upload in set_aside.values() if _lies_among_rejects(drop, upload)]
+    rejected: list[Upload] = []
+    if set_aside and settings.drop.enabled:
+        drop = disk_of(settings.drop.folder)
+        look = partial(_lying_among_rejects, drop, list(set_aside.values()))
+        rejected = drop.ask_or_remember("rejects", look, [])
     for upload in [*ledger.uploads_in_drop(), *rejected]:
         if upload.reason is not None and upload.state is not UploadState.DUPLICATE:
             subject = printable(os.fsdecode(upload.path))
@@ -169,8 +217,9 @@ def _problems_of_rows(ledger: Reader, drop: Path) -> list[Document]:
     return problems
 
 
-def _lies_among_rejects(drop: Path, upload: Upload) -> bool:
-    return os.path.lexists(os.path.join(os.fsencode(drop), REJECTS, upload.path))
+def _lying_among_rejects(drop: Disk, uploads: Iterable[Upload]) -> list[Upload]:
+    rejects = os.path.join(os.fsencode(drop.folder), REJECTS)
+    return [upload for upload in drop.each(uploads) if os.path.lexists(os.path.join(rejects, upload.path))]
 
 
 def _problem(subject: str, reason: str, since: float, next_attempt: float | None) -> Document:

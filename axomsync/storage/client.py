@@ -5,9 +5,10 @@ only what the URL's signature asks for: no Authorization, no cookies, no unsigne
 followed.
 
 Failures handled: all that `s3` judges, a store that ignores Range (`RangeIgnored`), a body that is too short or too long, a
-stalled connection, a proxy that refuses, a name that can't be resolved, forbidden addresses (`addresses`, checked at each
-connection), plain http to another host (`Rejected`), answers that are no HTTP; a gateway that fails in any of these ways, or
-answers for another object than storage has now (`GatewayFault`; what storage says through a gateway stays what it means).
+stalled connection, an answer that comes slowly, a proxy that refuses, a name that can't be resolved, forbidden addresses
+(`addresses`, checked at each connection), plain http to another host (`Rejected`), answers that are no HTTP; a gateway that
+fails in any of these ways, or answers for another object than storage has now (`GatewayFault`; what storage says through a
+gateway stays what it means).
 """
 
 import os
@@ -43,6 +44,7 @@ from axomsync.storage.s3 import (
 from axomsync.storage.short_bodies import put_short
 from axomsync.transport.addresses import judge_literal
 from axomsync.transport.authorities import roots, tls_context
+from axomsync.transport.deadlines import Deadline
 from axomsync.transport.gateways import through
 from axomsync.transport.http import (
     NETWORK_TROUBLE,
@@ -120,13 +122,13 @@ class Storage:
             cookies=no_cookies,
             timeout=None,  # noqa: S113  # the transport has its own
         )
-        silence = max(stall, answer_seconds)
-        self._short_uploads = RustClients(authorities, silence, self._proxies, loopback=loopback)
+        self._answer_seconds = max(stall, answer_seconds)
+        self._short_uploads = RustClients(authorities, self._answer_seconds, self._proxies, loopback=loopback)
         self._long_uploads = httpx.Client(
             transport=LongBodies(context, self._proxies, loopback=loopback),
             headers=_HEADERS,
             cookies=no_cookies,
-            timeout=httpx.Timeout(stall, connect=CONNECT_SECONDS, read=silence, pool=None),
+            timeout=None,  # noqa: S113  # each request has its own
         )
 
     @classmethod
@@ -202,19 +204,21 @@ class Storage:
         return self._answer(url, answer.status, answer.headers, document)
 
     def _put_long(self, url: str, pieces: Iterable[bytes], length: int, headers: dict[str, str]) -> Confirmation:
-        sent = 0
+        sent, deadline = 0, Deadline(self._answer_seconds)
 
         def counted() -> Iterator[bytes]:
             nonlocal sent
-            for piece in pieces:
+            for piece in deadline.renewed_by(pieces):
                 yield piece
                 sent += len(piece)
 
         headers |= {"Content-Length": str(length)}
-        with _answered(self._long_uploads.stream("PUT", url, content=counted(), headers=headers)) as response:
+        limits = {"timeout": {"connect": CONNECT_SECONDS, "write": self._stall, "read": deadline}}
+        exchange = self._long_uploads.stream("PUT", url, content=counted(), headers=headers, extensions=limits)
+        with _answered(exchange) as response:
             # The body is read even if it is empty: or the next PUT could not reuse this connection. The long limit was
             # for the answer; its body gets the short one.
-            response.request.extensions["timeout"]["read"] = self._document_seconds
+            response.request.extensions["timeout"]["read"] = Deadline(self._document_seconds)
             document = partial(self._document, response)
             answer = self._answer(url, response.status_code, response.headers, document)
             return judge_put(answer, all_sent=sent == length)
@@ -257,7 +261,7 @@ class Storage:
                 if status < 300 or status == 400:
                     raise
         lower = {name.lower(): value for name, value in headers.items()}
-        request = request_id(headers, url, "x-amz-request-id")
+        request = request_id(headers, url, "x-amz-request-id") if status >= 300 else ""  # only a refusal names it
         return Answer(url, _place_of(url, gateway), status, lower, body, request, retry_after(headers, time.time()))
 
     def _document(self, response: httpx.Response) -> bytes:

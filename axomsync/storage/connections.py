@@ -25,6 +25,7 @@ from pyreqwest.proxy import ProxyBuilder
 from axomsync.core.errors import BadConfig, LocalFault
 from axomsync.core.oserrors import local_fault
 from axomsync.transport.addresses import judge_literal, resolve
+from axomsync.transport.deadlines import limited
 from axomsync.transport.http import with_context
 from axomsync.transport.proxies import Proxies, Proxy
 
@@ -74,11 +75,9 @@ class LongBodies(httpx.BaseTransport):
 
     def __init__(self, context: ssl.SSLContext, proxies: Proxies, *, loopback: bool) -> None:
         self._context, self._proxies = context, proxies
-        # httpx passes no network backend on. Proxies keep theirs: a proxy resolves names by itself.
-        straight = self._build(None)
-        straight._pool._network_backend = _JudgedNetwork(loopback=loopback)
-        self._transports: dict[Proxy | None, httpx.HTTPTransport] = {None: straight}
-        self._transports |= {proxy: self._build(proxy) for proxy in proxies.named.values()}
+        judged = _JudgedNetwork(loopback=loopback)  # a proxy resolves names by itself
+        self._transports: dict[Proxy | None, httpx.HTTPTransport] = {None: limited(self._build(None), judged)}
+        self._transports |= {proxy: limited(self._build(proxy)) for proxy in proxies.named.values()}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the transport of the proxy that its URL needs."""

@@ -12,13 +12,16 @@ Sources: S3 API reference, "Error responses", "Object", "PutObject" and "Authent
 `docs/storage.md` lists them for each store.
 """
 
+import html
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from functools import lru_cache
+from urllib.parse import parse_qs, urlsplit
 
 from axomsync.core.errors import AxomsyncError, Refused, Rejected, SourceChanged, Transient, UrlExpired
+from axomsync.core.signatures import without_signature
 from axomsync.core.text import printable
 
 MEBIBYTE = 1024 * 1024
@@ -71,6 +74,7 @@ def _query(url: str) -> dict[str, str]:
         return {}
 
 
+@lru_cache(maxsize=16)  # the URLs of one second have the same
 def _compact_date(text: str) -> float | None:
     try:
         return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
@@ -191,7 +195,7 @@ def judge_get(answer: Answer, start: int, end: int, total: int) -> Extent:
     if answer.status not in (200, 206):
         raise _no(answer, "GET")
     if strange := _strange_codings(answer):
-        named = printable(", ".join(sorted(strange)))[:60]
+        named = _told(answer, ", ".join(sorted(strange)), 60)
         raise Refused(
             f"storage {answer.host} sends it with Content-Encoding {named!r}, which was not requested; store the object "
             "without Content-Encoding, or have the proxy in between leave it alone"
@@ -353,7 +357,7 @@ def _is_page(answer: Answer) -> bool:
 def _words(answer: Answer) -> tuple[str, str]:
     """The code of an error document ("" when there is none), and one line with code and message."""
     code, message = (_element(answer, name) for name in (b"Code", b"Message"))
-    code = code or printable(answer.headers.get("x-ms-error-code", ""))[:100]  # Azure sends it also without a body
+    code = code or _told(answer, answer.headers.get("x-ms-error-code", ""), 100)  # Azure sends it also without a body
     if not code and re.search(rb"<Error[\s/>]", answer.body):
         code = "Error"
     return code, ": ".join(part for part in (code, message) if part) or "no reason given"
@@ -361,10 +365,9 @@ def _words(answer: Answer) -> tuple[str, str]:
 
 def _element(answer: Answer, name: bytes) -> str:
     match = re.search(rb"<%s>([^<]{1,1000})</%s>" % (name, name), answer.body)
-    if match is None:
-        return ""
-    text = match[1].decode("utf-8", "replace")
-    for _, secret in parse_qsl(urlsplit(answer.url).query):
-        if len(secret) > 15:  # some stores repeat signatures and tokens
-            text = text.replace(secret, "…")
-    return printable(text)[:200]
+    return "" if match is None else _told(answer, html.unescape(match[1].decode("utf-8", "replace")), 200)
+
+
+def _told(answer: Answer, text: str, most: int) -> str:
+    """Storage's own words for a message. Some stores repeat signatures and tokens; these go before the cut."""
+    return printable(without_signature(text, answer.url))[:most]

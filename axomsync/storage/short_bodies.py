@@ -5,15 +5,16 @@ Failures handled: a host whose addresses changed (it is resolved again), an answ
 """
 
 import re
-import threading
-from concurrent.futures import Future
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 from pyreqwest.exceptions import ConnectError
 from pyreqwest.response import SyncResponse
 
+from axomsync.core.bounded_call import BoundedCall, Late
 from axomsync.core.errors import Transient
 from axomsync.storage.connections import NO_HTTP, RustClients
 
@@ -34,24 +35,22 @@ class ShortAnswer:
         if self.headers.get("Content-Length") == "0":
             self._connection.close()
             return b""
-        # The client's own limit is the long one for the answer. A read can't be ended from here, so it gets a thread.
-        done: Future[bytes] = Future()
-        threading.Thread(target=self._read, args=(most, done), name="answer", daemon=True).start()
+        late = httpx.ReadTimeout(f"the answer took more than {seconds:g} s")
+        # The client's own limit is the long one for the answer. A read can't be ended from here, so it gets a thread, which
+        # waits for one piece more at the longest.
         try:
-            return done.result(seconds)
-        except TimeoutError:
-            raise httpx.ReadTimeout("the body of the answer") from None
+            return BoundedCall(partial(self._read, most, time.monotonic() + seconds, late), seconds, "answer").result()
+        except Late:
+            raise late from None
 
-    def _read(self, most: int, done: Future[bytes]) -> None:
-        try:
-            with self._connection:
-                text, reader = b"", self._response.body_reader
-                while len(text) < most and (chunk := reader.read_chunk()) is not None:
-                    text += chunk
-        except BaseException as failure:  # noqa: BLE001  # it is raised where the result is awaited
-            done.set_exception(failure)
-        else:
-            done.set_result(text)
+    def _read(self, most: int, ends: float, late: httpx.ReadTimeout) -> bytes:
+        with self._connection:
+            text, reader = b"", self._response.body_reader
+            while len(text) < most and (chunk := reader.read_chunk()) is not None:
+                text += chunk
+                if time.monotonic() > ends:
+                    raise late
+            return text
 
 
 def put_short(clients: RustClients, url: str, body: bytes, headers: dict[str, str]) -> ShortAnswer:

@@ -8,6 +8,7 @@ which the caller puts into words).
 """
 
 import socket
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from axomsync.core.errors import Refused
@@ -24,6 +25,7 @@ _METADATA = tuple(map(ip_network, (
 _TRANSLATED = ip_network("64:ff9b::/96")  # an IPv4 address in its last four bytes (RFC 6052)
 
 
+@lru_cache(maxsize=64)
 def why_not(address: str, *, loopback: bool) -> str | None:
     """The reason against fetching from an address; None when it is allowed. `loopback` allows this machine itself."""
     found = _innermost(ip_address(address.partition("%")[0]))

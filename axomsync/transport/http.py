@@ -7,11 +7,13 @@ import email.utils
 import re
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import httpx
 from socksio import SOCKSError
 
+from axomsync.core.signatures import repeats_signature
 from axomsync.core.text import printable
 from axomsync.transport import authorities
 from axomsync.transport.proxies import Proxy
@@ -84,6 +86,8 @@ def _reason(error: Exception, causes: list[str], told: str, silent: str) -> str:
     slow_connect = kind.startswith("ConnectTimeout") and "operation timed out" not in told
     if slow_connect or ("(connect)" in told and "timed out" in told):
         return "no connection within the time limit"
+    if slow := re.search(r"the answer took more than [\d.]+ s", told):  # of a `Deadline`
+        return slow[0]
     if "Timeout" in kind:
         return silent
     if kind == "ConnectError":
@@ -136,10 +140,11 @@ def request_id(headers: Mapping[str, str], url: str, name: str, key: str | None 
     as none.
     """
     value = headers.get(name, "")
-    secret = value in url or (key is not None and key in value)
+    secret = repeats_signature(value, url) or (key is not None and key in value)
     return "" if secret or not re.fullmatch(r"[\w.:+/=-]{1,64}", value, re.ASCII) else f"; request {value}"
 
 
+@lru_cache(maxsize=16)  # the answers of one second have the same
 def http_date(value: str) -> float | None:
     """Parse an HTTP date (RFC 9110, 5.6.7) to seconds since the epoch; None when it is none."""
     try:

@@ -1,6 +1,8 @@
 """Routes of the status page, all read-only. `guard` decides which requests reach them.
 
-Failures handled: a ledger that can't be read (503 with the reason).
+The routes of probes are coroutines that read memory alone: the others share threads, which a disk that does not answer may
+hold, and a probe that gets no answer has an agent killed that works. Failures handled: a ledger that can't be read (503 with
+the reason).
 """
 
 import hashlib
@@ -37,11 +39,11 @@ def application(
     def status(_: Request) -> Response:
         return Response(as_json(facts.whole()), media_type="application/json")
 
-    def healthz(_: Request) -> Response:
+    async def healthz(_: Request) -> Response:
         hanging = facts.hanging()
         return _verdict([f"no progress of: {', '.join(hanging)}"] if hanging else [])
 
-    def readyz(_: Request) -> Response:
+    async def readyz(_: Request) -> Response:
         return _verdict(facts.obstacles())
 
     def scrape(_: Request) -> Response:

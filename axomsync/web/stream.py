@@ -2,10 +2,11 @@
 
 Without clients nothing is read. All clients share one reading; a slow client gets the newest state when it is ready: nothing
 is queued. Failures handled: too many clients (503), a client that has gone or no longer reads (dropped), a ledger that
-can't be read (reported, and tried again).
+can't be read, and any other failure to read or to write down the facts (told to the clients, and tried again).
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,8 +15,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from axomsync.core.errors import LocalFault
+from axomsync.core.errors import Bug
+from axomsync.core.oserrors import unforeseen
+from axomsync.core.text import printable
 from axomsync.web.facts import Facts, as_json
+
+log = logging.getLogger(__name__)
 
 WATCHERS_MOST = 16
 TURN_SECONDS = 1.0
@@ -38,6 +43,7 @@ class Stream:
         self._parts: dict[str, tuple[int, bytes]] = {}  # with the turn of its last change
         self._turn = 0
         self._news = asyncio.Event()  # a new one each turn
+        self._bug: str | None = None  # the one that was logged
         self._ended = False
 
     def end(self) -> None:
@@ -86,16 +92,27 @@ class Stream:
         version: tuple[object, ...] = ()
         refresh_at = 0.0
         while True:
-            parts: dict[str, object] = {}
+            parts: dict[str, bytes] = {}
             try:
                 now_at = await run_in_threadpool(self._facts.version)
                 if now_at != version or time.monotonic() >= refresh_at:
                     version, refresh_at = now_at, time.monotonic() + REFRESH_SECONDS
-                    parts = {"fault": None, **await run_in_threadpool(self._facts.sections)}
-            except LocalFault as fault:
-                version, parts = (), {"fault": str(fault)}
-            self._show({name: as_json(part) for name, part in parts.items()})
+                    sections = {"fault": None, **await run_in_threadpool(self._facts.sections)}
+                    parts = {name: as_json(part) for name, part in sections.items()}
+                    self._bug = None
+            except Exception as error:  # noqa: BLE001  # whatever it is, a page that stands still must say so
+                version, parts = (), {"fault": as_json(self._words(error))}
+            self._show(parts)
             await asyncio.sleep(TURN_SECONDS)
+
+    def _words(self, error: Exception) -> str:
+        """The reason why nothing can be shown; the traceback of a bug is logged once."""
+        failure = unforeseen(error)
+        words = printable(str(failure))
+        if isinstance(failure, Bug) and words != self._bug:
+            self._bug = words
+            log.error("the page: a bug was met", exc_info=error)
+        return words
 
     def _show(self, parts: dict[str, bytes]) -> None:
         changed = {name: data for name, data in parts.items() if self._parts.get(name, (0, b""))[1] != data}

@@ -8,13 +8,19 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
-from axomsync.agent.agent import SILENT
+from axomsync.agent.agent import SILENT, Agent
+from axomsync.config import load
+from axomsync.core.errors import LocalFault
+from axomsync.ledger import holder
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.disks import locked
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 from tests.rig.fixtures import SandboxFactory
 
@@ -136,6 +142,26 @@ def test_stop_ends_in_time_while_storage_hangs(sandbox_factory: SandboxFactory, 
         assert [row["state"] for row in agent.uploads()] == ["uploaded"]
 
 
+def test_stop_ends_in_time_while_another_program_locks_the_ledger(agent: AgentProcess) -> None:
+    agent.start()
+    with locked(agent.state):
+        (agent.drop / "a.jsonl").write_bytes(b'{"text": "a"}\n')  # so that workers wait for the lock, too
+        assert agent.terminate() == 0
+    assert "Traceback" not in agent.log()
+    agent.sync()
+    assert [row["state"] for row in agent.uploads()] == ["uploaded"]
+
+
+def test_a_failure_of_the_start_lets_go_of_the_state_folder(agent: AgentProcess) -> None:
+    agent.sync()
+    loaded = load(agent.config_file, agent.environ)
+    with closing(sqlite3.connect(agent.state / "state.db")) as other:
+        other.execute("DROP TABLE requests")
+    with pytest.raises(LocalFault, match="damaged") as kept:  # with the frames that hold the agent
+        Agent(loaded, agent.environ)
+    assert holder(agent.state) is None, kept
+
+
 def test_signals_without_number_end_in_one_clean_stop(agent: AgentProcess) -> None:
     """A signal handler that takes a lock could meet it held by the thread that it interrupts."""
     agent.start()
@@ -181,16 +207,32 @@ def test_console_that_never_answers_is_reported_before_its_calls_time_out(server
     answers = threading.Event()
     server.inject(Fault(first=answers.wait), "/api/models", times=100)
     agent.start()
-    eventually("the silence", lambda: f"console: {SILENT}" in agent.log())
+    eventually("the silence", lambda: agent.status()["console"]["error"] == SILENT)
     status = agent.status()
-    assert status["console"]["error"] == SILENT
     assert [problem["subject"] for problem in status["problems"]] == ["console"]
     assert len(server.console_requests()) == 1, "the call gave up"
     answers.set()
-    eventually("the answer", lambda: "console: works again" in agent.log())
-    status = agent.status()
-    assert (status["console"]["ok"], status["problems"]) == (True, [])
-    assert agent.log().count(SILENT) == 1
+    eventually("the answer", lambda: agent.status()["console"]["ok"])
+    assert agent.status()["problems"] == []
+    assert "console: " not in agent.log(), "nothing has failed"
+
+
+def test_agent_that_only_uploads_knows_that_the_console_answers(server: FaultyServer, tmp_path: Path) -> None:
+    """It never polls: the signed URLs of its uploads are the answers."""
+    config: dict[str, dict[str, object]] = {"mirror": {"enabled": False}, "web": {"listen": "127.0.0.1:0"}}
+    with AgentProcess(tmp_path, server.url, KEY, config) as agent:
+        agent.start()
+        page = str(eventually("a page", lambda: agent.status()["agent"]["page"]))
+        assert agent.status()["console"]["ok"] is None
+        assert "console  " in (told := agent.call("status").stdout)
+        assert "not asked yet" in told
+        (agent.drop / "a.jsonl").write_bytes(ONE_LINE)
+        eventually("the upload", lambda: "axomsync_console_up 1.0" in httpx.get(page + "metrics").text)
+        assert agent.status()["console"] == {"url": server.url, "ok": True, "last_poll": None, "error": None}
+        assert "reachable\n" in agent.call("status").stdout.replace(" ", "")
+        assert httpx.get(page + "readyz").status_code == 200
+        assert agent.terminate() == 0
+        assert "answered the last agent" in agent.call("status").stdout
 
 
 def test_sync_leaves_its_failures_for_status(server: FaultyServer, agent: AgentProcess) -> None:

@@ -5,16 +5,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from axomsync.agent.requests import Outcome, Request, Steering, Verb, ask, wait_for
-from axomsync.core.errors import LocalFault, Rejected, Stopping
+from axomsync.agent.requests import Outcome, Request, Steering, Verb, ask, wait_for, withdraw
+from axomsync.cli.control import _ask, errand, steer
+from axomsync.config import Loaded, load
+from axomsync.core.errors import LocalFault, Rejected, Stopping, Transient
 from axomsync.core.text import printable
 from axomsync.ledger import Ledger
 from axomsync.runtime.heartbeat import Beat, Liveness
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.disks import locked
 from tests.rig.faults import KEY, Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger
 
@@ -99,6 +104,106 @@ def test_long_request_is_repeated_after_a_stop_and_fails_after_a_crash(ledger: L
     outcome = wait_for(ledger.read, crashed, SOON)
     assert outcome is not None
     assert outcome.error == "the agent ended in the middle of it; ask again"
+
+
+def test_an_outcome_that_the_ledger_does_not_take_is_written_later(tmp_path: Path) -> None:
+    with ExitStack() as lock, Ledger(tmp_path / "state", time.time, patience=0.05) as ledger:
+        done: list[str] = []
+
+        def long(request: Request, beat: Beat) -> str:
+            done.append(request.verb)
+            if len(done) < 3:
+                lock.enter_context(locked(ledger.path.parent))
+            if request.verb == "stop" and len(done) == 2:
+                raise Stopping("the agent is stopping")
+            return request.verb
+
+        agent = steering(ledger, end=Verb(long), stop=Verb(long))
+        for verb in ("end", "stop"):
+            asked = ask(ledger.path, verb)
+            agent.look()
+            with pytest.raises(LocalFault, match="keeps it locked"):
+                agent.look()
+            lock.close()
+            agent.look()
+            assert wait_for(ledger.read, asked, SOON) == Outcome(verb)
+        assert done == ["end", "stop", "stop"]
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Loaded:
+    with AgentProcess(tmp_path / "box", "https://console.test", KEY) as agent:
+        return load(agent.config_file, agent.environ)
+
+
+def test_a_request_that_nobody_took_is_taken_back(loaded: Loaded) -> None:
+    with Ledger(loaded.settings.state.folder, time.time) as ledger:  # as a command holds it, which takes no requests
+        with pytest.raises(Transient, match="so it was taken back"):
+            steer(loaded, "pause", patience=0.2)
+        assert ledger.read.new_requests() == []
+
+
+def test_a_request_that_can_not_be_taken_back_is_told_to_wait(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axomsync.ledger.requests.BUSY_TIMEOUT_SECONDS", 0.05)
+    state = loaded.settings.state.folder
+    with Ledger(state, time.time) as ledger, ExitStack() as lock:
+
+        def ask_and_lock(*asked: Any) -> int:
+            request = _ask(*asked)
+            lock.enter_context(locked(state))
+            return request
+
+        monkeypatch.setattr("axomsync.cli.control._ask", ask_and_lock)
+        with pytest.raises(Transient, match=r"can't be taken back, so it may still be done .* keeps it locked") as told:
+            steer(loaded, "pause", patience=0.1)
+        assert "was taken back" not in str(told.value)
+        assert [row["verb"] for row in ledger.read.new_requests()] == ["pause"]
+
+
+def test_a_request_that_is_begun_just_before_it_is_taken_back_is_told_as_begun(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger(loaded.settings.state.folder, time.time) as ledger:
+
+        def withdraw_late(path: Path, request: int) -> bool:
+            ledger.begin_request(request)
+            return withdraw(path, request)
+
+        monkeypatch.setattr("axomsync.agent.requests.withdraw", withdraw_late)
+        with pytest.raises(Transient, match="the agent has begun with it"):
+            steer(loaded, "pause", patience=0.1)
+        assert ledger.read.request(1) is not None
+
+
+def test_an_errand_that_a_new_agent_has_begun_is_not_asked_for_again(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[int] = []
+    with Ledger(loaded.settings.state.folder, time.time) as ledger:
+
+        def no_agent_at_first(folder: Path, request: int, patience: float) -> Outcome | None:
+            waits.append(request)
+            ledger.begin_request(request)
+            return None if len(waits) == 1 else Outcome("done")
+
+        monkeypatch.setattr("axomsync.cli.control._wait_or_withdraw", no_agent_at_first)
+        assert errand(loaded, "pull", "m", patience=1.0) == "done"
+    assert waits == [1, 1]
+
+
+def test_a_request_that_is_taken_back_while_the_agent_looks_is_not_done(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    agent = steering(ledger, pause=Verb(lambda request, beat: done.append(request.verb)))
+    asked, kept = ask(ledger.path, "pause"), ask(ledger.path, "pause")
+    rows = ledger.read.new_requests()
+    withdraw(ledger.path, asked)
+    monkeypatch.setattr(ledger.read, "new_requests", lambda: rows)
+    agent.look()
+    assert (done, ledger.read.request(asked)) == (["pause"], None)
+    assert wait_for(ledger.read, kept, SOON) is not None
+    assert not withdraw(ledger.path, kept), "it is done"
 
 
 def test_long_requests_wait_for_workers_that_do_them(ledger: Ledger) -> None:

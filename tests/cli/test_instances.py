@@ -1,9 +1,11 @@
 """Two agents on one box, with a key each: nothing of one is the other's. Here as processes; as units in `tests.systemd`."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,13 +14,17 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from axomsync import config
+from axomsync.cli.verbs.status import status
 from axomsync.config import Settings
+from axomsync.ledger import Ledger
 from axomsync.ops.doctor.findings import Verdict
 from axomsync.ops.doctor.installation import Installation
 from axomsync.ops.doctor.instances import shared_places
 from tests.rig.agent import eventually
+from tests.rig.disks import dead_disk
 from tests.rig.faults import KEY, Content, FaultyServer
 
 NAMES = ("eu", "us")
@@ -145,6 +151,31 @@ def test_a_neighbour_in_trouble_hides_nobody(box: Box) -> None:
     assert rows["eu"]["agent"] is not None
     assert "unknown key" in rows["us"]["error"]
     assert "unknown key" in box.call("status", "--all").stdout
+
+
+def test_a_neighbour_whose_folders_can_not_be_reached_hides_nobody(box: Box) -> None:
+    with dead_disk(box.home / "dead") as dead:
+        file = box.folder / "us.toml"
+        file.write_text(file.read_text().replace("[mirror]\n", f'[mirror]\nfolder = "{dead}/models"\n'))
+        settings = config.load(file, box.environ).settings
+        Ledger(settings.state.folder, time.time).close()
+        rows = {row["instance"]: row for row in box.json("status", "--all")}
+        assert rows["eu"]["agent"] is not None
+        assert any("mount it anew" in problem["reason"] for problem in rows["us"]["problems"])
+
+
+def test_a_failure_that_nobody_foresaw_is_in_the_line_of_its_instance(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail_for_one(loaded: config.Loaded) -> dict[str, Any]:
+        if loaded.settings.instance == "us":
+            raise OSError(errno.EIO, "I/O error", "/somewhere")
+        return {"agent": None}
+
+    monkeypatch.setattr("axomsync.cli.verbs.status.status_of", fail_for_one)
+    done = CliRunner().invoke(status, ["--all", "--json"], env=box.environ)
+    assert done.exit_code == 1
+    rows = {row["instance"]: row for row in json.loads(done.stdout)}
+    assert rows["eu"]["error"] is None
+    assert rows["us"]["error"] == "/somewhere: the disk reported an I/O error; check the kernel log"
 
 
 def test_init_writes_an_instance_apart(box: Box) -> None:

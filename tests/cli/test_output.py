@@ -18,6 +18,7 @@ import pytest
 
 from axomsync.cli.output import print_csv
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.disks import fill, small_disk
 from tests.rig.faults import Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger
 
@@ -40,6 +41,7 @@ STATUS = {
         "counts": dict,
         "orphans": int,
         "last_success": (str, None),
+        "disk": str,
         "free_bytes": (int, None),
         "left_alone": list,
         "put_away": dict,
@@ -48,6 +50,7 @@ STATUS = {
         "folder": str,
         "counts": dict,
         "last_success": (str, None),
+        "disk": str,
         "free_bytes": (int, None),
         "waiting": list,
         "trials": list,
@@ -200,7 +203,16 @@ def test_a_full_device_is_told_without_a_traceback(agent: AgentProcess) -> None:
         )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("axomsync: standard output: the disk is full")
+    words = "axomsync: standard output: the disk is full; free some space where it goes to, or write elsewhere\n"
+    assert done.stderr == words
+
+
+def test_a_command_that_ends_on_a_full_disk_promises_nothing_of_an_agent(agent: AgentProcess, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "size=64k") as small:
+        fill(small)
+        done = agent.call("bundle", "-o", str(small / "b.tar.gz"))
+        assert done.returncode == 1
+        assert f"the disk is full; free some space on {small}; or write it to standard output" in done.stderr
 
 
 def test_an_output_that_knows_only_ascii_is_no_error(server: FaultyServer, agent: AgentProcess) -> None:

@@ -16,6 +16,7 @@ from axomsync.config import units
 from axomsync.core.errors import BadConfig, KeyRefused
 from axomsync.core.policy import BandwidthRule
 from tests.rig.anything import ANYTHING, for_any, how_many, nearly
+from tests.rig.disks import dead_disk
 
 FILE = Path("/etc/axomsync/config.toml")
 CHECKOUT = Path(__file__).parents[2]
@@ -214,11 +215,22 @@ def test_environment_overrides_each_kind_of_key(name: str, value: str, key: str,
         ("AXOMSYNC_DROP__ENABLED", "maybe", '$AXOMSYNC_DROP__ENABLED: [drop] enabled: "maybe": write true or false'),
         ("AXOMSYNC_MIRROR__KEEP", "3\nfolder = '/'", "[mirror] keep: "),
         ("AXOMSYNC_DROP__FOLDER", "drop", "is a relative path"),
+        ("AXOMSYNC_DROP__FOLDER", "/srv/dr\udcffop", '$AXOMSYNC_DROP__FOLDER: "/srv/dr\\xffop" is not UTF-8, so'),
+        ("AXOMSYNC_MIRROR__VIEWS", '["flat:/srv/\udcff"]', "is not UTF-8, so it can't be written down; set another value"),
+        ("AXOMSYNC_HOOKS__FAILED", '["notify", "\udcff"]', "is not UTF-8, so it can't be written down; set another value"),
     ],
 )
 def test_environment_errors_name_the_variable(name: str, value: str, error: str) -> None:
     (told,) = errors_of("", **{name: value})
     assert error in told
+
+
+def test_a_home_folder_that_is_not_utf8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/m\udcfcller")
+    for key in ('[mirror]\nfolder = "~/models"', '[mirror]\nviews = ["flat:~/serving"]', '[console]\nca_file = "~/ca.pem"'):
+        (told,) = errors_of(key)
+        assert "/home/m\\xfcller/" in told
+        assert "a path that is not UTF-8 can't be written down; name another one" in told
 
 
 def test_environment_ignores_other_variables_with_its_prefix() -> None:
@@ -317,6 +329,10 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         config.load(tmp_path / "latin.toml", {})
     with pytest.raises(BadConfig, match="can't be read: it is no regular file; name one"):
         config.load(tmp_path, {})
+    with (tmp_path / "huge.toml").open("w") as huge:
+        huge.truncate(17 << 20)
+    with pytest.raises(BadConfig, match=r"can't be read: it has more than 16 MiB; name the right file$"):
+        config.load(tmp_path / "huge.toml", {})
     os.mkfifo(tmp_path / "pipe")
     for endless in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(BadConfig, match="can't be read: it is no regular file; name one"):
@@ -382,6 +398,12 @@ def test_load_key_uses_the_first_existing_source(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/axom_key").write_text("axom_live_of_a_reload")
     assert key_of(handed_over_since) == "axom_live_of_a_reload"
+
+
+def test_a_key_of_a_reload_that_can_not_be_reached_is_none(tmp_path: Path) -> None:
+    (tmp_path / "axom_key").write_text("axom_live_credential")
+    with dead_disk(tmp_path / "dead") as dead:
+        assert key_of({"CREDENTIALS_DIRECTORY": str(tmp_path), "RUNTIME_DIRECTORY": str(dead)}) == "axom_live_credential"
 
 
 @pytest.mark.parametrize(

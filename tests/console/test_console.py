@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -262,6 +263,7 @@ def test_404_of_a_model_means_not_there_and_of_a_list_a_wrong_url(server: Faulty
             "body.filename: field required",
         ),
         ({"code": 7}, '{"code":7}'),
+        ("can't sign https://s.test/it's/k?sv=1&sig=abc%2Bdef", "can't sign https://s.test/it's/k?…"),
         (None, "no detail given"),
         ("", "no detail given"),
     ],
@@ -366,6 +368,15 @@ def test_pages_are_followed_relative_or_not(server: FaultyServer, connect: Conne
     page(server, 3, f"https://127.0.0.1:{server.url.split(':')[2].split('/')[0]}/api/models?page=4")  # a proxy ended TLS
     page(server, 4, None)
     assert [model.id for model in connect().models()] == ["m-1", "m-2", "m-3", "m-4"]
+
+
+def test_each_page_of_a_list_beats_before_it_is_waited_for(server: FaultyServer, connect: Connect) -> None:
+    page(server, 1, "?page=2")
+    page(server, 2, "?page=3")
+    page(server, 3, None)
+    beats: list[int] = []
+    assert len(connect().models(lambda: beats.append(len(server.requests)))) == 3
+    assert beats == [0, 1, 2]
 
 
 def test_pages_in_a_circle_end(server: FaultyServer, connect: Connect) -> None:
@@ -625,6 +636,28 @@ def test_slow_refusal_is_given_up(server: FaultyServer) -> None:
     assert "lacks the scope 'read' (no detail given)" in str(failure_of(console, Rejected))
     assert time.monotonic() - began < 5
     console.close()
+
+
+CUT_OFF = {
+    "short": Fault(headers={"Content-Length": "1000"}, body=b'{"detail": "it is', cut=17),
+    "reset": Fault(headers={"Content-Length": "1000"}, body=b'{"detail": "it is', cut=17, ending="reset"),
+    "stall": Fault(headers={"Content-Length": "1000"}, body=b'{"detail": "it is', cut=17, ending="stall"),
+    "no chunk": Fault(headers={"Content-Length": None, "Transfer-Encoding": "chunked"}, body=b"no chunk", cut=8),
+    "not packed": Fault(headers={"Content-Encoding": "gzip"}, body=b"not packed"),
+}
+
+
+@pytest.mark.parametrize("fault", CUT_OFF.values(), ids=CUT_OFF.keys())
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, KeyRefused), (403, Rejected), (404, Rejected), (422, Rejected), (429, Transient)]
+)
+def test_refusal_whose_body_is_cut_off_is_told_as_one(
+    status: int, kind: type[AxomsyncError], fault: Fault, server: FaultyServer, connect: Connect
+) -> None:
+    server.inject(replace(fault, status=status, headers={**fault.headers, "Retry-After": "7"}), "/api/models")
+    failure = failure_of(connect(seconds=0.3), kind)
+    assert "no detail given" in str(failure)
+    assert not isinstance(failure, Transient) or failure.retry_after == 7
 
 
 @pytest.mark.parametrize("detail", [[[[]] * 3], [{"loc": [["deep"] * 9, "a", 1], "msg": "no"}], {"msg": 5}, None, 7])

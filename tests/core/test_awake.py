@@ -2,20 +2,13 @@
 
 from axomsync.core.awake import STANDSTILL_SECONDS, AwakeClock
 from axomsync.runtime.heartbeat import Liveness
+from tests.rig.clocks import HandClock
 
 NIGHT = 8 * 3600.0
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_time_that_somebody_looked_at_counts_and_a_standstill_does_not() -> None:
-    real = Clock()
+    real = HandClock()
     awake = AwakeClock(real)
     began = awake()
     for _ in range(10):
@@ -29,7 +22,7 @@ def test_time_that_somebody_looked_at_counts_and_a_standstill_does_not() -> None
 
 
 def test_workers_of_a_process_that_was_stopped_do_not_hang_and_one_that_stays_silent_does() -> None:
-    real = Clock()
+    real = HandClock()
     awake = AwakeClock(real)
     liveness = Liveness(60.0, awake)
     with liveness.worker("lane"):

@@ -69,7 +69,7 @@ class FarSide:
         self.clock_ahead: float | None = 0.0
         self.console_refuses: str | None = None  # with these words
 
-    def base_models(self) -> list[BaseModel]:
+    def base_models(self, beat: Callable[[], None]) -> list[BaseModel]:
         if self.console_refuses is not None:
             raise Transient(self.console_refuses)
         self.clock_ahead = 0.0

@@ -10,7 +10,9 @@ from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset
 
 
-def a_dataset(number: int, name: str, shards: int, size: int, created_at: str = "2030-01-02T00:00:00.123Z") -> Dataset:
+def a_dataset(
+    number: int, name: str, shards: int, size: int, created_at: str | None = "2030-01-02T00:00:00.123Z"
+) -> Dataset:
     return Dataset(f"d-{number}", name, "1", shards, size, "ready", created_at)
 
 
@@ -23,6 +25,9 @@ def test_a_dataset_is_recognised_by_its_bytes_its_shards_and_its_time() -> None:
         a_dataset(1, "chats", 3, 1000, "2029-12-31T23:59:59Z"),
     ):
         assert appeared([one], [stranger]) == {}
+    for now in ("2030-01-01T00:00:00Z", "2029-12-31T23:00:00-01:00", None, "today"):
+        assert appeared([one], [a_dataset(1, "chats", 3, 1000, now)]) == {"d-1": "exports/chats"}
+    assert appeared([one], [a_dataset(1, "chats", 3, 1000, "2030-01-01T01:00:00+02:00")]) == {}
     twin = Batch("exports/mails", 3, 1000, "2030-01-01T00:00:00+00:00")
     assert appeared([one, twin], [a_dataset(1, "mails", 3, 1000), a_dataset(2, "x", 3, 1000)]) == {
         "d-1": "exports/mails",

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from axomsync.config import DropSettings
+from axomsync.core.records import Stamp
+from axomsync.drop.put_away import PutAway
+from axomsync.ledger import Ledger, LedgerFault
 from axomsync.sandbox.console import Sandbox
 from tests.drop.conftest import AgentFactory, dataset, puts, receipt, sha256, stored, tree
 from tests.rig.agent import AgentProcess, eventually
@@ -258,3 +262,13 @@ def kill_traced(agent: AgentProcess) -> None:
     agent.kill()
     with lock.open() as file:
         fcntl.flock(file, fcntl.LOCK_SH)  # held until the agent has ended
+
+
+def test_a_ledger_that_can_not_be_read_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    settings = DropSettings(folder=tmp_path / "drop", enabled=True)
+    with Ledger(tmp_path / "state", time.time) as ledger:
+        ledger.see_uploads([(b"a.jsonl", "a.jsonl", Stamp(1, 2, 3, 4, 5))])
+        (upload,) = ledger.read.uploads()
+        ledger.read.close()
+        with pytest.raises(LedgerFault):
+            PutAway(settings, ledger).uploaded(upload, lambda: None)

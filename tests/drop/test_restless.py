@@ -122,4 +122,5 @@ def test_changing_inode_numbers_do_not_stop_an_upload(
         assert left == ({"broken.jsonl"} if after == "delete" else {"a.jsonl", "broken.jsonl"})
     finally:
         subprocess.run(["umount", "-l", str(agent.drop)], check=False)
+        mounted.terminate()  # it ends by itself only when no process has a copy of the mount
         mounted.wait(10)

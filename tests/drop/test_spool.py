@@ -69,6 +69,7 @@ def test_a_filesystem_without_nameless_files_serves_too(tmp_path: Path) -> None:
         eventually("its end", lambda: os.listdir(tmp_path / "behind" / "spool") == [])
     finally:
         subprocess.run(["umount", "-l", str(tmp_path / "mount")], check=False)
+        mounted.terminate()  # it ends by itself only when no process has a copy of the mount
         mounted.wait(10)
 
 

@@ -1,7 +1,10 @@
 """`tell` against engines on the wire: what is asked, what a failure becomes, and kills at every request."""
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -285,6 +288,21 @@ def test_options_that_make_no_sense(options: tuple[str, str], mirror: Mirror, te
 
 
 # One engine each
+
+
+def test_a_machine_without_systemd(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.publish("v1")
+    done = subprocess.run(
+        [sys.executable, "-m", "axomsync", "tell", "unit", "--name", "vllm@{name}.service"],
+        input=json.dumps(mirror.event("v1")).encode(),
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        "axomsync: systemctl: it is not here; it comes with systemd, so tell units where systemd runs\n"
+    )
 
 
 def test_vllm_that_can_not_replace_in_place(mirror: Mirror, teller: Teller) -> None:

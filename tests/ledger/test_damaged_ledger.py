@@ -48,7 +48,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ledger.record_durable([(remote.id, "w", "e", DurableSegment(0, 100, "1" * 64))])
             ledger.move_model(remote.id, ModelState.BLOCKED, reason="no room")
         ledger.show_transfers([Transfer("down", "llama/v1", 1, 2, 3, 4.0, None)])
-        ledger.show_problem("console", "down", NOW)
+        ledger.show_problem("console", "down", NOW).result()
         ledger.set_facts(identity="abc", last_poll=str(NOW), pause_ends="0", version="0.1.0")
         ledger.execute("INSERT INTO requests (verb, parameters, asked_at) VALUES ('poll', '{}', 1)").result()
     return folder / "state.db"
@@ -80,7 +80,7 @@ def write_some(path: Path) -> None:
     with Ledger(path.parent, time.time) as ledger:
         ledger.recover()
         Steering(ledger, {}, Liveness(60, time.monotonic)).look()
-        ledger.show_problem("console", "down", None)
+        ledger.show_problem("console", "down", None).result()
         ledger.see_uploads([(b"new.jsonl", "new.jsonl", Stamp(1, 2, 3, 4, 5))])
         for row in ledger.read.uploads():
             if row.state is UploadState.QUEUED:

@@ -194,6 +194,30 @@ def test_existing_files_keep_their_owner(folder: Path) -> None:
         }  # fmt: skip
 
 
+# Lists
+
+
+def test_models_are_listed_by_their_time_whatever_its_form(ledger: Ledger, folder: Path) -> None:
+    times = (
+        "soon",
+        None,
+        "2026-05-01T11:59:00+02:00",
+        "2026-05-01T10:00:00",
+        "2026-05-01T10:00:00.5Z",
+        "2026-05-01T09:30:00-01:00",
+    )
+    ids = [a_model(ledger, str(number)) for number in range(len(times))]
+    change = "UPDATE models SET created_at = ?, path = id, state = 'published' WHERE id = ?"
+    for model, made in zip(ids, times, strict=True):
+        ledger.execute(change, made, model).result()
+    newest_first = ids[::-1]
+    newest_first[-2:] = sorted(ids[:2], reverse=True)
+    assert [model.id for model in ledger.read.models()] == newest_first
+    assert [model.id for model in ledger.read.latest_models(3)] == newest_first[:3]
+    assert [model.id for model in ledger.read.published()] == newest_first
+    assert [model.id for model in ledger.read.models_due([ModelState.PUBLISHED], NOW)][2:] == ids[2:]
+
+
 # Transitions
 
 
@@ -355,11 +379,11 @@ def test_transfers_problems_and_facts_show_the_latest_values(ledger: Ledger) -> 
     assert ledger.read.transfers() == [transfer]
     ledger.show_transfers([])
     assert ledger.read.transfers() == []
-    ledger.show_problem("console", "down", 5.0)
-    ledger.show_problem("console", "still down", 6.0)
+    ledger.show_problem("console", "down", 5.0).result()
+    ledger.show_problem("console", "still down", 6.0).result()
     (problem,) = ledger.read.problems()
     assert (problem.reason, problem.since, problem.next_attempt) == ("still down", NOW, 6.0)
-    ledger.clear_problem("console")
+    ledger.clear_problem("console").result()
     assert ledger.read.problems() == []
 
 

@@ -20,7 +20,7 @@ import pytest
 from axomsync.ledger import Trouble
 from axomsync.ledger.lock import hold
 from tests.rig.agent import AgentProcess, eventually
-from tests.rig.disks import fill, loop_disk, small_disk
+from tests.rig.disks import fill, locked, loop_disk, small_disk
 from tests.rig.faults import KEY, FaultyServer
 from tests.rig.old_ledger import old_ledger
 
@@ -33,15 +33,6 @@ def full(state: Path, agent: AgentProcess) -> Iterator[None]:
     filler = fill(state)
     yield
     filler.unlink()
-
-
-@contextmanager
-def locked(state: Path, agent: AgentProcess) -> Iterator[None]:
-    other = sqlite3.connect(state / "state.db", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    yield
-    other.execute("ROLLBACK")
-    other.close()
 
 
 @contextmanager
@@ -77,7 +68,7 @@ def heard(manager: socket.socket) -> list[str]:
 
 TROUBLES: dict[str, tuple[Callable[[Path, AgentProcess], object], Trouble]] = {
     "full": (full, Trouble.FULL),
-    "locked": (locked, Trouble.LOCKED),
+    "locked": (lambda state, agent: locked(state), Trouble.LOCKED),
     "failing": (failing, Trouble.FAILING),
 }
 

@@ -11,8 +11,11 @@ import pytest
 
 from axomsync.core.errors import Rejected, Transient
 from axomsync.core.records import ModelState
+from axomsync.mirror.loop import Mirror
+from axomsync.runtime.heartbeat import Liveness
 from tests.mirror.inprocess import MirrorHere
 from tests.rig.agent import eventually
+from tests.rig.clocks import HandClock
 from tests.rig.faults import EXPIRED, FOREVER, Content, Fault, FaultyServer, http_date, json_answer, s3_error
 
 MIB = 1 << 20
@@ -441,6 +444,59 @@ def test_a_console_that_asks_for_a_long_pause_gets_it(server: FaultyServer, mirr
     assert failure.value.retry_after == 600
     assert len(server.requests) == 1
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("path", "worker", "answers"),
+    [
+        ("/models", "mirror", [Fault(503), json_answer([], Link="<?page=2>; rel=next"), json_answer([])]),
+        ("/download", "model", [Fault(503), Fault(503), Fault()]),
+    ],
+)
+def test_a_console_that_is_slow_several_times_in_a_row_is_not_called_a_hang(
+    server: FaultyServer,
+    mirror: MirrorHere,
+    model_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    worker: str,
+    answers: list[Fault],
+) -> None:
+    clock = HandClock()
+    liveness = Liveness(60.0, clock)
+    monkeypatch.setattr("tests.rig.contexts.Liveness", lambda *_: liveness)
+    hanging: list[bool] = []
+
+    def slow() -> None:
+        clock.now += 50
+        hanging.append(worker in liveness.hanging())
+
+    for answer in answers:
+        server.inject(dataclasses.replace(answer, first=slow), path)
+    with mirror.running():
+        eventually("three answers", lambda: len(hanging) == 3)
+    assert hanging == [False] * 3
+
+
+def test_a_pull_that_waits_for_another_poll_is_not_called_a_hang(
+    mirror: MirrorHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    class HeldTwice:
+        def acquire(self, *_: object, **__: object) -> bool:
+            seen.append("waits")
+            return len(seen) > 4
+
+        def release(self) -> None:
+            seen.append("done")
+
+    with mirror.context() as context:
+        here = Mirror(context)
+        monkeypatch.setattr(here, "_poll_lock", HeldTwice())
+        with pytest.raises(Rejected):
+            here.pull("nothing", lambda: seen.append("beat"))
+    assert (seen[:5], seen[-1]) == (["waits", "beat", "waits", "beat", "waits"], "done")
 
 
 def test_a_console_that_redirects_is_not_followed(server: FaultyServer, mirror: MirrorHere) -> None:

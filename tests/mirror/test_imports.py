@@ -163,7 +163,7 @@ def test_what_a_gate_looks_at_for_long_is_not_taken_for_a_leftover(
             eventually("the gate", keeper.asked)
             mirror.later = 2 * 3600.0
             assert len(inner(mirror)) == 1
-            loop.poll()
+            loop.poll(lambda: None)
             Upkeep(context).scrub(lambda: None)
             assert len(inner(mirror)) == 1
         finally:

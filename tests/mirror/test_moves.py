@@ -18,6 +18,7 @@ from axomsync.mirror.publish.space import Space
 from axomsync.ops.health import CHECK_SECONDS
 from axomsync.status.documents import model_document
 from axomsync.status.promotions import trial_documents, waiting_documents
+from tests.rig.disks import dead_disk
 from tests.rig.promoter import CHECK, Lives, Names
 
 HOUR = 3600.0
@@ -126,6 +127,16 @@ def test_manual_waits_for_a_person_also_with_the_first_version(names: Names, clo
     names.promotion.change("now")  # a reload
     names.turn()
     assert names.leads("bot") == ("v3", None)
+
+
+def test_what_waits_is_left_out_while_the_mirror_can_not_be_reached(names: Names, clock: Clock) -> None:
+    names.promotes = "manual"
+    again(names).publish("bot", "v1")
+    names.turn()
+    assert list(waiting_documents(names.ledger.read, "manual", clock.wall))
+    with dead_disk(names.root):
+        assert waiting_documents(names.ledger.read, "manual", clock.wall) == []
+        assert not names.folder.staging.discard("bot")
 
 
 def test_a_window_promotes_the_newest_that_waits(names: Names, clock: Clock) -> None:

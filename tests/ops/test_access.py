@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,41 @@ def test_folders_that_people_made_are_looked_at_as_the_services_user(drop: Path)
     drop.chmod(0o755)
     (obstacle,) = access.denied({"drop": drop}, drop, NOBODY)
     assert obstacle.found.startswith(f"{drop}: "), "the first thing first"
+
+
+AS_FAR_AS_MAY_BE = """
+import sys
+from pathlib import Path
+from axomsync import config
+from axomsync.ops.doctor.installation import Installation
+from axomsync.ops.doctor.service import rights
+text = f'[drop]\\nfolder = "{sys.argv[1]}"\\n[mirror]\\nenabled = false'
+settings = config.parse(text, Path("/x/config.toml"), {}).settings
+for finding in rights(Installation(settings, {}, [{"User": "nobody"}], False)):
+    print(finding.verdict, finding.found)
+"""
+
+
+@pytest.mark.parametrize(
+    ("rights", "told"),
+    [
+        ((), "fail {drop}: nobody may not look into it"),
+        (
+            ("--bounding-set=-setuid,-setgid", "--inh-caps=-setuid,-setgid"),
+            "warn the rights of the service's user nobody could not be tried: this process may not become that user",
+        ),
+    ],
+)
+def test_root_that_may_not_become_the_services_user_does_not_call_all_well(
+    rights: tuple[str, ...], told: str, place: Path
+) -> None:
+    closed = place / "drop"
+    closed.mkdir(mode=0o700)
+    command = ["setpriv", *rights, sys.executable, "-c", AS_FAR_AS_MAY_BE, str(closed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert told.format(drop=closed) in done.stdout.replace("the service's user nobody may not", "nobody may not")
+    assert "ok" not in [line.partition(" ")[0] for line in done.stdout.splitlines()]
 
 
 def test_a_shared_drop_folder_without_a_default_acl_is_a_trap(drop: Path) -> None:

@@ -1,5 +1,6 @@
 """`axomsync doctor`: what works, what does not and what to do, against a console and a storage that can misbehave."""
 
+import errno
 import json
 import re
 import subprocess
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from axomsync.config import Settings
+from axomsync.core.errors import LocalFault
 from axomsync.ops import access
 from axomsync.ops.doctor import environment, far_side, folders, views, watching
-from axomsync.ops.doctor.findings import Finding, Verdict
+from axomsync.ops.doctor.findings import Finding, Verdict, standing_alone
 from axomsync.ops.doctor.installation import Installation
 from axomsync.transport.proxies import Proxies
 from tests.rig.agent import AgentProcess
-from tests.rig.disks import fill, remount, small_disk
+from tests.rig.disks import dead_disk, fill, remount, small_disk
 from tests.rig.faults import FOREVER, KEY, Content, Fault, FaultyServer, http_date, s3_error
 
 HERE = Path("/srv/x")
@@ -163,6 +165,54 @@ def test_where_files_are_put_away_is_tried_too(agent: AgentProcess) -> None:
         assert "rights" not in {name for name, finding in each.items() if finding["verdict"] == "fail"}
     assert found["drop uploaded/ space"]["verdict"] == "fail"
     assert tried["drop uploaded/"]["fix"].startswith(f"free some space on {uploaded}")
+
+
+def test_a_folder_that_can_not_be_reached_hides_no_other_finding(agent: AgentProcess, tmp_path: Path) -> None:
+    with dead_disk(tmp_path / "dead") as dead:
+        view = tmp_path / "view"
+        mirror = {"folder": str(dead / "models"), "views": [f"flat:{view}"], "promote": "manual"}
+        agent.configure({"drop": {"folder": str(dead / "drop")}, "mirror": mirror})
+        for options in ((), ("--no-write",)):
+            found = examined(agent, *options, code=1)
+            for part in ("drop", "mirror"):
+                finding = found[f"{part} folder"]
+                assert finding["found"].startswith(f"{dead / ('drop' if part == 'drop' else 'models')}: the program that")
+                assert (finding["verdict"], finding["fix"]) == ("fail", "mount it anew")
+            assert {found[name]["verdict"] for name in ("console", "ledger", "state space")} == {"ok"}
+
+
+def test_what_lies_below_a_folder_that_one_may_not_enter_is_told(place: Path, server: FaultyServer) -> None:
+    folders = {"drop": {"folder": str(place / "srv/drop")}, "mirror": {"folder": str(place / "srv/models")}}
+    for folder in folders.values():
+        Path(folder["folder"]).mkdir(parents=True)
+    (place / "srv").chmod(0o750)
+    with AgentProcess(place / "box", server.url, KEY, folders) as agent:
+        agent.home.chmod(0o755)
+        nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+        command = [*nobody, *agent.command("doctor", "--no-write", "--json")]
+        done = subprocess.run(command, env=agent.environ, cwd="/", capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1, done.stderr
+    found = {finding["subject"]: finding for finding in json.loads(done.stdout)}
+    for name in ("drop folder", "mirror folder"):
+        assert f"may not look into {place / 'srv'}" in found[name]["found"], found[name]
+    assert found["console"]["verdict"] == "ok"
+
+
+def test_a_check_that_fails_in_any_way_is_a_finding(caplog: pytest.LogCaptureFixture) -> None:
+    def check(failure: Exception) -> Iterator[Finding]:
+        yield Finding("first", Verdict.OK, "well")
+        raise failure
+
+    for failure, words in (
+        (LocalFault("/x: it is closed; run: chmod u+x /x"), "/x: it is closed"),
+        (OSError(errno.EIO, "I/O error"), "local file: the disk reported an I/O error"),
+        (ValueError("a bug"), "unexpected ValueError: a bug"),
+    ):
+        first, second = standing_alone("part", check(failure))
+        assert first.subject == "first"
+        assert (second.subject, second.verdict, second.found) == ("part", Verdict.FAIL, words)
+        assert second.fix
+    assert len([record for record in caplog.records if record.exc_info]) == 1, "the bug"
 
 
 def proxy(environ: dict[str, str]) -> Finding:

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from axomsync.config import HookSettings
+from axomsync.core.errors import LocalFault
 from axomsync.core.records import ModelState, RemoteModel, Stamp, UploadState
 from axomsync.ledger import Ledger
 from axomsync.ops.hooks import TRIES, Hooks
 from axomsync.runtime.programs import OUTPUT_LIMIT
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.contexts import worker_context
+from tests.rig.disks import locked
 from tests.rig.faults import KEY, Content, FaultyServer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,14 +38,16 @@ class Installation:
 
     def __init__(self, folder: Path) -> None:
         self.now, self.folder = 1e9, folder
-        self.ledger = Ledger(folder / "state", lambda: self.now)
+        self.ledger = Ledger(folder / "state", lambda: self.now, patience=0.05)
         self.told_file = folder / "told"
         self.stop = threading.Event()
 
-    def run(self, environ: dict[str, str] | None = None, **settings: Any) -> None:
+    def hooks(self, environ: dict[str, str] | None = None, **settings: Any) -> Hooks:
         context = worker_context(self.ledger, stop=self.stop, random=lambda: 1.0, now=lambda: self.now)
-        hooks = Hooks(HookSettings(**settings), context, {**os.environ, **(environ or {})})
-        hooks.run_due()
+        return Hooks(HookSettings(**settings), context, {**os.environ, **(environ or {})})
+
+    def run(self, environ: dict[str, str] | None = None, **settings: Any) -> None:
+        self.hooks(environ, **settings).run_due()
 
     def teller(self, *arguments: str) -> list[str]:
         return [sys.executable, "-c", TELL.format(str(self.told_file)), *arguments]
@@ -266,3 +270,33 @@ def test_an_event_that_trips_a_bug_does_not_keep_the_others_waiting(here: Instal
     (problem,) = here.ledger.read.problems()
     assert (problem.subject, "unexpected ValueError" in problem.reason) == ("hooks", True)
     assert here.output()[0] == (1, 0, "unexpected ValueError")
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_ran_while_the_ledger_was_locked_runs_no_second_time(here: Installation, code: int) -> None:
+    here.publish()
+    told = shlex.join(here.teller())
+    hooks = here.hooks(model_published=["sh", "-c", f"{told}; exit {code}"])
+    with locked(here.folder / "state"):
+        for _ in range(3):
+            with pytest.raises(LocalFault, match="keeps it locked"):
+                hooks.run_due()
+        assert [document["event"] for _, document, _ in here.told()] == ["model_published"]
+    hooks.run_due()
+    assert len(here.told()) == 1
+    assert [(attempts, done) for attempts, done, _ in here.output()] == [(1, int(code == 0))]
+
+
+def test_a_check_whose_verdict_could_not_be_written_is_not_made_again(here: Installation) -> None:
+    here.publish()
+    here.ledger.record_current("folder", "id-1", told=False, trial=True, guarded=False)
+    here.ledger.drop_events(["model_published"], 0.0)
+    hooks = here.hooks(health=here.teller(), health_for="60s")
+    with locked(here.folder / "state"):
+        for _ in range(3):
+            with pytest.raises(LocalFault, match="keeps it locked"):
+                hooks.run_due()
+    hooks.run_due()
+    assert [document["event"] for _, document, _ in here.told()] == ["health"]
+    (trial,) = here.ledger.read.trials()
+    assert (trial.checks, trial.ends_at) == (1, here.now + 60.0)

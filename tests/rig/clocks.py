@@ -1,6 +1,19 @@
-"""The wall clock of a process, set while it runs: libfaketime with a control file. Its monotonic clock goes on by itself."""
+"""Clocks that a test sets: one to hand over as a function, and the wall clock of a process while it runs.
+
+The second is libfaketime with a control file; the monotonic clock of the process goes on by itself.
+"""
 
 from pathlib import Path
+
+
+class HandClock:
+    """A clock that stands at `now` until a test moves it."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class WallClock:

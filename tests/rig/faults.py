@@ -138,7 +138,8 @@ class Fault:
     """How one answer differs from the honest one. What is left out changes nothing; the rest combines.
 
     `headers` replace or add, or remove where the value is None. `cut` is after how many bytes of the body the `ending`
-    comes. `rate` is in bytes a second. `first` is called before the answer is made: it may change the server.
+    comes. `rate` is in bytes a second, `head_rate` that of status and headers. `first` is called before the answer is made:
+    it may change the server.
     """
 
     status: int | None = None
@@ -147,6 +148,7 @@ class Fault:
     cut: int | None = None
     ending: Literal["fin", "reset", "stall"] = "fin"
     rate: float | None = None
+    head_rate: float | None = None
     ignores_range: bool = False
     ignores_if_match: bool = False
     first: Callable[[], object] | None = None
@@ -425,7 +427,13 @@ class FaultyServer:
                 answer.headers[name] = value
         request.status = answer.status
         head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
-        connection.sendall(f"HTTP/1.1 {answer.status} Whatever\r\n{head}\r\n".encode("latin-1"))
+        start = f"HTTP/1.1 {answer.status} Whatever\r\n{head}\r\n".encode("latin-1")
+        if fault.head_rate is None:
+            connection.sendall(start)
+        else:
+            for at in range(len(start)):
+                connection.sendall(start[at : at + 1])
+                time.sleep(1 / fault.head_rate)
         stop = answer.end if fault.cut is None else min(answer.end, answer.start + fault.cut)
         rate = fault.rate or (self.rate if request.is_storage else None)
         step = _STEP if rate is None else max(1, min(_STEP, int(rate * _TICK)))

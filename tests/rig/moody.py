@@ -123,8 +123,10 @@ def _handler(storage: MoodyStorage, target: tuple[str, int]) -> type[BaseHTTPReq
                 mood.hold.wait(60)
             if mood.status is not None:
                 status, headers, body = mood.status, mood.headers, mood.body
-            self._answer(put, status, headers, body, mood.says)
             self.close_connection = mood.ends != "kept" or len(data) < length
+            if self.close_connection:  # said, or the client may lose another body on this connection
+                headers = {**headers, "Connection": "close"}
+            self._answer(put, status, headers, body, mood.says)
             if mood.ends == "stalled":
                 storage.gone.wait(60)
             if mood.ends == "reset":

@@ -16,27 +16,20 @@ from axomsync.runtime.ring import (
     Way,
 )
 from axomsync.transport.gateways import BLOCK, owners
+from tests.rig.clocks import HandClock
 
 URL = "https://s3.example/b/k?X-Amz-Signature=1"
 GATEWAYS = ["http://a:1", "http://b:1", "http://c:1"]
 FIRST, SECOND, THIRD = owners(GATEWAYS, URL, 0)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ring(clock: Clock) -> Ring:
+def ring(clock: HandClock) -> Ring:
     return Ring(GATEWAYS, clock=clock, random=lambda: 1.0)
 
 
@@ -58,7 +51,7 @@ def test_the_owner_is_asked_then_the_next_then_storage(ring: Ring) -> None:
     assert Ring(GATEWAYS).way(URL, 0, 10, {FIRST, SECOND, THIRD}).gateway is None
 
 
-def test_a_failed_one_is_tried_by_one_request_and_held_out_longer_each_time(ring: Ring, clock: Clock) -> None:
+def test_a_failed_one_is_tried_by_one_request_and_held_out_longer_each_time(ring: Ring, clock: HandClock) -> None:
     ring.failed(FIRST, "refused")
     ring.failed(FIRST, "refused by another request of the same moment")
     clock.now += FIRST_HOLD_SECONDS
@@ -97,7 +90,7 @@ def test_when_storage_fails_too_those_that_said_so_are_free_again(ring: Ring) ->
     assert ring.way(URL, 0, 10, {FIRST}).gateway == THIRD
 
 
-def test_after_an_outage_of_storage_gateways_are_back_soon(ring: Ring, clock: Clock) -> None:
+def test_after_an_outage_of_storage_gateways_are_back_soon(ring: Ring, clock: HandClock) -> None:
     for _ in range(50):
         for gateway in GATEWAYS:
             ring.failed(gateway, "it answered 502", is_storage=True)
@@ -109,7 +102,7 @@ def test_after_an_outage_of_storage_gateways_are_back_soon(ring: Ring, clock: Cl
     assert asked(ring) == FIRST
 
 
-def test_one_that_does_not_serve_a_host_is_asked_for_the_others(ring: Ring, clock: Clock) -> None:
+def test_one_that_does_not_serve_a_host_is_asked_for_the_others(ring: Ring, clock: HandClock) -> None:
     other = "https://other.example/b/k?X-Amz-Signature=1"
     owner = ring.way(other, 0, 10).gateway or ""
     ring.refused(owner, other, "it does not serve other.example")
@@ -124,7 +117,7 @@ def test_one_that_does_not_serve_a_host_is_asked_for_the_others(ring: Ring, cloc
     assert all(state.up for state in ring.states())
 
 
-def test_a_new_list_counts_from_the_next_request_on(ring: Ring, clock: Clock) -> None:
+def test_a_new_list_counts_from_the_next_request_on(ring: Ring, clock: HandClock) -> None:
     ring.failed(FIRST, "refused")
     ring.change([FIRST, "http://d:1"])
     assert asked(ring) == "http://d:1"  # what failed stays held out
@@ -135,7 +128,7 @@ def test_a_new_list_counts_from_the_next_request_on(ring: Ring, clock: Clock) ->
     assert ring.states() == []
 
 
-def test_it_is_told_who_is_not_asked_and_why(tmp_path: Path, clock: Clock) -> None:
+def test_it_is_told_who_is_not_asked_and_why(tmp_path: Path, clock: HandClock) -> None:
     with Ledger(tmp_path, clock) as ledger:
         problems = Problems(ledger)
         ring = Ring(GATEWAYS, ledger, problems, clock=clock, random=lambda: 1.0)

@@ -12,6 +12,7 @@ from axomsync.config.units import parse_bandwidth
 from axomsync.runtime.heartbeat import Liveness
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.throttle import Throttle
+from tests.rig.clocks import HandClock
 
 MONDAY = datetime(2027, 1, 4)  # noqa: DTZ001  # a timetable is about local time
 MEBIBYTE = 1 << 20
@@ -101,13 +102,6 @@ def test_throttle_cancels_debt_when_the_rate_changes() -> None:
 # The meter
 
 
-class Clock:
-    now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from(["receive", "secure"]), st.integers(-500, 1000), st.floats(0.01, 5)),
@@ -116,7 +110,7 @@ class Clock:
     )
 )
 def test_meter_progress_never_goes_backwards(story: list[tuple[str, int, float]]) -> None:
-    clock = Clock()
+    clock = HandClock()
     meter = Meter(clock)
     with meter.transfer("down", "llama/v1", 10_000, done=300) as gauge:
         seen = []
@@ -133,7 +127,7 @@ def test_meter_progress_never_goes_backwards(story: list[tuple[str, int, float]]
 
 
 def test_meter_rate_and_time_left_cover_the_last_ten_seconds() -> None:
-    clock = Clock()
+    clock = HandClock()
     meter = Meter(clock)
     with meter.transfer("up", "a.jsonl", 100_000) as gauge:
         for rate in (0, 0, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000):
@@ -150,7 +144,7 @@ def test_meter_rate_and_time_left_cover_the_last_ten_seconds() -> None:
 
 
 def test_meter_shows_the_live_one_of_two_transfers_with_one_name() -> None:
-    meter = Meter(Clock())
+    meter = Meter(HandClock())
     with meter.transfer("down", "llama/v1", 10) as _:
         with meter.transfer("down", "llama/v1", 20):
             pass
@@ -165,7 +159,7 @@ def test_meter_shows_the_live_one_of_two_transfers_with_one_name() -> None:
 
 
 def test_liveness_reports_a_worker_that_is_silent_beyond_the_limit() -> None:
-    clock = Clock()
+    clock = HandClock()
     liveness = Liveness(10.0, clock)
     assert liveness.hanging() == []
     with liveness.worker("lane") as lane, liveness.worker("drop") as drop, liveness.worker("lane"):
@@ -184,7 +178,7 @@ def test_liveness_reports_a_worker_that_is_silent_beyond_the_limit() -> None:
 
 
 def test_liveness_forgets_a_worker_that_failed() -> None:
-    clock = Clock()
+    clock = HandClock()
     liveness = Liveness(10.0, clock)
     with pytest.raises(ValueError, match="dead"), liveness.worker("lane"):
         raise ValueError("dead")

@@ -21,7 +21,7 @@ from tests.soak.far_side import SoakServer
 from tests.soak.plan import CHANGES_A_MINUTE, FILES, FILES_A_MINUTE, KEEP, Progress, Published, change_list, dropped
 
 LIFE_SECONDS = 90.0
-LONG_LIVES, LONGER = 5, 10  # each fifth life is ten times as long: only there is seen what a life loses
+LONG_LIVES, LONGER = 10, 20  # each tenth life takes half an hour: only there is seen what a life loses
 SAMPLE_SECONDS = 10.0
 GATEWAY_SECONDS = 150.0  # on average, until it goes, or comes back
 FAILING = 0.05

@@ -16,14 +16,18 @@ from tests.soak.plan import KEEP, Progress, Published, change_list, dropped
 CALM = series.Sample(0.0, 0, 0.0, 20, 25, 80 << 20, 0, 4 << 20, 0, 5, 0, 0)
 
 
-def samples(grows: int = 0, grows_within: int = 0) -> list[series.Sample]:
-    """Nine lives, each third one long, that differ by chance; memory that grows by so much over all, or within each."""
+def samples(grows: int = 0, grows_within: int = 0, fills: int = 0) -> list[series.Sample]:
+    """Nine lives, each third one long, that differ by chance; memory that grows by so much over all, or within each long.
+
+    Caches fill up by so much in the first quarter of an hour.
+    """
     dice, found = Random(1), []
     for life in range(9):
-        length = 90 if life % 3 == 0 else 9
+        length = 180 if life % 3 == 0 else 9
         for number in range(length):
-            memory = CALM.memory + dice.randrange(3 << 20) + grows * life // 8 + grows_within * number // length
-            found.append(replace(CALM, at=900.0 * life + 10 * number, life=life, age=10.0 * number, memory=memory))
+            memory = CALM.memory + dice.randrange(3 << 20) + grows * life // 8
+            memory += grows_within * number // 180 + fills * min(number, 90) // 90
+            found.append(replace(CALM, at=1800.0 * life + 10 * number, life=life, age=10.0 * number, memory=memory))
     return found
 
 
@@ -31,9 +35,10 @@ def test_what_differs_by_chance_is_flat() -> None:
     found = series.growth(samples())
     assert found.keys() == series.BOUNDS.keys()
     assert all(told["flat"] for told in found.values())
+    assert all(told["flat"] for told in series.growth(samples(fills=40 << 20)).values())
 
 
-@pytest.mark.parametrize("grown", [{"grows": 30 << 20}, {"grows_within": 30 << 20}])
+@pytest.mark.parametrize("grown", [{"grows": 30 << 20}, {"grows_within": 60 << 20}])
 def test_what_grows_is_not_flat(grown: dict[str, int]) -> None:
     found = series.growth(samples(**grown))
     assert [name for name, told in found.items() if not told["flat"]] == ["memory"]

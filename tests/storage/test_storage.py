@@ -1,9 +1,11 @@
 """One contract for storage, kept by the real S3 server and the misbehaving one; then faults of the latter alone."""
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from urllib.parse import parse_qsl, urlsplit
+from dataclasses import replace
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pytest
 
@@ -11,6 +13,7 @@ from axomsync.core.errors import Rejected, SourceChanged, Transient, UrlExpired
 from axomsync.sandbox.console import Sandbox
 from axomsync.storage.client import SHORT_BODY, RangeIgnored, Storage
 from axomsync.storage.s3 import Confirmation
+from tests.rig.agent import eventually
 from tests.rig.faults import EXPIRED, Content, Fault, FaultyServer, http_date, s3_error
 
 SIZE = 3_000_001
@@ -144,6 +147,34 @@ def test_request_id_is_shown_for_the_support(value: str, told: str, storage: Sto
     assert str(failure.value).endswith(told)
 
 
+ENCODED = "abc%2BdefGHIJKLMNOPqrstuvwxyz0123456789%2FAB%3D"  # as in a URL of Azure, or in a security token
+
+
+@pytest.mark.parametrize("size", [3, SHORT_BODY + 1])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        s3_error(403, "AccessDenied", "/b/k?sv=1&amp;sp=cw&amp;sig={}: not allowed"),
+        s3_error(403, "AccessDenied", "{}"),
+        s3_error(403, "{}", "not allowed"),
+        s3_error(403, "AccessDenied", "not allowed", x_amz_request_id="{}"),
+        Fault(403, {"x-ms-error-code": "{}"}, b""),
+    ],
+)
+def test_no_signature_is_told_however_storage_writes_it(
+    storage: Storage, server: FaultyServer, fault: Fault, size: int
+) -> None:
+    url = f"{server.endpoint}/bucket/new?sv=1&sp=cw&sig={ENCODED}"
+    for form in (ENCODED, unquote(ENCODED), ENCODED.lower().replace("ab%3d", "AB%3D"), quote(ENCODED)):
+        headers = {name: value and value.replace("{}", form) for name, value in fault.headers.items()}
+        assert isinstance(fault.body, bytes)
+        body = fault.body.replace(b"{}", form.encode())
+        server.inject(replace(fault, headers=headers, body=body), "/bucket", method="PUT")
+        with pytest.raises(UrlExpired, match="answered 403") as failure:
+            storage.put(url, iter([b"x" * size]), size, "application/jsonl")
+        assert "defghijklmnop" not in str(failure.value).lower()
+
+
 def test_retry_after_as_a_date(storage: Storage, server: FaultyServer) -> None:
     server.inject(s3_error(503, "SlowDown", "Reduce your rate.", Retry_After=http_date(600)))
     with pytest.raises(Transient) as failure:
@@ -185,12 +216,13 @@ def test_put_gives_up_an_answer_whose_body_never_comes(server: FaultyServer) -> 
 
 
 def test_put_does_not_read_a_slow_refusal_to_its_end(server: FaultyServer) -> None:
-    server.inject(Fault(503, {}, b"<Error>" + b" " * 8000, rate=500), "/bucket", method="PUT")
+    server.inject(Fault(503, {}, b"<Error>" + b" " * 80_000, rate=50), "/bucket", method="PUT")
     storage = Storage(loopback=True, stall=60.0, document_seconds=0.2)
     began = time.monotonic()
     with pytest.raises(Transient, match="503"):
         storage.put(server.presign("PUT", "new"), [b"abc"], 3, "")
     assert time.monotonic() - began < 8.0
+    eventually("the end of the reading", lambda: "answer" not in {thread.name for thread in threading.enumerate()})
     storage.close()
 
 

@@ -89,10 +89,12 @@ class Stage:
         return Page(self.settings.web, self._server, self.problems, told.append)
 
     def _server(self, token: str | None) -> Server:
-        facts = Facts(self.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems)
+        facts = Facts(
+            self.settings, Reader(self.ledger.path), self.liveness, self.throughput, self.problems, self.ledger.facts_set
+        )
         told = AgentCollector(
-            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, self.problems.all,
-            ring=Ring(), published=facts.published, poll_seconds=self.settings.mirror.poll,
+            facts.status, facts.hanging, self.meter.totals, self.ledger.transitions, facts.free_bytes, facts.problems,
+            ring=Ring(), published=facts.published, led=facts.led, poll_seconds=self.settings.mirror.poll,
         )  # fmt: skip
         return Server(facts, registry(told), token)
 

@@ -1,19 +1,24 @@
 """Answers of the page's routes: status document, events, health, throughput."""
 
 import json
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from axomsync.core.errors import LocalFault
 from axomsync.core.records import UploadState
 from axomsync.runtime.meter import Meter
 from axomsync.runtime.throughput import PIECE_SECONDS, PIECES, Throughput
 from axomsync.status.report import status_document
+from axomsync.web.facts import Facts
 from tests.rig.agent import AgentProcess, eventually
+from tests.rig.disks import locked
 from tests.rig.faults import KEY, FaultyServer
 from tests.web.scenes import Stage, staged
 
@@ -31,6 +36,13 @@ def events(answer: httpx.Response) -> Iterator[tuple[str, Any]]:
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):
             yield name, json.loads(line.removeprefix("data: "))
+
+
+def _raises(failure: Exception) -> Callable[[Facts], Any]:
+    def fail(_: Facts) -> Any:
+        raise failure
+
+    return fail
 
 
 def test_api_status_equals_the_command_lines_and_has_more(stage: Stage) -> None:
@@ -53,8 +65,8 @@ def test_history_has_each_transition_once(stage: Stage) -> None:
     for missing in (5, 6, 7):
         ledger.move_model(model.id, model.state, reason=f"{missing} more bytes", attempts=1)
     assert len(ledger.read.history(500)) == before, "what is tried again and again was told again and again"
-    ledger.clear_problem("console")
-    ledger.clear_problem("console")
+    ledger.clear_problem("console").result()
+    ledger.clear_problem("console").result()
     assert [line.state for line in ledger.read.history(1)] == ["over"]
     for number in range(600):
         ledger.add_history("agent", "axomsync", "started", str(number))
@@ -74,6 +86,42 @@ def test_events_carry_only_changed_parts(stage: Stage) -> None:
         assert time.monotonic() - began < 2.5
         name, uploads = next(told)
         assert (name, uploads[0]["path"], uploads[0]["state"]) == ("uploads", "new.jsonl", "settling")
+
+
+@pytest.mark.parametrize(
+    ("failing", "words"),
+    [
+        (_raises(ValueError("it is none")), "unexpected ValueError: it is none; please report it"),
+        (_raises(LocalFault("/srv/state.db: it is damaged")), "/srv/state.db: it is damaged"),
+        (lambda _: {"status": {"folder": "/srv/mo\udcff"}}, "not valid UTF-8: surrogates not allowed; please report it"),
+    ],
+)
+def test_events_tell_any_failure_and_go_on_after_it(
+    failing: Callable[[Facts], Any],
+    words: str,
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    failed: list[Facts] = []
+
+    def counted(facts: Facts) -> Any:
+        failed.append(facts)
+        return failing(facts)
+
+    with stage.page() as url, httpx.stream("GET", url + "api/events", timeout=20) as answer:
+        told = events(answer)
+        assert "status" in dict(next(told) for _ in range(6))
+        with monkeypatch.context() as patch:
+            patch.setattr(Facts, "sections", counted)
+            stage.upload("new.jsonl", 10, UploadState.SETTLING)
+            name, fault = next(told)
+            assert name == "fault"
+            assert words in fault
+            eventually("more failures, which are logged once", lambda: len(failed) > 2)
+        assert next(told) == ("fault", None)
+        assert {next(told)[0], next(told)[0]} == {"status", "uploads"}
+    assert caplog.text.count("Traceback") == ("please report it" in words)
 
 
 def test_events_end_when_the_page_stops(stage: Stage) -> None:
@@ -103,6 +151,38 @@ def test_health_and_readiness(stage: Stage) -> None:
         with stage.liveness.worker("lane"):
             hanging = httpx.get(url + "healthz")
         assert (hanging.status_code, hanging.text) == (503, "no progress of: lane\n")
+
+
+def test_probes_do_not_wait_for_the_other_routes(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage.problems.clear("console")
+    stage.polled()
+    held, go_on = threading.Semaphore(0), threading.Event()
+
+    def never(_: Facts) -> dict[str, Any]:
+        held.release()
+        go_on.wait(30)
+        return {}
+
+    monkeypatch.setattr(Facts, "whole", never)
+    with stage.page() as url, httpx.Client(timeout=20) as client, ThreadPoolExecutor(45) as readers:
+        answers = [readers.submit(client.get, url + "api/status") for _ in range(45)]
+        try:
+            assert all(held.acquire(timeout=20) for _ in range(40)), "all threads of the page are in use"
+            assert client.get(url + "healthz").text == client.get(url + "readyz").text == "ok\n"
+            stage.problems.report("ledger", "broken")
+            assert client.get(url + "readyz").text == "ledger: broken\n"
+        finally:
+            go_on.set()
+        assert {answer.result().status_code for answer in answers} == {200}
+
+
+def test_problems_are_read_while_one_is_being_written(stage: Stage) -> None:
+    stage.problems.clear("console")
+    with ThreadPoolExecutor(2) as others, locked(stage.ledger.path.parent):
+        kept = others.submit(stage.problems.keep, "console", "no answer", holds=True)
+        (problem,) = eventually("it", lambda: others.submit(stage.problems.all).result(10))
+        assert (problem.reason, kept.done(), stage.ledger.read.problems()) == ("no answer", False, [])
+    assert [problem.reason for problem in stage.ledger.read.problems()] == ["no answer"]
 
 
 def test_static_files_are_not_sent_again_when_known(stage: Stage) -> None:

@@ -17,7 +17,7 @@ def datasets(config_file: str | None, as_json: bool) -> None:
     from axomsync.drop import handover
     from axomsync.status.documents import dataset_documents
 
-    loaded = load(config_file)
+    loaded = load(config_file, "state")
     documents = dataset_documents(console_of(loaded).datasets(), handover.batches(uploads_of(loaded)))
     heads = [column.replace("_", " ").upper() for column in COLUMNS]
     print_documents(documents, as_json, lambda rows: tables.table(heads, ([row[c] for c in COLUMNS] for row in rows)))

@@ -12,7 +12,9 @@ from axomsync.cli.output import print_documents
 @click.command()
 @config_option
 @json_option
-@click.option("--no-write", is_flag=True, help="Leave nothing behind: no upload, no file in the folders.")
+@click.option(
+    "--no-write", is_flag=True, help="Send no byte and make no file; the console is still asked for an upload URL."
+)
 @click.option("--speed", is_flag=True, help="Measure storage too: one connection, then more until more bring nothing.")
 def doctor(config_file: str | None, as_json: bool, no_write: bool, speed: bool) -> None:
     """Test key and scopes, clocks, storage, folders and watching; print the remedy for each fault."""

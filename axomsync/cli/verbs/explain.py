@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @click.argument("target")
 def explain(config_file: str | None, as_json: bool, target: str) -> None:
     """Explain the state of TARGET (a path, a model or an id): the reason for it, and the time of the next try."""
-    documents = _explained(load(config_file), target)
+    from axomsync.core.disks import answer_or_fault
+
+    loaded = load(config_file, "state")
+    settings = loaded.settings
+    documents = answer_or_fault([settings.drop.folder, settings.mirror.folder], lambda: _explained(loaded, target))
     if as_json:
         print_json(documents)
         return

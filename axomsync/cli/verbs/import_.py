@@ -27,7 +27,7 @@ def import_(paths: tuple[Path, ...], config_file: str | None, as_json: bool) -> 
     from axomsync.cli import tables
     from axomsync.cli.progress import show_downloads
 
-    loaded = load(config_file)
+    loaded = load(config_file, "state", "mirror")
     parameters = {"paths": [os.path.realpath(path) for path in paths]}
     with show_downloads(loaded):
         documents = errand(loaded, "import", None, parameters, patience=LONG_SECONDS)

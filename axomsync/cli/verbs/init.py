@@ -13,6 +13,7 @@ import click
 
 from axomsync.cli.common import config_option, console_of
 from axomsync.core.errors import AxomsyncError, BadConfig, KeyRefused, LocalFault
+from axomsync.core.filesystems import is_absent
 from axomsync.core.oserrors import local_fault
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def init(config_file: str | None, force: bool, url: str | None, key_file: str | 
             f"but {found} wins over it: give every command{option}, or set AXOMSYNC_CONFIG; "
             "to write the configuration of the machine: sudo axomsync init --force"
         )
-    if settings.console.key_file is not None and not settings.console.key_file.exists():
+    if settings.console.key_file is not None and is_absent(settings.console.key_file):
         click.echo(f"but the key file {settings.console.key_file} is not there yet: write the key into it")
     _test_key(loaded)
     click.echo(f"next: `axomsync run{option}`, or for a service: {_service_command(path)}")
@@ -101,7 +102,7 @@ def _write_config(path: Path, text: str, *, force: bool) -> None:
     except UnicodeEncodeError:
         raise BadConfig(f"{path}: a path that is not UTF-8 can't be written down; name another folder") from None
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and path.parent.is_dir():  # such as /proc
+        if isinstance(error, FileNotFoundError) and os.path.isdir(path.parent):  # such as /proc
             raise LocalFault(f"{path}: no file can be made there; name another place") from None
         raise local_fault(error, error.filename or str(path)) from None
 

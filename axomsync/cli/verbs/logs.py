@@ -28,5 +28,5 @@ def logs(config_file: str | None, follow: bool, since: str | None, lines: int | 
 
     begin = None if since is None else time_of("--since", since)
     wanted = Wanted(begin, lines if lines is not None or since is not None else 200, follow)
-    if code := source_of(load(config_file)).show(wanted):
+    if code := source_of(load(config_file, "state")).show(wanted):
         sys.exit(code)

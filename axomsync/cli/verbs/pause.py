@@ -18,5 +18,5 @@ def pause(config_file: str | None, as_json: bool, period: str | None) -> None:
         parameters = {} if period is None else {"seconds": parse_duration(period)}
     except ValueError as error:
         raise click.UsageError(f"--for {period}: {error}") from None
-    answer = steer(load(config_file), "pause", None, parameters)
+    answer = steer(load(config_file, "state"), "pause", None, parameters)
     print_answer(answer, as_json, lambda a: f"paused until {a['paused_until'] or '`axomsync resume`'}")

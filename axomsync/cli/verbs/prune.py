@@ -13,7 +13,7 @@ from axomsync.cli.output import print_json
 @click.option("--dry-run", is_flag=True, help="Only print the versions that would be removed.")
 def prune(config_file: str | None, as_json: bool, dry_run: bool) -> None:
     """Apply retention now: remove the versions that [mirror] keep, keep_gone and max_size leave no room for."""
-    answer = errand(load(config_file), "prune", None, {"dry_run": dry_run}, patience=LONG_SECONDS)
+    answer = errand(load(config_file, "state", "mirror"), "prune", None, {"dry_run": dry_run}, patience=LONG_SECONDS)
     if as_json:
         print_json(answer)
         return

@@ -28,7 +28,7 @@ def reload(config_file: str | None, as_json: bool) -> None:
     With a bad configuration the agent goes on with the old one, and the command ends with 78. As root, a reload of the
     service also hands the key over anew.
     """
-    loaded = load(config_file)
+    loaded = load(config_file, "state")
     answer = _reloaded(loaded)
     print_answer(answer, as_json, _line)
 

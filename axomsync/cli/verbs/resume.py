@@ -11,4 +11,4 @@ from axomsync.cli.control import print_answer, steer
 @json_option
 def resume(config_file: str | None, as_json: bool) -> None:
     """End a pause."""
-    print_answer(steer(load(config_file), "resume"), as_json, lambda _: "goes on")
+    print_answer(steer(load(config_file, "state"), "resume"), as_json, lambda _: "goes on")

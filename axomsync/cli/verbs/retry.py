@@ -12,4 +12,4 @@ from axomsync.cli.control import named, print_answer, steer
 @click.argument("target", required=False)
 def retry(config_file: str | None, as_json: bool, target: str | None) -> None:
     """Retry now: TARGET (a file, a model or an id), or everything that waits or is parked."""
-    print_answer(steer(load(config_file), "retry", target), as_json, lambda a: named("tries now", a["retried"]))
+    print_answer(steer(load(config_file, "state"), "retry", target), as_json, lambda a: named("tries now", a["retried"]))

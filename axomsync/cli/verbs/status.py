@@ -1,5 +1,6 @@
 """`status`: one screen, or a live one, or a line for each agent of the machine."""
 
+import logging
 import os
 import sys
 import time
@@ -11,12 +12,15 @@ import click
 
 from axomsync.cli.common import config_option, json_option, load, parked_in, status_of
 from axomsync.cli.output import print_documents, print_json, print_json_line
-from axomsync.core.errors import AxomsyncError
+from axomsync.core.errors import Bug
+from axomsync.core.oserrors import local_fault, unforeseen
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from axomsync.config import Loaded
+
+log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
 
@@ -54,8 +58,11 @@ def _show_all(config_file: str | None, as_json: bool) -> None:
             if not isinstance(loaded, config.Loaded):
                 raise loaded
             document |= status_of(loaded)
-        except AxomsyncError as failure:
-            document["error"], worst = str(failure), max(worst, failure.exit_code)
+        except Exception as failure:  # the others are shown
+            fault = local_fault(failure) if isinstance(failure, OSError) else unforeseen(failure)
+            if isinstance(fault, Bug):
+                log.exception("%s: its state could not be found out", path)
+            document["error"], worst = str(fault), max(worst, fault.exit_code)
         documents.append(document)
     print_documents(documents, as_json, tables.agents)
     if worst:

@@ -35,7 +35,7 @@ def uploads(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude one another")
     gc.disable()  # of a hundred thousand rows none is garbage, and looking for some takes as long as reading them
-    loaded = load(config_file)
+    loaded = load(config_file, "state")
     among = Among(frozenset(map(UploadState, states)), None if since is None else time_of("--since", since), limit)
     documents = uploads_of(loaded, among)
     if as_csv:

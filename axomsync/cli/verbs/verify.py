@@ -30,7 +30,7 @@ def verify(config_file: str | None, as_json: bool, model: str | None, repair: bo
     from axomsync.mirror.check.verify import HalfSpeed, examine, full_speed
     from axomsync.status.documents import verified_document
 
-    loaded = load(config_file)
+    loaded = load(config_file, "state", "mirror")
     step = full_speed if holder(loaded.settings.state.folder) is None else HalfSpeed(full_speed)
     documents = []
     unread: list[LocalFault] = []

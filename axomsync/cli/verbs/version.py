@@ -18,6 +18,7 @@ from axomsync.core.errors import AxomsyncError
 def version(config_file: str | None, as_json: bool) -> None:
     """Print the versions of this program, Python, its libraries, SQLite, OpenSSL, the system and the ledger."""
     from axomsync import config
+    from axomsync.core.disks import disk_of
     from axomsync.core.paths import LEDGER_FILE
     from axomsync.ledger import act_as_owner
     from axomsync.ops.versions import versions
@@ -27,6 +28,7 @@ def version(config_file: str | None, as_json: bool) -> None:
     try:
         path = config.find(config_file, os.environ)
         state = config.load(path, os.environ).settings.state.folder
+        disk_of(state).demand_answer()
         act_as_owner(state)
         ledger = state / LEDGER_FILE
     except AxomsyncError as fault:

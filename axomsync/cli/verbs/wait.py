@@ -19,4 +19,4 @@ def wait(config_file: str | None, as_json: bool, model: str, timeout: str | None
         seconds = None if timeout is None else parse_duration(timeout)
     except ValueError as error:
         raise click.UsageError(f"--timeout {timeout}: {error}") from None
-    print_published(wait_until_published(load(config_file), model, seconds), as_json)
+    print_published(wait_until_published(load(config_file, "state", "mirror"), model, seconds), as_json)

@@ -20,7 +20,7 @@ def warm(config_file: str | None, as_json: bool, name: str) -> None:
     from axomsync.mirror.warm import Machine, be_idle
     from axomsync.mirror.warm import warm as read_in
 
-    parent = find_published(load(config_file), name)[0][0].parent
+    parent = find_published(load(config_file, "mirror"), name)[0][0].parent
     be_idle()
     warmed = read_in(parent, Machine(), lambda: None)
     if as_json:

@@ -61,7 +61,7 @@ class Proving:
         changed: dict[str, SourceChanged] = {}
         with ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="ask") as pool:
             try:
-                asked = {file: pool.submit(persist, partial(self._ask, job, file), stop, random) for file in doubtful}
+                asked = {file: pool.submit(persist, partial(self._ask, job, file), stop, random, step) for file in doubtful}
                 for file, answer in asked.items():
                     step()
                     try:

@@ -143,7 +143,7 @@ class Upkeep:
 
     def _mend(self, model: Model, record: Record, damages: list[Damage], beat: Beat) -> None:
         check_room(self._context.mirror_folder.room(self._context.settings.reserve), damages)
-        manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random)
+        manifest = persist(lambda: self._context.console.manifest(model.id), self._context.stop, self._context.random, beat)
         check_manifest(manifest, damages)
         urls = SignedUrls(manifest, lambda: self._context.console.manifest(model.id), self._context.clock)
         total = sum(damage.file.size for damage in damages)

@@ -17,13 +17,14 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from axomsync.config import View
 from axomsync.core.errors import LocalFault, Rejected
 from axomsync.core.filesystems import is_folder, sync_folder
+from axomsync.core.locks import held
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import INTERNAL
 from axomsync.core.records import Model, ModelFile, Proof, RemoteModel
@@ -66,15 +67,9 @@ class MirrorFolder:
         self.access, self.staging = access, Staging(root, agent, access)
         self._changing = threading.Lock()
 
-    @contextmanager
-    def alone(self, step: Callable[[], None]) -> Iterator[None]:
+    def alone(self, step: Callable[[], None]) -> AbstractContextManager[None]:
         """Hold the lock for repairing or extending published models; `step` is called while this thread waits for it."""
-        while not self._changing.acquire(timeout=1.0):
-            step()
-        try:
-            yield
-        finally:
-            self._changing.release()
+        return held(self._changing, step)
 
     def check(self, published: list[Model]) -> None:
         """Check that the mirror folder exists, and is on the filesystem of the `published` models; and that files can be
@@ -156,7 +151,11 @@ class MirrorFolder:
         the rest.
         """
         staging = self.staging.path(record.model.id)
-        more = [file.rel for file in sorted(record.files, key=lambda file: -file.size) if (staging / file.rel).is_file()]
+        largest_first = sorted(record.files, key=lambda file: -file.size)
+        try:
+            more = [file.rel for file in largest_first if (staging / file.rel).is_file()]
+        except OSError as error:
+            raise local_fault(error) from None
         judge()
         try:
             for rel in more:

@@ -66,7 +66,7 @@ class Staging:
     def discard(self, model_id: str) -> bool:
         """Delete the collected files of a model; True if there were any."""
         staging = self.path(model_id)
-        collected = staging.is_dir()
+        collected = os.path.isdir(staging)
         shutil.rmtree(staging, ignore_errors=True)
         return collected
 

@@ -1,6 +1,7 @@
 """Checks of the folders: are they there and writable, on which filesystem, with how much room.
 
-Failures handled: a folder that is missing, is no folder, or can't be written (told with the kernel's reason).
+Failures handled: a folder that is missing, is no folder, can't be reached or can't be written (told with the kernel's
+reason, and the other folders are looked at), or whose filesystem does not answer.
 """
 
 import errno
@@ -10,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from axomsync.core.disks import disk_of, free_bytes
 from axomsync.core.errors import LocalFault
-from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type
+from axomsync.core.filesystems import REMOTE_FILESYSTEMS, filesystem_type, leads_to_folder
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import ARCHIVE, CLAIMS, LEDGER_FILE, REJECTS
 from axomsync.drop.names import names_packed
 from axomsync.ledger import Reader
 from axomsync.ledger.facts import PUT_AWAY
-from axomsync.ops.doctor.findings import Finding, Verdict
+from axomsync.ops.doctor.findings import Finding, Verdict, of_fault, standing_alone
 from axomsync.ops.doctor.installation import Installation
-from axomsync.status.report import free_bytes, put_away
+from axomsync.status.report import put_away
 
 FEW_INODES = 10_000
 FEW_BYTES = 100_000_000
@@ -34,7 +36,8 @@ def folders_in_use(installation: Installation) -> Iterator[Finding]:
     if drop.enabled and names_packed(drop.include):
         least["state"] = max(FEW_BYTES, reserve)  # files are unpacked there, into what is free beyond the reserve
     for name, folder in installation.folders.items():
-        yield from _folder(name, folder, least.get(name, FEW_BYTES), write=installation.write)
+        found = _folder(name, folder, least.get(name, FEW_BYTES), write=installation.write)
+        yield from standing_alone(f"{name} folder", found)
 
 
 def growing_archive(installation: Installation) -> Iterator[Finding]:
@@ -54,44 +57,47 @@ def growing_archive(installation: Installation) -> Iterator[Finding]:
 def _can_be_made(folder: Path) -> bool:
     """Check whether this user may create a missing folder and its missing parent folders."""
     there = next(above for above in folder.absolute().parents if os.path.lexists(above))
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True)
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def _folder(name: str, folder: Path, least: int, *, write: bool) -> Iterator[Finding]:
     subject = f"{name} folder"
-    if os.path.lexists(folder) and not folder.is_dir():
-        what = "a link that leads to no folder" if folder.is_symlink() else "no folder"
+    disk_of(folder).demand_answer()
+    is_folder = leads_to_folder(folder)
+    if not is_folder and os.path.lexists(folder):
+        what = "a link that leads to no folder" if os.path.islink(folder) else "no folder"
         yield Finding(subject, Verdict.FAIL, f"{folder} is {what}", f"move it away, or correct [{name}] folder")
-    elif not folder.is_dir() and name == "state" and _can_be_made(folder):
+    elif not is_folder and name == "state" and _can_be_made(folder):
         yield Finding(subject, Verdict.OK, f"{folder} is made by the first start")
-    elif not folder.is_dir():
+    elif not is_folder:
         yield Finding(subject, Verdict.FAIL, f"{folder} is not there", f"create it, or correct [{name}] folder")
     elif (obstacle := _not_writable(subject, folder, write=write)) is not None:
         yield obstacle
     else:
         if name == "drop":
-            yield from _own_folders(folder)
-            yield from _put_away(folder, write=write)
-        yield from _disk(name, folder, least)
+            for area in (ARCHIVE, REJECTS, CLAIMS):
+                yield from standing_alone(subject, _own_folder(folder / os.fsdecode(area)))
+            for area in (ARCHIVE, REJECTS):
+                place = folder / os.fsdecode(area)
+                yield from standing_alone(f"drop {place.name}/", _put_away(folder, place, write=write))
+        yield from standing_alone(f"{name} space", _disk(name, folder, least))
 
 
-def _own_folders(drop: Path) -> Iterator[Finding]:
-    """Check that the sub-folders that the agent fills are folders, or are not there yet."""
-    for place in (drop / os.fsdecode(name) for name in (ARCHIVE, REJECTS, CLAIMS)):
-        if place.is_symlink() or (place.exists() and not place.is_dir()):
-            found = f"{place} is a symlink or a file, which the agent does not follow"
-            yield Finding("drop folder", Verdict.FAIL, found, "move it away; the agent makes a folder there")
+def _own_folder(place: Path) -> Iterator[Finding]:
+    """Check that a sub-folder that the agent fills is a folder, or is not there yet."""
+    if os.path.islink(place) or (not leads_to_folder(place) and os.path.lexists(place)):
+        found = f"{place} is a symlink or a file, which the agent does not follow"
+        yield Finding("drop folder", Verdict.FAIL, found, "move it away; the agent makes a folder there")
 
 
-def _put_away(drop: Path, *, write: bool) -> Iterator[Finding]:
-    """Check `uploaded` and `rejected`, which may have filesystems and rights of their own."""
-    for place in (drop / os.fsdecode(name) for name in (ARCHIVE, REJECTS)):
-        if place.is_symlink() or not place.is_dir():
-            continue
-        if (obstacle := _not_writable(f"drop {place.name}/", place, write=write)) is not None:
-            yield obstacle
-        elif place.stat().st_dev != drop.stat().st_dev:
-            yield from _disk(f"drop {place.name}/", place, FEW_BYTES)
+def _put_away(drop: Path, place: Path, *, write: bool) -> Iterator[Finding]:
+    """Check `uploaded` or `rejected`, which may have a filesystem and rights of its own."""
+    if os.path.islink(place) or not os.path.isdir(place):
+        return
+    if (obstacle := _not_writable(f"drop {place.name}/", place, write=write)) is not None:
+        yield obstacle
+    elif place.stat().st_dev != drop.stat().st_dev:
+        yield from _disk(f"drop {place.name}/", place, FEW_BYTES)
 
 
 def _not_writable(subject: str, folder: Path, *, write: bool) -> Finding | None:
@@ -104,8 +110,7 @@ def _not_writable(subject: str, folder: Path, *, write: bool) -> Finding | None:
         elif not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "it may not be written")
     except OSError as error:
-        found, _, fix = str(local_fault(error, str(folder))).partition("; ")
-        return Finding(subject, Verdict.FAIL, found, fix.removeprefix("run: "))
+        return of_fault(subject, local_fault(error, str(folder)))
     return None
 
 

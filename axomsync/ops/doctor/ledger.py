@@ -9,7 +9,7 @@ from pathlib import Path
 from axomsync.core.errors import AxomsyncError, LocalFault
 from axomsync.core.paths import LEDGER_FILE
 from axomsync.ledger import Reader, UnreadyLedger, check_ledger, read_only_uri
-from axomsync.ops.doctor.findings import Finding, Verdict
+from axomsync.ops.doctor.findings import Finding, Verdict, of_fault
 from axomsync.ops.doctor.installation import Installation
 
 
@@ -19,7 +19,7 @@ def sound_ledger(installation: Installation) -> Iterator[Finding]:
     try:
         check_ledger(path)
     except LocalFault as fault:
-        yield Finding("ledger", Verdict.FAIL, str(fault), "find out which program made this file, and move the file away")
+        yield of_fault("ledger", fault)
         return
     if not os.path.exists(path):
         yield Finding("ledger", Verdict.OK, f"{path} is not there yet; the first start makes it")

@@ -15,7 +15,8 @@ def rights(installation: Installation) -> Iterator[Finding]:
     settings = installation.settings
     drop = settings.drop.folder if settings.drop.enabled else None
     obstacles = access.denied({**installation.folders, **installation.views}, drop, user)
-    yield from (Finding("rights", Verdict.FAIL, obstacle.found, obstacle.fix) for obstacle in obstacles)
+    for obstacle in obstacles:
+        yield Finding("rights", Verdict.FAIL if obstacle.grave else Verdict.WARN, obstacle.found, obstacle.fix)
     if not obstacles:
         name = user.pw_name if user else f"the user {os.geteuid()}"
         yield Finding("rights", Verdict.OK, f"{name} may use the folders that people made in the drop folder")

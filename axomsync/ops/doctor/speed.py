@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from axomsync.config import load_key
 from axomsync.console.client import Console
 from axomsync.core.errors import AxomsyncError, Transient
+from axomsync.core.policy import made_at
 from axomsync.core.records import ManifestFile
 from axomsync.ops.doctor.findings import Finding, Verdict
 from axomsync.ops.doctor.installation import Installation
@@ -84,7 +85,7 @@ def _measured_finding(installation: Installation, storage: Storage, seconds: flo
 def largest_file(console: Console) -> ManifestFile | None:
     """Return the largest file of the newest ready models, with a fresh link; None when all are too small."""
     ready = [model for model in console.models() if model.status == "ready"]
-    ready.sort(key=lambda model: model.created_at or "", reverse=True)
+    ready.sort(key=lambda model: made_at(model.created_at), reverse=True)
     files = [file for model in ready[:MODELS_ASKED] for file in console.manifest(model.id).files]
     largest = max(files, key=lambda file: file.size, default=None)
     return largest if largest is not None and largest.size >= SMALLEST_FILE else None

@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from axomsync.core.own_program import own_program
 
 T = TypeVar("T")
 
@@ -138,7 +139,7 @@ class Installation:
 
 
 def _command(verb: str, config_file: Path) -> list[str]:
-    return [sys.executable, "-m", "axomsync", verb, "--config", str(config_file)]
+    return own_program(verb, "--config", str(config_file))
 
 
 def _environment() -> dict[str, str]:

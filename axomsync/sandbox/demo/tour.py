@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
+from axomsync.core.own_program import own_program
 from axomsync.sandbox.console import Sandbox
 from axomsync.sandbox.demo import download, upload
 from axomsync.sandbox.demo.installation import Installation, TourFailed
@@ -110,7 +110,7 @@ def _keep(story: Story) -> None:
     body = json.dumps({"name": story.sample.name, "version": "2", "folder": str(story.sample.folder)})
     publish = shlex.join(["curl", "-s", f"{story.sandbox.admin_url}/models", "-d", body])
     clean = "env -u AXOM_KEY " if "AXOM_KEY" in os.environ else ""
-    axomsync = clean + shlex.join([sys.executable, "-m", "axomsync"])
+    axomsync = clean + shlex.join(own_program())
     config = shlex.quote(str(story.agent.config_file))
     story.voice.step("All of it goes on until Ctrl-C; try, in another terminal")
     story.voice.table(

@@ -75,7 +75,7 @@ function verdict() {
     if (!s) return ["waiting", "Connecting", "to the agent"];
     return ["warn", "No connection to the agent", `What you see is from ${new Date(heardAt).toLocaleTimeString()}. Trying again.`];
   }
-  if (seen.fault) return ["bad", "The ledger can't be read", seen.fault];
+  if (seen.fault) return ["bad", "Nothing new can be shown", seen.fault];
   if (!s) return ["waiting", "Connecting", "to the agent"];
   const moving = s.transfers.reduce((sum, t) => sum + t.rate, 0);
   const working = s.transfers.length ? `${many(s.transfers.length, "transfer")}, ${rate(moving)}` : "";
@@ -119,8 +119,8 @@ function showTiles() {
   text("console-note", s.console.last_poll ? `${s.console.ok === false ? "answered" : "asked"} ${ago(s.console.last_poll)}` : new URL(s.console.url).host);
   $("console-value").parentNode.classList.toggle("bad", s.console.ok === false);
   for (const [part, id, word] of [[s.drop, "drop", "upload"], [s.mirror, "mirror", "model"]]) {
-    text(`${id}-value`, part.free_bytes === null ? "Missing" : `${size(part.free_bytes)} free`);
-    $(`${id}-value`).parentNode.classList.toggle("bad", part.free_bytes === null);
+    text(`${id}-value`, part.disk === "ok" ? `${size(part.free_bytes)} free` : { missing: "Missing", silent: "No answer", off: "Off" }[part.disk]);
+    $(`${id}-value`).parentNode.classList.toggle("bad", part.disk === "missing" || part.disk === "silent");
     text(`${id}-note`, part.last_success ? `last ${word} ${ago(part.last_success)}` : part.folder);
     $(`${id}-note`).title = part.folder;
   }
