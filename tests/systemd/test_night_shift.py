@@ -311,7 +311,7 @@ def a_downgrade_is_refused(night: Night) -> None:
 
 
 def an_instance_comes_through_an_upgrade(night: Night) -> None:
-    """The same version again goes the way of any other one."""
+    """The same version again goes the way of any other one. What runs without being enabled runs again, too."""
     machine, unit = night.machine, "axomsync@eu.service"
     said = machine.run("axomsync", "service", "install", "--instance", "eu").stdout
     assert "/etc/axomsync/eu.toml: written" in said
@@ -319,11 +319,13 @@ def an_instance_comes_through_an_upgrade(night: Night) -> None:
     key = night.sandbox.steer("keys", scopes=["read", "models"])["key"]
     machine.write("/etc/axomsync/eu.key", f"{key}\n", mode=0o600)
     machine.systemctl("enable", "--now", unit)
+    machine.systemctl("disable", UNIT)
     before = [night.pid, int(machine.show(unit, "MainPID"))]
     night.install(night.package)
     after = [night.pid, int(machine.show(unit, "MainPID"))]
     assert 0 not in after
     assert not set(before) & set(after)
+    assert machine.systemctl("is-enabled", UNIT, check=False).stdout == "disabled\n"
     rows = json.loads(machine.run("axomsync", "status", "--all", "--json").stdout)
     assert [(row["instance"], row["agent"]["running"]) for row in rows] == [(None, True), ("eu", True)]
     night.told("an agent that is well", is_well)
