@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.rig.agent import eventually
+
 COMMANDS = {"ext4": ("mkfs.ext4", "-b", "4096"), "xfs": ("mkfs.xfs",), "btrfs": ("mkfs.btrfs", "--mixed")}
 IMAGE_BYTES = {"ext4": 128 << 20, "xfs": 320 << 20, "btrfs": 160 << 20}
 # No commit by itself: what the agent does not sync is not on the disk.
@@ -52,7 +54,12 @@ class Disk:
             folder = os.open(self._folder, os.O_RDONLY)
             fcntl.ioctl(folder, SHUTDOWN, struct.pack("I", WITHOUT_LOG))
             os.close(folder)
-        subprocess.run(["umount", self._folder], check=True)
+        # A gate that the killed agent had begun lives a moment longer, and looks at its files.
+        umount = ["umount", str(self._folder)]
+        eventually(
+            "the end of all processes on the disk",
+            lambda: subprocess.run(umount, capture_output=True, check=False).returncode == 0,
+        )
         if not self._copy.exists():  # a container that begins may have the mount too, and so keep alive what was shut down
             self._take_image()
         self._copy.rename(self._image)
