@@ -19,7 +19,7 @@ import pytest
 from axomsync.cli.output import print_csv
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import fill, small_disk
-from tests.rig.faults import Content, Fault, FaultyServer
+from tests.rig.faults import FOREVER, Content, Fault, FaultyServer
 from tests.rig.old_ledger import old_ledger
 
 STATUS = {
@@ -104,7 +104,7 @@ def test_json_has_its_keys_whatever_the_agent_does(server: FaultyServer, agent: 
     assert (status["agent"]["running"], status["console"]["ok"], uploads) == (False, None, [])
     assert {(row["name"], row["state"]) for row in models} == {("llama", "queued"), ("soon", "waiting")}
 
-    server.inject(Fault(cut=100_000, ending="stall"), times=1000)
+    server.inject(Fault(cut=100_000, ending="stall"), times=FOREVER)
     agent.configure({"transfer": {"stall": "1s"}})
     (agent.drop / "a.jsonl").write_text('{"text": "a"}\n')
     (agent.drop / "b.jsonl").write_text("broken\n")

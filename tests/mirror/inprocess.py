@@ -112,12 +112,15 @@ class MirrorHere:
                 storage.close()
 
     def once_whole(self, files: dict[str, Content]) -> Callable[[], object]:
-        """For `Fault.first`: a fault that comes when staging has these files whole, so that it never overtakes them."""
+        """For `Fault.first`: a fault that comes when staging has had these files whole, so that it never overtakes them."""
         staging = self.folder / ".axomsync" / self.identity
+        were_whole = threading.Event()  # a last request may be looked at when the test has already damaged one
 
         def whole() -> bool:
             found = ((content, path) for rel, content in files.items() for path in staging.glob(f"*/{rel}"))
-            return sum(content.fault_in(path) is None for content, path in found) == len(files)
+            if not were_whole.is_set() and sum(content.fault_in(path) is None for content, path in found) == len(files):
+                were_whole.set()
+            return were_whole.is_set()
 
         return lambda: eventually(f"whole: {', '.join(files)}", whole)
 

@@ -20,7 +20,7 @@ from axomsync.mirror.fetch.urls import SignedUrls
 from axomsync.mirror.publish.record import read_record
 from axomsync.runtime.meter import Meter
 from tests.mirror.inprocess import MirrorHere
-from tests.rig.faults import Content, Fault, FaultyServer
+from tests.rig.faults import FOREVER, Content, Fault, FaultyServer
 
 MIB = 1 << 20
 LARGE = Content(80 * MIB + 17, 1)
@@ -119,7 +119,7 @@ def test_damage_is_named_and_repaired_by_fetching_its_segments_alone(
     assert record is not None
     longest = max(part.end - part.start for file in record.files for part in file.segments)
     damage(folder)
-    server.inject(Fault(status=503), "/download", times=1000)
+    server.inject(Fault(status=503), "/download", times=FOREVER)
     mirror.scrub()
     model = next(model for model in mirror.models() if model.name == "chassis")
     assert told in (model.damage or "")

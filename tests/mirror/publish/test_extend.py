@@ -9,7 +9,7 @@ import pytest
 from axomsync.core.records import ModelState
 from axomsync.mirror.publish.record import read_record
 from tests.mirror.inprocess import MirrorHere
-from tests.rig.faults import Content, Fault, FaultyServer
+from tests.rig.faults import FOREVER, Content, Fault, FaultyServer
 
 MIB = 1 << 20
 FILES = {"a.bin": Content(20 * MIB, 1), "sub/b.bin": Content(3 * MIB, 2), "c.txt": Content(500, 3), "d.json": Content(9, 4)}
@@ -91,7 +91,7 @@ def test_files_that_can_not_be_fetched_leave_the_published_ones(
     server: FaultyServer, mirror: MirrorHere, folder: Path, lost: str
 ) -> None:
     mirror.settings["files"] = ["*"]
-    server.inject(Fault(status=500), f"/{mirror.models()[0].id}/", times=1000)
+    server.inject(Fault(status=500), f"/{mirror.models()[0].id}/", times=FOREVER)
     mirror.patience = 0.5
     mirror.sync()
     assert rels(folder) == {"a.bin"}
@@ -117,7 +117,7 @@ def test_crash_between_two_renames_is_finished_later(server: FaultyServer, mirro
 def test_a_file_that_a_crash_left_moved_is_not_fetched_again(server: FaultyServer, mirror: MirrorHere, folder: Path) -> None:
     mirror.settings["files"], mirror.patience = ["*"], 0.5
     no = Fault(status=500, first=mirror.once_whole({rel: FILES[rel] for rel in ("sub/b.bin", "c.txt")}))
-    server.inject(no, f"/{mirror.models()[0].id}/3", times=1000)
+    server.inject(no, f"/{mirror.models()[0].id}/3", times=FOREVER)
     mirror.sync()
     staging = next((mirror.folder / ".axomsync" / "here").iterdir())
     (folder / "sub").mkdir()
@@ -134,7 +134,7 @@ def test_a_link_in_the_place_of_a_folder_is_not_followed_to_a_moved_file(
 ) -> None:
     mirror.settings["files"], mirror.patience = ["*"], 0.5
     no = Fault(status=500, first=mirror.once_whole({rel: FILES[rel] for rel in ("sub/b.bin", "c.txt")}))
-    server.inject(no, f"/{mirror.models()[0].id}/3", times=1000)
+    server.inject(no, f"/{mirror.models()[0].id}/3", times=FOREVER)
     mirror.sync()
     staging = next((mirror.folder / ".axomsync" / "here").iterdir())
     outside = tmp_path / "outside"
@@ -164,7 +164,7 @@ def test_model_that_is_no_longer_wanted_stays_unchanged(
 ) -> None:
     """More files were already started: the published copy still counts as there."""
     (model,) = mirror.models()
-    server.inject(Fault(status=500), f"/{model.id}/", times=1000)
+    server.inject(Fault(status=500), f"/{model.id}/", times=FOREVER)
     mirror.settings["files"], mirror.patience = ["*"], 0.5
     mirror.sync()
     assert mirror.model(model.id).state == ModelState.QUEUED
@@ -174,7 +174,7 @@ def test_model_that_is_no_longer_wanted_stays_unchanged(
         case "gone":
             server.models.clear()
         case "vanished":
-            server.inject(Fault(status=404), "/download", times=1000)
+            server.inject(Fault(status=404), "/download", times=FOREVER)
         case _:
             server.models[0]["status"] = "training"
     mirror.sync()
