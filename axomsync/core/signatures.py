@@ -40,6 +40,8 @@ def _without_queries(word: str, hidden: str) -> str:
 
 def without_signature(text: str, url: str) -> str:
     """Return `text` without what the query of `url` holds, and without the queries of other URLs."""
+    if not text:  # most answers hold no words, and the patterns cost more than all else that is done with an answer
+        return text
     for pattern in _patterns(url):
         text = pattern.sub(lambda found: "".join(found.groups()) + HIDDEN, text)
     return without_queries(text)

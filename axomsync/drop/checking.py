@@ -34,9 +34,11 @@ class Checker:
         self._workers = LineWorkers()
 
     def check(
-        self, upload: Upload, content: Content, step: Callable[[], None]
+        self, upload: Upload, content: Content, step: Callable[[], None], good: Callable[[int], None]
     ) -> tuple[Upload, jsonl.InvalidDataset | None]:
-        """Read the content once; returns its row, and the fault if it is invalid. `step` is called during the reading.
+        """Read the content once; returns its row, and the fault if it is invalid.
+
+        During the reading, `step` is called, and `good` as `jsonl.check` does.
 
         Raises `TooLarge` and `NoRoom` for compressed files.
         """
@@ -49,7 +51,9 @@ class Checker:
                 body = content.body(file, stamp, step)
                 planned = self._shards(body.file, body.size)
                 mode, shapes = self._settings.validate_, self._shapes()
-                checked = ranges.check(body.file, body.size, mode, step, self._workers, shards=planned, shapes=shapes)
+                checked = ranges.check(
+                    body.file, body.size, mode, step, self._workers, shards=planned, shapes=shapes, good=good
+                )
             except (BrokenArchive, jsonl.InvalidDataset) as fault:
                 source.demand_unchanged(root, upload.path, file, stamp)
                 invalid = as_invalid(fault, packed=packing_of(upload.path) is not None)

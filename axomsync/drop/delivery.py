@@ -8,13 +8,14 @@ PUT.
 """
 
 import logging
+import math
 import os
 import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -26,6 +27,8 @@ from axomsync.drop import source
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
 from axomsync.drop.content import Content
 from axomsync.drop.forgetting import content_of
+from axomsync.drop.head_start import HeadStart, pays
+from axomsync.drop.names import packing_of
 from axomsync.drop.put import Body, ObjectPut, Part, Whole
 from axomsync.drop.settle import same_file
 from axomsync.drop.spool import NoRoom
@@ -43,6 +46,7 @@ SHARDS_AT_ONCE = 8
 class Files(NamedTuple):
     """What is sent: `opened` gives the descriptor of the bytes once they are needed, `dropped` that of the dropped file."""
 
+    content: Content
     opened: Callable[[], int]
     dropped: int
 
@@ -60,8 +64,36 @@ class Delivery:
         self._busy: set[str] = set()  # contents that this process carries
         self._passed: dict[int, str] = {}  # by row: the content for which the gate said yes
 
-    def deliver(self, upload: Upload, content: Content, beat: Beat) -> Upload | None:
-        """Deliver the content; returns the row once storage has confirmed it.
+    @contextmanager
+    def head_start(self, upload: Upload, content: Content, beat: Beat) -> Iterator[HeadStart | None]:
+        """Let the PUT of an unchecked file begin, if it may; it is given up at the end of the block unless it is over.
+
+        It may not where the file goes up in shards, or not yet, or is likely to be there already.
+        """
+        settings, size = self._settings, upload.size
+        may = (
+            pays(size)
+            and size <= min(settings.max_put, math.inf if settings.shard is None else settings.shard)
+            and upload.state in (UploadState.SETTLING, UploadState.CHECKING)
+            and not upload.attempts
+            and packing_of(upload.path) is None
+            and not self._context.gates.before_upload.is_there
+            and self._claims.alone
+            and not self._ledger.read.others_of_size(upload)
+        )
+        if not may:
+            yield None
+            return
+        with self._context.meter.transfer("up", source.shown(upload.path), size) as gauge:
+            begun = HeadStart(self._context, upload, content, settings.content_type, beat, gauge)
+            begun.begin()
+            try:
+                yield begun
+            finally:
+                begun.give_up()
+
+    def deliver(self, upload: Upload, content: Content, beat: Beat, head_start: HeadStart | None) -> Upload | None:
+        """Deliver the content, of which a PUT may have begun; returns the row once storage has confirmed it.
 
         Returns None if this process carries the same content under another row now, or if an earlier life began with that
         row; look again when that row is done.
@@ -70,7 +102,7 @@ class Delivery:
         if any(self._goes_first(other) for other in begun):  # before the content is held: the other would find it busy
             return None
         with self._alone(upload) as mine:
-            return self._deliver(upload, content, beat, begun) if mine else None
+            return self._deliver(upload, content, beat, begun, head_start) if mine else None
 
     def release(self, upload: Upload) -> None:
         """Let other agents take this content."""
@@ -81,7 +113,9 @@ class Delivery:
         """Identity of the content: two files with the same identity are one upload."""
         return content_of(upload.sha256, upload.filename, named=self._named)
 
-    def _deliver(self, upload: Upload, opening: Content, beat: Beat, begun: Sequence[Upload]) -> Upload:
+    def _deliver(
+        self, upload: Upload, opening: Content, beat: Beat, begun: Sequence[Upload], head_start: HeadStart | None
+    ) -> Upload:
         content = self.content(upload)
         # A file may be deleted only if this agent itself sent it: of others it only knows another agent's word.
         deletes = self._settings.after == "delete"
@@ -98,7 +132,7 @@ class Delivery:
             self._ledger.take_over_presigned(upload.id, begun_as.id)
             upload = self._ledger.read.upload(upload.id)
         try:
-            upload = self._send(upload, opening, self._touching(content, beat))
+            upload = self._send(upload, opening, self._touching(content, beat), head_start)
         except (Rejected, SourceChanged, Forgotten):
             self._claims.release(content)
             raise
@@ -114,25 +148,31 @@ class Delivery:
 
     # Sending
 
-    def _send(self, upload: Upload, content: Content, beat: Beat) -> Upload:
+    def _send(self, upload: Upload, content: Content, beat: Beat, head_start: HeadStart | None) -> Upload:
         with content.opened() as (file, stamp):
             if not same_file(stamp, upload.stamp):
                 raise SourceChanged("the file changed before it was uploaded")
-            files = Files(partial(self._unpacked, content, upload, file, stamp, beat), file)
+            files = Files(content, partial(self._unpacked, content, upload, file, stamp, beat), file)
             self._pass_gate(upload, files, beat)
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
-            with self._context.meter.transfer("up", source.shown(upload.path), upload.size, done) as gauge:
+            with self._shown(upload, done, head_start) as gauge:
                 if planned:
                     self._put_shards(upload, planned, files, gauge, beat)
                     upload = self._ledger.record_uploaded(upload.id, None, None)
                 else:
                     whole = Whole(self._ledger, upload)
-                    self._put(whole, files, gauge, beat)
+                    self._put(whole, files, gauge, beat, head_start)
                     upload = whole.upload
         as_what = f"{len(planned)} shards" if planned else f"{printable(upload.key or '')} (upload {upload.upload_id})"
         log.info("%s: uploaded as %s", source.shown(upload.path), as_what)
         return upload
+
+    def _shown(self, upload: Upload, done: int, head_start: HeadStart | None) -> AbstractContextManager[Gauge]:
+        """The gauge of the upload; one that has begun is shown already."""
+        if head_start is not None:
+            return nullcontext(head_start.gauge)
+        return self._context.meter.transfer("up", source.shown(upload.path), upload.size, done)
 
     def _pass_gate(self, upload: Upload, files: Files, beat: Beat) -> None:
         """Ask the gate, once for a content. Raises `NotPassed`, `Transient`, `SourceChanged`.
@@ -177,11 +217,10 @@ class Delivery:
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Transient))  # failures for a person come first
 
-    def _put(self, body: Body, files: Files, gauge: Gauge, beat: Beat) -> None:
-        upload = body.upload
-        still = partial(source.demand_unchanged, self._settings.folder, upload.path, files.dropped, upload.stamp)
+    def _put(self, body: Body, files: Files, gauge: Gauge, beat: Beat, head_start: HeadStart | None = None) -> None:
+        dropped = files.content.open_source(files.dropped, body.upload.stamp, is_proven=body.proof is not None)
         content_type = self._settings.content_type
-        ObjectPut(self._context, self._habits, content_type, body, files.opened, files.dropped, gauge, beat, still).run()
+        ObjectPut(self._context, self._habits, content_type, body, files.opened, dropped, gauge, beat, head_start).run()
 
     def _touching(self, content: str, beat: Beat) -> Beat:
         """Extend `beat`: it also renews the claim from time to time."""

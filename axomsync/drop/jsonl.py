@@ -88,6 +88,10 @@ class InvalidDataset(Rejected):
         super().__init__(f"{faults[0]}{more}")
 
 
+def nobody_listens(good: int) -> None:
+    """The `good` of a check that nobody follows."""
+
+
 def check(
     file: int,
     size: int,
@@ -96,6 +100,7 @@ def check(
     *,
     shards: Sequence[Segment] = (),
     shapes: Shapes | None = None,
+    good: Callable[[int], None] = nobody_listens,
     read_size: int = READ_SIZE,
     line_limit: int = LINE_LIMIT,
     large_line: int = LARGE_LINE,
@@ -103,7 +108,8 @@ def check(
     """Read exactly `size` bytes of the open `file`, and raise `InvalidDataset` unless it is a JSONL dataset.
 
     `mode` "sample" parses only the lines near both ends, "off" none; the digests always cover every byte. `shards` are
-    ranges that get a digest each. `beat` is called after each piece of at most `read_size` bytes. A line longer than
+    ranges that get a digest each. `beat` is called after each piece of at most `read_size` bytes, and `good` with the number
+    of bytes that were read, as long as nothing wrong was found in them. A line longer than
     `line_limit` bytes ends the check, one longer than `large_line` is parsed without being held. `shapes` takes in what the
     lines are; where it wants one shape, another makes the file invalid.
     """
@@ -125,6 +131,8 @@ def check(
             last = piece[-1:]
             offset += len(piece)
             beat()
+            if parser.is_good:
+                good(offset)
     lines = newlines + (0 if last in (b"\n", b"") else 1)
     repeated, shape = parser.finish(lines)
     return checked_of(
@@ -230,6 +238,12 @@ class Parser:
         # between two values again, the line before it was whole: `{"a": [1` and `2]}` can't be taken for lines.
         self._seam = secrets.randbits(48)
         self._joint = b",%d," % self._seam
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing wrong was found so far."""
+        odd = self._shapes is not None and self._shapes.wanted is not None and self._shapes.faults
+        return not self._counts and not odd
 
     def sniff(self, head: bytes, size: int) -> None:
         """Recognise what is no JSONL at all, and end the check with a name for it."""

@@ -25,7 +25,8 @@ from axomsync.drop.claims import Claims
 from axomsync.drop.content import Content, Contents, TooLarge
 from axomsync.drop.delivery import Delivery
 from axomsync.drop.digests import digest_of
-from axomsync.drop.jsonl import Fault, InvalidDataset
+from axomsync.drop.head_start import HeadStart
+from axomsync.drop.jsonl import Fault, InvalidDataset, nobody_listens
 from axomsync.drop.put_away import PutAway
 from axomsync.drop.recovery import Recovery
 from axomsync.drop.setbacks import Setbacks
@@ -108,13 +109,17 @@ class Uploader:
         self._checker.close()
 
     def _carry(self, upload: Upload, beat: Beat) -> bool:
-        with closing(self._contents.of(upload)) as content:
-            return self._carry_content(upload, content, beat)
+        with (
+            closing(self._contents.of(upload)) as content,
+            self._delivery.head_start(upload, content, beat) as head_start,
+        ):
+            return self._carry_content(upload, content, beat, head_start)
 
-    def _carry_content(self, upload: Upload, content: Content, beat: Beat) -> bool:
+    def _carry_content(self, upload: Upload, content: Content, beat: Beat, head_start: HeadStart | None) -> bool:
         if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
+            good = nobody_listens if head_start is None else head_start.passed
             try:
-                upload, invalid = self._checker.check(upload, content, self._step(beat))
+                upload, invalid = self._checker.check(upload, content, self._step(beat), good)
             except TooLarge as large:
                 self._hold(upload, str(large), unpacked=large.needed, sha256=None)
                 return True
@@ -131,7 +136,7 @@ class Uploader:
                 self._hold(upload, f"{upload.size} bytes")
                 return True
             try:
-                delivered = self._delivery.deliver(upload, content, beat)
+                delivered = self._delivery.deliver(upload, content, beat, head_start)
             except NotPassed as no:
                 self._reject(upload, no, beat)
                 return True

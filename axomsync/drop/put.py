@@ -12,9 +12,8 @@ changes during the upload though size and times of the file do not.
 
 import hashlib
 import itertools
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from blake3 import blake3
@@ -22,9 +21,9 @@ from blake3 import blake3
 from axomsync.core.errors import AxomsyncError, Refused, SourceChanged, Stopping, Transient, UrlExpired
 from axomsync.core.policy import backoff
 from axomsync.core.records import Presigned, Shard, Upload
-from axomsync.drop.digests import BackgroundHasher
-from axomsync.drop.settle import same_file
-from axomsync.drop.watch import stamp_of
+from axomsync.drop.head_start import HeadStart
+from axomsync.drop.sending import Sending, Sent
+from axomsync.drop.source import OpenSource
 from axomsync.ledger import Ledger
 from axomsync.runtime.habits import Habits
 from axomsync.runtime.heartbeat import Beat
@@ -33,7 +32,6 @@ from axomsync.runtime.worker import WorkerContext
 from axomsync.storage.s3 import Confirmation, plain_md5, still_refused
 from axomsync.transport.http import host_of
 
-PUT_PIECE = 1024 * 1024
 QUICK_TRIES = 4  # at once, with short pauses; then the file waits for its next try
 LONGEST_QUICK_PAUSE_SECONDS = 10.0
 REFUSED_URLS_IN_A_ROW = 3
@@ -104,7 +102,7 @@ class ObjectPut:
     """PUT of one body, tried until storage confirms it or the quick tries are used up.
 
     `file` opens the file with the body: that of a compressed one is unpacked for it, once there is a URL. `source` is the
-    open file of which it is the content; `still` raises `SourceChanged` if the source has changed since it was read.
+    open file of which it is the content. `head_start` is a PUT of the body that has begun.
     """
 
     def __init__(
@@ -114,16 +112,15 @@ class ObjectPut:
         content_type: str,
         body: Body,
         file: Callable[[], int],
-        source: int,
+        source: OpenSource,
         gauge: Gauge,
         beat: Beat,
-        still: Callable[[], None],
+        head_start: HeadStart | None = None,
     ) -> None:
         self._context, self._habits, self._content_type = context, habits, content_type
-        self._body, self._file, self._gauge, self._beat, self._still = body, file, gauge, beat, still
-        self._source = source
+        self._body, self._file, self._source, self._gauge, self._beat = body, file, source, gauge, beat
+        self._head_start = head_start
         self._presigned = body.kept()
-        self._seen = body.upload.stamp
         self._fresh = False  # the URL was requested for this try
         self._perhaps_stored = self._presigned is not None  # by an earlier life of the agent
         self._was_complete = False  # in any of these tries
@@ -158,6 +155,9 @@ class ObjectPut:
     def _try(self) -> None:
         presigned, body = self._presigned, self._body
         body.complete = False
+        head_start, self._head_start = self._head_start, None
+        if head_start is not None and self._went_on(head_start):
+            return
         if presigned is not None and not self._lives(presigned):
             self._let_go(perhaps=self._perhaps_stored)
             presigned = None
@@ -204,51 +204,59 @@ class ObjectPut:
         self._body.forget()
         self._presigned, self._perhaps_stored = None, False
 
+    def _went_on(self, head_start: HeadStart) -> bool:
+        """Let the PUT end that has begun; False if there is none, or it can't."""
+        body, presigned = self._body, None
+        if self._presigned is None and body.proof is not None and body.kind_of_proof == "blake3":
+            presigned = head_start.offer()
+        if presigned is None or body.proof is None or not self._lives(presigned):
+            head_start.give_up()
+            return False
+        self._presigned, self._perhaps_stored, self._fresh = presigned, False, True
+        self._began = head_start.began
+        body.keep(presigned)
+        try:
+            sent = head_start.finish(body.proof, self._beat)
+        finally:
+            body.complete = head_start.complete
+        self._confirm(presigned, sent)
+        return True
+
     def _put(self, presigned: Presigned) -> None:
-        body, gauge, throttle = self._body, self._gauge, self._context.throttle
+        body, digest = self._body, blake3() if self._body.kind_of_proof == "blake3" else hashlib.sha256()
         file = self._file()
         self._began = time.monotonic()
-        sent, body.complete = 0, self._length == 0
-        md5, proof = hashlib.md5(usedforsecurity=False), blake3() if body.kind_of_proof == "blake3" else hashlib.sha256()
+        body.complete = self._length == 0
+        sending = Sending(file, body.start, self._length, digest, self._source, self, self._context.throttle, self._gauge)
+        sent = sending.put(self._context.storage, presigned.url, self._content_type)
+        self._confirm(presigned, sent)
 
-        def pieces(digests: BackgroundHasher) -> Iterator[bytes]:
-            nonlocal sent
-            while sent < self._length:
-                piece = os.pread(file, min(throttle.piece(PUT_PIECE), self._length - sent), body.start + sent)
-                if not piece or not self._is_unchanged():
-                    raise SourceChanged("the file changed while it was uploaded")
-                digests.update(piece)
-                proof.update(piece)
-                if sent + len(piece) == self._length:
-                    if body.proof not in (None, proof.hexdigest()):
-                        raise SourceChanged("the file's content changed after it was checked")
-                    body.complete = True
-                throttle.take(len(piece))
-                yield piece
-                sent += len(piece)
-                gauge.receive(len(piece))
-                self._step()
-
+    def _confirm(self, presigned: Presigned, sent: Sent) -> None:
         try:
-            with BackgroundHasher(self._length, md5.update) as digests:  # MD5 costs as much as all other work together
-                confirmed = self._context.storage.put(presigned.url, pieces(digests), self._length, self._content_type)
-            self._still()
-            doubtful = self._is_doubtful(host_of(presigned.url), confirmed, md5.hexdigest())
-            body.confirm(confirmed.etag, md5.hexdigest(), doubtful=doubtful)
+            self._source.demand_in_place()
+            doubtful = self._is_doubtful(host_of(presigned.url), sent.confirmed, sent.md5)
+            self._body.confirm(sent.confirmed.etag, sent.md5, doubtful=doubtful)
         except BaseException:
-            gauge.receive(-sent)
+            self._gauge.receive(-self._length)
             raise
-        gauge.secure(self._length)
+        self._gauge.secure(self._length)
 
-    def _is_unchanged(self) -> bool:
-        """Check that the open source is unchanged. Raises `SourceChanged` if another file has its name now."""
-        found, read = stamp_of(os.fstat(self._source)), self._body.upload.stamp
-        if found != self._seen:
-            if self._body.proof is None or not same_file(found, read):
-                return False
-            self._still()
-            self._seen = found
-        return True
+    # What `Sending` asks
+
+    def may_send(self, end: int) -> None:
+        """Let all bytes go: they were checked."""
+
+    def may_end(self, digest: str) -> None:
+        """Let the last piece go if the bytes are the checked ones."""
+        if self._body.proof not in (None, digest):
+            raise SourceChanged("the file's content changed after it was checked")
+        self._body.complete = True
+
+    def step(self) -> None:
+        """Tell that the PUT goes on. Raises `Stopping`."""
+        self._beat()
+        if self._context.stop.is_set():
+            raise Stopping("the agent is stopping")
 
     def _is_doubtful(self, host: str, confirmed: Confirmation, md5: str) -> bool:
         """Check for an ETag that looks like an MD5 but differs from the bytes' MD5, on a host whose ETags may not be MD5s.
@@ -287,11 +295,6 @@ class ObjectPut:
 
     def _lives(self, presigned: Presigned) -> bool:
         return presigned.expires_at is None or self._context.now() < presigned.expires_at
-
-    def _step(self) -> None:
-        self._beat()
-        if self._context.stop.is_set():
-            raise Stopping("the agent is stopping")
 
     def _pause(self, seconds: float) -> None:
         self._beat()

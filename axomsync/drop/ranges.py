@@ -66,15 +66,16 @@ def check(
     *,
     shards: Sequence[Segment] = (),
     shapes: Shapes | None = None,
+    good: Callable[[int], None] = jsonl.nobody_listens,
     large: int = LARGE,
 ) -> Checked:
     """Do what `jsonl.check` does, and do it on all cores if more than `large` bytes are to be parsed."""
     if mode == "full" and size > large and workers.most > 0:
         try:
-            return check_in_parts(file, size, beat, workers, shards=shards, shapes=shapes)
+            return check_in_parts(file, size, beat, workers, shards=shards, shapes=shapes, good=good)
         except WorkersLost as lost:
             log.warning("%s; this process checks the file again, on one core", lost)
-    return jsonl.check(file, size, mode, beat, shards=shards, shapes=shapes)
+    return jsonl.check(file, size, mode, beat, shards=shards, shapes=shapes, good=good)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +99,14 @@ def check_in_parts(
     *,
     shards: Sequence[Segment] = (),
     shapes: Shapes | None = None,
+    good: Callable[[int], None] = jsonl.nobody_listens,
     sizes: Sizes = IN_EARNEST,
 ) -> Checked:
     """Do what `jsonl.check` does in mode "full". Raises `WorkersLost`; `shapes` is untouched then."""
     try:
-        return _check(file, size, beat, workers, shards, shapes, sizes, guess=True)
+        return _check(file, size, beat, workers, shards, shapes, good, sizes, guess=True)
     except _FormTurnedUp:
-        return _check(file, size, beat, workers, shards, shapes, sizes, guess=False)
+        return _check(file, size, beat, workers, shards, shapes, good, sizes, guess=False)
 
 
 def _check(
@@ -114,6 +116,7 @@ def _check(
     workers: LineWorkers,
     shards: Sequence[Segment],
     shapes: Shapes | None,
+    good: Callable[[int], None],
     sizes: Sizes,
     *,
     guess: bool,
@@ -137,6 +140,8 @@ def _check(
                     parts.cut(is_last=ring.position == size)
                 parts.go_on()
                 beat()
+                if result.is_good:
+                    good(parts.joined_bytes)
     repeated, shape = result.finish(parts.lines)
     if shapes is not None and joined is not None:
         shapes.become(joined)
@@ -232,6 +237,7 @@ class _Part:
     pieces: list[Piece] = field(default_factory=list)  # not sent yet
     sent: list[Piece] = field(default_factory=list)  # not answered yet
     ends: bool = False  # all its pieces are known
+    end: int = 0  # offset in the file behind the last of them
     worker: LineWorker | None = None
     asked: float = 0.0  # monotonic time of the last request or answer
     is_answered: bool = False  # some of its bytes are no longer needed in the ring
@@ -258,8 +264,9 @@ class _Parts:
         self._memory = next(_numbers)
         self._last = _Part(0, at_line_end=False)  # pieces are added to it
         self._open = deque([self._last])  # in their order, those that are not done
-        self._done: dict[int, tuple[Part, bool]] = {}  # by their numbers, those that are not joined
+        self._done: dict[int, tuple[_Part, Part]] = {}  # by their numbers, those that are not joined
         self._joined = self._lost = 0
+        self.joined_bytes = 0
         self._is_cut = False
         self._newlines = 0
         self._ends_in_a_line = False
@@ -294,7 +301,7 @@ class _Parts:
 
     def _add(self, begin: int, end: int, offset: int, *, ends: bool) -> None:
         self._last.pieces.append(Piece(begin, end - begin, offset))
-        self._last.ends = ends
+        self._last.ends, self._last.end = ends, offset + end - begin
         self._ring.need(begin)
 
     def go_on(self) -> None:
@@ -384,19 +391,20 @@ class _Parts:
             part.worker.owes_answer = part.worker.is_new = False
         if answer is not None and part.worker is not None:
             self._open.remove(part)
-            self._done[part.number] = answer, part.has_shapes
+            self._done[part.number] = part, answer
             if self._workers.is_wanted_back(self._reader, part.worker):
                 self._workers.give_back(self._reader, part.worker)
 
-    def _join(self, part: Part, has_shapes: bool) -> None:
+    def _join(self, part: _Part, found: Part) -> None:
         before = self._newlines
-        self._newlines += part.newlines
+        self._newlines += found.newlines
         self._joined += 1
-        self._result.join(part, before)
-        if self._shapes is not None and part.shapes is not None:
-            if has_shapes:
-                self._shapes.become(part.shapes)
+        self.joined_bytes = part.end
+        self._result.join(found, before)
+        if self._shapes is not None and found.shapes is not None:
+            if part.has_shapes:
+                self._shapes.become(found.shapes)
                 return
-            if part.shapes.has_form and not self._shapes.has_form:
+            if found.shapes.has_form and not self._shapes.has_form:
                 raise _FormTurnedUp
-            self._shapes.join(part.shapes, before)
+            self._shapes.join(found.shapes, before)

@@ -53,6 +53,31 @@ def demand_unchanged(root: Path, path: bytes, file: int, stamp: Stamp) -> None:
         raise SourceChanged("the file changed while it was read")
 
 
+class OpenSource:
+    """The file at `path`, open for a PUT, that must stay what it was at `stamp`.
+
+    `is_proven`: a digest tells in the end whether these are the checked bytes, so new rights, owners or links are no change.
+    """
+
+    def __init__(self, root: Path, path: bytes, file: int, stamp: Stamp, *, is_proven: bool) -> None:
+        self._root, self._path, self._file, self._stamp, self._is_proven = root, path, file, stamp, is_proven
+        self._seen = stamp
+
+    def demand_unchanged(self) -> None:
+        """Raise `SourceChanged` if the file has changed, or another file has its name since it has a new stamp. One call."""
+        found = stamp_of(os.fstat(self._file))
+        if found == self._seen:
+            return
+        if not self._is_proven or not same_file(found, self._stamp):
+            raise SourceChanged("the file changed while it was uploaded")
+        self.demand_in_place()
+        self._seen = found
+
+    def demand_in_place(self) -> None:
+        """Raise `SourceChanged` if the file has changed, or another file has its name."""
+        demand_unchanged(self._root, self._path, self._file, self._stamp)
+
+
 def is_in_reach(root: Path, path: bytes) -> bool:
     """Check that the next scan of the drop folder will find this file."""
     if is_pushed(path):

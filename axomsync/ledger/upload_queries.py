@@ -75,6 +75,11 @@ class UploadQueries(Queries):
         )
         return rows[0] if rows else None
 
+    def others_of_size(self, upload: Upload) -> bool:
+        """Check whether another upload has as many bytes as this one: it may have the same content."""
+        sql = "SELECT 1 FROM uploads WHERE coalesce(unpacked, bytes) = ? AND id <> ? LIMIT 1"
+        return bool(self._rows(sql, (upload.size, upload.id)))
+
     def all_of_content(self, sha256: str, filename: str | None) -> list[Upload]:
         """Every upload with this content, under this name or under any."""
         sql = "SELECT * FROM uploads WHERE sha256 = ? AND filename = coalesce(?, filename) ORDER BY id"

@@ -189,7 +189,7 @@ class Relay:
     def _pump(self, link: Link, direction: Direction) -> None:
         """Move one direction of one link until either end is done."""
         source, sink = link.ends(direction)
-        piece = memoryview(bytearray(PIECE))
+        piece, due = memoryview(bytearray(PIECE)), time.monotonic()
         try:
             while size := source.recv_into(piece[: self._read_size()]):
                 allowed = self.passing(link, direction, piece[:size])
@@ -198,7 +198,7 @@ class Relay:
                 if allowed < size:
                     link.cut(reset=False)
                     break
-                self._pace(link, size)
+                due = self._pace(link, size, due)
             else:
                 sink.shutdown(socket.SHUT_WR)  # a half-closed connection stays half open
         except OSError:
@@ -207,12 +207,18 @@ class Relay:
             if link.pump_ended():
                 self._forget(link)
 
-    def _pace(self, link: Link, size: int) -> None:
-        """Sleep for as long as `size` bytes take at the rate."""
+    def _pace(self, link: Link, size: int, due: float) -> float:
+        """Sleep until `size` bytes more are due at the rate, where the last ones were at `due`; return that time (monotonic).
+
+        Sleeping for as long as they take would add the time of the moving, and a busy machine would lower the rate.
+        """
         while self.rate == 0 and not link.is_cut:
             time.sleep(TICK)
+        now = time.monotonic()
         if rate := self.rate:
-            time.sleep(size / rate)
+            due = max(due, now - TICK) + size / rate
+            time.sleep(max(0.0, due - now))
+        return due
 
     def _read_size(self) -> int:
         rate = self.rate
