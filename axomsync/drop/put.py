@@ -214,7 +214,7 @@ class ObjectPut:
             return False
         self._presigned, self._perhaps_stored, self._fresh = presigned, False, True
         self._began = head_start.began
-        body.keep(presigned)
+        self._body.keep(presigned)
         try:
             sent = head_start.finish(body.proof, self._beat)
         finally:

@@ -208,7 +208,7 @@ class Relay:
                 self._forget(link)
 
     def _pace(self, link: Link, size: int, due: float) -> float:
-        """Sleep until `size` bytes more are due at the rate, where the last ones were at `due`; return that time (monotonic).
+        """Sleep until `size` bytes more are due at the rate, after others were at `due`; return that time (monotonic).
 
         Sleeping for as long as they take would add the time of the moving, and a busy machine would lower the rate.
         """

@@ -3,6 +3,7 @@
 The drop folder is real, and so are the ways in which files appear in it; time moves only when a test moves it.
 """
 
+import math
 import mmap
 import os
 import shutil
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from axomsync.core.records import UploadState
+from axomsync.drop import head_start
 from axomsync.ledger import Reader
 from tests.drop.conftest import dataset
 from tests.drop.inprocess import DropHere, ledger_template
@@ -45,6 +47,7 @@ class AnySequence(RuleBasedStateMachine):
         super().__init__()
         memory = "/dev/shm"
         self.home = Path(tempfile.mkdtemp(prefix="axomsync-any-", dir=memory if os.path.isdir(memory) else None))
+        self.patch = pytest.MonkeyPatch()
         self.number = 0
         self.must: set[tuple[str, bytes]] = set()  # name and content
         self.may: set[tuple[str, bytes]] = set()  # overwritten or removed, perhaps before the agent took it
@@ -56,8 +59,10 @@ class AnySequence(RuleBasedStateMachine):
         after=st.sampled_from(["archive", "archive", "keep", "delete"]),
         shard=st.sampled_from(["", "", "80B"]),
         dedupe=st.sampled_from(["name", "content"]),
+        head_starts=st.booleans(),
     )
-    def install(self, after: str, shard: str, dedupe: str) -> None:
+    def install(self, after: str, shard: str, dedupe: str, head_starts: bool) -> None:
+        self.patch.setattr(head_start, "WORTH_A_HEAD_START", 0 if head_starts else math.inf)
         self.here = DropHere(self.home, template, after=after, shard=shard, dedupe=dedupe)
 
     def teardown(self) -> None:
@@ -65,6 +70,7 @@ class AnySequence(RuleBasedStateMachine):
             if hasattr(self, "here"):
                 self.settle_accounts()
         finally:
+            self.patch.undo()
             for file, mapping in self.writers.values():
                 if mapping is not None:
                     mapping.close()

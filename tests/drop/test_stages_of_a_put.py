@@ -12,6 +12,7 @@ import pytest
 
 from axomsync.console.client import Console
 from axomsync.core.records import UploadState
+from axomsync.drop import head_start
 from axomsync.ledger import Reader
 from axomsync.storage.client import Storage
 from tests.drop.conftest import dataset, sha256
@@ -96,10 +97,14 @@ def moody_object(name: str, data: bytes, shard: str) -> str:
     return f"{name}-00002-of-{-(-len(data) // SHARD):05}.jsonl" if shard else f"{name}.jsonl"
 
 
-@pytest.mark.parametrize("shard", ["", f"{SHARD}B"], ids=["files", "shards"])
+@pytest.mark.parametrize(
+    ("shard", "head_starts"), [("", False), (f"{SHARD}B", False), ("", True)], ids=["files", "shards", "head starts"]
+)
 def test_failure_at_any_stage_of_a_put_leaves_one_object_with_the_right_bytes(
-    tmp_path: Path, sandbox_factory: SandboxFactory, shard: str
+    tmp_path: Path, sandbox_factory: SandboxFactory, monkeypatch: pytest.MonkeyPatch, shard: str, head_starts: bool
 ) -> None:
+    if head_starts:
+        monkeypatch.setattr(head_start, "WORTH_A_HEAD_START", 0)
     sandbox = sandbox_factory(relay_class=MoodyStorage)
     storage = sandbox.relay
     assert isinstance(storage, MoodyStorage)

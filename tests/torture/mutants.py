@@ -57,6 +57,11 @@ MUTANTS = (
            "if False", "tests/ledger/test_identity.py"),  # a kill meets that one write about once in two hundred runs
     Mutant("lines are not checked", "drop/checking.py",
            "mode, shapes = self._settings.validate_, self._shapes()", 'mode, shapes = "off", None', "wire"),
+    Mutant("an unchecked file is sent to its end", "drop/head_start.py",
+           "self._wait(lambda: self._proof is not None)", "self._proof = self._proof or digest",
+           "tests/drop/test_head_start.py"),
+    Mutant("bytes are sent before they are checked", "drop/head_start.py",
+           "self._wait(lambda: self._checked >= end)", "self._wait(lambda: True)", "tests/drop/test_head_start.py"),
     Mutant("the same content is sent again", "drop/delivery.py", "        if twin is not None:\n",
            "        if False:\n", "kill"),
     Mutant("the oldest version is kept", "mirror/retention.py",

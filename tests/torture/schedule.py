@@ -33,6 +33,8 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "WRITE_SIZE": (4_096, 70_001),
     "SHORT_BODY": (0, 5_000),
     "QUICK_TRIES": (1, 2),
+    "WORTH_A_HEAD_START": (0, 2_000),
+    "CHECKED_FIRST": (0, 1_000),
     "FIRST_LANES": (1, 16),
     "HASHED_BY_ONE_LANE": (1, 100_000),
     "WORTH_ASKING": (1,),
