@@ -22,6 +22,7 @@ from axomsync.core.errors import AxomsyncError, SourceChanged, Stopping, Transie
 from axomsync.core.records import Presigned, Upload
 from axomsync.drop.content import Content
 from axomsync.drop.sending import Sending, Sent
+from axomsync.drop.settle import same_file
 from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.meter import Gauge
 from axomsync.runtime.worker import WorkerContext
@@ -119,6 +120,8 @@ class HeadStart:
 
     def _put(self) -> Sent:
         with self._content.opened() as (file, stamp):
+            if not same_file(stamp, self._upload.stamp):  # it may be empty now: a body without a last piece, that would wait
+                raise SourceChanged("the file changed before it was uploaded")
             self._wait(lambda: self._checked >= min(CHECKED_FIRST, stamp.size))
             presigned = self._context.console.presign(self._upload.filename, self._content_type)
             with self._changed:

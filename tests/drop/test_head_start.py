@@ -215,6 +215,23 @@ def test_file_that_changes_while_it_is_sent_starts_over(tmp_path: Path, template
     assert len(far.objects) == 1
 
 
+def test_file_that_is_empty_when_it_begins_leaves_no_object(tmp_path: Path, template: Path) -> None:
+    here = DropHere(tmp_path / "here", template)
+    path = here.folder / "a.jsonl"
+    path.write_bytes(DATA)
+    with here.ledger() as ledger:
+        ledger.see_uploads([(b"a.jsonl", "a.jsonl", stamp_of(path.stat()))])
+        [upload] = ledger.read.uploads()
+        path.write_bytes(b"")
+        content = Contents(here.folder, Spool(here.state, 0), float("inf")).of(upload)
+        context = worker_context(ledger, here.far, here.far)
+        start = HeadStart(context, upload, content, "", unwatched, Gauge("up", "a.jsonl", upload.size, 0, 0.0))
+        start.begin()
+        with pytest.raises(SourceChanged):
+            start.finish(PROOF, unwatched)
+    assert here.far.objects == {}
+
+
 def test_new_rights_while_it_is_sent_are_no_change(tmp_path: Path, template: Path) -> None:
     here = DropHere(tmp_path / "here", template)
     path = here.folder / "a.jsonl"
