@@ -282,12 +282,16 @@ def size_of(source: Path) -> int:
 
 
 def solid(path: Path, size: int) -> Path:
-    """A file in which no two MiB are alike."""
+    """A file in which no two MiB are alike, stored an hour ago.
+
+    Of a file that was stored a minute ago, axomsync asks once more before it publishes the model.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     block = os.urandom(MIB)
     with path.open("wb") as file:
         for number in range(0, size, MIB):
             file.write((number.to_bytes(8, "big") + block[8:])[: size - number])
+    os.utime(path, (time.time() - 3600,) * 2)
     return path
 
 

@@ -27,7 +27,7 @@ from axomsync.drop import source
 from axomsync.drop.claims import TOUCH_SECONDS, Claims
 from axomsync.drop.content import Content
 from axomsync.drop.forgetting import content_of
-from axomsync.drop.head_start import HeadStart, pays
+from axomsync.drop.head_start import HeadStart, is_worth_it
 from axomsync.drop.names import packing_of
 from axomsync.drop.put import Body, ObjectPut, Part, Whole
 from axomsync.drop.settle import same_file
@@ -65,14 +65,14 @@ class Delivery:
         self._passed: dict[int, str] = {}  # by row: the content for which the gate said yes
 
     @contextmanager
-    def head_start(self, upload: Upload, content: Content, beat: Beat) -> Iterator[HeadStart | None]:
-        """Let the PUT of an unchecked file begin, if it may; it is given up at the end of the block unless it is over.
+    def head_start(self, upload: Upload, content: Content) -> Iterator[HeadStart | None]:
+        """Let the PUT of an unchecked file begin, if it may; it ends with the block.
 
         It may not where the file goes up in shards, or not yet, or is likely to be there already.
         """
         settings, size = self._settings, upload.size
         may = (
-            pays(size)
+            is_worth_it(size)
             and size <= min(settings.max_put, math.inf if settings.shard is None else settings.shard)
             and upload.state in (UploadState.SETTLING, UploadState.CHECKING)
             and not upload.attempts
@@ -85,12 +85,12 @@ class Delivery:
             yield None
             return
         with self._context.meter.transfer("up", source.shown(upload.path), size) as gauge:
-            begun = HeadStart(self._context, upload, content, settings.content_type, beat, gauge)
+            begun = HeadStart(self._context, upload, content, settings.content_type, gauge)
             begun.begin()
             try:
                 yield begun
             finally:
-                begun.give_up()
+                begun.end()
 
     def deliver(self, upload: Upload, content: Content, beat: Beat, head_start: HeadStart | None) -> Upload | None:
         """Deliver the content, of which a PUT may have begun; returns the row once storage has confirmed it.
@@ -169,8 +169,8 @@ class Delivery:
         return upload
 
     def _shown(self, upload: Upload, done: int, head_start: HeadStart | None) -> AbstractContextManager[Gauge]:
-        """The gauge of the upload; one that has begun is shown already."""
-        if head_start is not None:
+        """The gauge of the upload; one that has begun is shown already, unless the file has grown since."""
+        if head_start is not None and head_start.gauge.total == upload.size:
             return nullcontext(head_start.gauge)
         return self._context.meter.transfer("up", source.shown(upload.path), upload.size, done)
 

@@ -15,27 +15,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from blake3 import blake3
 
-from axomsync.core.errors import AxomsyncError, SourceChanged, Stopping, Transient
+from axomsync.core.errors import AxomsyncError, SourceChanged, Stopping
 from axomsync.core.records import Presigned, Upload
 from axomsync.drop.content import Content
 from axomsync.drop.sending import Sending, Sent
 from axomsync.drop.settle import same_file
-from axomsync.runtime.heartbeat import Beat
+from axomsync.drop.source import shown
+from axomsync.runtime.heartbeat import Beat, unwatched
 from axomsync.runtime.meter import Gauge
 from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
 
-WORTH_A_HEAD_START = 128 * 1024 * 1024  # bytes of a file; the check of less takes a moment
+WORTH_A_HEAD_START = 128 * 1024 * 1024  # bytes of a file
 CHECKED_FIRST = 8 * 1024 * 1024  # bytes in which nothing wrong was found, before the console is asked
 LOOK_SECONDS = 1.0
 
 
-def pays(size: int) -> bool:
-    """Whether a file of so many bytes is worth it."""
+def is_worth_it(size: int) -> bool:
+    """Whether a file has so many bytes that its check takes more than a moment."""
     return size > WORTH_A_HEAD_START
 
 
@@ -44,26 +46,28 @@ class _GivenUp(AxomsyncError):
 
 
 class HeadStart:
-    """One PUT in its own thread, from `begin` to `finish` or `give_up`."""
+    """One PUT in its own thread, from `begin` to `end`."""
 
-    def __init__(
-        self, context: WorkerContext, upload: Upload, content: Content, content_type: str, beat: Beat, gauge: Gauge
-    ) -> None:
+    def __init__(self, context: WorkerContext, upload: Upload, content: Content, content_type: str, gauge: Gauge) -> None:
         self._context, self._upload, self._content, self._content_type = context, upload, content, content_type
-        self._beat, self.gauge = beat, gauge
+        self.gauge = gauge
+        self._beat: Beat = unwatched  # until the carrier waits for it; else it would hide that the carrier hangs
+        self._outcome: Future[Sent] = Future()
+        self._thread = threading.Thread(target=self._run, name="head start", daemon=True)
         self._changed = threading.Condition()  # guards what follows
         self._checked = 0  # bytes
         self._proof: str | None = None  # BLAKE3 of the checked file, once it is known
-        self._is_given_up = self._is_over = False
+        self._is_given_up = False
         self._presigned: Presigned | None = None
-        self._sent: Sent | None = None
-        self._failure: Exception | None = None
         self.began = 0.0  # monotonic time when the URL was there
         self.complete = False  # the last piece was handed over: storage may have all of it
 
     def begin(self) -> None:
         """Begin to wait for what the check finds."""
-        threading.Thread(target=self._run, name="head start", daemon=True).start()
+        try:
+            self._thread.start()
+        except RuntimeError as none_left:  # the system allows no more threads
+            self._outcome.set_exception(none_left)
 
     def passed(self, checked: int) -> None:
         """Note that the check found nothing wrong in the first `checked` bytes."""
@@ -72,51 +76,53 @@ class HeadStart:
             self._changed.notify_all()
 
     def give_up(self) -> None:
-        """Break it off, unless it is over. Returns at once; the last piece will not be sent."""
+        """Break it off, unless it is over. The last piece will not be sent. Returns at once."""
         with self._changed:
             self._is_given_up = True
             self._changed.notify_all()
+
+    def end(self) -> None:
+        """Give it up and wait for its end, as it uses connections. A piece is sent to its end, as by a carrier."""
+        self.give_up()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def offer(self) -> Presigned | None:
         """Return the signed URL to which the file is on its way; None if it is not. All of it was checked.
 
         May wait for the console.
         """
-        self.passed(self._upload.size)
+        self.passed(self._upload.size)  # whatever the check told: nobody may wait for it any more
         with self._changed:
-            while self._presigned is None and not self._is_over:
-                self._look_again()
-            return None if self._is_over else self._presigned
+            self._changed.wait_for(lambda: self._presigned is not None or self._outcome.done())
+            return None if self._outcome.done() else self._presigned
 
     def finish(self, proof: str, beat: Beat) -> Sent:
         """Let the last piece go: the checked bytes have this BLAKE3, and the URL is in the ledger. Raises as a PUT does."""
         with self._changed:
             self._proof, self._beat = proof, beat
             self._changed.notify_all()
-            while not self._is_over:
-                self._look_again()
-        if self._sent is None:
-            raise self._failure or Transient("the upload was broken off")
-        return self._sent
-
-    def _look_again(self) -> None:
-        self._changed.wait(LOOK_SECONDS)
-        if self._context.stop.is_set():
-            raise Stopping("the agent is stopping")
+        return self._outcome.result()
 
     def _run(self) -> None:
         try:
-            sent = self._put()
-        except Exception as failure:
-            if not isinstance(failure, AxomsyncError | OSError) and not self._is_given_up:
-                log.exception("an upload that began during the check failed in a way that was not foreseen")
-            self._failure = failure
-        else:
-            self._sent = sent
+            self._outcome.set_result(self._put())
+        except BaseException as failure:  # noqa: BLE001  # else who waits for it would wait for ever
+            self._tell(failure)
+            self._outcome.set_exception(failure)
         finally:
             with self._changed:
-                self._is_over = True
                 self._changed.notify_all()
+
+    def _tell(self, failure: BaseException) -> None:
+        """Log what nobody else will tell."""
+        if isinstance(failure, _GivenUp | Stopping) or self._proof is not None:
+            return
+        told = "%s: the upload that began during the check was broken off (%s); it begins again after that"
+        is_foreseen = isinstance(failure, AxomsyncError | OSError)
+        log.log(
+            logging.INFO if is_foreseen else logging.ERROR, told, shown(self._upload.path), failure, exc_info=not is_foreseen
+        )
 
     def _put(self) -> Sent:
         with self._content.opened() as (file, stamp):
@@ -153,6 +159,8 @@ class HeadStart:
     def _wait(self, is_so: Callable[[], bool]) -> None:
         with self._changed:
             while not self._is_given_up and not is_so():
-                self._look_again()
+                if self._context.stop.is_set():
+                    raise Stopping("the agent is stopping")
+                self._changed.wait(LOOK_SECONDS)
             if self._is_given_up:
                 raise _GivenUp

@@ -25,7 +25,6 @@ from axomsync.drop.claims import Claims
 from axomsync.drop.content import Content, Contents, TooLarge
 from axomsync.drop.delivery import Delivery
 from axomsync.drop.digests import digest_of
-from axomsync.drop.head_start import HeadStart
 from axomsync.drop.jsonl import Fault, InvalidDataset, nobody_listens
 from axomsync.drop.put_away import PutAway
 from axomsync.drop.recovery import Recovery
@@ -109,42 +108,40 @@ class Uploader:
         self._checker.close()
 
     def _carry(self, upload: Upload, beat: Beat) -> bool:
-        with (
-            closing(self._contents.of(upload)) as content,
-            self._delivery.head_start(upload, content, beat) as head_start,
-        ):
-            return self._carry_content(upload, content, beat, head_start)
+        with closing(self._contents.of(upload)) as content:
+            return self._carry_content(upload, content, beat)
 
-    def _carry_content(self, upload: Upload, content: Content, beat: Beat, head_start: HeadStart | None) -> bool:
-        if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
-            good = nobody_listens if head_start is None else head_start.passed
-            try:
-                upload, invalid = self._checker.check(upload, content, self._step(beat), good)
-            except TooLarge as large:
-                self._hold(upload, str(large), unpacked=large.needed, sha256=None)
-                return True
-            except NoRoom as full:
-                if full.shared:
-                    raise LocalFault(str(full)) from None
-                self._setbacks.park(upload, UploadState.HELD, str(full), unpacked=full.needed, sha256=None)
-                return True
-            if invalid is not None:
-                self._put_away.rejected(upload, invalid, self._step(beat))
-                return True
-        if upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
-            if upload.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
-                self._hold(upload, f"{upload.size} bytes")
-                return True
-            try:
-                delivered = self._delivery.deliver(upload, content, beat, head_start)
-            except NotPassed as no:
-                self._reject(upload, no, beat)
-                return True
-            if delivered is None:
-                return False
-            upload = delivered
-            content.close()
-        if upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
+    def _carry_content(self, upload: Upload, content: Content, beat: Beat) -> bool:
+        invalid = None
+        with self._delivery.head_start(upload, content) as head_start:
+            if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
+                good = nobody_listens if head_start is None else head_start.passed
+                try:
+                    upload, invalid = self._checker.check(upload, content, self._step(beat), good)
+                except TooLarge as large:
+                    self._hold(upload, str(large), unpacked=large.needed, sha256=None)
+                    return True
+                except NoRoom as full:
+                    if full.shared:
+                        raise LocalFault(str(full)) from None
+                    self._setbacks.park(upload, UploadState.HELD, str(full), unpacked=full.needed, sha256=None)
+                    return True
+            if invalid is None and upload.state in (UploadState.QUEUED, UploadState.UPLOADING):
+                if upload.size > self._settings.max_put and not self._ledger.read.shards(upload.id):
+                    self._hold(upload, f"{upload.size} bytes")
+                    return True
+                try:
+                    delivered = self._delivery.deliver(upload, content, beat, head_start)
+                except NotPassed as no:
+                    self._reject(upload, no, beat)
+                    return True
+                if delivered is None:
+                    return False
+                upload = delivered
+        content.close()
+        if invalid is not None:
+            self._put_away.rejected(upload, invalid, self._step(beat))
+        elif upload.state in (UploadState.UPLOADED, UploadState.DUPLICATE):
             upload = self._demand_same_bytes(upload, beat)
             self._put_away.uploaded(upload, self._step(beat))
             self._delivery.release(upload)

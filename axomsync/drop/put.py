@@ -1,8 +1,9 @@
 """Upload of one object: presign, PUT, confirm; a few quick tries, then the file waits for a later one.
 
 The last bytes of a PUT are sent only when all bytes are known to be the checked ones, so storage never has an object with
-other content. A signed URL is in the ledger before its PUT begins: if an answer is lost, the PUT is repeated with the same
-URL while it is valid, so that the object keeps its key.
+other content. A signed URL is in the ledger before its PUT begins, or, of a PUT that began during the check (`head_start`),
+before its last bytes: if an answer is lost, the PUT is repeated with the same URL while it is valid, so that the object
+keeps its key.
 
 Failures handled: an answer that is lost after storage took the bytes, URLs that expire, are refused or lead nowhere (a new
 one is requested; a possible object under the old key is recorded as an orphan), a URL that ends while the body is sent,
@@ -156,8 +157,10 @@ class ObjectPut:
         presigned, body = self._presigned, self._body
         body.complete = False
         head_start, self._head_start = self._head_start, None
-        if head_start is not None and self._went_on(head_start):
-            return
+        if head_start is not None:
+            if self._went_on(head_start):
+                return
+            self.step()
         if presigned is not None and not self._lives(presigned):
             self._let_go(perhaps=self._perhaps_stored)
             presigned = None
@@ -210,7 +213,7 @@ class ObjectPut:
         if self._presigned is None and body.proof is not None and body.kind_of_proof == "blake3":
             presigned = head_start.offer()
         if presigned is None or body.proof is None or not self._lives(presigned):
-            head_start.give_up()
+            head_start.end()
             return False
         self._presigned, self._perhaps_stored, self._fresh = presigned, False, True
         self._began = head_start.began

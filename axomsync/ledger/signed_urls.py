@@ -18,7 +18,7 @@ class SignedUrlWrites(Moves):
     """Writes to the ledger: signed URLs, shards and orphans."""
 
     def record_presigned(self, upload: int, presigned: Presigned) -> None:
-        """Record the signed URL before the PUT begins, so that a PUT with a lost answer can be repeated on the same key."""
+        """Record the signed URL before the PUT can end, so that a PUT with a lost answer can be repeated on the same key."""
 
         def work(db: Database) -> None:
             changes = {"upload_id": presigned.upload_id, "key": presigned.key, "reason": None, "next_attempt": None}

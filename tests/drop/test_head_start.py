@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,6 +22,7 @@ from axomsync.drop.content import Contents
 from axomsync.drop.head_start import HeadStart
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.line_workers import LineWorkers
+from axomsync.drop.pipeline import Uploader
 from axomsync.drop.ranges import Sizes
 from axomsync.drop.sending import PUT_PIECE
 from axomsync.drop.spool import Spool
@@ -27,12 +30,13 @@ from axomsync.drop.watch import stamp_of
 from axomsync.ledger import Ledger, Reader
 from axomsync.runtime.heartbeat import unwatched
 from axomsync.runtime.meter import Gauge
+from axomsync.runtime.worker import WorkerContext
 from axomsync.sandbox.console import Sandbox
 from axomsync.storage.client import Storage
 from axomsync.storage.s3 import Confirmation
 from tests.drop.conftest import AgentFactory, dataset, idle, opened, puts, sha256, stored
 from tests.drop.inprocess import Clocks, DropHere, FarSide, ledger_template
-from tests.rig.agent import eventually
+from tests.rig.agent import PATIENCE, eventually
 from tests.rig.contexts import worker_context
 from tests.rig.gatekeepers import Gatekeeper
 
@@ -70,12 +74,12 @@ def begun(home: Path, sandbox: Sandbox) -> Iterator[HeadStart]:
         content = Contents(home, Spool(home, 0), float("inf")).of(upload)
         gauge = Gauge("up", "big.jsonl", len(DATA), 0, 0.0)
         context = worker_context(ledger, console, storage)
-        start = HeadStart(context, upload, content, "application/x-ndjson", unwatched, gauge)
+        start = HeadStart(context, upload, content, "application/x-ndjson", gauge)
         start.begin()
         try:
             yield start
         finally:
-            start.give_up()
+            start.end()
 
 
 def received(sandbox: Sandbox) -> int:
@@ -225,7 +229,7 @@ def test_file_that_is_empty_when_it_begins_leaves_no_object(tmp_path: Path, temp
         path.write_bytes(b"")
         content = Contents(here.folder, Spool(here.state, 0), float("inf")).of(upload)
         context = worker_context(ledger, here.far, here.far)
-        start = HeadStart(context, upload, content, "", unwatched, Gauge("up", "a.jsonl", upload.size, 0, 0.0))
+        start = HeadStart(context, upload, content, "", Gauge("up", "a.jsonl", upload.size, 0, 0.0))
         start.begin()
         with pytest.raises(SourceChanged):
             start.finish(PROOF, unwatched)
@@ -303,6 +307,121 @@ def test_no_upload_begins_early_where(
     here.finish()
     assert any(row.state is UploadState.REJECTED for row, _ in here.uploads())
     assert here.far.names == {}
+
+
+# Its thread
+
+
+class Slow(FarSide):
+    """A far side whose first piece of a PUT waits until `go` is set."""
+
+    def __init__(self, clocks: Clocks) -> None:
+        super().__init__(clocks)
+        self.taken, self.go = threading.Event(), threading.Event()
+
+    def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> Confirmation:
+        return super().put(url, self._slowly(pieces), length, content_type)
+
+    def _slowly(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.taken.set()
+            self.go.wait(PATIENCE)
+            yield piece
+
+
+@contextmanager
+def one_file(home: Path, template: Path, far: FarSide, data: bytes) -> Iterator[tuple[Uploader, int, WorkerContext]]:
+    """An uploader, and the row of one file that it has not carried yet."""
+    here = DropHere(home, template)
+    path = here.folder / "a.jsonl"
+    path.write_bytes(data)
+    with here.ledger() as ledger:
+        ledger.see_uploads([(b"a.jsonl", "a.jsonl", stamp_of(path.stat()))])
+        context = worker_context(ledger, far, far)
+        uploader = Uploader(here.settings, context)
+        yield uploader, ledger.read.uploads()[0].id, context
+        uploader.close()
+
+
+def test_carrier_ends_after_the_head_start_that_it_began(tmp_path: Path, template: Path) -> None:
+    """Else the agent closes connections under it, whose descriptors are files of others a moment later."""
+    far = Slow(Clocks())
+    with one_file(tmp_path / "here", template, far, DATA + BROKEN) as (uploader, row, context):
+        carrier = threading.Thread(target=uploader.carry, args=(row, unwatched))
+        carrier.start()
+        assert far.taken.wait(PATIENCE)
+        eventually("the fault", lambda: context.ledger.read.upload(row).state is UploadState.REJECTED)
+        assert carrier.is_alive()
+        far.go.set()
+        carrier.join(PATIENCE)
+        assert not any(thread.name == "head start" for thread in threading.enumerate())
+    assert far.objects == {}
+
+
+def test_stop_while_storage_answers_loses_no_confirmation(tmp_path: Path, template: Path) -> None:
+    class Answering(FarSide):
+        def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> Confirmation:
+            confirmation = super().put(url, pieces, length, content_type)
+            context.stop.set()
+            time.sleep(2 * head_start.LOOK_SECONDS)  # longer than anybody who waits for it sleeps
+            return confirmation
+
+    far = Answering(Clocks())
+    with one_file(tmp_path / "here", template, far, DATA) as (uploader, row, context):
+        uploader.carry(row, unwatched)
+        assert context.ledger.read.upload(row).state is UploadState.UPLOADED
+    assert far.puts == 1
+
+
+def test_carrier_that_hangs_is_not_hidden_by_it(tmp_path: Path, template: Path) -> None:
+    beats: list[str] = []
+    far = Watched(Clocks(), lambda: None)
+    with one_file(tmp_path / "here", template, far, DATA) as (uploader, row, _):
+        uploader.carry(row, lambda: beats.append(threading.current_thread().name))
+    assert far.puts == 1
+    first = beats.index("head start")
+    assert set(beats[:first]) == {"MainThread"}, "as long as it checks"
+    assert beats[first:].count("head start") <= 1, "the last piece"
+
+
+def test_file_that_grew_before_the_check_is_shown_with_its_size(tmp_path: Path, template: Path) -> None:
+    totals: set[int] = set()
+    far = Watched(Clocks(), lambda: totals.update(transfer.bytes_total for transfer in context.meter.read()))
+    with one_file(tmp_path / "here", template, far, DATA[: DATA.index(b"\n") + 1]) as (uploader, row, context):
+        (tmp_path / "here" / "drop" / "a.jsonl").write_bytes(DATA)
+        uploader.carry(row, unwatched)
+    assert (totals, len(far.objects)) == ({len(DATA)}, 1)
+
+
+def test_without_a_thread_to_spare_the_file_goes_up_as_ever(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "head start":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    here = DropHere(tmp_path / "here", template)
+    (here.folder / "a.jsonl").write_bytes(DATA)
+    here.finish()
+    assert_once(here, here.far, DATA)
+
+
+def test_broken_head_start_is_told_once(tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    here = DropHere(tmp_path / "here", template)
+    (here.folder / "a.jsonl").write_bytes(DATA)
+    here.far.faults.append("cut")
+    here.finish()
+    told = [record.getMessage() for record in caplog.records if "began during the check" in record.getMessage()]
+    assert len(told) <= 1
+    assert all(
+        "a.jsonl: the upload that began during the check was broken off (the connection broke)" in line for line in told
+    )
+    assert_once(here, here.far, DATA)
 
 
 # What the check tells of its way
