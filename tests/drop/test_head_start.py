@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from blake3 import blake3
 
 from axomsync.console.client import Console
-from axomsync.core.errors import AxomsyncError, SourceChanged
+from axomsync.core.errors import AxomsyncError, SourceChanged, Stopping
 from axomsync.core.records import Stored, UploadState
 from axomsync.drop import head_start, jsonl, ranges
 from axomsync.drop.claims import Claims
@@ -246,22 +246,16 @@ def test_new_rights_while_it_is_sent_are_no_change(tmp_path: Path, template: Pat
     assert far.puts == 1
 
 
-def test_content_that_another_agent_had_meanwhile_is_a_duplicate(tmp_path: Path, template: Path) -> None:
+def test_content_that_another_agent_has_sent_is_a_duplicate(tmp_path: Path, template: Path) -> None:
     here = DropHere(tmp_path / "here", template)
     (here.folder / "a.jsonl").write_bytes(DATA)
-
-    def other_agent_uploads_it() -> None:
-        other = Claims(here.folder, "other", keeps=False)
-        other.register()
-        content = f"{sha256(DATA)}/a.jsonl"
-        assert other.take(content) is None
-        other.settle(content, Stored("theirs", "their key", None))
-        other.release(content)
-
-    far = here.far = here._console = here._storage = Watched(here.clocks, other_agent_uploads_it)
+    other, content = Claims(here.folder, "other", keeps=True), f"{sha256(DATA)}/a.jsonl"  # not registered: nobody sees it
+    assert other.take(content) is None
+    other.settle(content, Stored("theirs", "their key", None))
+    other.release(content)
     here.finish()
     [(row, _)] = here.uploads()
-    assert (row.state, row.key, far.objects) == (UploadState.DUPLICATE, "their key", {})
+    assert (row.state, row.key, here.far.objects) == (UploadState.DUPLICATE, "their key", {})
 
 
 def test_twins_are_sent_once(tmp_path: Path, template: Path) -> None:
@@ -368,20 +362,25 @@ def test_stop_while_storage_answers_loses_no_confirmation(tmp_path: Path, templa
 
     far = Answering(Clocks())
     with one_file(tmp_path / "here", template, far, DATA) as (uploader, row, context):
-        uploader.carry(row, unwatched)
+        with suppress(Stopping):
+            uploader.carry(row, unwatched)
         assert context.ledger.read.upload(row).state is UploadState.UPLOADED
     assert far.puts == 1
 
 
 def test_carrier_that_hangs_is_not_hidden_by_it(tmp_path: Path, template: Path) -> None:
-    beats: list[str] = []
-    far = Watched(Clocks(), lambda: None)
-    with one_file(tmp_path / "here", template, far, DATA) as (uploader, row, _):
-        uploader.carry(row, lambda: beats.append(threading.current_thread().name))
-    assert far.puts == 1
-    first = beats.index("head start")
-    assert set(beats[:first]) == {"MainThread"}, "as long as it checks"
-    assert beats[first:].count("head start") <= 1, "the last piece"
+    """It beats only when its carrier waits for it, and so has the signed URL in the ledger."""
+    waited: list[bool] = []
+    far = FarSide(Clocks())
+    with one_file(tmp_path / "here", template, far, DATA) as (uploader, row, context):
+
+        def beat() -> None:
+            if threading.current_thread().name == "head start":
+                read = context.ledger.read
+                waited.append(read.presigned(read.upload(row)) is not None)
+
+        uploader.carry(row, beat)
+    assert (far.puts, set(waited)) == (1, {True})
 
 
 def test_file_that_grew_before_the_check_is_shown_with_its_size(tmp_path: Path, template: Path) -> None:
