@@ -91,10 +91,6 @@ class Content:
         with source.opened(self._contents.root, self._path) as (file, stamp):
             yield file, stamp
 
-    def open_source(self, file: int, stamp: Stamp, *, is_proven: bool = True) -> source.OpenSource:
-        """Return the opened file as what must not change while its content is sent; `is_proven` as there."""
-        return source.OpenSource(self._contents.root, self._path, file, stamp, is_proven=is_proven)
-
     def body(self, file: int, stamp: Stamp, step: Step, checked: Upload | None = None) -> Body:
         """Return the bytes of the opened file, unpacked if it is compressed; `step` is called meanwhile.
 

@@ -20,7 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 from axomsync.config import DropSettings
-from axomsync.core.errors import Forgotten, LocalFault, Rejected, SourceChanged, Stopping, Transient
+from axomsync.core.errors import Forgotten, LocalFault, Rejected, SourceChanged, Transient
 from axomsync.core.records import Shard, Stamp, Stored, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop import source
@@ -46,7 +46,6 @@ SHARDS_AT_ONCE = 8
 class Files(NamedTuple):
     """What is sent: `opened` gives the descriptor of the bytes once they are needed, `dropped` that of the dropped file."""
 
-    content: Content
     opened: Callable[[], int]
     dropped: int
 
@@ -65,7 +64,7 @@ class Delivery:
         self._passed: dict[int, str] = {}  # by row: the content for which the gate said yes
 
     @contextmanager
-    def head_start(self, upload: Upload, content: Content) -> Iterator[HeadStart | None]:
+    def head_start(self, upload: Upload) -> Iterator[HeadStart | None]:
         """Let the PUT of an unchecked file begin, if it may; it ends with the block.
 
         It may not where the file goes up in shards, or not yet, or is likely to be there already.
@@ -85,7 +84,7 @@ class Delivery:
             yield None
             return
         with self._context.meter.transfer("up", source.shown(upload.path), size) as gauge:
-            begun = HeadStart(self._context, upload, content, settings.content_type, gauge)
+            begun = HeadStart(settings, self._context, upload, gauge)
             begun.begin()
             try:
                 yield begun
@@ -152,7 +151,7 @@ class Delivery:
         with content.opened() as (file, stamp):
             if not same_file(stamp, upload.stamp):
                 raise SourceChanged("the file changed before it was uploaded")
-            files = Files(content, partial(self._unpacked, content, upload, file, stamp, beat), file)
+            files = Files(partial(self._unpacked, content, upload, file, stamp, beat), file)
             self._pass_gate(upload, files, beat)
             planned = self._ledger.read.shards(upload.id)
             done = sum(shard.end - shard.start for shard in planned if shard.uploaded)
@@ -195,8 +194,7 @@ class Delivery:
 
         def step() -> None:
             beat()
-            if self._context.stop.is_set():
-                raise Stopping("the agent is stopping")
+            self._context.demand_no_stop()
 
         try:
             return content.body(file, stamp, step, upload).file
@@ -218,8 +216,9 @@ class Delivery:
             raise min(failures, key=lambda failure: isinstance(failure, Transient))  # failures for a person come first
 
     def _put(self, body: Body, files: Files, gauge: Gauge, beat: Beat, head_start: HeadStart | None = None) -> None:
-        dropped = files.content.open_source(files.dropped, body.upload.stamp, is_proven=body.proof is not None)
-        content_type = self._settings.content_type
+        folder, content_type, upload = self._settings.folder, self._settings.content_type, body.upload
+        is_proven = body.proof is not None
+        dropped = source.OpenSource(folder, upload.path, files.dropped, upload.stamp, is_proven=is_proven)
         ObjectPut(self._context, self._habits, content_type, body, files.opened, dropped, gauge, beat, head_start).run()
 
     def _touching(self, content: str, beat: Beat) -> Beat:

@@ -19,12 +19,12 @@ from concurrent.futures import Future
 
 from blake3 import blake3
 
+from axomsync.config import DropSettings
 from axomsync.core.errors import AxomsyncError, SourceChanged, Stopping
 from axomsync.core.records import Presigned, Upload
-from axomsync.drop.content import Content
 from axomsync.drop.sending import Sending, Sent
 from axomsync.drop.settle import same_file
-from axomsync.drop.source import shown
+from axomsync.drop.source import OpenSource, opened, shown
 from axomsync.runtime.heartbeat import Beat, unwatched
 from axomsync.runtime.meter import Gauge
 from axomsync.runtime.worker import WorkerContext
@@ -48,9 +48,8 @@ class _GivenUp(AxomsyncError):
 class HeadStart:
     """One PUT in its own thread, from `begin` to `end`."""
 
-    def __init__(self, context: WorkerContext, upload: Upload, content: Content, content_type: str, gauge: Gauge) -> None:
-        self._context, self._upload, self._content, self._content_type = context, upload, content, content_type
-        self.gauge = gauge
+    def __init__(self, settings: DropSettings, context: WorkerContext, upload: Upload, gauge: Gauge) -> None:
+        self._settings, self._context, self._upload, self.gauge = settings, context, upload, gauge
         self._beat: Beat = unwatched  # until the carrier waits for it; else it would hide that the carrier hangs
         self._outcome: Future[Sent] = Future()
         self._thread = threading.Thread(target=self._run, name="head start", daemon=True)
@@ -60,7 +59,12 @@ class HeadStart:
         self._is_given_up = False
         self._presigned: Presigned | None = None
         self.began = 0.0  # monotonic time when the URL was there
-        self.complete = False  # the last piece was handed over: storage may have all of it
+        self._sending: Sending | None = None
+
+    @property
+    def complete(self) -> bool:
+        """The last piece was handed over: storage may have all of it."""
+        return self._sending is not None and self._sending.complete
 
     def begin(self) -> None:
         """Begin to wait for what the check finds."""
@@ -125,17 +129,18 @@ class HeadStart:
         )
 
     def _put(self) -> Sent:
-        with self._content.opened() as (file, stamp):
+        settings, path, throttle = self._settings, self._upload.path, self._context.throttle
+        with opened(settings.folder, path) as (file, stamp):
             if not same_file(stamp, self._upload.stamp):  # it may be empty now: a body without a last piece, that would wait
                 raise SourceChanged("the file changed before it was uploaded")
             self._wait(lambda: self._checked >= min(CHECKED_FIRST, stamp.size))
-            presigned = self._context.console.presign(self._upload.filename, self._content_type)
+            presigned = self._context.console.presign(self._upload.filename, settings.content_type)
             with self._changed:
                 self._presigned, self.began = presigned, time.monotonic()
                 self._changed.notify_all()
-            source = self._content.open_source(file, stamp)
-            sending = Sending(file, 0, stamp.size, blake3(), source, self, self._context.throttle, self.gauge)
-            return sending.put(self._context.storage, presigned.url, self._content_type)
+            source = OpenSource(settings.folder, path, file, stamp, is_proven=True)
+            self._sending = Sending(file, 0, stamp.size, blake3(), source, self, throttle, self.gauge)
+            return self._sending.put(self._context.storage, presigned.url, settings.content_type)
 
     # What `Sending` asks
 
@@ -143,24 +148,20 @@ class HeadStart:
         """Wait until the bytes before `end` were checked."""
         self._wait(lambda: self._checked >= end)
 
-    def may_end(self, digest: str) -> None:
+    def proof(self) -> str | None:
         """Wait for `finish`."""
         self._wait(lambda: self._proof is not None)
-        if digest != self._proof:
-            raise SourceChanged("the file's content changed after it was checked")
-        self.complete = True
+        return self._proof
 
     def step(self) -> None:
         """Tell that the PUT goes on. Raises `Stopping`."""
         self._beat()
-        if self._context.stop.is_set():
-            raise Stopping("the agent is stopping")
+        self._context.demand_no_stop()
 
     def _wait(self, is_so: Callable[[], bool]) -> None:
         with self._changed:
             while not self._is_given_up and not is_so():
-                if self._context.stop.is_set():
-                    raise Stopping("the agent is stopping")
+                self._context.demand_no_stop()
                 self._changed.wait(LOOK_SECONDS)
             if self._is_given_up:
                 raise _GivenUp

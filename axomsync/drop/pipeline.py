@@ -113,7 +113,7 @@ class Uploader:
 
     def _carry_content(self, upload: Upload, content: Content, beat: Beat) -> bool:
         invalid = None
-        with self._delivery.head_start(upload, content) as head_start:
+        with self._delivery.head_start(upload) as head_start:
             if upload.state in (UploadState.SETTLING, UploadState.CHECKING, UploadState.REJECTED):
                 good = nobody_listens if head_start is None else head_start.passed
                 try:

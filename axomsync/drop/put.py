@@ -229,9 +229,11 @@ class ObjectPut:
         body, digest = self._body, blake3() if self._body.kind_of_proof == "blake3" else hashlib.sha256()
         file = self._file()
         self._began = time.monotonic()
-        body.complete = self._length == 0
         sending = Sending(file, body.start, self._length, digest, self._source, self, self._context.throttle, self._gauge)
-        sent = sending.put(self._context.storage, presigned.url, self._content_type)
+        try:
+            sent = sending.put(self._context.storage, presigned.url, self._content_type)
+        finally:
+            body.complete = sending.complete
         self._confirm(presigned, sent)
 
     def _confirm(self, presigned: Presigned, sent: Sent) -> None:
@@ -249,17 +251,14 @@ class ObjectPut:
     def may_send(self, end: int) -> None:
         """Let all bytes go: they were checked."""
 
-    def may_end(self, digest: str) -> None:
+    def proof(self) -> str | None:
         """Let the last piece go if the bytes are the checked ones."""
-        if self._body.proof not in (None, digest):
-            raise SourceChanged("the file's content changed after it was checked")
-        self._body.complete = True
+        return self._body.proof
 
     def step(self) -> None:
         """Tell that the PUT goes on. Raises `Stopping`."""
         self._beat()
-        if self._context.stop.is_set():
-            raise Stopping("the agent is stopping")
+        self._context.demand_no_stop()
 
     def _is_doubtful(self, host: str, confirmed: Confirmation, md5: str) -> bool:
         """Check for an ETag that looks like an MD5 but differs from the bytes' MD5, on a host whose ETags may not be MD5s.

@@ -1,7 +1,7 @@
 """One PUT of one body: its pieces are read while they are sent, and digested on the way.
 
-Failures handled: a file that ends before the body, or changes while it is sent (`SourceChanged`). What storage answers is
-raised by the storage client.
+Failures handled: a file that ends before the body, or changes while it is sent, or since its check (`SourceChanged`). What
+storage answers is raised by the storage client.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ class Guard(Protocol):
     def may_send(self, end: int) -> None:
         """Return once the bytes before `end`, counted from the body's beginning, may be sent."""
 
-    def may_end(self, digest: str) -> None:
-        """Return if the last piece may be sent: storage has the object then. `digest` is that of the whole body."""
+    def proof(self) -> str | None:
+        """Return, once the last piece may be sent, the digest that the body must have; None if it is not known."""
 
     def step(self) -> None:
         """Note that a piece was sent. Raises `Stopping`."""
@@ -64,6 +64,7 @@ class Sending:
         self._file, self._start, self._length, self._digest = file, start, length, digest
         self._source, self._guard, self._throttle, self._gauge = source, guard, throttle, gauge
         self._sent = 0
+        self.complete = length == 0  # the last piece was handed over: storage may have all of it
 
     def put(self, storage: Storage, url: str, content_type: str) -> Sent:
         """Send them to a signed URL. A failure takes back what the gauge has received."""
@@ -87,7 +88,9 @@ class Sending:
             digests.update(piece)
             self._digest.update(piece)
             if self._sent + len(piece) == self._length:
-                self._guard.may_end(self._digest.hexdigest())
+                if self._guard.proof() not in (None, self._digest.hexdigest()):
+                    raise SourceChanged("the file's content changed after it was checked")
+                self.complete = True
             self._throttle.take(len(piece))
             yield piece
             self._sent += len(piece)

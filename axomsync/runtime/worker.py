@@ -12,7 +12,7 @@ from typing import Protocol
 
 from axomsync.console.client import Console
 from axomsync.core.awake import awake_seconds
-from axomsync.core.errors import Transient
+from axomsync.core.errors import Stopping, Transient
 from axomsync.ledger import Ledger
 from axomsync.runtime.gates import Gates
 from axomsync.runtime.heartbeat import Liveness
@@ -56,6 +56,11 @@ class WorkerContext:
     paused: Callable[[], bool] = lambda: False
     gates: Gates = field(default_factory=Gates)
     ring: Ring = field(default_factory=Ring)
+
+    def demand_no_stop(self) -> None:
+        """Raise `Stopping` once the agent stops; for long work."""
+        if self.stop.is_set():
+            raise Stopping("the agent is stopping")
 
     def demand_no_pause(self) -> None:
         """Raise `Transient` during a pause; for who has been asked for a transfer."""

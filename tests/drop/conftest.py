@@ -12,6 +12,7 @@ import pytest
 
 from axomsync.sandbox.console import Sandbox
 from tests.rig.agent import AgentProcess, Config
+from tests.rig.recording import RecordingRelay, StorageRequest
 
 AgentFactory = Callable[..., AgentProcess]
 
@@ -45,10 +46,19 @@ def stored(sandbox: Sandbox) -> dict[str, list[bytes]]:
     return objects
 
 
+def put_requests(sandbox: Sandbox) -> list[StorageRequest]:
+    """Every PUT so far, oldest first.
+
+    Let some of the body arrive before a kill: SeaweedFS, unlike S3, stores an empty object if the connection ends before the
+    body's first byte.
+    """
+    assert isinstance(sandbox.relay, RecordingRelay)
+    return [request for request in sandbox.relay.requests if request.method == "PUT"]
+
+
 def puts(sandbox: Sandbox) -> list[str]:
     """The object keys of every PUT so far, oldest first."""
-    requests = sandbox.relay.requests  # type: ignore[attr-defined]  # a RecordingRelay
-    return [request.path.removeprefix("/axom/") for request in requests if request.method == "PUT"]
+    return [request.path.removeprefix("/axom/") for request in put_requests(sandbox)]
 
 
 def receipt(file: Path) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from threading import Event
 import pytest
 
 from axomsync.sandbox.console import Sandbox
-from tests.drop.conftest import AgentFactory, dataset, puts, receipt, sha256, stored
+from tests.drop.conftest import AgentFactory, dataset, put_requests, puts, receipt, sha256, stored
 from tests.rig.agent import AgentProcess, eventually
 from tests.rig.disks import small_disk
 from tests.rig.fixtures import SandboxFactory
 from tests.rig.moody import Mood, MoodyStorage, nothing, refusal
-from tests.rig.recording import RecordingRelay, StorageRequest
+from tests.rig.recording import RecordingRelay
 
 MB = 1_000_000
 
@@ -25,16 +25,6 @@ MB = 1_000_000
 def big(megabytes: float) -> bytes:
     line = b'{"text": "' + b"x" * 988 + b'"}\n'
     return b'{"text": "first"}\n' + line * int(megabytes * MB / len(line))
-
-
-def requests(sandbox: Sandbox) -> list[StorageRequest]:
-    """The PUTs so far.
-
-    Let some of the body arrive before a kill: SeaweedFS, unlike S3, stores an empty object if the connection ends before the
-    body's first byte.
-    """
-    assert isinstance(sandbox.relay, RecordingRelay)
-    return [request for request in sandbox.relay.requests if request.method == "PUT"]
 
 
 def assert_taken_once(agent: AgentProcess, sandbox: Sandbox, name: str, data: bytes) -> dict[str, object]:
@@ -55,12 +45,12 @@ def test_agent_killed_during_an_upload_starts_again_on_the_same_key(sandbox: San
     (agent.drop / "a.jsonl").write_bytes(data)
     sandbox.rate = 12 * MB
     for share in (0.0, random.random() * 0.9):
-        begun = len(requests(sandbox))
+        begun = len(put_requests(sandbox))
         agent.start()
-        eventually("a PUT", lambda begun=begun: len(requests(sandbox)) > begun)
-        eventually("its body", lambda share=share: requests(sandbox)[-1].body_received > share * len(data))
+        eventually("a PUT", lambda begun=begun: len(put_requests(sandbox)) > begun)
+        eventually("its body", lambda share=share: put_requests(sandbox)[-1].body_received > share * len(data))
         agent.kill()
-        assert requests(sandbox)[-1].ended_at is None
+        assert put_requests(sandbox)[-1].ended_at is None
     assert stored(sandbox) == {}
     sandbox.rate = None
     agent.sync()
@@ -97,7 +87,7 @@ def test_upload_that_outlives_its_url_needs_no_second_url(sandbox_factory: Sandb
     (agent.drop / "a.jsonl").write_bytes(data)
     agent.sync()
     row = assert_taken_once(agent, sandbox, "a.jsonl", data)
-    (request,) = requests(sandbox)
+    (request,) = put_requests(sandbox)
     assert request.ended_at is not None
     assert request.ended_at - request.at > 2
     assert puts(sandbox) == [row["key"]]
@@ -111,7 +101,7 @@ def test_url_that_expired_while_the_agent_was_down_is_replaced(
     data = big(4)
     (agent.drop / "a.jsonl").write_bytes(data)
     agent.start()
-    eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
+    eventually("a PUT", lambda: put_requests(sandbox) and put_requests(sandbox)[0].body_received)
     agent.kill()
     expired = time.monotonic() + 1
     sandbox.rate, sandbox.url_lifetime = None, timedelta(minutes=15)
@@ -132,7 +122,7 @@ def test_broken_connection_is_made_again_at_once(sandbox: Sandbox, agent: AgentP
     agent.sync()
     row = assert_taken_once(agent, sandbox, "a.jsonl", data)
     assert puts(sandbox) == [row["key"]] * 2
-    assert [request.was_cut for request in requests(sandbox)] == [True, False]
+    assert [request.was_cut for request in put_requests(sandbox)] == [True, False]
 
 
 def test_each_file_is_stored_once_for_any_answer_of_storage(
@@ -251,15 +241,15 @@ def test_file_that_changes_during_its_upload_is_handed_out_only_in_its_last_form
     path.write_bytes(data)
     sandbox.rate = 3 * MB
     agent.start()
-    eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
+    eventually("a PUT", lambda: put_requests(sandbox) and put_requests(sandbox)[0].body_received)
     change(path)
     final = path.read_bytes()
-    eventually("the end of that PUT", lambda: sandbox.relay.open_connections == 0 or len(requests(sandbox)) > 1)
+    eventually("the end of that PUT", lambda: sandbox.relay.open_connections == 0 or len(put_requests(sandbox)) > 1)
     sandbox.rate = None
     eventually("a receipt", (agent.drop / "uploaded" / "a.jsonl.receipt.json").exists)
     assert agent.terminate() == 0
     row = assert_taken_once(agent, sandbox, "a.jsonl", final)
-    assert [request.status == 200 for request in requests(sandbox)] == [False, True]  # no object with the old content
+    assert [request.status == 200 for request in put_requests(sandbox)] == [False, True]  # no object with the old content
     assert puts(sandbox)[1] == row["key"] != puts(sandbox)[0]
 
 
@@ -277,7 +267,7 @@ def test_change_through_a_mapping_with_an_unchanged_stamp_is_found(
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapping:
             mapping[place : place + 1] = b"y"  # tmpfs never records such a write
             agent.start("setpriv", "--bounding-set=-lease")
-            eventually("a PUT", lambda: requests(sandbox) and requests(sandbox)[0].body_received)
+            eventually("a PUT", lambda: put_requests(sandbox) and put_requests(sandbox)[0].body_received)
             before = path.stat()
             mapping[place : place + 1] = b"z"
             assert path.stat() == before

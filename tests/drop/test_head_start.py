@@ -13,19 +13,18 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from axomsync.config import DropSettings
 from axomsync.console.client import Console
 from axomsync.core.errors import AxomsyncError, SourceChanged, Stopping
-from axomsync.core.records import Stored, UploadState
+from axomsync.core.records import Stored, Upload, UploadState
 from axomsync.drop import head_start, jsonl, ranges
 from axomsync.drop.claims import Claims
-from axomsync.drop.content import Contents
 from axomsync.drop.head_start import HeadStart
 from axomsync.drop.jsonl import InvalidDataset
 from axomsync.drop.line_workers import LineWorkers
 from axomsync.drop.pipeline import Uploader
 from axomsync.drop.ranges import Sizes
 from axomsync.drop.sending import PUT_PIECE
-from axomsync.drop.spool import Spool
 from axomsync.drop.watch import stamp_of
 from axomsync.ledger import Ledger, Reader
 from axomsync.runtime.heartbeat import unwatched
@@ -34,7 +33,7 @@ from axomsync.runtime.worker import WorkerContext
 from axomsync.sandbox.console import Sandbox
 from axomsync.storage.client import Storage
 from axomsync.storage.s3 import Confirmation
-from tests.drop.conftest import AgentFactory, dataset, idle, opened, puts, sha256, stored
+from tests.drop.conftest import AgentFactory, dataset, idle, opened, put_requests, puts, sha256, stored
 from tests.drop.inprocess import Clocks, DropHere, FarSide, ledger_template
 from tests.rig.agent import PATIENCE, eventually
 from tests.rig.contexts import worker_context
@@ -56,6 +55,11 @@ def every_file_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(head_start, "CHECKED_FIRST", 0)
 
 
+def head_start_of(upload: Upload, folder: Path, context: WorkerContext) -> HeadStart:
+    gauge = Gauge("up", upload.filename, upload.size, 0, 0.0)
+    return HeadStart(DropSettings(folder=folder), context, upload, gauge)
+
+
 # On the wire
 
 
@@ -71,10 +75,7 @@ def begun(home: Path, sandbox: Sandbox) -> Iterator[HeadStart]:
     ):
         ledger.see_uploads([(b"big.jsonl", "big.jsonl", stamp_of(path.stat()))])
         [upload] = ledger.read.uploads()
-        content = Contents(home, Spool(home, 0), float("inf")).of(upload)
-        gauge = Gauge("up", "big.jsonl", len(DATA), 0, 0.0)
-        context = worker_context(ledger, console, storage)
-        start = HeadStart(context, upload, content, "application/x-ndjson", gauge)
+        start = head_start_of(upload, home, worker_context(ledger, console, storage))
         start.begin()
         try:
             yield start
@@ -84,7 +85,7 @@ def begun(home: Path, sandbox: Sandbox) -> Iterator[HeadStart]:
 
 def received(sandbox: Sandbox) -> int:
     """Bytes of the body that went towards storage."""
-    requests = [each for each in sandbox.relay.requests if each.method == "PUT"]  # type: ignore[attr-defined]
+    requests = put_requests(sandbox)
     return requests[-1].body_received if requests else 0
 
 
@@ -227,9 +228,7 @@ def test_file_that_is_empty_when_it_begins_leaves_no_object(tmp_path: Path, temp
         ledger.see_uploads([(b"a.jsonl", "a.jsonl", stamp_of(path.stat()))])
         [upload] = ledger.read.uploads()
         path.write_bytes(b"")
-        content = Contents(here.folder, Spool(here.state, 0), float("inf")).of(upload)
-        context = worker_context(ledger, here.far, here.far)
-        start = HeadStart(context, upload, content, "", Gauge("up", "a.jsonl", upload.size, 0, 0.0))
+        start = head_start_of(upload, here.folder, worker_context(ledger, here.far, here.far))
         start.begin()
         with pytest.raises(SourceChanged):
             start.finish(PROOF, unwatched)
@@ -415,8 +414,7 @@ def test_broken_head_start_is_told(tmp_path: Path, template: Path, caplog: pytes
     far.faults.append("cut")
     with one_file(tmp_path / "here", template, far, DATA) as (_, row, context):
         upload = context.ledger.read.upload(row)
-        content = Contents(tmp_path / "here" / "drop", Spool(tmp_path, 0), float("inf")).of(upload)
-        start = HeadStart(context, upload, content, "", Gauge("up", "a.jsonl", upload.size, 0, 0.0))
+        start = head_start_of(upload, tmp_path / "here" / "drop", context)
         start.begin()
         start.passed(len(DATA))
         told = "a.jsonl: the upload that began during the check was broken off (the connection broke); it begins again"

@@ -37,7 +37,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
     "HASHED_BY_ONE_LANE": (1, 100_000),
     "WORTH_ASKING": (1,),
 }
-# Drawn together in a quarter of the runs, by dice of their own: what a seed meant before they came, it still means.
+# Drawn together in a quarter of the runs, by dice of their own: so they leave all that a seed means otherwise as it is.
 HEAD_STARTS: dict[str, tuple[Any, ...]] = {"WORTH_A_HEAD_START": (0, 2_000), "CHECKED_FIRST": (0, 1_000)}
 ALWAYS: dict[str, Any] = {  # nobody waits for nothing
     "BACKOFF_BASE": 0.01,
