@@ -32,7 +32,7 @@ from axomsync.core.awake import awake_seconds
 from axomsync.core.disks import disk_of
 from axomsync.core.errors import BadConfig, Fatal, LocalFault, Rejected, Transient
 from axomsync.core.text import iso
-from axomsync.ledger import Ledger, Trouble, ledger_fault
+from axomsync.ledger import BELL, Ledger, Trouble, ledger_fault, listen
 from axomsync.ledger.identity import identity_of
 from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import shield_memory
@@ -82,6 +82,7 @@ class Agent:
         self._next_feed = -math.inf
         # Not an Event: a signal handler could wait for the Event's lock while the interrupted thread holds it.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._doorbell: int | None = None  # a descriptor, from `begin` on
 
         self.ledger = Ledger(settings.state.folder, time.time)
         with ExitStack() as undo:
@@ -215,6 +216,8 @@ class Agent:
     def close(self) -> None:
         """Close requests and ledger watch, and let go of the state folder."""
         try:
+            if self._doorbell is not None:
+                os.close(self._doorbell)
             self._steering.close()
             self.watch.stop()
             if self.watch.told is None:
@@ -319,6 +322,8 @@ class Agent:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._end_by)
         signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
+        signal.signal(BELL, lambda *_: self._wakes.put(None))
+        self._doorbell = listen(self.settings.state.folder)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a parent may have left it, it hides exit codes
 
     def _end_by(self, number: int, _: object) -> None:

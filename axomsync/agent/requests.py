@@ -1,4 +1,5 @@
-"""Requests from other processes to a running agent: they are rows of the ledger, and the agent reads them every tick.
+"""Requests from other processes to a running agent: they are rows of the ledger, and the agent reads them at every turn of
+its main thread. A caller rings, so that it takes that turn at once.
 
 There is no port and no socket: the right to write the ledger is the right to steer. A request made while no agent runs
 waits for the next one. A request is a verb, an argument and parameters; its answer is any JSON.
@@ -23,7 +24,7 @@ from typing import Any
 from axomsync.core.errors import Bug, LocalFault, Stopping
 from axomsync.core.oserrors import unforeseen
 from axomsync.core.text import printable
-from axomsync.ledger import Ledger, Reader, request_transaction
+from axomsync.ledger import Ledger, Reader, request_transaction, ring
 from axomsync.runtime.heartbeat import Beat, Liveness
 from axomsync.runtime.owed_writes import OwedWrites
 
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 LONG_REQUESTS_AT_ONCE = 2
 KEPT_SECONDS = 24 * 3600.0  # for callers that still wait; no caller waits longer
-ASK_AGAIN_SECONDS = 0.1
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.01, 0.1  # before the answer is looked for again: most come at once
 NAMED_MOST = 20  # forgotten or retried rows named in the log
 _EXACT = "argument"  # parameter with an argument that is not printable: SQLite's text holds no bytes that are no UTF-8
 
@@ -84,6 +85,7 @@ def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mappin
             (verb, shown, json.dumps({**(parameters or {}), **exact}), time.time()),
         ).lastrowid
     assert row is not None  # noqa: S101  # for mypy: an INSERT has one
+    ring(ledger.parent)
     return row
 
 
@@ -96,11 +98,12 @@ def withdraw(ledger: Path, request: int) -> bool:
 
 def wait_for(ledger: Reader, request: int, seconds: float) -> Outcome | None:
     """Wait for the result of a request; None when there is none after `seconds`."""
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, FIRST_PAUSE_SECONDS
     while (row := ledger.request(request)) is None or row["outcome"] is None:
         if time.monotonic() >= deadline:
             return None
-        time.sleep(ASK_AGAIN_SECONDS)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
     return read_outcome(row["outcome"])
 
 
@@ -118,7 +121,7 @@ def read_outcome(text: str) -> Outcome:
 
 @dataclass
 class Steering:
-    """Executes the requests to an agent. `look` is called every tick, by one thread.
+    """Executes the requests to an agent. `look` is called at every turn, by one thread.
 
     Long ones wait while `is_ready()` is false: the workers that would do them are ending.
     """

@@ -11,7 +11,7 @@ The sources of facts are the vendor's pages "Authentication" and "Errors & conve
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,7 @@ from axomsync.transport.authorities import tls_context
 from axomsync.transport.deadlines import Deadline, limited
 from axomsync.transport.http import (
     NETWORK_TROUBLE,
+    exchange,
     http_date,
     network_reason,
     proxy_answered,
@@ -78,7 +79,6 @@ class Session:
         self.proxy = Proxies.of(os.environ).leading_to(self.url)
         context = tls_context(ca_file)
         self._timeout = timeout.as_dict()
-        # The transport alone: httpx's client adds redirects, cookies and authentication, and doubles the CPU time.
         self._transport = transport or limited(
             httpx.HTTPTransport(
                 verify=context,
@@ -132,13 +132,10 @@ class Session:
             headers["Content-Type"], content = "application/json", orjson.dumps(body)
         extensions = {"timeout": {**self._timeout, "read": self._deadline(self._answer_seconds)}}
         request = httpx.Request(method, _parsed(url), headers=headers, content=content, extensions=extensions)
-        with self._silence.until_answered():
-            response = self._transport.handle_request(request)
-        response.request = request
-        try:
+        with ExitStack() as stack:
+            with self._silence.until_answered():
+                response = stack.enter_context(exchange(self._transport, request))
             yield response
-        finally:
-            response.close()
 
     def _deadline(self, seconds: float) -> Deadline:
         return Deadline(seconds, silence=self._timeout["read"], clock=self._clock)

@@ -14,10 +14,9 @@ gateway stays what it means).
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -48,6 +47,7 @@ from axomsync.transport.deadlines import Deadline
 from axomsync.transport.gateways import through
 from axomsync.transport.http import (
     NETWORK_TROUBLE,
+    exchange,
     host_of,
     http_date,
     network_reason,
@@ -64,7 +64,7 @@ SHORT_BODY = 1024 * 1024  # bytes; such a body is sent at once
 
 LIVE_ETAG = "axomsync-etag"  # of a gateway: the ETag that storage gave it for this very request
 
-_HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept-Encoding": "identity"}
+_HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 @dataclass(frozen=True)
@@ -106,30 +106,14 @@ class Storage:
         self._allow_http, self._loopback = allow_http, loopback
         self._stall, self._document_seconds = stall, document_seconds
         self._proxies = Proxies.of(os.environ)
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # load balancers in front of storage set cookies
         context = tls_context(ca_file)
         authorities = roots(ca_file, context)
-        self._downloads = httpx.Client(
-            transport=Downloads(RustClients(authorities, stall, self._proxies, loopback=loopback)),
-            headers=_HEADERS,
-            cookies=no_cookies,
-            timeout=None,  # noqa: S113  # the transport has its own
-        )
+        self._downloads = Downloads(RustClients(authorities, stall, self._proxies, loopback=loopback))
         # A gateway is named in the configuration: no proxy leads to it, and its address may be any.
-        self._gateways = httpx.Client(
-            transport=Downloads(RustClients(authorities, stall, Proxies.of({}), loopback=True, judged=False)),
-            headers=_HEADERS,
-            cookies=no_cookies,
-            timeout=None,  # noqa: S113  # the transport has its own
-        )
+        self._gateways = Downloads(RustClients(authorities, stall, Proxies.of({}), loopback=True, judged=False))
         self._answer_seconds = max(stall, answer_seconds)
         self._short_uploads = RustClients(authorities, self._answer_seconds, self._proxies, loopback=loopback)
-        self._long_uploads = httpx.Client(
-            transport=LongBodies(context, self._proxies, loopback=loopback),
-            headers=_HEADERS,
-            cookies=no_cookies,
-            timeout=None,  # noqa: S113  # each request has its own
-        )
+        self._long_uploads = LongBodies(context, self._proxies, loopback=loopback)
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -160,11 +144,11 @@ class Storage:
         the object exists. The `gateway` is asked in place of storage.
         """
         self._check(url)
-        headers = {"Range": f"bytes={start}-{max(start, end - 1)}"}
+        headers = _HEADERS | {"Range": f"bytes={start}-{max(start, end - 1)}"}
         if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
             headers["If-Match"] = etag
-        client, place = (self._downloads, url) if gateway is None else (self._gateways, through(gateway, url))
-        with self._mapped(url, gateway), _answered(client.stream("GET", place, headers=headers), gateway) as response:
+        way, place = (self._downloads, url) if gateway is None else (self._gateways, through(gateway, url))
+        with self._mapped(url, gateway), _answered(way, httpx.Request("GET", place, headers=headers), gateway) as response:
             document = None if response.status_code in (200, 206) else partial(self._document, response)
             answer = self._answer(url, response.status_code, response.headers, document, gateway)
             extent = _judged(answer, start, end, total, gateway)
@@ -182,12 +166,11 @@ class Storage:
 
     def greet(self, gateway: str) -> None:
         """Ask a gateway whether it is there. Raises `GatewayFault`."""
-        with (
-            self._mapped(gateway, gateway),
-            _answered(self._gateways.stream("GET", f"{gateway}/healthz"), gateway) as response,
-        ):
-            if response.status_code != 200 or b"axomsync gateway" not in self._document(response):
-                raise GatewayFault(f"it answered {response.status_code}, and not as a gateway does")
+        with self._mapped(gateway, gateway):
+            request = httpx.Request("GET", f"{gateway}/healthz", headers=_HEADERS)
+            with _answered(self._gateways, request, gateway) as response:
+                if response.status_code != 200 or b"axomsync gateway" not in self._document(response):
+                    raise GatewayFault(f"it answered {response.status_code}, and not as a gateway does")
 
     def put(self, url: str, pieces: Iterable[bytes], length: int, content_type: str) -> Confirmation:
         """Send `length` bytes from `pieces`. Returns storage's confirmation; any other answer is raised."""
@@ -212,13 +195,13 @@ class Storage:
                 yield piece
                 sent += len(piece)
 
-        headers |= {"Content-Length": str(length)}
+        headers = _HEADERS | headers | {"Content-Length": str(length)}
         limits = {"timeout": {"connect": CONNECT_SECONDS, "write": self._stall, "read": deadline}}
-        exchange = self._long_uploads.stream("PUT", url, content=counted(), headers=headers, extensions=limits)
-        with _answered(exchange) as response:
+        request = httpx.Request("PUT", url, content=counted(), headers=headers, extensions=limits)
+        with _answered(self._long_uploads, request) as response:
             # The body is read even if it is empty: or the next PUT could not reuse this connection. The long limit was
             # for the answer; its body gets the short one.
-            response.request.extensions["timeout"]["read"] = Deadline(self._document_seconds)
+            request.extensions["timeout"]["read"] = Deadline(self._document_seconds)
             document = partial(self._document, response)
             answer = self._answer(url, response.status_code, response.headers, document)
             return judge_put(answer, all_sent=sent == length)
@@ -286,11 +269,11 @@ class Storage:
 
 
 @contextmanager
-def _answered(exchange: AbstractContextManager[httpx.Response], gateway: str | None = None) -> Iterator[httpx.Response]:
+def _answered(way: httpx.BaseTransport, request: httpx.Request, gateway: str | None = None) -> Iterator[httpx.Response]:
     """Wait for an answer; its body is not yet read."""
     with ExitStack() as stack:
         try:
-            response = stack.enter_context(exchange)
+            response = stack.enter_context(exchange(way, request))
         except ValueError:  # raised by the Rust transport
             raise GatewayFault("its answer is not HTTP") if gateway is not None else Transient(NO_HTTP) from None
         yield response

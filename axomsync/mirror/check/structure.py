@@ -28,6 +28,7 @@ MOST_DIMENSIONS = 32
 MOST_REMARKS, LONGEST_REMARK = 10, 500  # characters
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_LARGEST_POINTER = 1024  # bytes; what is larger, Git LFS takes for no pointer
 _INDEX = ".safetensors.index.json"
 
 
@@ -68,10 +69,9 @@ def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[]
 
 def _check_file(path: Path, rel: str, listed: set[str], fetched: set[str], remarks: list[str]) -> bool:
     """Check one file; False for an unknown format. Raises `Broken`."""
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            remedy = "run `git lfs pull` at the model's source, and publish it again in the console"
-            raise Broken(rel, "it is a Git LFS pointer, not the file itself", remedy)
+    if path.stat().st_size <= _LARGEST_POINTER and path.read_bytes().startswith(_LFS_POINTER):
+        remedy = "run `git lfs pull` at the model's source, and publish it again in the console"
+        raise Broken(rel, "it is a Git LFS pointer, not the file itself", remedy)
     if os.path.basename(rel).startswith("."):
         return False
     if rel.endswith(".safetensors"):

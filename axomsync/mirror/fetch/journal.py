@@ -6,7 +6,8 @@ on), a file that starts over while its bytes are noted.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from axomsync.core.errors import LocalFault
@@ -33,7 +34,11 @@ class _Note:
 
 
 class Journal:
-    """Commits received bytes in groups: fdatasync the files, then one ledger transaction, then update the gauges."""
+    """Commits received bytes in groups: fdatasync the files, then one ledger transaction, then update the gauges.
+
+    The disk begins to write all files of a group before the first is waited for: one after the other, each would wait for
+    the disk alone, and lanes that fetch small files would be far ahead of it in the end.
+    """
 
     def __init__(self, ledger: Ledger, clock: Callable[[], float]) -> None:
         self._ledger, self._clock = ledger, clock
@@ -83,6 +88,9 @@ class Journal:
             of_files: dict[PartialFile, list[_Note]] = {}
             for note in notes:
                 of_files.setdefault(note.file, []).append(note)
+            for file, mine in of_files.items():
+                with suppress(OSError):  # `_sync` meets it again
+                    _pass_on_to_disk(file, mine)
             try:
                 self._record([note for file, mine in of_files.items() if self._sync(file, mine) for note in mine])
             finally:
@@ -102,13 +110,8 @@ class Journal:
     def _sync(self, file: PartialFile, mine: list[_Note]) -> bool:
         """Sync the noted bytes of one file; on failure its job fails and the result is False."""
         try:
-            descriptor = mine[0].handle.descriptor
-            os.fdatasync(descriptor)
-            follower = file.evidence.follower
-            for note in mine:
-                # Mirroring must not push a training job's data out of the page cache; but bytes not yet hashed stay.
-                if follower is None or note.end <= follower.position:
-                    os.posix_fadvise(descriptor, note.start, note.end - note.start, os.POSIX_FADV_DONTNEED)
+            os.fdatasync(mine[0].handle.descriptor)
+            _pass_on_to_disk(file, mine)
         except OSError as error:
             file.job.fail(local_fault(error, str(file.path)))
             return False
@@ -126,3 +129,14 @@ class Journal:
             return
         for note in notes:
             note.file.job.gauge.secure(note.file.durable.add(note.start, note.end))
+
+
+def _pass_on_to_disk(file: PartialFile, mine: Iterable[_Note]) -> None:
+    """Have the kernel begin to write these bytes of a file, and drop from the page cache what is written. Never waits.
+
+    Mirroring must not push a training job's data out of the page cache; but bytes not yet hashed stay.
+    """
+    follower = file.evidence.follower
+    for note in mine:
+        if follower is None or note.end <= follower.position:
+            os.posix_fadvise(note.handle.descriptor, note.start, note.end - note.start, os.POSIX_FADV_DONTNEED)

@@ -10,7 +10,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from axomsync.core.errors import Rejected
@@ -161,20 +161,30 @@ def remove_strangers(staging: Path, wanted: set[str]) -> None:
 
 
 def give_access_and_sync(folder: Path, access: Access) -> None:
-    """Give files and folders their rights whatever the umask is, and sync both; the folder itself comes last."""
+    """Give files and folders their rights whatever the umask is, and sync both; the folder itself comes last.
+
+    All rights are given before the first is synced: so a filesystem with a journal commits them together, not one by one.
+    """
+    for descriptor, is_folder in _opened_below(folder):
+        access.give(descriptor, folder=is_folder)
+    for descriptor, _ in _opened_below(folder):
+        os.fsync(descriptor)
+
+
+def _opened_below(folder: Path) -> Iterator[tuple[int, bool]]:
+    """Yields a descriptor of each file and folder, open until the next, and whether it is a folder. Raises `OSError`."""
     for parent, _, names in os.walk(folder, topdown=False):
-        for name in names:
-            _give(os.path.join(parent, name), access, folder=False)
-        _give(parent, access, folder=True)
+        for path, is_folder in (*((os.path.join(parent, name), False) for name in names), (parent, True)):
+            with _opened(path, folder=is_folder) as descriptor:
+                yield descriptor, is_folder
 
 
-def _give(path: str | Path, access: Access, *, folder: bool, sync: bool = True) -> None:
+@contextmanager
+def _opened(path: str | Path, *, folder: bool) -> Iterator[int]:
     kind = os.O_DIRECTORY if folder else os.O_NONBLOCK
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind)
     try:
-        access.give(descriptor, folder=folder)
-        if sync:
-            os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -191,7 +201,8 @@ def make_folders(folder: Path, root: Path, access: Access) -> None:
     if kind is None:
         with suppress(FileExistsError):
             folder.mkdir(FOLDER_FOR_OWNER)
-            _give(folder, access, folder=True, sync=False)
+            with _opened(folder, folder=True) as descriptor:
+                access.give(descriptor, folder=True)
     elif kind != stat.S_IFDIR:
         raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
 
