@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -248,6 +249,25 @@ def say(agent: AgentProcess, *words: str, expect: int = 0) -> str:
     done = agent.call(*words)
     assert done.returncode == expect, done.stderr
     return done.stdout + done.stderr
+
+
+WITHOUT_TURNS = """
+import sys
+from axomsync.agent import agent
+from axomsync.cli import main
+agent.TICK_SECONDS = 600
+sys.exit(main())
+"""
+
+
+def test_a_command_need_not_wait_for_the_next_turn(agent: AgentProcess) -> None:
+    with agent.log_file.open("wb") as log:
+        command = [sys.executable, "-c", WITHOUT_TURNS, "run", "--config", str(agent.config_file)]
+        agent.process = subprocess.Popen(command, env=agent.environ, stdout=log, stderr=log)
+    eventually("a running agent", lambda: "works with" in agent.log())
+    for _ in range(3):
+        assert say(agent, "poll") == "the agent looks now\n"
+    assert agent.terminate() == 0
 
 
 def test_pause_ends_transfers_keeping_their_bytes_and_resume_goes_on(agent: AgentProcess, server: FaultyServer) -> None:

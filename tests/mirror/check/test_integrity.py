@@ -147,6 +147,11 @@ def test_git_lfs_pointer_is_named_whatever_the_file_name(tmp_path: Path, rel: st
         structure.check(tmp_path, [rel], put(tmp_path, rel, pointer), nothing)
 
 
+def test_what_is_too_large_for_a_git_lfs_pointer_is_none(tmp_path: Path) -> None:
+    text = b"version https://git-lfs.github.com/spec/v1\n".ljust(1025, b" ")
+    assert structure.check(tmp_path, ["README.md"], put(tmp_path, "README.md", text), nothing).remarks == ()
+
+
 def test_backslash_in_a_name_is_a_remark(tmp_path: Path) -> None:
     found = structure.check(tmp_path, ["a\\b.bin"], put(tmp_path, "a\\b.bin", b""), nothing)
     assert found.remarks == ("a\\b.bin has a backslash in its name, which does not separate folders here",)
