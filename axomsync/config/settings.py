@@ -29,6 +29,7 @@ from axomsync.config.values import (
     Whole,
     console_url,
     host_names,
+    media_type,
     parse_listen,
     text_list,
 )
@@ -102,7 +103,9 @@ class DropSettings(_Section):
     archive_for: OptionalDuration = _key(
         "", 'such as "30d": archived files are removed at that age, and their receipts stay; "" keeps them'
     )
-    content_type: str = _key("application/jsonl", "content type of the files, as told to the console", min_length=1)
+    content_type: Annotated[str, AfterValidator(media_type)] = _key(
+        "application/jsonl", "content type of the files, as told to the console"
+    )
     max_put: Size = _key("5115MiB", "largest single PUT that storage accepts; larger files are held", gt=0)
     shard: OptionalSize = _key("", 'split larger files at line ends into uploads of this size; "" uploads files whole')
 

@@ -106,6 +106,13 @@ def _check_host(value: str, host: str | None) -> None:
         raise ValueError(f"{shown(value)}: {fault}; correct it")
 
 
+def media_type(value: str) -> str:
+    """Check what goes into a header of HTTP (RFC 9110, 8.3)."""
+    if not re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", value):
+        raise ValueError(f'{shown(value)} is not a content type; write it like "application/jsonl"')
+    return value
+
+
 def parse_listen(value: str) -> str:
     """Check `host:port`; `""` is off."""
     match = re.fullmatch(r"(?:\[[0-9a-fA-F:.]+\]|[^:\s]+):([0-9]{1,5})", value)

@@ -6,14 +6,27 @@ LABEL_MOST, NAME_MOST = 63, 253  # characters between two dots, and in all (RFC 
 def host_fault(host: str) -> str | None:
     """What is wrong with the name of a host, which may be an address; None when a resolver can be asked for it.
 
-    Resolvers and proxies raise a `UnicodeError` or an `OverflowError` for such a name, which nobody expects of a network.
+    Resolvers, proxies and httpx raise a `UnicodeError` or an `OverflowError` for such a name, which nobody expects of a
+    network.
     """
     lengths = list(map(_length, host.removesuffix(".").split(".")))
     if 0 in lengths:
         return "its host name has a dot too many"
     if max(lengths) > LABEL_MOST or sum(lengths) + len(lengths) - 1 > NAME_MOST:
         return f"its host name is longer than DNS allows ({LABEL_MOST} characters between two dots, {NAME_MOST} in all)"
+    if not host.isascii() or host.lower().startswith("xn--"):
+        return _international_fault(host)
     return None
+
+
+def _international_fault(host: str) -> str | None:
+    """What httpx, which reads these names by IDNA 2008, would raise errors for."""
+    import httpx  # needed for few hosts, and slow to import
+
+    try:
+        return None if httpx.URL(f"http://{host}/").host else "its host name is empty"
+    except (ValueError, httpx.InvalidURL):
+        return "its host name is no valid international name (IDNA 2008)"
 
 
 def _length(label: str) -> int:

@@ -40,7 +40,7 @@ from axomsync.storage.s3 import (
     names_a_fault,
     signed_headers,
 )
-from axomsync.storage.short_bodies import put_short
+from axomsync.storage.short_bodies import is_plain, put_short
 from axomsync.transport.addresses import judge_literal
 from axomsync.transport.authorities import roots, tls_context
 from axomsync.transport.deadlines import Deadline
@@ -145,7 +145,8 @@ class Storage:
         """
         self._check(url)
         headers = _HEADERS | {"Range": f"bytes={start}-{max(start, end - 1)}"}
-        if etag is not None and not etag.startswith("W/"):  # If-Match never holds for a weak ETag (RFC 9110, 13.1.1)
+        # If-Match never holds for a weak ETag (RFC 9110, 13.1.1). Early ledgers may hold one that no header can.
+        if etag is not None and etag.isascii() and not etag.startswith("W/"):
             headers["If-Match"] = etag
         way, place = (self._downloads, url) if gateway is None else (self._gateways, through(gateway, url))
         with self._mapped(url, gateway), _answered(way, httpx.Request("GET", place, headers=headers), gateway) as response:
@@ -208,19 +209,25 @@ class Storage:
 
     def _check(self, url: str) -> None:
         """Reject URLs that are not http(s) or carry a user name or password, hosts without a name, forbidden addresses."""
+        no_url = Rejected("the console gave something that is not a signed URL of storage")
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
         if not usable or parts.username or parts.password:
-            raise Rejected("the console gave something that is not a signed URL of storage")
+            raise no_url
         if not may_use_plain_http(url, self._allow_http):
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
         host = parts.hostname or ""
         if (fault := host_fault(host)) is not None:
             told = f"storage {host_of(url)[:100]}: {fault}, so it can't be resolved; tell the operator of the console"
             raise Transient(told, unsent=True)
+        try:
+            if not is_plain(url):
+                httpx.URL(url)
+        except (ValueError, httpx.InvalidURL):
+            raise no_url from None
         judge_literal(host, loopback=self._loopback)  # also before a proxy is used
 
     def _answer(

@@ -289,7 +289,11 @@ def test_unreachable_store_is_transient(storage: Storage) -> None:
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("host", ["a..b.invalid", f"{'a' * 64}.invalid", "\u00fc" * 60 + ".invalid", "a." * 150 + "invalid"])
+NO_HOSTS = ["a..b.invalid", f"{'a' * 64}.invalid", "\u00fc" * 60 + ".invalid", "a." * 150 + "invalid"]
+NO_INTERNATIONAL_HOSTS = ["xn--i-7iq.invalid", "XN--a.invalid", "xn--", "\u2764.invalid"]  # what httpx does not take
+
+
+@pytest.mark.parametrize("host", NO_HOSTS + NO_INTERNATIONAL_HOSTS)
 @pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9", "socks5://127.0.0.1:9"])
 def test_a_host_that_can_have_no_address_is_transient(host: str, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)
@@ -301,4 +305,15 @@ def test_a_host_that_can_have_no_address_is_transient(host: str, proxy: str, mon
         with pytest.raises(Transient, match=told) as failure:
             storage.put(url, iter([b"x" * size]), size, "application/jsonl")
         assert failure.value.unsent
+    storage.close()
+
+
+@pytest.mark.parametrize("rest", ["/object?X-Amz-Signature=\ud800", "/\udcff", ":1:2/object", "/" + "x" * 70_000])
+def test_what_is_no_url_for_httpx_is_no_signed_url(rest: str) -> None:
+    storage, url = Storage(stall=1.0), f"https://storage.invalid{rest}"
+    for size in (1, SHORT_BODY + 1):
+        with pytest.raises(Rejected, match="not a signed URL of storage"):
+            storage.put(url, iter([b"x" * size]), size, "application/jsonl")
+    with pytest.raises(Rejected, match="not a signed URL of storage"):
+        get(storage, url, 0, 10)
     storage.close()
