@@ -101,7 +101,7 @@ def test_the_example_is_what_the_program_writes_and_holds_every_key_with_its_def
         (f"[console]\nurl = 'https://{'a.' * 124}example/api'", ["host name is longer than DNS allows", "253 in all"]),
         ("[console]\nurl = 'https://xn--i-7iq.example/api'", ["no valid international name (IDNA 2008)"]),
         ("[drop]\ncontent_type = ''", ['[drop] content_type: "" is not a content type']),
-        ("[drop]\ncontent_type = 'jsonl; é'", ["is not a content type; write it like \"application/jsonl\""]),
+        ("[drop]\ncontent_type = 'jsonl; é'", ['is not a content type; write it like "application/jsonl"']),
         ('[drop]\ncontent_type = "text/plain\\r\\nX: 1"', ["is not a content type"]),
         ("[transfer]\ngateways = ['http://.box:9080']", ["[transfer] gateways", "host name has a dot too many"]),
         ("[web]\nlisten = 'box..:9464'", ["[web] listen", "host name has a dot too many"]),
