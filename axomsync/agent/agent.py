@@ -31,6 +31,7 @@ from axomsync.console import session
 from axomsync.core.awake import awake_seconds
 from axomsync.core.disks import disk_of
 from axomsync.core.errors import BadConfig, Fatal, LocalFault, Rejected, Transient
+from axomsync.core.records import Transfer
 from axomsync.core.text import iso
 from axomsync.ledger import BELL, Ledger, Trouble, ledger_fault, listen
 from axomsync.ledger.identity import identity_of
@@ -78,6 +79,7 @@ class Agent:
         self._failed = False  # the last step of the main thread
         self._next_step = -math.inf
         self._shown_transfers = False
+        self._next_show = -math.inf
         self._stop_by = math.inf  # monotonic time
         self._next_feed = -math.inf
         # Not an Event: a signal handler could wait for the Event's lock while the interrupted thread holds it.
@@ -171,11 +173,17 @@ class Agent:
         """One turn of the main thread: publish transfers, and watch the console and the ledger."""
         with suppress(queue.Empty):
             self._wakes.get(timeout=TICK_SECONDS)
+            while True:  # what has come meanwhile is for this turn
+                self._wakes.get_nowait()
         awake_seconds()  # it has to be looked at often
         self._watch_console()
         self._watch_ledger()
         self._throughput.observe(self._meter.totals(), time.monotonic())
-        transfers = self._meter.read()
+        if time.monotonic() >= self._next_show:
+            self._next_show = time.monotonic() + TICK_SECONDS
+            self._show_transfers(self._meter.read())
+
+    def _show_transfers(self, transfers: list[Transfer]) -> None:
         if transfers or self._shown_transfers:
             with suppress(LocalFault):  # the ledger watch reports it
                 self.ledger.show_transfers(transfers)
@@ -218,6 +226,7 @@ class Agent:
         try:
             if self._doorbell is not None:
                 os.close(self._doorbell)
+                self._doorbell = None
             self._steering.close()
             self.watch.stop()
             if self.watch.told is None:

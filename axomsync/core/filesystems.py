@@ -1,4 +1,4 @@
-"""Filesystem types: on some of them locks, WAL and file events can't be trusted.
+"""Filesystems: their types, since on some locks, WAL and file events can't be trusted; and all that is in a folder.
 
 Failures handled: no table of mounts ("" for the type), a path that can't be examined (`LocalFault`).
 """
@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
@@ -20,6 +21,15 @@ REMOTE_FILESYSTEMS = frozenset({
     "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone", "fuse.goofys", "fuse.geesefs", "fuse.juicefs", "fuse.mount-s3",
     "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse", "fuse.blobfuse", "fuse.blobfuse2",
 })  # fmt: skip
+
+
+def walk_all(folder: str | Path, *, topdown: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Do what `os.walk` does, and raise `OSError` for a folder that can't be listed, which `os.walk` leaves out."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    yield from os.walk(os.fspath(folder), topdown=topdown, onerror=fail)
 
 
 def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:

@@ -25,6 +25,7 @@ from fnmatch import fnmatchcase
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from axomsync.core.errors import Rejected
+from axomsync.core.filesystems import walk_all
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import UNFINISHED
 from axomsync.core.text import printable
@@ -80,7 +81,7 @@ def unload(client: Client, task: Unload, naming: Naming) -> str:
 def _files(folder: str) -> list[str]:
     """The files that make the model. Raises `Rejected` if there is none, `OSError`."""
     found = []
-    for place, folders, names in os.walk(folder, onerror=_raise):
+    for place, folders, names in walk_all(folder):
         depth = os.path.relpath(place, folder).count(os.sep) + (place != folder)
         folders[:] = [] if depth else sorted(name for name in folders if not name.startswith("."))
         found += [os.path.relpath(os.path.join(place, name), folder) for name in sorted(names) if not name.startswith(".")]
@@ -95,10 +96,6 @@ def _files(folder: str) -> list[str]:
 
 def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
     return [n for n in names if any(fnmatchcase(n, p) and n.count(os.sep) == p.count(os.sep) for p in patterns)]
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _digest(path: str) -> str:

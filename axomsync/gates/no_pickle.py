@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from axomsync.core.filesystems import walk_all
 from axomsync.core.text import printable
 from axomsync.gates.pickles import pickle_in
 
@@ -78,7 +79,7 @@ def findings(place: Path) -> Iterator[Finding]:
     if not stat.S_ISDIR(os.stat(place).st_mode):
         yield from _file(place, place.name)
         return
-    for folder, folders, names in os.walk(place, onerror=_raise):
+    for folder, folders, names in walk_all(place):
         folders.sort()
         for name in sorted(names) + [each for each in folders if os.path.islink(os.path.join(folder, each))]:
             path = Path(folder, name)
@@ -87,10 +88,6 @@ def findings(place: Path) -> Iterator[Finding]:
                 yield from _file(path, rel)
             else:
                 yield Finding(rel, (), "is a link or a device, and no file")
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _file(path: Path, rel: str) -> Iterator[Finding]:

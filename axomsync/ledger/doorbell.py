@@ -1,7 +1,8 @@
 """The bell that a command rings when its request is in the ledger, so that the agent looks at once.
 
-To ring is to touch the lock file. The kernel tells the agent of such changes in its state folder by a signal (fcntl(2),
-"File and directory change notification"): nobody polls for it, and a touch harms no process that does not listen.
+To ring is to touch the lock file. The kernel tells the agent of changed attributes in its state folder by a signal (source:
+fcntl(2), "File and directory change notification"): nobody polls for it, and a touch harms no process that does not listen.
+Whoever opens the ledger as root rings, too, since SQLite sets the owner of its files then; the agent looks in vain.
 
 Failures handled: a kernel or filesystem without these notifications, a user who may not touch the file (nobody hears the
 bell, and the agent looks at its next turn, half a second later at most).

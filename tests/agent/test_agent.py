@@ -408,6 +408,26 @@ def from_within(program: str, agent: AgentProcess) -> list[str]:
     return [sys.executable, "-c", FROM_WITHIN + program, str(agent.config_file)]
 
 
+RINGS = """
+import signal
+agent.TICK_SECONDS = 0.0
+with made:
+    made.begin(made.settings, 60.0)
+    for _ in range(1000):
+        os.kill(os.getpid(), signal.SIGURG)
+    made.tick()
+    print(made._wakes.qsize())
+"""
+
+
+def test_what_rings_meanwhile_is_for_one_turn(agent: AgentProcess) -> None:
+    """Else the agent would go on turning after a flood, and write its transfers in every turn."""
+    done = subprocess.run(
+        from_within(RINGS, agent), env=agent.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "0\n", done.stderr
+
+
 def test_worker_with_a_bug_is_reported_once_and_restarted(agent: AgentProcess) -> None:
     done = subprocess.run(
         from_within(TRIPS, agent), env=agent.environ, capture_output=True, text=True, timeout=60, check=False

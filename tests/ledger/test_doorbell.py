@@ -24,21 +24,21 @@ while True:
 
 
 WRITER = """
-import os, signal, sys
+import signal, sys, time
 from pathlib import Path
-from axomsync.ledger import BELL, listen, ring
+from axomsync.ledger import BELL, Ledger, listen, ring
 folder = Path(sys.argv[1])
 signal.pthread_sigmask(signal.SIG_BLOCK, {BELL})
-assert listen(folder) is not None
-with open(folder / "state.db-wal", "wb") as file:
-    file.write(b"a page")
-    file.flush()
-    os.fdatasync(file.fileno())
-(folder / "state.db-shm").touch()
-(folder / "state.db-shm").unlink()
-print(BELL in signal.sigpending())
-ring(folder)
-print(BELL in signal.sigpending())
+with Ledger(folder, time.time) as ledger:
+    ledger.read.facts()  # its connection is open now
+    assert listen(folder) is not None
+    for number in range(100):
+        ledger.set_facts(number=str(number))
+        ledger.read.facts()
+    ledger.show_trouble(None)
+    print(BELL in signal.sigpending())
+    ring(folder)
+    print(BELL in signal.sigpending())
 """
 
 

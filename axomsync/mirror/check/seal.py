@@ -8,7 +8,6 @@ Failures handled: an entry that was added, removed, replaced, or changed, also w
 (`Tampered`; what is wrong is removed, so that it is fetched again), a file that can't be read (`LocalFault`).
 """
 
-import os
 import shutil
 import stat
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from axomsync.core.errors import Rejected
+from axomsync.core.filesystems import walk_all
 from axomsync.core.oserrors import local_fault
 from axomsync.core.records import ModelFile
 from axomsync.core.text import printable
@@ -91,7 +91,7 @@ def _entries(folder: Path) -> dict[str, _Entry]:
     found: dict[str, _Entry] = {}
     try:
         found["."] = _entry(folder)
-        for parent, folders, names in os.walk(folder, onerror=_raise):
+        for parent, folders, names in walk_all(folder):
             for name in folders + names:
                 path = Path(parent, name)
                 found[str(path.relative_to(folder))] = _entry(path)
@@ -107,7 +107,3 @@ def _entry(path: Path) -> _Entry:
         return _Entry(status.st_mode, owner)
     stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return _Entry(status.st_mode, owner, stamp)
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -69,7 +69,7 @@ def check(folder: Path, rels: Iterable[str], listed: set[str], beat: Callable[[]
 
 def _check_file(path: Path, rel: str, listed: set[str], fetched: set[str], remarks: list[str]) -> bool:
     """Check one file; False for an unknown format. Raises `Broken`."""
-    if path.stat().st_size <= _LARGEST_POINTER and path.read_bytes().startswith(_LFS_POINTER):
+    if path.stat().st_size <= _LARGEST_POINTER and _beginning(path, len(_LFS_POINTER)) == _LFS_POINTER:
         remedy = "run `git lfs pull` at the model's source, and publish it again in the console"
         raise Broken(rel, "it is a Git LFS pointer, not the file itself", remedy)
     if os.path.basename(rel).startswith("."):
@@ -83,6 +83,11 @@ def _check_file(path: Path, rel: str, listed: set[str], fetched: set[str], remar
     else:
         return False
     return True
+
+
+def _beginning(path: Path, length: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(length)
 
 
 def _check_safetensors(path: Path, rel: str) -> None:

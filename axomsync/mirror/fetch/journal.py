@@ -132,7 +132,7 @@ class Journal:
 
 
 def _pass_on_to_disk(file: PartialFile, mine: Iterable[_Note]) -> None:
-    """Have the kernel begin to write these bytes of a file, and drop from the page cache what is written. Never waits.
+    """Have the kernel begin to write these bytes of a file, and drop from the page cache what is written.
 
     Mirroring must not push a training job's data out of the page cache; but bytes not yet hashed stay.
     """

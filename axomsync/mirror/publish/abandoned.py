@@ -11,6 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
+from axomsync.core.filesystems import walk_all
 from axomsync.core.text import printable
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,9 @@ def remove_abandoned(own: Path, now: float) -> None:
 def changed_since(folder: Path, begin: float) -> bool:
     """Check whether anything in a folder was changed since `begin`; what can't be read counts as changed."""
     try:
-        for place, folders, files in os.walk(folder, onerror=_fail):
+        for place, folders, files in walk_all(folder):
             if any(os.lstat(os.path.join(place, name)).st_ctime >= begin for name in (".", *folders, *files)):
                 return True
     except OSError:
         return True  # unknown counts as changed
     return False
-
-
-def _fail(error: OSError) -> None:
-    raise error

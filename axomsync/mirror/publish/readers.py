@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+from axomsync.core.filesystems import walk_all
 from axomsync.core.oserrors import local_fault
 
 PROC = Path("/proc")
@@ -61,13 +62,9 @@ def _leads_below(link: Path, folder: str) -> bool:
 
 
 def _everything(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder, onerror=_raise):
+    for parent, _, names in walk_all(folder):
         yield Path(parent)
         yield from (Path(parent, name) for name in names)
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _links(process: Path) -> Generator[Path]:

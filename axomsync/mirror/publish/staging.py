@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from axomsync.core.errors import Rejected
+from axomsync.core.filesystems import walk_all
 from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import IMPORTED, INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
 from axomsync.mirror.layout import staging_name
@@ -142,7 +143,7 @@ def free_bytes(root: Path) -> int:
 
 def _let_go_of_links(staging: Path) -> None:
     """Unlink files that a crash left linked to published files: a write into them would change those."""
-    for folder, _, names in os.walk(staging):
+    for folder, _, names in walk_all(staging):
         for path in (os.path.join(folder, name) for name in names):
             if os.lstat(path).st_nlink > 1:
                 os.unlink(path)
@@ -150,7 +151,7 @@ def _let_go_of_links(staging: Path) -> None:
 
 def remove_strangers(staging: Path, wanted: set[str]) -> None:
     """Remove files of an earlier manifest: they must not be published."""
-    for folder, folders, names in os.walk(staging, topdown=False):
+    for folder, folders, names in walk_all(staging, topdown=False):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         for name in names + links:
             rel = os.path.relpath(os.path.join(folder, name), staging)
@@ -173,7 +174,7 @@ def give_access_and_sync(folder: Path, access: Access) -> None:
 
 def _opened_below(folder: Path) -> Iterator[tuple[int, bool]]:
     """Yields a descriptor of each file and folder, open until the next, and whether it is a folder. Raises `OSError`."""
-    for parent, _, names in os.walk(folder, topdown=False):
+    for parent, _, names in walk_all(folder, topdown=False):
         for path, is_folder in (*((os.path.join(parent, name), False) for name in names), (parent, True)):
             with _opened(path, folder=is_folder) as descriptor:
                 yield descriptor, is_folder

@@ -152,6 +152,11 @@ def test_what_is_too_large_for_a_git_lfs_pointer_is_none(tmp_path: Path) -> None
     assert structure.check(tmp_path, ["README.md"], put(tmp_path, "README.md", text), nothing).remarks == ()
 
 
+def test_a_planted_link_to_what_never_ends_ends(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").symlink_to("/dev/zero")
+    assert structure.check(tmp_path, ["w.bin"], {"w.bin"}, nothing).whole == frozenset()
+
+
 def test_backslash_in_a_name_is_a_remark(tmp_path: Path) -> None:
     found = structure.check(tmp_path, ["a\\b.bin"], put(tmp_path, "a\\b.bin", b""), nothing)
     assert found.remarks == ("a\\b.bin has a backslash in its name, which does not separate folders here",)
