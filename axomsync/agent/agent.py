@@ -33,7 +33,7 @@ from axomsync.core.disks import disk_of
 from axomsync.core.errors import BadConfig, Fatal, LocalFault, Rejected, Transient
 from axomsync.core.records import Transfer
 from axomsync.core.text import iso
-from axomsync.ledger import BELL, Ledger, Trouble, ledger_fault, listen
+from axomsync.ledger import Ledger, Trouble, doorbell, ledger_fault
 from axomsync.ledger.identity import identity_of
 from axomsync.ops import logs, systemd
 from axomsync.ops.hooks import shield_memory
@@ -331,8 +331,8 @@ class Agent:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._end_by)
         signal.signal(signal.SIGHUP, lambda *_: self._ask_reload())
-        signal.signal(BELL, lambda *_: self._wakes.put(None))
-        self._doorbell = listen(self.settings.state.folder)
+        signal.signal(doorbell.BELL, lambda *_: self._wakes.put(None))
+        self._doorbell = doorbell.listen(self.settings.state.folder)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as a parent may have left it, it hides exit codes
 
     def _end_by(self, number: int, _: object) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from axomsync.core.errors import Bug, LocalFault, Stopping
 from axomsync.core.oserrors import unforeseen
 from axomsync.core.text import printable
-from axomsync.ledger import Ledger, Reader, request_transaction, ring
+from axomsync.ledger import Ledger, Reader, doorbell, request_transaction
 from axomsync.runtime.heartbeat import Beat, Liveness
 from axomsync.runtime.owed_writes import OwedWrites
 
@@ -85,7 +85,7 @@ def ask(ledger: Path, verb: str, argument: str | None = None, parameters: Mappin
             (verb, shown, json.dumps({**(parameters or {}), **exact}), time.time()),
         ).lastrowid
     assert row is not None  # noqa: S101  # for mypy: an INSERT has one
-    ring(ledger.parent)
+    doorbell.ring(ledger.parent)
     return row
 
 

@@ -24,9 +24,10 @@ def _international_fault(host: str) -> str | None:
     import httpx  # needed for few hosts, and slow to import
 
     try:
-        return None if httpx.URL(f"http://{host}/").host else "its host name is empty"
+        httpx.Request("GET", f"http://{host}/")
     except (ValueError, httpx.InvalidURL):
         return "its host name is no valid international name (IDNA 2008)"
+    return None
 
 
 def _length(label: str) -> int:

@@ -5,7 +5,6 @@
 
 from axomsync.core.paths import LEDGER_FILE
 from axomsync.ledger.database import LedgerFault, Trouble, check_ledger, ledger_fault, read_only_uri
-from axomsync.ledger.doorbell import BELL, listen, ring
 from axomsync.ledger.lock import act_as_owner, holder
 from axomsync.ledger.queries import UnreadyLedger
 from axomsync.ledger.reader import Reader
@@ -14,7 +13,6 @@ from axomsync.ledger.rows import stored
 from axomsync.ledger.writer import Ledger, trouble_of
 
 __all__ = [
-    "BELL",
     "LEDGER_FILE",
     "Ledger",
     "LedgerFault",
@@ -25,10 +23,8 @@ __all__ = [
     "check_ledger",
     "holder",
     "ledger_fault",
-    "listen",
     "read_only_uri",
     "request_transaction",
-    "ring",
     "stored",
     "trouble_of",
 ]

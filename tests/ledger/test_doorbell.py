@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from axomsync.core.paths import LOCK_FILE
-from axomsync.ledger import listen, ring
+from axomsync.ledger.doorbell import listen, ring
 
 LISTENER = """
 import queue, signal, sys
 from pathlib import Path
-from axomsync.ledger import BELL, listen
+from axomsync.ledger.doorbell import BELL, listen
 heard = queue.SimpleQueue()
 signal.signal(BELL, lambda *_: heard.put("heard"))
 assert listen(Path(sys.argv[1])) is not None
@@ -26,7 +26,8 @@ while True:
 WRITER = """
 import signal, sys, time
 from pathlib import Path
-from axomsync.ledger import BELL, Ledger, listen, ring
+from axomsync.ledger import Ledger
+from axomsync.ledger.doorbell import BELL, listen, ring
 folder = Path(sys.argv[1])
 signal.pthread_sigmask(signal.SIG_BLOCK, {BELL})
 with Ledger(folder, time.time) as ledger:
