@@ -145,11 +145,9 @@ class ObjectPut:
                     self._body.complete = False
                 self._was_complete = self._was_complete or self._body.complete
                 self._perhaps_stored = self._perhaps_stored or self._body.complete
-                if attempt - self._refusals >= QUICK_TRIES:
-                    self._give_up_url_that_leads_nowhere()
-                    raise
                 pause = backoff(attempt, self._context.random, failure.retry_after)
-                if pause > LONGEST_QUICK_PAUSE_SECONDS:
+                if attempt - self._refusals >= QUICK_TRIES or pause > LONGEST_QUICK_PAUSE_SECONDS:
+                    self._give_up_url_that_leads_nowhere()
                     raise  # the file waits; its row shows the reason
                 self._pause(pause)
 

@@ -160,8 +160,14 @@ def test_etags_of_other_bytes_confirm_nothing(tmp_path: Path, server: FaultyServ
         assert (here.folder / "second.jsonl").exists()
 
 
-def test_kept_url_that_leads_nowhere_is_replaced(tmp_path: Path, server: FaultyServer) -> None:
+@pytest.mark.parametrize(
+    "longest_quick_pause", [10.0, 0.0], ids=["after quick tries", "after one that asks for a long pause"]
+)
+def test_kept_url_that_leads_nowhere_is_replaced(
+    longest_quick_pause: float, tmp_path: Path, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has no lifetime, and no try with it ever sent the whole body."""
+    monkeypatch.setattr("axomsync.drop.put.LONGEST_QUICK_PAUSE_SECONDS", longest_quick_pause)
     (tmp_path / "template").mkdir()
     nowhere = {"upload_id": "u1", "key": "k", "url": "http://127.0.0.1:1/k", "method": "PUT"}
     server.inject(json_answer(nowhere), "/uploads/presign", method="POST")
