@@ -46,7 +46,11 @@ def test_different_labels_have_different_components(several: list[str]) -> None:
     assert len({escape(label) for label in several}) == len(several)
 
 
-@given(st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_ +@=~äß日", min_size=1))
+unremarkable = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_ +@=~äß日", min_size=1)
+
+
+# Hypothesis also tries words that it finds in the program, and this one is a link's.
+@given(unremarkable.filter(lambda label: label != "current"))
 def test_unremarkable_labels_stay_as_they_are(label: str) -> None:
     assert escape(label) == label
 
