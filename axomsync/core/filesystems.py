@@ -1,6 +1,7 @@
 """Filesystems: their types, since on some locks, WAL and file events can't be trusted; and all that is in a folder.
 
-Failures handled: no table of mounts ("" for the type), a path that can't be examined (`LocalFault`).
+Failures handled: no table of mounts ("" for the type), a path that can't be examined (`LocalFault`), a folder that can't be
+listed (`OSError`).
 """
 
 import errno
@@ -29,7 +30,7 @@ def walk_all(folder: str | Path, *, topdown: bool = True) -> Iterator[tuple[str,
     def fail(error: OSError) -> None:
         raise error
 
-    yield from os.walk(os.fspath(folder), topdown=topdown, onerror=fail)
+    yield from os.walk(folder, topdown=topdown, onerror=fail)
 
 
 def filesystem_type(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:

@@ -13,7 +13,6 @@ import signal
 import stat
 from contextlib import suppress
 
-_F_SETSIG = 10  # linux/fcntl.h
 _UNTOLD = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})  # faults of the machine, not of the file
 
 
@@ -32,8 +31,8 @@ def being_written(path: bytes, *, folder: int | None = None) -> bool:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return False
         # If a process opens the file while the lease is held, the kernel sends a signal. Its default action would end this
-        # process; SIGURG is ignored by default.
-        fcntl.fcntl(file, _F_SETSIG, signal.SIGURG)
+        # process; SIGURG is ignored by default, and has a running agent look once more for requests (`ledger/doorbell`).
+        fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as refusal:
         return refusal.errno == errno.EAGAIN

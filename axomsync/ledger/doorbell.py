@@ -2,7 +2,8 @@
 
 To ring is to touch the lock file. The kernel tells the agent of changed attributes in its state folder by a signal (source:
 fcntl(2), "File and directory change notification"): nobody polls for it, and a touch harms no process that does not listen.
-Whoever opens the ledger as root rings, too, since SQLite sets the owner of its files then; the agent looks in vain.
+Others ring by chance: whoever opens the ledger as root, since SQLite sets the owner of its files then, and the kernel, which
+uses this signal when a lease of `drop/open_files` is broken. Then the agent looks in vain.
 
 Failures handled: a kernel or filesystem without these notifications, a user who may not touch the file (nobody hears the
 bell, and the agent looks at its next turn, half a second later at most).
@@ -17,7 +18,6 @@ from pathlib import Path
 from axomsync.core.paths import LOCK_FILE
 
 BELL = signal.SIGURG  # ignored by default: one that comes late ends no process
-_F_SETSIG = 10  # linux/fcntl.h
 
 
 def ring(folder: Path) -> None:
@@ -31,7 +31,7 @@ def listen(folder: Path) -> int | None:
     with suppress(OSError):
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            fcntl.fcntl(opened, _F_SETSIG, BELL)  # first: the usual signal would end a process without a handler
+            fcntl.fcntl(opened, fcntl.F_SETSIG, BELL)  # first: the usual signal would end a process without a handler
             fcntl.fcntl(opened, fcntl.F_NOTIFY, fcntl.DN_ATTRIB | fcntl.DN_MULTISHOT)
         except OSError:
             os.close(opened)

@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from axomsync.core.errors import LocalFault
@@ -16,6 +16,7 @@ from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import RECORD
 from axomsync.core.text import printable
 from axomsync.mirror.context import MirrorContext
+from axomsync.mirror.publish.access import opened
 from axomsync.mirror.publish.record import Record
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class RightsKeeper:
             status = os.lstat(path)
             if self._access.is_given(status) or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 return False
-            with _opened(path) as descriptor:
+            with opened(path) as descriptor:
                 return self._access.give(descriptor, folder=stat.S_ISDIR(status.st_mode))
         except LocalFault as fault:
             faults.append(fault)
@@ -84,13 +85,13 @@ class RightsKeeper:
     def _tighten_inner(self) -> None:
         """Close partial downloads that an agent with other settings has left; those in work have less than is asked."""
         inner = self._context.mirror_folder.staging.inner
-        with suppress(OSError), _opened(inner.parent) as descriptor:
+        with suppress(OSError), opened(inner.parent) as descriptor:
             self._access.tighten(descriptor, folder=True)
         for place, folders, names in os.walk(inner):
             for name in (".", *folders, *names):
                 with suppress(OSError):
                     is_folder = name not in names
-                    with _opened(Path(place, name)) as descriptor:
+                    with opened(Path(place, name)) as descriptor:
                         self._access.tighten(descriptor, folder=is_folder)
 
 
@@ -100,13 +101,3 @@ def _content(folder: Path, record: Record) -> Iterator[Path]:
     yield from (folder / parent for parent in sorted(parents))
     yield folder / RECORD
     yield from (folder / file.rel for file in record.files)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Open a file or folder by descriptor; a link is not followed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

@@ -40,7 +40,7 @@ from axomsync.storage.s3 import (
     names_a_fault,
     signed_headers,
 )
-from axomsync.storage.short_bodies import is_plain, put_short
+from axomsync.storage.short_bodies import put_short
 from axomsync.transport.addresses import judge_literal
 from axomsync.transport.authorities import roots, tls_context
 from axomsync.transport.deadlines import Deadline
@@ -50,6 +50,7 @@ from axomsync.transport.http import (
     exchange,
     host_of,
     http_date,
+    is_plain,
     network_reason,
     never_connected,
     proxy_answered,
@@ -61,6 +62,8 @@ from axomsync.transport.proxies import Proxies
 ANSWER_SECONDS = 120.0  # storage may need long between the last byte of a large PUT and its answer
 DOCUMENT_SECONDS = 10.0  # to read the body of an error answer; a slow one must not hold a worker
 SHORT_BODY = 1024 * 1024  # bytes; such a body is sent at once
+
+_NO_URL = "the console gave something that is not a signed URL of storage"
 
 LIVE_ETAG = "axomsync-etag"  # of a gateway: the ETag that storage gave it for this very request
 
@@ -209,14 +212,13 @@ class Storage:
 
     def _check(self, url: str) -> None:
         """Reject URLs that are not http(s) or carry a user name or password, hosts without a name, forbidden addresses."""
-        no_url = Rejected("the console gave something that is not a signed URL of storage")
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             usable = False
         if not usable or parts.username or parts.password:
-            raise no_url
+            raise Rejected(_NO_URL)
         if not may_use_plain_http(url, self._allow_http):
             raise Rejected(f"storage at {host_of(url)} is offered over plain http; [transfer] allow_http = true allows that")
         host = parts.hostname or ""
@@ -227,7 +229,7 @@ class Storage:
             if not is_plain(url):
                 httpx.URL(url)
         except (ValueError, httpx.InvalidURL):
-            raise no_url from None
+            raise Rejected(_NO_URL) from None
         judge_literal(host, loopback=self._loopback)  # also before a proxy is used
 
     def _answer(

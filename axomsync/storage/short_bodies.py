@@ -4,7 +4,6 @@ Failures handled: a host whose addresses changed (it is resolved again), an answ
 (given up after a while), an answer that is not HTTP (`Transient`). Errors of the network are the transport's own.
 """
 
-import re
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,14 +16,7 @@ from pyreqwest.response import SyncResponse
 from axomsync.core.bounded_call import BoundedCall, Late
 from axomsync.core.errors import Transient
 from axomsync.storage.connections import NO_HTTP, RustClients
-
-LONGEST_URL = 65_536  # characters; httpx takes no longer one
-_PLAIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?/[!-\[\]-~]*")
-
-
-def is_plain(url: str) -> bool:
-    """Check that every library takes this URL, and reads it alike."""
-    return len(url) < LONGEST_URL and _PLAIN.fullmatch(url) is not None
+from axomsync.transport.http import is_plain
 
 
 @dataclass(frozen=True)

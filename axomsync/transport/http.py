@@ -19,6 +19,9 @@ from axomsync.core.text import printable
 from axomsync.transport import authorities
 from axomsync.transport.proxies import Proxy
 
+_LONGEST_URL = 65_536  # characters; httpx takes no longer one
+_PLAIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?/[!-\[\]-~]*")
+
 NETWORK_TROUBLE = (httpx.HTTPError, SOCKSError)  # httpx maps its connections' errors, but not SOCKS errors
 
 
@@ -47,6 +50,11 @@ def host_of(url: str) -> str:
         return printable(urlsplit(url).netloc.rpartition("@")[2])
     except ValueError:
         return "?"
+
+
+def is_plain(url: str) -> bool:
+    """Check that every library takes this URL, and reads it alike."""
+    return len(url) < _LONGEST_URL and _PLAIN.fullmatch(url) is not None
 
 
 def network_reason(error: Exception, proxy: Proxy | None, silent: str) -> str:

@@ -409,12 +409,12 @@ def from_within(program: str, agent: AgentProcess) -> list[str]:
 
 
 RINGS = """
-import signal
+from axomsync.ledger.doorbell import BELL
 agent.TICK_SECONDS = 0.0
 with made:
     made.begin(made.settings, 60.0)
     for _ in range(1000):
-        os.kill(os.getpid(), signal.SIGURG)
+        os.kill(os.getpid(), BELL)
     made.tick()
     print(made._wakes.qsize())
 """

@@ -11,8 +11,11 @@ import grp
 import os
 import pwd
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from axomsync.core.errors import LocalFault
 
@@ -23,6 +26,16 @@ _GROUPS_RIGHTS = 0o070
 def for_owner(path: str, flags: int) -> int:
     """Open a file as `open` wants its opener, a new one for its owner alone."""
     return os.open(path, flags, FOR_OWNER)
+
+
+@contextmanager
+def opened(path: str | Path, flags: int = 0) -> Iterator[int]:
+    """Open a file or folder to give it its rights. No link is followed, and no pipe waited for. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)

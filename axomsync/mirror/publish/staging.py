@@ -10,7 +10,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from axomsync.core.errors import Rejected
@@ -19,7 +19,7 @@ from axomsync.core.oserrors import local_fault
 from axomsync.core.paths import IMPORTED, INTERNAL, NEW_LINK, REMOVED, REPAIRED, UNFINISHED
 from axomsync.mirror.layout import staging_name
 from axomsync.mirror.publish.abandoned import changed_since, remove_abandoned
-from axomsync.mirror.publish.access import FOLDER_FOR_OWNER, FOR_EVERYBODY, Access
+from axomsync.mirror.publish.access import FOLDER_FOR_OWNER, FOR_EVERYBODY, Access, opened
 
 ABANDONED_SECONDS = 3600.0  # age at which a temporary name counts as abandoned; in use it exists only moments
 
@@ -175,19 +175,11 @@ def give_access_and_sync(folder: Path, access: Access) -> None:
 def _opened_below(folder: Path) -> Iterator[tuple[int, bool]]:
     """Yields a descriptor of each file and folder, open until the next, and whether it is a folder. Raises `OSError`."""
     for parent, _, names in walk_all(folder, topdown=False):
-        for path, is_folder in (*((os.path.join(parent, name), False) for name in names), (parent, True)):
-            with _opened(path, folder=is_folder) as descriptor:
-                yield descriptor, is_folder
-
-
-@contextmanager
-def _opened(path: str | Path, *, folder: bool) -> Iterator[int]:
-    kind = os.O_DIRECTORY if folder else os.O_NONBLOCK
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | kind)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        for name in names:
+            with opened(os.path.join(parent, name)) as file:
+                yield file, False
+        with opened(parent, os.O_DIRECTORY) as descriptor:
+            yield descriptor, True
 
 
 def make_folders(folder: Path, root: Path, access: Access) -> None:
@@ -202,7 +194,7 @@ def make_folders(folder: Path, root: Path, access: Access) -> None:
     if kind is None:
         with suppress(FileExistsError):
             folder.mkdir(FOLDER_FOR_OWNER)
-            with _opened(folder, folder=True) as descriptor:
+            with opened(folder, os.O_DIRECTORY) as descriptor:
                 access.give(descriptor, folder=True)
     elif kind != stat.S_IFDIR:
         raise Rejected(f"{folder} is a symlink or a file where a folder must be; move it away")
