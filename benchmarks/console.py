@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -15,9 +16,13 @@ Grant = Callable[[str], tuple[str, str]]  # a file name → key and link
 
 
 class Console:
-    """From entering to leaving the context, a console that knows the models published so far. `calls` counts by path."""
+    """From entering to leaving the context, a console that knows the models published so far. `calls` counts by path.
 
-    def __init__(self, grant: Grant | None = None) -> None:
+    Each answer takes `away` seconds.
+    """
+
+    def __init__(self, grant: Grant | None = None, away: float = 0.0) -> None:
+        self._away = away
         self.calls: Counter[str] = Counter()
         self._grant = grant
         self._models: list[dict[str, Any]] = []
@@ -89,6 +94,7 @@ class Console:
             def _answer(self, method: str) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 allowed = self.headers.get("Authorization") == f"Bearer {KEY}"
+                time.sleep(console._away)
                 found = console.answer(method, self.path, body) if allowed else b'{"detail": "wrong key"}'
                 self.send_response(401 if not allowed else 404 if found is None else 200)
                 self.send_header("Content-Type", "application/json")

@@ -23,9 +23,13 @@ class Arrival:
 
 
 class Sink:
-    """From entering to leaving the context. `grant` is what a `Console` is to be given; `arrivals` are in their order."""
+    """From entering to leaving the context. `grant` is what a `Console` is to be given; `arrivals` are in their order.
 
-    def __init__(self) -> None:
+    Each answer takes `away` seconds.
+    """
+
+    def __init__(self, away: float = 0.0) -> None:
+        self.away = away
         self.arrivals: list[Arrival] = []
         self._granted = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
@@ -63,6 +67,7 @@ def _handler(sink: Sink) -> type[BaseHTTPRequestHandler]:
                 digest.update(buffer[:count])
                 last = bytes(buffer[count - 1 : count])
                 left -= count
+            time.sleep(sink.away)
             sink.arrivals.append(Arrival(unquote(self.path)[1:], size, digest.hexdigest(), last, time.monotonic()))
             self.send_response(200)
             self.send_header("Content-Length", "0")

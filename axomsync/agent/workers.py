@@ -83,7 +83,9 @@ class Workers:
         )
         context = self._context()
         self._storage = context.storage
-        self.intake = Intake(settings.drop, context, settings.mirror.reserve) if settings.drop.enabled else None
+        self.intake: Intake | None = None
+        if settings.drop.enabled:
+            self.intake = Intake(settings.drop, context, settings.mirror.reserve, settings.transfer.connections)
         self.archive = Expiry(settings.drop, context) if settings.drop.enabled else None
         self.mirror: Mirror | None = None
         self.upkeep: Upkeep | None = None

@@ -79,18 +79,20 @@ PROBE_AGAIN_SECONDS, LONGEST_PROBE_PAUSE_SECONDS = 5.0, 60.0
 
 
 class LaneCount:
-    """Controls the number of lanes: more while that brings at least 10 %, fewer when storage is overloaded.
+    """Controls the number of lanes: more while that brings at least 10 %, fewer when the far side is overloaded.
 
     More lanes can be slower, when storage throttles or the CPU is full; so the total rate decides, not errors alone. Where
     storage limits each connection, twice the lanes bring twice the rate within 0.5 s; that they bring nothing is known only
     after 2 s. An early rate may have been a burst, since some stores send the first bytes of a request at full speed: when
     more lanes do not beat such a rate, it is measured again first. Probes become rarer over time. `observe` is called a few
     times a second while every allowed lane is busy; times are monotonic seconds.
+
+    `thrifty`: more lanes that bring less than 10 % are given up again; else only if they are slower.
     """
 
-    def __init__(self, most: int, first: int = FIRST_LANES) -> None:
-        self.most = most
-        self.count = max(1, min(first, most))
+    def __init__(self, most: int, first: int = FIRST_LANES, *, least: int = 1, thrifty: bool = False) -> None:
+        self.least, self.most, self._thrifty = least, most, thrifty
+        self.count = max(least, min(first, most))
         self._best_count, self._best_rate = self.count, 0.0
         self._best_is_early = False
         self._frozen_until: float | None = None
@@ -99,7 +101,7 @@ class LaneCount:
         self._rates: list[float] = []
 
     def observe(self, rate: float, now: float) -> int:
-        """Record the total `rate` (bytes a second) of the last interval and return the new number of lanes."""
+        """Record the total `rate` (bytes or files a second) of the last interval and return the new number of lanes."""
         if self._since is None:
             self._since = now
         age = now - self._since
@@ -118,23 +120,23 @@ class LaneCount:
             else:
                 self._freeze(now)
         elif age >= SETTLED_SECONDS:
-            if mean < self._best_rate:
+            if self._thrifty or mean < self._best_rate:
                 self.count = self._best_count
             self._freeze(now)
         return self.count
 
     def congested(self, now: float) -> int:
-        """Halve the lanes and stay there for a while: storage asked for fewer requests."""
-        self.count = self._best_count = max(1, self.count // 2)
+        """Halve the lanes and stay there for a while: the far side asked for fewer requests."""
+        self.count = self._best_count = max(self.least, self.count // 2)
         self._best_rate, self._best_is_early, self._pause = 0.0, False, LONGEST_PROBE_PAUSE_SECONDS
         self._freeze(now)
         return self.count
 
     def _watch(self, rate: float, now: float) -> None:
         early, self._best_is_early = self._best_is_early, False
-        if not early and rate < self._best_rate * COLLAPSE and self.count > 1:
+        if not early and rate < self._best_rate * COLLAPSE and self.count > self.least:
             self._best_count, self._best_rate, self._pause = self.count, rate, PROBE_AGAIN_SECONDS
-            self._change(max(1, self.count // 2))
+            self._change(max(self.least, self.count // 2))
         elif self.count < self.most and (early or now >= (self._frozen_until or 0.0)):
             self._best_count, self._best_rate = self.count, rate
             self._change(min(self.most, self.count * 2))

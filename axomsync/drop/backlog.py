@@ -11,6 +11,7 @@ import threading
 from typing import NamedTuple
 
 LARGE_BYTES = 64 * 1024 * 1024
+SMALL_BYTES = 512 * 1024  # of such files a carrier holds all bytes at once, and there may be many carriers
 KEPT_FOR_SMALL = 2  # carriers that take no large file, so that small ones need not wait for hours
 
 
@@ -23,15 +24,21 @@ class _Place(NamedTuple):
 
 
 class Backlog:
-    """Ids of uploads that wait or are carried. Safe to use from any thread."""
+    """Ids of uploads that wait or are carried. Safe to use from any thread.
+
+    `carriers`: how many there are at most that take files of every size.
+    """
 
     def __init__(self, carriers: int) -> None:
         self._most_large = max(1, carriers - KEPT_FOR_SMALL)
-        self._waiting: dict[bool, list[_Place]] = {False: [], True: []}  # by largeness
+        self._waiting_small: list[_Place] = []
+        self._waiting: list[_Place] = []  # neither small nor large
+        self._waiting_large: list[_Place] = []
         self._members: set[int] = set()
         self._large: set[int] = set()
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
+        self._changed_small = threading.Condition(lock)  # for who takes small ones only
         self._emptied = threading.Condition(lock)  # apart: who waits for the end is not woken by each file
 
     def members(self) -> frozenset[int]:
@@ -42,32 +49,46 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._members)
 
+    @property
+    def has_small(self) -> bool:
+        """True if a small file waits."""
+        return bool(self._waiting_small)
+
     def add(self, upload: int, size: int, mtime_ns: int, attempts: int) -> None:
         """Add an upload, unless it already waits or is carried; `attempts` counts its failures in a row."""
         with self._changed:
             if upload not in self._members:
                 self._members.add(upload)
-                heapq.heappush(self._waiting[size >= LARGE_BYTES], _Place(attempts, mtime_ns, upload))
+                heapq.heappush(self._queue_for(size), _Place(attempts, mtime_ns, upload))
                 self._changed.notify()
+                if size <= SMALL_BYTES:
+                    self._changed_small.notify()
 
-    def take(self, patience: float) -> int | None:
+    def take(self, patience: float, *, only_small: bool = False) -> int | None:
         """Take the next upload, until `done` is called for it; None if there was none for `patience` seconds."""
         with self._changed:
-            if not self._next():
-                self._changed.wait(patience)
-            if not (queue := self._next()):
+            if not self._next(only_small):
+                (self._changed_small if only_small else self._changed).wait(patience)
+            if not (queue := self._next(only_small)):
                 return None
             upload = heapq.heappop(queue).upload
-            if queue is self._waiting[True]:
+            if queue is self._waiting_large:
                 self._large.add(upload)
             return upload
 
-    def _next(self) -> list[_Place]:
+    def _queue_for(self, size: int) -> list[_Place]:
+        if size <= SMALL_BYTES:
+            return self._waiting_small
+        return self._waiting_large if size >= LARGE_BYTES else self._waiting
+
+    def _next(self, only_small: bool) -> list[_Place]:
         """The queue with the next upload; empty if none may be taken."""
-        small, large = self._waiting[False], self._waiting[True]
-        if not large or len(self._large) >= self._most_large:
-            return small
-        return min(small, large) if small else large
+        if only_small:
+            return self._waiting_small
+        queues = [self._waiting_small, self._waiting]
+        if len(self._large) < self._most_large:
+            queues.append(self._waiting_large)
+        return min(filter(None, queues), key=lambda queue: queue[0], default=[])
 
     def done(self, upload: int) -> None:
         """Mark an upload as no longer carried, after success or failure."""
@@ -87,9 +108,10 @@ class Backlog:
     def clear(self) -> None:
         """Remove all waiting uploads."""
         with self._changed:
-            for queue in self._waiting.values():
+            for queue in (self._waiting_small, self._waiting, self._waiting_large):
                 self._members.difference_update(place.upload for place in queue)
                 queue.clear()
             self._changed.notify_all()
+            self._changed_small.notify_all()
             if not self._members:
                 self._emptied.notify_all()

@@ -1,8 +1,11 @@
 """The threads that upload files in the order of the `backlog`, and the failures that stop all these threads.
 
+Eight carry files of every size. A small file spends most of its time on the way to the far side and back; so while small
+ones wait, more carriers begin, as long as they bring more files a second. These take no others, and end when none waits.
+
 Failures handled: a key that the console refuses (no upload begins until a pause ends or a person asks for it), a ledger that
 can't be written for a while, a row that a person had forgotten meanwhile, a bug that one file triggers (the thread goes on
-with the next file).
+with the next file), a far side that asks for fewer requests (fewer carriers), too many threads for this process (no more).
 """
 
 import logging
@@ -11,23 +14,31 @@ import threading
 from collections.abc import Callable, Container, Iterable
 
 from axomsync.core.errors import Forgotten, KeyRefused, LocalFault, Stopping
+from axomsync.core.policy import LaneCount
 from axomsync.core.records import Upload, UploadState
 from axomsync.drop.backlog import Backlog
-from axomsync.drop.pipeline import Uploader
+from axomsync.drop.pipeline import Outcome, Uploader
 from axomsync.drop.source import is_pushed
 from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
 
 UPLOADS_AT_ONCE = 8
+SMALL_AT_ONCE = 64  # at most, with those eight
+OBSERVE_SECONDS = 0.25
 KEY_PAUSE_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the agent stops
 
 
 class Carriers:
-    """Carries files, from the first `begin` to `end`. `went_on` is called whenever something was done for a file."""
+    """Carries files, from the first `begin` to `end`. `went_on` is called whenever something was done for a file.
 
-    def __init__(self, uploader: Uploader, context: WorkerContext, went_on: Callable[[], None]) -> None:
+    `most`: how many files may be carried at once, if that is more than eight.
+    """
+
+    def __init__(
+        self, uploader: Uploader, context: WorkerContext, went_on: Callable[[], None], most: int = SMALL_AT_ONCE
+    ) -> None:
         self._uploader = uploader
         self._context = context
         self._ledger = context.ledger
@@ -35,7 +46,12 @@ class Carriers:
         self._clock = context.clock
         self._went_on = went_on
         self._backlog = Backlog(UPLOADS_AT_ONCE)
-        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()  # guards the threads, and what follows from the rate
+        self._threads: dict[int, threading.Thread] = {}
+        most = max(UPLOADS_AT_ONCE, most)
+        self._count = LaneCount(most, UPLOADS_AT_ONCE, least=UPLOADS_AT_ONCE, thrifty=True)
+        self._done = 0  # files since `_observed_at`
+        self._observed_at: float | None = None  # None while no small file waits
         self._ended = threading.Event()
         self._key_refused: KeyRefused | None = None
         self._ledger_fault: LocalFault | None = None
@@ -72,24 +88,42 @@ class Carriers:
                 self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns, row.attempts)
                 begun = True
         if len(self._backlog) and not self._threads:
-            for number in range(UPLOADS_AT_ONCE):
-                self._threads.append(threading.Thread(target=self._carry_all, name=f"upload-{number}", daemon=True))
-                self._threads[-1].start()
+            with self._lock:
+                self._begin_threads(UPLOADS_AT_ONCE)
         return begun
 
     def end(self) -> None:
         """Finish the files that are carried now, and begin no others."""
-        self._ended.set()
+        with self._lock:
+            self._ended.set()
+            threads = list(self._threads.values())
         self._backlog.clear()
-        for thread in self._threads:
+        for thread in threads:
             thread.join()
         self._uploader.close()
 
-    def _carry_all(self) -> None:
-        """Run one carrier until the agent stops or the pass is over."""
+    def _begin_threads(self, count: int) -> None:
+        """Begin carriers until there are `count` of them, under the lock."""
+        for number in range(count):
+            if number in self._threads or self._ended.is_set():
+                continue
+            thread = threading.Thread(target=self._carry_all, args=(number,), name=f"upload-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system allows no more; those that are there go on
+                if not self._threads:
+                    raise
+                return
+            self._threads[number] = thread
+
+    def _carry_all(self, number: int) -> None:
+        """Run one carrier until the agent stops or the pass is over, or it is one too many."""
+        only_small = number >= UPLOADS_AT_ONCE
         while not (self._context.stop.is_set() or self._ended.is_set()):
-            row = self._backlog.take(LONGEST_WAIT_SECONDS)
+            row = self._backlog.take(LONGEST_WAIT_SECONDS, only_small=only_small)
             if row is None:
+                if only_small and self._leaves(number):
+                    return
                 continue
             went_on = False
             try:
@@ -100,7 +134,31 @@ class Carriers:
                 self._backlog.done(row)  # before the loop is woken, which must see it
                 if went_on:
                     self._went_on()
+            if only_small and number >= self._count.count and self._leaves(number):
+                return
         self._backlog.clear()  # else `wait_until_idle` would wait for uploads without a carrier
+
+    def _leaves(self, number: int) -> bool:
+        """End a carrier of small files; False if small files wait and it is wanted again."""
+        with self._lock:
+            if self._backlog.has_small and number < self._count.count:
+                return False
+            del self._threads[number]
+            return True
+
+    def _observe(self, outcome: Outcome) -> None:
+        """Count a file, and begin more carriers while they bring more files a second."""
+        with self._lock:
+            now = self._clock()
+            if outcome is Outcome.TOLD_TO_WAIT:
+                self._count.congested(now)
+            self._done += outcome is Outcome.DONE
+            if self._observed_at is None or not self._backlog.has_small:
+                self._observed_at, self._done = now if self._backlog.has_small else None, 0
+            elif (seconds := now - self._observed_at) >= OBSERVE_SECONDS:
+                self._count.observe(self._done / seconds, now)
+                self._observed_at, self._done = now, 0
+                self._begin_threads(self._count.count)
 
     def _carry(self, row: int) -> bool:
         """Carry one file. True if its row changed or the key was refused: then the loop must look again."""
@@ -108,7 +166,9 @@ class Carriers:
             return False  # the key was refused while this file waited
         try:
             with self._context.liveness.worker("upload") as beat:
-                went_on = self._uploader.carry(row, beat)
+                outcome = self._uploader.carry(row, beat)
+            self._observe(outcome)
+            went_on = outcome is not Outcome.LATER
             if self._key_refused is not None and self._ledger.read.upload(row).state is UploadState.UPLOADED:
                 self._key_refused = None
                 self._problems.clear("console")

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from enum import Enum
 from typing import Any
 
 from axomsync.config import DropSettings
@@ -38,6 +39,15 @@ from axomsync.runtime.heartbeat import Beat
 from axomsync.runtime.worker import WorkerContext
 
 log = logging.getLogger(__name__)
+
+
+class Outcome(Enum):
+    """What became of a file that was carried."""
+
+    LATER = "later"  # nothing was done: the same content is on its way
+    SET_BACK = "set back"  # its row has the obstacle
+    TOLD_TO_WAIT = "told to wait"  # so it has, and the far side asked for fewer requests
+    DONE = "done"  # it went as far as it can: uploaded, a duplicate, rejected or held
 
 
 class Uploader:
@@ -74,24 +84,25 @@ class Uploader:
         """True if no work of earlier lives is left to recover."""
         return self._recovery.is_done
 
-    def carry(self, upload_row: int, beat: Beat) -> bool:
+    def carry(self, upload_row: int, beat: Beat) -> Outcome:
         """Carry one file as far as possible now. The ledger has the obstacle afterwards, if there is one.
 
-        Returns False if nothing was done because the same content is on its way: try this row again after that. Raises
-        `KeyRefused`, `Stopping`, `Forgotten`, and `LocalFault` if the ledger can't be written; all other failures concern
-        only this file.
+        Raises `KeyRefused`, `Stopping`, `Forgotten`, and `LocalFault` if the ledger can't be written; all other failures
+        concern only this file.
         """
         upload = self._ledger.read.upload(upload_row)
         try:
             went_on = self._carry(upload, beat)
             self._setbacks.end(upload)
-            return went_on
+            return Outcome.DONE if went_on else Outcome.LATER
         except SourceChanged as changed:
             self._setbacks.start_over(upload, changed)
         except LedgerFault:
             raise  # these concern all files
         except (Transient, UrlExpired, LocalFault) as failure:
             self._setbacks.wait(upload, failure)
+            if isinstance(failure, Transient) and (failure.congestion or failure.retry_after is not None):
+                return Outcome.TOLD_TO_WAIT
         except Rejected as refusal:
             self._setbacks.park(upload, UploadState.FAILED, f"{refusal}; when that is mended: `axomsync retry`")
         except (Stopping, Forgotten, Fatal):
@@ -101,7 +112,7 @@ class Uploader:
             if isinstance(met, Bug) and self._setbacks.is_news(upload, met):
                 log.exception("%s: unexpected failure", source.shown(upload.path))
             self._setbacks.wait(upload, met)
-        return True
+        return Outcome.SET_BACK
 
     def close(self) -> None:
         """End what was begun for carrying files, when none is carried any more."""

@@ -90,18 +90,22 @@ def test_bandwidth_without_rules_has_no_limit() -> None:
 @given(
     st.integers(1, 64),
     st.integers(1, 64),
+    st.integers(1, 64),
     st.lists(st.tuples(st.floats(0, 1e9), st.floats(0.5, 100), st.booleans()), max_size=60),
 )
-def test_lane_count_stays_within_its_bounds(most: int, first: int, story: list[tuple[float, float, bool]]) -> None:
-    lanes, now = LaneCount(most, first), 0.0
+def test_lane_count_stays_within_its_bounds(
+    most: int, first: int, least: int, story: list[tuple[float, float, bool]]
+) -> None:
+    least = min(least, most)
+    lanes, now = LaneCount(most, first, least=least), 0.0
     for rate, seconds, overrun in story:
         now += seconds
         before = lanes.count
         count = lanes.congested(now) if overrun else lanes.observe(rate, now)
-        assert 1 <= count <= most
+        assert least <= count <= most
         assert count == lanes.count
         if overrun:
-            assert count == max(1, before // 2)
+            assert count == max(least, before // 2)
 
 
 def settled(lanes: LaneCount, throughput: dict[int, float], seconds: float = 40.0) -> int:
@@ -116,6 +120,12 @@ def test_lane_count_grows_while_the_rate_grows() -> None:
     assert settled(LaneCount(64), {1: 25, 2: 50, 4: 100, 8: 200, 16: 380, 32: 370, 64: 360}) == 16
     assert settled(LaneCount(64), {1: 100, 2: 200, 4: 300, 8: 20}) == 4, "more lanes were slower"
     assert settled(LaneCount(3), {1: 1, 2: 2, 3: 3}) == 3
+
+
+def test_thrifty_lane_count_keeps_no_lanes_that_bring_little() -> None:
+    throughput = {1: 10, 2: 20, 4: 40, 8: 42, 16: 42}
+    assert settled(LaneCount(16), throughput) == 16
+    assert settled(LaneCount(16, thrifty=True), throughput, seconds=4) == 4
 
 
 def test_lane_count_reaches_all_lanes_in_two_seconds_when_connections_are_capped() -> None:

@@ -1,0 +1,155 @@
+"""How many files go up at once: real carriers, files and ledger; a far side whose answers take time that is an argument."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from axomsync.core.errors import Transient
+from axomsync.core.records import Presigned, UploadState
+from axomsync.drop import backlog
+from axomsync.drop.carriers import SMALL_AT_ONCE, UPLOADS_AT_ONCE, Carriers
+from axomsync.drop.pipeline import Uploader
+from axomsync.drop.watch import stamp_of
+from axomsync.ledger import Ledger
+from axomsync.storage.s3 import Confirmation
+from tests.drop.inprocess import Clocks, DropHere, FarSide, ledger_template
+from tests.rig.agent import eventually
+from tests.rig.contexts import worker_context
+
+MANY = 900
+
+
+class Away(FarSide):
+    """Answers all PUTs at once, when every carrier waits for one; `seconds`: how long a round of so many takes."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        super().__init__(Clocks())
+        self.clocks, self._seconds = self._clocks, seconds
+        self.rounds: list[int] = []  # PUTs in each
+        self.refused = 0
+        self.refuses = range(0)  # numbers of presigns that are answered with 429
+        self._presigns = 0
+        self._came, self._inside = threading.Condition(), 0
+
+    def presign(self, filename: str, content_type: str) -> Presigned:
+        with self._came:
+            self._presigns += 1
+            if self._presigns in self.refuses:
+                self.refused += 1
+                raise Transient("the console answered 429", retry_after=60.0)
+        return super().presign(filename, content_type)
+
+    def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> Confirmation:
+        with self._came:
+            self._inside, mine = self._inside + 1, len(self.rounds)
+            self._came.notify_all()
+            self._came.wait_for(lambda: len(self.rounds) > mine)
+        return super().put(url, pieces, length, content_type)
+
+    def serve(self, files: int) -> None:
+        """Answer until each of the files has had an answer."""
+        with self._came:
+            while (left := files - self.refused - sum(self.rounds)) > 0:
+                if self._inside < min(left, len(_at_work())):
+                    self._came.wait(0.01)
+                    continue
+                self.clocks.advance(self._seconds(self._inside))
+                self.rounds.append(self._inside)
+                self._inside = 0
+                self._came.notify_all()
+
+
+def _at_work() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("upload-")]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ledger_template(tmp_path_factory.mktemp("template"))
+
+
+@contextmanager
+def carried(home: Path, template: Path, far: Away, files: int, most: int = SMALL_AT_ONCE) -> Iterator[Ledger]:
+    """A ledger after all of so many small files were carried once; its carriers live until the block ends."""
+    here = DropHere(home, template)
+    with here.ledger() as ledger:
+        paths = [here.folder / f"{number}.jsonl" for number in range(files)]
+        for path in paths:
+            path.write_text(f'{{"text": "{path.name}"}}\n')
+        ledger.see_uploads([(path.name.encode(), path.name, stamp_of(path.stat())) for path in paths])
+        context = worker_context(ledger, far, far, clock=lambda: far.clocks.monotonic, now=lambda: far.clocks.wall)
+        carriers = Carriers(Uploader(here.settings, context), context, lambda: None, most)
+        try:
+            assert carriers.begin(ledger.read.uploads(), None)
+            far.serve(files)
+            assert carriers.wait_until_idle(60)
+            yield ledger
+        finally:
+            carriers.end()
+    assert not _at_work()
+
+
+def test_to_a_far_side_many_small_files_go_up_at_once(tmp_path: Path, template: Path) -> None:
+    far = Away(lambda at_once: 0.2)
+    with carried(tmp_path, template, far, MANY) as ledger:
+        assert {row.state for row in ledger.read.uploads()} == {UploadState.UPLOADED}
+    assert (far.rounds[0], max(far.rounds)) == (UPLOADS_AT_ONCE, SMALL_AT_ONCE)
+    assert len(far.objects) == far.puts == MANY
+    assert far.clocks.monotonic - Clocks().monotonic < 0.5 * 0.2 * MANY / UPLOADS_AT_ONCE
+
+
+def test_where_more_at_once_are_no_faster_eight_go_up(tmp_path: Path, template: Path) -> None:
+    far = Away(lambda at_once: 0.0125 * at_once)
+    with carried(tmp_path, template, far, MANY):
+        assert max(far.rounds) == 2 * UPLOADS_AT_ONCE, "tried once"
+        assert far.rounds[-20:-2] == [UPLOADS_AT_ONCE] * 18
+
+
+def test_far_side_that_asks_for_fewer_requests_gets_fewer(tmp_path: Path, template: Path) -> None:
+    far = Away(lambda at_once: 0.2)
+    far.refuses = range(MANY // 2, MANY // 2 + 6)
+    with carried(tmp_path, template, far, MANY) as ledger:
+        waiting = [row for row in ledger.read.uploads() if row.state is not UploadState.UPLOADED]
+        assert len(waiting) == far.refused == 6
+        assert all(row.reason == "the console answered 429" and row.next_attempt is not None for row in waiting)
+    assert max(far.rounds) > 2 * UPLOADS_AT_ONCE
+    assert far.rounds[-20:-2] == [UPLOADS_AT_ONCE] * 18
+
+
+def test_larger_files_go_up_by_eight(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "SMALL_BYTES", 10)
+    far = Away(lambda at_once: 0.2)
+    with carried(tmp_path, template, far, 100):
+        assert max(far.rounds) == UPLOADS_AT_ONCE
+
+
+@pytest.mark.parametrize(("most", "at_once"), [(1, UPLOADS_AT_ONCE), (20, 20)])
+def test_no_more_go_up_at_once_than_connections_are_allowed(tmp_path: Path, template: Path, most: int, at_once: int) -> None:
+    far = Away(lambda at_once: 0.2)
+    with carried(tmp_path, template, far, 400, most):
+        assert max(far.rounds) == at_once
+
+
+def test_carriers_that_nobody_needs_end(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("axomsync.drop.carriers.LONGEST_WAIT_SECONDS", 0.05)
+    far = Away(lambda at_once: 0.2)
+    with carried(tmp_path, template, far, MANY):
+        eventually("eight carriers", lambda: len(_at_work()) == UPLOADS_AT_ONCE)
+
+
+def test_without_a_thread_to_spare_eight_carry_all(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name.startswith("upload-") and len(_at_work()) >= UPLOADS_AT_ONCE:
+            raise RuntimeError("can't start new thread")
+        begun(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    far = Away(lambda at_once: 0.2)
+    with carried(tmp_path, template, far, 200) as ledger:
+        assert {row.state for row in ledger.read.uploads()} == {UploadState.UPLOADED}
+    assert max(far.rounds) == UPLOADS_AT_ONCE
