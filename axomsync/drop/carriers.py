@@ -1,7 +1,8 @@
 """The threads that upload files in the order of the `backlog`, and the failures that stop all these threads.
 
-Eight carry files of every size. A small file spends most of its time on the way to the far side and back; so while small
+Eight carry files of every kind. A small file spends most of its time on the way to the far side and back; so while small
 ones wait, more carriers begin, as long as they bring more files a second. These take no others, and end when none waits.
+Where a gate judges each file there are only the eight: it is a program for each file that is under way.
 
 Failures handled: a key that the console refuses (no upload begins until a pause ends or a person asks for it), a ledger that
 can't be written for a while, a row that a person had forgotten meanwhile, a bug that one file triggers (the thread goes on
@@ -16,7 +17,8 @@ from collections.abc import Callable, Container, Iterable
 from axomsync.core.errors import Forgotten, KeyRefused, LocalFault, Stopping
 from axomsync.core.policy import LaneCount
 from axomsync.core.records import Upload, UploadState
-from axomsync.drop.backlog import Backlog
+from axomsync.drop.backlog import SMALL_BYTES, Backlog
+from axomsync.drop.names import packing_of
 from axomsync.drop.pipeline import Outcome, Uploader
 from axomsync.drop.source import is_pushed
 from axomsync.runtime.worker import WorkerContext
@@ -48,7 +50,7 @@ class Carriers:
         self._backlog = Backlog(UPLOADS_AT_ONCE)
         self._lock = threading.Lock()  # guards the threads, and what follows from the rate
         self._threads: dict[int, threading.Thread] = {}
-        most = max(UPLOADS_AT_ONCE, most)
+        most = UPLOADS_AT_ONCE if context.gates.before_upload.is_there else max(UPLOADS_AT_ONCE, most)
         self._count = LaneCount(most, UPLOADS_AT_ONCE, least=UPLOADS_AT_ONCE, thrifty=True)
         self._done = 0  # files since `_observed_at`
         self._observed_at: float | None = None  # None while no small file waits
@@ -85,7 +87,9 @@ class Carriers:
         begun = False
         for row in rows:
             if only is None or row.path in only or is_pushed(row.path):
-                self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns, row.attempts)
+                is_packed = packing_of(row.path) is not None  # it may hold much, and takes that room on the disk
+                size = max(row.stamp.size, SMALL_BYTES + 1) if is_packed else row.stamp.size
+                self._backlog.add(row.id, size, row.stamp.mtime_ns, row.attempts)
                 begun = True
         if len(self._backlog) and not self._threads:
             with self._lock:

@@ -123,7 +123,7 @@ def test_lane_count_grows_while_the_rate_grows() -> None:
 
 
 def test_thrifty_lane_count_keeps_no_lanes_that_bring_little() -> None:
-    throughput = {1: 10, 2: 20, 4: 40, 8: 42, 16: 42}
+    throughput: dict[int, float] = {1: 10, 2: 20, 4: 40, 8: 42, 16: 42}
     assert settled(LaneCount(16), throughput) == 16
     assert settled(LaneCount(16, thrifty=True), throughput, seconds=4) == 4
 

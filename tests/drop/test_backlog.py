@@ -1,9 +1,10 @@
 """The order of many waiting files, and the cost of fifty thousand of them."""
 
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 from axomsync.drop.backlog import KEPT_FOR_SMALL, LARGE_BYTES, SMALL_BYTES, Backlog
+
+PATIENCE = 60.0  # seconds
 
 
 def test_backlog_gives_the_oldest_first_and_each_once() -> None:
@@ -42,28 +43,21 @@ def test_backlog_gives_small_files_alone_to_who_asks_for_them() -> None:
     sizes = (LARGE_BYTES, SMALL_BYTES + 1, SMALL_BYTES, 1)
     for upload, size in enumerate(sizes):
         backlog.add(upload, size, upload, 0)
-    assert backlog.has_small
     assert [backlog.take(0, only_small=True) for _ in range(3)] == [2, 3, None]
     assert not backlog.has_small
     assert [backlog.take(0) for _ in range(3)] == [0, 1, None]
 
 
 def test_backlog_wakes_who_can_take_what_came() -> None:
-    backlog, taken = Backlog(8), []
-    both = [
-        threading.Thread(target=lambda only_small=only_small: taken.append(backlog.take(60, only_small=only_small)))
-        for only_small in (True, False)
-    ]
-    for thread in both:
-        thread.start()
-        while not (backlog._changed_small if thread is both[0] else backlog._changed)._waiters:  # type: ignore[attr-defined]
-            time.sleep(0.001)
-    backlog.add(1, SMALL_BYTES + 1, 1, 0)  # whoever takes small ones only came first
-    both[1].join(30)
-    assert taken == [1]
-    backlog.add(2, 1, 1, 0)
-    both[0].join(30)
-    assert taken == [1, 2]
+    """Whoever takes small files only has waited longer, and can't take it."""
+    backlog = Backlog(8)
+    with ThreadPoolExecutor(2) as pool:
+        small = pool.submit(backlog.take, PATIENCE, only_small=True)
+        any_size = pool.submit(backlog.take, PATIENCE)
+        backlog.add(1, SMALL_BYTES + 1, 1, 0)
+        assert any_size.result(PATIENCE / 2) == 1
+        backlog.add(2, 1, 1, 0)
+        assert small.result(PATIENCE / 2) == 2
 
 
 def test_backlog_waits_until_it_is_empty() -> None:

@@ -1,9 +1,11 @@
 """How many files go up at once: real carriers, files and ledger; a far side whose answers take time that is an argument."""
 
+import gzip
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from axomsync.drop.carriers import SMALL_AT_ONCE, UPLOADS_AT_ONCE, Carriers
 from axomsync.drop.pipeline import Uploader
 from axomsync.drop.watch import stamp_of
 from axomsync.ledger import Ledger
+from axomsync.runtime.gates import Gate, Gates
 from axomsync.storage.s3 import Confirmation
 from tests.drop.inprocess import Clocks, DropHere, FarSide, ledger_template
 from tests.rig.agent import eventually
@@ -72,15 +75,26 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def carried(home: Path, template: Path, far: Away, files: int, most: int = SMALL_AT_ONCE) -> Iterator[Ledger]:
+def carried(
+    home: Path,
+    template: Path,
+    far: Away,
+    files: int,
+    most: int = SMALL_AT_ONCE,
+    suffix: str = "",
+    gate: tuple[str, ...] = (),
+) -> Iterator[Ledger]:
     """A ledger after all of so many small files were carried once; its carriers live until the block ends."""
     here = DropHere(home, template)
     with here.ledger() as ledger:
-        paths = [here.folder / f"{number}.jsonl" for number in range(files)]
+        paths = [here.folder / f"{number}.jsonl{suffix}" for number in range(files)]
         for path in paths:
-            path.write_text(f'{{"text": "{path.name}"}}\n')
+            line = f'{{"text": "{path.name}"}}\n'.encode()
+            path.write_bytes(gzip.compress(line) if suffix else line)
         ledger.see_uploads([(path.name.encode(), path.name, stamp_of(path.stat())) for path in paths])
-        context = worker_context(ledger, far, far, clock=lambda: far.clocks.monotonic, now=lambda: far.clocks.wall)
+        gates = Gates(before_upload=Gate("before_upload", gate))
+        clocks: dict[str, Any] = {"clock": lambda: far.clocks.monotonic, "now": lambda: far.clocks.wall}
+        context = worker_context(ledger, far, far, gates=gates, **clocks)
         carriers = Carriers(Uploader(here.settings, context), context, lambda: None, most)
         try:
             assert carriers.begin(ledger.read.uploads(), None)
@@ -124,6 +138,15 @@ def test_larger_files_go_up_by_eight(tmp_path: Path, template: Path, monkeypatch
     far = Away(lambda at_once: 0.2)
     with carried(tmp_path, template, far, 100):
         assert max(far.rounds) == UPLOADS_AT_ONCE
+
+
+@pytest.mark.parametrize("kind", [{"suffix": ".gz"}, {"gate": ("true",)}])
+def test_files_that_cost_more_than_their_bytes_go_up_by_eight(tmp_path: Path, template: Path, kind: dict[str, Any]) -> None:
+    """A compressed one takes room on the disk for what it holds, one with a gate is a program of somebody's."""
+    far = Away(lambda at_once: 0.2)
+    with carried(tmp_path, template, far, 100, **kind) as ledger:
+        assert {row.state for row in ledger.read.uploads()} == {UploadState.UPLOADED}
+    assert max(far.rounds) == UPLOADS_AT_ONCE
 
 
 @pytest.mark.parametrize(("most", "at_once"), [(1, UPLOADS_AT_ONCE), (20, 20)])
