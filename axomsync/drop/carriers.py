@@ -12,6 +12,7 @@ with the next file), a far side that asks for fewer requests (fewer carriers), t
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Container, Iterable
 
 from axomsync.core.errors import Forgotten, KeyRefused, LocalFault, Stopping
@@ -27,7 +28,8 @@ log = logging.getLogger(__name__)
 
 UPLOADS_AT_ONCE = 8
 SMALL_AT_ONCE = 64  # at most, with those eight
-OBSERVE_SECONDS = 0.25
+RATE_SECONDS = 0.25  # files are counted for so long
+BUSY = 0.5  # of a core that carriers take: Python runs one of them at a time, so more of them would bring no more
 KEY_PAUSE_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the agent stops
 
@@ -35,11 +37,16 @@ LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the a
 class Carriers:
     """Carries files, from the first `begin` to `end`. `went_on` is called whenever something was done for a file.
 
-    `most`: how many files may be carried at once, if that is more than eight.
+    `most`: how many files may be carried at once, if that is more than eight. `cpu`: CPU-seconds of the calling thread.
     """
 
     def __init__(
-        self, uploader: Uploader, context: WorkerContext, went_on: Callable[[], None], most: int = SMALL_AT_ONCE
+        self,
+        uploader: Uploader,
+        context: WorkerContext,
+        went_on: Callable[[], None],
+        most: int = SMALL_AT_ONCE,
+        cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         self._uploader = uploader
         self._context = context
@@ -50,9 +57,10 @@ class Carriers:
         self._backlog = Backlog(UPLOADS_AT_ONCE)
         self._lock = threading.Lock()  # guards the threads, and what follows from the rate
         self._threads: dict[int, threading.Thread] = {}
-        most = UPLOADS_AT_ONCE if context.gates.before_upload.is_there else max(UPLOADS_AT_ONCE, most)
-        self._count = LaneCount(most, UPLOADS_AT_ONCE, least=UPLOADS_AT_ONCE, thrifty=True)
-        self._done = 0  # files since `_observed_at`
+        self._most = UPLOADS_AT_ONCE if context.gates.before_upload.is_there else max(UPLOADS_AT_ONCE, most)
+        self._count = LaneCount(self._most, UPLOADS_AT_ONCE, least=UPLOADS_AT_ONCE, thrifty=True)
+        self._cpu = cpu
+        self._done, self._used = 0, 0.0  # files and CPU-seconds since `_observed_at`
         self._observed_at: float | None = None  # None while no small file waits
         self._ended = threading.Event()
         self._key_refused: KeyRefused | None = None
@@ -150,18 +158,20 @@ class Carriers:
             del self._threads[number]
             return True
 
-    def _observe(self, outcome: Outcome) -> None:
-        """Count a file, and begin more carriers while they bring more files a second."""
+    def _observe(self, outcome: Outcome, used: float) -> None:
+        """Count a file that took `used` CPU-seconds, and begin more carriers while they bring more files a second."""
         with self._lock:
             now = self._clock()
             if outcome is Outcome.TOLD_TO_WAIT:
                 self._count.congested(now)
             self._done += outcome is Outcome.DONE
+            self._used += used
             if self._observed_at is None or not self._backlog.has_small:
-                self._observed_at, self._done = now if self._backlog.has_small else None, 0
-            elif (seconds := now - self._observed_at) >= OBSERVE_SECONDS:
+                self._observed_at, self._done, self._used = now if self._backlog.has_small else None, 0, 0.0
+            elif (seconds := now - self._observed_at) >= RATE_SECONDS:
+                self._count.most = self._most if self._used / seconds < BUSY else self._count.count
                 self._count.observe(self._done / seconds, now)
-                self._observed_at, self._done = now, 0
+                self._observed_at, self._done, self._used = now, 0, 0.0
                 self._begin_threads(self._count.count)
 
     def _carry(self, row: int) -> bool:
@@ -170,8 +180,9 @@ class Carriers:
             return False  # the key was refused while this file waited
         try:
             with self._context.liveness.worker("upload") as beat:
+                used = self._cpu()
                 outcome = self._uploader.carry(row, beat)
-            self._observe(outcome)
+            self._observe(outcome, self._cpu() - used)
             went_on = outcome is not Outcome.LATER
             if self._key_refused is not None and self._ledger.read.upload(row).state is UploadState.UPLOADED:
                 self._key_refused = None

@@ -4,6 +4,7 @@ import gzip
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def carried(
     most: int = SMALL_AT_ONCE,
     suffix: str = "",
     gate: tuple[str, ...] = (),
+    cpu: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[Ledger]:
     """A ledger after all of so many small files were carried once; its carriers live until the block ends."""
     here = DropHere(home, template)
@@ -95,7 +97,7 @@ def carried(
         gates = Gates(before_upload=Gate("before_upload", gate))
         clocks: dict[str, Any] = {"clock": lambda: far.clocks.monotonic, "now": lambda: far.clocks.wall}
         context = worker_context(ledger, far, far, gates=gates, **clocks)
-        carriers = Carriers(Uploader(here.settings, context), context, lambda: None, most)
+        carriers = Carriers(Uploader(here.settings, context), context, lambda: None, most, cpu)
         try:
             assert carriers.begin(ledger.read.uploads(), None)
             far.serve(files)
@@ -120,6 +122,13 @@ def test_where_more_at_once_are_no_faster_eight_go_up(tmp_path: Path, template: 
     with carried(tmp_path, template, far, MANY):
         assert max(far.rounds) == 2 * UPLOADS_AT_ONCE, "tried once"
         assert far.rounds[-20:-2] == [UPLOADS_AT_ONCE] * 18
+
+
+def test_where_the_processor_is_the_limit_eight_go_up(tmp_path: Path, template: Path) -> None:
+    far = Away(lambda at_once: 0.2)
+    cpu = count(0, 0.1 / UPLOADS_AT_ONCE)  # each file takes so much, and eight of them half of the time
+    with carried(tmp_path, template, far, 200, cpu=lambda: next(cpu)):
+        assert max(far.rounds) == UPLOADS_AT_ONCE
 
 
 def test_far_side_that_asks_for_fewer_requests_gets_fewer(tmp_path: Path, template: Path) -> None:

@@ -39,6 +39,7 @@ KNOBS: dict[str, tuple[Any, ...]] = {
 }
 # Drawn together in a quarter of the runs, by dice of their own: so they leave all that a seed means otherwise as it is.
 HEAD_STARTS: dict[str, tuple[Any, ...]] = {"WORTH_A_HEAD_START": (0, 2_000), "CHECKED_FIRST": (0, 1_000)}
+MANY_CARRIERS: dict[str, tuple[Any, ...]] = {"RATE_SECONDS": (0.001,), "EARLY_SECONDS": (0.0,)}  # likewise
 ALWAYS: dict[str, Any] = {  # nobody waits for nothing
     "BACKOFF_BASE": 0.01,
     "LONGEST_QUICK_PAUSE_SECONDS": 0.05,
@@ -112,8 +113,10 @@ def _story_drawn(seed: int, kind: str, story: str) -> Schedule:
 
 def _knobs(seed: int, dice: Random) -> dict[str, Any]:
     knobs = ALWAYS | {name: dice.choice(values) for name, values in KNOBS.items() if dice.random() < 0.25}
-    own = Random(f"head starts of {seed}")
-    return knobs | ({name: own.choice(values) for name, values in HEAD_STARTS.items()} if own.random() < 0.25 else {})
+    for of_what, more in (("head starts", HEAD_STARTS), ("many carriers", MANY_CARRIERS)):
+        own = Random(f"{of_what} of {seed}")
+        knobs |= {name: own.choice(values) for name, values in more.items()} if own.random() < 0.25 else {}
+    return knobs
 
 
 def _troubled(step: Step, kind: str, dice: Random, *, first: bool) -> Step:
