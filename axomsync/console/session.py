@@ -44,7 +44,7 @@ ANSWER_SECONDS = 300.0  # for one whole answer; a server that sends very slowly 
 DETAIL_LIMIT = 16 * 1024
 DETAIL_SECONDS = 30.0  # for the body of an error; the rest is not waited for
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-KEPT_CONNECTIONS = 64  # a carrier that finds none free would make one for each small file
+CONNECTIONS_MOST, KEPT_CONNECTIONS = 100, 64  # a carrier that finds none kept would make one for each small file
 
 _HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 _CODINGS = ("gzip", "x-gzip", "deflate")  # a proxy may apply these unasked
@@ -85,7 +85,7 @@ class Session:
                 verify=context,
                 proxy=None if self.proxy is None else with_context(self.proxy, context),
                 trust_env=False,  # httpx would read the same variables in its own way
-                limits=httpx.Limits(max_keepalive_connections=KEPT_CONNECTIONS),
+                limits=httpx.Limits(max_connections=CONNECTIONS_MOST, max_keepalive_connections=KEPT_CONNECTIONS),
             )
         )
 

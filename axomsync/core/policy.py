@@ -87,7 +87,8 @@ class LaneCount:
     more lanes do not beat such a rate, it is measured again first. Probes become rarer over time. `observe` is called a few
     times a second while every allowed lane is busy; times are monotonic seconds.
 
-    `thrifty`: more lanes that bring less than 10 % are given up again; else only if they are slower.
+    `thrifty`: more lanes that bring less than 10 % are given up again; else only if they are slower. And when the rate
+    collapses, the count begins at the least again.
     """
 
     def __init__(self, most: int, first: int = FIRST_LANES, *, least: int = 1, thrifty: bool = False) -> None:
@@ -109,7 +110,10 @@ class LaneCount:
             return self.count
         self._rates.append(rate)
         mean = sum(self._rates) / len(self._rates)
-        if self._frozen_until is not None:
+        if self._thrifty and age >= SETTLED_SECONDS and mean < self._best_rate * COLLAPSE and self.count > self.least:
+            self._best_count, self._best_rate, self._pause = self.least, 0.0, PROBE_AGAIN_SECONDS
+            self._change(self.least)
+        elif self._frozen_until is not None:
             if age >= SETTLED_SECONDS:
                 self._watch(mean, now)
         elif mean > self._best_rate * (GROWTH_WORTH_HAVING if age >= SETTLED_SECONDS else GROWTH_BEYOND_DOUBT):

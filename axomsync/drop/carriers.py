@@ -6,7 +6,8 @@ Where a gate judges each file there are only the eight: it is a program for each
 
 Failures handled: a key that the console refuses (no upload begins until a pause ends or a person asks for it), a ledger that
 can't be written for a while, a row that a person had forgotten meanwhile, a bug that one file triggers (the thread goes on
-with the next file), a far side that asks for fewer requests (fewer carriers), too many threads for this process (no more).
+with the next file), a far side that fails, also if the next try succeeds (fewer carriers), a process that may have no more
+threads (those that are there go on) or open files (fewer carriers).
 """
 
 import logging
@@ -28,7 +29,9 @@ log = logging.getLogger(__name__)
 
 UPLOADS_AT_ONCE = 8
 SMALL_AT_ONCE = 64  # at most, with those eight
-RATE_SECONDS = 0.25  # files are counted for so long
+RATE_SECONDS = 0.25  # files are counted at least for so long
+FILES_OF_A_CARRIER = 4  # and until there were so many for each: few files a second are a rate with much chance in it
+SLOW_SECONDS = 10.0  # or, to see that the rate has collapsed, for so long
 BUSY = 0.5  # of a core that carriers take: Python runs one of them at a time, so more of them would bring no more
 KEY_PAUSE_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the agent stops
@@ -60,12 +63,13 @@ class Carriers:
         self._most = UPLOADS_AT_ONCE if context.gates.before_upload.is_there else max(UPLOADS_AT_ONCE, most)
         self._count = LaneCount(self._most, UPLOADS_AT_ONCE, least=UPLOADS_AT_ONCE, thrifty=True)
         self._cpu = cpu
+        self._failed_tries = 0
         self._done, self._used = 0, 0.0  # files and CPU-seconds since `_observed_at`
         self._observed_at: float | None = None  # None while no small file waits
         self._ended = threading.Event()
         self._key_refused: KeyRefused | None = None
         self._ledger_fault: LocalFault | None = None
-        self._key_pause_ends = -math.inf
+        self._key_pause_ends = self._key_refused_at = -math.inf
 
     def busy(self) -> frozenset[int]:
         """The rows that wait or are carried now."""
@@ -99,7 +103,7 @@ class Carriers:
                 size = max(row.stamp.size, SMALL_BYTES + 1) if is_packed else row.stamp.size
                 self._backlog.add(row.id, size, row.stamp.mtime_ns, row.attempts)
                 begun = True
-        if len(self._backlog) and not self._threads:
+        if len(self._backlog) and len(self._threads) < UPLOADS_AT_ONCE:
             with self._lock:
                 self._begin_threads(UPLOADS_AT_ONCE)
         return begun
@@ -162,21 +166,27 @@ class Carriers:
         """Count a file that took `used` CPU-seconds, and begin more carriers while they bring more files a second."""
         with self._lock:
             now = self._clock()
-            if outcome is Outcome.TOLD_TO_WAIT:
+            failed = self._uploader.failed_tries
+            if outcome is Outcome.HINDERED or failed > self._failed_tries:
                 self._count.congested(now)
+            self._failed_tries = failed
             self._done += outcome is Outcome.DONE
             self._used += used
             if self._observed_at is None or not self._backlog.has_small:
                 self._observed_at, self._done, self._used = now if self._backlog.has_small else None, 0, 0.0
-            elif (seconds := now - self._observed_at) >= RATE_SECONDS:
-                self._count.most = self._most if self._used / seconds < BUSY else self._count.count
+                return
+            seconds, is_enough = now - self._observed_at, self._done >= FILES_OF_A_CARRIER * self._count.count
+            if seconds >= (RATE_SECONDS if is_enough else SLOW_SECONDS):
+                may_grow = is_enough and self._used / seconds < BUSY
+                self._count.most = self._most if may_grow else self._count.count
                 self._count.observe(self._done / seconds, now)
                 self._observed_at, self._done, self._used = now, 0, 0.0
                 self._begin_threads(self._count.count)
 
     def _carry(self, row: int) -> bool:
         """Carry one file. True if its row changed or the key was refused: then the loop must look again."""
-        if self._clock() < self._key_pause_ends:
+        began = self._clock()
+        if began < self._key_pause_ends:
             return False  # the key was refused while this file waited
         try:
             with self._context.liveness.worker("upload") as beat:
@@ -184,7 +194,12 @@ class Carriers:
                 outcome = self._uploader.carry(row, beat)
             self._observe(outcome, self._cpu() - used)
             went_on = outcome is not Outcome.LATER
-            if self._key_refused is not None and self._ledger.read.upload(row).state is UploadState.UPLOADED:
+            # A file that was begun before the refusal may have had its URL already.
+            if (
+                self._key_refused is not None
+                and began > self._key_refused_at
+                and self._ledger.read.upload(row).state is UploadState.UPLOADED
+            ):
                 self._key_refused = None
                 self._problems.clear("console")
             if self._ledger_fault is not None and went_on:
@@ -194,8 +209,8 @@ class Carriers:
         except (Stopping, Forgotten):
             return False
         except KeyRefused as refused:
-            self._key_refused = refused
-            self._key_pause_ends = self._clock() + KEY_PAUSE_SECONDS
+            self._key_refused, self._key_refused_at = refused, self._clock()
+            self._key_pause_ends = self._key_refused_at + KEY_PAUSE_SECONDS
             self._problems.report("console", str(refused), self._context.now() + KEY_PAUSE_SECONDS)
             return True
         except LocalFault as fault:  # of the ledger; a fault of the file is in its row

@@ -61,6 +61,7 @@ class Delivery:
         self._claims = claims
         self._busy_lock = threading.Lock()
         self._busy: set[str] = set()  # contents that this process carries
+        self.failed_tries = 0  # of PUTs that storage confirmed in the end
         self._passed: dict[int, str] = {}  # by row: the content for which the gate said yes
 
     @contextmanager
@@ -219,7 +220,10 @@ class Delivery:
         folder, content_type, upload = self._settings.folder, self._settings.content_type, body.upload
         is_proven = body.proof is not None
         dropped = source.OpenSource(folder, upload.path, files.dropped, upload.stamp, is_proven=is_proven)
-        ObjectPut(self._context, self._habits, content_type, body, files.opened, dropped, gauge, beat, head_start).run()
+        put = ObjectPut(self._context, self._habits, content_type, body, files.opened, dropped, gauge, beat, head_start)
+        if failed := put.run():
+            with self._busy_lock:
+                self.failed_tries += failed
 
     def _touching(self, content: str, beat: Beat) -> Beat:
         """Extend `beat`: it also renews the claim from time to time."""

@@ -45,8 +45,8 @@ class Outcome(Enum):
     """What became of a file that was carried."""
 
     LATER = "later"  # nothing was done: the same content is on its way
-    SET_BACK = "set back"  # its row has the obstacle
-    TOLD_TO_WAIT = "told to wait"  # so it has, and the far side asked for fewer requests
+    SET_BACK = "set back"  # the file is the obstacle, which its row has
+    HINDERED = "hindered"  # console, storage or this machine are, and the row has that
     DONE = "done"  # it went as far as it can: uploaded, a duplicate, rejected or held
 
 
@@ -80,6 +80,11 @@ class Uploader:
         return self._spool.room()
 
     @property
+    def failed_tries(self) -> int:
+        """Tries that failed so far and were followed by one that did not: they are in no row."""
+        return self._delivery.failed_tries
+
+    @property
     def is_recovered(self) -> bool:
         """True if no work of earlier lives is left to recover."""
         return self._recovery.is_done
@@ -101,8 +106,7 @@ class Uploader:
             raise  # these concern all files
         except (Transient, UrlExpired, LocalFault) as failure:
             self._setbacks.wait(upload, failure)
-            if isinstance(failure, Transient) and (failure.congestion or failure.retry_after is not None):
-                return Outcome.TOLD_TO_WAIT
+            return Outcome.HINDERED
         except Rejected as refusal:
             self._setbacks.park(upload, UploadState.FAILED, f"{refusal}; when that is mended: `axomsync retry`")
         except (Stopping, Forgotten, Fatal):

@@ -12,7 +12,6 @@ changes during the upload though size and times of the file do not.
 """
 
 import hashlib
-import itertools
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -129,12 +128,17 @@ class ObjectPut:
         self._refusals = 0
         self._began = 0.0
 
-    def run(self) -> None:
-        """Try a few times at once: most failures of storage end within a second. Raises the failure of the last try."""
-        for attempt in itertools.count(1):  # each way out raises or is confirmed
+    def run(self) -> int:
+        """Try a few times at once: most failures of storage end within a second. Raises the failure of the last try.
+
+        Returns how many tries failed for a passing reason, before the one that did not.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 self._try()
-                return
+                return attempt - 1 - self._refusals
             except (UrlExpired, Refused) as refusal:
                 self._take_another_url(refusal)
             except SourceChanged:

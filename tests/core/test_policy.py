@@ -91,13 +91,14 @@ def test_bandwidth_without_rules_has_no_limit() -> None:
     st.integers(1, 64),
     st.integers(1, 64),
     st.integers(1, 64),
+    st.booleans(),
     st.lists(st.tuples(st.floats(0, 1e9), st.floats(0.5, 100), st.booleans()), max_size=60),
 )
 def test_lane_count_stays_within_its_bounds(
-    most: int, first: int, least: int, story: list[tuple[float, float, bool]]
+    most: int, first: int, least: int, thrifty: bool, story: list[tuple[float, float, bool]]
 ) -> None:
     least = min(least, most)
-    lanes, now = LaneCount(most, first, least=least), 0.0
+    lanes, now = LaneCount(most, first, least=least, thrifty=thrifty), 0.0
     for rate, seconds, overrun in story:
         now += seconds
         before = lanes.count
@@ -126,6 +127,14 @@ def test_thrifty_lane_count_keeps_no_lanes_that_bring_little() -> None:
     throughput: dict[int, float] = {1: 10, 2: 20, 4: 40, 8: 42, 16: 42}
     assert settled(LaneCount(16), throughput) == 16
     assert settled(LaneCount(16, thrifty=True), throughput, seconds=4) == 4
+
+
+def test_thrifty_lane_count_begins_again_when_the_rate_collapses() -> None:
+    lanes = LaneCount(64, 8, least=8, thrifty=True)
+    for step in range(200):
+        lanes.observe(5.0 * lanes.count if step < 60 else 4.0, step / 4)
+        assert step != 59 or lanes.count == 64
+        assert step < 90 or lanes.count <= 16
 
 
 def test_lane_count_reaches_all_lanes_in_two_seconds_when_connections_are_capped() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from axomsync.core.errors import Transient
+from axomsync.core.errors import KeyRefused, Transient
 from axomsync.core.records import Presigned, UploadState
 from axomsync.drop import backlog
 from axomsync.drop.carriers import SMALL_AT_ONCE, UPLOADS_AT_ONCE, Carriers
@@ -19,7 +19,7 @@ from axomsync.drop.watch import stamp_of
 from axomsync.ledger import Ledger
 from axomsync.runtime.gates import Gate, Gates
 from axomsync.storage.s3 import Confirmation
-from tests.drop.inprocess import Clocks, DropHere, FarSide, ledger_template
+from tests.drop.inprocess import Clocks, DropHere, FarSide, Stop, ledger_template
 from tests.rig.agent import eventually
 from tests.rig.contexts import worker_context
 
@@ -29,21 +29,23 @@ MANY = 900
 class Away(FarSide):
     """Answers all PUTs at once, when every carrier waits for one; `seconds`: how long a round of so many takes."""
 
-    def __init__(self, seconds: Callable[[int], float]) -> None:
+    def __init__(self, seconds: Callable[[int], float], retry_after: float | None = None) -> None:
         super().__init__(Clocks())
+        self._retry_after = retry_after
         self.clocks, self._seconds = self._clocks, seconds
         self.rounds: list[int] = []  # PUTs in each
-        self.refused = 0
-        self.refuses = range(0)  # numbers of presigns that are answered with 429
-        self._presigns = 0
+        self.left_out = 0  # files that wait for a later try
+        self.refuses = range(0)  # numbers of files whose first presign is answered with 429
+        self._named: set[str] = set()  # files that had an answer to a presign
         self._came, self._inside = threading.Condition(), 0
 
     def presign(self, filename: str, content_type: str) -> Presigned:
         with self._came:
-            self._presigns += 1
-            if self._presigns in self.refuses:
-                self.refused += 1
-                raise Transient("the console answered 429", retry_after=60.0)
+            is_new = filename not in self._named
+            self._named.add(filename)
+            if is_new and len(self._named) in self.refuses:
+                self.left_out += self._retry_after == 60.0
+                raise Transient("the console answered 429", self._retry_after)
         return super().presign(filename, content_type)
 
     def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> Confirmation:
@@ -56,7 +58,7 @@ class Away(FarSide):
     def serve(self, files: int) -> None:
         """Answer until each of the files has had an answer."""
         with self._came:
-            while (left := files - self.refused - sum(self.rounds)) > 0:
+            while (left := files - self.left_out - sum(self.rounds)) > 0:
                 if self._inside < min(left, len(_at_work())):
                     self._came.wait(0.01)
                     continue
@@ -96,7 +98,7 @@ def carried(
         ledger.see_uploads([(path.name.encode(), path.name, stamp_of(path.stat())) for path in paths])
         gates = Gates(before_upload=Gate("before_upload", gate))
         clocks: dict[str, Any] = {"clock": lambda: far.clocks.monotonic, "now": lambda: far.clocks.wall}
-        context = worker_context(ledger, far, far, gates=gates, **clocks)
+        context = worker_context(ledger, far, far, gates=gates, stop=Stop(far.clocks), **clocks)
         carriers = Carriers(Uploader(here.settings, context), context, lambda: None, most, cpu)
         try:
             assert carriers.begin(ledger.read.uploads(), None)
@@ -119,9 +121,9 @@ def test_to_a_far_side_many_small_files_go_up_at_once(tmp_path: Path, template: 
 
 def test_where_more_at_once_are_no_faster_eight_go_up(tmp_path: Path, template: Path) -> None:
     far = Away(lambda at_once: 0.0125 * at_once)
-    with carried(tmp_path, template, far, MANY):
+    with carried(tmp_path, template, far, 480):
         assert max(far.rounds) == 2 * UPLOADS_AT_ONCE, "tried once"
-        assert far.rounds[-20:-2] == [UPLOADS_AT_ONCE] * 18
+        assert far.rounds[-11:-1] == [UPLOADS_AT_ONCE] * 10
 
 
 def test_where_the_processor_is_the_limit_eight_go_up(tmp_path: Path, template: Path) -> None:
@@ -131,15 +133,39 @@ def test_where_the_processor_is_the_limit_eight_go_up(tmp_path: Path, template: 
         assert max(far.rounds) == UPLOADS_AT_ONCE
 
 
-def test_far_side_that_asks_for_fewer_requests_gets_fewer(tmp_path: Path, template: Path) -> None:
-    far = Away(lambda at_once: 0.2)
+@pytest.mark.parametrize("retry_after", [None, 1.0, 60.0])
+def test_far_side_that_refuses_a_few_gets_fewer_requests(tmp_path: Path, template: Path, retry_after: float | None) -> None:
+    """Whether a quick try overcomes the refusal, or the file waits for a later one."""
+    far = Away(lambda at_once: 0.2, retry_after)
     far.refuses = range(MANY // 2, MANY // 2 + 6)
     with carried(tmp_path, template, far, MANY) as ledger:
         waiting = [row for row in ledger.read.uploads() if row.state is not UploadState.UPLOADED]
-        assert len(waiting) == far.refused == 6
+        assert len(waiting) == far.left_out == (6 if retry_after == 60.0 else 0)
         assert all(row.reason == "the console answered 429" and row.next_attempt is not None for row in waiting)
+    assert far.rounds[-3] < max(far.rounds)
     assert max(far.rounds) > 2 * UPLOADS_AT_ONCE
-    assert far.rounds[-20:-2] == [UPLOADS_AT_ONCE] * 18
+
+
+def test_when_the_far_side_gets_slow_eight_go_up_again(tmp_path: Path, template: Path) -> None:
+    far = Away(lambda at_once: 0.2 if sum(far.rounds) < MANY else 0.25 * at_once)
+    with carried(tmp_path, template, far, 2 * MANY):
+        assert max(far.rounds) == SMALL_AT_ONCE
+        assert max(far.rounds[-50:]) <= 2 * UPLOADS_AT_ONCE
+
+
+def test_refusal_of_the_key_outlasts_files_that_had_their_url(tmp_path: Path, template: Path) -> None:
+    """Else `sync` would end as if the key had been accepted."""
+
+    class Refusing(Away):
+        def presign(self, filename: str, content_type: str) -> Presigned:
+            if filename == "9.jsonl":
+                raise KeyRefused("the console refuses the API key")
+            return super().presign(filename, content_type)
+
+    far = Refusing(lambda at_once: 0.2)
+    far.left_out = 1
+    with carried(tmp_path, template, far, 10) as ledger:
+        assert [problem.subject for problem in ledger.read.problems()] == ["console"]
 
 
 def test_larger_files_go_up_by_eight(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
