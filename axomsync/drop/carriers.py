@@ -32,7 +32,7 @@ SMALL_AT_ONCE = 64  # at most, with those eight
 RATE_SECONDS = 0.25  # files are counted at least for so long
 FILES_OF_A_CARRIER = 4  # and until there were so many for each: few files a second are a rate with much chance in it
 SLOW_SECONDS = 10.0  # or, to see that the rate has collapsed, for so long
-BUSY = 0.5  # of a core that carriers take: Python runs one of them at a time, so more of them would bring no more
+BUSY = 0.7  # of a core that carriers take: Python runs one of them at a time, so more of them would bring little more
 KEY_PAUSE_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the agent stops
 

@@ -128,7 +128,7 @@ def test_where_more_at_once_are_no_faster_eight_go_up(tmp_path: Path, template: 
 
 def test_where_the_processor_is_the_limit_eight_go_up(tmp_path: Path, template: Path) -> None:
     far = Away(lambda at_once: 0.2)
-    cpu = count(0, 0.1 / UPLOADS_AT_ONCE)  # each file takes so much, and eight of them half of the time
+    cpu = count(0, 0.15 / UPLOADS_AT_ONCE)  # each file takes so much, and eight of them three quarters of the time
     with carried(tmp_path, template, far, 200, cpu=lambda: next(cpu)):
         assert max(far.rounds) == UPLOADS_AT_ONCE
 
