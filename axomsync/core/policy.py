@@ -92,7 +92,7 @@ class LaneCount:
     """
 
     def __init__(self, most: int, first: int = FIRST_LANES, *, least: int = 1, thrifty: bool = False) -> None:
-        self.least, self.most, self._thrifty = least, most, thrifty
+        self.most, self._least, self._thrifty = most, least, thrifty
         self.count = max(least, min(first, most))
         self._best_count, self._best_rate = self.count, 0.0
         self._best_is_early = False
@@ -110,9 +110,9 @@ class LaneCount:
             return self.count
         self._rates.append(rate)
         mean = sum(self._rates) / len(self._rates)
-        if self._thrifty and age >= SETTLED_SECONDS and mean < self._best_rate * COLLAPSE and self.count > self.least:
-            self._best_count, self._best_rate, self._pause = self.least, 0.0, PROBE_AGAIN_SECONDS
-            self._change(self.least)
+        if self._thrifty and age >= SETTLED_SECONDS and mean < self._best_rate * COLLAPSE and self.count > self._least:
+            self._best_count, self._best_rate, self._pause = self._least, 0.0, PROBE_AGAIN_SECONDS
+            self._change(self._least)
         elif self._frozen_until is not None:
             if age >= SETTLED_SECONDS:
                 self._watch(mean, now)
@@ -131,16 +131,16 @@ class LaneCount:
 
     def congested(self, now: float) -> int:
         """Halve the lanes and stay there for a while: the far side asked for fewer requests."""
-        self.count = self._best_count = max(self.least, self.count // 2)
+        self.count = self._best_count = max(self._least, self.count // 2)
         self._best_rate, self._best_is_early, self._pause = 0.0, False, LONGEST_PROBE_PAUSE_SECONDS
         self._freeze(now)
         return self.count
 
     def _watch(self, rate: float, now: float) -> None:
         early, self._best_is_early = self._best_is_early, False
-        if not early and rate < self._best_rate * COLLAPSE and self.count > self.least:
+        if not early and rate < self._best_rate * COLLAPSE and self.count > self._least:
             self._best_count, self._best_rate, self._pause = self.count, rate, PROBE_AGAIN_SECONDS
-            self._change(max(self.least, self.count // 2))
+            self._change(max(self._least, self.count // 2))
         elif self.count < self.most and (early or now >= (self._frozen_until or 0.0)):
             self._best_count, self._best_rate = self.count, rate
             self._change(min(self.most, self.count * 2))

@@ -11,7 +11,7 @@ import threading
 from typing import NamedTuple
 
 LARGE_BYTES = 64 * 1024 * 1024
-SMALL_BYTES = 512 * 1024  # of such files a carrier holds all bytes at once, and there may be many carriers
+SMALL_BYTES = 512 * 1024  # at most, of files that many carriers may hold at once
 KEPT_FOR_SMALL = 2  # carriers that take no large file, so that small ones need not wait for hours
 
 
@@ -54,14 +54,19 @@ class Backlog:
         """True if a small file waits."""
         return bool(self._waiting_small)
 
-    def add(self, upload: int, size: int, mtime_ns: int, attempts: int) -> None:
-        """Add an upload, unless it already waits or is carried; `attempts` counts its failures in a row."""
+    def add(self, upload: int, size: int, mtime_ns: int, attempts: int, *, is_packed: bool = False) -> None:
+        """Add an upload, unless it already waits or is carried; `attempts` counts its failures in a row.
+
+        A packed one is never small: it may hold much, and takes that room on the disk.
+        """
         with self._changed:
             if upload not in self._members:
                 self._members.add(upload)
-                heapq.heappush(self._queue_for(size), _Place(attempts, mtime_ns, upload))
+                is_small = size <= SMALL_BYTES and not is_packed
+                queue = self._waiting_small if is_small else self._waiting_large if size >= LARGE_BYTES else self._waiting
+                heapq.heappush(queue, _Place(attempts, mtime_ns, upload))
                 self._changed.notify()
-                if size <= SMALL_BYTES:
+                if is_small:
                     self._changed_small.notify()
 
     def take(self, patience: float, *, only_small: bool = False) -> int | None:
@@ -75,11 +80,6 @@ class Backlog:
             if queue is self._waiting_large:
                 self._large.add(upload)
             return upload
-
-    def _queue_for(self, size: int) -> list[_Place]:
-        if size <= SMALL_BYTES:
-            return self._waiting_small
-        return self._waiting_large if size >= LARGE_BYTES else self._waiting
 
     def _next(self, only_small: bool) -> list[_Place]:
         """The queue with the next upload; empty if none may be taken."""

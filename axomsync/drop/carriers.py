@@ -19,7 +19,7 @@ from collections.abc import Callable, Container, Iterable
 from axomsync.core.errors import Forgotten, KeyRefused, LocalFault, Stopping
 from axomsync.core.policy import LaneCount
 from axomsync.core.records import Upload, UploadState
-from axomsync.drop.backlog import SMALL_BYTES, Backlog
+from axomsync.drop.backlog import Backlog
 from axomsync.drop.names import packing_of
 from axomsync.drop.pipeline import Outcome, Uploader
 from axomsync.drop.source import is_pushed
@@ -40,7 +40,8 @@ LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the a
 class Carriers:
     """Carries files, from the first `begin` to `end`. `went_on` is called whenever something was done for a file.
 
-    `most`: how many files may be carried at once, if that is more than eight. `cpu`: CPU-seconds of the calling thread.
+    `connections`: a number in `[transfer] connections`, which is the most, if it is more than eight. `cpu`: CPU-seconds of
+    the calling thread.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Carriers:
         uploader: Uploader,
         context: WorkerContext,
         went_on: Callable[[], None],
-        most: int = SMALL_AT_ONCE,
+        connections: int | None = None,
         cpu: Callable[[], float] = time.thread_time,
     ) -> None:
         self._uploader = uploader
@@ -60,7 +61,8 @@ class Carriers:
         self._backlog = Backlog(UPLOADS_AT_ONCE)
         self._lock = threading.Lock()  # guards the threads, and what follows from the rate
         self._threads: dict[int, threading.Thread] = {}
-        self._most = UPLOADS_AT_ONCE if context.gates.before_upload.is_there else max(UPLOADS_AT_ONCE, most)
+        most = UPLOADS_AT_ONCE if context.gates.before_upload.is_there else min(connections or SMALL_AT_ONCE, SMALL_AT_ONCE)
+        self._most = max(UPLOADS_AT_ONCE, most)
         self._count = LaneCount(self._most, UPLOADS_AT_ONCE, least=UPLOADS_AT_ONCE, thrifty=True)
         self._cpu = cpu
         self._failed_tries = 0
@@ -99,9 +101,8 @@ class Carriers:
         begun = False
         for row in rows:
             if only is None or row.path in only or is_pushed(row.path):
-                is_packed = packing_of(row.path) is not None  # it may hold much, and takes that room on the disk
-                size = max(row.stamp.size, SMALL_BYTES + 1) if is_packed else row.stamp.size
-                self._backlog.add(row.id, size, row.stamp.mtime_ns, row.attempts)
+                is_packed = packing_of(row.path) is not None
+                self._backlog.add(row.id, row.stamp.size, row.stamp.mtime_ns, row.attempts, is_packed=is_packed)
                 begun = True
         if len(self._backlog) and len(self._threads) < UPLOADS_AT_ONCE:
             with self._lock:

@@ -61,7 +61,7 @@ class Delivery:
         self._claims = claims
         self._busy_lock = threading.Lock()
         self._busy: set[str] = set()  # contents that this process carries
-        self.failed_tries = 0  # of PUTs that storage confirmed in the end
+        self.failed_tries = 0  # of PUTs that storage confirmed in the end; `_busy_lock` guards it
         self._passed: dict[int, str] = {}  # by row: the content for which the gate said yes
 
     @contextmanager

@@ -24,7 +24,7 @@ from axomsync.core.errors import Forgotten, LocalFault, Stopping
 from axomsync.core.records import UNDER_WAY, Stamp, Upload, UploadState
 from axomsync.core.text import printable
 from axomsync.drop.accounts import Accounts
-from axomsync.drop.carriers import SMALL_AT_ONCE, Carriers
+from axomsync.drop.carriers import Carriers
 from axomsync.drop.expiry import Expiry
 from axomsync.drop.names import console_name
 from axomsync.drop.open_files import being_written
@@ -77,7 +77,7 @@ class Intake:
         self._wake = threading.Event()
         self._pushed = threading.Event()  # since the last scan
         self._watcher = Watcher(settings.folder, settings.observer, self._wake.set)
-        self._carriers = Carriers(self._uploader, context, self._wake.set, min(connections or SMALL_AT_ONCE, SMALL_AT_ONCE))
+        self._carriers = Carriers(self._uploader, context, self._wake.set, connections)
         self._ready = False
         self._looking_seconds = 0.0  # duration of the last scan and its comparison, without waits for a locked ledger
         self._retry_at = math.inf  # monotonic time

@@ -83,7 +83,7 @@ def carried(
     template: Path,
     far: Away,
     files: int,
-    most: int = SMALL_AT_ONCE,
+    connections: int | None = None,
     suffix: str = "",
     gate: tuple[str, ...] = (),
     cpu: Callable[[], float] = lambda: 0.0,
@@ -99,7 +99,7 @@ def carried(
         gates = Gates(before_upload=Gate("before_upload", gate))
         clocks: dict[str, Any] = {"clock": lambda: far.clocks.monotonic, "now": lambda: far.clocks.wall}
         context = worker_context(ledger, far, far, gates=gates, stop=Stop(far.clocks), **clocks)
-        carriers = Carriers(Uploader(here.settings, context), context, lambda: None, most, cpu)
+        carriers = Carriers(Uploader(here.settings, context), context, lambda: None, connections, cpu)
         try:
             assert carriers.begin(ledger.read.uploads(), None)
             far.serve(files)
@@ -184,10 +184,12 @@ def test_files_that_cost_more_than_their_bytes_go_up_by_eight(tmp_path: Path, te
     assert max(far.rounds) == UPLOADS_AT_ONCE
 
 
-@pytest.mark.parametrize(("most", "at_once"), [(1, UPLOADS_AT_ONCE), (20, 20)])
-def test_no_more_go_up_at_once_than_connections_are_allowed(tmp_path: Path, template: Path, most: int, at_once: int) -> None:
+@pytest.mark.parametrize(("connections", "at_once"), [(1, UPLOADS_AT_ONCE), (20, 20), (200, SMALL_AT_ONCE)])
+def test_no_more_go_up_at_once_than_connections_are_allowed(
+    tmp_path: Path, template: Path, connections: int, at_once: int
+) -> None:
     far = Away(lambda at_once: 0.2)
-    with carried(tmp_path, template, far, 400, most):
+    with carried(tmp_path, template, far, MANY, connections):
         assert max(far.rounds) == at_once
 
 
