@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from axomsync.core.paths import UNFINISHED
+from axomsync.core.turns import TURNS
 
 COPY_PIECE = 1024 * 1024
 
@@ -228,7 +229,8 @@ class Folder:
         """Make the names in the folder durable."""
         with self._named(b""):
             try:
-                os.fsync(self.descriptor)
+                with TURNS.lent():
+                    os.fsync(self.descriptor)
             except OSError as error:
                 if error.errno != errno.EINVAL:  # this filesystem can't sync folders, fsync(2)
                     raise
@@ -243,7 +245,8 @@ class Folder:
                 if group is not None:
                     os.fchown(stream.fileno(), -1, group)  # before it is opened to it
                 os.fchmod(stream.fileno(), mode)
-                os.fsync(stream.fileno())
+                with TURNS.lent():
+                    os.fsync(stream.fileno())
             yield name
 
     @contextmanager

@@ -35,7 +35,8 @@ class Backlog:
         self._waiting: list[_Place] = []  # neither small nor large
         self._waiting_large: list[_Place] = []
         self._members: set[int] = set()
-        self._large: set[int] = set()
+        self._large: set[int] = set()  # of those that are carried, as the next one
+        self._small: set[int] = set()
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
         self._changed_small = threading.Condition(lock)  # for who takes small ones only
@@ -53,6 +54,10 @@ class Backlog:
     def has_small(self) -> bool:
         """True if a small file waits."""
         return bool(self._waiting_small)
+
+    def is_small(self, upload: int) -> bool:
+        """True if this upload, which is carried, is a small file."""
+        return upload in self._small
 
     def add(self, upload: int, size: int, mtime_ns: int, attempts: int, *, is_packed: bool = False) -> None:
         """Add an upload, unless it already waits or is carried; `attempts` counts its failures in a row.
@@ -79,6 +84,8 @@ class Backlog:
             upload = heapq.heappop(queue).upload
             if queue is self._waiting_large:
                 self._large.add(upload)
+            elif queue is self._waiting_small:
+                self._small.add(upload)
             return upload
 
     def _next(self, only_small: bool) -> list[_Place]:
@@ -94,6 +101,7 @@ class Backlog:
         """Mark an upload as no longer carried, after success or failure."""
         with self._changed:
             self._members.discard(upload)
+            self._small.discard(upload)
             if upload in self._large:
                 self._large.remove(upload)
                 self._changed.notify()  # another large one may be taken

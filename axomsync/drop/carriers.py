@@ -15,10 +15,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Container, Iterable
+from contextlib import nullcontext
 
 from axomsync.core.errors import Forgotten, KeyRefused, LocalFault, Stopping
 from axomsync.core.policy import LaneCount
 from axomsync.core.records import Upload, UploadState
+from axomsync.core.turns import TURNS
 from axomsync.drop.backlog import Backlog
 from axomsync.drop.names import packing_of
 from axomsync.drop.pipeline import Outcome, Uploader
@@ -32,7 +34,7 @@ SMALL_AT_ONCE = 64  # at most, with those eight
 RATE_SECONDS = 0.25  # files are counted at least for so long
 FILES_OF_A_CARRIER = 4  # and until there were so many for each: few files a second are a rate with much chance in it
 SLOW_SECONDS = 10.0  # or, to see that the rate has collapsed, for so long
-BUSY = 0.7  # of a core that carriers take: Python runs one of them at a time, so more of them would bring little more
+BUSY = 0.5  # of a core that carriers take: Python runs one of them at a time, so more of them would bring little more
 KEY_PAUSE_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 5.0  # a carrier checks at least this often whether the agent stops
 
@@ -144,7 +146,8 @@ class Carriers:
                 continue
             went_on = False
             try:
-                went_on = self._carry(row)
+                with TURNS.taken() if self._backlog.is_small(row) else nullcontext():
+                    went_on = self._carry(row)
             except Exception:  # no failure may end the carrier
                 log.exception("an upload failed in a way that was not foreseen")
             finally:

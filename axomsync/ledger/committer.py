@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from sqlite_utils import Database
 
 from axomsync.core.awake import awake_seconds
+from axomsync.core.turns import TURNS
 from axomsync.ledger.database import DAMAGE, LedgerFault, Trouble, ledger_fault, open_for_writing, sqlite_fault
 
 T = TypeVar("T")
@@ -50,7 +51,10 @@ class Write(Future[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the outcome: the return value of the work; raises its exception, or the reason why it is not on disk."""
         self.heard = True
-        return super().result(timeout)
+        if self.done():
+            return super().result(timeout)
+        with TURNS.lent():
+            return super().result(timeout)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ class Committer:
                 except queue.Empty:
                     break
             closing = group[-1] is None
-            self._do([job for job in group if job is not None])
+            with TURNS.taken():
+                self._do([job for job in group if job is not None])
 
     def _do(self, jobs: list[_Job]) -> None:
         try:
@@ -149,11 +154,13 @@ class Committer:
         connection = self._writer.conn
         try:
             self._waits_since = (awake_seconds(), Trouble.LOCKED)
-            self._begin()
+            with TURNS.lent():
+                self._begin()
             self._waits_since = (awake_seconds(), Trouble.SLOW)
             outcomes = [self._in_savepoint(job) for job in jobs]
             changes = connection.total_changes
-            connection.execute("COMMIT")
+            with TURNS.lent():
+                connection.execute("COMMIT")
             if changes != self._changes:
                 self._changes, self.written_at = changes, time.monotonic()
         except BaseException as error:

@@ -15,6 +15,7 @@ from pyreqwest.response import SyncResponse
 
 from axomsync.core.bounded_call import BoundedCall, Late
 from axomsync.core.errors import Transient
+from axomsync.core.turns import TURNS
 from axomsync.storage.connections import NO_HTTP, RustClients
 from axomsync.transport.http import is_plain
 
@@ -59,7 +60,8 @@ def put_short(clients: RustClients, url: str, body: bytes, headers: dict[str, st
     request = clients.leading_to(url).put(url).headers(headers).body_bytes(body)
     exchange = request.streamed_read_buffer_limit(0).build_streamed()  # else it would wait for the body of the answer
     try:
-        response = connection.enter_context(exchange)
+        with TURNS.lent():
+            response = connection.enter_context(exchange)
     except ConnectError:
         clients.forget_addresses(url)
         raise

@@ -16,6 +16,8 @@ from typing import Any
 import httpcore
 import httpx
 
+from axomsync.core.turns import TURNS
+
 HANDSHAKE_SECONDS = 30.0  # for each word of a SOCKS proxy
 
 
@@ -79,9 +81,10 @@ class _Stream(httpcore.NetworkStream):
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | Deadline | None = None) -> bytes:
-        if isinstance(timeout, Deadline):
-            return timeout.read(lambda seconds: self._inner.read(max_bytes, seconds))
-        return self._inner.read(max_bytes, HANDSHAKE_SECONDS if timeout is None else timeout)
+        with TURNS.lent():
+            if isinstance(timeout, Deadline):
+                return timeout.read(lambda seconds: self._inner.read(max_bytes, seconds))
+            return self._inner.read(max_bytes, HANDSHAKE_SECONDS if timeout is None else timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._inner.write(buffer, HANDSHAKE_SECONDS if timeout is None else timeout)

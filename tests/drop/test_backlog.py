@@ -46,6 +46,9 @@ def test_backlog_gives_small_files_alone_to_who_asks_for_them() -> None:
     assert [backlog.take(0, only_small=True) for _ in range(3)] == [2, 3, None]
     assert not backlog.has_small
     assert [backlog.take(0) for _ in range(3)] == [0, 1, None]
+    assert [backlog.is_small(upload) for upload in range(len(sizes))] == [False, False, True, True]
+    backlog.done(2)
+    assert not backlog.is_small(2)
 
 
 def test_backlog_wakes_who_can_take_what_came() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from axomsync.core.errors import KeyRefused, Transient
 from axomsync.core.records import Presigned, UploadState
+from axomsync.core.turns import TURNS
 from axomsync.drop import backlog
 from axomsync.drop.carriers import SMALL_AT_ONCE, UPLOADS_AT_ONCE, Carriers
 from axomsync.drop.pipeline import Uploader
@@ -20,10 +21,12 @@ from axomsync.ledger import Ledger
 from axomsync.runtime.gates import Gate, Gates
 from axomsync.storage.s3 import Confirmation
 from tests.drop.inprocess import Clocks, DropHere, FarSide, Stop, ledger_template
-from tests.rig.agent import eventually
+from tests.rig.agent import PATIENCE, eventually
 from tests.rig.contexts import worker_context
+from tests.rig.turns import own_turns
 
 MANY = 900
+A_MOMENT = 0.02
 
 
 class Away(FarSide):
@@ -32,7 +35,7 @@ class Away(FarSide):
     def __init__(self, seconds: Callable[[int], float], retry_after: float | None = None) -> None:
         super().__init__(Clocks())
         self._retry_after = retry_after
-        self.clocks, self._seconds = self._clocks, seconds
+        self.clocks, self._seconds, self.turns = self._clocks, seconds, TURNS
         self.rounds: list[int] = []  # PUTs in each
         self.left_out = 0  # files that wait for a later try
         self.refuses = range(0)  # numbers of files whose first presign is answered with 429
@@ -49,7 +52,7 @@ class Away(FarSide):
         return super().presign(filename, content_type)
 
     def put(self, url: str, pieces: Iterator[bytes], length: int, content_type: str) -> Confirmation:
-        with self._came:
+        with self.turns.lent(), self._came:  # as the real one does
             self._inside, mine = self._inside + 1, len(self.rounds)
             self._came.notify_all()
             self._came.wait_for(lambda: len(self.rounds) > mine)
@@ -119,6 +122,32 @@ def test_to_a_far_side_many_small_files_go_up_at_once(tmp_path: Path, template: 
     assert far.clocks.monotonic - Clocks().monotonic < 0.5 * 0.2 * MANY / UPLOADS_AT_ONCE
 
 
+@pytest.mark.parametrize(("small_bytes", "in_turn"), [(backlog.SMALL_BYTES, True), (10, False)])
+def test_small_files_are_worked_on_in_turn(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int, in_turn: bool
+) -> None:
+    """While the first carrier is asked for a URL, another one comes, or does not."""
+
+    class Asked(Away):
+        met, first = False, True
+        second = threading.Event()
+
+        def presign(self, filename: str, content_type: str) -> Presigned:
+            with self._came:
+                is_first, self.first = self.first, False
+            if is_first:
+                self.met = self.second.wait(A_MOMENT if in_turn else PATIENCE)
+            else:
+                self.second.set()
+            return super().presign(filename, content_type)
+
+    monkeypatch.setattr(backlog, "SMALL_BYTES", small_bytes)
+    far = Asked(lambda at_once: 0.2)
+    far.turns = own_turns(monkeypatch)
+    with carried(tmp_path, template, far, 2 * UPLOADS_AT_ONCE):
+        assert far.met is not in_turn
+
+
 def test_where_more_at_once_are_no_faster_eight_go_up(tmp_path: Path, template: Path) -> None:
     far = Away(lambda at_once: 0.0125 * at_once)
     with carried(tmp_path, template, far, 480):
@@ -157,10 +186,17 @@ def test_refusal_of_the_key_outlasts_files_that_had_their_url(tmp_path: Path, te
     """Else `sync` would end as if the key had been accepted."""
 
     class Refusing(Away):
+        has_url = threading.Event()
+
         def presign(self, filename: str, content_type: str) -> Presigned:
             if filename == "9.jsonl":
+                with self.turns.lent():
+                    assert self.has_url.wait(PATIENCE)
                 raise KeyRefused("the console refuses the API key")
-            return super().presign(filename, content_type)
+            presigned = super().presign(filename, content_type)
+            if filename == "8.jsonl":
+                self.has_url.set()
+            return presigned
 
     far = Refusing(lambda at_once: 0.2)
     far.left_out = 1
