@@ -19,6 +19,7 @@ import httpx
 import orjson
 
 from axomsync import __version__
+from axomsync.console.connections import KEPT_SECONDS, Connections
 from axomsync.console.silence import Silence
 from axomsync.core.documents import NotADocument, decode
 from axomsync.core.errors import KeyRefused, Rejected, Transient
@@ -44,7 +45,6 @@ ANSWER_SECONDS = 300.0  # for one whole answer; a server that sends very slowly 
 DETAIL_LIMIT = 16 * 1024
 DETAIL_SECONDS = 30.0  # for the body of an error; the rest is not waited for
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-CONNECTIONS_MOST, KEPT_CONNECTIONS = 100, 64  # a carrier that finds none kept would make one for each small file
 
 _HEADERS = {"User-Agent": f"axomsync/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"}
 _CODINGS = ("gzip", "x-gzip", "deflate")  # a proxy may apply these unasked
@@ -80,18 +80,22 @@ class Session:
         self.proxy = Proxies.of(os.environ).leading_to(self.url)
         context = tls_context(ca_file)
         self._timeout = timeout.as_dict()
-        self._transport = transport or limited(
-            httpx.HTTPTransport(
-                verify=context,
-                proxy=None if self.proxy is None else with_context(self.proxy, context),
-                trust_env=False,  # httpx would read the same variables in its own way
-                limits=httpx.Limits(max_connections=CONNECTIONS_MOST, max_keepalive_connections=KEPT_CONNECTIONS),
+
+        def straight() -> httpx.BaseTransport:
+            return limited(
+                httpx.HTTPTransport(
+                    verify=context,
+                    proxy=None if self.proxy is None else with_context(self.proxy, context),
+                    trust_env=False,  # httpx would read the same variables in its own way
+                    limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_SECONDS),
+                )
             )
-        )
+
+        self._connections = Connections(straight if transport is None else lambda: transport, clock)
 
     def close(self) -> None:
         """Close the connections."""
-        self._transport.close()
+        self._connections.close()
 
     def silence(self) -> float:
         """Seconds for which the oldest call under way has waited without an answer to any; 0 when none waits."""
@@ -135,8 +139,9 @@ class Session:
         extensions = {"timeout": {**self._timeout, "read": self._deadline(self._answer_seconds)}}
         request = httpx.Request(method, _parsed(url), headers=headers, content=content, extensions=extensions)
         with ExitStack() as stack:
+            transport = stack.enter_context(self._connections.one())
             with self._silence.until_answered():
-                response = stack.enter_context(exchange(self._transport, request))
+                response = stack.enter_context(exchange(transport, request))
             yield response
 
     def _deadline(self, seconds: float) -> Deadline:
