@@ -4,10 +4,10 @@ At each system call Python gives its lock up, and a thread that waits for it run
 short system calls, as for small files, most of these are two switches between threads, which cost more than the call. A
 thread that has the turn lends it to the others only while it waits: for the far side, for a disk, for another thread.
 
-A turn is no lock: nothing may rely on being alone. It stands in nobody's way for long either.
+A turn is no lock: nothing may rely on being alone.
 
-Failures handled: a thread that waits though it has the turn (the others go on without turns after a moment), a disk or a
-folder whose system calls are slow, so that there is more to wait for than to do (there are no turns for a while).
+Failures handled: a thread that waits though it has the turn (the others go on without turns after a moment), a folder whose
+system calls are slow, or a busy machine, so that who has the turn waits more than he works (no turns for a while).
 """
 
 import math
@@ -17,9 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PATIENCE_SECONDS = 0.05  # for the turn, while it does not change hands
-LOOK_SECONDS = 0.25  # that turns were had; then it is judged whether they were used
-USED = 0.25  # CPU-seconds in one second of turns, at least
+LOOK_SECONDS = 0.5  # that turns were had; then it is judged whether they were used
+USED = 0.6  # CPU-seconds in one second of turns, at least: with less, to wait in turn costs more than the switches
 WITHOUT_SECONDS = 10.0  # how long there are no turns where they are no use
+
+
+class _Mine(threading.local):
+    has = False  # the turn
 
 
 class Turns:
@@ -28,7 +32,7 @@ class Turns:
     def __init__(self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.thread_time) -> None:
         self._clock, self._cpu = clock, cpu
         self._turn = threading.Lock()
-        self._mine = threading.local()
+        self._mine = _Mine()
         self._without_until = -math.inf
         # Of the thread that has the turn; it alone writes these.
         self._taken = 0  # how often it changed hands
@@ -37,19 +41,20 @@ class Turns:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Run the block in turn with other such blocks."""
-        self._mine.wants = True
+        """Run the block in turn with other such blocks. One within another is a part of that."""
+        if self._mine.has:
+            yield
+            return
         self._take()
         try:
             yield
         finally:
             self._give()
-            self._mine.wants = False
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Wait in the block; if the thread had the turn, others have it meanwhile."""
-        if not getattr(self._mine, "wants", False):
+        """Wait in the block; if the thread has the turn, others have it meanwhile."""
+        if not self._mine.has:
             yield
             return
         self._give()
@@ -59,7 +64,6 @@ class Turns:
             self._take()
 
     def _take(self) -> None:
-        self._mine.has = False
         if self._clock() < self._without_until:
             return
         taken = self._taken
@@ -73,7 +77,7 @@ class Turns:
         self._mine.has = True
 
     def _give(self) -> None:
-        if not self._mine.has:
+        if not self._mine.has:  # there were no turns when it would have been taken
             return
         self._had += self._clock() - self._since
         self._used += self._cpu() - self._used_since

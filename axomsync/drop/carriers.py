@@ -146,8 +146,7 @@ class Carriers:
                 continue
             went_on = False
             try:
-                with TURNS.taken() if self._backlog.is_small(row) else nullcontext():
-                    went_on = self._carry(row)
+                went_on = self._carry(row)
             except Exception:  # no failure may end the carrier
                 log.exception("an upload failed in a way that was not foreseen")
             finally:
@@ -187,6 +186,10 @@ class Carriers:
                 self._observed_at, self._done, self._used = now, 0, 0.0
                 self._begin_threads(self._count.count)
 
+    def _takes_turns(self, row: int) -> bool:
+        """Whether a file is mostly work of Python: not a larger one, and not one that a program judges."""
+        return self._backlog.is_small(row) and not self._context.gates.before_upload.is_there
+
     def _carry(self, row: int) -> bool:
         """Carry one file. True if its row changed or the key was refused: then the loop must look again."""
         began = self._clock()
@@ -195,7 +198,8 @@ class Carriers:
         try:
             with self._context.liveness.worker("upload") as beat:
                 used = self._cpu()
-                outcome = self._uploader.carry(row, beat)
+                with TURNS.taken() if self._takes_turns(row) else nullcontext():
+                    outcome = self._uploader.carry(row, beat)
             self._observe(outcome, self._cpu() - used)
             went_on = outcome is not Outcome.LATER
             # A file that was begun before the refusal may have had its URL already.

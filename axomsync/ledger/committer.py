@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,9 +51,7 @@ class Write(Future[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the outcome: the return value of the work; raises its exception, or the reason why it is not on disk."""
         self.heard = True
-        if self.done():
-            return super().result(timeout)
-        with TURNS.lent():
+        with nullcontext() if self.done() else TURNS.lent():
             return super().result(timeout)
 
 
@@ -129,8 +127,7 @@ class Committer:
                 except queue.Empty:
                     break
             closing = group[-1] is None
-            with TURNS.taken():
-                self._do([job for job in group if job is not None])
+            self._do([job for job in group if job is not None])
 
     def _do(self, jobs: list[_Job]) -> None:
         try:
@@ -154,13 +151,12 @@ class Committer:
         connection = self._writer.conn
         try:
             self._waits_since = (awake_seconds(), Trouble.LOCKED)
-            with TURNS.lent():
+            with TURNS.taken():  # before SQLite's lock, for which others may wait
                 self._begin()
-            self._waits_since = (awake_seconds(), Trouble.SLOW)
-            outcomes = [self._in_savepoint(job) for job in jobs]
+                self._waits_since = (awake_seconds(), Trouble.SLOW)
+                outcomes = [self._in_savepoint(job) for job in jobs]
             changes = connection.total_changes
-            with TURNS.lent():
-                connection.execute("COMMIT")
+            connection.execute("COMMIT")
             if changes != self._changes:
                 self._changes, self.written_at = changes, time.monotonic()
         except BaseException as error:

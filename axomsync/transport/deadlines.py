@@ -67,7 +67,8 @@ class _Network(httpcore.NetworkBackend):
         self._inner = inner
 
     def connect_tcp(self, *arguments: Any, **named: Any) -> httpcore.NetworkStream:
-        return _Stream(self._inner.connect_tcp(*arguments, **named))
+        with TURNS.lent():
+            return _Stream(self._inner.connect_tcp(*arguments, **named))
 
     def connect_unix_socket(self, *arguments: Any, **named: Any) -> httpcore.NetworkStream:
         return _Stream(self._inner.connect_unix_socket(*arguments, **named))
@@ -95,7 +96,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout))
+        with TURNS.lent():
+            return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

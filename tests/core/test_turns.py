@@ -102,6 +102,23 @@ def test_a_block_that_fails_gives_its_turn_back(pool: ThreadPoolExecutor) -> Non
 
 
 @pytest.mark.usefixtures("patient")
+def test_a_block_within_another_is_a_part_of_it(pool: ThreadPoolExecutor) -> None:
+    turns = Turns()
+    with turns.taken():
+        with turns.taken():
+            pass
+        wait = must_wait(turns, pool)
+        with turns.lent(), turns.lent():
+            wait()
+        with turns.lent():
+            with turns.taken():
+                pass
+            pool.submit(once_in, turns).result(PATIENCE)
+        wait = must_wait(turns, pool)
+    wait()
+
+
+@pytest.mark.usefixtures("patient")
 def test_who_has_no_turn_lends_none(pool: ThreadPoolExecutor) -> None:
     turns, end = Turns(), threading.Event()
     holding = pool.submit(once_in, turns, end)
@@ -127,7 +144,7 @@ def test_others_go_on_without_turns_where_somebody_waits_in_his(
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("used", [0.2, 0.3])
+@pytest.mark.parametrize("used", [0.5, 0.7])
 def test_where_turns_are_waits_there_are_none_for_a_while(pool: ThreadPoolExecutor, used: float) -> None:
     """A folder on a slow network: its system calls would come one after the other, too."""
     clocks = Clocks()
