@@ -34,7 +34,8 @@ class Mutant:
 
 MUTANTS = (
     Mutant("notes are not synced", "core/folders.py",
-           "os.fchmod(stream.fileno(), mode)\n                os.fsync(stream.fileno())", "os.fchmod(stream.fileno(), mode)",
+           "                with TURNS.lent():\n                    os.fsync(stream.fileno())\n            yield name\n",
+           "            yield name\n",
            "power"),
     Mutant("the ledger is not synced", "ledger/database.py", "PRAGMA synchronous = FULL",
            "PRAGMA synchronous = OFF", "power"),
