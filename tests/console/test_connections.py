@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,10 @@ from axomsync.console.client import Console
 from axomsync.console.connections import KEPT_SECONDS
 from axomsync.core.errors import Transient
 from tests.rig.agent import PATIENCE, eventually
+from tests.rig.tls import Authority, ConnectProxy, TlsFront
 
 AT_ONCE = 5
+TRIES = 110
 
 
 class Listener(ThreadingHTTPServer):
@@ -119,3 +122,20 @@ def test_calls_under_way_end_with_the_connections(listener: Listener) -> None:
         with pytest.raises(Transient):
             call.result(PATIENCE)
     eventually("no connection", lambda: not listener.kept)
+
+
+def test_a_connection_that_failed_is_not_waited_for(
+    listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through a proxy, to a certificate that is not trusted."""
+    authority = Authority(tmp_path, "console.test")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with TlsFront(authority, ("127.0.0.1", listener.server_port)) as front, ConnectProxy(front.address) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.address[1]}")
+        console = Console("https://console.test", lambda: "key")
+        for _ in range(TRIES):
+            with pytest.raises(Transient, match="its certificate is not trusted"):
+                console.models()
+        console.close()
+        assert len(proxy.asked) == TRIES
