@@ -4,9 +4,8 @@ httpx's own pool looks at all connections that it keeps, at each request and at 
 each question, where 64 threads ask at once.
 
 Failures handled: a console that ended a kept connection (httpx makes another one), a connection that failed (it is not kept:
-one through a proxy, whose certificate is not trusted, would count as in use for ever, and the next call wait for it), a crowd
-that went away (the connections that nobody used for a while are closed with the next call), an end while calls are under way
-(they fail).
+httpcore counts one through a proxy, to a certificate that is not trusted, as in use for ever), a crowd that went away (the
+connections that nobody used for a while are closed with the next call), an end while calls are under way (they fail).
 """
 
 import threading
