@@ -81,7 +81,7 @@ class Session:
         context = tls_context(ca_file)
         self._timeout = timeout.as_dict()
 
-        def straight() -> httpx.BaseTransport:
+        def one_connection() -> httpx.BaseTransport:
             return limited(
                 httpx.HTTPTransport(
                     verify=context,
@@ -91,7 +91,7 @@ class Session:
                 )
             )
 
-        self._connections = Connections(straight if transport is None else lambda: transport, clock)
+        self._connections = Connections(one_connection if transport is None else lambda: transport, clock)
 
     def close(self) -> None:
         """Close the connections."""
