@@ -2,8 +2,8 @@
 
 Eight carry files of every kind. A small file spends most of its time on the way to the far side and back; so while small
 ones wait, more carriers begin, as long as they bring more files a second. These take no others, and end when none waits.
-Where a gate judges each file there are only the eight: it is a program for each file that is under way. Without a gate, small
-files are worked on in turn (`core/turns`).
+Where a gate judges each file there are only the eight: it is a program for each file that is under way. Without a gate,
+small files are worked on in turn (`core/turns`).
 
 Failures handled: a key that the console refuses (no upload begins until a pause ends or a person asks for it), a ledger that
 can't be written for a while, a row that a person had forgotten meanwhile, a bug that one file triggers (the thread goes on
