@@ -4,7 +4,7 @@ The Rust clients do TLS and socket reads without Python's lock, and cost a quart
 timeout also runs while a body is sent, so bodies that may take longer than that go through httpx's own transport.
 
 Failures handled: a name that can't be resolved, forbidden addresses (`addresses`, checked at each connection: the address
-that was checked is the one that is used), proxies, too few descriptors for a client (`LocalFault`).
+that was checked is the one that is used), proxies, a TLS that fails behind one, too few descriptors for a client (`LocalFault`).
 """
 
 import os
@@ -81,7 +81,15 @@ class LongBodies(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the transport of the proxy that its URL needs."""
-        return self._transports[self._proxies.leading_to(str(request.url))].handle_request(request)
+        proxy = self._proxies.leading_to(str(request.url))
+        try:
+            return self._transports[proxy].handle_request(request)
+        except httpx.ConnectError:
+            # httpcore keeps a connection through a proxy whose TLS has failed, as one in use, for ever: so a new transport
+            # takes the place of this one, which is not closed: others may still send through it.
+            if proxy is not None:
+                self._transports[proxy] = limited(self._build(proxy))
+            raise
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,14 +1,16 @@
 """Storage over TLS with a private authority, and through a proxy: both directions, each with its own transport."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpcore
 import pytest
 
 from axomsync.core.errors import Transient
-from axomsync.storage.client import Storage
+from axomsync.storage.client import SHORT_BODY, Storage
 from tests.rig.faults import Content, FaultyServer
 from tests.rig.tls import Authority, ConnectProxy, SocksProxy, TlsFront
 
@@ -88,6 +90,21 @@ def test_untrusted_certificate_is_reported_with_the_fix(server: FaultyServer, fr
         with pytest.raises(Transient, match=fix):
             storage.put(secured(server, "PUT", "sent", place), iter([b"line\n"]), 5, "application/jsonl")
     assert server.storage_requests() == []
+
+
+@pytest.mark.parametrize("length", [5, SHORT_BODY + 1])
+def test_failures_behind_a_proxy_leave_nothing_behind(
+    server: FaultyServer, front: TlsFront, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    with ConnectProxy(front.address) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.address[1]}")
+        with storage_for() as storage:
+            for _ in range(5):
+                with pytest.raises(Transient, match="its certificate is not trusted"):
+                    storage.put(secured(server, "PUT", "sent", NAME), iter([bytes(length)]), length, "application/jsonl")
+            gc.collect()
+            kept = (each for each in gc.get_objects() if isinstance(each, httpcore.HTTPConnection))
+            assert not [each for each in kept if f":{proxy.address[1]}'" in repr(each)]
 
 
 def test_https_proxy_sees_no_url(
