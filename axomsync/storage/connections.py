@@ -4,7 +4,8 @@ The Rust clients do TLS and socket reads without Python's lock, and cost a quart
 timeout also runs while a body is sent, so bodies that may take longer than that go through httpx's own transport.
 
 Failures handled: a name that can't be resolved, forbidden addresses (`addresses`, checked at each connection: the address
-that was checked is the one that is used), proxies, a TLS that fails behind one, too few descriptors for a client (`LocalFault`).
+that was checked is the one that is used), proxies, a TLS that fails behind one, too few descriptors for a client
+(`LocalFault`).
 """
 
 import os
