@@ -3,9 +3,8 @@
 httpx's own pool looks at all connections that it keeps, at each request and at each end of one: a hundred system calls for
 each question, where 64 threads ask at once.
 
-Failures handled: a console that ended a kept connection (httpx makes another one), a connection that failed (it is not kept:
-httpcore counts one through a proxy, to a certificate that is not trusted, as in use for ever), a crowd that went away (the
-connections that nobody used for a while are closed with the next call), an end while calls are under way (they fail).
+Failures handled: a console that ended a kept connection (httpx makes another one), a crowd that went away (the connections
+that nobody used for a while are closed with the next call), an end while calls are under way (they fail).
 """
 
 import threading
@@ -15,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
-
-from axomsync.transport.http import NETWORK_TROUBLE
 
 KEPT_SECONDS = 5.0  # httpx's own choice: servers close an idle connection after a while
 
@@ -36,27 +33,22 @@ class Connections:
         with self._lock:
             transport = self._free.pop()[1] if self._free else self._make()
             self._used.add(transport)
-        failed = False
         try:
             yield transport
-        except NETWORK_TROUBLE:
-            failed = True
-            raise
         finally:
-            for each in self._given_back(transport, failed=failed):
+            for each in self._given_back(transport):
                 each.close()
 
-    def _given_back(self, transport: httpx.BaseTransport, *, failed: bool) -> list[httpx.BaseTransport]:
-        """Keep a transport for the next call, unless it has failed; returns those that nobody wants any more."""
+    def _given_back(self, transport: httpx.BaseTransport) -> list[httpx.BaseTransport]:
+        """Keep a transport for the next call; returns those that nobody wants any more."""
         with self._lock:
             if transport not in self._used:
                 return []  # closed meanwhile
             self._used.remove(transport)
-            now, unwanted = self._clock(), [transport] if failed else []
+            now, unwanted = self._clock(), []
             while self._free and now - self._free[0][0] > KEPT_SECONDS:
                 unwanted.append(self._free.popleft()[1])
-            if not failed:
-                self._free.append((now, transport))
+            self._free.append((now, transport))
             return unwanted
 
     def close(self) -> None:

@@ -38,6 +38,7 @@ from axomsync.transport.http import (
     with_context,
 )
 from axomsync.transport.proxies import Proxies
+from axomsync.transport.tunnels import Renewed
 
 ANSWER_LIMIT = 64 * 1024 * 1024  # bytes, unpacked, of all pages together; a catalog of 100,000 models is about 30 MB
 STEP = 256 * 1024  # bytes that are unpacked at once
@@ -82,16 +83,18 @@ class Session:
         self._timeout = timeout.as_dict()
 
         def one_connection() -> httpx.BaseTransport:
-            return limited(
-                httpx.HTTPTransport(
-                    verify=context,
-                    proxy=None if self.proxy is None else with_context(self.proxy, context),
-                    trust_env=False,  # httpx would read the same variables in its own way
-                    limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_SECONDS),
+            return transport or Renewed(
+                lambda: limited(
+                    httpx.HTTPTransport(
+                        verify=context,
+                        proxy=None if self.proxy is None else with_context(self.proxy, context),
+                        trust_env=False,  # httpx would read the same variables in its own way
+                        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_SECONDS),
+                    )
                 )
             )
 
-        self._connections = Connections(one_connection if transport is None else lambda: transport, clock)
+        self._connections = Connections(one_connection, clock)
 
     def close(self) -> None:
         """Close the connections."""

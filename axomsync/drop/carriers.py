@@ -64,7 +64,8 @@ class Carriers:
         self._backlog = Backlog(UPLOADS_AT_ONCE)
         self._lock = threading.Lock()  # guards the threads, and what follows from the rate
         self._threads: dict[int, threading.Thread] = {}
-        most = UPLOADS_AT_ONCE if context.gates.before_upload.is_there else min(connections or SMALL_AT_ONCE, SMALL_AT_ONCE)
+        self._judged = context.gates.before_upload.is_there
+        most = UPLOADS_AT_ONCE if self._judged else min(connections or SMALL_AT_ONCE, SMALL_AT_ONCE)
         self._most = max(UPLOADS_AT_ONCE, most)
         self._count = LaneCount(self._most, UPLOADS_AT_ONCE, least=UPLOADS_AT_ONCE, thrifty=True)
         self._cpu = cpu
@@ -189,7 +190,7 @@ class Carriers:
 
     def _takes_turns(self, row: int) -> bool:
         """Whether a file is mostly work of Python: not a larger one, and not one that a program judges."""
-        return self._backlog.is_small(row) and not self._context.gates.before_upload.is_there
+        return self._backlog.is_small(row) and not self._judged
 
     def _carry(self, row: int) -> bool:
         """Carry one file. True if its row changed or the key was refused: then the loop must look again."""

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +51,7 @@ class Write(Future[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the outcome: the return value of the work; raises its exception, or the reason why it is not on disk."""
         self.heard = True
-        with nullcontext() if self.done() else TURNS.lent():
+        with TURNS.lent():
             return super().result(timeout)
 
 

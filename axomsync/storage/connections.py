@@ -4,8 +4,7 @@ The Rust clients do TLS and socket reads without Python's lock, and cost a quart
 timeout also runs while a body is sent, so bodies that may take longer than that go through httpx's own transport.
 
 Failures handled: a name that can't be resolved, forbidden addresses (`addresses`, checked at each connection: the address
-that was checked is the one that is used), proxies, a TLS that fails behind one, too few descriptors for a client
-(`LocalFault`).
+that was checked is the one that is used), proxies, too few descriptors for a client (`LocalFault`).
 """
 
 import os
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpcore
@@ -29,6 +29,7 @@ from axomsync.transport.addresses import judge_literal, resolve
 from axomsync.transport.deadlines import limited
 from axomsync.transport.http import with_context
 from axomsync.transport.proxies import Proxies, Proxy
+from axomsync.transport.tunnels import Renewed
 
 CONNECT_SECONDS = 10.0
 NEAR_CONNECT_SECONDS = 3.0  # to gateways, which stand in the same network
@@ -77,33 +78,26 @@ class LongBodies(httpx.BaseTransport):
     def __init__(self, context: ssl.SSLContext, proxies: Proxies, *, loopback: bool) -> None:
         self._context, self._proxies = context, proxies
         judged = _JudgedNetwork(loopback=loopback)  # a proxy resolves names by itself
-        self._transports: dict[Proxy | None, httpx.HTTPTransport] = {None: limited(self._build(None), judged)}
-        self._transports |= {proxy: limited(self._build(proxy)) for proxy in proxies.named.values()}
+        self._transports: dict[Proxy | None, httpx.BaseTransport] = {None: self._build(None, judged)}
+        self._transports |= {proxy: Renewed(partial(self._build, proxy)) for proxy in proxies.named.values()}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request through the transport of the proxy that its URL needs."""
-        proxy = self._proxies.leading_to(str(request.url))
-        try:
-            return self._transports[proxy].handle_request(request)
-        except httpx.ConnectError:
-            # httpcore keeps a connection through a proxy whose TLS has failed, as one in use, for ever: so a new transport
-            # takes the place of this one, which is not closed: others may still send through it.
-            if proxy is not None:
-                self._transports[proxy] = limited(self._build(proxy))
-            raise
+        return self._transports[self._proxies.leading_to(str(request.url))].handle_request(request)
 
     def close(self) -> None:
         """Close all connections."""
         for transport in self._transports.values():
             transport.close()
 
-    def _build(self, proxy: Proxy | None) -> httpx.HTTPTransport:
-        return httpx.HTTPTransport(
+    def _build(self, proxy: Proxy | None, network: httpcore.NetworkBackend | None = None) -> httpx.BaseTransport:
+        transport = httpx.HTTPTransport(
             verify=self._context,
             trust_env=False,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
             proxy=None if proxy is None else with_context(proxy, self._context),
         )
+        return limited(transport, network)
 
 
 class RustClients:

@@ -132,7 +132,7 @@ def test_others_go_on_without_turns_where_somebody_waits_in_his(
     pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "PATIENCE_SECONDS", A_MOMENT)
-    clocks, end = Clocks(), threading.Event()
+    clocks = Clocks()
     with clocks.turns.taken():
         pool.submit(once_in, clocks.turns).result(PATIENCE)
         monkeypatch.setattr(turns, "PATIENCE_SECONDS", 2 * PATIENCE)
@@ -140,7 +140,6 @@ def test_others_go_on_without_turns_where_somebody_waits_in_his(
         clocks.work(WITHOUT_SECONDS, 0.0)
         wait = must_wait(clocks.turns, pool)
     wait()
-    end.set()
 
 
 @pytest.mark.usefixtures("patient")

@@ -1,18 +1,16 @@
 """A turn of a test's own in the place of the process's, which other tests may have ended for a while."""
 
+import sys
+
 import pytest
 
-from axomsync.core import folders
-from axomsync.core.turns import Turns
-from axomsync.drop import carriers
-from axomsync.ledger import committer
-from axomsync.storage import short_bodies
-from axomsync.transport import deadlines
+from axomsync.core.turns import TURNS, Turns
 
 
 def own_turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
-    """Return a new turn, which everything takes and lends until the test ends."""
-    turns = Turns()
-    for module in (carriers, committer, deadlines, folders, short_bodies):
-        monkeypatch.setattr(module, "TURNS", turns)
-    return turns
+    """Return a new turn, which everything that was imported takes and lends until the test ends."""
+    own = Turns()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("axomsync.") and vars(module).get("TURNS") is TURNS:
+            monkeypatch.setattr(module, "TURNS", own)
+    return own
